@@ -1,0 +1,46 @@
+"""What every test shares: one torch thread a worker, a seeded generator, and when tests marked `mdm` run."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.util import find_spec
+
+import pytest
+import torch
+from hypothesis import settings
+
+torch.set_num_threads(1)
+
+settings.register_profile("videomdm", deadline=None, derandomize=True, max_examples=25)
+settings.load_profile("videomdm")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip a test marked `mdm("module", ...)` where MDM or one of these modules is missing, and say which."""
+    for item in items:
+        marker = item.get_closest_marker("mdm")
+        reason = why_no_mdm(marker.args) if marker else None
+        if reason is not None:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@cache
+def why_no_mdm(modules: tuple[str, ...]) -> str | None:
+    """-> why a test that runs a real MDM with these modules beside it cannot run here, or None where it can."""
+    from videomdm_ext.errors import HostError
+    from videomdm_ext.host import checkout
+
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        return f"MDM needs {', '.join(missing)}: pip install -e '.[mdm]' -c constraints.txt"
+    try:
+        checkout.find()
+    except HostError as error:
+        return str(error)
+    return None
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    """-> a generator on the CPU with a fixed seed, new for each test."""
+    return torch.Generator().manual_seed(20260101)

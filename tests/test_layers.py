@@ -1,0 +1,24 @@
+"""The one-way rooms, checked wherever import-linter is installed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    code = "import sys, videomdm_ext; print(*sorted({'torch', 'numpy', 'pluggy', 'yaml'} & set(sys.modules)))"
+    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == ""
+
+
+def test_modules_import_only_downward_and_the_mathematics_knows_no_files():
+    pytest.importorskip("importlinter", reason="import-linter is in the `dev` extra")
+    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"]
+    answer = subprocess.run([*command, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
