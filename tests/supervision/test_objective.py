@@ -1,0 +1,272 @@
+"""The whole objective: exact predictions cost nothing, what is not seen is silent, clips are independent."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from people import features_of, observe, orbiting, random_motion, real_batch, space_of, turned
+from tolerances import BATCH_INDEPENDENCE, EXACT_LOSS
+from torch import Tensor
+
+from videomdm_ext.config import Supervision
+from videomdm_ext.geometry.cameras import orbit
+from videomdm_ext.motion.features import FeatureSpace, decode
+from videomdm_ext.motion.kinematics import HUMANML3D, RAW, HeadingRule, heading
+from videomdm_ext.skeletons import NBA16, SMPL22, Skeleton
+from videomdm_ext.supervision.objective import Objective, Prediction
+from videomdm_ext.supervision.observation import Observation
+
+FORMS = {
+    "reprojection": {"objective": "reprojection"},
+    "reprojection, mean1": {"objective": "reprojection", "depth_weight": "mean1"},
+    "reprojection, none": {"objective": "reprojection", "depth_weight": "none"},
+    "reprojection, isotropic": {"objective": "reprojection", "depth_weight": "isotropic"},
+    "ray, prediction": {"objective": "ray", "ray_depth": "prediction"},
+    "ray, teacher": {"objective": "ray", "ray_depth": "teacher"},
+    "ray, blend": {"objective": "ray", "ray_depth": "blend"},
+    "both": {"objective": "both", "ray_depth": "blend", "weight_bone_length": 0.5, "weight_floor": 0.2},
+}
+each_form = pytest.mark.parametrize("form", FORMS)
+NOTES = {"loss", "behind"}
+
+
+def objective_of(form: str, space: FeatureSpace, **changes: float) -> Objective:
+    return Objective(Supervision(supervision="2d", **(FORMS[form] | changes)), space)
+
+
+def timesteps_of(x: Tensor) -> Tensor:
+    """Some above and some below the unrolling threshold."""
+    return torch.arange(len(x)) * 7 % 50
+
+
+def exact_scene(
+    positions: Tensor, skeleton: Skeleton, rule: HeadingRule = RAW, start: int = 0
+) -> tuple[Tensor, Observation, FeatureSpace]:
+    """Stored vectors from frame `start` on as the host has them, and cameras that see just what they decode to."""
+    space = space_of(positions, skeleton, rule)
+    x = features_of(positions, space)[..., start:]
+    cameras = orbiting((len(x),), torch.Generator().manual_seed(6), dtype=x.dtype)
+    initial = heading(positions, skeleton, rule)[:, start]
+    return x, observe(decode(space.raw(x), skeleton), cameras, initial_heading=initial), space
+
+
+def wrong_scene(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Observation, Tensor, FeatureSpace]:
+    """Predictions, observation, teacher and space of six people, three of them shorter than the batch."""
+    generator = torch.Generator().manual_seed(7)
+    motion = random_motion(SMPL22, (6,), 24, generator, dtype=dtype)
+    x, seen, space = exact_scene(motion, SMPL22)
+    valid = torch.arange(24) < torch.tensor((24, 10, 24, 17, 2, 24))[:, None]
+    confidence = torch.rand(6, 24, 22, generator=generator).to(dtype)
+    confidence[confidence < 0.2] = 0.0
+    observation = observe(motion, seen.extrinsics[:, 0], confidence=confidence, valid=valid)
+    prediction, teacher = (x + 0.3 * torch.randn(x.shape, generator=generator).to(dtype) for _ in range(2))
+    return prediction, observation, teacher, space
+
+
+def value_and_gradient(
+    objective: Objective, x: Tensor, observation: Observation, x_start: Tensor
+) -> tuple[dict[str, Tensor], Tensor]:
+    x = x.clone().requires_grad_()
+    terms = objective(x, observation, x_start, timesteps_of(x))
+    return terms, torch.autograd.grad(terms["loss"].sum(), x)[0]
+
+
+@each_form
+@pytest.mark.parametrize("rule", [RAW, HUMANML3D], ids=["raw", "humanml3d"])
+@pytest.mark.parametrize("start", [0, 11])
+@pytest.mark.parametrize("people", ["real", "smpl22", "nba16"])
+def test_an_exact_prediction_costs_nothing_in_any_term(form: str, rule: HeadingRule, start: int, people: str) -> None:
+    skeleton = NBA16 if people == "nba16" else SMPL22
+    generator = torch.Generator().manual_seed(8)
+    motion = real_batch() if people == "real" else random_motion(skeleton, (3,), 40, generator)
+    x, observation, space = exact_scene(motion, skeleton, rule, start)
+    terms = objective_of(form, space, weight_floor=0.0, weight_bone_length=0.0)(x, observation, x, timesteps_of(x))
+    for name, value in terms.items():
+        assert value.max() < EXACT_LOSS, name
+
+
+def test_an_exact_prediction_of_a_rigid_grounded_person_costs_nothing_in_floor_and_bone_length() -> None:
+    motion = real_batch(dtype=torch.float64)
+    motion = motion - motion[..., 1].amin(-1)[..., None, None] * torch.tensor((0.0, 1.0, 0.0))
+    x, observation, space = exact_scene(motion, SMPL22)
+    terms = objective_of("both", space)(x, observation, x, timesteps_of(x))
+    assert terms["floor"].max() < EXACT_LOSS
+    assert terms["bone_length"].max() < 1e-6  # the bundled clips' bones are constant to a millimetre
+    assert terms["ray"].max() < EXACT_LOSS
+
+
+def test_without_the_crops_heading_an_exact_prediction_would_pay_in_the_rotations() -> None:
+    x, observation, space = exact_scene(real_batch(), SMPL22, RAW, 11)
+    astray = replace(observation, initial_heading=torch.zeros_like(observation.initial_heading))
+    objective = objective_of("reprojection", space)
+    assert objective(x, astray, x, timesteps_of(x))["alignment"].max() > 1e-3
+    assert objective(x, astray, x, timesteps_of(x))["position"].max() < EXACT_LOSS
+
+
+@each_form
+def test_an_erroneous_prediction_costs_something_in_every_term(form: str) -> None:
+    x, observation, teacher, space = wrong_scene()
+    terms, gradient = value_and_gradient(objective_of(form, space), x, observation, teacher)
+    for name, value in terms.items():
+        if name not in ("near", "behind"):
+            assert value.min() > 1e-6, name
+    assert torch.isfinite(gradient).all()
+    for clip, valid in zip(gradient, observation.valid, strict=True):
+        assert (clip[..., valid] != 0).any()
+        assert (clip[..., ~valid] == 0).all()
+
+
+@each_form
+def test_the_loss_is_the_weighted_sum_of_its_terms(form: str) -> None:
+    x, observation, teacher, space = wrong_scene(torch.float64)
+    weights = {"ray": 2.0, "position": 3.0, "velocity": 5.0, "alignment": 7.0, "near": 11.0}
+    weights |= {"floor": 13.0, "bone_length": 17.0}
+    objective = objective_of(form, space, **{f"weight_{name}": weight for name, weight in weights.items()})
+    terms = objective(x, observation, teacher, timesteps_of(x))
+    expected = sum(weights[name] * value for name, value in terms.items() if name not in NOTES)
+    assert torch.allclose(terms["loss"], expected)
+    assert all(value.shape == (6,) for value in terms.values())
+
+
+def test_each_form_has_its_terms_with_the_documented_weights() -> None:
+    x, observation, teacher, space = wrong_scene()
+    named = {form: set(objective_of(form, space)(x, observation, teacher, timesteps_of(x))) for form in FORMS}
+    assert named["ray, teacher"] == {"loss", "ray"}
+    assert named["reprojection"] == NOTES | {"position", "velocity", "near", "alignment"}
+    assert named["both"] == named["reprojection"] | {"ray", "floor", "bone_length"}
+    default = Supervision()
+    assert (default.weight_position, default.weight_velocity) == pytest.approx((7 / 22, 350 / 22))
+
+
+def test_no_weight_for_alignment_leaves_the_redundant_channels_alone() -> None:
+    x, observation, teacher, space = wrong_scene()
+    terms, gradient = value_and_gradient(
+        objective_of("reprojection", space, weight_alignment=0.0), x, observation, teacher
+    )
+    assert "alignment" not in terms
+    assert (gradient[:, 67:] == 0).all()
+    assert (gradient[:, :67] != 0).any()
+
+
+def test_alignment_supervises_only_the_redundant_channels() -> None:
+    x, observation, teacher, space = wrong_scene()
+    weights = {"weight_position": 0.0, "weight_velocity": 0.0, "weight_near": 0.0}
+    _, gradient = value_and_gradient(objective_of("reprojection", space, **weights), x, observation, teacher)
+    assert (gradient[:, 67:] != 0).any()
+    assert (gradient[:, :67] == 0).all()
+
+
+def with_garbage(observation: Observation, value: float) -> Observation:
+    """The same frames seen, with `value` in everything else."""
+    padding, unseen = ~observation.valid, observation.weight == 0
+    parts = {name: part.clone() for name, part in vars(observation).items() if name != "weight"}
+    parts["keypoints"][unseen] = value
+    parts["extrinsics"][padding] = value
+    confidence = observation.weight.sqrt()
+    confidence[padding] = value
+    return Observation.of(confidence=confidence, **parts)
+
+
+@each_form
+@pytest.mark.parametrize("rule", [RAW, HUMANML3D], ids=["raw", "humanml3d"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1e30, 7.0])
+def test_garbage_in_padding_or_without_confidence_changes_no_bit(form: str, rule: HeadingRule, value: float) -> None:
+    x, observation, teacher, space = wrong_scene()
+    objective = objective_of(form, replace(space, rule=rule))
+    expected, expected_gradient = value_and_gradient(objective, x, with_garbage(observation, 0.0), teacher)
+    for tensor in (x, teacher):
+        tensor.movedim(3, 1)[~observation.valid] = value
+    found, gradient = value_and_gradient(objective, x, with_garbage(observation, value), teacher)
+    for name, term in expected.items():
+        assert torch.equal(found[name], term), name
+    assert torch.equal(gradient, expected_gradient)
+
+
+@each_form
+@pytest.mark.parametrize("rule", [RAW, HUMANML3D], ids=["raw", "humanml3d"])
+def test_the_loss_of_a_clip_does_not_depend_on_its_batch_or_padding(form: str, rule: HeadingRule) -> None:
+    x, observation, teacher, space = wrong_scene()
+    objective = objective_of(form, replace(space, rule=rule))
+    steps = timesteps_of(x)
+    together = objective(x, observation, teacher, steps)
+    for clip, length in enumerate(observation.valid.sum(1).tolist()):
+        one = slice(clip, clip + 1)
+        parts = {name: part[one] for name, part in vars(observation).items()}
+        cut = {name: part if name == "initial_heading" else part[:, :length] for name, part in parts.items()}
+        alone = objective(x[one, ..., :length], Observation(**cut), teacher[one, ..., :length], steps[one])
+        for name, value in alone.items():
+            assert value.item() == pytest.approx(together[name][clip].item(), abs=BATCH_INDEPENDENCE, rel=1e-5), name
+
+
+def test_depth_sources_are_the_prediction_the_teacher_and_by_timestep_the_one_or_the_other() -> None:
+    x, observation, teacher, space = wrong_scene()
+    steps = torch.tensor((11, 12, 0, 49, 11, 12))
+    found = {
+        source: objective_of(f"ray, {source}", space)(x, observation, teacher, steps)["ray"]
+        for source in ("prediction", "teacher", "blend")
+    }
+    expected = torch.where(steps >= 12, found["teacher"], found["prediction"])
+    assert torch.allclose(found["blend"], expected)
+    assert not torch.allclose(found["teacher"], found["prediction"])
+
+
+@pytest.mark.parametrize("form", ["reprojection", "ray, prediction"])
+def test_a_joint_behind_the_camera_is_pulled_forward_by_the_gradient(form: str) -> None:
+    motion = real_batch(dtype=torch.float64)[:1]
+    space = space_of(real_batch(dtype=torch.float64), SMPL22)
+    origin = torch.tensor(((0.0, 1.0, 0.0),), dtype=torch.float64)
+    zero = torch.zeros(1, dtype=torch.float64)
+    observation = observe(motion, orbit(zero, zero, zero + 3.0, origin))
+    wrong = motion.clone()
+    head = SMPL22.index("head")
+    wrong[..., head, 2] += 5.0
+    x = features_of(wrong, space)
+    objective = objective_of(form, space)
+    terms, gradient = value_and_gradient(objective, x, observation, features_of(motion, space))
+    assert terms["loss"].item() > 1e-3
+    depth_before = 3.0 - decode(space.raw(x), SMPL22)[0, :, head, 2]
+    assert (depth_before < 0).all()
+    stepped = x - 0.1 * gradient / gradient.abs().max()
+    depth_after = 3.0 - decode(space.raw(stepped), SMPL22)[0, :, head, 2]
+    assert (depth_after > depth_before).all()
+
+
+@pytest.mark.parametrize("form", ["reprojection", "ray, prediction"])
+def test_following_the_gradient_brings_a_person_who_faces_a_wrong_way_onto_the_rays(form: str) -> None:
+    motion = real_batch(dtype=torch.float64)
+    x, observation, space = exact_scene(motion, SMPL22)
+    raw, wrong = space.raw(x), space.raw(x)
+    for part, count in ((slice(4, 67), 21), (slice(193, 259), 22)):
+        vectors = raw[..., part].unflatten(-1, (count, 3))
+        wrong[..., part] = turned(vectors, torch.tensor(0.3).expand(vectors.shape[:-1])).flatten(-2)
+    x = space.features(wrong).requires_grad_()
+    objective, measure = objective_of(form, space, weight_velocity=0.0), objective_of("reprojection", space)
+    before = measure(x.detach(), observation, x.detach(), timesteps_of(x))["position"]
+    optimizer = torch.optim.Adam([x], 0.02)
+    for _ in range(80):
+        optimizer.zero_grad()
+        objective(x, observation, x.detach(), timesteps_of(x))["loss"].sum().backward()
+        optimizer.step()
+    after = measure(x.detach(), observation, x.detach(), timesteps_of(x))["position"]
+    assert (after < 0.05 * before).all()
+
+
+def test_a_term_of_a_plugin_reaches_the_loss_with_its_weight() -> None:
+    x, observation, teacher, space = wrong_scene()
+    seen: list[Prediction] = []
+
+    def height(prediction: Prediction, observation: Observation, space: FeatureSpace) -> Tensor:
+        seen.append(prediction)
+        return prediction.positions[..., 1].mean((1, 2))
+
+    plain = objective_of("ray, teacher", space)
+    objective = replace(plain, extra={"height": (3.0, height)})
+    terms, gradient = value_and_gradient(objective, x, observation, teacher)
+    without, without_gradient = value_and_gradient(plain, x, observation, teacher)
+    assert torch.allclose(terms["loss"], without["loss"] + 3.0 * terms["height"])
+    assert not torch.allclose(gradient, without_gradient)
+    valid = observation.valid
+    assert torch.allclose(seen[0].positions[valid], decode(space.raw(x), SMPL22)[valid], atol=1e-5)
+    assert torch.equal(seen[0].timesteps, timesteps_of(x))
+    assert torch.equal(seen[0].x_start[0], teacher[0])

@@ -1,0 +1,1 @@
+"""Cameras, rays and rotations on tensors; leading dimensions are free."""

@@ -1,0 +1,1 @@
+"""Positions and HumanML3D feature vectors on tensors, for any skeleton."""

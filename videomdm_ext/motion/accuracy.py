@@ -1,0 +1,60 @@
+"""Errors of one motion against another of the same person, metres and seconds. Positions [..., T, J, 3]."""
+
+import torch
+from torch import Tensor
+
+from videomdm_ext.motion.kinematics import bone_lengths
+from videomdm_ext.skeletons import Skeleton
+
+
+def mpjpe(positions: Tensor, truth: Tensor) -> Tensor:
+    """Mean distance of joints, nothing aligned. [..., T, J, 3] -> [...], m."""
+    return torch.linalg.vector_norm(positions - truth, dim=-1).mean((-1, -2))
+
+
+def root_aligned_mpjpe(positions: Tensor, truth: Tensor) -> Tensor:
+    """Mean distance of joints after moving each frame's root onto the true one. [..., T, J, 3] -> [...], m."""
+    return mpjpe(positions - positions[..., :1, :], truth - truth[..., :1, :])
+
+
+def pa_mpjpe(positions: Tensor, truth: Tensor) -> Tensor:
+    """Mean distance of joints after the best similarity of each frame. [..., T, J, 3] -> [...], m."""
+    return mpjpe(similarity_aligned(positions, truth), truth)
+
+
+def similarity_aligned(positions: Tensor, truth: Tensor) -> Tensor:
+    """Each frame [J, 3] moved, turned and scaled onto the true one with the least squared error. -> [..., J, 3].
+
+    Where the best orthogonal map is a reflection, the smallest singular value changes its sign in the rotation and
+    in the scale alike; otherwise a mirrored pose would come out too large.
+    """
+    centre = truth.mean(-2, keepdim=True)
+    source, target = positions - positions.mean(-2, keepdim=True), truth - centre
+    left, values, right = torch.linalg.svd(source.transpose(-1, -2) @ target)
+    sign = torch.ones_like(values)
+    sign[..., 2] = torch.linalg.det(left @ right).sign()
+    scale = (values * sign).sum(-1) / source.square().sum((-1, -2)).clamp_min(1e-12)
+    return scale[..., None, None] * (source @ (left * sign.unsqueeze(-2)) @ right) + centre
+
+
+def acceleration_error(positions: Tensor, truth: Tensor, fps: float) -> Tensor:
+    """Mean length of the difference of the joints' accelerations. [..., T, J, 3] -> [...], m/s^2. At least 3 frames."""
+    difference = (positions - truth).diff(n=2, dim=-3)
+    return torch.linalg.vector_norm(difference, dim=-1).mean((-1, -2)) * fps**2
+
+
+def bone_wander(positions: Tensor, skeleton: Skeleton) -> Tensor:
+    """Standard deviation over time of each bone's length as a share of its mean, mean over bones. -> [...]."""
+    lengths = bone_lengths(positions, skeleton)
+    return (lengths.std(-2, correction=0) / lengths.mean(-2)).mean(-1)
+
+
+def measure_error(lifted: Tensor, truth: Tensor, skeleton: Skeleton, *, fps: float) -> dict[str, float]:
+    """What a lifter gets wrong, over clips [..., T, J, 3] in the same world: metres, m/s^2, and a share for bones."""
+    return {
+        "mpjpe": mpjpe(lifted, truth).mean().item(),
+        "root_aligned_mpjpe": root_aligned_mpjpe(lifted, truth).mean().item(),
+        "pa_mpjpe": pa_mpjpe(lifted, truth).mean().item(),
+        "acceleration_error": acceleration_error(lifted, truth, fps).mean().item(),
+        "bone_wander": bone_wander(lifted, skeleton).mean().item(),
+    }

@@ -1,0 +1,162 @@
+"""The HumanML3D vector of 12 J - 1 channels, both ways, for any skeleton, batched and differentiable.
+
+Channels: root yaw velocity (half angle), root x and z velocity, root height, root-relative positions,
+6D rotations, joint velocities, foot contacts. Frame i holds forward differences to frame i + 1.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from videomdm_ext.geometry.rotations import rotate_yaw, rotate_yaw_together
+from videomdm_ext.motion.kinematics import RAW, HeadingRule, contacts, heading, inverse_kinematics, wrap_angle
+from videomdm_ext.skeletons import Skeleton
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Slices of the vector, by name."""
+
+    yaw: slice
+    root_velocity: slice
+    height: slice
+    positions: slice
+    rotations: slice
+    velocities: slice
+    contacts: slice
+
+
+def channels(skeleton: Skeleton) -> Channels:
+    """Where each part of the vector lies; `essential` ones feed `decode`, the rest is redundant."""
+    bones = skeleton.num_joints - 1
+    ends = [0, 1, 3, 4]
+    for width in (3 * bones, 6 * bones, 3 * skeleton.num_joints, 4):
+        ends.append(ends[-1] + width)
+    return Channels(*(slice(start, stop) for start, stop in pairwise(ends)))
+
+
+def redundant(skeleton: Skeleton) -> slice:
+    """Channels that `decode` does not read: rotations, velocities and contacts (67 to 262 for SMPL-22)."""
+    return slice(channels(skeleton).rotations.start, skeleton.num_features)
+
+
+def encode(
+    positions: Tensor, skeleton: Skeleton, headings: Tensor | None = None, *, initial_heading: Tensor | float = 0.0
+) -> Tensor:
+    """Positions [..., T, J, 3] to raw features [..., T, D].
+
+    The last frame repeats the differences of the one before it; HumanML3D's own files are `encode(...)[..., :-1, :]`.
+    `headings` [..., T] default to those of the positions. `initial_heading` [...] is the angle by which the clip was
+    turned when it was cut from a longer one: the rotation channels alone see it, since shortest arcs are taken in
+    the frame of the longer clip. At least 2 frames.
+    """
+    if headings is None:
+        headings = heading(positions, skeleton)
+    step = positions.diff(dim=-3)
+    step = torch.cat((step, step[..., -1:, :, :]), -3)
+    yaw = -0.5 * wrap_angle(headings.diff(dim=-1))
+    yaw = torch.cat((yaw, yaw[..., -1:]), -1)
+    ahead = headings - 2.0 * yaw
+    root_velocity = rotate_yaw(step[..., 0, :], -ahead)[..., ::2]
+    local = positions[..., 1:, :] - positions[..., :1, :] * positions.new_tensor((1.0, 0.0, 1.0))
+    touch = contacts(positions, skeleton)
+    parts = (
+        yaw.unsqueeze(-1),
+        root_velocity,
+        positions[..., 0, 1:2],
+        rotate_yaw_together(local, -headings).flatten(-2),
+        rotations(positions, headings, skeleton, initial_heading).flatten(-2),
+        rotate_yaw_together(step, -headings).flatten(-2),
+        torch.cat((touch, touch[..., -1:, :]), -2),
+    )
+    return torch.cat(parts, -1)
+
+
+def rotations(positions: Tensor, headings: Tensor, skeleton: Skeleton, initial_heading: Tensor | float) -> Tensor:
+    """6D rotation channels [..., T, J - 1, 6], with arcs taken in the frame turned by `initial_heading`."""
+    start = torch.as_tensor(initial_heading, dtype=positions.dtype, device=positions.device)
+    angle = start[..., None].expand(headings.shape)
+    return inverse_kinematics(rotate_yaw_together(positions, angle), headings + angle, skeleton)
+
+
+def essential(features: Tensor, skeleton: Skeleton) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Yaw [..., T], root velocity [..., T, 2], height [..., T, 1], local positions [..., T, 3 (J - 1)]; copies nothing.
+
+    `features` [..., T, D] may end before the redundant channels.
+    """
+    used = redundant(skeleton).start
+    yaw, velocity, height, local = features[..., :used].split((1, 2, 1, used - 4), -1)
+    return yaw.squeeze(-1), velocity, height, local
+
+
+def decode_root(features: Tensor, skeleton: Skeleton) -> tuple[Tensor, Tensor]:
+    """Headings [..., T] and root positions [..., T, 3] of raw features [..., T, D]; both start at zero (x, z)."""
+    return integrate(*essential(features, skeleton)[:3])
+
+
+def integrate(yaw: Tensor, velocity: Tensor, height: Tensor) -> tuple[Tensor, Tensor]:
+    """Headings [..., T] and root positions [..., T, 3] from what `essential` gives."""
+    headings = torch.cat((torch.zeros_like(yaw[..., :1]), (-2.0 * yaw[..., :-1]).cumsum(-1)), -1)
+    x, z = velocity.unbind(-1)
+    step = rotate_yaw(torch.stack((x, torch.zeros_like(x), z), -1)[..., :-1, :], headings[..., 1:])
+    ground = torch.cat((torch.zeros_like(step[..., :1, :]), step.cumsum(-2)), -2)
+    return headings, torch.cat((ground[..., :1], height, ground[..., 2:]), -1)
+
+
+def decode(features: Tensor, skeleton: Skeleton) -> Tensor:
+    """Raw features [..., T, D] to positions [..., T, J, 3] in the clip's canonical frame."""
+    yaw, velocity, height, local = essential(features, skeleton)
+    headings, root = integrate(yaw, velocity, height)
+    ground = root * root.new_tensor((1.0, 0.0, 1.0))
+    joints = rotate_yaw_together(local.unflatten(-1, (-1, 3)), headings) + ground.unsqueeze(-2)
+    return torch.cat((root.unsqueeze(-2), joints), -2)
+
+
+def channel_validity(valid: Tensor, skeleton: Skeleton) -> Tensor:
+    """Which channels of a clip exist: differences need the next frame too. bool [..., T] -> bool [..., T, D]."""
+    parts = channels(skeleton)
+    differences = torch.zeros(skeleton.num_features, dtype=torch.bool, device=valid.device)
+    for part in (parts.yaw, parts.root_velocity, parts.velocities, parts.contacts):
+        differences[part] = True
+    following = torch.cat((valid[..., 1:], torch.zeros_like(valid[..., :1])), -1) & valid
+    return torch.where(differences, following.unsqueeze(-1), valid.unsqueeze(-1))
+
+
+def mean_and_std(clips: list[Tensor], skeleton: Skeleton) -> tuple[Tensor, Tensor]:
+    """Mean and Std [D] of raw features [T, D] over all frames; Std is one number per group of like channels.
+
+    Groups: each root channel kind, positions, rotations, velocities, contacts, as in HumanML3D. Never zero.
+    """
+    frames = torch.cat(clips)
+    mean, std = frames.mean(0), frames.std(0)
+    parts = channels(skeleton)
+    for part in (parts.yaw, parts.root_velocity, parts.height, parts.positions, parts.rotations, parts.velocities):
+        std[part] = std[part].mean()
+    std[parts.contacts] = std[parts.contacts].mean()
+    return mean, std.clamp_min(1e-4)
+
+
+@dataclass(frozen=True)
+class FeatureSpace:
+    """A skeleton with the Mean and Std [D] of a data set: the space that is diffused.
+
+    Host tensors are [B, D, 1, T], z-scored; `rule` says how the set's headings were made.
+    """
+
+    skeleton: Skeleton
+    mean: Tensor
+    std: Tensor
+    rule: HeadingRule = RAW
+
+    def to(self, device: torch.device) -> "FeatureSpace":
+        return FeatureSpace(self.skeleton, self.mean.to(device), self.std.to(device), self.rule)
+
+    def raw(self, x: Tensor) -> Tensor:
+        """Host tensor [B, D, 1, T] to raw features [B, T, D]."""
+        return x.squeeze(2).transpose(1, 2).contiguous() * self.std + self.mean
+
+    def features(self, raw: Tensor) -> Tensor:
+        """Raw features [B, T, D] to the host's [B, D, 1, T]."""
+        return ((raw - self.mean) / self.std).transpose(1, 2).unsqueeze(2)
