@@ -1,0 +1,56 @@
+"""Clips for the tests: bundled motion seen by a still or a moving camera, with a wrong teacher."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+
+from videomdm_ext.datasets.clip import Clip
+from videomdm_ext.datasets.motions import load_motions
+from videomdm_ext.geometry import cameras
+from videomdm_ext.motion.features import encode
+from videomdm_ext.motion.kinematics import canonicalise
+from videomdm_ext.skeletons import SMPL22
+
+
+def motion(name: str = "dance_a") -> torch.Tensor:
+    """-> positions [T, 22, 3] of a bundled motion."""
+    return torch.from_numpy(next(m.positions for m in load_motions() if m.name == name))
+
+
+def camera(frames: int | None = None) -> torch.Tensor:
+    """-> a still camera [3, 4], or one that circles and climbs, [T, 3, 4]."""
+    if frames is None:
+        return cameras.orbit(*torch.tensor((0.7, 0.2, 6.0)), torch.tensor((0.1, 0.9, 0.3)))
+    way = torch.linspace(0, 1, frames)
+    target = torch.stack((0.5 * way, 0.9 + 0 * way, 0.3 * way), -1)
+    return cameras.orbit(0.7 + 1.5 * way, 0.1 + 0.3 * way, 5.0 + way, target)
+
+
+def make_clip(*, name: str = "dance_a", moving: bool = False, **changes: object) -> Clip:
+    """-> a valid clip whose teacher is the true motion, turned, grown and bent; fields can be replaced."""
+    true = motion(name)
+    world = camera(len(true) if moving else None)
+    lifted = 1.1 * true + 0.05 * torch.sin(torch.arange(len(true)) / 9.0)[:, None, None]
+    points, _ = cameras.project(true, world if moving else world.unsqueeze(0))
+    views = {}
+    for key, positions in (("teacher", lifted), ("truth", true)):
+        moved, heading, origin = canonicalise(positions, SMPL22)
+        seen = cameras.reexpress(world, heading.expand(world.shape[:-2]), origin.expand(*world.shape[:-2], 3))
+        views[key] = encode(moved, SMPL22)[:-1].numpy(), (seen[:-1] if moving else seen).numpy()
+    clip = Clip(
+        id=f"{name}_0",
+        fps=20.0,
+        skeleton=SMPL22,
+        teacher=views["teacher"][0],
+        keypoints=points[:-1].numpy(),
+        confidence=np.full((len(true) - 1, 22), 0.9, dtype=np.float32),
+        extrinsics=views["teacher"][1],
+        texts=("a person dances.", "someone's dancing"),
+        truth=views["truth"][0],
+        truth_extrinsics=views["truth"][1],
+        source=f"clips/{name}.npy",
+    )
+    return dataclasses.replace(clip, **changes)  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""Clips, the folder format, crops and batches."""

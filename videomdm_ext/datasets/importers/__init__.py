@@ -1,0 +1,1 @@
+"""Converters from what others recorded to this project's formats; each is a leaf and may be deleted."""

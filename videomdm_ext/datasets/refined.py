@@ -1,0 +1,111 @@
+"""Refined teachers of a folder, made once for all its clips and kept beside the lifted ones.
+
+DIR/refined/LIFTER/ID.npz holds features [T, D] and extrinsics, the camera in the refined clip's own canonical frame;
+skeleton.npz the shared bone lengths [J - 1]; Mean.npy and Std.npy those of the training split; made.txt, written
+last, the content hash of the clips they were made from.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import blobfile as bf
+import torch
+from torch import Tensor
+
+from videomdm_ext.datasets import files
+from videomdm_ext.datasets.batch import collate, crop
+from videomdm_ext.datasets.card import Card
+from videomdm_ext.datasets.clip import Array, Clip
+from videomdm_ext.datasets.folder import SPLITS, read_folder
+from videomdm_ext.geometry.cameras import reexpress
+from videomdm_ext.motion.features import decode, encode, mean_and_std
+from videomdm_ext.motion.kinematics import HeadingRule, canonicalise, heading
+from videomdm_ext.skeletons import by_name
+from videomdm_ext.supervision.observation import Observation
+from videomdm_ext.supervision.refinement import Progress, refine
+
+GROUP = 256
+"""Clips that are refined together; the first group estimates the skeleton for the rest."""
+MARK = "made.txt"
+
+
+def folder_of(path: str, card: Card) -> str:
+    """Where a folder keeps the refined teachers of its lifter."""
+    return bf.join(path, "refined", card.lifter)
+
+
+def is_made(path: str, card: Card) -> bool:
+    """Whether they are there, whole, and of the clips as they are now."""
+    mark = bf.join(folder_of(path, card), MARK)
+    return bool(bf.exists(mark)) and files.read_text(mark).strip() == card.content_hash
+
+
+def make_refined(path: str, card: Card, progress: Progress | None = None) -> None:
+    """Refine the teachers of all splits; the training clips alone estimate the skeleton, and no truth is read."""
+    folder = folder_of(path, card)
+    files.check_writable(folder)
+    lengths: Tensor | None = None
+    for split in ("train", *(name for name in SPLITS if name != "train" and card.counts.get(name))):
+        clips = read_folder(path, split)[1]
+        made = []
+        for start in range(0, len(clips), GROUP):
+            refined, lengths = refine_clips(clips[start : start + GROUP], card.heading, lengths, progress)
+            made += refined
+        for clip in made:
+            arrays = {"features": clip.teacher, "extrinsics": clip.extrinsics}
+            files.write_bytes(bf.join(folder, f"{clip.id}.npz"), files.arrays_bytes(arrays))
+        if split == "train":
+            _write_summary(folder, made, card, lengths)
+    files.write_bytes(bf.join(folder, MARK), card.content_hash.encode())
+
+
+def refine_clips(
+    clips: Sequence[Clip], rule: HeadingRule, lengths: Tensor | None = None, progress: Progress | None = None
+) -> tuple[list[Clip], Tensor]:
+    """Clips with refined teachers, each in its own canonical frame, and the shared bone lengths [J - 1], m."""
+    skeleton = clips[0].skeleton
+    longest = max(clip.length for clip in clips)
+    batch = collate([crop(clip, 0, clip.length) for clip in clips], length=longest)
+    observation = Observation.of(
+        keypoints=_present(batch["keypoints"]),
+        confidence=_present(batch["confidence"]),
+        extrinsics=_present(batch["extrinsics"]),
+        initial_heading=_present(batch["initial_heading"]),
+        valid=torch.arange(longest) < _present(batch["lengths"]).unsqueeze(1),
+    )
+    lifted = decode(_present(batch["teacher"]), skeleton)
+    positions, lengths = refine(lifted, observation, skeleton, lengths=lengths, progress=progress)
+    return [_replaced(clip, positions[i, : clip.length], rule) for i, clip in enumerate(clips)], lengths
+
+
+def read_refined(path: str, card: Card, clips: Sequence[Clip]) -> tuple[list[Clip], tuple[Array, Array]]:
+    """The clips with their refined teachers in the place of the lifted ones, and the refined Mean and Std [D]."""
+    folder = folder_of(path, card)
+    refined = []
+    for clip in clips:
+        arrays = files.read_arrays(bf.join(folder, f"{clip.id}.npz"), needed=("features", "extrinsics"))
+        refined.append(dataclasses.replace(clip, teacher=arrays["features"], extrinsics=arrays["extrinsics"]))
+    mean, std = (files.read_array(bf.join(folder, name)) for name in ("Mean.npy", "Std.npy"))
+    return refined, (mean, std)
+
+
+def _replaced(clip: Clip, positions: Tensor, rule: HeadingRule) -> Clip:
+    """The clip with these positions [T, J, 3], in its old canonical frame, as its teacher."""
+    moved, turned, origin = canonicalise(positions, clip.skeleton, rule)
+    features = encode(moved, clip.skeleton, heading(moved, clip.skeleton, rule))
+    camera = torch.from_numpy(clip.extrinsics)
+    shape = camera.shape[:-2]
+    extrinsics = reexpress(camera, turned.expand(shape), origin.expand(*shape, 3))
+    return dataclasses.replace(clip, teacher=features.numpy(), extrinsics=extrinsics.numpy())
+
+
+def _write_summary(folder: str, clips: Sequence[Clip], card: Card, lengths: Tensor | None) -> None:
+    mean, std = mean_and_std([torch.from_numpy(clip.teacher) for clip in clips], by_name(card.skeleton))
+    for name, values in (("Mean.npy", mean), ("Std.npy", std)):
+        files.write_bytes(bf.join(folder, name), files.array_bytes(values.numpy()))
+    files.write_bytes(bf.join(folder, "skeleton.npz"), files.arrays_bytes({"lengths": _present(lengths).numpy()}))
+
+
+def _present(tensor: Tensor | None) -> Tensor:
+    assert tensor is not None
+    return tensor
