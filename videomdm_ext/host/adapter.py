@@ -1,0 +1,108 @@
+"""Between this package and a host: the host's parser gets the options, and the final arguments swap module globals.
+
+Only names that the host looks up at call time are replaced. Under `--supervision 3d` with no option of ours in use,
+nothing is.
+"""
+
+import argparse
+import functools
+import importlib
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import pluggy
+
+from videomdm_ext import plugins
+from videomdm_ext.config import Source, Supervision
+from videomdm_ext.errors import ConfigError
+from videomdm_ext.host.data import HostDataset, open_dataset
+from videomdm_ext.options import from_args
+
+
+@cache
+def manager() -> pluggy.PluginManager:
+    """The plugins of this process, the host's own first."""
+    return plugins.create_manager()
+
+
+def add_options(group: "argparse._ArgumentGroup") -> None:
+    """Add every plugin's options to the host's existing group, so that its args.json restores them."""
+    manager().hook.add_options(group=group)
+
+
+def activate(args: argparse.Namespace) -> None:
+    """Check the final arguments, then let the host build what they ask for."""
+    manager().hook.configure(args=args)
+    terms = plugins.collect(manager(), "loss_terms")
+    model_util = importlib.import_module("utils.model_util")
+    diffusion = manager().hook.make_diffusion(base=_own(model_util, "SpacedDiffusion"), args=args, terms=terms)
+    _swap(model_util, "SpacedDiffusion", diffusion)
+    encoder = manager().hook.make_text_encoder(args=args)
+    _swap(model_util, "MDM", None if encoder is None else with_text_encoder(_own(model_util, "MDM"), encoder))
+    _swap_data(args)
+
+
+def _swap(module: Any, name: str, replacement: Any | None) -> None:
+    """Replace a module's global, or put the host's own back with None; the host's own stays beside it."""
+    own = _own(module, name)
+    setattr(module, f"_host_{name}", own)
+    setattr(module, name, own if replacement is None else replacement)
+
+
+def _own(module: Any, name: str) -> Any:
+    """The host's own global, whether or not it is replaced."""
+    return getattr(module, f"_host_{name}", getattr(module, name))
+
+
+def with_text_encoder(base: type, encoder: Any) -> type:
+    """A subclass of the host's MDM that asks `encoder(texts)` [B, 512] where the host would load CLIP."""
+
+    class WithTextEncoder(base):  # type: ignore[misc]
+        def load_and_freeze_clip(self, clip_version: str) -> Any:
+            return encoder
+
+        def clip_encode_text(self, raw_text: Sequence[str]) -> Any:
+            device = next(self.parameters()).device
+            return encoder(raw_text).to(device).unsqueeze(0)
+
+    return WithTextEncoder
+
+
+def _swap_data(args: argparse.Namespace) -> None:
+    """Train on --clips where it is given, and let plugins wrap what the host loads."""
+    source, supervision = from_args(Source, args), from_args(Supervision, args)
+    get_data = importlib.import_module("data_loaders.get_data")
+    wrapping = manager().hook.wrap_dataset.get_hookimpls()
+    if not source.clips and not wrapping:
+        _swap(get_data, "get_dataset", None)
+        _swap(get_data, "get_collate_fn", None)
+        return
+    host_dataset, host_collate = _own(get_data, "get_dataset"), _own(get_data, "get_collate_fn")
+    opened: list[HostDataset] = []
+
+    @functools.wraps(host_dataset)
+    def get_dataset(name: str, num_frames: int, split: str = "train", *rest: Any, **named: Any) -> Any:
+        if source.clips:
+            dataset: Any = _clips(source, supervision, args, split, named.get("hml_mode", "train"))
+            opened.append(dataset)
+        else:
+            dataset = host_dataset(name, num_frames, split, *rest, **named)
+        return plugins.wrap_dataset(manager(), dataset, args=args, split=split)
+
+    @functools.wraps(host_collate)
+    def get_collate_fn(*positional: Any, **named: Any) -> Callable[..., Any]:
+        collate: Callable[..., Any] = opened[-1].collate if opened else host_collate(*positional, **named)
+        return collate
+
+    _swap(get_data, "get_dataset", get_dataset)
+    _swap(get_data, "get_collate_fn", get_collate_fn)
+
+
+def _clips(source: Source, supervision: Supervision, args: argparse.Namespace, split: str, mode: str) -> HostDataset:
+    if mode in ("eval", "gt"):
+        raise ConfigError(
+            f"--clips {source.clips}: the host's own evaluators expect its own data, found mode {mode!r}. "
+            "Evaluate with videomdm report."
+        )
+    return open_dataset(source, supervision, split, args.seed)

