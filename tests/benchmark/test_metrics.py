@@ -1,0 +1,173 @@
+"""Fréchet distances against SciPy's square root, features that no turn or walk changes, and which metrics may rank."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from torch import Tensor
+
+from videomdm_ext.benchmark import metrics
+from videomdm_ext.datasets.motions import load_motions
+from videomdm_ext.errors import DatasetError
+from videomdm_ext.geometry.rotations import rotate_yaw
+from videomdm_ext.skeletons import NBA16, SMPL22
+
+FPS = 20.0
+MOTIONS = {motion.name: torch.from_numpy(motion.positions).double() for motion in load_motions()}
+CLIPS = [clip[start : start + 20] for clip in MOTIONS.values() for start in range(0, len(clip) - 20, 20)]
+
+
+def noisy(clips: list[Tensor], size: float, seed: int = 0) -> list[Tensor]:
+    """-> the clips with joints moved by a constant error each and a little jitter."""
+    generator = torch.Generator().manual_seed(seed)
+    constant = [size * torch.randn(1, 22, 3, generator=generator, dtype=torch.float64) for _ in clips]
+    return [
+        clip + error + 0.1 * size * torch.randn(clip.shape, generator=generator, dtype=torch.float64)
+        for clip, error in zip(clips, constant, strict=True)
+    ]
+
+
+def scipy_frechet(first: Tensor, second: Tensor) -> float:
+    """The textbook formula with the square root of a matrix that is not symmetric."""
+    a, b = first.numpy(), second.numpy()
+    s, t = np.cov(a.T), np.cov(b.T)
+    root = scipy.linalg.sqrtm(s @ t)
+    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(s + t - 2 * np.real(root)))
+
+
+def test_the_frechet_distance_is_that_of_scipys_matrix_root(generator: torch.Generator) -> None:
+    mix = torch.randn(6, 6, generator=generator, dtype=torch.float64)
+    first = torch.randn(200, 6, generator=generator, dtype=torch.float64) @ mix
+    second = torch.randn(300, 6, generator=generator, dtype=torch.float64) * 1.7 + 0.4
+    found = metrics.frechet(*metrics.gaussian(first), *metrics.gaussian(second))
+    assert found == pytest.approx(scipy_frechet(first, second), rel=1e-8)
+
+
+def test_the_frechet_distance_of_lines_is_known_in_closed_form() -> None:
+    mean = torch.tensor([1.0])
+    assert metrics.frechet(mean, torch.tensor([[4.0]]), mean + 3, torch.tensor([[25.0]])) == pytest.approx(9 + 9)
+
+
+def test_the_frechet_distance_is_symmetric_and_zero_for_equal_sets_of_low_rank(generator: torch.Generator) -> None:
+    flat = torch.randn(50, 2, generator=generator) @ torch.randn(2, 8, generator=generator)
+    moved = flat @ torch.randn(8, 8, generator=generator) + 1
+    a, b = metrics.gaussian(flat), metrics.gaussian(moved)
+    assert metrics.frechet(*a, *a) == pytest.approx(0, abs=1e-6)
+    assert metrics.frechet(*a, *b) == pytest.approx(metrics.frechet(*b, *a), rel=1e-6)
+
+
+def test_pose_features_have_three_numbers_a_bone_and_the_height() -> None:
+    clip = MOTIONS["walk"]
+    assert metrics.pose_features(clip, SMPL22).shape == (len(clip), 3 * 21 + 1)
+    assert metrics.pose_features(torch.rand(5, 16, 3), NBA16).shape == (5, 3 * 15 + 1)
+    torch.testing.assert_close(metrics.pose_features(clip, SMPL22)[:, -1], clip[:, 0, 1])
+
+
+@pytest.mark.parametrize("features", [metrics.pose_features, metrics.kinematic_features])
+def test_turning_and_moving_a_clip_over_the_floor_changes_no_feature(features) -> None:  # type: ignore[no-untyped-def]
+    clip = MOTIONS["dance_a"]
+    moved = rotate_yaw(clip, torch.tensor(2.1, dtype=torch.float64)) + torch.tensor((3.0, 0.0, -2.0))
+    torch.testing.assert_close(features(moved, SMPL22), features(clip, SMPL22), rtol=0, atol=1e-9)
+
+
+def test_a_person_who_walks_forward_steps_along_positive_z_whatever_the_heading() -> None:
+    turned = rotate_yaw(MOTIONS["walk"], torch.tensor(-1.2, dtype=torch.float64))
+    root_step = metrics.kinematic_features(turned, SMPL22)[:, 64:67].mean(0)
+    assert root_step[2] > 0.03
+    assert root_step[0].abs() < 0.2 * root_step[2]
+
+
+def test_lifting_a_clip_is_seen_by_the_pose_distance_as_the_square_of_the_height() -> None:
+    lifted = [clip + torch.tensor((0.0, 0.3, 0.0)) for clip in CLIPS]
+    assert metrics.pose_frechet(lifted, CLIPS, SMPL22) == pytest.approx(100 * 0.09, rel=1e-6)
+
+
+def test_both_groups_of_the_kinematic_distance_count_in_their_own_scale() -> None:
+    quick = [clip[::2] for clip in CLIPS]
+    assert metrics.pose_frechet(quick, CLIPS, SMPL22) < 0.1
+    assert metrics.kinematic_frechet(quick, CLIPS, SMPL22) > 20
+    scaled = [2 * clip for clip in CLIPS]
+    assert metrics.kinematic_frechet(scaled, [2 * clip for clip in quick], SMPL22) == pytest.approx(
+        metrics.kinematic_frechet(CLIPS, quick, SMPL22), rel=1e-6
+    )
+
+
+def test_a_set_scores_zero_distance_to_itself_and_its_own_levels() -> None:
+    found = metrics.score(CLIPS, CLIPS, SMPL22, FPS)
+    assert found["pose_frechet"] == pytest.approx(0, abs=1e-6)
+    assert found["kinematic_frechet"] == pytest.approx(0, abs=1e-6)
+    assert found["clips"] == len(CLIPS)
+    assert found["bone_length"] == pytest.approx(0.2, abs=0.05)
+    assert set(found) - {"clips"} <= set(metrics.METRICS)
+
+
+def test_scores_do_not_depend_on_the_order_of_clips_and_a_clip_counts_once() -> None:
+    short, long = MOTIONS["kick"][:6], MOTIONS["walk"]
+    found = metrics.score([short, long], CLIPS, SMPL22, FPS)
+    again = metrics.score([long, short], CLIPS, SMPL22, FPS)
+    assert found == pytest.approx(again)
+    parts = [metrics.clip_measures(clip, SMPL22, FPS)["acceleration"] for clip in (short, long)]
+    assert found["acceleration"] == pytest.approx(sum(parts) / 2)
+
+
+def test_the_static_pose_does_not_move_and_is_the_ceiling_of_the_distances() -> None:
+    still = metrics.static_pose(CLIPS, SMPL22)
+    found = metrics.score(still, CLIPS, SMPL22, FPS)
+    assert [len(clip) for clip in still] == [len(clip) for clip in CLIPS]
+    assert found["motion_energy"] == pytest.approx(0, abs=1e-12)
+    spread = torch.cat([metrics.pose_features(clip, SMPL22) for clip in CLIPS]).var(0).sum()
+    assert found["pose_frechet"] == pytest.approx(100 * spread.item(), rel=0.01)
+
+
+def test_samples_that_are_not_finite_score_nan_in_everything() -> None:
+    broken = [*CLIPS[1:], torch.full_like(CLIPS[0], math.inf)]
+    found = metrics.score(broken, CLIPS, SMPL22, FPS)
+    assert all(math.isnan(value) for name, value in found.items() if name != "clips")
+
+
+def test_calibration_is_the_same_for_the_same_seed_and_lets_a_wrong_teacher_be_seen() -> None:
+    teacher = noisy(CLIPS, 0.15)
+    first = metrics.calibrate(CLIPS, teacher, SMPL22, FPS, seed=3)
+    assert first == metrics.calibrate(CLIPS, teacher, SMPL22, FPS, seed=3)
+    assert first.floor != metrics.calibrate(CLIPS, teacher, SMPL22, FPS, seed=4).floor
+    assert first.ranking("acceleration")[0]
+    assert first.ranking("bone_length_drift")[0]
+    assert first.clips == len(CLIPS)
+
+
+def test_no_metric_may_rank_where_the_teacher_is_the_truth() -> None:
+    calibration = metrics.calibrate(CLIPS, CLIPS, SMPL22, FPS)
+    assert not any(calibration.ranking(name)[0] for name in metrics.METRICS)
+
+
+def test_a_metric_may_rank_from_twice_the_floor_and_never_without_an_error() -> None:
+    assert metrics.separates(2.0, 1.0)
+    assert not metrics.separates(1.9, 1.0)
+    assert metrics.separates(0.1, 0.0)
+    assert not metrics.separates(0.0, 0.0)
+    assert not metrics.separates(math.nan, 1.0)
+
+
+def test_a_level_is_wrong_on_both_sides_and_motion_energy_never_ranks() -> None:
+    calibration = metrics.Calibration({"acceleration": 4.0}, {"acceleration": 0.5}, {"acceleration": 2.0}, {}, 10)
+    assert calibration.error("acceleration", 3.0) == calibration.error("acceleration", 5.0) == 1.0
+    assert calibration.ranking("acceleration")[0]
+    assert calibration.ranking("motion_energy") == (False, "shown only")
+    assert calibration.ranking("jitter") == (False, "no calibration row")
+
+
+def test_an_error_against_the_same_clip_needs_no_split_halves() -> None:
+    assert metrics.Calibration({}, {}, {"mpjpe": 0.1}, {}, 3).ranking("mpjpe")[0]
+
+
+@pytest.mark.parametrize(
+    ("clips", "found"), [([], "found none"), ([torch.zeros(3, 22, 3)], "[3, 22, 3]"), ([torch.zeros(9, 16, 3)], "16")]
+)
+def test_clips_that_cannot_be_scored_are_refused_by_number(clips: list[Tensor], found: str) -> None:
+    with pytest.raises(DatasetError, match="samples") as error:
+        metrics.score(clips, CLIPS, SMPL22, FPS)
+    assert found in str(error.value)

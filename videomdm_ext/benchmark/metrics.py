@@ -1,0 +1,244 @@
+"""Scores of samples against true motion, without checkpoints, and the rows that tell which scores may rank.
+
+A clip is positions [T, J, 3] in metres, y up, without padding. A set of clips is a list of them. A Fréchet distance
+falls with the number of frames on either side, so only sets of equal size are to be compared.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from videomdm_ext.errors import DatasetError
+from videomdm_ext.geometry.rotations import rotate_yaw
+from videomdm_ext.motion import measures
+from videomdm_ext.motion.kinematics import heading
+from videomdm_ext.skeletons import Skeleton
+
+Clips = Sequence[Tensor]
+
+MIN_FRAMES = 4
+"""Jitter takes three differences."""
+RANKING_FACTOR = 2.0
+"""A metric may rank arms if the teacher's own data is at least this many times as far from the truth as the floor."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score: what it is called, its unit (shown times `scale`), and what makes it good.
+
+    `distance` is best at 0 and has a floor above it; `paired` is best at 0, which the truth reaches; `level` is best
+    at the truth's own value; `column` is shown and never ranks.
+    """
+
+    name: str
+    label: str
+    unit: str
+    kind: Literal["distance", "paired", "level", "column"]
+    scale: float = 1.0
+
+    def error(self, value: float, truth: float) -> float:
+        """How far a score is from the best one."""
+        return abs(value - truth) if self.kind == "level" else value
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("pose_frechet", "pose Fréchet distance", "10⁻² m²", "distance"),
+        Metric("kinematic_frechet", "kinematic Fréchet distance", "", "distance"),
+        Metric("mpjpe", "MPJPE", "mm", "paired", 1e3),
+        Metric("root_aligned_mpjpe", "root-aligned MPJPE", "mm", "paired", 1e3),
+        Metric("pa_mpjpe", "PA-MPJPE", "mm", "paired", 1e3),
+        Metric("acceleration_error", "acceleration error", "m/s²", "paired"),
+        Metric("acceleration", "acceleration", "m/s²", "level"),
+        Metric("jitter", "jitter", "m/s³", "level"),
+        Metric("bone_length", "bone length", "mm", "level", 1e3),
+        Metric("bone_length_drift", "bone-length drift", "mm", "level", 1e3),
+        Metric("foot_skating", "foot skating", "mm/s", "level", 1e3),
+        Metric("floating", "floating", "mm", "level", 1e3),
+        Metric("penetration", "penetration", "mm", "level", 1e3),
+        Metric("motion_energy", "motion energy", "m²/s²", "column"),
+    )
+}
+
+
+def by_name(name: str) -> Metric:
+    """The metric of that name; one that is not known is a column that never ranks."""
+    return METRICS.get(name) or Metric(name, name.replace("_", " "), "", "column")
+
+
+def gaussian(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean [D] and covariance [D, D] of features [N, D], N > 1, in float64."""
+    features = features.double()
+    return features.mean(0), torch.cov(features.T).reshape(features.shape[1], features.shape[1])
+
+
+def frechet(mean: Tensor, covariance: Tensor, other_mean: Tensor, other_covariance: Tensor) -> float:
+    """d² = |m1 - m2|² + tr(S1 + S2 - 2 (S1^½ S2 S1^½)^½), by symmetric eigenvalues; covariances may be singular."""
+    mean, covariance, other_mean, other_covariance = (
+        part.double() for part in (mean, covariance, other_mean, other_covariance)
+    )
+    values, vectors = torch.linalg.eigh(covariance)
+    root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ other_covariance @ root).clamp_min(0).sqrt().sum()
+    distance = (mean - other_mean).square().sum() + covariance.trace() + other_covariance.trace() - 2 * cross
+    return distance.clamp_min(0).item()
+
+
+def pose_features(positions: Tensor, skeleton: Skeleton) -> Tensor:
+    """Joints relative to the root, turned to face +z, and the root's height. [..., J, 3] -> [N, 3 (J - 1) + 1], m."""
+    frames = positions.reshape(-1, skeleton.num_joints, 3).double()
+    local = rotate_yaw(frames[:, 1:] - frames[:, :1], -heading(frames, skeleton).unsqueeze(-1))
+    return torch.cat((local.flatten(1), frames[:, 0, 1:2]), 1)
+
+
+def kinematic_features(positions: Tensor, skeleton: Skeleton) -> Tensor:
+    """Pose and the step of every joint to the next frame, as seen by the person. [T, J, 3] -> [T - 1, 6 J - 2], m."""
+    frames = positions.double()
+    step = rotate_yaw(frames.diff(dim=0), -heading(frames[:-1], skeleton).unsqueeze(-1))
+    return torch.cat((pose_features(frames[:-1], skeleton), step.flatten(1)), 1)
+
+
+def pose_frechet(samples: Clips, reference: Clips, skeleton: Skeleton) -> float:
+    """Fréchet distance of the poses of all frames, m² times 100."""
+    sets = (pose_features(torch.cat(list(clips)), skeleton) for clips in (samples, reference))
+    first, second = (gaussian(features) for features in sets)
+    return 100 * frechet(*first, *second)
+
+
+def kinematic_frechet(samples: Clips, reference: Clips, skeleton: Skeleton) -> float:
+    """Fréchet distance of poses with steps, each of the two groups divided by its standard deviation in `reference`."""
+    first, second = (
+        torch.cat([kinematic_features(clip, skeleton) for clip in clips]) for clips in (samples, reference)
+    )
+    width = 3 * skeleton.num_joints - 2
+    scale = second.std(0, correction=0).square()
+    scale = torch.cat([part.mean().sqrt().clamp_min(1e-6).expand_as(part) for part in (scale[:width], scale[width:])])
+    return frechet(*gaussian(first / scale), *gaussian(second / scale))
+
+
+def clip_measures(positions: Tensor, skeleton: Skeleton, fps: float) -> dict[str, float]:
+    """The kinematic measures of one clip [T, J, 3], by the names of METRICS."""
+    clip = positions.double()
+    found = {
+        "acceleration": measures.acceleration(clip, fps),
+        "jitter": measures.jitter(clip, fps),
+        "foot_skating": measures.foot_skating(clip, skeleton, fps),
+        "floating": measures.floating(clip),
+        "penetration": measures.penetration(clip),
+        "bone_length": measures.mean_bone_length(clip, skeleton),
+        "bone_length_drift": measures.bone_length_drift(clip, skeleton),
+        "motion_energy": measures.motion_energy(clip, fps),
+    }
+    return {name: value.item() for name, value in found.items()}
+
+
+def mean_measures(clips: Clips, skeleton: Skeleton, fps: float) -> dict[str, float]:
+    """Mean over clips, each counting once."""
+    rows = [clip_measures(clip, skeleton, fps) for clip in clips]
+    return {name: math.fsum(row[name] for row in rows) / len(rows) for name in rows[0]}
+
+
+def score(samples: Clips, reference: Clips, skeleton: Skeleton, fps: float) -> dict[str, float]:
+    """All scores of samples against true clips, and "clips", their number; samples that are not finite score NaN."""
+    check_clips(samples, skeleton, "samples")
+    check_clips(reference, skeleton, "reference")
+    finite = all(bool(clip.isfinite().all()) for clip in samples)
+    distances = {
+        "pose_frechet": pose_frechet(samples, reference, skeleton) if finite else math.nan,
+        "kinematic_frechet": kinematic_frechet(samples, reference, skeleton) if finite else math.nan,
+    }
+    levels = mean_measures(samples, skeleton, fps)
+    if not finite:
+        levels = dict.fromkeys(levels, math.nan)
+    return {**distances, **levels, "clips": float(len(samples))}
+
+
+def check_clips(clips: Clips, skeleton: Skeleton, what: str) -> None:
+    """DatasetError unless there are clips and each has the skeleton's joints and enough frames."""
+    if not clips:
+        raise DatasetError(f"{what}: expected clips to score, found none. Sample at least one.")
+    for number, clip in enumerate(clips):
+        if clip.ndim != 3 or clip.shape[0] < MIN_FRAMES or clip.shape[1:] != (skeleton.num_joints, 3):
+            raise DatasetError(
+                f"{what}, clip {number}: expected positions [T, {skeleton.num_joints}, 3] with T >= {MIN_FRAMES}, "
+                f"found {list(clip.shape)}. Cut padding, and leave out clips that are shorter."
+            )
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Rows that are not arms, each by metric name.
+
+    `truth`: the true clips' levels. `floor`: errors of one half of the truth against the other. `teacher`: scores of
+    the teacher's own data. `static`: scores of a mean pose that does not move. `clips`: their number.
+    """
+
+    truth: Mapping[str, float]
+    floor: Mapping[str, float]
+    teacher: Mapping[str, float]
+    static: Mapping[str, float]
+    clips: int
+
+    def error(self, name: str, value: float) -> float:
+        """How far a score is from the best one; NaN for a level whose truth is not known."""
+        return by_name(name).error(value, self.truth.get(name, math.nan))
+
+    def ranking(self, name: str) -> tuple[bool, str]:
+        """Whether the metric may rank arms, and why."""
+        metric, floor = by_name(name), self.floor.get(name)
+        if metric.kind == "column":
+            return False, "shown only"
+        if metric.kind == "paired":
+            floor = 0.0
+        if name not in self.teacher or floor is None:
+            return False, "no calibration row"
+        error = self.error(name, self.teacher[name])
+        if separates(error, floor):
+            return True, "the teacher is clearly worse than the floor"
+        return False, f"the teacher's error is under {RANKING_FACTOR:g} times the floor"
+
+
+def separates(row_teacher: float, floor: float) -> bool:
+    """Whether an error sees what is wrong with the teacher: RANKING_FACTOR times the split-half floor, or more."""
+    return row_teacher > 0 and row_teacher >= RANKING_FACTOR * floor
+
+
+def calibrate(
+    truth: Clips, teacher: Clips, skeleton: Skeleton, fps: float, *, seed: int = 0, splits: int = 8
+) -> Calibration:
+    """Score the rows that are not arms. The floor is the mean error over `splits` seeded splits of the true clips.
+
+    A half holds half of the clips, so the floor lies above that of the whole set: the rule errs on the strict side.
+    """
+    if len(truth) < 2:
+        raise DatasetError(f"truth: expected at least 2 clips to split, found {len(truth)}. Score more clips.")
+    generator = torch.Generator().manual_seed(seed)
+    rows = [split_half(truth, skeleton, fps, generator) for _ in range(splits)]
+    return Calibration(
+        truth={"pose_frechet": 0.0, "kinematic_frechet": 0.0, **mean_measures(truth, skeleton, fps)},
+        floor={name: math.fsum(row[name] for row in rows) / splits for name in rows[0]},
+        teacher=score(teacher, truth, skeleton, fps),
+        static=score(static_pose(truth, skeleton), truth, skeleton, fps),
+        clips=len(truth),
+    )
+
+
+def split_half(truth: Clips, skeleton: Skeleton, fps: float, generator: torch.Generator) -> dict[str, float]:
+    """Errors of one random half of the clips against the other, of the same number."""
+    order, half = torch.randperm(len(truth), generator=generator).tolist(), len(truth) // 2
+    first, second = ([truth[index] for index in part] for part in (order[:half], order[half : 2 * half]))
+    found, levels = score(first, second, skeleton, fps), mean_measures(second, skeleton, fps)
+    return {name: by_name(name).error(found[name], levels.get(name, 0.0)) for name in found if name in METRICS}
+
+
+def static_pose(reference: Clips, skeleton: Skeleton) -> list[Tensor]:
+    """The mean pose of the clips, facing +z and held: one clip for each, of its length."""
+    mean = torch.cat([pose_features(clip, skeleton) for clip in reference]).mean(0)
+    root = mean.new_tensor((0.0, mean[-1].item(), 0.0))
+    pose = torch.cat((root[None], mean[:-1].unflatten(0, (-1, 3)) + root))
+    return [pose.expand(len(clip), -1, -1) for clip in reference]

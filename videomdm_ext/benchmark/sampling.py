@@ -1,0 +1,176 @@
+"""What a trained checkpoint makes: motions from captions, and clean predictions of held-out noisy clips.
+
+Draws are paired: the same captions, lengths and noise for every checkpoint with the same shapes. Files are npz.
+"""
+
+import argparse
+import hashlib
+import importlib
+import io
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from videomdm_ext.config import Source, Supervision
+from videomdm_ext.datasets.batch import collate, crop
+from videomdm_ext.datasets.folder import read_folder
+from videomdm_ext.errors import ConfigError, HostError
+from videomdm_ext.geometry.cameras import to_camera
+from videomdm_ext.host import adapter, launcher
+from videomdm_ext.host.checkout import Checkout
+from videomdm_ext.host.data import HostDataset, open_dataset
+from videomdm_ext.motion.features import FeatureSpace, decode
+from videomdm_ext.options import from_args
+from videomdm_ext.supervision.unrolling import noised
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A checkpoint in a host: denoiser (averaged weights where there are any), diffusion, data space, arguments."""
+
+    model: Any
+    diffusion: Any
+    space: FeatureSpace
+    args: argparse.Namespace
+    dataset: HostDataset
+
+
+def newest_checkpoint(folder: Path) -> Path:
+    """The last model*.pt of a run's folder."""
+    found = sorted(folder.glob("model*.pt"))
+    if not found:
+        raise HostError(f"{folder}: expected a checkpoint model*.pt, found none. Train first: videomdm train.")
+    return found[-1]
+
+
+def load(checkout: Checkout, checkpoint: Path) -> Trained:
+    """Load a checkpoint with the arguments stored beside it."""
+    stored = checkpoint.with_name("args.json")
+    try:
+        args = argparse.Namespace(**json.loads(stored.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise HostError(
+            f"{stored}: expected the run's arguments as JSON ({error}). Keep args.json beside it."
+        ) from error
+    launcher.use(checkout, add_options=adapter.add_options, activate=adapter.activate)
+    adapter.activate(args)
+    dataset = open_dataset(from_args(Source, args), from_args(Supervision, args), "train", args.seed)
+    model_util = importlib.import_module("utils.model_util")
+    model, diffusion = model_util.create_model_and_diffusion(args, argparse.Namespace(dataset=dataset))
+    try:
+        model_util.load_saved_model(model, str(checkpoint), use_avg=args.use_ema)
+    except (RuntimeError, KeyError, AssertionError, OSError) as error:
+        raise HostError(f"{checkpoint}: does not fit the arguments in {stored} ({error}). Train it again.") from error
+    model.eval()
+    return Trained(model, diffusion, dataset.space, args, dataset)
+
+
+def prompts(dataset: HostDataset, count: int, seed: int) -> list[tuple[str, int]]:
+    """Captions and lengths of `count` training clips, every clip once before any comes again; the same for all arms."""
+    order = sorted(dataset.clips, key=lambda clip: hashlib.sha256(f"{seed}/{clip.id}".encode()).digest())
+    chosen = [order[i % len(order)] for i in range(count)]
+    return [
+        (clip.texts[(i // len(order)) % len(clip.texts)], min(clip.length, dataset.crop_frames))
+        for i, clip in enumerate(chosen)
+    ]
+
+
+@torch.no_grad()
+def sample(
+    trained: Trained, wanted: list[tuple[str, int]], *, seed: int, guidance: float, batch: int = 64
+) -> list[Tensor]:
+    """Motions for captions and lengths: positions [T, J, 3] each, m."""
+    model: Any = trained.model
+    if guidance != 1:
+        if trained.args.cond_mask_prob == 0:
+            raise ConfigError(
+                f"--guidance {guidance}: expected 1 for a denoiser trained without condition dropout "
+                "(--cond_mask_prob 0). Use --guidance 1."
+            )
+        model = importlib.import_module("model.cfg_sampler").ClassifierFreeSampleModel(model)
+        model.eval()
+    draw = torch.Generator().manual_seed(seed)
+    longest = trained.dataset.batch_length
+    motions: list[Tensor] = []
+    for start in range(0, len(wanted), batch):
+        part = wanted[start : start + batch]
+        lengths = torch.tensor([length for _, length in part])
+        y = {
+            "text": [text for text, _ in part],
+            "lengths": lengths,
+            "mask": (torch.arange(longest) < lengths.unsqueeze(1))[:, None, None],
+            "scale": torch.full((len(part),), guidance),
+        }
+        y["text_embed"] = trained.model.encode_text(y["text"])
+        shape = (len(part), trained.space.skeleton.num_features, 1, longest)
+        noise = torch.randn(shape, generator=draw)
+        torch.manual_seed(seed + start)
+        x = trained.diffusion.p_sample_loop(model, shape, noise=noise, clip_denoised=False, model_kwargs={"y": y})
+        positions = decode(trained.space.raw(x), trained.space.skeleton)
+        motions += [positions[i, :length] for i, length in enumerate(lengths)]
+    return motions
+
+
+@torch.no_grad()
+def denoise_held_out(trained: Trained, *, timestep: int, seed: int) -> dict[str, list[Tensor]]:
+    """Held-out lifted clips, noised to `timestep` and predicted clean in one pass, with truth and teacher beside.
+
+    -> prediction, teacher and truth in camera coordinates, positions [T, J, 3] each, m.
+    """
+    source = from_args(Source, trained.args)
+    clips = read_folder(source.clips, "test")[1]
+    length = trained.dataset.batch_length
+    crops = [crop(clip, 0, min(clip.length, length)) for clip in clips]
+    batch: Mapping[str, Any] = collate(crops, length=length)
+    if batch["truth"] is None:
+        raise ConfigError(f"{source.clips}: expected held-out clips with a truth to compare with, found some without.")
+    valid = torch.arange(length) < batch["lengths"].unsqueeze(1)
+    x_start = trained.space.features(batch["teacher"]) * valid[:, None, None]
+    noise = torch.randn(x_start.shape, generator=torch.Generator().manual_seed(seed))
+    t = torch.full((len(crops),), timestep)
+    alpha_bar = torch.as_tensor(trained.diffusion.alphas_cumprod, dtype=torch.float32)[t]
+    y = {"text": [clip.texts[0] for clip in clips], "mask": valid[:, None, None], "lengths": batch["lengths"]}
+    y["text_embed"] = trained.model.encode_text(y["text"])
+    x = trained.diffusion._wrap_model(trained.model)(noised(x_start, noise, alpha_bar), t, y=y)
+    skeleton = trained.space.skeleton
+    seen = {
+        "prediction": to_camera(decode(trained.space.raw(x), skeleton), batch["extrinsics"]),
+        "teacher": to_camera(decode(batch["teacher"], skeleton), batch["extrinsics"]),
+        "truth": to_camera(decode(batch["truth"], skeleton), batch["truth_extrinsics"]),
+    }
+    return {name: [p[: item.length] for p, item in zip(values, crops, strict=True)] for name, values in seen.items()}
+
+
+def write_motions(path: Path, groups: Mapping[str, list[Tensor]], captions: list[str]) -> None:
+    """Groups of motions [T, J, 3] of any lengths in one npz, written beside and renamed."""
+    arrays: dict[str, Any] = {"captions": np.array(captions)}
+    for name, motions in groups.items():
+        arrays[name] = torch.cat(motions).numpy()
+        arrays[f"{name}_lengths"] = np.array([len(motion) for motion in motions])
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".part")
+    beside.write_bytes(content.getvalue())
+    os.replace(beside, path)
+
+
+def read_motions(path: Path) -> tuple[dict[str, list[Tensor]], list[str]]:
+    """What `write_motions` wrote."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: expected motions in npz, found something else ({error}). Sample again.") from error
+    captions = [str(text) for text in arrays.pop("captions")]
+    groups = {}
+    for name in [name for name in arrays if not name.endswith("_lengths")]:
+        groups[name] = list(torch.from_numpy(arrays[name]).split(arrays[f"{name}_lengths"].tolist()))
+    return groups, captions
