@@ -35,9 +35,7 @@ def from_mapping(config: type[Config], values: Mapping[str, Any], source: str) -
     names = [item.name for item in dataclasses.fields(config)]  # type: ignore[arg-type]
     unknown = [name for name in values if name not in names]
     if unknown:
-        raise ConfigError(
-            f"{source}: expected options among {', '.join(names)}, found {', '.join(map(str, unknown))}. Correct the name."
-        )
+        raise ConfigError(f"{source}: expected options among {', '.join(names)}, found {', '.join(map(str, unknown))}.")
     try:
         return config(**values)
     except ConfigError as error:

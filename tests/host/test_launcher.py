@@ -79,8 +79,25 @@ except HostError as error:
     sys.exit(f"error: {error}")
 '''
 
-SMALL = ["--layers", "1", "--latent_dim", "16", "--ff_size", "24", "--diffusion_steps", "4", "--batch_size", "3",
-         "--use_ema", "--avg_model_beta", "0.9", "--lr", "1e-2", "--gradient_clip", "1"]
+SMALL = [
+    "--layers",
+    "1",
+    "--latent_dim",
+    "16",
+    "--ff_size",
+    "24",
+    "--diffusion_steps",
+    "4",
+    "--batch_size",
+    "3",
+    "--use_ema",
+    "--avg_model_beta",
+    "0.9",
+    "--lr",
+    "1e-2",
+    "--gradient_clip",
+    "1",
+]
 
 
 def execute(code: str, *arguments: object, path: str = "") -> subprocess.CompletedProcess[str]:
@@ -184,8 +201,20 @@ def test_args_json_is_sorted_and_holds_the_added_option(straight):
 
 
 def test_sampling_restores_the_options_of_training(straight, tmp_path):
-    arguments = ["--model_path", straight / "model000000007.pt", "--output_dir", tmp_path / "out", "--num_samples", 2,
-                 "--num_repetitions", 2, "--motion_length", 0.5, "--layers", 5]
+    arguments = [
+        "--model_path",
+        straight / "model000000007.pt",
+        "--output_dir",
+        tmp_path / "out",
+        "--num_samples",
+        2,
+        "--num_repetitions",
+        2,
+        "--motion_length",
+        0.5,
+        "--layers",
+        5,
+    ]
     done = execute(WRAPPER, "sample.generate", *arguments)
     assert done.returncode == 0, done.stderr
     assert "active: blue 1" in done.stdout
@@ -200,8 +229,20 @@ def test_sampling_restores_the_options_of_training(straight, tmp_path):
 
 
 def test_a_prompt_is_sampled_as_often_as_asked(straight, tmp_path):
-    arguments = ["--model_path", straight / "model000000007.pt", "--output_dir", tmp_path, "--num_samples", 3,
-                 "--num_repetitions", 1, "--motion_length", 0.5, "--text_prompt", "a man walks"]
+    arguments = [
+        "--model_path",
+        straight / "model000000007.pt",
+        "--output_dir",
+        tmp_path,
+        "--num_samples",
+        3,
+        "--num_repetitions",
+        1,
+        "--motion_length",
+        0.5,
+        "--text_prompt",
+        "a man walks",
+    ]
     done = execute(WRAPPER, "sample.generate", *arguments)
     assert done.returncode == 0, done.stderr
     with np.load(tmp_path / "results.npz", allow_pickle=False) as results:

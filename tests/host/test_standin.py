@@ -18,8 +18,17 @@ from videomdm_ext.errors import HostError
 from videomdm_ext.host import checkout
 
 SIZES = {"njoints": 263, "nfeats": 1, "latent_dim": 32, "ff_size": 48, "num_layers": 1, "num_heads": 4}
-REST = {"modeltype": "", "num_actions": 1, "translation": True, "pose_rep": "rot6d", "glob": True, "glob_rot": True,
-        "data_rep": "hml_vec", "dataset": "humanml", "clip_version": "ViT-B/32"}
+REST = {
+    "modeltype": "",
+    "num_actions": 1,
+    "translation": True,
+    "pose_rep": "rot6d",
+    "glob": True,
+    "glob_rot": True,
+    "data_rep": "hml_vec",
+    "dataset": "humanml",
+    "clip_version": "ViT-B/32",
+}
 
 
 @pytest.fixture
@@ -138,9 +147,19 @@ def test_without_an_adapter_there_is_no_data(standin_module):
 
 
 def test_channels_follow_the_dataset(standin_module):
-    args = SimpleNamespace(latent_dim=32, ff_size=48, layers=1, num_heads=4, unconstrained=True, cond_mask_prob=0.1,
-                           arch="trans_enc", dataset="humanml", text_encoder_type="clip", pos_embed_max_len=100,
-                           mask_frames=True)
+    args = SimpleNamespace(
+        latent_dim=32,
+        ff_size=48,
+        layers=1,
+        num_heads=4,
+        unconstrained=True,
+        cond_mask_prob=0.1,
+        arch="trans_enc",
+        dataset="humanml",
+        text_encoder_type="clip",
+        pos_embed_max_len=100,
+        mask_frames=True,
+    )
     model_args = standin_module("utils.model_util").get_model_args
     assert model_args(args, SimpleNamespace(dataset=SimpleNamespace(num_features=191)))["njoints"] == 191
     assert model_args(args, SimpleNamespace(dataset=SimpleNamespace()))["njoints"] == 263
@@ -176,7 +195,7 @@ def test_a_checkpoint_of_another_size_is_refused(build, standin_module, tmp_path
 
 # --- equality with MDM: one program, run once in each host ---
 
-PROGRAM = '''
+PROGRAM = """
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -288,7 +307,7 @@ np.random.seed(5)
 result["timesteps"], result["timestep weights"] = sampler.sample(20, "cpu")
 result["positions"] = recover_from_ric(torch.randn(2, 7, 263, generator=g), 22)
 torch.save(result, out)
-'''
+"""
 
 
 @pytest.fixture(scope="module")
@@ -307,8 +326,10 @@ def both(mdm_checkout, tmp_path_factory):
         return torch.load(out)
 
     own = {host: run(host, "none") for host in roots}
-    return {"standin's weights": (own["standin"], run("mdm", "standin-none")),
-            "MDM's weights": (run("standin", "mdm-none"), own["mdm"])}
+    return {
+        "standin's weights": (own["standin"], run("mdm", "standin-none")),
+        "MDM's weights": (run("standin", "mdm-none"), own["mdm"]),
+    }
 
 
 @pytest.mark.mdm

@@ -53,6 +53,7 @@ METRICS = {
         Metric("mpjpe", "MPJPE", "mm", "paired", 1e3),
         Metric("root_aligned_mpjpe", "root-aligned MPJPE", "mm", "paired", 1e3),
         Metric("pa_mpjpe", "PA-MPJPE", "mm", "paired", 1e3),
+        Metric("heldout_mpjpe", "MPJPE of denoised held-out clips, root-aligned", "mm", "paired", 1e3),
         Metric("acceleration_error", "acceleration error", "m/s²", "paired"),
         Metric("acceleration", "acceleration", "m/s²", "level"),
         Metric("jitter", "jitter", "m/s³", "level"),

@@ -1,210 +1,24 @@
-"""The report of a comparison: scores with intervals, what may rank, a verdict computed from the data, and pictures."""
+"""The report of a comparison: scores with intervals, what may rank, the verdict, and pictures."""
 
 import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videomdm_ext.benchmark import pictures
-from videomdm_ext.benchmark.metrics import METRICS, Calibration, by_name
-from videomdm_ext.benchmark.pictures import Curve, Example, Panel
-from videomdm_ext.benchmark.statistics import Estimate, Ratio, mean_interval, paired_difference, paired_ratio
-from videomdm_ext.datasets.card import Card
+from videomdm_ext.benchmark.animation import animation
+from videomdm_ext.benchmark.metrics import Calibration, by_name
+from videomdm_ext.benchmark.numerals import estimate_text, number, ratio_text
+from videomdm_ext.benchmark.pictures import Panel
+from videomdm_ext.benchmark.results import CONTROL, REFERENCE, Results, compare, compared_arms, verdict
+from videomdm_ext.benchmark.statistics import mean_interval
 from videomdm_ext.datasets.files import check_writable, write_bytes
 from videomdm_ext.skeletons import by_name as skeleton_by_name
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-REFERENCE, CONTROL = "3d", "3d-on-teacher"
-"""The arm that sees the truth, and the arm that a 2D method must beat; every other arm is compared with both."""
-FROZEN_BELOW = 0.25
-"""An arm with less than this share of the truth's motion energy does not move."""
-
-
-@dataclass(frozen=True)
-class Replication:
-    """One training of an arm: seed, scores by metric name, losses, and what it cost; `progress` is scores by step."""
-
-    seed: int
-    metrics: Mapping[str, float]
-    losses: Curve
-    steps: int
-    passes: int
-    seconds: float
-    progress: Curve | None = None
-
-
-@dataclass(frozen=True)
-class Arm:
-    """A way to train, with a replication for each seed; `settings` says in one line how it differs from the others."""
-
-    name: str
-    replications: tuple[Replication, ...]
-    settings: str = ""
-
-    def values(self, metric: str) -> dict[int, float]:
-        """Scores by seed, those that there are."""
-        return {run.seed: run.metrics[metric] for run in self.replications if metric in run.metrics}
-
-
-@dataclass(frozen=True)
-class Results:
-    """All that a report tells. `clips` is N, the clips scored for each seed; examples share captions over arms."""
-
-    arms: tuple[Arm, ...]
-    calibration: Calibration
-    card: Card
-    clips: int
-    text_features: str
-    examples: tuple[Example, ...] = ()
-    notes: tuple[str, ...] = ()
-    title: str = "2D against 3D supervision"
-
-    @property
-    def metrics(self) -> list[str]:
-        """Names of the scores that any arm has, in the order of METRICS, others behind."""
-        found = dict.fromkeys(name for arm in self.arms for run in arm.replications for name in run.metrics)
-        return [name for name in METRICS if name in found] + [n for n in found if n not in METRICS and n != "clips"]
-
-    def arm(self, name: str) -> Arm | None:
-        return next((arm for arm in self.arms if arm.name == name), None)
-
-    def errors(self, arm: Arm, metric: str) -> dict[int, float]:
-        """How far each seed is from the best score."""
-        return {seed: self.calibration.error(metric, value) for seed, value in arm.values(metric).items()}
-
-    def frozen(self, arm: Arm) -> bool:
-        """Whether the arm's samples hardly move."""
-        energy, truth = list(arm.values("motion_energy").values()), self.calibration.truth.get("motion_energy")
-        return bool(energy) and truth is not None and mean_interval(energy).mean < FROZEN_BELOW * truth
-
-    @property
-    def ranking_metrics(self) -> list[str]:
-        return [name for name in self.metrics if self.calibration.ranking(name)[0]]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """An arm against the control in one metric, seeds paired: positive `gain` is less error than the control.
-
-    `closure` is the share of the gap from control to reference that is closed, `ratio` error over the reference's.
-    """
-
-    metric: str
-    gain: Estimate
-    closure: Ratio | None
-    ratio: Ratio | None
-
-    @property
-    def outcome(self) -> str:
-        """ "better", "worse", "undetected", "single" for one seed, or "not finite"."""
-        if not math.isfinite(self.gain.mean):
-            return "not finite"
-        if self.gain.low is None or self.gain.high is None:
-            return "single"
-        return "better" if self.gain.low > 0 else "worse" if self.gain.high < 0 else "undetected"
-
-
-def compare(results: Results, arm: Arm) -> list[Comparison]:
-    """The arm against the control in every metric that may rank and that both have seeds in common for."""
-    control, reference = results.arm(CONTROL), results.arm(REFERENCE)
-    found = []
-    for metric in results.ranking_metrics if control else []:
-        own, other = results.errors(arm, metric), results.errors(control, metric)  # type: ignore[arg-type]
-        gain = paired_difference(other, own)
-        if gain is None:
-            continue
-        best = results.errors(reference, metric) if reference else {}
-        seeds = [seed for seed in own if seed in other and seed in best]
-        gap = [other[seed] - best[seed] for seed in seeds]
-        closure = paired_ratio([other[seed] - own[seed] for seed in seeds], gap) if seeds else None
-        ratio = paired_ratio([own[seed] for seed in seeds], [best[seed] for seed in seeds]) if seeds else None
-        found.append(Comparison(metric, gain, closure, ratio))
-    return found
-
-
-def compared_arms(results: Results) -> list[Arm]:
-    """Arms that are neither reference nor control."""
-    return [arm for arm in results.arms if arm.name not in (REFERENCE, CONTROL)]
-
-
-def verdict(results: Results) -> list[str]:
-    """One sentence for every compared arm, computed from the scores."""
-    if results.arm(CONTROL) is None:
-        return [f"No arm `{CONTROL}`: nothing to compare with."]
-    if not results.ranking_metrics:
-        return ["No metric tells the teacher's own data from the truth here, so none may rank the arms."]
-    return [_sentence(results, arm) for arm in compared_arms(results)] or ["No arm to compare with the control."]
-
-
-def _sentence(results: Results, arm: Arm) -> str:
-    comparisons = compare(results, arm)
-    if results.frozen(arm):
-        return (
-            f"`{arm.name}` hardly moves (motion energy under {FROZEN_BELOW:g} of the truth's): "
-            f"a failure, whatever its distances; it does not beat `{CONTROL}`."
-        )
-    if not comparisons:
-        return f"`{arm.name}` and `{CONTROL}` have no seed in common: no comparison."
-    groups: dict[str, list[str]] = {}
-    for comparison in comparisons:
-        outcome, label = comparison.outcome, by_name(comparison.metric).label
-        if outcome == "single":
-            outcome = "ahead" if comparison.gain.mean > 0 else "behind"
-        groups.setdefault(outcome, []).append(label)
-    if "ahead" in groups or "behind" in groups:
-        lead = f"With one seed no difference can be told from chance; `{arm.name}` against `{CONTROL}`:"
-    else:
-        count = len(groups.get("better", []))
-        verb = "beats" if count else "does not beat"
-        where = f"in {count} of {len(comparisons)} metrics that may rank" if count else "in any metric that may rank"
-        lead = f"`{arm.name}` {verb} `{CONTROL}` {where}:"
-    words = ("better", "worse", "undetected", "ahead", "behind", "not finite")
-    shown = {"undetected": "no difference detected"}
-    if results.frozen(results.arm(CONTROL) or arm):
-        lead = f"`{CONTROL}` itself hardly moves. {lead}"
-    parts = [f"{shown.get(word, word)} in {', '.join(groups[word])}" for word in words if word in groups]
-    return f"{lead} {'; '.join(parts)}."
-
-
-def decimals(value: float, digits: int) -> int:
-    """Places behind the point that show so many significant digits, 0 to 4."""
-    if value == 0 or not math.isfinite(value):
-        return 0
-    return min(max(digits - 1 - math.floor(math.log10(abs(value))), 0), 4)
-
-
-def number(value: float | None, scale: float = 1.0) -> str:
-    """Three significant digits; "not finite" for NaN, a dash for none."""
-    if value is None:
-        return "–"  # noqa: RUF001
-    if not math.isfinite(value):
-        return "not finite"
-    if 0 < abs(value * scale) < 5e-5:
-        return "< 0.0001"
-    return f"{value * scale:.{decimals(value * scale, 3)}f}"
-
-
-def estimate_text(estimate: Estimate, scale: float = 1.0, sign: str = "") -> str:
-    """Mean and half-width of the interval; the mean alone for one value."""
-    mean, half = estimate.mean * scale, estimate.half_width
-    if half is None or not math.isfinite(mean):
-        return number(mean)
-    places = min(decimals(half * scale, 2), decimals(mean, 3) + 2) if half else decimals(mean, 3)
-    return f"{mean:{sign}.{places}f} ± {half * scale:.{places}f}"
-
-
-def ratio_text(ratio: Ratio | None) -> str:
-    """Value and interval; says where an interval has no finite ends."""
-    if ratio is None or not math.isfinite(ratio.value):
-        return "–"  # noqa: RUF001
-    if ratio.interval is None:
-        return f"{ratio.value:.2f}" + (" (unbounded)" if ratio.n > 1 else "")
-    return f"{ratio.value:.2f} [{ratio.interval[0]:.2f}, {ratio.interval[1]:.2f}]"
 
 
 def score_rows(results: Results) -> tuple[list[str], list[list[str]]]:
@@ -444,7 +258,7 @@ def draw(results: Results, folder: str) -> dict[str, str]:
             "motion.gif": "Samples of one caption, side by side",
         }
         pictures.strips(f"{folder}/strips.png", results.examples, skeleton, fps)
-        pictures.animation(f"{folder}/motion.gif", results.examples[0], skeleton, fps=fps)
+        animation(f"{folder}/motion.gif", results.examples[0], skeleton, fps=fps)
     return images
 
 

@@ -41,6 +41,10 @@ class Trained:
     args: argparse.Namespace
     dataset: HostDataset
 
+    @property
+    def fps(self) -> float:
+        return self.dataset.clips[0].fps
+
 
 def newest_checkpoint(folder: Path) -> Path:
     """The last model*.pt of a run's folder."""

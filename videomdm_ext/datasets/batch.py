@@ -113,6 +113,13 @@ def collate(crops: Sequence[Crop], *, length: int) -> dict[str, Tensor | None]:
     }
 
 
+def tensor_of(batch: Mapping[str, Tensor | None], name: str) -> Tensor:
+    """A tensor of a collated batch that is never missing."""
+    tensor = batch[name]
+    assert tensor is not None
+    return tensor
+
+
 def flatten_observation(batch: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
     """The observed tensors of a collated batch under the keys that `Observation.take` looks for in `cond['y']`."""
     observed = {name: batch[name] for name in OBSERVED}

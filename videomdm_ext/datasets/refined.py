@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.datasets import files
-from videomdm_ext.datasets.batch import collate, crop
+from videomdm_ext.datasets.batch import collate, crop, tensor_of
 from videomdm_ext.datasets.card import Card
 from videomdm_ext.datasets.clip import Array, Clip
 from videomdm_ext.datasets.folder import SPLITS, read_folder
@@ -51,6 +51,7 @@ def make_refined(path: str, card: Card, progress: Progress | None = None) -> Non
         for start in range(0, len(clips), GROUP):
             refined, lengths = refine_clips(clips[start : start + GROUP], card.heading, lengths, progress)
             made += refined
+        assert lengths is not None
         for clip in made:
             arrays = {"features": clip.teacher, "extrinsics": clip.extrinsics}
             files.write_bytes(bf.join(folder, f"{clip.id}.npz"), files.arrays_bytes(arrays))
@@ -67,13 +68,13 @@ def refine_clips(
     longest = max(clip.length for clip in clips)
     batch = collate([crop(clip, 0, clip.length) for clip in clips], length=longest)
     observation = Observation.of(
-        keypoints=_present(batch["keypoints"]),
-        confidence=_present(batch["confidence"]),
-        extrinsics=_present(batch["extrinsics"]),
-        initial_heading=_present(batch["initial_heading"]),
-        valid=torch.arange(longest) < _present(batch["lengths"]).unsqueeze(1),
+        keypoints=tensor_of(batch, "keypoints"),
+        confidence=tensor_of(batch, "confidence"),
+        extrinsics=tensor_of(batch, "extrinsics"),
+        initial_heading=tensor_of(batch, "initial_heading"),
+        valid=torch.arange(longest) < tensor_of(batch, "lengths").unsqueeze(1),
     )
-    lifted = decode(_present(batch["teacher"]), skeleton)
+    lifted = decode(tensor_of(batch, "teacher"), skeleton)
     positions, lengths = refine(lifted, observation, skeleton, lengths=lengths, progress=progress)
     return [_replaced(clip, positions[i, : clip.length], rule) for i, clip in enumerate(clips)], lengths
 
@@ -99,13 +100,8 @@ def _replaced(clip: Clip, positions: Tensor, rule: HeadingRule) -> Clip:
     return dataclasses.replace(clip, teacher=features.numpy(), extrinsics=extrinsics.numpy())
 
 
-def _write_summary(folder: str, clips: Sequence[Clip], card: Card, lengths: Tensor | None) -> None:
+def _write_summary(folder: str, clips: Sequence[Clip], card: Card, lengths: Tensor) -> None:
     mean, std = mean_and_std([torch.from_numpy(clip.teacher) for clip in clips], by_name(card.skeleton))
     for name, values in (("Mean.npy", mean), ("Std.npy", std)):
         files.write_bytes(bf.join(folder, name), files.array_bytes(values.numpy()))
-    files.write_bytes(bf.join(folder, "skeleton.npz"), files.arrays_bytes({"lengths": _present(lengths).numpy()}))
-
-
-def _present(tensor: Tensor | None) -> Tensor:
-    assert tensor is not None
-    return tensor
+    files.write_bytes(bf.join(folder, "skeleton.npz"), files.arrays_bytes({"lengths": lengths.numpy()}))

@@ -58,7 +58,7 @@ def _own(module: Any, name: str) -> Any:
 def with_text_encoder(base: type, encoder: Any) -> type:
     """A subclass of the host's MDM that asks `encoder(texts)` [B, 512] where the host would load CLIP."""
 
-    class WithTextEncoder(base):  # type: ignore[misc]
+    class WithTextEncoder(base):
         def load_and_freeze_clip(self, clip_version: str) -> Any:
             return encoder
 

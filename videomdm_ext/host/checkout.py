@@ -8,10 +8,19 @@ from pathlib import Path
 from videomdm_ext.errors import HostError
 
 SEAMS = (
-    "utils/parser_util.py", "utils/model_util.py", "utils/fixseed.py", "utils/dist_util.py",
-    "model/mdm.py", "model/cfg_sampler.py", "diffusion/gaussian_diffusion.py", "diffusion/respace.py",
-    "data_loaders/get_data.py", "data_loaders/tensors.py",
-    "train/train_mdm.py", "train/training_loop.py", "sample/generate.py",
+    "utils/parser_util.py",
+    "utils/model_util.py",
+    "utils/fixseed.py",
+    "utils/dist_util.py",
+    "model/mdm.py",
+    "model/cfg_sampler.py",
+    "diffusion/gaussian_diffusion.py",
+    "diffusion/respace.py",
+    "data_loaders/get_data.py",
+    "data_loaders/tensors.py",
+    "train/train_mdm.py",
+    "train/training_loop.py",
+    "sample/generate.py",
 )
 VARIABLE = "VIDEOMDM_MDM_ROOT"
 NAME = "motion-diffusion-model"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.config import Source, Supervision
-from videomdm_ext.datasets.batch import Crop, Path, collate, crop, flatten_observation
+from videomdm_ext.datasets.batch import Crop, Path, collate, crop, flatten_observation, tensor_of
 from videomdm_ext.datasets.clip import Clip, with_truth_as_teacher
 from videomdm_ext.datasets.folder import read_folder, read_statistics
 from videomdm_ext.datasets.refined import is_made, make_refined, read_refined
@@ -94,9 +94,9 @@ class HostDataset:
         """-> x_start [B, D, 1, T], z-scored, zero in the padding; the condition with text, mask and observation."""
         crops = [item for item, _ in items]
         batch = collate(crops, length=self.batch_length)
-        lengths = batch["lengths"]
+        lengths = tensor_of(batch, "lengths")
         valid = torch.arange(self.batch_length) < lengths.unsqueeze(1)
-        motion = self.space.features(batch["teacher"]) * valid[:, None, None]
+        motion = self.space.features(tensor_of(batch, "teacher")) * valid[:, None, None]
         y = {
             "mask": valid[:, None, None],
             "lengths": lengths,

@@ -24,9 +24,7 @@ Activate = Callable[[argparse.Namespace], None]
 _in_use: Checkout | None = None
 
 
-def run(
-    checkout: Checkout, module: str, argv: Sequence[str], *, add_options: AddOptions, activate: Activate
-) -> None:
+def run(checkout: Checkout, module: str, argv: Sequence[str], *, add_options: AddOptions, activate: Activate) -> None:
     """Run `module` of the checkout as the main program with the arguments `argv`."""
     use(checkout, add_options=add_options, activate=activate)
     if not exists(module):
@@ -95,8 +93,10 @@ def with_options(add: Callable[..., Any], add_options: AddOptions) -> Callable[.
         add(parser)
         groups = [group for group in parser._action_groups if group.title == "diffusion"]
         if not groups:
-            raise HostError("utils/parser_util.py: add_diffusion_options makes no group titled 'diffusion'. "
-                            "This MDM is too different; use commit d4fd88c.")
+            raise HostError(
+                "utils/parser_util.py: add_diffusion_options makes no group titled 'diffusion'. "
+                "This MDM is too different; use commit d4fd88c."
+            )
         add_options(groups[-1])
 
     return wrapper

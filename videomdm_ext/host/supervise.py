@@ -33,7 +33,7 @@ def configure(args: argparse.Namespace) -> None:
 def supervised(base: type, config: Supervision, extra: Mapping[str, tuple[float, Term]]) -> type:
     """A subclass of the host's SpacedDiffusion that replaces its training loss by the 2D objective."""
 
-    class Supervised2D(base):  # type: ignore[misc]
+    class Supervised2D(base):
         def training_losses(
             self,
             model: Any,
@@ -43,7 +43,7 @@ def supervised(base: type, config: Supervision, extra: Mapping[str, tuple[float,
             noise: Tensor | None = None,
             dataset: HostDataset | None = None,
         ) -> dict[str, Tensor]:
-            """Loss and terms [B], means over the passes of a walk. Timesteps t [B] serve steps that are not unrolled."""
+            """Loss and terms [B], means over the passes of a walk; t [B] serves a step that is not unrolled."""
             assert model_kwargs is not None
             assert dataset is not None
             observation, rest = Observation.take(model_kwargs["y"], config.confidence)

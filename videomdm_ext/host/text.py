@@ -5,10 +5,11 @@ Encoders keep what they have encoded: a caption costs its forward pass once. The
 
 import hashlib
 import importlib
+import importlib.util
+import itertools
 import re
 from argparse import Namespace
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ from videomdm_ext.options import from_args
 
 WIDTH = 512
 """Channels of CLIP's text features, which the host's `embed_text` expects."""
+NORM = 10.0
+"""Length of CLIP's text features, about; ours have the same."""
 
 
 class TextEncoder(nn.Module):
@@ -47,7 +50,7 @@ class TextEncoder(nn.Module):
 
 
 class Words(TextEncoder):
-    """A sum of fixed random directions, one a word and one a pair of neighbours, of unit length. No word order beyond."""
+    """A sum of fixed random directions, one for each word and each pair of neighbours: no model, little meaning."""
 
     name = "words"
 
@@ -56,9 +59,9 @@ class Words(TextEncoder):
 
     def _encode(self, text: str) -> Tensor:
         words = re.findall(r"[a-z0-9]+", text.lower())
-        parts = words + [f"{first} {second}" for first, second in zip(words, words[1:], strict=False)]
+        parts = words + [f"{first} {second}" for first, second in itertools.pairwise(words)]
         total = torch.stack([_direction(part) for part in parts]).sum(0) if parts else torch.zeros(WIDTH)
-        return total * (WIDTH**0.5 / torch.linalg.vector_norm(total).clamp_min(1e-6)) * 0.44
+        return total * (NORM / torch.linalg.vector_norm(total).clamp_min(1e-6))
 
 
 def _direction(word: str) -> Tensor:
@@ -85,7 +88,7 @@ class MiniLM(TextEncoder):
         states = model(**tokens).last_hidden_state
         mask = tokens["attention_mask"].unsqueeze(-1)
         sentence = (states * mask).sum(1) / mask.sum(1)
-        sentence = nn.functional.normalize(sentence, dim=-1) * WIDTH**0.5 * 0.44
+        sentence = NORM * nn.functional.normalize(sentence, dim=-1)
         return nn.functional.pad(sentence, (0, WIDTH - sentence.shape[-1]))
 
 
@@ -99,8 +102,8 @@ def _load_minilm() -> tuple[Any, Any]:
             f"--text_features minilm: expected the packages of the extra `demo`, found: {error}. "
             'Run pip install -e ".[demo]" -c constraints.txt, or choose --text_features words.'
         ) from error
-    places = sorted(Path(next(iter(package.__path__))).rglob("config.json"), key=lambda place: len(place.parts))
-    folder = str(places[0].parent)
+    transformers.utils.logging.disable_progress_bar()
+    folder = str(package.get_model_path())
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     model = transformers.AutoModel.from_pretrained(folder, local_files_only=True).eval().requires_grad_(False)
     return tokenizer, model

@@ -39,8 +39,20 @@ def masked_l2(a, b, mask):
 class GaussianDiffusion:
     """A schedule of T steps and what follows from it; the model predicts x_0 and the variance is fixed."""
 
-    def __init__(self, *, betas, model_mean_type, model_var_type, loss_type, rescale_timesteps=False,
-                 lambda_vel=0.0, lambda_rcxyz=0.0, lambda_fc=0.0, lambda_target_loc=0.0, data_rep="rot6d"):
+    def __init__(
+        self,
+        *,
+        betas,
+        model_mean_type,
+        model_var_type,
+        loss_type,
+        rescale_timesteps=False,
+        lambda_vel=0.0,
+        lambda_rcxyz=0.0,
+        lambda_fc=0.0,
+        lambda_target_loc=0.0,
+        data_rep="rot6d",
+    ):
         self.model_mean_type, self.model_var_type, self.loss_type = model_mean_type, model_var_type, loss_type
         self.rescale_timesteps, self.data_rep, self.lambda_vel = rescale_timesteps, data_rep, lambda_vel
         self.refuse_what_only_mdm_has(lambda_rcxyz or lambda_fc or lambda_target_loc)
@@ -49,10 +61,16 @@ class GaussianDiffusion:
 
     def refuse_what_only_mdm_has(self, body_model_losses):
         known = (ModelVarType.FIXED_SMALL, ModelVarType.FIXED_LARGE)
-        if body_model_losses or self.model_var_type not in known or self.loss_type is not LossType.MSE or (
-                self.model_mean_type is not ModelMeanType.START_X):
-            raise NotImplementedError("The stand-in host predicts x_0 with a fixed variance, an MSE loss and no body "
-                                      "model. Use MDM (--mdm) for anything else.")
+        if (
+            body_model_losses
+            or self.model_var_type not in known
+            or self.loss_type is not LossType.MSE
+            or (self.model_mean_type is not ModelMeanType.START_X)
+        ):
+            raise NotImplementedError(
+                "The stand-in host predicts x_0 with a fixed variance, an MSE loss and no body "
+                "model. Use MDM (--mdm) for anything else."
+            )
 
     def set_betas(self, betas):
         """Fill the float64 tables of length T; betas must lie in (0, 1]."""
@@ -90,10 +108,15 @@ class GaussianDiffusion:
 
     def q_posterior_mean_variance(self, x_start, x_t, t):
         """Mean, variance and clipped log variance of q(x_{t-1} | x_t, x_0)."""
-        mean = (_extract_into_tensor(self.posterior_mean_coef1, t, x_t.shape) * x_start
-                + _extract_into_tensor(self.posterior_mean_coef2, t, x_t.shape) * x_t)
-        return (mean, _extract_into_tensor(self.posterior_variance, t, x_t.shape),
-                _extract_into_tensor(self.posterior_log_variance_clipped, t, x_t.shape))
+        mean = (
+            _extract_into_tensor(self.posterior_mean_coef1, t, x_t.shape) * x_start
+            + _extract_into_tensor(self.posterior_mean_coef2, t, x_t.shape) * x_t
+        )
+        return (
+            mean,
+            _extract_into_tensor(self.posterior_variance, t, x_t.shape),
+            _extract_into_tensor(self.posterior_log_variance_clipped, t, x_t.shape),
+        )
 
     # --- the backward process ---
 
@@ -107,8 +130,12 @@ class GaussianDiffusion:
             start = start.clamp(-1, 1)
         mean, _, _ = self.q_posterior_mean_variance(x_start=start, x_t=x, t=t)
         variance, log_variance = self.fixed_variance()
-        return {"mean": mean, "variance": _extract_into_tensor(variance, t, x.shape),
-                "log_variance": _extract_into_tensor(log_variance, t, x.shape), "pred_xstart": start}
+        return {
+            "mean": mean,
+            "variance": _extract_into_tensor(variance, t, x.shape),
+            "log_variance": _extract_into_tensor(log_variance, t, x.shape),
+            "pred_xstart": start,
+        }
 
     def fixed_variance(self):
         """The sampler's variance and its logarithm, float64 [T]."""
@@ -118,8 +145,10 @@ class GaussianDiffusion:
         return large, np.log(large)
 
     def _predict_xstart_from_eps(self, x_t, t, eps):
-        return (_extract_into_tensor(self.sqrt_recip_alphas_cumprod, t, x_t.shape) * x_t
-                - _extract_into_tensor(self.sqrt_recipm1_alphas_cumprod, t, x_t.shape) * eps)
+        return (
+            _extract_into_tensor(self.sqrt_recip_alphas_cumprod, t, x_t.shape) * x_t
+            - _extract_into_tensor(self.sqrt_recipm1_alphas_cumprod, t, x_t.shape) * eps
+        )
 
     def _predict_eps_from_xstart(self, x_t, t, pred_xstart):
         difference = _extract_into_tensor(self.sqrt_recip_alphas_cumprod, t, x_t.shape) * x_t - pred_xstart
@@ -133,8 +162,9 @@ class GaussianDiffusion:
         gradient = cond_fn(x, self._scale_timesteps(t), **(model_kwargs or {}))
         return p_mean_var["mean"].float() + p_mean_var["variance"] * gradient.float()
 
-    def p_sample(self, model, x, t, clip_denoised=True, denoised_fn=None, cond_fn=None, model_kwargs=None,
-                 const_noise=False):
+    def p_sample(
+        self, model, x, t, clip_denoised=True, denoised_fn=None, cond_fn=None, model_kwargs=None, const_noise=False
+    ):
         """One ancestral step: a dict of sample (x_{t-1}) and pred_xstart."""
         out = self.p_mean_variance(model, x, t, clip_denoised, denoised_fn, model_kwargs)
         noise = torch.randn_like(x)
@@ -156,18 +186,60 @@ class GaussianDiffusion:
         mean = start * torch.sqrt(previous) + torch.sqrt(1 - previous - sigma**2) * eps
         return {"sample": mean + unless_last(t, x) * sigma * noise, "pred_xstart": start}
 
-    def p_sample_loop(self, model, shape, noise=None, clip_denoised=True, denoised_fn=None, cond_fn=None,
-                      model_kwargs=None, device=None, progress=False, skip_timesteps=0, init_image=None,
-                      randomize_class=False, cond_fn_with_grad=False, dump_steps=None, const_noise=False):
+    def p_sample_loop(
+        self,
+        model,
+        shape,
+        noise=None,
+        clip_denoised=True,
+        denoised_fn=None,
+        cond_fn=None,
+        model_kwargs=None,
+        device=None,
+        progress=False,
+        skip_timesteps=0,
+        init_image=None,
+        randomize_class=False,
+        cond_fn_with_grad=False,
+        dump_steps=None,
+        const_noise=False,
+    ):
         """Ancestral sampling from pure noise. -> sample of `shape`, or the list of samples at `dump_steps`"""
         samples = self.p_sample_loop_progressive(
-            model, shape, noise, clip_denoised, denoised_fn, cond_fn, model_kwargs, device, progress, skip_timesteps,
-            init_image, randomize_class, cond_fn_with_grad, const_noise)
+            model,
+            shape,
+            noise,
+            clip_denoised,
+            denoised_fn,
+            cond_fn,
+            model_kwargs,
+            device,
+            progress,
+            skip_timesteps,
+            init_image,
+            randomize_class,
+            cond_fn_with_grad,
+            const_noise,
+        )
         return last_or_dumped(samples, dump_steps)
 
-    def p_sample_loop_progressive(self, model, shape, noise=None, clip_denoised=True, denoised_fn=None, cond_fn=None,
-                                  model_kwargs=None, device=None, progress=False, skip_timesteps=0, init_image=None,
-                                  randomize_class=False, cond_fn_with_grad=False, const_noise=False):
+    def p_sample_loop_progressive(
+        self,
+        model,
+        shape,
+        noise=None,
+        clip_denoised=True,
+        denoised_fn=None,
+        cond_fn=None,
+        model_kwargs=None,
+        device=None,
+        progress=False,
+        skip_timesteps=0,
+        init_image=None,
+        randomize_class=False,
+        cond_fn_with_grad=False,
+        const_noise=False,
+    ):
         """Yields what p_sample returns, from the noisiest step down."""
         refuse(randomize_class=randomize_class, cond_fn_with_grad=cond_fn_with_grad)
         kwargs = encode_text_once(model, model_kwargs)
@@ -177,20 +249,62 @@ class GaussianDiffusion:
 
         return self.walk(step, model, shape, noise, device, progress, skip_timesteps, init_image)
 
-    def ddim_sample_loop(self, model, shape, noise=None, clip_denoised=True, denoised_fn=None, cond_fn=None,
-                         model_kwargs=None, device=None, progress=False, eta=0.0, skip_timesteps=0, init_image=None,
-                         randomize_class=False, cond_fn_with_grad=False, dump_steps=None, const_noise=False):
+    def ddim_sample_loop(
+        self,
+        model,
+        shape,
+        noise=None,
+        clip_denoised=True,
+        denoised_fn=None,
+        cond_fn=None,
+        model_kwargs=None,
+        device=None,
+        progress=False,
+        eta=0.0,
+        skip_timesteps=0,
+        init_image=None,
+        randomize_class=False,
+        cond_fn_with_grad=False,
+        dump_steps=None,
+        const_noise=False,
+    ):
         """DDIM sampling from pure noise. -> sample of `shape`"""
         refuse(dump_steps=dump_steps, const_noise=const_noise)
         samples = self.ddim_sample_loop_progressive(
-            model, shape, noise, clip_denoised, denoised_fn, cond_fn, model_kwargs, device, progress, eta,
-            skip_timesteps, init_image, randomize_class, cond_fn_with_grad)
+            model,
+            shape,
+            noise,
+            clip_denoised,
+            denoised_fn,
+            cond_fn,
+            model_kwargs,
+            device,
+            progress,
+            eta,
+            skip_timesteps,
+            init_image,
+            randomize_class,
+            cond_fn_with_grad,
+        )
         return last_or_dumped(samples, None)
 
-    def ddim_sample_loop_progressive(self, model, shape, noise=None, clip_denoised=True, denoised_fn=None,
-                                     cond_fn=None, model_kwargs=None, device=None, progress=False, eta=0.0,
-                                     skip_timesteps=0, init_image=None, randomize_class=False,
-                                     cond_fn_with_grad=False):
+    def ddim_sample_loop_progressive(
+        self,
+        model,
+        shape,
+        noise=None,
+        clip_denoised=True,
+        denoised_fn=None,
+        cond_fn=None,
+        model_kwargs=None,
+        device=None,
+        progress=False,
+        eta=0.0,
+        skip_timesteps=0,
+        init_image=None,
+        randomize_class=False,
+        cond_fn_with_grad=False,
+    ):
         """Yields what ddim_sample returns, from the noisiest step down."""
         refuse(cond_fn=cond_fn, randomize_class=randomize_class, cond_fn_with_grad=cond_fn_with_grad)
         kwargs = encode_text_once(model, model_kwargs)

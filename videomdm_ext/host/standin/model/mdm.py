@@ -9,15 +9,39 @@ from torch import nn
 class MDM(nn.Module):
     """Denoiser G(x_t, t, c). The state-dict keys are MDM's; the text encoder under `clip_model` is never saved."""
 
-    def __init__(self, modeltype, njoints, nfeats, num_actions, translation, pose_rep, glob, glob_rot,
-                 latent_dim=256, ff_size=1024, num_layers=8, num_heads=4, dropout=0.1, ablation=None,
-                 activation="gelu", legacy=False, data_rep="rot6d", dataset="amass", clip_dim=512,
-                 arch="trans_enc", emb_trans_dec=False, clip_version=None, **kargs):
+    def __init__(
+        self,
+        modeltype,
+        njoints,
+        nfeats,
+        num_actions,
+        translation,
+        pose_rep,
+        glob,
+        glob_rot,
+        latent_dim=256,
+        ff_size=1024,
+        num_layers=8,
+        num_heads=4,
+        dropout=0.1,
+        ablation=None,
+        activation="gelu",
+        legacy=False,
+        data_rep="rot6d",
+        dataset="amass",
+        clip_dim=512,
+        arch="trans_enc",
+        emb_trans_dec=False,
+        clip_version=None,
+        **kargs,
+    ):
         super().__init__()
         self.cond_mode = kargs.get("cond_mode", "no_cond")
         if arch != "trans_enc" or data_rep != "hml_vec" or self.cond_mode not in ("text", "no_cond"):
-            raise ValueError("The stand-in host has arch trans_enc, data_rep hml_vec and cond_mode text or no_cond; "
-                             f"found {arch}, {data_rep}, {self.cond_mode}. Use MDM (--mdm).")
+            raise ValueError(
+                "The stand-in host has arch trans_enc, data_rep hml_vec and cond_mode text or no_cond; "
+                f"found {arch}, {data_rep}, {self.cond_mode}. Use MDM (--mdm)."
+            )
         self.arch, self.data_rep, self.dataset = arch, data_rep, dataset
         self.njoints, self.nfeats, self.num_actions = njoints, nfeats, num_actions
         self.pose_rep, self.glob, self.translation = pose_rep, glob, translation
@@ -94,9 +118,11 @@ def clip_package():
     try:
         import clip
     except ImportError as error:
-        raise RuntimeError("Text features need OpenAI's package `clip`, which is not installed (the one on PyPI under "
-                           "that name is another program; clip-anytorch provides it). Install it, or choose "
-                           "--text_features words or minilm, or train with --unconstrained.") from error
+        raise RuntimeError(
+            "Text features need OpenAI's package `clip`, which is not installed (the one on PyPI under "
+            "that name is another program; clip-anytorch provides it). Install it, or choose "
+            "--text_features words or minilm, or train with --unconstrained."
+        ) from error
     return clip
 
 
@@ -120,8 +146,7 @@ class TimestepEmbedder(nn.Module):
     def __init__(self, latent_dim, sequence_pos_encoder):
         super().__init__()
         self.sequence_pos_encoder = sequence_pos_encoder
-        self.time_embed = nn.Sequential(
-            nn.Linear(latent_dim, latent_dim), nn.SiLU(), nn.Linear(latent_dim, latent_dim))
+        self.time_embed = nn.Sequential(nn.Linear(latent_dim, latent_dim), nn.SiLU(), nn.Linear(latent_dim, latent_dim))
 
     def forward(self, timesteps):
         return self.time_embed(self.sequence_pos_encoder.pe[timesteps]).transpose(0, 1)

@@ -40,8 +40,10 @@ def main(args=None):
         with torch.no_grad():
             y["text_embed"] = model.encode_text(y["text"])
     shape = (args.num_samples, model.njoints, model.nfeats, frames)
-    samples = [diffusion.p_sample_loop(model, shape, clip_denoised=False, model_kwargs={"y": y}, progress=True).cpu()
-               for _ in range(args.num_repetitions)]
+    samples = [
+        diffusion.p_sample_loop(model, shape, clip_denoised=False, model_kwargs={"y": y}, progress=True).cpu()
+        for _ in range(args.num_repetitions)
+    ]
     return write(args, data, torch.cat(samples), y)
 
 
@@ -61,8 +63,14 @@ def read_prompts(args):
 
 
 def load_dataset(args):
-    data = get_dataset_loader(name=args.dataset, batch_size=args.batch_size, num_frames=MAX_FRAMES, split="test",
-                              hml_mode="text_only", device=dist_util.dev())
+    data = get_dataset_loader(
+        name=args.dataset,
+        batch_size=args.batch_size,
+        num_frames=MAX_FRAMES,
+        split="test",
+        hml_mode="text_only",
+        device=dist_util.dev(),
+    )
     data.generator.manual_seed(args.seed)
     return data
 
@@ -72,8 +80,10 @@ def conditions(args, data, prompts, frames):
     lengths = [frames] * args.num_samples
     if prompts is None and get_cond_mode(args) == "text":
         if len(data) == 0:
-            raise HostError(f"The test split has {len(data.dataset)} clips, --num_samples is {args.num_samples}. "
-                            "Lower it, or give --text_prompt.")
+            raise HostError(
+                f"The test split has {len(data.dataset)} clips, --num_samples is {args.num_samples}. "
+                "Lower it, or give --text_prompt."
+            )
         _, cond = next(iter(data))
         prompts = cond["y"]["text"]
         lengths = [min(int(length), frames) for length in cond["y"]["lengths"]]
@@ -105,10 +115,12 @@ def write(args, data, samples, y):
     beside = folder / "results.partial.npz"
     np.savez(
         beside,
-        motion=positions.permute(0, 2, 3, 1).numpy(), features=raw.numpy(),
+        motion=positions.permute(0, 2, 3, 1).numpy(),
+        features=raw.numpy(),
         text=np.array(y.get("text", ["unconstrained"] * args.num_samples) * args.num_repetitions, dtype=str),
         lengths=np.tile(y["lengths"].cpu().numpy(), args.num_repetitions),
-        num_samples=args.num_samples, num_repetitions=args.num_repetitions,
+        num_samples=args.num_samples,
+        num_repetitions=args.num_repetitions,
     )
     os.replace(beside, folder / "results.npz")
     print(f"{folder / 'results.npz'}: {len(raw)} samples")

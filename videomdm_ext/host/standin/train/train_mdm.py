@@ -18,8 +18,10 @@ def prepare_save_dir(args):
     """Make the run's folder and write args.json into it."""
     folder = Path(args.save_dir)
     if folder.exists() and not args.overwrite:
-        raise HostError(f"{folder}: exists already. Choose another --save_dir, or pass --overwrite to go on from its "
-                        "newest checkpoint.")
+        raise HostError(
+            f"{folder}: exists already. Choose another --save_dir, or pass --overwrite to go on from its "
+            "newest checkpoint."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "args.json").write_text(json.dumps(vars(args), indent=4, sort_keys=True), encoding="utf-8")
 
@@ -31,8 +33,9 @@ def main():
     platform.report_args(args, name="Args")
     prepare_save_dir(args)
     dist_util.setup_dist(args.device if args.cuda else -1)
-    data = get_dataset_loader(name=args.dataset, batch_size=args.batch_size, num_frames=args.num_frames,
-                              device=dist_util.dev())
+    data = get_dataset_loader(
+        name=args.dataset, batch_size=args.batch_size, num_frames=args.num_frames, device=dist_util.dev()
+    )
     model, diffusion = create_model_and_diffusion(args, data)
     model.to(dist_util.dev())
     print(f"{sum(p.numel() for p in model.parameters_wo_clip()) / 1e6:.2f} M parameters on {dist_util.dev()}")

@@ -138,16 +138,22 @@ class TrainLoop:
             self.train_platform.report_scalar(name=name, value=value, iteration=self.step, group_name="Loss")
         tqdm.write(f"step[{self.step}]: loss[{means['loss']:0.5f}]")
         if not math.isfinite(means["loss"]):
-            raise HostError(f"{self.save_dir}: the loss is {means['loss']} at step {self.step}. Lower --lr, or limit "
-                            "the gradient with --gradient_clip 1.")
+            raise HostError(
+                f"{self.save_dir}: the loss is {means['loss']} at step {self.step}. Lower --lr, or limit "
+                "the gradient with --gradient_clip 1."
+            )
 
     def ckpt_file_name(self):
         return f"model{self.step:09d}.pt"
 
     def save(self):
         """Write opt*.pt, then model*.pt: whoever finds the model finds the optimizer too."""
-        bundle = {"opt": self.opt.state_dict(), "random": checkpoints.random_states(), "step": self.step,
-                  "progress": self.progress.state()}
+        bundle = {
+            "opt": self.opt.state_dict(),
+            "random": checkpoints.random_states(),
+            "step": self.step,
+            "progress": self.progress.state(),
+        }
         checkpoints.save(bundle, self.save_dir / f"opt{self.step:09d}.pt")
         weights = checkpoints.without_text_encoder(self.model.state_dict())
         if self.model_avg is not None:

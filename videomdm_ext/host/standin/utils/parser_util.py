@@ -25,8 +25,12 @@ def add_base_options(parser):
     group.add_argument("--device", type=int, default=0, help="Index of the GPU; negative means CPU.")
     group.add_argument("--seed", type=int, default=10, help="Seed of every random stream.")
     group.add_argument("--batch_size", type=int, default=64, help="Clips in a batch.")
-    group.add_argument("--train_platform_type", default="NoPlatform", choices=["NoPlatform"],
-                       help="Where to report; progress.csv is always written.")
+    group.add_argument(
+        "--train_platform_type",
+        default="NoPlatform",
+        choices=["NoPlatform"],
+        help="Where to report; progress.csv is always written.",
+    )
 
 
 def add_data_options(parser):
@@ -44,8 +48,12 @@ def add_model_options(parser):
     group.add_argument("--ff_size", type=int, default=1024, help="Feed-forward width (MDM: always 1024).")
     group.add_argument("--num_heads", type=int, default=4, help="Attention heads (MDM: always 4).")
     group.add_argument("--dropout", type=float, default=0.1, help="Dropout of the denoiser (MDM: always 0.1).")
-    group.add_argument("--cond_mask_prob", type=float, default=0.1,
-                       help="How often training hides the text, for classifier-free guidance.")
+    group.add_argument(
+        "--cond_mask_prob",
+        type=float,
+        default=0.1,
+        help="How often training hides the text, for classifier-free guidance.",
+    )
     group.add_argument("--mask_frames", action="store_true", help="Hide padded frames from attention.")
     group.add_argument("--lambda_vel", type=float, default=0.0, help="Weight of the feature velocity loss.")
     group.add_argument("--unconstrained", action="store_true", help="Train without text.")
@@ -63,8 +71,9 @@ def add_diffusion_options(parser):
 def add_training_options(parser):
     group = parser.add_argument_group("training")
     group.add_argument("--save_dir", required=True, help="Folder of this run.")
-    group.add_argument("--overwrite", action="store_true",
-                       help="Allow an existing save_dir and go on from its newest checkpoint.")
+    group.add_argument(
+        "--overwrite", action="store_true", help="Allow an existing save_dir and go on from its newest checkpoint."
+    )
     group.add_argument("--lr", type=float, default=1e-4, help="Learning rate.")
     group.add_argument("--weight_decay", type=float, default=0.0, help="AdamW weight decay.")
     group.add_argument("--lr_anneal_steps", type=int, default=0, help="Steps of a linear decay to zero; 0: none.")
@@ -116,8 +125,9 @@ def load_args_from_model(args, names):
     saved = json.loads(path.read_text(encoding="utf-8"))
     for name, value in ONLY_VALUES.items():
         if saved.get(name, value) != value:
-            raise HostError(f"{path}: {name} is {saved[name]!r}; the stand-in host knows only {value!r}. "
-                            "Use MDM (--mdm).")
+            raise HostError(
+                f"{path}: {name} is {saved[name]!r}; the stand-in host knows only {value!r}. Use MDM (--mdm)."
+            )
     for name in names:
         if name in saved:
             setattr(args, name, saved[name])
@@ -152,6 +162,8 @@ def generate_args() -> Namespace:
         add(parser)
     args = parse_and_load_from_model(parser)
     if get_cond_mode(args) == "no_cond" and (args.text_prompt or args.input_text):
-        raise HostError(f"{args.model_path}: trained with --unconstrained, which takes no text. "
-                        "Leave out --text_prompt and --input_text.")
+        raise HostError(
+            f"{args.model_path}: trained with --unconstrained, which takes no text. "
+            "Leave out --text_prompt and --input_text."
+        )
     return args

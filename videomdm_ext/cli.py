@@ -1,0 +1,91 @@
+"""The command line: one verb each, no logic. `videomdm VERB --help` describes a verb.
+
+Exit status: 0 done, 1 something that you can put right (one message), 3 a fault of this program (with a log),
+130 interrupted (start the same command again to go on).
+"""
+
+import difflib
+import logging
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+
+from videomdm_ext import __version__
+from videomdm_ext.errors import VideoMDMError
+
+VERBS = {
+    "demo": ("verbs", "demo", "Make a data set of real motion, train 3D and 2D arms on it, and compare them."),
+    "data make-demo": ("verbs", "make_demo", "Make the demo's data set alone."),
+    "data refine": ("verbs", "refine", "Refine a data set's teachers on their keypoints' rays."),
+    "train": ("verbs", "train", "Train one arm on a data set; takes every option of the host."),
+    "sample": ("verbs", "sample", "Sample motions from a trained run."),
+    "report": ("verbs", "report", "Score a comparison again and rewrite its report."),
+    "run": ("run", "main", "Run any program of an MDM checkout with this package's options."),
+}
+"""Verb: module, function that takes the remaining arguments and returns the exit status, one line of help."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb. -> exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(overview())
+        return 0
+    if words[0] == "--version":
+        print(f"videomdm {__version__}")
+        return 0
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    return guarded(lambda: dispatch(words))
+
+
+def guarded(action: Callable[[], int]) -> int:
+    """The exit status of an action, with one message for an expected error."""
+    try:
+        return action()
+    except VideoMDMError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except Exception as error:
+        with tempfile.NamedTemporaryFile("w", prefix="videomdm-", suffix=".log", delete=False) as log:
+            traceback.print_exc(file=log)
+        print(f"fault: {type(error).__name__}: {error}. Please report it with {log.name}", file=sys.stderr)
+        return 3
+
+
+def dispatch(words: list[str]) -> int:
+    """Find the verb of one or two words, built in or a plugin's, and call it."""
+    for count in (2, 1):
+        verb = " ".join(words[:count])
+        if len(words) >= count and verb in VERBS:
+            module, function, _ = VERBS[verb]
+            action: Callable[[Sequence[str]], int] = getattr(import_module(f"videomdm_ext.{module}"), function)
+            return action(words[count:])
+    from videomdm_ext import plugins
+
+    commands = plugins.collect(plugins.create_manager(), "commands")
+    if words[0] in commands:
+        return int(commands[words[0]](words[1:]) or 0)
+    known = [*VERBS, *commands]
+    near = difflib.get_close_matches(" ".join(words[:2]), known, 1) or difflib.get_close_matches(words[0], known, 1)
+    hint = f"Did you mean {near[0]!r}?" if near else f"Verbs: {', '.join(known)}."
+    print(f"error: no verb {words[0]!r}. {hint}", file=sys.stderr)
+    return 1
+
+
+def overview() -> str:
+    """Help of the program, on one screen."""
+    width = max(map(len, VERBS))
+    lines = [f"  {verb:<{width}}  {about}" for verb, (_, _, about) in VERBS.items()]
+    title = "videomdm: train 3D human motion diffusion from 2D keypoints, beside MDM."
+    last = "videomdm VERB --help describes a verb. Start with: videomdm demo"
+    return "\n".join([title, "", *lines, "", last, f"Version {__version__}, {Path(__file__).parent}"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

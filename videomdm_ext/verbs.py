@@ -1,0 +1,287 @@
+"""The verbs of the command line: read arguments, call the library, show progress, say what comes next."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from videomdm_ext import run
+from videomdm_ext.benchmark import comparison, pictures, sampling
+from videomdm_ext.benchmark.arms import load_arm
+from videomdm_ext.benchmark.collect import gather
+from videomdm_ext.benchmark.comparison import Plan
+from videomdm_ext.benchmark.report import terminal_table, write
+from videomdm_ext.benchmark.results import verdict
+from videomdm_ext.datasets.card import Card
+from videomdm_ext.datasets.demo import build_demo
+from videomdm_ext.datasets.files import check_writable
+from videomdm_ext.datasets.folder import read_card
+from videomdm_ext.datasets.refined import make_refined
+from videomdm_ext.errors import ConfigError
+from videomdm_ext.host import text
+
+console = Console()
+Arguments = TypeVar("Arguments")
+
+
+def parse(arguments: type[Arguments], verb: str, words: Sequence[str]) -> Arguments:
+    """A dataclass from the command line; --help describes its fields."""
+    return tyro.cli(arguments, prog=f"videomdm {verb}", args=list(words), config=(tyro.conf.FlagCreatePairsOff,))
+
+
+@contextmanager
+def bars() -> Iterator[Progress]:
+    """Progress bars that vanish in a pipe."""
+    columns = (
+        TextColumn("{task.description:<24}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        yield progress
+
+
+def counting(progress: Progress, label: str) -> Callable[[int, int], None]:
+    """A callback (done, total) that moves a new bar."""
+    task = progress.add_task(label, total=None)
+    return lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Make a data set of real motion, train 3D and 2D arms on it with equal seeds and steps, and compare them."""
+
+    out: Path = Path("runs/demo")
+    """Folder for everything the demo makes; started again, it goes on from what is there."""
+    seeds: int = 3
+    """Trainings of each arm."""
+    steps: int = 1000
+    """Steps of each training."""
+    arms: tuple[str, ...] = ("3d", "3d-on-teacher", "2d")
+    """Names in configs/arms, or YAML files."""
+    fast: bool = False
+    """One seed, few steps, a quarter of the data: under a minute, and too short to mean anything."""
+    workers: int = 2
+    """Trainings at a time, one thread each."""
+    text_features: str = "auto"
+    """words, minilm, or auto: MiniLM where it is installed."""
+
+
+def demo(words: Sequence[str]) -> int:
+    """The main job on bundled real motion."""
+    options = parse(Demo, "demo", words)
+    pictures.require()
+    if options.seeds < 1 or options.steps < 50 or options.workers < 1:
+        raise ConfigError("--seeds and --workers: expected 1 or more, and --steps 50 or more. Correct the option.")
+    check_writable(str(options.out))
+    data = options.out / "data"
+    console.print("[bold]1/4[/] real motion, seen by cameras and lifted with errors")
+    card = _demo_data(data, options.fast)
+    console.print(f"    {card.counts} clips; the lifter is off by {lifter_summary(card)}")
+    features = text_choice(options.text_features)
+    plan = Plan(str(data), card.content_hash, options.arms, options.seeds, options.steps, text_features=features)
+    if options.fast:
+        plan = dataclasses.replace(plan, seeds=1, steps=min(options.steps, 120), samples=24)
+    return compare(plan, options.out, options.workers)
+
+
+def _demo_data(data: Path, fast: bool) -> Card:
+    """The demo's data set, made unless it is there with the same recipe."""
+    if (data / "dataset.json").is_file():
+        card = read_card(str(data))
+        if (card.recipe.get("views") == 1) == fast:
+            return card
+    with console.status("making the data set"):
+        return build_demo(str(data), fast=fast)
+
+
+def text_choice(asked: str) -> str:
+    """`auto` resolved; what was chosen is printed, recorded with the run, and stated in the report."""
+    if asked not in ("auto", *text.ENCODERS):
+        raise ConfigError(f"--text-features: expected auto, {', '.join(text.ENCODERS)}, found {asked!r}.")
+    chosen = asked if asked != "auto" else "minilm" if text.available("minilm") else "words"
+    console.print(f"    text features: {chosen}")
+    return chosen
+
+
+def lifter_summary(card: Card) -> str:
+    """A lifter's error in words."""
+    error = card.lifter_error
+    return (
+        f"{1000 * error['mpjpe']:.0f} mm globally, {1000 * error['root_aligned_mpjpe']:.0f} mm root-aligned, "
+        f"{1000 * error['pa_mpjpe']:.0f} mm PA; bones wander by {100 * error['bone_wander']:.1f} %"
+    )
+
+
+def compare(plan: Plan, out: Path, workers: int) -> int:
+    """Run the stages of a comparison that are left, and show the result."""
+    console.print("[bold]2/4[/] the 2D arm's teacher, refined on the rays of its keypoints")
+    with bars() as progress:
+        comparison.prepare(plan, out, counting(progress, "refining"))
+    console.print(f"[bold]3/4[/] {len(plan.runs())} trainings of {plan.steps} steps, {workers} at a time")
+    with bars() as progress:
+        tasks = {r.name: progress.add_task(r.name, total=plan.steps, completed=r.steps_done(out)) for r in plan.runs()}
+
+        def watch(done: Mapping[str, int]) -> None:
+            for name, steps in done.items():
+                progress.update(tasks[name], completed=steps)
+
+        comparison.execute(plan, out, workers=workers, watch=watch)
+    console.print("[bold]4/4[/] scores and pictures")
+    return show(plan, out)
+
+
+def show(plan: Plan, out: Path) -> int:
+    """Score, write the report, print the table and the verdict."""
+    with console.status("scoring"):
+        results = gather(plan, out)
+        place = write(results, out)
+    console.print(terminal_table(results))
+    for sentence in verdict(results):
+        console.print(sentence)
+    console.print(f"\nReport: {place}\nNext: videomdm sample --run {plan.runs()[-1].folder(out)}")
+    return 0
+
+
+@dataclass(frozen=True)
+class MakeDemo:
+    """Make the demo's data set alone."""
+
+    out: Path = Path("runs/demo/data")
+    """Folder of the data set."""
+    seed: int = 0
+    """Seed of cameras, detector and lifter."""
+    views: int = 2
+    """Cameras a variant of a motion."""
+    fast: bool = False
+    """One view and the recorded pace only."""
+
+
+def make_demo(words: Sequence[str]) -> int:
+    """The demo's data set."""
+    options = parse(MakeDemo, "data make-demo", words)
+    card = build_demo(str(options.out), seed=options.seed, views=options.views, fast=options.fast)
+    console.print(f"{options.out}: {card.counts} clips, content {card.content_hash[:12]}; {lifter_summary(card)}")
+    console.print(f"Next: videomdm train --arm 2d --clips {options.out} --save_dir runs/2d")
+    return 0
+
+
+@dataclass(frozen=True)
+class Refine:
+    """Move a data set's lifted teachers along their keypoints' rays, with one skeleton and smooth motion."""
+
+    clips: Annotated[Path, tyro.conf.Positional]
+    """Folder of a data set."""
+
+
+def refine(words: Sequence[str]) -> int:
+    """Refined teachers beside the lifted ones."""
+    options = parse(Refine, "data refine", words)
+    with bars() as progress:
+        make_refined(str(options.clips), read_card(str(options.clips)), counting(progress, "refining"))
+    console.print(f"Next: videomdm train --arm 2d --clips {options.clips} --save_dir runs/2d")
+    return 0
+
+
+def train(words: Sequence[str]) -> int:
+    """`videomdm train [--mdm PATH] [--arm NAME] HOST-OPTIONS`: the host's trainer with an arm's options in front."""
+    mdm, rest = _take(list(words), "--mdm")
+    arm, rest = _take(rest, "--arm")
+    flags = load_arm(arm).flags if arm else []
+    return run.main([*(["--mdm", mdm] if mdm else []), "train.train_mdm", *flags, *rest])
+
+
+def _take(words: list[str], option: str) -> tuple[str | None, list[str]]:
+    """The value of an option, and the words without it."""
+    for index, word in enumerate(words):
+        if word.startswith(f"{option}="):
+            return word.split("=", 1)[1], words[:index] + words[index + 1 :]
+        if word == option:
+            if index + 1 == len(words):
+                raise ConfigError(f"{option}: expected a value behind it, found none.")
+            return words[index + 1], words[:index] + words[index + 2 :]
+    return None, words
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Sample motions from a trained run."""
+
+    run: Path
+    """Folder of a run, with model*.pt and args.json."""
+    text: tuple[str, ...] = ()
+    """Captions; without any, those of the training clips."""
+    count: int = 8
+    """Motions when no caption is given, or variants of each caption."""
+    frames: int = 0
+    """Length of each motion; 0: the longest that was trained."""
+    seed: int = 0
+    """Seed of the noise."""
+    guidance: float = 1.0
+    """Classifier-free guidance scale."""
+    mdm: str = field(default="")
+    """MDM checkout the run was trained in; empty: the stand-in."""
+    out: Path | None = None
+    """Folder to write to; by default RUN/samples."""
+
+
+def sample(words: Sequence[str]) -> int:
+    """Motions as npz, with a picture of the first ones."""
+    options = parse(Sample, "sample", words)
+    out = options.out or options.run / "samples"
+    pictures.require()
+    check_writable(str(out))
+    if options.count < 1 or options.frames < 0 or any(not caption.strip() for caption in options.text):
+        raise ConfigError("--count: expected 1 or more; --frames: 0 or more; --text: captions with words. Correct it.")
+    trained = sampling.load(run.choose(options.mdm or None), sampling.newest_checkpoint(options.run))
+    longest = trained.dataset.batch_length
+    if options.frames > longest:
+        raise ConfigError(
+            f"--frames: expected {longest} or fewer, the longest that was trained, found {options.frames}."
+        )
+    if options.text:
+        wanted = [(caption, options.frames or longest) for caption in options.text for _ in range(options.count)]
+    else:
+        wanted = sampling.prompts(trained.dataset, options.count, options.seed)
+    made = sampling.sample(trained, wanted, seed=options.seed, guidance=options.guidance)
+    sampling.write_motions(out / "samples.npz", {"samples": made}, [caption for caption, _ in wanted])
+    shown = [
+        pictures.Example(caption, {"sample": motion.numpy()}) for (caption, _), motion in zip(wanted, made, strict=True)
+    ]
+    pictures.strips(str(out / "samples.png"), shown[:6], trained.space.skeleton, trained.fps)
+    console.print(f"{out / 'samples.npz'}: {len(made)} motions; {out / 'samples.png'} shows the first")
+    return 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """Score a comparison again and rewrite its report."""
+
+    out: Annotated[Path, tyro.conf.Positional] = Path("runs/demo")
+    """Folder of a comparison, with plan.json."""
+
+
+def report(words: Sequence[str]) -> int:
+    """The report from saved samples."""
+    options = parse(Report, "report", words)
+    pictures.require()
+    return show(read_plan(options.out), options.out)
+
+
+def read_plan(out: Path) -> Plan:
+    """The plan of a comparison's folder."""
+    place = out / "plan.json"
+    try:
+        stored: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
+        return Plan(**{**stored, "arms": tuple(stored["arms"])})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"{place}: expected the plan of a comparison ({error}). Make one: videomdm demo.") from error
