@@ -46,7 +46,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file of names and values."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: expected a readable YAML file, found: {error}. Correct the file.") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected names and values, found {type(values).__name__}. Correct the file.")

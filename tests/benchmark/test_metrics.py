@@ -164,6 +164,14 @@ def test_an_error_against_the_same_clip_needs_no_split_halves() -> None:
     assert metrics.Calibration({}, {}, {"mpjpe": 0.1}, {}, 3).ranking("mpjpe")[0]
 
 
+def test_the_held_out_error_may_rank_only_beside_that_of_the_teacher() -> None:
+    metric = metrics.by_name("heldout_mpjpe")
+    assert (metric.unit, metric.scale, metric.error(0.04, math.nan)) == ("mm", 1e3, 0.04)
+    assert metrics.Calibration({}, {}, {"heldout_mpjpe": 0.09}, {}, 3).ranking("heldout_mpjpe")[0]
+    assert metrics.Calibration({}, {}, {}, {}, 3).ranking("heldout_mpjpe") == (False, "no calibration row")
+    assert not metrics.Calibration({}, {}, {"heldout_mpjpe": 0.0}, {}, 3).ranking("heldout_mpjpe")[0]
+
+
 @pytest.mark.parametrize(
     ("clips", "found"), [([], "found none"), ([torch.zeros(3, 22, 3)], "[3, 22, 3]"), ([torch.zeros(9, 16, 3)], "16")]
 )

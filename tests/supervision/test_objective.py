@@ -260,13 +260,17 @@ def test_a_term_of_a_plugin_reaches_the_loss_with_its_weight() -> None:
         seen.append(prediction)
         return prediction.positions[..., 1].mean((1, 2))
 
+    valid = observation.valid
+    for tensor in (x, teacher):
+        tensor.movedim(3, 1)[~valid] = math.nan
     plain = objective_of("ray, teacher", space)
     objective = replace(plain, extra={"height": (3.0, height)})
     terms, gradient = value_and_gradient(objective, x, observation, teacher)
     without, without_gradient = value_and_gradient(plain, x, observation, teacher)
     assert torch.allclose(terms["loss"], without["loss"] + 3.0 * terms["height"])
     assert not torch.allclose(gradient, without_gradient)
-    valid = observation.valid
+    for tensor in (seen[0].x, seen[0].x_start):
+        assert (tensor.movedim(3, 1)[~valid] == 0).all()
     assert torch.allclose(seen[0].positions[valid], decode(space.raw(x), SMPL22)[valid], atol=1e-5)
     assert torch.equal(seen[0].timesteps, timesteps_of(x))
     assert torch.equal(seen[0].x_start[0], teacher[0])

@@ -44,6 +44,9 @@ def make_refined(path: str, card: Card, progress: Progress | None = None) -> Non
     """Refine the teachers of all splits; the training clips alone estimate the skeleton, and no truth is read."""
     folder = folder_of(path, card)
     files.check_writable(folder)
+    mark = bf.join(folder, MARK)
+    if bf.exists(mark):  # an earlier version's must not vouch for a half of this one
+        bf.remove(mark)
     lengths: Tensor | None = None
     for split in ("train", *(name for name in SPLITS if name != "train" and card.counts.get(name))):
         clips = read_folder(path, split)[1]
@@ -57,7 +60,7 @@ def make_refined(path: str, card: Card, progress: Progress | None = None) -> Non
             files.write_bytes(bf.join(folder, f"{clip.id}.npz"), files.arrays_bytes(arrays))
         if split == "train":
             _write_summary(folder, made, card, lengths)
-    files.write_bytes(bf.join(folder, MARK), card.content_hash.encode())
+    files.write_bytes(mark, card.content_hash.encode())
 
 
 def refine_clips(

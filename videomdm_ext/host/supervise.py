@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Mapping
+from math import inf
 from typing import Any
 
 import torch
@@ -82,14 +83,24 @@ def make_diffusion(base: type, args: argparse.Namespace, terms: Mapping[str, Ter
 
 def weighted(terms: Mapping[str, Term], asked: str) -> dict[str, tuple[float, Term]]:
     """Plugins' loss terms that --extra_terms asks for, as in "name=0.1,other=2", with their weights."""
-    chosen = {}
+    chosen: dict[str, tuple[float, Term]] = {}
     for part in filter(None, asked.split(",")):
         name, _, weight = part.partition("=")
         if name not in terms:
             known = ", ".join(terms) or "none; is the plugin installed?"
             raise ConfigError(f"--extra_terms: expected terms among {known}, found {name!r}.")
-        try:
-            chosen[name] = (float(weight), terms[name])
-        except ValueError as error:
-            raise ConfigError(f"--extra_terms {part}: expected NAME=WEIGHT, found weight {weight!r}.") from error
+        if name in chosen:
+            raise ConfigError(f"--extra_terms: expected each term once, found {name!r} twice.")
+        chosen[name] = (_weight(part, weight), terms[name])
     return chosen
+
+
+def _weight(part: str, text: str) -> float:
+    """The number behind a term's name."""
+    try:
+        weight = float(text)
+    except ValueError as error:
+        raise ConfigError(f"--extra_terms {part}: expected NAME=WEIGHT, found weight {text!r}.") from error
+    if not 0 <= weight < inf:
+        raise ConfigError(f"--extra_terms {part}: expected a weight not below 0, found {text!r}.")
+    return weight

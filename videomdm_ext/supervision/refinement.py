@@ -86,11 +86,12 @@ def refine(
     """Move lifted positions [B, T, J, 3] along their rays. -> positions [B, T, J, 3], shared bone lengths [J - 1], m.
 
     `lengths` holds the skeleton fixed where it is known already. A joint that was not seen keeps the ray on which the
-    lifter put it. Frames that are not valid come back as they went in.
+    lifter put it. Frames that are not valid come back as they went in, and may hold anything.
     """
     config = config or Refinement()
     valid = observation.valid.to(positions.dtype)
-    start = to_camera(on_rays(positions, observation, nearest), observation.extrinsics)
+    held = torch.where(observation.valid[..., None, None], positions, 1.0)
+    start = to_camera(on_rays(held, observation, nearest), observation.extrinsics)
     depth = start[..., 2].clamp_min(nearest)
     rays = start / depth.unsqueeze(-1)
     known = lengths if lengths is not None else bone_lengths(positions, skeleton)[observation.valid].median(0).values
