@@ -10,10 +10,16 @@ from videomdm_ext.benchmark.results import Arm, Curve, Replication, Results
 from videomdm_ext.datasets.card import Card
 
 CALIBRATION = Calibration(
-    truth={"acceleration": 4.0, "bone_length": 0.2, "motion_energy": 1.0, "pose_frechet": 0.0, "jitter": 50.0},
-    floor={"acceleration": 0.5, "bone_length": 0.0001, "motion_energy": 0.1, "pose_frechet": 4.0, "jitter": 30.0},
-    teacher={"acceleration": 12.0, "bone_length": 0.22, "motion_energy": 1.4, "pose_frechet": 31.0, "jitter": 80.0},
-    static={"acceleration": 0.0, "bone_length": 0.15, "motion_energy": 0.0, "pose_frechet": 90.0, "jitter": 0.0},
+    truth={"acceleration": 4.0, "bone_length_error": 0.0, "motion_energy": 1.0, "pose_frechet": 0.0, "jitter": 50.0},
+    floor={"acceleration": 0.5, "bone_length_error": 0.0001, "motion_energy": 0.1, "pose_frechet": 4.0, "jitter": 30.0},
+    teacher={
+        "acceleration": 12.0,
+        "bone_length_error": 0.02,
+        "motion_energy": 1.4,
+        "pose_frechet": 31.0,
+        "jitter": 80.0,
+    },
+    static={"acceleration": 0.0, "bone_length_error": 0.05, "motion_energy": 0.0, "pose_frechet": 90.0, "jitter": 0.0},
     clips=18,
 )
 CARD = Card(
@@ -28,11 +34,11 @@ CARD = Card(
     content_hash="abc123",
 )
 LEVELS = {
-    "3d": {"pose_frechet": 5.0, "acceleration": 5.0, "bone_length": 0.203, "motion_energy": 0.9, "jitter": 60.0},
+    "3d": {"pose_frechet": 5.0, "acceleration": 5.0, "bone_length_error": 0.003, "motion_energy": 0.9, "jitter": 60.0},
     "3d-on-teacher": {
-        "pose_frechet": 20.0, "acceleration": 11.0, "bone_length": 0.23, "motion_energy": 1.3, "jitter": 90.0,
+        "pose_frechet": 20.0, "acceleration": 11.0, "bone_length_error": 0.03, "motion_energy": 1.3, "jitter": 90.0,
     },
-    "2d": {"pose_frechet": 10.0, "acceleration": 4.5, "bone_length": 0.205, "motion_energy": 0.8, "jitter": 40.0},
+    "2d": {"pose_frechet": 10.0, "acceleration": 4.5, "bone_length_error": 0.005, "motion_energy": 0.8, "jitter": 40.0},
 }  # fmt: skip
 
 

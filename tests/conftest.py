@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 
@@ -44,3 +46,16 @@ def why_no_mdm(modules: tuple[str, ...]) -> str | None:
 def generator() -> torch.Generator:
     """-> a generator on the CPU with a fixed seed, new for each test."""
     return torch.Generator().manual_seed(20260101)
+
+
+@pytest.fixture(scope="module")
+def borrowed_process() -> Iterator[None]:
+    """A checkout may be claimed in this process; afterwards no module of it and no place on the path is left."""
+    from videomdm_ext.host import launcher
+
+    path, modules, in_use = list(sys.path), set(sys.modules), launcher._in_use
+    yield
+    sys.path[:], launcher._in_use = path, in_use
+    for name in set(sys.modules) - modules:
+        if name.split(".")[0] in launcher.PACKAGES:
+            del sys.modules[name]

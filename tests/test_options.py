@@ -63,9 +63,9 @@ def test_args_json_gives_the_dataclass_again_and_an_older_one_the_defaults():
 
 
 def test_a_value_that_is_no_choice_is_refused_by_the_parser_with_the_options_name():
-    with pytest.raises(argparse.ArgumentError, match="--ray_depth.*'truth'"):
+    with pytest.raises(argparse.ArgumentError, match=r"--ray_depth.*'truth'"):
         parse(["--ray_depth", "truth"])
-    with pytest.raises(argparse.ArgumentError, match="--unroll_steps.*'four'"):
+    with pytest.raises(argparse.ArgumentError, match=r"--unroll_steps.*'four'"):
         parse(["--unroll_steps", "four"])
 
 
@@ -114,7 +114,13 @@ def test_a_value_that_cannot_be_used_is_an_error_that_shows_the_file_and_the_opt
 
 @pytest.mark.parametrize(
     ("content", "found"),
-    [(b"- 2d\n", "list"), (b"", "NoneType"), (b"a: [", "while parsing"), (b"a: \xff\xfe", "utf-8"), (None, "No such file")],
+    [
+        (b"- 2d\n", "list"),
+        (b"", "NoneType"),
+        (b"a: [", "while parsing"),
+        (b"a: \xff\xfe", "utf-8"),
+        (None, "No such file"),
+    ],
 )
 def test_a_file_that_holds_no_names_and_values_is_an_error_that_names_it(tmp_path, content, found):
     place = tmp_path / "arm.yaml"
@@ -143,7 +149,9 @@ def test_the_automatic_teacher_is_the_truth_under_3d_and_the_refined_under_2d(va
     assert Supervision(**values).diffused == diffused
 
 
-@pytest.mark.parametrize(("values", "name"), [({"crop_frames": 1}, "crop_frames"), ({"text_features": "bert"}, "text_features")])
+@pytest.mark.parametrize(
+    ("values", "name"), [({"crop_frames": 1}, "crop_frames"), ({"text_features": "bert"}, "text_features")]
+)
 def test_a_source_that_cannot_be_used_is_an_error_that_names_the_option(values, name):
     with pytest.raises(ConfigError, match=f"--{name}: expected .*found {next(iter(values.values()))!r}"):
         Source(**values)

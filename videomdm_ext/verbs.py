@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from videomdm_ext import run
-from videomdm_ext.benchmark import comparison, pictures, sampling
+from videomdm_ext.benchmark import comparison, drawing, pictures, sampling
 from videomdm_ext.benchmark.arms import load_arm
 from videomdm_ext.benchmark.collect import gather
 from videomdm_ext.benchmark.comparison import Plan
 from videomdm_ext.benchmark.report import terminal_table, write
-from videomdm_ext.benchmark.results import verdict
+from videomdm_ext.benchmark.results import Example, verdict
 from videomdm_ext.datasets.card import Card
 from videomdm_ext.datasets.demo import build_demo
 from videomdm_ext.datasets.files import check_writable
@@ -79,7 +79,7 @@ class Demo:
 def demo(words: Sequence[str]) -> int:
     """The main job on bundled real motion."""
     options = parse(Demo, "demo", words)
-    pictures.require()
+    drawing.require()
     if options.seeds < 1 or options.steps < 50 or options.workers < 1:
         raise ConfigError("--seeds and --workers: expected 1 or more, and --steps 50 or more. Correct the option.")
     check_writable(str(options.out))
@@ -238,7 +238,7 @@ def sample(words: Sequence[str]) -> int:
     """Motions as npz, with a picture of the first ones."""
     options = parse(Sample, "sample", words)
     out = options.out or options.run / "samples"
-    pictures.require()
+    drawing.require()
     check_writable(str(out))
     if options.count < 1 or options.frames < 0 or any(not caption.strip() for caption in options.text):
         raise ConfigError("--count: expected 1 or more; --frames: 0 or more; --text: captions with words. Correct it.")
@@ -254,9 +254,7 @@ def sample(words: Sequence[str]) -> int:
         wanted = sampling.prompts(trained.dataset, options.count, options.seed)
     made = sampling.sample(trained, wanted, seed=options.seed, guidance=options.guidance)
     sampling.write_motions(out / "samples.npz", {"samples": made}, [caption for caption, _ in wanted])
-    shown = [
-        pictures.Example(caption, {"sample": motion.numpy()}) for (caption, _), motion in zip(wanted, made, strict=True)
-    ]
+    shown = [Example(caption, {"sample": motion.numpy()}) for (caption, _), motion in zip(wanted, made, strict=True)]
     pictures.strips(str(out / "samples.png"), shown[:6], trained.space.skeleton, trained.fps)
     console.print(f"{out / 'samples.npz'}: {len(made)} motions; {out / 'samples.png'} shows the first")
     return 0
@@ -273,7 +271,7 @@ class Report:
 def report(words: Sequence[str]) -> int:
     """The report from saved samples."""
     options = parse(Report, "report", words)
-    pictures.require()
+    drawing.require()
     return show(read_plan(options.out), options.out)
 
 

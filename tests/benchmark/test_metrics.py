@@ -14,6 +14,7 @@ from videomdm_ext.benchmark import metrics
 from videomdm_ext.datasets.motions import load_motions
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.rotations import rotate_yaw
+from videomdm_ext.motion.kinematics import bone_lengths
 from videomdm_ext.skeletons import NBA16, SMPL22
 
 FPS = 20.0
@@ -179,3 +180,21 @@ def test_clips_that_cannot_be_scored_are_refused_by_number(clips: list[Tensor], 
     with pytest.raises(DatasetError, match="samples") as error:
         metrics.score(clips, CLIPS, SMPL22, FPS)
     assert found in str(error.value)
+
+
+def test_bone_length_error_is_the_rms_of_a_planted_stretch() -> None:
+    stretched = [clip * 1.05 for clip in CLIPS]
+    lengths = torch.cat([bone_lengths(clip, SMPL22) for clip in CLIPS]).double().mean(0)
+    expected = 0.05 * lengths.square().mean().sqrt().item()
+    assert metrics.bone_length_error(CLIPS, CLIPS, SMPL22) < 1e-4
+    assert metrics.bone_length_error(stretched, CLIPS, SMPL22) == pytest.approx(expected, rel=1e-2)
+    mixed = [clip * (1.05 if index % 2 else 0.95) for index, clip in enumerate(CLIPS)]
+    assert metrics.bone_length_error(mixed, CLIPS, SMPL22) == pytest.approx(expected, rel=1e-2)
+
+
+def test_halves_of_the_floor_share_out_every_group() -> None:
+    groups = [str(index // 2) for index in range(len(CLIPS))]
+    twins = [CLIPS[index // 2] for index in range(2 * (len(CLIPS) // 2))]
+    generator = torch.Generator().manual_seed(0)
+    assert metrics.split_half(twins, groups[: len(twins)], SMPL22, FPS, generator)["pose_frechet"] < 1e-6
+    assert metrics.split_half(twins, [""] * len(twins), SMPL22, FPS, generator)["pose_frechet"] > 1e-3

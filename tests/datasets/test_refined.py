@@ -23,7 +23,10 @@ from videomdm_ext.skeletons import SMPL22
 from videomdm_ext.supervision import refinement
 
 CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
-TRAIN = [make_clip(confidence=np.ones((len(make_clip().teacher), 22), dtype=np.float32)), make_clip(name="walk", moving=True)]
+TRAIN = [
+    make_clip(confidence=np.ones((len(make_clip().teacher), 22), dtype=np.float32)),
+    make_clip(name="walk", moving=True),
+]
 TEST = [make_clip(name="jump")]
 
 
@@ -33,7 +36,7 @@ def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(refinement, "Refinement", lambda: BRIEF)
 
 
-BRIEF = refinement.Refinement(iterations=25)
+BRIEF = refinement.Refinement(first=20, rounds=1, iterations=5)
 
 
 def blind(clip: Clip) -> Clip:
@@ -66,7 +69,8 @@ def test_they_are_made_of_folders_without_truth_with_all_their_files(made):
     path, card = made
     assert is_made(path, card)
     assert set(contents(path)) == {
-        f"bent/{name}" for name in ("dance_a_0.npz", "walk_0.npz", "jump_0.npz", "Mean.npy", "Std.npy", "skeleton.npz", "made.txt")
+        f"bent/{name}"
+        for name in ("dance_a_0.npz", "walk_0.npz", "jump_0.npz", "Mean.npy", "Std.npy", "skeleton.npz", "made.txt")
     }
 
 
@@ -97,7 +101,9 @@ def test_they_lie_on_their_keypoints_rays_with_their_own_cameras(made):
 def off_rays(clip: Clip) -> torch.Tensor:
     """Distances [T, J] of the teacher's joints from their keypoints' rays, at their depth, m."""
     camera = torch.from_numpy(clip.extrinsics)
-    seen = to_camera(decode(torch.from_numpy(clip.teacher), SMPL22), camera if camera.ndim == 3 else camera.unsqueeze(0))
+    seen = to_camera(
+        decode(torch.from_numpy(clip.teacher), SMPL22), camera if camera.ndim == 3 else camera.unsqueeze(0)
+    )
     return torch.linalg.vector_norm(seen[..., :2] - seen[..., 2:] * torch.from_numpy(clip.keypoints), dim=-1)
 
 
@@ -141,18 +147,19 @@ def test_a_group_after_the_first_takes_its_skeleton(made, monkeypatch):
     path, card = made
     clips = read_folder(path, "train")[1]
     _, first = refine_clips(clips[:1], card.heading)
-    given: list[torch.Tensor | None] = []
+    given: list[refinement.Shared | None] = []
 
-    def watched(positions, *rest, lengths=None, **named):
-        given.append(lengths)
-        return refinement.refine(positions, *rest, lengths=lengths, **named)
+    def watched(positions, *rest, shared=None, **named):
+        given.append(shared)
+        return refinement.refine(positions, *rest, shared=shared, **named)
 
     monkeypatch.setattr(refined, "refine", watched)
     monkeypatch.setattr(refined, "GROUP", 1)
     make_refined(path, card)
     assert given[0] is None
-    for lengths in given[1:]:
-        torch.testing.assert_close(lengths, first, atol=1e-7, rtol=1e-6)
+    for shared in given[1:]:
+        torch.testing.assert_close(shared.lengths, first.lengths, atol=1e-7, rtol=1e-6)
+        torch.testing.assert_close(shared.mean, first.mean, atol=1e-6, rtol=1e-6)
     assert len(given) == 3
     monkeypatch.setattr(refined, "GROUP", 256)
     make_refined(path, card)

@@ -1,12 +1,8 @@
-"""The adapter on the stand-in: what it replaces and what it leaves, the 2D loss, and whole runs in their own process."""
+"""The adapter on the stand-in: what it replaces and what it leaves, and the loss under 2D."""
 
 from __future__ import annotations
 
 import argparse
-import csv
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -19,13 +15,12 @@ from torch import Tensor, nn
 
 from videomdm_ext import plugins
 from videomdm_ext.config import Supervision
-from videomdm_ext.datasets.demo import build_demo
-from videomdm_ext.datasets.folder import Card, read_folder, write_folder
+from videomdm_ext.datasets.folder import Card, write_folder
 from videomdm_ext.datasets.refined import make_refined
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.hookspecs import hookimpl
 from videomdm_ext.host import adapter
-from videomdm_ext.host.supervise import weighted
+from videomdm_ext.host.supervise import OWN, weighted
 from videomdm_ext.host.text import Words
 from videomdm_ext.supervision import refinement
 from videomdm_ext.supervision.objective import Objective
@@ -36,41 +31,19 @@ ROOT = Path(__file__).parents[2]
 CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
 TWO = ("--supervision", "2d", "--teacher", "lifted", "--crop_frames", "20", "--text_features", "words")
 SEAMS = (("utils.model_util", ("SpacedDiffusion", "MDM")), ("data_loaders.get_data", ("get_dataset", "get_collate_fn")))
-PLUGIN = '''
-from videomdm_ext.hookspecs import hookimpl
-from videomdm_ext.lifters.base import Lifter, LifterInfo
-from videomdm_ext.skeletons import SMPL22
-
-class Lifted(Lifter):
-    """The truth, half a metre further to the right."""
-
-    def __init__(self, *, seed):
-        self.info = LifterInfo("beside", SMPL22)
-
-    def positions(self, clip_id, keypoints, confidence, extrinsics, fps, truth):
-        return truth + truth.new_tensor((0.5, 0.0, 0.0))
-
-def stillness(prediction, observation, space):
-    return prediction.positions.diff(dim=1).square().sum(-1).mean((1, 2)) + 1.0
-
-@hookimpl
-def register_loss_terms(register):
-    register("stillness", stillness)
-
-@hookimpl
-def register_lifters(register):
-    register("beside", Lifted)
-'''
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     """-> a folder with three training clips and refined teachers after few iterations."""
     path = str(tmp_path_factory.mktemp("adapter") / "set")
-    members = {"train": [make_clip(), make_clip(name="walk", moving=True), make_clip(name="jump")], "test": [make_clip(name="punch")]}
+    members = {
+        "train": [make_clip(), make_clip(name="walk", moving=True), make_clip(name="jump")],
+        "test": [make_clip(name="punch")],
+    }
     card = write_folder(path, members, CARD)
     with pytest.MonkeyPatch.context() as patch:
-        brief = refinement.Refinement(iterations=10)
+        brief = refinement.Refinement(first=10, rounds=0)
         patch.setattr(refinement, "Refinement", lambda: brief)
         make_refined(path, card)
     return path
@@ -110,7 +83,9 @@ def host(seams, folder, standin_module) -> Callable[..., SimpleNamespace]:
         loader.generator.manual_seed(0)
         loader.dataset.set_epoch(0)
         x_start, condition = next(iter(loader))
-        return SimpleNamespace(model=model, diffusion=diffusion, dataset=loader.dataset, x_start=x_start, y=condition["y"])
+        return SimpleNamespace(
+            model=model, diffusion=diffusion, dataset=loader.dataset, x_start=x_start, y=condition["y"]
+        )
 
     return build
 
@@ -211,8 +186,8 @@ def test_no_observation_reaches_the_denoiser_and_the_batch_keeps_its_own(host):
     before = {key: value.clone() if torch.is_tensor(value) else list(value) for key, value in built.y.items()}
     model = Watched()
     losses(built, model)
-    ((x_t, t, y),) = model.calls
-    assert {key for key in y} == {"mask", "lengths", "text", "db_key"}
+    ((_, t, y),) = model.calls
+    assert set(y) == {"mask", "lengths", "text", "db_key"}
     assert t.tolist() == [30, 30, 30]
     assert built.y.keys() == before.keys()
     assert any(key.startswith(PREFIX) for key in built.y)
@@ -231,7 +206,9 @@ def test_one_pass_noises_the_teacher_as_the_host_does(host):
 def test_the_loss_of_one_pass_is_the_objective_of_the_prediction(host):
     built = host(*TWO, "--no-unroll", "--objective", "both", "--confidence", "linear", "--weight_ray", "0.5")
     answer = built.x_start + 0.1 * torch.randn(built.x_start.shape, generator=torch.Generator().manual_seed(1))
-    config = Supervision(supervision="2d", teacher="lifted", unroll=False, objective="both", confidence="linear", weight_ray=0.5)
+    config = Supervision(
+        supervision="2d", teacher="lifted", unroll=False, objective="both", confidence="linear", weight_ray=0.5
+    )
     observation, _ = Observation.take(built.y, "linear")
     expected = Objective(config, built.dataset.space)(answer, observation, built.x_start, torch.full((3,), 30))
     found = losses(built, Watched(answer))
@@ -262,7 +239,9 @@ def test_a_walk_takes_four_passes_from_the_noised_teacher_down_its_own_predictio
     assert (timesteps // 4 == torch.tensor([3, 2, 1, 0])).all()
     alpha_bar = torch.as_tensor(built.diffusion.alphas_cumprod, dtype=torch.float32)
     (x, t, _), (following, after, _) = model.calls[:2]
-    implied = (x - alpha_bar[t].sqrt()[:, None, None, None] * model.answer) / (1 - alpha_bar[t]).sqrt()[:, None, None, None]
+    implied = (x - alpha_bar[t].sqrt()[:, None, None, None] * model.answer) / (1 - alpha_bar[t]).sqrt()[
+        :, None, None, None
+    ]
     torch.testing.assert_close(following, noised(model.answer, implied, alpha_bar[after]), atol=1e-5, rtol=1e-4)
     assert not following.requires_grad
 
@@ -273,7 +252,9 @@ def test_the_loss_of_a_walk_is_the_mean_of_its_passes(host):
     answer = 0.5 * built.x_start
     observation, _ = Observation.take(built.y)
     config = Supervision(supervision="2d", teacher="lifted")
-    expected = Objective(config, built.dataset.space)(answer, observation, built.x_start, torch.zeros(3, dtype=torch.long))
+    expected = Objective(config, built.dataset.space)(
+        answer, observation, built.x_start, torch.zeros(3, dtype=torch.long)
+    )
     torch.testing.assert_close(unrolled(built, Watched(answer))["loss"], expected["loss"])
 
 
@@ -335,94 +316,12 @@ def test_terms_that_cannot_be_used_are_refused_with_the_option(asked, message):
     assert str(caught.value).startswith(message)
 
 
-@pytest.fixture
-def beside(tmp_path: Path) -> Path:
-    """-> a folder on which an installed distribution with the plugin lies."""
-    (tmp_path / "beside_plugin.py").write_text(PLUGIN, encoding="utf-8")
-    place = tmp_path / "beside_plugin-1.0.dist-info"
-    place.mkdir()
-    (place / "METADATA").write_text("Metadata-Version: 2.1\nName: beside-plugin\nVersion: 1.0\n", "utf-8")
-    (place / "entry_points.txt").write_text("[videomdm]\nbeside = beside_plugin\n", "utf-8")
-    return tmp_path
-
-
-def test_an_installed_lifter_makes_the_teacher_of_a_data_set(beside, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(beside)
-    monkeypatch.setattr("videomdm_ext.datasets.demo.HELD_OUT", ("run",))
-    from videomdm_ext.datasets import demo
-
-    few = [m for m in demo.load_motions() if m.name in ("run", "walk")]
-    monkeypatch.setattr(demo, "load_motions", lambda: few)
-    card = build_demo(str(tmp_path / "set"), fast=True, lifter="beside")
-    assert card.lifter == "beside"
-    assert card.lifter_error["mpjpe"] == pytest.approx(0.5, abs=1e-4)
-    assert card.lifter_error["root_aligned_mpjpe"] == pytest.approx(0.0, abs=1e-4)
-    clip = read_folder(str(tmp_path / "set"), "train")[1][0]
-    torch.testing.assert_close(torch.from_numpy(clip.teacher), torch.from_numpy(clip.truth), atol=1e-3, rtol=0)
-
-
-# -- whole runs -------------------------------------------------------------------------------------------------------
-
-SMALL = [
-    "--layers", "1", "--latent_dim", "16", "--ff_size", "24", "--diffusion_steps", "50", "--batch_size", "3",
-    "--use_ema", "--avg_model_beta", "0.9", "--lr", "1e-2", "--gradient_clip", "1", "--log_interval", "10",
-]  # fmt: skip
-
-
-def train(folder: Path, *words: object, path: str = "") -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(part for part in (str(ROOT), path) if part), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "videomdm_ext.run", "train.train_mdm", "--save_dir", str(folder), *SMALL, *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-
-
-def rows(folder: Path) -> list[dict[str, float]]:
-    with (folder / "progress.csv").open(encoding="utf-8") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-
-
-@pytest.fixture(scope="module")
-def straight(folder, tmp_path_factory) -> Path:
-    """-> a run of 60 steps under 2D with walks, and a checkpoint after 40."""
-    place = tmp_path_factory.mktemp("runs") / "straight"
-    done = train(place, "--clips", folder, *TWO, "--num_steps", 60, "--save_interval", 40)
-    assert done.returncode == 0, done.stderr
-    return place
-
-
-def test_training_under_2d_lowers_the_loss_and_logs_every_term(straight):
-    logged = rows(straight)
-    assert [row["step"] for row in logged] == [10, 20, 30, 40, 50, 60]
-    assert set(logged[0]) == {"step", "loss", "ray", "passes"}
-    assert logged[-1]["loss"] < 0.6 * logged[0]["loss"]
-    assert all(row["ray"] == pytest.approx(row["loss"]) for row in logged)
-    assert 1.0 < sum(row["passes"] for row in logged) / 6 < 3.5
-
-
-def test_a_resumed_2d_run_equals_an_uninterrupted_one_bit_for_bit(straight, folder, tmp_path):
-    place = tmp_path / "resumed"
-    place.mkdir()
-    for name in ("model000000040.pt", "opt000000040.pt", "args.json", "progress.csv"):
-        (place / name).write_bytes((straight / name).read_bytes())
-    done = train(place, "--clips", folder, *TWO, "--num_steps", 60, "--overwrite")
-    assert "resumed" in done.stdout, done.stderr
-    ours, theirs = (torch.load(run / "model000000060.pt") for run in (straight, place))
-    for kind in ("model", "model_avg"):
-        assert all(torch.equal(ours[kind][name], theirs[kind][name]) for name in ours[kind])
-    assert (straight / "progress.csv").read_bytes() == (place / "progress.csv").read_bytes()
-
-
-def test_2d_without_clips_is_refused_before_anything_is_written(tmp_path):
-    done = train(tmp_path / "run", "--supervision", "2d", "--num_steps", 2)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: --supervision 2d: expected --clips")
-    assert len(done.stderr.splitlines()) == 1
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_plugins_loss_term_takes_part_in_training_with_its_weight(beside, folder, tmp_path):
-    words = ("--clips", folder, *TWO, "--no-unroll", "--extra_terms", "stillness=0.5", "--num_steps", 10)
-    done = train(tmp_path / "run", *words, path=str(beside))
-    assert done.returncode == 0, done.stderr
-    (row,) = rows(tmp_path / "run")
-    assert row["stillness"] > 1.0
-    assert row["loss"] == pytest.approx(row["ray"] + 0.5 * row["stillness"])
+def test_a_term_that_would_hide_a_built_in_figure_is_refused(host):
+    """The list of built-in names is complete: every objective and every term is on."""
+    everything = ("--objective", "both", "--weight_floor", "1", "--weight_bone_length", "1")
+    built = host(*TWO, *everything)
+    logged = set(losses(built, Watched()))
+    assert logged == set(OWN)
+    for name in logged:
+        with pytest.raises(ConfigError, match=f"--extra_terms: '{name}' names a built-in figure"):
+            weighted(dict.fromkeys(logged, min), f"{name}=1")

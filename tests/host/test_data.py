@@ -1,4 +1,4 @@
-"""A folder as the host's dataset: which motion is diffused, crops from seed, epoch and clip, batches with their view."""
+"""A folder as the host's dataset: what is diffused, crops from seed, epoch and clip, batches with what was seen."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = str(tmp_path_factory.mktemp("data") / "set")
     card = write_folder(path, {"train": CLIPS, "test": [make_clip(name="punch")]}, CARD)
     with pytest.MonkeyPatch.context() as patch:
-        brief = refinement.Refinement(iterations=10)
+        brief = refinement.Refinement(first=10, rounds=0)
         patch.setattr(refinement, "Refinement", lambda: brief)
         make_refined(path, card)
     return path
@@ -71,7 +71,8 @@ def test_a_refined_teacher_comes_with_its_own_statistics(folder):
 
 
 def test_what_2d_diffuses_by_itself_is_refined_on_the_way_and_never_the_truth(tmp_path, monkeypatch):
-    monkeypatch.setattr(refinement, "Refinement", lambda brief=refinement.Refinement(iterations=2): brief)
+    brief = refinement.Refinement(first=2, rounds=0)
+    monkeypatch.setattr(refinement, "Refinement", lambda: brief)
     blind = [make_clip(truth=None, truth_extrinsics=None)]
     card = write_folder(str(tmp_path), {"train": blind}, CARD)
     source = Source(clips=str(tmp_path), crop_frames=20)

@@ -1,13 +1,14 @@
-"""A refined teacher is nearer the truth than the lifted one, stays on its keypoints' rays, and leaves an exact one be."""
+"""A refined teacher is nearer the truth than the lifted, stays on its keypoints' rays, and leaves an exact one be."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
 import pytest
 import torch
-from people import observe, real_batch
+from people import observe, real_batch, turned
 from torch import Tensor
 
 from videomdm_ext.geometry.cameras import orbit, project, to_camera, to_world, uniform
@@ -15,11 +16,11 @@ from videomdm_ext.motion.accuracy import bone_wander, mpjpe, root_aligned_mpjpe
 from videomdm_ext.motion.kinematics import bone_lengths, smooth
 from videomdm_ext.skeletons import SMPL22
 from videomdm_ext.supervision.observation import Observation
-from videomdm_ext.supervision.refinement import Refinement, refine
+from videomdm_ext.supervision.refinement import Refinement, Shared, aligned_poses, refine
 from videomdm_ext.supervision.targets import on_rays
 
 FRAMES, NEAREST = 32, 0.5
-BRIEF = Refinement(iterations=20)
+BRIEF = Refinement(first=20, rounds=1, iterations=5)
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ def around(motions: Tensor, generator: torch.Generator) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def case() -> tuple[Lifted, Tensor, Tensor]:
-    """-> lifted motions, the refined ones, and the lengths of their bones."""
+def case() -> tuple[Lifted, Tensor, Shared]:
+    """-> lifted motions, the refined ones, and what they share."""
     lifted = lift(torch.Generator().manual_seed(3))
     return lifted, *refine(lifted.positions, lifted.observation, SMPL22)
 
@@ -58,10 +59,10 @@ def case() -> tuple[Lifted, Tensor, Tensor]:
 def test_an_exact_teacher_moves_by_a_quarter_of_what_lifters_err_and_keeps_its_bones(generator):
     """Quick motion is taken for a little jitter: hence centimetres where a lifter is off by a decimetre."""
     exact = lift(generator, error=0.0)
-    refined, lengths = refine(exact.positions, exact.observation, SMPL22)
+    refined, shared = refine(exact.positions, exact.observation, SMPL22)
     assert root_aligned_mpjpe(refined, exact.truth).mean() < 0.025
     assert mpjpe(refined, exact.truth).mean() < 0.07
-    torch.testing.assert_close(lengths, bone_lengths(exact.truth, SMPL22).mean((0, 1)), atol=0.003, rtol=0.01)
+    torch.testing.assert_close(shared.lengths, bone_lengths(exact.truth, SMPL22).mean((0, 1)), atol=0.003, rtol=0.01)
     assert bone_wander(refined, SMPL22).mean() < 0.03
 
 
@@ -80,11 +81,11 @@ def test_bones_keep_their_lengths_over_time_as_they_do_in_the_truth(case):
 
 
 def test_the_shared_lengths_are_nearer_the_true_ones_than_any_clip_was(case):
-    lifted, _, lengths = case
+    lifted, _, shared = case
     true = bone_lengths(lifted.truth, SMPL22).mean((0, 1))
     own = bone_lengths(lifted.positions, SMPL22).mean(1)
     errors = (own - true).abs().mean(-1)
-    assert (lengths - true).abs().mean() < 0.5 * errors.min()
+    assert (shared.lengths - true).abs().mean() < 0.5 * errors.min()
 
 
 def test_every_joint_stays_on_the_ray_of_its_keypoint(case):
@@ -136,31 +137,62 @@ def test_what_padding_holds_changes_no_bit(padded, garbage):
     }
     observation = observe(padded.truth, padded.observation.extrinsics[:, 0], **spoilt)
     positions = torch.where(frames, padded.positions, garbage)
-    clean, lengths = refine(padded.positions, padded.observation, SMPL22, config=BRIEF)
-    other, other_lengths = refine(positions, observation, SMPL22, config=BRIEF)
+    clean, shared = refine(padded.positions, padded.observation, SMPL22, config=BRIEF)
+    other, same = refine(positions, observation, SMPL22, config=BRIEF)
     assert torch.equal(clean[padded.observation.valid], other[padded.observation.valid])
-    assert torch.equal(lengths, other_lengths)
+    for item in dataclasses.fields(Shared):
+        assert torch.equal(getattr(shared, item.name), getattr(same, item.name)), item.name
 
 
 def test_more_padding_moves_no_clip(padded):
     cut = observe(padded.truth[:, :30], padded.observation.extrinsics[:, 0], valid=padded.observation.valid[:, :30])
-    long, long_lengths = refine(padded.positions, padded.observation, SMPL22, config=BRIEF)
-    short, short_lengths = refine(padded.positions[:, :30], cut, SMPL22, config=BRIEF)
-    torch.testing.assert_close(long[:, :30], short, atol=1e-3, rtol=0)
-    torch.testing.assert_close(long_lengths, short_lengths, atol=1e-4, rtol=0)
+    long, shared = refine(padded.positions, padded.observation, SMPL22, config=BRIEF)
+    short, same = refine(padded.positions[:, :30], cut, SMPL22, config=BRIEF)
+    assert (long[:, :30] - short).abs().mean() < 1e-5
+    torch.testing.assert_close(shared.lengths, same.lengths, atol=1e-4, rtol=0)
+    torch.testing.assert_close(shared.mean, same.mean, atol=1e-3, rtol=0)
 
 
-def test_lengths_that_are_known_stay_and_bones_approach_them(generator):
+def test_what_is_shared_stays_where_it_is_given_and_bones_approach_it(generator):
     lifted = lift(generator)
     true = bone_lengths(lifted.truth, SMPL22).mean((0, 1))
     known = (true + true[[joint - 1 for joint in SMPL22.mirror[1:]]]) / 2
-    refined, lengths = refine(lifted.positions, lifted.observation, SMPL22, lengths=known)
-    torch.testing.assert_close(lengths, known, atol=1e-7, rtol=1e-6)
+    poses = aligned_poses(lifted.truth, SMPL22).flatten(0, 1)
+    given = Shared(known, poses.mean(0), torch.eye(63))
+    refined, shared = refine(lifted.positions, lifted.observation, SMPL22, shared=given)
+    for item in dataclasses.fields(Shared):
+        torch.testing.assert_close(getattr(shared, item.name), getattr(given, item.name), atol=1e-7, rtol=1e-6)
     assert (bone_lengths(refined, SMPL22) - known).abs().mean() < 0.01
 
 
+def test_likely_poses_bring_a_pose_nearer_to_the_truth_than_bones_and_smoothness_alone(case):
+    """Cameras from all sides see each direction of a pose exactly somewhere; other clips' depths are taught by them."""
+    lifted, refined, _ = case
+    plain, _ = refine(lifted.positions, lifted.observation, SMPL22, config=Refinement(first=450, rounds=0))
+    alone, together = (root_aligned_mpjpe(p, lifted.truth).mean() for p in (plain, refined))
+    assert together < 0.95 * alone
+
+
+def test_the_gaussian_is_that_of_the_refined_poses(case):
+    _, refined, shared = case
+    poses = aligned_poses(refined, SMPL22).flatten(0, 1)
+    torch.testing.assert_close(shared.mean, poses.mean(0), atol=0.02, rtol=0)
+    spread = torch.cov(((poses - shared.mean) @ shared.whitening).T).diagonal()
+    assert spread.max() < 1.2
+    assert spread.max() > 0.8
+
+
+def test_poses_are_aligned_by_their_heading_and_their_root():
+    motion = real_batch(4)
+    angle = torch.linspace(-3.0, 3.0, len(motion))[:, None, None].expand(motion.shape[:-1])
+    moved = turned(motion, angle) + torch.tensor((3.0, -1.0, 2.0))
+    torch.testing.assert_close(aligned_poses(moved, SMPL22), aligned_poses(motion, SMPL22), atol=1e-5, rtol=0)
+    across = aligned_poses(motion, SMPL22).unflatten(-1, (21, 3))
+    assert (across[..., 0, 0] > across[..., 1, 0]).all()
+
+
 def test_left_and_right_bones_are_equally_long(case):
-    lengths = case[2]
+    lengths = case[2].lengths
     mirror = [joint - 1 for joint in SMPL22.mirror[1:]]
     assert mirror != sorted(mirror)
     assert torch.equal(lengths, lengths[mirror])
@@ -187,14 +219,9 @@ def test_clips_of_one_person_that_were_lifted_too_large_and_too_small_meet_in_th
     assert torch.corrcoef(torch.stack((size, factor)))[0, 1] > 0
 
 
-def test_progress_is_told_every_iteration():
+def test_progress_is_told_every_iteration_of_every_round():
     lifted = lift(torch.Generator().manual_seed(1))
     calls: list[tuple[int, int]] = []
-    refine(
-        lifted.positions,
-        lifted.observation,
-        SMPL22,
-        config=Refinement(iterations=3),
-        progress=lambda *a: calls.append(a),
-    )
-    assert calls == [(1, 3), (2, 3), (3, 3)]
+    config = Refinement(first=3, rounds=2, iterations=1)
+    refine(lifted.positions, lifted.observation, SMPL22, config=config, progress=lambda *a: calls.append(a))
+    assert calls == [(done, 5) for done in range(1, 6)]

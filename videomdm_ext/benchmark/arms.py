@@ -28,13 +28,18 @@ def known_arms() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
+def arm_name(arm: str) -> str:
+    """What to call an arm that is given by its name or by the path of its YAML file."""
+    return Path(arm).stem if arm.endswith((".yaml", ".yml")) else arm
+
+
 def load_arm(name: str) -> ArmConfig:
     """An arm by its name, or by the path of its YAML file. ConfigError says which there are."""
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(known_arms()) or f"none: {FOLDER} is missing; install with pip install -e"
         raise ConfigError(f"arm {name!r}: expected one of {known}, or a YAML file. Found neither.")
-    return ArmConfig(path.stem, from_mapping(Supervision, read_yaml(path), str(path)))
+    return ArmConfig(arm_name(name), from_mapping(Supervision, read_yaml(path), str(path)))
 
 
 def settings(arm: ArmConfig) -> str:

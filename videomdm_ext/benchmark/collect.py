@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,10 +10,9 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.benchmark import metrics
-from videomdm_ext.benchmark.arms import load_arm, settings
+from videomdm_ext.benchmark.arms import arm_name, load_arm, settings
 from videomdm_ext.benchmark.comparison import Plan, Run
-from videomdm_ext.benchmark.pictures import Curve, Example
-from videomdm_ext.benchmark.results import Arm, Replication, Results
+from videomdm_ext.benchmark.results import Arm, Curve, Example, Replication, Results
 from videomdm_ext.benchmark.sampling import read_motions
 from videomdm_ext.datasets.card import Card
 from videomdm_ext.datasets.clip import Clip
@@ -38,12 +38,13 @@ def gather(plan: Plan, out: Path) -> Results:
         raise ConfigError(f"{out}: expected samples of all runs, found none of {', '.join(missing)}. Run it again.")
     card, clips = read_folder(plan.clips, "train")
     truth, teacher = motions(clips, "truth", plan.crop_frames), motions(clips, "teacher", plan.crop_frames)
-    calibration = metrics.calibrate(truth, teacher, by_name(card.skeleton), card.fps)
+    groups = [motion_of(clip) for clip in clips]
+    calibration = metrics.calibrate(truth, teacher, by_name(card.skeleton), card.fps, groups=groups)
     lifted = held_out_error(read_motions(plan.runs()[0].samples(out))[0], "teacher")
     calibration = dataclasses.replace(calibration, teacher={**calibration.teacher, "heldout_mpjpe": lifted})
     arms = tuple(
         Arm(
-            name,
+            arm_name(name),
             tuple(score_run(run, out, truth, card) for run in plan.runs() if run.arm == name),
             settings(load_arm(name)),
         )
@@ -58,6 +59,11 @@ def gather(plan: Plan, out: Path) -> Results:
         examples=examples(plan, out, clips),
         notes=notes(plan, card),
     )
+
+
+def motion_of(clip: Clip) -> str:
+    """Name of the recorded motion of which a clip is a variant or a part: its id up to the first variant mark."""
+    return re.split(r"_[mswv]\d", clip.id)[0]
 
 
 def motions(clips: Sequence[Clip], kind: str, frames: int) -> list[Tensor]:
@@ -101,12 +107,12 @@ def read_losses(path: Path) -> Curve:
 
 def examples(plan: Plan, out: Path, clips: Sequence[Clip]) -> tuple[Example, ...]:
     """The first captions with different motions: truth, teacher, and what each arm made of them with the first seed."""
-    made = {arm: read_motions(Run(plan, arm, 0).samples(out)) for arm in plan.arms}
+    made = {arm_name(arm): read_motions(Run(plan, arm, 0).samples(out)) for arm in plan.arms}
     captions = next(iter(made.values()))[1]
     by_caption = {text: clip for clip in clips for text in clip.texts}
     chosen: dict[str, int] = {}
     for index, caption in enumerate(captions):
-        chosen.setdefault(by_caption[caption].id.split("_m")[0], index)
+        chosen.setdefault(motion_of(by_caption[caption]), index)
     found = []
     for index in list(chosen.values())[:EXAMPLES]:
         clip = by_caption[captions[index]]
@@ -123,7 +129,7 @@ def notes(plan: Plan, card: Card) -> tuple[str, ...]:
         f"A small denoiser ({plan.layers} layers, {plan.latent_dim} wide) after {plan.steps} steps of batch "
         f"{plan.batch_size} on crops of {plan.crop_frames} frames: an illustration, far from a converged model.",
         "Samples follow the training captions and are compared with the true training motions, which only the 3d arm "
-        "has seen; variants of one motion lie in both halves of the split-half floor.",
+        "has seen. The halves of the floor hold the same motions, in other variants.",
         f"The lifter is {card.lifter}; its error is on the data set's card.",
         "Guidance scale "
         f"{plan.guidance:g}; the weights are the moving average; captions, lengths and x_T are equal for all arms.",

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from videomdm_ext.benchmark import sampling
-from videomdm_ext.benchmark.arms import load_arm
+from videomdm_ext.benchmark.arms import arm_name, load_arm
 from videomdm_ext.config import Supervision
 from videomdm_ext.datasets.files import check_writable
 from videomdm_ext.datasets.folder import read_card
@@ -71,7 +71,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        return f"{self.arm}-{self.seed}"
+        return f"{arm_name(self.arm)}-{self.seed}"
 
     def folder(self, out: Path) -> Path:
         return out / "runs" / self.name
@@ -83,7 +83,9 @@ class Run:
         return (self.folder(out) / f"model{self.plan.steps:09d}.pt").is_file()
 
     def steps_done(self, out: Path) -> int:
-        """Steps that the run's log has seen."""
+        """All of them, or those that the log of an unfinished run has seen."""
+        if self.is_trained(out):
+            return self.plan.steps
         log = self.folder(out) / "progress.csv"
         if not log.is_file():
             return 0
@@ -114,6 +116,9 @@ class Run:
 def prepare(plan: Plan, out: Path, refining: Callable[[int, int], None] | None = None) -> None:
     """Check everything before work begins; refine the teachers where an arm needs them."""
     arms = [load_arm(arm).supervision for arm in plan.arms]
+    names = [arm_name(arm) for arm in plan.arms]
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(f"--arms: expected names, each once, found {' '.join(names) or 'none'}. Correct the list.")
     check_writable(str(out))
     place = out / "plan.json"
     text = json.dumps(dataclasses.asdict(plan), indent=2) + "\n"
@@ -164,11 +169,13 @@ def complete(run: Run, out: Path) -> None:
         started = time.monotonic()
         try:
             if not run.is_trained(out):
-                launcher.run(
-                    checkout.standin(), "train.train_mdm", run.arguments(out),
-                    add_options=adapter.add_options, activate=adapter.activate,
-                )  # fmt: skip
-                _note_time(folder, time.monotonic() - started)
+                try:
+                    launcher.run(
+                        checkout.standin(), "train.train_mdm", run.arguments(out),
+                        add_options=adapter.add_options, activate=adapter.activate,
+                    )  # fmt: skip
+                finally:
+                    _note_time(folder, time.monotonic() - started)
             make_samples(run, out)
         except SystemExit as stop:
             raise HostError(f"{log}: the host stopped with status {stop.code}. Read the end of that file.") from stop

@@ -12,7 +12,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -59,18 +61,24 @@ def load(checkout: Checkout, checkpoint: Path) -> Trained:
     stored = checkpoint.with_name("args.json")
     try:
         args = argparse.Namespace(**json.loads(stored.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise HostError(
             f"{stored}: expected the run's arguments as JSON ({error}). Keep args.json beside it."
         ) from error
     launcher.use(checkout, add_options=adapter.add_options, activate=adapter.activate)
-    adapter.activate(args)
-    dataset = open_dataset(from_args(Source, args), from_args(Supervision, args), "train", args.seed)
     model_util = importlib.import_module("utils.model_util")
-    model, diffusion = model_util.create_model_and_diffusion(args, argparse.Namespace(dataset=dataset))
     try:
-        model_util.load_saved_model(model, str(checkpoint), use_avg=args.use_ema)
-    except (RuntimeError, KeyError, AssertionError, OSError) as error:
+        adapter.activate(args)
+        dataset = open_dataset(from_args(Source, args), from_args(Supervision, args), "train", args.seed)
+        model, diffusion = model_util.create_model_and_diffusion(args, argparse.Namespace(dataset=dataset))
+        use_average = args.use_ema
+    except AttributeError as error:
+        if error.obj is not args:
+            raise
+        raise HostError(f"{stored}: expected all arguments of a run ({error}). Keep the run's own file.") from error
+    try:
+        model_util.load_saved_model(model, str(checkpoint), use_avg=use_average)
+    except (RuntimeError, LookupError, TypeError, AssertionError, OSError, EOFError, UnpicklingError) as error:
         raise HostError(f"{checkpoint}: does not fit the arguments in {stored} ({error}). Train it again.") from error
     model.eval()
     return Trained(model, diffusion, dataset.space, args, dataset)
@@ -169,12 +177,14 @@ def write_motions(path: Path, groups: Mapping[str, list[Tensor]], captions: list
 def read_motions(path: Path) -> tuple[dict[str, list[Tensor]], list[str]]:
     """What `write_motions` wrote."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: expected motions in npz, found something else ({error}). Sample again.") from error
-    captions = [str(text) for text in arrays.pop("captions")]
-    groups = {}
-    for name in [name for name in arrays if not name.endswith("_lengths")]:
-        groups[name] = list(torch.from_numpy(arrays[name]).split(arrays[f"{name}_lengths"].tolist()))
+        captions = [str(text) for text in arrays.pop("captions")]
+        groups = {}
+        for name in [name for name in arrays if not name.endswith("_lengths")]:
+            groups[name] = list(torch.from_numpy(arrays[name]).split(arrays[f"{name}_lengths"].tolist()))
+    except (OSError, ValueError, TypeError, LookupError, EOFError, RuntimeError, AttributeError, BadZipFile) as error:
+        raise ConfigError(
+            f"{path}: expected motions in npz, found something else ({error}). Remove the file and sample again."
+        ) from error
     return groups, captions

@@ -1,8 +1,8 @@
 """Refined teachers of a folder, made once for all its clips and kept beside the lifted ones.
 
 DIR/refined/LIFTER/ID.npz holds features [T, D] and extrinsics, the camera in the refined clip's own canonical frame;
-skeleton.npz the shared bone lengths [J - 1]; Mean.npy and Std.npy those of the training split; made.txt, written
-last, the content hash of the clips they were made from.
+skeleton.npz the shared bone lengths [J - 1] and mean pose [3 (J - 1)]; Mean.npy and Std.npy those of the training
+split; made.txt, written last, the content hash of the clips they were made from.
 """
 
 import dataclasses
@@ -22,10 +22,10 @@ from videomdm_ext.motion.features import decode, encode, mean_and_std
 from videomdm_ext.motion.kinematics import HeadingRule, canonicalise, heading
 from videomdm_ext.skeletons import by_name
 from videomdm_ext.supervision.observation import Observation
-from videomdm_ext.supervision.refinement import Progress, refine
+from videomdm_ext.supervision.refinement import Progress, Shared, refine
 
 GROUP = 256
-"""Clips that are refined together; the first group estimates the skeleton for the rest."""
+"""Clips that are refined together; the first group estimates skeleton and poses for the rest."""
 MARK = "made.txt"
 
 
@@ -41,32 +41,32 @@ def is_made(path: str, card: Card) -> bool:
 
 
 def make_refined(path: str, card: Card, progress: Progress | None = None) -> None:
-    """Refine the teachers of all splits; the training clips alone estimate the skeleton, and no truth is read."""
+    """Refine the teachers of all splits; the training clips alone estimate what is shared, and no truth is read."""
     folder = folder_of(path, card)
     files.check_writable(folder)
     mark = bf.join(folder, MARK)
     if bf.exists(mark):  # an earlier version's must not vouch for a half of this one
         bf.remove(mark)
-    lengths: Tensor | None = None
+    shared: Shared | None = None
     for split in ("train", *(name for name in SPLITS if name != "train" and card.counts.get(name))):
         clips = read_folder(path, split)[1]
         made = []
         for start in range(0, len(clips), GROUP):
-            refined, lengths = refine_clips(clips[start : start + GROUP], card.heading, lengths, progress)
+            refined, shared = refine_clips(clips[start : start + GROUP], card.heading, shared, progress)
             made += refined
-        assert lengths is not None
+        assert shared is not None
         for clip in made:
             arrays = {"features": clip.teacher, "extrinsics": clip.extrinsics}
             files.write_bytes(bf.join(folder, f"{clip.id}.npz"), files.arrays_bytes(arrays))
         if split == "train":
-            _write_summary(folder, made, card, lengths)
+            _write_summary(folder, made, card, shared)
     files.write_bytes(mark, card.content_hash.encode())
 
 
 def refine_clips(
-    clips: Sequence[Clip], rule: HeadingRule, lengths: Tensor | None = None, progress: Progress | None = None
-) -> tuple[list[Clip], Tensor]:
-    """Clips with refined teachers, each in its own canonical frame, and the shared bone lengths [J - 1], m."""
+    clips: Sequence[Clip], rule: HeadingRule, shared: Shared | None = None, progress: Progress | None = None
+) -> tuple[list[Clip], Shared]:
+    """Clips with refined teachers, each in its own canonical frame, and what they share."""
     skeleton = clips[0].skeleton
     longest = max(clip.length for clip in clips)
     batch = collate([crop(clip, 0, clip.length) for clip in clips], length=longest)
@@ -78,8 +78,8 @@ def refine_clips(
         valid=torch.arange(longest) < tensor_of(batch, "lengths").unsqueeze(1),
     )
     lifted = decode(tensor_of(batch, "teacher"), skeleton)
-    positions, lengths = refine(lifted, observation, skeleton, lengths=lengths, progress=progress)
-    return [_replaced(clip, positions[i, : clip.length], rule) for i, clip in enumerate(clips)], lengths
+    positions, shared = refine(lifted, observation, skeleton, shared=shared, progress=progress)
+    return [_replaced(clip, positions[i, : clip.length], rule) for i, clip in enumerate(clips)], shared
 
 
 def read_refined(path: str, card: Card, clips: Sequence[Clip]) -> tuple[list[Clip], tuple[Array, Array]]:
@@ -103,8 +103,9 @@ def _replaced(clip: Clip, positions: Tensor, rule: HeadingRule) -> Clip:
     return dataclasses.replace(clip, teacher=features.numpy(), extrinsics=extrinsics.numpy())
 
 
-def _write_summary(folder: str, clips: Sequence[Clip], card: Card, lengths: Tensor) -> None:
+def _write_summary(folder: str, clips: Sequence[Clip], card: Card, shared: Shared) -> None:
     mean, std = mean_and_std([torch.from_numpy(clip.teacher) for clip in clips], by_name(card.skeleton))
     for name, values in (("Mean.npy", mean), ("Std.npy", std)):
         files.write_bytes(bf.join(folder, name), files.array_bytes(values.numpy()))
-    files.write_bytes(bf.join(folder, "skeleton.npz"), files.arrays_bytes({"lengths": lengths.numpy()}))
+    common = {"lengths": shared.lengths.numpy(), "mean_pose": shared.mean.numpy()}
+    files.write_bytes(bf.join(folder, "skeleton.npz"), files.arrays_bytes(common))

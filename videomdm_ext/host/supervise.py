@@ -17,6 +17,9 @@ from videomdm_ext.supervision.objective import Objective, Term
 from videomdm_ext.supervision.observation import Observation
 from videomdm_ext.supervision.unrolling import Ladder, walk
 
+OWN = ("loss", "passes", "ray", "position", "velocity", "near", "behind", "alignment", "floor", "bone_length")
+"""Names of what training logs by itself; a plugin's term must not hide one."""
+
 
 @hookimpl
 def add_options(group: "argparse._ArgumentGroup") -> None:
@@ -89,6 +92,8 @@ def weighted(terms: Mapping[str, Term], asked: str) -> dict[str, tuple[float, Te
         if name not in terms:
             known = ", ".join(terms) or "none; is the plugin installed?"
             raise ConfigError(f"--extra_terms: expected terms among {known}, found {name!r}.")
+        if name in OWN:
+            raise ConfigError(f"--extra_terms: {name!r} names a built-in figure. Register the term under another name.")
         if name in chosen:
             raise ConfigError(f"--extra_terms: expected each term once, found {name!r} twice.")
         chosen[name] = (_weight(part, weight), terms[name])

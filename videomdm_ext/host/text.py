@@ -3,6 +3,7 @@
 Encoders keep what they have encoded: a caption costs its forward pass once. They hold no trainable weights.
 """
 
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -118,8 +119,14 @@ def available(name: str) -> bool:
     return all(importlib.util.find_spec(package) is not None for package in specs)
 
 
+@functools.cache
+def encoder(name: str) -> TextEncoder:
+    """The process's one encoder of this name, with what it has encoded."""
+    return ENCODERS[name]()
+
+
 @hookimpl
 def make_text_encoder(args: Namespace) -> object | None:
     """The encoder that --text_features names; None leaves the host's own."""
     name = from_args(Source, args).text_features
-    return ENCODERS[name]() if name in ENCODERS else None
+    return encoder(name) if name in ENCODERS else None

@@ -1,8 +1,11 @@
-"""A better teacher from the same evidence: every joint on its keypoint's ray, one skeleton, smooth in time.
+"""A better teacher from the same evidence: joints on their keypoints' rays, one skeleton, smooth motion, likely poses.
 
-A lifter's depth errors show in what must not change: the lengths of a person's bones, and how joints accelerate.
-For each clip this solves for the depths along the rays (and one scale) that agree with a skeleton shared by all
-clips, which is estimated on the way, with smooth motion, and with the lifted depths within their usual error.
+A lifter's depth errors show in what must not change (the lengths of a person's bones), in how joints accelerate, and
+in poses that the other clips do not have: cameras look from all sides, so what is depth in one clip is seen exactly in
+another. For each clip this solves for the depths along the rays (and one scale) that agree with a skeleton shared by
+all clips, with smooth motion, with the lifted depths within their usual error, and with a Gaussian of heading-aligned
+poses. The skeleton is estimated from the clips in the first round, the Gaussian again after every round, as
+expectation maximisation does.
 No 3D truth enters. The mean scale over the clips stays the lifter's: a single camera cannot tell it.
 """
 
@@ -13,7 +16,8 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.geometry.cameras import to_camera, to_world
-from videomdm_ext.motion.kinematics import bone_lengths, bone_vectors
+from videomdm_ext.geometry.rotations import rotate_yaw
+from videomdm_ext.motion.kinematics import bone_lengths, bone_vectors, heading
 from videomdm_ext.skeletons import Skeleton
 from videomdm_ext.supervision.observation import Observation
 from videomdm_ext.supervision.targets import on_rays
@@ -26,7 +30,12 @@ Progress = Callable[[int, int], None]
 class Refinement:
     """Expected deviations, in metres and frames; each term is weighed by the inverse square of its own."""
 
-    iterations: int = 300
+    rounds: int = 6
+    """Rounds with poses; the round before them has none."""
+    first: int = 150
+    """Iterations of the round without poses."""
+    iterations: int = 50
+    """Iterations of each further round."""
     rate: float = 0.02
     bone: float = 0.006
     """Length of a bone about the shared one, m."""
@@ -40,6 +49,24 @@ class Refinement:
     """Lifted scale of a clip about 1."""
     correlation: float = 20.0
     """Frames over which a lifter's errors persist: so many count as one."""
+    pose_frames: float = 2.0
+    """Frames that count as one pose."""
+    pose_floor: float = 0.01
+    """Least standard deviation of a direction of poses, m."""
+
+    @property
+    def total(self) -> int:
+        """Iterations in all."""
+        return self.first + self.rounds * self.iterations
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all clips have in common: bone lengths [J - 1] in m, mean pose [P] and whitening [P, P], P = 3 (J - 1)."""
+
+    lengths: Tensor
+    mean: Tensor
+    whitening: Tensor
 
 
 class _Depths:
@@ -73,62 +100,92 @@ class _Depths:
         return (free + free[self.other]) / 2
 
 
+@dataclass(frozen=True)
+class _Problem:
+    """What is fixed while the depths are sought: rays [B, T, J, 3] of unit depth, valid [B, T] as numbers."""
+
+    rays: Tensor
+    valid: Tensor
+    extrinsics: Tensor
+    skeleton: Skeleton
+    config: Refinement
+
+    def world(self, unknown: _Depths) -> Tensor:
+        return to_world(self.rays * unknown.values().unsqueeze(-1), self.extrinsics)
+
+    def energy(self, unknown: _Depths, shared: Shared | None) -> Tensor:
+        """Sum over frames of squared deviations in units of their expected size; bones and motion robustly."""
+        points, config, frame = self.rays * unknown.values().unsqueeze(-1), self.config, self.valid.unsqueeze(-1)
+        bones, lengths = bone_vectors(points, self.skeleton), unknown.lengths()
+        stretch = (torch.linalg.vector_norm(bones, dim=-1) - lengths) / config.bone
+        bend = points.diff(n=2, dim=1) / config.acceleration
+        lifted = bone_vectors(self.rays * unknown.depth.unsqueeze(-1), self.skeleton)[..., 2]
+        tilt = (bones[..., 2] - lifted) / (config.tilt * lengths)
+        persistent = (tilt.square() * frame).sum() + ((unknown.drift() / config.root).square() * frame).sum()
+        running = frame[:, 2:] * frame[:, 1:-1] * frame[:, :-2]
+        total = (_robust(stretch.square()) * frame).sum() + (_robust(bend.square().sum(-1)) * running).sum()
+        total = total + persistent / config.correlation + (unknown.clip_scale() / config.scale).square().sum()
+        if shared is None:
+            return total
+        unusual = (aligned_poses(to_world(points, self.extrinsics), self.skeleton) - shared.mean) @ shared.whitening
+        return total + (unusual.square().sum(-1) * self.valid).sum() / config.pose_frames
+
+
+def aligned_poses(positions: Tensor, skeleton: Skeleton) -> Tensor:
+    """Root-relative joints in the heading's frame, the heading held constant. [..., J, 3] -> [..., 3 (J - 1)]."""
+    angle = heading(positions.detach(), skeleton)
+    local = positions[..., 1:, :] - positions[..., :1, :]
+    return rotate_yaw(local, -angle.unsqueeze(-1)).flatten(-2)
+
+
+@torch.no_grad()
+def _estimate(problem: _Problem, unknown: _Depths) -> Shared:
+    """Lengths, and the Gaussian of the valid frames' poses as they are now."""
+    poses = aligned_poses(problem.world(unknown), problem.skeleton)[problem.valid > 0]
+    values, vectors = torch.linalg.eigh(torch.cov(poses.T))
+    deviation = (values.clamp_min(0.0) + problem.config.pose_floor**2).sqrt()
+    return Shared(unknown.lengths(), poses.mean(0), vectors / deviation)
+
+
 def refine(
     positions: Tensor,
     observation: Observation,
     skeleton: Skeleton,
     *,
-    lengths: Tensor | None = None,
+    shared: Shared | None = None,
     nearest: float = 0.5,
     config: Refinement | None = None,
     progress: Progress | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Move lifted positions [B, T, J, 3] along their rays. -> positions [B, T, J, 3], shared bone lengths [J - 1], m.
+) -> tuple[Tensor, Shared]:
+    """Move lifted positions [B, T, J, 3] along their rays. -> positions [B, T, J, 3] and what the clips share.
 
-    `lengths` holds the skeleton fixed where it is known already. A joint that was not seen keeps the ray on which the
-    lifter put it. Frames that are not valid come back as they went in, and may hold anything.
+    With `shared` given, from other clips of the same people, it is held fixed. A joint that was not seen keeps the ray
+    on which the lifter put it. Frames that are not valid come back as they went in.
     """
     config = config or Refinement()
-    valid = observation.valid.to(positions.dtype)
-    held = torch.where(observation.valid[..., None, None], positions, 1.0)
-    start = to_camera(on_rays(held, observation, nearest), observation.extrinsics)
+    start = to_camera(on_rays(positions, observation, nearest), observation.extrinsics)
+    start = torch.where(observation.valid[..., None, None], start, 1.0)
     depth = start[..., 2].clamp_min(nearest)
-    rays = start / depth.unsqueeze(-1)
-    known = lengths if lengths is not None else bone_lengths(positions, skeleton)[observation.valid].median(0).values
-    unknown = _Depths(depth, valid, known, skeleton, nearest)
-    free = [unknown.offset, unknown.scale] + ([unknown.growth] if lengths is None else [])
-    optimizer = torch.optim.Adam(free, lr=config.rate)
-    for step in range(config.iterations):
-        for group in optimizer.param_groups:
-            group["lr"] = config.rate * (1 - step / config.iterations) + 1e-4
-        optimizer.zero_grad()
-        _energy(unknown, rays, valid, skeleton, config).backward()
-        optimizer.step()
-        if progress:
-            progress(step + 1, config.iterations)
-    with torch.no_grad():
-        moved = to_world(rays * unknown.values().unsqueeze(-1), observation.extrinsics)
-        return torch.where(observation.valid[..., None, None], moved, positions), unknown.lengths().detach()
-
-
-def _energy(unknown: _Depths, rays: Tensor, valid: Tensor, skeleton: Skeleton, config: Refinement) -> Tensor:
-    """Sum over frames of squared deviations in units of their expected size; bones and motion robustly."""
-    points = rays * unknown.values().unsqueeze(-1)
-    bones = bone_vectors(points, skeleton)
-    lengths = unknown.lengths()
-    frame = valid.unsqueeze(-1)
-    stretch = (torch.linalg.vector_norm(bones, dim=-1) - lengths) / config.bone
-    bend = points.diff(n=2, dim=1) / config.acceleration
-    lifted = bone_vectors((rays * unknown.depth.unsqueeze(-1)), skeleton)[..., 2]
-    tilt = (bones[..., 2] - lifted) / (config.tilt * lengths)
-    persistent = (tilt.square() * frame).sum() + (unknown.drift() / config.root).square().mul(frame).sum()
-    running = frame[:, 2:] * frame[:, 1:-1] * frame[:, :-2]
-    return (
-        (_robust(stretch.square()) * frame).sum()
-        + (_robust(bend.square().sum(-1)) * running).sum()
-        + persistent / config.correlation
-        + (unknown.clip_scale() / config.scale).square().sum()
-    )
+    valid = observation.valid.to(positions.dtype)
+    problem = _Problem(start / depth.unsqueeze(-1), valid, observation.extrinsics, skeleton, config)
+    lengths = shared.lengths if shared else bone_lengths(positions, skeleton)[observation.valid].median(0).values
+    unknown = _Depths(depth, valid, lengths, skeleton, nearest)
+    done, found = 0, None
+    for number in range(config.rounds + 1):
+        steps, rate = (config.first, config.rate) if number == 0 else (config.iterations, config.rate / 2)
+        free = [unknown.offset, unknown.scale] + ([unknown.growth] if found is None and shared is None else [])
+        optimizer = torch.optim.Adam(free, lr=rate)
+        for step in range(steps):
+            optimizer.param_groups[0]["lr"] = rate * (1 - step / steps) + 1e-4
+            optimizer.zero_grad()
+            problem.energy(unknown, found).backward()
+            optimizer.step()
+            done += 1
+            if progress:
+                progress(done, config.total)
+        found = shared or _estimate(problem, unknown)
+    moved = problem.world(unknown).detach()
+    return torch.where(observation.valid[..., None, None], moved, positions), found or _estimate(problem, unknown)
 
 
 def _robust(squared: Tensor) -> Tensor:

@@ -1,28 +1,29 @@
 """Gaussian diffusion of motions: noise, posterior, samplers and MDM's own loss. Tensors are [N, J, F, T], t is [N]."""
 
 import enum
-import math
 
 import numpy as np
 import torch
+from diffusion.sampling_steps import (
+    _extract_into_tensor,
+    encode_text_once,
+    first_from_second,
+    inpaint,
+    last_or_dumped,
+    refuse,
+    unless_last,
+)
+from diffusion.schedules import betas_for_alpha_bar, get_named_beta_schedule
 from tqdm.auto import tqdm
 
-
-def get_named_beta_schedule(schedule_name, num_diffusion_timesteps, scale_betas=1.0):
-    """The betas of a `linear` or `cosine` schedule. -> float64 [T]"""
-    steps = num_diffusion_timesteps
-    if schedule_name == "linear":
-        scale = scale_betas * 1000 / steps
-        return np.linspace(scale * 1e-4, scale * 0.02, steps, dtype=np.float64)
-    if schedule_name == "cosine":
-        return betas_for_alpha_bar(steps, lambda u: math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2)
-    raise NotImplementedError(f"unknown schedule {schedule_name!r}; choose linear or cosine")
-
-
-def betas_for_alpha_bar(num_diffusion_timesteps, alpha_bar, max_beta=0.999):
-    """Betas whose running product of 1 - beta follows alpha_bar(u), u from 0 to 1. -> float64 [T]"""
-    level = np.array([alpha_bar(i / num_diffusion_timesteps) for i in range(num_diffusion_timesteps + 1)])
-    return np.minimum(1 - level[1:] / level[:-1], max_beta)
+__all__ = [
+    "GaussianDiffusion",
+    "LossType",
+    "ModelMeanType",
+    "ModelVarType",
+    "betas_for_alpha_bar",
+    "get_named_beta_schedule",
+]
 
 
 ModelMeanType = enum.Enum("ModelMeanType", ["PREVIOUS_X", "START_X", "EPSILON"])
@@ -343,56 +344,3 @@ class GaussianDiffusion:
             terms["vel_mse"] = self.masked_l2(truth, predicted, mask[..., 1:])
             terms["loss"] = terms["loss"] + self.lambda_vel * terms["vel_mse"]
         return terms
-
-
-def first_from_second(table, start):
-    """`table` [T] with its first entry replaced by the second of `start` (by its only one where T is 1)."""
-    return np.append(start[min(1, len(start) - 1)], table[1:])
-
-
-def inpaint(prediction, y):
-    """Put y['inpainted_motion'] where y['inpainting_mask'] [N, J, F, T] bool is set, if both are given.
-
-    The sum keeps the prediction's memory layout, which randn_like follows: other code would draw other noise.
-    """
-    if "inpainting_mask" not in y or "inpainted_motion" not in y:
-        return prediction
-    return prediction * ~y["inpainting_mask"] + y["inpainted_motion"] * y["inpainting_mask"]
-
-
-def unless_last(t, x):
-    """1 where t > 0, else 0, shaped for x: the last step adds no noise."""
-    return (t != 0).float().view(-1, *[1] * (x.dim() - 1))
-
-
-def encode_text_once(model, model_kwargs):
-    """Keyword arguments whose y carries the text embedding, so that no step encodes the text again."""
-    kwargs = model_kwargs or {}
-    y = kwargs.get("y", {})
-    if "text" not in y or "text_embed" in y or model.cond_mode != "text":
-        return kwargs
-    with torch.no_grad():
-        return {**kwargs, "y": {**y, "text_embed": model.encode_text(y["text"])}}
-
-
-def last_or_dumped(samples, dump_steps):
-    """The last sample, or those at the places `dump_steps`."""
-    dumped, sample = [], None
-    for i, out in enumerate(samples):
-        sample = out["sample"]
-        if dump_steps is not None and i in dump_steps:
-            dumped.append(sample.clone())
-    return sample if dump_steps is None else dumped
-
-
-def refuse(**options):
-    """Options of MDM's samplers that the stand-in does not have must be left alone."""
-    used = [name for name, value in options.items() if value not in (None, False)]
-    if used:
-        raise NotImplementedError(f"This sampler of the stand-in host has no {', '.join(used)}. Use MDM (--mdm).")
-
-
-def _extract_into_tensor(arr, timesteps, broadcast_shape):
-    """Entries of a float64 table at `timesteps` [N], as float32 expanded to `broadcast_shape`."""
-    values = torch.from_numpy(arr).to(timesteps.device)[timesteps].float()
-    return values.view(-1, *[1] * (len(broadcast_shape) - 1)).expand(broadcast_shape)

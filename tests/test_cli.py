@@ -1,0 +1,279 @@
+"""The command line: help on one screen, exit statuses, and refusals before any work."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import tempfile
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+from clips import make_clip
+
+from videomdm_ext import __version__, cli, plugins, run, verbs
+from videomdm_ext.benchmark.comparison import Plan
+from videomdm_ext.benchmark.sampling import read_motions
+from videomdm_ext.datasets.folder import Card, read_card, write_folder
+from videomdm_ext.datasets.refined import is_made
+from videomdm_ext.errors import ConfigError, DatasetError
+from videomdm_ext.hookspecs import hookimpl
+from videomdm_ext.supervision import refinement
+
+CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
+SMALL = [
+    "--layers", "1", "--latent_dim", "16", "--ff_size", "24", "--diffusion_steps", "5", "--batch_size", "2",
+    "--num_steps", "4", "--log_interval", "2", "--crop_frames", "20", "--text_features", "words", "--mask_frames",
+]  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> str:
+    """-> a folder with two training clips and one held out."""
+    path = str(tmp_path / "set")
+    write_folder(path, {"train": [make_clip(), make_clip(name="walk")], "test": [make_clip(name="jump")]}, CARD)
+    return path
+
+
+# -- help -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [[], ["-h"], ["--help"]])
+def test_help_names_every_verb_on_one_screen(words, capsys):
+    assert cli.main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 100
+    for verb, (_, _, about) in cli.VERBS.items():
+        assert any(line.split("  ")[1:2] == [verb] and line.endswith(about) for line in lines), verb
+
+
+def test_the_version_is_the_packages(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"videomdm {__version__}\n"
+
+
+def test_every_verb_has_its_function():
+    for module, function, _ in cli.VERBS.values():
+        assert callable(getattr(import_module(f"videomdm_ext.{module}"), function))
+
+
+@pytest.mark.parametrize(
+    ("verb", "kind"),
+    [("demo", verbs.Demo), ("data make-demo", verbs.MakeDemo), ("data refine", verbs.Refine), ("sample", verbs.Sample),
+     ("report", verbs.Report)],
+)  # fmt: skip
+def test_the_help_of_a_verb_describes_every_option(verb, kind, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*verb.split(), "--help"])
+    assert stop.value.code == 0
+    shown = re.sub(r"\W+", "", capsys.readouterr().out).lower()
+    options = [field for field in dataclasses.fields(kind) if "Positional" not in str(field.type)]
+    for field in options:
+        assert field.name.replace("_", "") in shown.replace("_", ""), field.name
+    assert re.sub(r"\W+", "", kind.__doc__).lower()[:20] in shown
+
+
+# -- verbs ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["sampel"], "'sample'"),
+        (["data", "makedemo"], "'data make-demo'"),
+        (["dmeo", "--fast"], "'demo'"),
+        (["xyz"], "demo, data"),
+    ],
+)
+def test_an_unknown_verb_is_answered_with_the_nearest_or_all(words, hint, capsys):
+    assert cli.main(words) == 1
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: no verb {words[0]!r}. ")
+    assert hint in message
+    assert len(message.splitlines()) == 1
+
+
+def test_a_plugins_verb_is_called_with_the_rest_and_its_status_is_returned(monkeypatch, capsys):
+    class Plugin:
+        @hookimpl
+        def register_commands(self, register):
+            register("greet", lambda words: len(words))
+
+    manager = plugins.create_manager(builtins=())
+    manager.register(Plugin(), name="greeting")
+    monkeypatch.setattr(plugins, "create_manager", lambda: manager)
+    assert cli.main(["greet", "a", "b"]) == 2
+    assert cli.main(["greeet"]) == 1
+    assert "'greet'" in capsys.readouterr().err
+
+
+# -- exit statuses ----------------------------------------------------------------------------------------------------
+
+
+def test_an_expected_error_is_one_message_and_status_1(capsys):
+    def fail() -> int:
+        raise DatasetError("set: expected clips, found none. Make them.")
+
+    assert cli.guarded(fail) == 1
+    assert capsys.readouterr().err == "error: set: expected clips, found none. Make them.\n"
+
+
+def test_a_fault_is_status_3_with_its_traceback_in_a_log(tmp_path, monkeypatch, capsys):
+    def broken_verb() -> int:
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert cli.guarded(broken_verb) == 3
+    message = capsys.readouterr().err
+    (log,) = tmp_path.glob("videomdm-*.log")
+    assert str(log) in message
+    assert "ZeroDivisionError: by zero" in message
+    assert "Traceback" not in message
+    assert "in broken_verb" in log.read_text("utf-8")
+
+
+def test_an_interruption_is_status_130_and_says_how_to_go_on(capsys):
+    def interrupted() -> int:
+        raise KeyboardInterrupt
+
+    assert cli.guarded(interrupted) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+
+
+def test_success_is_the_verbs_own_status():
+    assert cli.guarded(lambda: 0) == 0
+
+
+# -- refused before any work ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", [["demo"], ["data", "make-demo"]])
+def test_an_output_folder_that_cannot_be_written_is_refused_before_anything_is_made(
+    tmp_path, monkeypatch, capsys, verb
+):
+    monkeypatch.setattr("videomdm_ext.datasets.demo.load_motions", lambda: pytest.fail("work was done"))
+    (tmp_path / "file").touch()
+    assert cli.main([*verb, "--out", str(tmp_path / "file" / "out")]) == 1
+    assert "can be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--seeds", "0"], "--seeds"),
+        (["--steps", "49"], "--steps"),
+        (["--workers", "0"], "--workers"),
+        (["--text-features", "bert"], "--text-features"),
+        (["--arms", "3d", "4d"], "4d"),
+        (["--arms", "3d", "3d"], "--arms"),
+    ],
+)
+def test_an_option_of_the_demo_that_cannot_be_used_is_refused_before_anything_is_trained(
+    tmp_path, monkeypatch, capsys, words, named
+):
+    monkeypatch.setattr(verbs, "_demo_data", lambda data, fast: read_card(str(data)))
+    monkeypatch.setattr(verbs.comparison, "execute", lambda *a, **k: pytest.fail("a training was started"))
+    write_folder(str(tmp_path / "data"), {"train": [make_clip()]}, dataclasses.replace(CARD, lifter_error=ERROR))
+    assert cli.main(["demo", "--out", str(tmp_path), *words]) == 1
+    assert named in capsys.readouterr().err
+
+
+ERROR = {"mpjpe": 0.2, "root_aligned_mpjpe": 0.1, "pa_mpjpe": 0.09, "bone_wander": 0.05}
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--count", "0"], "--count"), (["--frames", "-1"], "--frames"), (["--text", " "], "--text"),
+        (["--mdm", "nowhere"], "nowhere"), ([], r"expected a checkpoint"),
+    ],
+)  # fmt: skip
+def test_an_option_of_sample_that_cannot_be_used_is_refused(tmp_path, capsys, words, named):
+    assert cli.main(["sample", "--run", str(tmp_path), "--out", str(tmp_path / "out"), *words]) == 1
+    assert named in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", "{}", '{"arms": 3}', '{"arms": [], "colour": "red"}'])
+def test_a_folder_without_a_plan_has_no_report(tmp_path, capsys, content):
+    if content is not None:
+        (tmp_path / "plan.json").write_text(content, encoding="utf-8")
+    assert cli.main(["report", str(tmp_path)]) == 1
+    assert "plan.json: expected the plan of a comparison" in capsys.readouterr().err
+
+
+def test_a_plan_comes_back_from_its_file(tmp_path):
+    plan = Plan("data", "hash", ("2d", "3d"), 2, guidance=1.5)
+    (tmp_path / "plan.json").write_text(json.dumps(dataclasses.asdict(plan)), encoding="utf-8")
+    assert verbs.read_plan(tmp_path) == plan
+
+
+def test_the_text_features_are_minilm_where_it_is_installed_and_words_elsewhere(monkeypatch):
+    for there, chosen in ((True, "minilm"), (False, "words")):
+        monkeypatch.setattr(verbs.text, "available", lambda name, there=there: there)
+        assert verbs.text_choice("auto") == chosen
+        assert verbs.text_choice("words") == "words"
+
+
+# -- train, refine, sample --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "passed"),
+    [
+        (["--arm", "2d", "--lr", "1"], ["train.train_mdm", "--supervision", "2d", "--lr", "1"]),
+        (["--lr", "1", "--arm=3d-on-teacher"], ["train.train_mdm", "--teacher", "lifted", "--lr", "1"]),
+        (["--mdm", "auto", "--lr", "1"], ["--mdm", "auto", "train.train_mdm", "--lr", "1"]),
+        (
+            ["--seed", "3", "--mdm=x", "--arm", "2d"],
+            ["--mdm", "x", "train.train_mdm", "--supervision", "2d", "--seed", "3"],
+        ),
+    ],
+)
+def test_train_puts_the_arm_before_the_hosts_options_so_that_these_win(monkeypatch, words, passed):
+    seen: list[list[str]] = []
+    monkeypatch.setattr(run, "main", lambda argv: seen.append(list(argv)) or 7)
+    assert cli.main(["train", *words]) == 7
+    assert seen == [passed]
+
+
+@pytest.mark.parametrize(("words", "named"), [(["--arm"], "--arm: expected a value"), (["--arm", "4d"], "arm '4d'")])
+def test_an_arm_that_is_none_is_refused(capsys, words, named):
+    assert cli.main(["train", *words]) == 1
+    assert named in capsys.readouterr().err
+
+
+def test_options_in_front_of_the_value_are_taken_apart():
+    assert verbs._take(["--a", "1", "--arm", "2d", "--b"], "--arm") == ("2d", ["--a", "1", "--b"])
+    assert verbs._take(["--arms", "2d"], "--arm") == (None, ["--arms", "2d"])
+    with pytest.raises(ConfigError, match="--arm: expected a value behind it"):
+        verbs._take(["--arm"], "--arm")
+
+
+def test_refine_makes_the_refined_teachers(folder, monkeypatch, capsys):
+    brief = refinement.Refinement(first=2, rounds=0)
+    monkeypatch.setattr(refinement, "Refinement", lambda: brief)
+    assert cli.main(["data", "refine", folder]) == 0
+    assert is_made(folder, read_card(folder))
+    assert f"--clips {folder}" in capsys.readouterr().out.replace("\n", "")
+
+
+@pytest.mark.usefixtures("borrowed_process")
+def test_a_run_is_trained_and_sampled_by_its_verbs(folder, tmp_path, capsys):
+    """In this process: train writes a checkpoint, sample takes captions or the training clips' own."""
+    place = tmp_path / "run"
+    assert cli.main(["train", "--arm", "3d-on-teacher", "--clips", folder, "--save_dir", str(place), *SMALL]) == 0
+    assert (place / "model000000004.pt").is_file()
+    words = ["sample", "--run", str(place), "--count", "2", "--frames", "18"]
+    assert cli.main([*words, "--text", "a person walks", "someone jumps"]) == 0
+    groups, captions = read_motions(place / "samples" / "samples.npz")
+    assert captions == ["a person walks"] * 2 + ["someone jumps"] * 2
+    assert [motion.shape for motion in groups["samples"]] == [(18, 22, 3)] * 4
+    assert not torch.equal(groups["samples"][0], groups["samples"][1])
+    assert (place / "samples" / "samples.png").stat().st_size > 2000
+    assert cli.main(["sample", "--run", str(place), "--frames", "21"]) == 1
+    assert "--frames: expected 20 or fewer" in capsys.readouterr().err
+    assert cli.main(["train", "--clips", folder, "--save_dir", str(place), *SMALL]) == 1
+    assert "--overwrite" in capsys.readouterr().err
