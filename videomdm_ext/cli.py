@@ -1,7 +1,7 @@
 """The command line: one verb each, no logic. `videomdm VERB --help` describes a verb.
 
-Exit status: 0 done, 1 something that you can put right (one message), 3 a fault of this program (with a log),
-130 interrupted (start the same command again to go on).
+Exit status: 0 done, 1 something that you can put right (one message), 2 an option that does not exist or has no such
+value, 3 a fault of this program (with a log), 130 interrupted (start the same command again to go on).
 """
 
 import difflib

@@ -60,7 +60,12 @@ class Supervision:
         ("square", "linear", "above0.4", "above0.6", "none"),
     )
     z_near: float = option(0.5, "Joints nearer than this to the camera plane pay a hinge, m.")
-    unroll: bool = option(True, "Start low-noise timesteps from higher noise (unrolling).")
+    unroll: str = option(
+        "auto",
+        "Start low-noise timesteps from higher noise. auto: where the target is the prediction's own "
+        "(reprojection, and ray with ray_depth prediction or blend).",
+        ("auto", "on", "off"),
+    )
     unroll_below: int = option(12, "Timesteps under this start from higher noise.")
     unroll_steps: int = option(4, "Denoiser passes of one unrolled walk.")
     weight_ray: float = option(1.0, "Weight of the ray term.")
@@ -88,6 +93,13 @@ class Supervision:
         if self.teacher != "auto":
             return self.teacher
         return "gt" if self.supervision == "3d" else "refined"
+
+    @property
+    def unrolls(self) -> bool:
+        """Whether training steps are unrolled, with `auto` resolved."""
+        if self.unroll != "auto":
+            return self.unroll == "on"
+        return self.uses_reprojection or self.ray_depth != "teacher"
 
     @property
     def uses_ray(self) -> bool:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from videomdm_ext.datasets.refined import make_refined
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.host import text
 
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 110)
 Arguments = TypeVar("Arguments")
 
 
@@ -60,11 +61,11 @@ def counting(progress: Progress, label: str) -> Callable[[int, int], None]:
 class Demo:
     """Make a data set of real motion, train 3D and 2D arms on it with equal seeds and steps, and compare them."""
 
-    out: Path = Path("runs/demo")
-    """Folder for everything the demo makes; started again, it goes on from what is there."""
+    out: Path | None = None
+    """Folder for everything the demo makes, by default runs/demo; started again, it goes on from what is there."""
     seeds: int = 3
     """Trainings of each arm."""
-    steps: int = 1000
+    steps: int = 700
     """Steps of each training."""
     arms: tuple[str, ...] = ("3d", "3d-on-teacher", "2d")
     """Names in configs/arms, or YAML files."""
@@ -82,8 +83,9 @@ def demo(words: Sequence[str]) -> int:
     drawing.require()
     if options.seeds < 1 or options.steps < 50 or options.workers < 1:
         raise ConfigError("--seeds and --workers: expected 1 or more, and --steps 50 or more. Correct the option.")
-    check_writable(str(options.out))
-    data = options.out / "data"
+    out = options.out or Path("runs/demo-fast" if options.fast else "runs/demo")
+    check_writable(str(out))
+    data = out / "data"
     console.print("[bold]1/4[/] real motion, seen by cameras and lifted with errors")
     card = _demo_data(data, options.fast)
     console.print(f"    {card.counts} clips; the lifter is off by {lifter_summary(card)}")
@@ -91,15 +93,18 @@ def demo(words: Sequence[str]) -> int:
     plan = Plan(str(data), card.content_hash, options.arms, options.seeds, options.steps, text_features=features)
     if options.fast:
         plan = dataclasses.replace(plan, seeds=1, steps=min(options.steps, 120), samples=24)
-    return compare(plan, options.out, options.workers)
+    return compare(plan, out, options.workers)
 
 
 def _demo_data(data: Path, fast: bool) -> Card:
     """The demo's data set, made unless it is there with the same recipe."""
     if (data / "dataset.json").is_file():
         card = read_card(str(data))
-        if (card.recipe.get("views") == 1) == fast:
-            return card
+        if (card.recipe.get("views") == 1) != fast:
+            raise ConfigError(
+                f"{data}: holds the data of a demo {'without' if fast else 'with'} --fast. Choose another --out."
+            )
+        return card
     with console.status("making the data set"):
         return build_demo(str(data), fast=fast)
 
@@ -280,6 +285,7 @@ def read_plan(out: Path) -> Plan:
     place = out / "plan.json"
     try:
         stored: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
+        stored.pop("settings", None)
         return Plan(**{**stored, "arms": tuple(stored["arms"])})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ConfigError(f"{place}: expected the plan of a comparison ({error}). Make one: videomdm demo.") from error

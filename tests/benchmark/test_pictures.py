@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from videomdm_ext.benchmark import pictures
 from videomdm_ext.benchmark.results import Curve, Example
@@ -43,3 +44,12 @@ def test_smoothing_keeps_straight_lines_and_both_ends() -> None:
     smoothed = pictures._smoothed(noisy)
     assert (smoothed[0], smoothed[-1]) == (pytest.approx(noisy[0]), pytest.approx(noisy[-1]))
     assert np.abs(smoothed - line).mean() < 0.5 * np.abs(noisy - line).mean()
+
+
+def test_every_arm_of_a_distance_lies_within_its_panel() -> None:
+    axes = Figure().add_subplot()
+    panel = pictures.Panel("distance", {"2d": ([19.0, 21.0], Estimate(20.0, 3.0, 2))}, floor=2.0, teacher=10.0)
+    pictures._draw_panel(axes, panel, ["2d"])
+    left, right = axes.get_xlim()
+    assert left == 0.0
+    assert right >= 23.0

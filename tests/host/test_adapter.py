@@ -182,7 +182,7 @@ def test_the_denoiser_asks_our_encoder_for_its_text(host):
 
 
 def test_no_observation_reaches_the_denoiser_and_the_batch_keeps_its_own(host):
-    built = host(*TWO, "--no-unroll")
+    built = host(*TWO, "--unroll", "off")
     before = {key: value.clone() if torch.is_tensor(value) else list(value) for key, value in built.y.items()}
     model = Watched()
     losses(built, model)
@@ -195,7 +195,7 @@ def test_no_observation_reaches_the_denoiser_and_the_batch_keeps_its_own(host):
 
 
 def test_one_pass_noises_the_teacher_as_the_host_does(host):
-    built = host(*TWO, "--no-unroll")
+    built = host(*TWO, "--unroll", "off")
     model = Watched()
     losses(built, model, timestep=17)
     torch.manual_seed(5)
@@ -204,10 +204,10 @@ def test_one_pass_noises_the_teacher_as_the_host_does(host):
 
 
 def test_the_loss_of_one_pass_is_the_objective_of_the_prediction(host):
-    built = host(*TWO, "--no-unroll", "--objective", "both", "--confidence", "linear", "--weight_ray", "0.5")
+    built = host(*TWO, "--unroll", "off", "--objective", "both", "--confidence", "linear", "--weight_ray", "0.5")
     answer = built.x_start + 0.1 * torch.randn(built.x_start.shape, generator=torch.Generator().manual_seed(1))
     config = Supervision(
-        supervision="2d", teacher="lifted", unroll=False, objective="both", confidence="linear", weight_ray=0.5
+        supervision="2d", teacher="lifted", unroll="off", objective="both", confidence="linear", weight_ray=0.5
     )
     observation, _ = Observation.take(built.y, "linear")
     expected = Objective(config, built.dataset.space)(answer, observation, built.x_start, torch.full((3,), 30))
@@ -230,7 +230,7 @@ def unrolled(built: SimpleNamespace, model: nn.Module) -> dict[str, Tensor]:
 
 
 def test_a_walk_takes_four_passes_from_the_noised_teacher_down_its_own_predictions(host):
-    built = host(*TWO)
+    built = host(*TWO, "--unroll", "on")
     model = Watched(answer=0.5 * built.x_start)
     found = unrolled(built, model)
     assert found["passes"].tolist() == [4.0, 4.0, 4.0]
@@ -248,7 +248,7 @@ def test_a_walk_takes_four_passes_from_the_noised_teacher_down_its_own_predictio
 
 def test_the_loss_of_a_walk_is_the_mean_of_its_passes(host):
     """A prediction that is always the same costs the same in every pass, while `t` serves no part of the walk."""
-    built = host(*TWO)
+    built = host(*TWO, "--unroll", "on")
     answer = 0.5 * built.x_start
     observation, _ = Observation.take(built.y)
     config = Supervision(supervision="2d", teacher="lifted")
@@ -259,7 +259,7 @@ def test_the_loss_of_a_walk_is_the_mean_of_its_passes(host):
 
 
 def test_walks_are_as_frequent_as_the_ladder_says(host):
-    built = host(*TWO)
+    built = host(*TWO, "--unroll", "on")
     torch.manual_seed(0)
     widths = [built.diffusion.walk_timesteps(torch.zeros(3, dtype=torch.long)).shape[1] for _ in range(600)]
     assert set(widths) == {1, 4}
@@ -267,7 +267,7 @@ def test_walks_are_as_frequent_as_the_ladder_says(host):
 
 
 def test_the_gradient_reaches_the_denoiser_and_not_its_text(host):
-    built = host(*TWO)
+    built = host(*TWO, "--unroll", "on")
     losses(built, built.model)["loss"].mean().backward()
     gradients = {name: p.grad for name, p in built.model.named_parameters()}
     assert all(g is not None and torch.isfinite(g).all() for g in gradients.values())

@@ -18,7 +18,7 @@ from videomdm_ext.host import checkout
 pytestmark = pytest.mark.mdm
 CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
 OBJECTIVES = ("ray", "reprojection", "both")
-WALKS = ("no-unroll", "unroll")
+WALKS = ("off", "on")
 
 PROGRAM = """
 import json
@@ -76,8 +76,8 @@ two = ["--supervision", "2d", "--teacher", "lifted", *clips]
 t = torch.tensor([3, 20, 44])
 
 for objective in ("ray", "reprojection", "both"):
-    for walk in ("no-unroll", "unroll"):
-        args = parse(*two, "--objective", objective, "--" + walk)
+    for walk in ("off", "on"):
+        args = parse(*two, "--objective", objective, "--unroll", walk)
         dataset = get_data.get_dataset("humanml", 60)
         collate = get_data.get_collate_fn("humanml", batch_size=3)
         dataset.set_epoch(0)
@@ -94,7 +94,7 @@ for objective in ("ray", "reprojection", "both"):
         for seed in range(40):
             torch.manual_seed(seed)
             terms = diffusion.training_losses(model, x_start, t, model_kwargs=condition, dataset=dataset)
-            if terms["passes"][0] == (1 if walk == "no-unroll" else 4):
+            if terms["passes"][0] == (1 if walk == "off" else 4):
                 break
         terms["loss"].mean().backward()
         trained = model.parameters_wo_clip()
@@ -151,7 +151,7 @@ def test_a_2d_step_in_mdm_trains_every_weight_of_the_denoiser(both, objective, w
     found = both["mdm"][objective, walk]
     assert found["moved"] == found["parameters"] > 10
     assert torch.isfinite(found["gradient"]).all()
-    assert found["terms"]["passes"].tolist() == [4.0 if walk == "unroll" else 1.0] * 3
+    assert found["terms"]["passes"].tolist() == [4.0 if walk == "on" else 1.0] * 3
     assert "observation/keypoints" in found["y"]
 
 

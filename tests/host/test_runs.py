@@ -87,7 +87,7 @@ def rows(folder: Path) -> list[dict[str, float]]:
 def straight(folder, tmp_path_factory) -> Path:
     """-> a run of 60 steps under 2D with walks, and a checkpoint after 40."""
     place = tmp_path_factory.mktemp("runs") / "straight"
-    done = train(place, "--clips", folder, *TWO, "--num_steps", 60, "--save_interval", 40)
+    done = train(place, "--clips", folder, *TWO, "--unroll", "on", "--num_steps", 60, "--save_interval", 40)
     assert done.returncode == 0, done.stderr
     return place
 
@@ -125,7 +125,7 @@ def test_2d_without_clips_is_refused_before_anything_is_written(tmp_path, capsys
 
 
 def test_a_plugins_loss_term_takes_part_in_training_with_its_weight(beside, folder, tmp_path):
-    words = ("--clips", folder, *TWO, "--no-unroll", "--extra_terms", "stillness=0.5", "--num_steps", 10)
+    words = ("--clips", folder, *TWO, "--unroll", "off", "--extra_terms", "stillness=0.5", "--num_steps", 10)
     done = train(tmp_path / "run", *words, path=str(beside))
     assert done.returncode == 0, done.stderr
     (row,) = rows(tmp_path / "run")

@@ -152,6 +152,7 @@ def test_channels_follow_the_dataset(standin_module):
         ff_size=48,
         layers=1,
         num_heads=4,
+        dropout=0.1,
         unconstrained=True,
         cond_mask_prob=0.1,
         arch="trans_enc",

@@ -17,7 +17,7 @@ WRONG = [
     ("confidence", "cube", "one of square, linear"),
     ("z_near", 0.0, "above 0"),
     ("z_near", "near", "float"),
-    ("unroll", 1, "bool"),
+    ("unroll", 1, "one of auto, on, off"),
     ("unroll_steps", 1, "2 or more"),
     ("unroll_steps", 4.0, "int"),
     ("unroll_below", 0, "above 0"),
@@ -57,3 +57,19 @@ def test_switches_cannot_be_changed_once_validated() -> None:
 def test_the_objective_switch_chooses_its_forms(objective: str, ray: bool, reprojection: bool) -> None:
     config = Supervision(objective=objective)
     assert (config.uses_ray, config.uses_reprojection) == (ray, reprojection)
+
+
+@pytest.mark.parametrize(
+    ("changes", "unrolls"),
+    [
+        ({}, False),
+        ({"unroll": "on"}, True),
+        ({"ray_depth": "prediction"}, True),
+        ({"ray_depth": "blend"}, True),
+        ({"ray_depth": "blend", "unroll": "off"}, False),
+        ({"objective": "reprojection"}, True),
+        ({"objective": "both"}, True),
+    ],
+)
+def test_steps_are_unrolled_where_the_target_is_the_predictions_own(changes: dict[str, str], unrolls: bool) -> None:
+    assert Supervision(supervision="2d", **changes).unrolls is unrolls

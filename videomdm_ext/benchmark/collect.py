@@ -37,6 +37,8 @@ def gather(plan: Plan, out: Path) -> Results:
     if missing:
         raise ConfigError(f"{out}: expected samples of all runs, found none of {', '.join(missing)}. Run it again.")
     card, clips = read_folder(plan.clips, "train")
+    if card.content_hash != plan.content:
+        raise ConfigError(f"{plan.clips}: its clips were changed since {out} was made. Make the comparison again.")
     truth, teacher = motions(clips, "truth", plan.crop_frames), motions(clips, "teacher", plan.crop_frames)
     groups = [motion_of(clip) for clip in clips]
     calibration = metrics.calibrate(truth, teacher, by_name(card.skeleton), card.fps, groups=groups)
@@ -79,7 +81,8 @@ def score_run(run: Run, out: Path, truth: Sequence[Tensor], card: Card) -> Repli
     groups, _ = read_motions(run.samples(out))
     scores = metrics.score(groups["samples"], truth, by_name(card.skeleton), card.fps)
     scores["heldout_mpjpe"] = held_out_error(groups, "prediction")
-    seconds = (run.folder(out) / "seconds.txt").read_text(encoding="utf-8")
+    place = run.folder(out) / "seconds.txt"
+    seconds = place.read_text(encoding="utf-8") if place.is_file() else "nan"
     return Replication(
         seed=run.seed,
         metrics=scores,

@@ -42,10 +42,10 @@ class Plan:
     content: str
     arms: tuple[str, ...] = ("3d", "3d-on-teacher", "2d")
     seeds: int = 3
-    steps: int = 1000
+    steps: int = 700
     batch_size: int = 16
     crop_frames: int = 32
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     latent_dim: int = 192
     layers: int = 2
     ff_size: int = 384
@@ -101,7 +101,7 @@ class Run:
             "lr": plan.learning_rate, "latent_dim": plan.latent_dim, "layers": plan.layers, "ff_size": plan.ff_size,
             "dropout": plan.dropout, "diffusion_steps": plan.diffusion_steps, "avg_model_beta": plan.average,
             "text_features": plan.text_features, "gradient_clip": 1.0, "log_interval": 25,
-            "save_interval": max(50, plan.steps // 5),
+            "save_interval": max(50, plan.steps // 4), "pos_embed_max_len": 256, "adam_beta2": 0.99,
         }  # fmt: skip
         words = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
         return [*words, "--use_ema", "--mask_frames", "--overwrite", *load_arm(self.arm).flags]
@@ -109,7 +109,7 @@ class Run:
     def passes(self) -> float:
         """Expected denoiser passes of the training."""
         config = load_arm(self.arm).supervision
-        unrolled = config.supervision == "2d" and config.unroll
+        unrolled = config.supervision == "2d" and config.unrolls
         return self.plan.steps * (Ladder.of(config, self.plan.diffusion_steps).passes if unrolled else 1.0)
 
 
@@ -121,11 +121,14 @@ def prepare(plan: Plan, out: Path, refining: Callable[[int, int], None] | None =
         raise ConfigError(f"--arms: expected names, each once, found {' '.join(names) or 'none'}. Correct the list.")
     check_writable(str(out))
     place = out / "plan.json"
-    text = json.dumps(dataclasses.asdict(plan), indent=2) + "\n"
+    settings = {arm: dataclasses.asdict(config) for arm, config in zip(names, arms, strict=True)}
+    text = json.dumps({**dataclasses.asdict(plan), "settings": settings}, indent=2) + "\n"
     if place.is_file() and place.read_text(encoding="utf-8") != text:
         raise ConfigError(f"{place}: holds another comparison than this one. Choose another --out, or remove {out}.")
     place.write_text(text, encoding="utf-8")
     card = read_card(plan.clips)
+    if card.content_hash != plan.content:
+        raise ConfigError(f"{plan.clips}: its clips are not those of {place}. Choose another --out.")
     if any(_refined(arm) for arm in arms) and not is_made(plan.clips, card):
         make_refined(plan.clips, card, refining)
 
@@ -176,9 +179,17 @@ def complete(run: Run, out: Path) -> None:
                     )  # fmt: skip
                 finally:
                     _note_time(folder, time.monotonic() - started)
+            _forget_earlier(folder)
             make_samples(run, out)
         except SystemExit as stop:
             raise HostError(f"{log}: the host stopped with status {stop.code}. Read the end of that file.") from stop
+
+
+def _forget_earlier(folder: Path) -> None:
+    """Keep the last checkpoint alone: the others only served to resume."""
+    for kind in ("model", "opt"):
+        for place in sorted(folder.glob(f"{kind}*.pt"))[:-1]:
+            place.unlink()
 
 
 def _note_time(folder: Path, seconds: float) -> None:

@@ -176,6 +176,8 @@ def _draw_panel(axes: "Axes", panel: Panel, arms: Sequence[str]) -> None:
         if estimate is not None and math.isfinite(estimate.mean):
             look: dict[str, Any] = {"fmt": "o", "ms": 7, "color": colour, "capsize": 4, "lw": 2, "zorder": 4}
             axes.errorbar(estimate.mean, row - 0.08, xerr=estimate.half_width, **look)
+    if panel.truth is None:
+        axes.set_xlim(left=0)
     axes.set_title(textwrap.fill(panel.title, 40))
     axes.set_ylim(len(arms) - 0.45, -0.55)
     axes.grid(False, axis="y")
@@ -191,8 +193,6 @@ def _draw_calibration(axes: "Axes", panel: Panel) -> None:
         axes.axvline(panel.floor, color=QUIET, lw=1.4, ls=":")
     if panel.teacher is not None:
         axes.axvline(panel.teacher, color="#8c510a", lw=1.4, ls="--")
-    if panel.truth is None:
-        axes.set_xlim(left=0)
 
 
 def _panel_legend(panels: Sequence[Panel]) -> list[Any]:

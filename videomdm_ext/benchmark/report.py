@@ -62,16 +62,15 @@ def terminal_table(results: Results) -> "Table":
     from rich.table import Table
 
     head, rows = score_rows(results)
-    head[-4:] = ["halves", "teacher", "static", "ranks"]
+    head = [*head[:-4], "halves", "teacher"]
     style: dict[str, Any] = {"title_style": "bold", "box": SIMPLE_HEAD, "pad_edge": False, "collapse_padding": True}
-    table = Table(title=results.title, caption=seeds_text(results), **style)
+    table = Table(title=results.title, caption=f"{seeds_text(results)} Dim: may not rank.", **style)
     table.add_column(head[0], min_width=12, overflow="fold")
-    table.add_column(head[-1])
-    for column, name in enumerate(head[1:-1]):
+    for column, name in enumerate(head[1:]):
         table.add_column(name, justify="right", style="bold" if column < len(results.arms) else None, no_wrap=True)
     for row in rows:
         cells = [cell.replace(" ± ", "±").replace("± ", "±") for cell in row]
-        table.add_row(cells[0], cells[-1], *cells[1:-1], style=None if row[-1] == "yes" else "dim")
+        table.add_row(*cells[:-2], style=None if row[-1] == "yes" else "dim")
     return table
 
 

@@ -69,7 +69,7 @@ def supervised(base: type, config: Supervision, extra: Mapping[str, tuple[float,
 
         def walk_timesteps(self, t: Tensor) -> Tensor:
             """[B, K] of an unrolled walk, or [B, 1]: t itself where nothing is unrolled."""
-            if not config.unroll:
+            if not config.unrolls:
                 return t.unsqueeze(1)
             ladder = Ladder.of(config, self.num_timesteps)
             return ladder.draw(len(t), torch.default_generator).to(t.device)
