@@ -42,8 +42,8 @@ class Plan:
     content: str
     arms: tuple[str, ...] = ("3d", "3d-on-teacher", "2d")
     seeds: int = 3
-    steps: int = 700
-    batch_size: int = 16
+    steps: int = 1100
+    batch_size: int = 8
     crop_frames: int = 32
     learning_rate: float = 2e-3
     latent_dim: int = 192
@@ -51,7 +51,7 @@ class Plan:
     ff_size: int = 384
     dropout: float = 0.0
     diffusion_steps: int = 50
-    average: float = 0.995
+    average: float = 0.997
     text_features: str = "words"
     samples: int = 128
     guidance: float = 1.0

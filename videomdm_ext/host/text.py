@@ -72,8 +72,12 @@ def _direction(word: str) -> Tensor:
     return signs / WIDTH**0.5
 
 
+COMMON = "a person moves."
+"""What every caption says; MiniLM puts such captions close together, so their difference to this one is the feature."""
+
+
 class MiniLM(TextEncoder):
-    """Sentence embeddings of all-MiniLM-L6-v2 (384 channels, the rest zero), from the model inside its package."""
+    """Sentence embeddings of all-MiniLM-L6-v2 less that of COMMON (384 channels, the rest zero), of length NORM."""
 
     name = "minilm"
 
@@ -84,13 +88,17 @@ class MiniLM(TextEncoder):
     def encode_new(self, texts: Sequence[str]) -> Tensor:
         if not self.loaded:
             self.loaded = list(_load_minilm())
+        sentences = self._embed([COMMON, *texts])
+        features = NORM * nn.functional.normalize(sentences[1:] - sentences[:1], dim=-1)
+        return nn.functional.pad(features, (0, WIDTH - features.shape[-1]))
+
+    def _embed(self, texts: Sequence[str]) -> Tensor:
+        """Mean over the tokens of the last layer, of unit length. -> [N, 384]"""
         tokenizer, model = self.loaded
         tokens = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
         states = model(**tokens).last_hidden_state
         mask = tokens["attention_mask"].unsqueeze(-1)
-        sentence = (states * mask).sum(1) / mask.sum(1)
-        sentence = NORM * nn.functional.normalize(sentence, dim=-1)
-        return nn.functional.pad(sentence, (0, WIDTH - sentence.shape[-1]))
+        return nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=-1)
 
 
 def _load_minilm() -> tuple[Any, Any]:
