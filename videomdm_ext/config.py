@@ -59,6 +59,10 @@ class Supervision:
         "Weight g(s) of a keypoint with confidence s.",
         ("square", "linear", "above0.4", "above0.6", "none"),
     )
+    azimuth_noise_degrees: float = option(
+        0.0,
+        "Standard deviation of an error of each clip's camera azimuth, an orbit about the clip's origin (ablation).",
+    )
     z_near: float = option(0.5, "Joints nearer than this to the camera plane pay a hinge, m.")
     unroll: str = option(
         "auto",
@@ -80,6 +84,11 @@ class Supervision:
 
     def __post_init__(self) -> None:
         check_choices(self)
+        if self.azimuth_noise_degrees > 0 and self.diffused == "refined":
+            raise ConfigError(
+                "--azimuth_noise_degrees: expected --teacher lifted or gt, found refined, which is made with the true "
+                "cameras. Choose another --teacher."
+            )
         if self.unroll_steps < 2:
             raise ConfigError(f"--unroll_steps: expected 2 or more passes, found {self.unroll_steps}.")
         if self.unroll_below < 1:

@@ -15,7 +15,7 @@ from videomdm_ext.datasets.folder import Card, read_folder, read_statistics, wri
 from videomdm_ext.datasets.refined import is_made, make_refined, read_refined
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.geometry.cameras import project
-from videomdm_ext.host.data import HostDataset, check_source, open_dataset
+from videomdm_ext.host.data import HostDataset, check_source, open_dataset, with_azimuth_error
 from videomdm_ext.motion.features import decode
 from videomdm_ext.supervision import refinement
 from videomdm_ext.supervision.observation import PREFIX, Observation
@@ -208,3 +208,39 @@ def test_without_clips_the_hosts_own_truth_is_fine():
 def test_clips_that_are_not_there_are_an_error_that_names_the_folder(tmp_path: Path):
     with pytest.raises(DatasetError, match=r"nowhere/dataset\.json"):
         open_dataset(Source(clips=str(tmp_path / "nowhere")), Supervision(), "train", 0)
+
+
+# -- wrong cameras, for the ablation ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("clip", CLIPS, ids=lambda clip: clip.id)
+def test_an_azimuth_error_orbits_the_camera_by_an_angle_of_the_clips_own(clip):
+    moved = with_azimuth_error(clip, 10.0)
+    before, after = (torch.from_numpy(part.extrinsics).double() for part in (clip, moved))
+    centres = [-(e[..., :3].transpose(-1, -2) @ e[..., 3:]).squeeze(-1) for e in (before, after)]
+    flat = [torch.linalg.vector_norm(c[..., ::2], dim=-1) for c in centres]
+    torch.testing.assert_close(flat[0], flat[1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(centres[0][..., 1], centres[1][..., 1], atol=1e-5, rtol=1e-5)
+    turned = [torch.atan2(c[..., 0], c[..., 2]) for c in centres]
+    angle = torch.remainder(turned[1] - turned[0] + torch.pi, 2 * torch.pi) - torch.pi
+    assert float(angle.reshape(-1)[0].abs()) > 1e-3
+    assert float(angle.std(correction=0) if angle.ndim else 0.0) < 1e-5
+    np.testing.assert_array_equal(moved.extrinsics, with_azimuth_error(clip, 10.0).extrinsics)
+    assert with_azimuth_error(clip, 0.0) is clip
+
+
+def test_azimuth_errors_differ_between_clips_and_grow_with_their_size():
+    def angle(name: str, degrees: float) -> float:
+        clip = make_clip(name=name)
+        e = torch.from_numpy(with_azimuth_error(clip, degrees).extrinsics).double()
+        old = torch.from_numpy(clip.extrinsics).double()
+        return float(torch.arccos(((old[:, :3].T @ e[:, :3]).trace() - 1).div(2).clamp(-1, 1)))
+
+    assert abs(angle("walk", 10.0) - angle("jump", 10.0)) > 1e-3
+    assert angle("walk", 20.0) == pytest.approx(2 * angle("walk", 10.0), rel=1e-2)
+
+
+def test_an_azimuth_error_of_refined_teachers_is_refused():
+    with pytest.raises(ConfigError, match="--azimuth_noise_degrees: expected --teacher lifted or gt"):
+        Supervision(supervision="2d", azimuth_noise_degrees=5.0)
+    assert Supervision(supervision="2d", teacher="lifted", azimuth_noise_degrees=5.0).azimuth_noise_degrees == 5.0

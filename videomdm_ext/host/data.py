@@ -1,7 +1,9 @@
 """A folder of clips as the host's dataset: crops, captions, and what the camera saw of them."""
 
+import dataclasses
 import hashlib
 import logging
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,6 +21,7 @@ from videomdm_ext.datasets.clip import Clip, with_truth_as_teacher
 from videomdm_ext.datasets.folder import read_folder, read_statistics
 from videomdm_ext.datasets.refined import is_made, make_refined, read_refined
 from videomdm_ext.errors import ConfigError
+from videomdm_ext.geometry.cameras import perturb_azimuth
 from videomdm_ext.motion.features import FeatureSpace
 
 logger = logging.getLogger(__name__)
@@ -121,9 +124,21 @@ def open_dataset(source: Source, supervision: Supervision, split: str, seed: int
         clips, statistics = read_refined(source.clips, card, clips)
     else:
         statistics = read_statistics(source.clips, card.lifter)
+    clips = [with_azimuth_error(clip, supervision.azimuth_noise_degrees) for clip in clips]
     mean, std = statistics or read_statistics(source.clips)
     space = FeatureSpace(clips[0].skeleton, torch.from_numpy(mean), torch.from_numpy(std), card.heading)
     return HostDataset(clips, space, source.crop_frames, seed)
+
+
+def with_azimuth_error(clip: Clip, degrees: float) -> Clip:
+    """The clip with its camera moved on an orbit about the clip's origin, by an angle that depends on the id alone."""
+    if degrees == 0:
+        return clip
+    seed = int.from_bytes(hashlib.sha256(f"azimuth/{clip.id}".encode()).digest()[:8], "big")
+    angle = math.radians(degrees) * random.Random(seed).gauss()
+    extrinsics = torch.from_numpy(clip.extrinsics)
+    moved = perturb_azimuth(extrinsics, torch.full(extrinsics.shape[:-2], angle))
+    return dataclasses.replace(clip, extrinsics=moved.numpy())
 
 
 def check_source(source: Source, supervision: Supervision) -> None:
