@@ -45,13 +45,13 @@ class Plan:
     steps: int = 1100
     batch_size: int = 8
     crop_frames: int = 32
-    learning_rate: float = 2e-3
+    learning_rate: float = 1.5e-3
     latent_dim: int = 192
     layers: int = 2
     ff_size: int = 384
     dropout: float = 0.0
     diffusion_steps: int = 50
-    average: float = 0.997
+    average: float = 0.998
     text_features: str = "words"
     samples: int = 128
     guidance: float = 1.0
