@@ -65,7 +65,7 @@ class Demo:
     """Folder for everything the demo makes, by default runs/demo; started again, it goes on from what is there."""
     seeds: int = 3
     """Trainings of each arm."""
-    steps: int = 1100
+    steps: int = 650
     """Steps of each training."""
     arms: tuple[str, ...] = ("3d", "3d-on-teacher", "2d")
     """Names in configs/arms, or YAML files."""

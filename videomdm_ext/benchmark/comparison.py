@@ -42,16 +42,16 @@ class Plan:
     content: str
     arms: tuple[str, ...] = ("3d", "3d-on-teacher", "2d")
     seeds: int = 3
-    steps: int = 1100
-    batch_size: int = 8
+    steps: int = 650
+    batch_size: int = 16
     crop_frames: int = 32
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 2e-3
     latent_dim: int = 192
     layers: int = 2
     ff_size: int = 384
     dropout: float = 0.0
     diffusion_steps: int = 50
-    average: float = 0.998
+    average: float = 0.99
     text_features: str = "words"
     samples: int = 128
     guidance: float = 1.0
@@ -101,7 +101,7 @@ class Run:
             "lr": plan.learning_rate, "latent_dim": plan.latent_dim, "layers": plan.layers, "ff_size": plan.ff_size,
             "dropout": plan.dropout, "diffusion_steps": plan.diffusion_steps, "avg_model_beta": plan.average,
             "text_features": plan.text_features, "gradient_clip": 1.0, "log_interval": 25,
-            "save_interval": max(50, plan.steps // 4), "pos_embed_max_len": 256, "adam_beta2": 0.99,
+            "save_interval": max(50, plan.steps // 4), "pos_embed_max_len": 256,
         }  # fmt: skip
         words = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
         return [*words, "--use_ema", "--mask_frames", "--overwrite", *load_arm(self.arm).flags]
