@@ -23,10 +23,13 @@ from videomdm_ext.benchmark.results import Example, verdict
 from videomdm_ext.datasets.card import Card
 from videomdm_ext.datasets.demo import build_demo
 from videomdm_ext.datasets.files import check_writable
-from videomdm_ext.datasets.folder import read_card
-from videomdm_ext.datasets.refined import make_refined
+from videomdm_ext.datasets.folder import read_card, read_folder
+from videomdm_ext.datasets.refined import is_made, make_refined, measured_error, read_refined
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.host import text
+
+MEASURED = {"mpjpe": "MPJPE", "root_aligned_mpjpe": "root-aligned", "pa_mpjpe": "PA"}
+"""Figures of a teacher's error that the command line prints."""
 
 console = Console(width=None if sys.stdout.isatty() else 110)
 Arguments = TypeVar("Arguments")
@@ -132,6 +135,7 @@ def compare(plan: Plan, out: Path, workers: int) -> int:
     console.print("[bold]2/4[/] the 2D arm's teacher, refined on the rays of its keypoints")
     with bars() as progress:
         comparison.prepare(plan, out, counting(progress, "refining"))
+    say_refined(plan.clips)
     console.print(f"[bold]3/4[/] {len(plan.runs())} trainings of {plan.steps} steps, {workers} at a time")
     with bars() as progress:
         tasks = {r.name: progress.add_task(r.name, total=plan.steps, completed=r.steps_done(out)) for r in plan.runs()}
@@ -143,6 +147,18 @@ def compare(plan: Plan, out: Path, workers: int) -> int:
         comparison.execute(plan, out, workers=workers, watch=watch)
     console.print("[bold]4/4[/] scores and pictures")
     return show(plan, out)
+
+
+def say_refined(path: str) -> None:
+    """How far the refined teachers of the training clips are off, where a truth tells."""
+    card, clips = read_folder(path, "train")
+    if not is_made(path, card):
+        return
+    errors = [measured_error(clips, made) for made in (clips, read_refined(path, card, clips)[0])]
+    if all(errors):
+        lifted, refined = ({name: 1000 * error[name] for name in MEASURED} for error in errors)
+        parts = [f"{label} {lifted[name]:.0f} -> {refined[name]:.0f}" for name, label in MEASURED.items()]
+        console.print(f"    lifted -> refined teachers, mm from the truth: {', '.join(parts)}")
 
 
 def show(plan: Plan, out: Path) -> int:
@@ -193,6 +209,7 @@ def refine(words: Sequence[str]) -> int:
     options = parse(Refine, "data refine", words)
     with bars() as progress:
         make_refined(str(options.clips), read_card(str(options.clips)), counting(progress, "refining"))
+    say_refined(str(options.clips))
     console.print(f"Next: videomdm train --arm 2d --clips {options.clips} --save_dir runs/2d")
     return 0
 

@@ -11,9 +11,9 @@ import torch
 from clips import make_clip
 
 from videomdm_ext.datasets import refined
-from videomdm_ext.datasets.clip import Clip
+from videomdm_ext.datasets.clip import Clip, with_truth_as_teacher
 from videomdm_ext.datasets.folder import Card, read_folder, write_folder
-from videomdm_ext.datasets.refined import is_made, make_refined, read_refined, refine_clips
+from videomdm_ext.datasets.refined import is_made, make_refined, measured_error, read_refined, refine_clips
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.cameras import to_camera
 from videomdm_ext.motion.accuracy import root_aligned_mpjpe
@@ -240,3 +240,14 @@ def root_error(clip: Clip, known: Clip, true: torch.Tensor) -> float:
 
     ours = seen(decode(torch.from_numpy(clip.teacher), SMPL22), clip.extrinsics)
     return root_aligned_mpjpe(ours, seen(true, known.truth_extrinsics)).item()
+
+
+def test_the_error_of_refined_teachers_is_none_for_the_truth_and_the_growth_of_a_person_who_grew():
+    clips = [make_clip(), make_clip(name="walk", moving=True)]
+    exact = [with_truth_as_teacher(clip) for clip in clips]
+    assert max(measured_error(clips, exact)[name] for name in ("mpjpe", "pa_mpjpe", "root_aligned_mpjpe")) < 1e-4
+    lifted = measured_error(clips, clips)
+    assert lifted["root_aligned_mpjpe"] > 0.02
+    assert lifted["pa_mpjpe"] < 1e-3
+    bare = [dataclasses.replace(clip, truth=None, truth_extrinsics=None) for clip in clips]
+    assert measured_error(bare, bare) == {}

@@ -17,7 +17,8 @@ from videomdm_ext.datasets.batch import collate, crop, tensor_of
 from videomdm_ext.datasets.card import Card
 from videomdm_ext.datasets.clip import Array, Clip
 from videomdm_ext.datasets.folder import SPLITS, read_folder
-from videomdm_ext.geometry.cameras import reexpress
+from videomdm_ext.geometry.cameras import reexpress, to_camera
+from videomdm_ext.motion.accuracy import measure_error
 from videomdm_ext.motion.features import decode, encode, mean_and_std
 from videomdm_ext.motion.kinematics import HeadingRule, canonicalise, heading
 from videomdm_ext.skeletons import by_name
@@ -91,6 +92,26 @@ def read_refined(path: str, card: Card, clips: Sequence[Clip]) -> tuple[list[Cli
         refined.append(dataclasses.replace(clip, teacher=arrays["features"], extrinsics=arrays["extrinsics"]))
     mean, std = (files.read_array(bf.join(folder, name)) for name in ("Mean.npy", "Std.npy"))
     return refined, (mean, std)
+
+
+def measured_error(clips: Sequence[Clip], refined: Sequence[Clip]) -> dict[str, float]:
+    """What refined teachers of these clips get wrong, seen from their cameras, mean over the clips that have a truth.
+
+    The figures of `measure_error`; empty where no clip has a truth.
+    """
+    rows = []
+    for clip, made in zip(clips, refined, strict=True):
+        if clip.truth is not None and clip.truth_extrinsics is not None:
+            true, found = _seen(clip.truth, clip.truth_extrinsics, clip), _seen(made.teacher, made.extrinsics, clip)
+            rows.append(measure_error(found, true, clip.skeleton, fps=clip.fps))
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]} if rows else {}
+
+
+def _seen(features: Array, extrinsics: Array, clip: Clip) -> Tensor:
+    """Decoded positions [T, J, 3] in camera coordinates."""
+    camera = torch.from_numpy(extrinsics)
+    camera = camera if camera.ndim == 3 else camera.unsqueeze(0)
+    return to_camera(decode(torch.from_numpy(features), clip.skeleton), camera)
 
 
 def _replaced(clip: Clip, positions: Tensor, rule: HeadingRule) -> Clip:
