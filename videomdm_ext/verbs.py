@@ -69,7 +69,13 @@ class Demo:
     seeds: int = 3
     """Trainings of each arm."""
     steps: int = 650
-    """Steps of each training."""
+    """Steps of each training; the learning rate falls to zero over them."""
+    batch_size: int = 16
+    """Crops of a step."""
+    average: float = 0.99
+    """Decay of the weights' moving average; longer trainings bear a longer one."""
+    adam_beta2: float = 0.999
+    """Decay of the optimizer's squared gradients."""
     arms: tuple[str, ...] = ("3d", "3d-on-teacher", "2d")
     """Names in configs/arms, or YAML files."""
     fast: bool = False
@@ -84,8 +90,10 @@ def demo(words: Sequence[str]) -> int:
     """The main job on bundled real motion."""
     options = parse(Demo, "demo", words)
     drawing.require()
-    if options.seeds < 1 or options.steps < 50 or options.workers < 1:
-        raise ConfigError("--seeds and --workers: expected 1 or more, and --steps 50 or more. Correct the option.")
+    if min(options.seeds, options.workers, options.batch_size) < 1 or options.steps < 50:
+        raise ConfigError("--seeds, --workers, --batch-size: expected 1 or more, and --steps 50 or more. Correct it.")
+    if not (0 <= options.average < 1 and 0 < options.adam_beta2 < 1):
+        raise ConfigError("--average and --adam-beta2: expected numbers from 0 to under 1. Correct the option.")
     out = options.out or Path("runs/demo-fast" if options.fast else "runs/demo")
     check_writable(str(out))
     data = out / "data"
@@ -93,7 +101,17 @@ def demo(words: Sequence[str]) -> int:
     card = _demo_data(data, options.fast)
     console.print(f"    {card.counts} clips; the lifter is off by {lifter_summary(card)}")
     features = text_choice(options.text_features)
-    plan = Plan(str(data), card.content_hash, options.arms, options.seeds, options.steps, text_features=features)
+    plan = Plan(
+        clips=str(data),
+        content=card.content_hash,
+        arms=options.arms,
+        seeds=options.seeds,
+        steps=options.steps,
+        batch_size=options.batch_size,
+        average=options.average,
+        adam_beta2=options.adam_beta2,
+        text_features=features,
+    )
     if options.fast:
         plan = dataclasses.replace(plan, seeds=1, steps=min(options.steps, 120), samples=24)
     return compare(plan, out, options.workers)

@@ -52,6 +52,7 @@ class Plan:
     dropout: float = 0.0
     diffusion_steps: int = 50
     average: float = 0.99
+    adam_beta2: float = 0.999
     text_features: str = "words"
     samples: int = 128
     guidance: float = 1.0
@@ -101,7 +102,7 @@ class Run:
             "lr": plan.learning_rate, "latent_dim": plan.latent_dim, "layers": plan.layers, "ff_size": plan.ff_size,
             "dropout": plan.dropout, "diffusion_steps": plan.diffusion_steps, "avg_model_beta": plan.average,
             "text_features": plan.text_features, "gradient_clip": 1.0, "log_interval": 25,
-            "save_interval": max(50, plan.steps // 4), "pos_embed_max_len": 256,
+            "save_interval": max(50, plan.steps // 4), "pos_embed_max_len": 256, "adam_beta2": plan.adam_beta2,
         }  # fmt: skip
         words = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
         return [*words, "--use_ema", "--mask_frames", "--overwrite", *load_arm(self.arm).flags]
