@@ -106,7 +106,7 @@ def test_a_resumed_2d_run_equals_an_uninterrupted_one_bit_for_bit(straight, fold
     place.mkdir()
     for name in ("model000000040.pt", "opt000000040.pt", "args.json", "progress.csv"):
         (place / name).write_bytes((straight / name).read_bytes())
-    done = train(place, "--clips", folder, *TWO, "--num_steps", 60, "--overwrite")
+    done = train(place, "--clips", folder, *TWO, "--unroll", "on", "--num_steps", 60, "--overwrite")
     assert "resumed" in done.stdout, done.stderr
     ours, theirs = (torch.load(part / "model000000060.pt") for part in (straight, place))
     for kind in ("model", "model_avg"):
