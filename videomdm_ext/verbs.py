@@ -2,16 +2,12 @@
 
 import dataclasses
 import json
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from videomdm_ext import run
 from videomdm_ext.benchmark import comparison, drawing, pictures, sampling
@@ -20,44 +16,14 @@ from videomdm_ext.benchmark.collect import gather
 from videomdm_ext.benchmark.comparison import Plan
 from videomdm_ext.benchmark.report import terminal_table, write
 from videomdm_ext.benchmark.results import Example, verdict
+from videomdm_ext.console import bars, console, counting, lifter_summary, parse, say_refined
 from videomdm_ext.datasets.card import Card
 from videomdm_ext.datasets.demo import build_demo
 from videomdm_ext.datasets.files import check_writable
-from videomdm_ext.datasets.folder import read_card, read_folder
-from videomdm_ext.datasets.refined import is_made, make_refined, measured_error, read_refined
+from videomdm_ext.datasets.folder import read_card
+from videomdm_ext.datasets.refined import make_refined
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.host import text
-
-MEASURED = {"mpjpe": "MPJPE", "root_aligned_mpjpe": "root-aligned", "pa_mpjpe": "PA"}
-"""Figures of a teacher's error that the command line prints."""
-
-console = Console(width=None if sys.stdout.isatty() else 110)
-Arguments = TypeVar("Arguments")
-
-
-def parse(arguments: type[Arguments], verb: str, words: Sequence[str]) -> Arguments:
-    """A dataclass from the command line; --help describes its fields."""
-    return tyro.cli(arguments, prog=f"videomdm {verb}", args=list(words), config=(tyro.conf.FlagCreatePairsOff,))
-
-
-@contextmanager
-def bars() -> Iterator[Progress]:
-    """Progress bars that vanish in a pipe."""
-    columns = (
-        TextColumn("{task.description:<24}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        yield progress
-
-
-def counting(progress: Progress, label: str) -> Callable[[int, int], None]:
-    """A callback (done, total) that moves a new bar."""
-    task = progress.add_task(label, total=None)
-    return lambda done, total: progress.update(task, completed=done, total=total)
 
 
 @dataclass(frozen=True)
@@ -139,15 +105,6 @@ def text_choice(asked: str) -> str:
     return chosen
 
 
-def lifter_summary(card: Card) -> str:
-    """A lifter's error in words."""
-    error = card.lifter_error
-    return (
-        f"{1000 * error['mpjpe']:.0f} mm globally, {1000 * error['root_aligned_mpjpe']:.0f} mm root-aligned, "
-        f"{1000 * error['pa_mpjpe']:.0f} mm PA; bones wander by {100 * error['bone_wander']:.1f} %"
-    )
-
-
 def compare(plan: Plan, out: Path, workers: int) -> int:
     """Run the stages of a comparison that are left, and show the result."""
     console.print("[bold]2/4[/] the 2D arm's teacher, refined on the rays of its keypoints")
@@ -165,18 +122,6 @@ def compare(plan: Plan, out: Path, workers: int) -> int:
         comparison.execute(plan, out, workers=workers, watch=watch)
     console.print("[bold]4/4[/] scores and pictures")
     return show(plan, out)
-
-
-def say_refined(path: str) -> None:
-    """How far the refined teachers of the training clips are off, where a truth tells."""
-    card, clips = read_folder(path, "train")
-    if not is_made(path, card):
-        return
-    errors = [measured_error(clips, made) for made in (clips, read_refined(path, card, clips)[0])]
-    if all(errors):
-        lifted, refined = ({name: 1000 * error[name] for name in MEASURED} for error in errors)
-        parts = [f"{label} {lifted[name]:.0f} -> {refined[name]:.0f}" for name, label in MEASURED.items()]
-        console.print(f"    lifted -> refined teachers, mm from the truth: {', '.join(parts)}")
 
 
 def show(plan: Plan, out: Path) -> int:

@@ -12,15 +12,17 @@ import pytest
 import torch
 from clips import make_clip
 
+from videomdm_ext import plugins
 from videomdm_ext.benchmark import comparison, sampling
-from videomdm_ext.benchmark.collect import gather
+from videomdm_ext.benchmark.collect import gather, with_plugins
 from videomdm_ext.benchmark.comparison import Plan, Run, execute, prepare
 from videomdm_ext.benchmark.report import write
 from videomdm_ext.benchmark.sampling import newest_checkpoint, read_motions
 from videomdm_ext.datasets.folder import Card, write_folder
 from videomdm_ext.datasets.refined import is_made
-from videomdm_ext.errors import ConfigError, DatasetError, HostError, VideoMDMError
-from videomdm_ext.host import checkout
+from videomdm_ext.errors import ConfigError, DatasetError, HostError, PluginError, VideoMDMError
+from videomdm_ext.hookspecs import hookimpl
+from videomdm_ext.host import adapter, checkout
 from videomdm_ext.supervision import refinement
 from videomdm_ext.verbs import read_plan
 
@@ -294,3 +296,28 @@ def test_a_checkpoint_is_loaded_with_its_averaged_weights_and_its_own_space(out)
     assert trained.args.teacher == "auto"
     refined = np.load(Path(trained.args.clips) / "refined" / "bent" / "Mean.npy")
     np.testing.assert_array_equal(trained.space.mean.numpy(), refined)
+
+
+def test_a_report_shows_plugins_metrics_and_distances_in_their_evaluators_spaces(monkeypatch):
+    class Measuring:
+        @hookimpl
+        def add_metrics(self, samples, reference):
+            return {"longer": float(len(samples) - len(reference))}
+
+        @hookimpl
+        def register_evaluators(self, register):
+            register("roots", lambda clips, skeleton, fps: torch.cat([clip[:, 0] for clip in clips]))
+
+    manager = plugins.create_manager()
+    manager.register(Measuring(), name="measuring")
+    monkeypatch.setattr(adapter, "manager", lambda: manager)
+    draw = torch.Generator().manual_seed(0)
+    truth = [torch.randn(9, 22, 3, generator=draw) for _ in range(2)]
+    shifted = [clip + torch.tensor([3.0, 0.0, 0.0]) for clip in truth]
+    card = Card(name="x", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=())
+    found = with_plugins({"jitter": 1.0}, [*shifted, *shifted], truth, card)
+    assert found["longer"] == 2.0
+    assert found["roots_frechet"] == pytest.approx(9.0, rel=0.05)
+    assert found["jitter"] == 1.0
+    with pytest.raises(PluginError, match="'longer'"):
+        with_plugins({"longer": 1.0}, shifted, truth, card)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from videomdm_ext import plugins
 from videomdm_ext.benchmark import metrics
 from videomdm_ext.benchmark.arms import arm_name, load_arm, settings
 from videomdm_ext.benchmark.comparison import Plan, Run
@@ -17,7 +18,8 @@ from videomdm_ext.benchmark.sampling import read_motions
 from videomdm_ext.datasets.card import Card
 from videomdm_ext.datasets.clip import Clip
 from videomdm_ext.datasets.folder import read_folder
-from videomdm_ext.errors import ConfigError
+from videomdm_ext.errors import ConfigError, PluginError
+from videomdm_ext.host import adapter
 from videomdm_ext.motion.accuracy import root_aligned_mpjpe
 from videomdm_ext.motion.features import decode
 from videomdm_ext.skeletons import by_name
@@ -81,6 +83,7 @@ def score_run(run: Run, out: Path, truth: Sequence[Tensor], card: Card) -> Repli
     groups, _ = read_motions(run.samples(out))
     scores = metrics.score(groups["samples"], truth, by_name(card.skeleton), card.fps)
     scores["heldout_mpjpe"] = held_out_error(groups, "prediction")
+    scores = with_plugins(scores, groups["samples"], truth, card)
     place = run.folder(out) / "seconds.txt"
     seconds = place.read_text(encoding="utf-8") if place.is_file() else "nan"
     return Replication(
@@ -91,6 +94,24 @@ def score_run(run: Run, out: Path, truth: Sequence[Tensor], card: Card) -> Repli
         passes=round(run.passes()),
         seconds=float(seconds),
     )
+
+
+def with_plugins(
+    scores: dict[str, float], samples: Sequence[Tensor], truth: Sequence[Tensor], card: Card
+) -> dict[str, float]:
+    """The scores with those of plugins: their metrics, and a Fréchet distance in the space of each evaluator.
+
+    They are columns: without calibration rows they rank nothing. PluginError for a name that is taken.
+    """
+    skeleton, manager = by_name(card.skeleton), adapter.manager()
+    added = plugins.add_metrics(manager, samples=samples, reference=truth)
+    for name, evaluator in plugins.collect(manager, "evaluators").items():
+        spaces = [metrics.gaussian(evaluator(clips, skeleton, card.fps)) for clips in (samples, truth)]
+        added[f"{name}_frechet"] = metrics.frechet(*spaces[0], *spaces[1])
+    taken = sorted(added.keys() & scores.keys())
+    if taken:
+        raise PluginError(f"metric {taken[0]!r}: a plugin's name for a built-in score. Rename it in the plugin.")
+    return {**scores, **added}
 
 
 def held_out_error(groups: dict[str, list[Tensor]], kind: str) -> float:
