@@ -13,7 +13,7 @@ import pytest
 import torch
 from clips import make_clip
 
-from videomdm_ext import __version__, cli, plugins, run, verbs
+from videomdm_ext import __version__, cli, plugins, run
 from videomdm_ext.benchmark.comparison import Plan
 from videomdm_ext.benchmark.sampling import read_motions
 from videomdm_ext.datasets.folder import Card, read_card, write_folder
@@ -21,6 +21,7 @@ from videomdm_ext.datasets.refined import is_made
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.hookspecs import hookimpl
 from videomdm_ext.supervision import refinement
+from videomdm_ext.verbs import training as verbs
 
 CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
 SMALL = [

@@ -17,12 +17,12 @@ from videomdm_ext import __version__
 from videomdm_ext.errors import VideoMDMError
 
 VERBS = {
-    "demo": ("verbs", "demo", "Make a data set of real motion, train 3D and 2D arms on it, and compare them."),
-    "data make-demo": ("verbs", "make_demo", "Make the demo's data set alone."),
-    "data refine": ("verbs", "refine", "Refine a data set's teachers on their keypoints' rays."),
-    "train": ("verbs", "train", "Train one arm on a data set; takes every option of the host."),
-    "sample": ("verbs", "sample", "Sample motions from a trained run."),
-    "report": ("verbs", "report", "Score a comparison again and rewrite its report."),
+    "demo": ("verbs.training", "demo", "Make a data set of real motion, train 3D and 2D arms on it, and compare them."),
+    "data make-demo": ("verbs.training", "make_demo", "Make the demo's data set alone."),
+    "data refine": ("verbs.training", "refine", "Refine a data set's teachers on their keypoints' rays."),
+    "train": ("verbs.training", "train", "Train one arm on a data set; takes every option of the host."),
+    "sample": ("verbs.training", "sample", "Sample motions from a trained run."),
+    "report": ("verbs.training", "report", "Score a comparison again and rewrite its report."),
     "run": ("run", "main", "Run any program of an MDM checkout with this package's options."),
 }
 """Verb: module, function that takes the remaining arguments and returns the exit status, one line of help."""

@@ -135,3 +135,27 @@ class Source:
         check_choices(self)
         if self.crop_frames < 2:
             raise ConfigError(f"--crop_frames: expected 2 or more frames, found {self.crop_frames}.")
+
+
+@dataclass(frozen=True)
+class Fairness:
+    """What makes runs comparable beyond the host's own habits."""
+
+    paired: bool = option(
+        False,
+        "Exactly --num_steps updates, the data as they are now, no silent resumption, and own random streams for "
+        "order, crop, noise, timestep and condition dropout, so that two arms see the same draws.",
+    )
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Savings that change the last bits of a result; those that change none are always on."""
+
+    one_pass_guidance: bool = option(False, "One denoiser pass for both halves of guidance (differences about 1e-6).")
+    autocast: str = option("off", "Number format of the denoiser's matrix products.", ("off", "bf16"))
+    tf32: bool = option(False, "TF32 matrix products, where a GPU has them.")
+    compile_model: bool = option(False, "Compile the denoiser with torch.compile.")
+
+    def __post_init__(self) -> None:
+        check_choices(self)

@@ -16,6 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("args", nargs=argparse.REMAINDER, help="Passed on; MODULE --help lists them.")
     options = parser.parse_args(argv)
     try:
+        adapter.begin()
         launcher.run(
             choose(options.mdm),
             options.module,

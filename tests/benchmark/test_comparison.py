@@ -24,7 +24,7 @@ from videomdm_ext.errors import ConfigError, DatasetError, HostError, PluginErro
 from videomdm_ext.hookspecs import hookimpl
 from videomdm_ext.host import adapter, checkout
 from videomdm_ext.supervision import refinement
-from videomdm_ext.verbs import read_plan
+from videomdm_ext.verbs.training import read_plan
 
 CARD = Card(
     name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",),

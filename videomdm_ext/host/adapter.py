@@ -16,8 +16,16 @@ import pluggy
 from videomdm_ext import plugins
 from videomdm_ext.config import Source, Supervision
 from videomdm_ext.errors import ConfigError
+from videomdm_ext.host import compat, loop, savings
 from videomdm_ext.host.data import HostDataset, open_dataset
 from videomdm_ext.options import from_args
+
+
+def begin() -> None:
+    """Make the process ready before a checkout's modules are imported. Repeating it is harmless."""
+    compat.prepare()
+    savings.attach()
+    loop.attach()
 
 
 @cache

@@ -17,7 +17,9 @@ from typing import Any
 from videomdm_ext.errors import HostError
 from videomdm_ext.host.checkout import Checkout
 
-PACKAGES = ("utils", "model", "diffusion", "data_loaders", "train", "sample")
+PACKAGES = ("utils", "model", "diffusion", "data_loaders", "train", "sample", "eval", "visualize")
+INSTALLED = "videomdm_ext_installed"
+"""Name under which an edited utils/parser_util.py imports host/installed.py; such a checkout needs no wrapping."""
 AddOptions = Callable[[argparse._ArgumentGroup], None]
 Activate = Callable[[argparse.Namespace], None]
 
@@ -41,6 +43,8 @@ def use(checkout: Checkout, *, add_options: AddOptions, activate: Activate) -> N
     """Make the checkout's modules importable in this process and hook its command line. Repeating it is harmless."""
     claim(checkout)
     names = vars(importlib.import_module("utils.parser_util"))
+    if INSTALLED in names:
+        return
     names["add_diffusion_options"] = with_options(original(names["add_diffusion_options"]), add_options)
     names["apply_rules"] = with_activation(original(names["apply_rules"]), activate)
 
@@ -57,7 +61,7 @@ def claim(checkout: Checkout) -> None:
     importlib.invalidate_caches()
     for package in PACKAGES:
         place = location(package)
-        if not Path(place).is_relative_to(root):
+        if (checkout.root / package).is_dir() and not Path(place).is_relative_to(root):
             sys.path.remove(root)
             raise HostError(
                 f"{root}: its package {package} is hidden by {place}. "

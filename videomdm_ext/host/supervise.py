@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videomdm_ext.config import Source, Supervision
+from videomdm_ext.config import Fairness, Source, Speed, Supervision
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.hookspecs import hookimpl
 from videomdm_ext.host.data import HostDataset, check_source
@@ -24,8 +24,8 @@ OWN = ("loss", "passes", "ray", "position", "velocity", "near", "behind", "align
 @hookimpl
 def add_options(group: "argparse._ArgumentGroup") -> None:
     """--supervision and everything that says how."""
-    add_arguments(group, Supervision)
-    add_arguments(group, Source)
+    for config in (Supervision, Source, Fairness, Speed):
+        add_arguments(group, config)
 
 
 @hookimpl

@@ -1,0 +1,24 @@
+"""What the lines that `videomdm install` puts into a checkout call; importing it makes the process ready for MDM."""
+
+import argparse
+import sys
+
+from videomdm_ext.errors import VideoMDMError
+from videomdm_ext.host import adapter
+
+
+def add_options(group: "argparse._ArgumentGroup") -> None:
+    """Our options in the host's group."""
+    adapter.add_options(group)
+
+
+def activate(args: argparse.Namespace) -> None:
+    """Act on the final arguments; an expected error ends the program with one message and status 1."""
+    try:
+        adapter.activate(args)
+    except VideoMDMError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+adapter.begin()
