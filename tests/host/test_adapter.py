@@ -17,7 +17,7 @@ from videomdm_ext import plugins
 from videomdm_ext.config import Supervision
 from videomdm_ext.datasets.folder import Card, write_folder
 from videomdm_ext.datasets.refined import make_refined
-from videomdm_ext.errors import ConfigError
+from videomdm_ext.errors import ConfigError, HostError
 from videomdm_ext.hookspecs import hookimpl
 from videomdm_ext.host import adapter
 from videomdm_ext.host.supervise import OWN, weighted
@@ -150,10 +150,10 @@ def test_an_option_replaces_what_it_speaks_of_and_no_more(seams, words, replaced
     assert {name for name, value in seams().items() if value is not before[name]} == replaced
 
 
-def test_the_hosts_evaluators_do_not_get_our_clips(seams, folder):
+def test_the_stand_in_says_that_it_has_no_evaluators(seams, folder):
     adapter.activate(arguments("--clips", folder))
     for mode in ("eval", "gt"):
-        with pytest.raises(ConfigError, match=f"--clips {folder}: .*{mode!r}.*videomdm report"):
+        with pytest.raises(HostError, match=f"get_data.py: .*mode {mode!r}.*stand-in.*videomdm report"):
             seams()["get_dataset"]("humanml", 20, split="test", hml_mode=mode)
     assert len(seams()["get_dataset"]("humanml", 20, split="test", hml_mode="text_only")) == 1
 

@@ -7,7 +7,7 @@ nothing is.
 import argparse
 import functools
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -15,9 +15,9 @@ import pluggy
 
 from videomdm_ext import plugins
 from videomdm_ext.config import Source, Supervision
-from videomdm_ext.errors import ConfigError
-from videomdm_ext.host import compat, loop, savings
-from videomdm_ext.host.data import HostDataset, open_dataset
+from videomdm_ext.errors import HostError
+from videomdm_ext.host import clips, compat, loop, savings
+from videomdm_ext.host.data import HostDataset
 from videomdm_ext.options import from_args
 
 
@@ -77,6 +77,17 @@ def with_text_encoder(base: type, encoder: Any) -> type:
     return WithTextEncoder
 
 
+def evaluated_class(get_data: Any, name: str, mode: str) -> type:
+    """The host's dataset class for its evaluators; the stand-in has neither."""
+    if not hasattr(get_data, "get_dataset_class"):
+        raise HostError(
+            f"{get_data.__file__}: expected evaluators for mode {mode!r}, found the stand-in, which has none. Run it "
+            "in an MDM checkout with --mdm, or evaluate with videomdm report."
+        )
+    found: type = get_data.get_dataset_class(name)
+    return found
+
+
 def _swap_data(args: argparse.Namespace) -> None:
     """Train on --clips where it is given, and let plugins wrap what the host loads."""
     source, supervision = from_args(Source, args), from_args(Supervision, args)
@@ -87,30 +98,33 @@ def _swap_data(args: argparse.Namespace) -> None:
         _swap(get_data, "get_collate_fn", None)
         return
     host_dataset, host_collate = _own(get_data, "get_dataset"), _own(get_data, "get_collate_fn")
-    opened: list[HostDataset] = []
+    opened: list[Any] = []
 
     @functools.wraps(host_dataset)
-    def get_dataset(name: str, num_frames: int, split: str = "train", *rest: Any, **named: Any) -> Any:
-        if source.clips:
-            dataset: Any = _clips(source, supervision, args, split, named.get("hml_mode", "train"))
-            opened.append(dataset)
+    def get_dataset(name: str, num_frames: int, split: str = "train", hml_mode: str = "train", **named: Any) -> Any:
+        if not source.clips:
+            dataset = host_dataset(name, num_frames, split, hml_mode, **named)
+        elif hml_mode in ("eval", "gt"):
+            named = {"num_frames": num_frames, "mode": hml_mode, **named}
+            dataset = clips.open_evaluation(
+                evaluated_class(get_data, name, hml_mode), source, supervision, split=split, **named
+            )
         else:
-            dataset = host_dataset(name, num_frames, split, *rest, **named)
+            dataset = clips.open_for(source, supervision, args, split=split, mode=hml_mode, num_frames=num_frames)
+        opened[:] = [dataset]
         return plugins.wrap_dataset(manager(), dataset, args=args, split=split)
 
     @functools.wraps(host_collate)
-    def get_collate_fn(*positional: Any, **named: Any) -> Callable[..., Any]:
-        collate: Callable[..., Any] = opened[-1].collate if opened else host_collate(*positional, **named)
-        return collate
+    def get_collate_fn(name: str, hml_mode: str = "train", pred_len: int = 0, batch_size: int = 1) -> Any:
+        dataset = opened[-1] if opened else None
+        if not isinstance(dataset, HostDataset):
+            return host_collate(name, hml_mode, pred_len, batch_size)
+        if len(dataset) < batch_size:
+            raise HostError(
+                f"{source.clips}: expected {batch_size} clips for a batch, found {len(dataset)}. "
+                "Lower --batch_size, or --num_samples when sampling."
+            )
+        return dataset.collate
 
     _swap(get_data, "get_dataset", get_dataset)
     _swap(get_data, "get_collate_fn", get_collate_fn)
-
-
-def _clips(source: Source, supervision: Supervision, args: argparse.Namespace, split: str, mode: str) -> HostDataset:
-    if mode in ("eval", "gt"):
-        raise ConfigError(
-            f"--clips {source.clips}: the host's own evaluators expect its own data, found mode {mode!r}. "
-            "Evaluate with videomdm report."
-        )
-    return open_dataset(source, supervision, split, args.seed)

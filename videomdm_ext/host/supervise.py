@@ -11,7 +11,7 @@ from torch import Tensor
 from videomdm_ext.config import Fairness, Source, Speed, Supervision
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.hookspecs import hookimpl
-from videomdm_ext.host.data import HostDataset, check_source
+from videomdm_ext.host.data import HostDataset, check_host, check_source
 from videomdm_ext.options import add_arguments, from_args
 from videomdm_ext.supervision.objective import Objective, Term
 from videomdm_ext.supervision.observation import Observation
@@ -30,8 +30,10 @@ def add_options(group: "argparse._ArgumentGroup") -> None:
 
 @hookimpl
 def configure(args: argparse.Namespace) -> None:
-    """Every switch is valid, and 2D supervision has clips."""
-    check_source(from_args(Source, args), from_args(Supervision, args))
+    """Every switch is valid, 2D supervision has clips, and nothing is asked of the host that they cannot serve."""
+    source, supervision = from_args(Source, args), from_args(Supervision, args)
+    check_source(source, supervision)
+    check_host(source, supervision, args)
 
 
 def supervised(base: type, config: Supervision, extra: Mapping[str, tuple[float, Term]]) -> type:
