@@ -1,5 +1,6 @@
 """What was not seen is silent; the weight is validity times g(confidence)."""
 
+import dataclasses
 import math
 
 import pytest
@@ -64,6 +65,8 @@ def test_taking_an_observation_leaves_the_hosts_own_entries(generator: torch.Gen
 
 def test_repeating_an_observation_repeats_the_whole_batch_in_order(generator: torch.Generator) -> None:
     seen = observe(random_motion(SMPL22, (2,), 4, generator), orbiting((2,), generator))
+    assert seen.repeat(2).known is None
+    seen = dataclasses.replace(seen, known=torch.tensor([True, False]))
     twice = seen.repeat(2)
     for name, value in vars(seen).items():
         assert torch.equal(getattr(twice, name), torch.cat((value, value)))

@@ -23,7 +23,8 @@ class Crop:
     """Frames start to start + T of a clip, in the crop's own canonical frame. Tensors, float32.
 
     teacher and truth [T, D], keypoints [T, J, 2], confidence [T, J], extrinsics and truth_extrinsics [T, 3, 4];
-    initial_heading and truth_heading are the radians by which the crop was turned back, in the teacher and the truth.
+    initial_heading and truth_heading are the radians by which the crop was turned back, in the teacher and the truth;
+    `known` marks motion that is given and that no camera saw.
     """
 
     id: str
@@ -35,6 +36,7 @@ class Crop:
     truth: Tensor | None
     truth_extrinsics: Tensor | None
     truth_heading: float | None
+    known: bool = False
 
     @property
     def length(self) -> int:
@@ -84,6 +86,7 @@ def crop(clip: Clip, start: int, length: int, *, path: Path | None = None, with_
         truth=truth,
         truth_extrinsics=truth_extrinsics,
         truth_heading=truth_heading,
+        known=clip.is_known,
     )
 
 
@@ -91,8 +94,8 @@ def collate(crops: Sequence[Crop], *, length: int) -> dict[str, Tensor | None]:
     """Pad crops to `length` frames with zeros and stack them.
 
     -> teacher and truth [B, T, D], keypoints [B, T, J, 2], confidence [B, T, J] (0 in the padding), extrinsics
-    [B, T, 3, 4] (those of the last frame in the padding), initial_heading [B], lengths [B]. `truth` is None unless
-    every crop has one, and so are truth_extrinsics and truth_heading.
+    [B, T, 3, 4] (those of the last frame in the padding), initial_heading [B], lengths [B], known [B]. `truth` is None
+    unless every crop has one, and so are truth_extrinsics and truth_heading.
     """
     longest = max(item.length for item in crops)
     if longest > length:
@@ -110,6 +113,7 @@ def collate(crops: Sequence[Crop], *, length: int) -> dict[str, Tensor | None]:
         "truth_extrinsics": _held(cameras, length) if known else None,
         "truth_heading": torch.tensor([item.truth_heading for item in crops]) if known else None,
         "lengths": torch.tensor([item.length for item in crops]),
+        "known": torch.tensor([item.known for item in crops]),
     }
 
 
@@ -120,9 +124,12 @@ def tensor_of(batch: Mapping[str, Tensor | None], name: str) -> Tensor:
     return tensor
 
 
-def flatten_observation(batch: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
-    """The observed tensors of a collated batch under the keys that `Observation.take` looks for in `cond['y']`."""
-    observed = {name: batch[name] for name in OBSERVED}
+def flatten_observation(batch: Mapping[str, Tensor | None], *, mixed: bool = False) -> dict[str, Tensor]:
+    """The observed tensors of a collated batch under the keys that `Observation.take` looks for in `cond['y']`.
+
+    `mixed` adds which clips are known, for data sets that hold some.
+    """
+    observed = {name: batch[name] for name in (*OBSERVED, *(("known",) if mixed else ()))}
     return {PREFIX + name: tensor for name, tensor in observed.items() if tensor is not None}
 
 

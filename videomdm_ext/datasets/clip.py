@@ -35,8 +35,9 @@ class Clip:
     teacher [T, D] raw features of the lifted motion; keypoints [T, J, 2] on the normalised image plane, of any value
     (NaN too) where confidence [T, J] is 0; extrinsics [3, 4], or [T, 3, 4] of a moving camera, in the teacher's
     canonical frame. truth [T, D] raw features of the true motion and truth_extrinsics, the same camera in the canonical
-    frame of the truth, are None where nothing is known; the teacher never stands in for them. `source` is the file or
-    name that messages show.
+    frame of the truth, are None where nothing is known; the teacher never stands in for them. intrinsics [3, 3] and
+    image_size (width, height), where known, serve to draw keypoints on the video. `source` is the file or name that
+    messages show.
     """
 
     id: str
@@ -49,12 +50,22 @@ class Clip:
     texts: tuple[str, ...]
     truth: Array | None = None
     truth_extrinsics: Array | None = None
+    intrinsics: Array | None = None
+    image_size: tuple[int, int] | None = None
     source: str = ""
 
     @property
     def length(self) -> int:
         """Number of frames T."""
         return len(self.teacher)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the motion itself is given and no camera saw it: its teacher is the truth. Such a clip supervises
+        in 3D, also beside clips that supervise in 2D."""
+        if self.truth is None or bool((self.confidence > 0).any()):
+            return False
+        return np.array_equal(self.teacher, self.truth)
 
     @property
     def label(self) -> str:
@@ -165,8 +176,11 @@ def _check_camera(clip: Clip, name: str, extrinsics: Array) -> None:
 
 def _check_image(clip: Clip) -> None:
     seen = clip.confidence > 0
+    if clip.is_known:
+        return
     if not seen.any():
-        raise _refuse(clip, "keypoints with a confidence above 0", "none", "Leave the clip out.")
+        advice = "Leave the clip out; motion that no camera saw needs the truth as its teacher."
+        raise _refuse(clip, "keypoints with a confidence above 0", "none", advice)
     with np.errstate(invalid="ignore"):
         sane = (np.abs(clip.keypoints) <= WIDEST_IMAGE).all(-1)
     if (seen & ~sane).any():

@@ -4,7 +4,7 @@ import io
 import os
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import blobfile as bf
 import numpy as np
@@ -68,6 +68,11 @@ def read_text(path: str) -> str:
         return read_bytes(path).decode("utf-8")
     except UnicodeDecodeError as error:
         raise DatasetError(f"{path}: expected text in UTF-8, found other bytes ({error}). Save it as UTF-8.") from error
+
+
+def as_array(values: Sequence[float]) -> Array:
+    """Numbers as an array of float32."""
+    return np.asarray(values, dtype=np.float32)
 
 
 def array_bytes(array: Array) -> bytes:

@@ -10,25 +10,19 @@ DIR/cameras/ID.npz                    extrinsics and, with a truth, truth_extrin
 DIR/texts/ID.txt                      HumanML3D's lines: caption#word/TAG word/TAG#0.0#0.0
 """
 
-import dataclasses
-import hashlib
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import blobfile as bf
 import numpy as np
-import torch
 
 from videomdm_ext.datasets import files
+from videomdm_ext.datasets.building import Builder
 from videomdm_ext.datasets.card import Card
 from videomdm_ext.datasets.clip import MIN_FRAMES, Array, Clip, validate
-from videomdm_ext.datasets.texts import Tagger, caption_tokens, parse_texts, untagged
-from videomdm_ext.errors import ConfigError, DatasetError
-from videomdm_ext.motion.features import mean_and_std
+from videomdm_ext.datasets.layout import CARD, SPLITS, content_hash, names, read_card, read_ids
+from videomdm_ext.datasets.texts import Tagger, parse_texts
+from videomdm_ext.errors import DatasetError
 from videomdm_ext.skeletons import by_name
-
-CARD = "dataset.json"
-SPLITS = ("train", "val", "test")
 
 
 def write_folder(path: str, clips: Mapping[str, Sequence[Clip]], card: Card, *, tagger: Tagger | None = None) -> Card:
@@ -36,44 +30,19 @@ def write_folder(path: str, clips: Mapping[str, Sequence[Clip]], card: Card, *, 
 
     An earlier version of the same data set is replaced; its card goes first. -> the card with counts and hash.
     """
-    tag = tagger or untagged
-    everything = [clip for split in SPLITS for clip in clips.get(split, ())]
     _check_whole(path, clips, card)
-    for clip in everything:
-        _check_member(clip, card)
+    for clip in _members(clips):
         validate(clip, fps=card.fps)
-    files.check_writable(path)
-    _retire_card(path, card)
-    content = hashlib.sha256()
-    for clip in everything:
-        for name, data in _clip_files(clip, card, tag).items():
-            files.write_bytes(bf.join(path, name), data)
-            _add(content, name, data)
+    builder = Builder(path, card, tagger=tagger)
+    builder.forget()
     for split in SPLITS:
-        lines = "".join(f"{clip.id}\n" for clip in clips.get(split, ()))
-        files.write_bytes(bf.join(path, f"{split}.txt"), lines.encode())
-    _write_statistics(path, clips["train"], card)
-    counts = {split: len(members) for split, members in sorted(clips.items())}
-    card = dataclasses.replace(card, counts=counts, content_hash=content.hexdigest())
-    files.write_bytes(bf.join(path, CARD), card.to_json().encode())
-    return read_card(path)
+        for clip in clips.get(split, ()):
+            builder.add(clip, split)
+    return builder.finish()
 
 
-def read_card(path: str) -> Card:
-    """The card of a folder; DatasetError says how to get one where there is none."""
-    place = bf.join(path, CARD)
-    if not bf.exists(place):
-        raise DatasetError(
-            f"{place}: expected the card of a complete data set, found none. "
-            "Correct the folder, or make the data set again: it may have been interrupted."
-        )
-    card = Card.from_json(files.read_text(place), place)
-    try:
-        by_name(card.skeleton)
-    except ConfigError as error:
-        raise DatasetError(f"{place}: {error}") from error
-    files.checked_id(card.lifter, place)
-    return card
+def _members(clips: Mapping[str, Sequence[Clip]]) -> list[Clip]:
+    return [clip for split in SPLITS for clip in clips.get(split, ())]
 
 
 def read_folder(path: str, split: str, *, min_frames: int = MIN_FRAMES) -> tuple[Card, list[Clip]]:
@@ -82,19 +51,9 @@ def read_folder(path: str, split: str, *, min_frames: int = MIN_FRAMES) -> tuple
     return card, [read_clip(path, card, clip_id, min_frames=min_frames) for clip_id in read_ids(path, split)]
 
 
-def read_ids(path: str, split: str) -> list[str]:
-    """The ids of a split; at least one, none twice."""
-    place = bf.join(path, f"{split}.txt")
-    ids = [files.checked_id(line.strip(), place) for line in files.read_text(place).splitlines() if line.strip()]
-    if not ids or len(set(ids)) < len(ids):
-        found = "none" if not ids else f"{len(ids) - len(set(ids))} twice"
-        raise DatasetError(f"{place}: expected ids, each once, found {found}. Correct the list.")
-    return ids
-
-
 def read_clip(path: str, card: Card, clip_id: str, *, min_frames: int = MIN_FRAMES) -> Clip:
     """One clip, checked."""
-    place = {key: bf.join(path, name) for key, name in _names(files.checked_id(clip_id, path), card).items()}
+    place = {key: bf.join(path, name) for key, name in names(files.checked_id(clip_id, path), card).items()}
     seen = files.read_arrays(place["keypoints"], needed=("points", "confidence"))
     cameras = files.read_arrays(place["camera"], needed=("extrinsics",))
     known = bf.exists(place["truth"])
@@ -109,10 +68,16 @@ def read_clip(path: str, card: Card, clip_id: str, *, min_frames: int = MIN_FRAM
         texts=parse_texts(files.read_text(place["texts"]), place["texts"]),
         truth=files.read_array(place["truth"]) if known else None,
         truth_extrinsics=cameras.get("truth_extrinsics"),
+        intrinsics=cameras.get("intrinsics"),
+        image_size=_size(cameras.get("image_size")),
         source=bf.join(path, clip_id),
     )
     validate(clip, fps=card.fps, min_frames=min_frames)
     return clip
+
+
+def _size(values: Array | None) -> tuple[int, int] | None:
+    return None if values is None else (round(float(values[0])), round(float(values[1])))
 
 
 def read_statistics(path: str, lifter: str | None = None) -> tuple[Array, Array]:
@@ -132,52 +97,14 @@ def read_statistics(path: str, lifter: str | None = None) -> tuple[Array, Array]
 def verify_folder(path: str) -> Card:
     """Read every clip file and compare with the card's hash; DatasetError if one was changed. -> the card."""
     card = read_card(path)
-    content = hashlib.sha256()
-    for split in SPLITS:
-        for clip_id in read_ids(path, split) if card.counts.get(split) else ():
-            names = _names(clip_id, card)
-            for key, name in names.items():
-                place = bf.join(path, name)
-                if key != "truth" or bf.exists(place):
-                    _add(content, name, files.read_bytes(place))
-    if content.hexdigest() != card.content_hash:
+    ids = [clip_id for split in SPLITS if card.counts.get(split) for clip_id in read_ids(path, split)]
+    found = content_hash(path, card, ids)
+    if found != card.content_hash:
         raise DatasetError(
-            f"{bf.join(path, CARD)}: expected content {card.content_hash[:12]}, found {content.hexdigest()[:12]}. "
+            f"{bf.join(path, CARD)}: expected content {card.content_hash[:12]}, found {found[:12]}. "
             "A clip file was changed after the card was written; make the data set again."
         )
     return card
-
-
-def _names(clip_id: str, card: Card) -> dict[str, str]:
-    """Where a clip's files lie in the folder, in the order in which they are hashed."""
-    return {
-        "teacher": f"teacher_vecs/{card.lifter}/{clip_id}.npy",
-        "truth": f"new_joint_vecs/{clip_id}.npy",
-        "keypoints": f"keypoints_2d/{clip_id}.npz",
-        "camera": f"cameras/{clip_id}.npz",
-        "texts": f"texts/{clip_id}.txt",
-    }
-
-
-def _clip_files(clip: Clip, card: Card, tagger: Tagger) -> dict[str, bytes]:
-    """Names and contents of a clip's files."""
-    names = _names(clip.id, card)
-    cameras = {"extrinsics": clip.extrinsics}
-    content = {names["teacher"]: files.array_bytes(clip.teacher)}
-    if clip.truth is not None and clip.truth_extrinsics is not None:
-        content[names["truth"]] = files.array_bytes(clip.truth)
-        cameras["truth_extrinsics"] = clip.truth_extrinsics
-    seen = {"points": clip.keypoints, "confidence": clip.confidence}
-    lines = [f"{text}#{caption_tokens(text, tagger)}#0.0#0.0\n" for text in clip.texts]
-    content[names["keypoints"]] = files.arrays_bytes(seen)
-    content[names["camera"]] = files.arrays_bytes(cameras)
-    content[names["texts"]] = "".join(lines).encode()
-    return content
-
-
-def _add(content: "hashlib._Hash", name: str, data: bytes) -> None:
-    content.update(f"{name}\0{len(data)}\0".encode())
-    content.update(data)
 
 
 def _check_whole(path: str, clips: Mapping[str, Sequence[Clip]], card: Card) -> None:
@@ -188,7 +115,7 @@ def _check_whole(path: str, clips: Mapping[str, Sequence[Clip]], card: Card) -> 
         raise DatasetError(f"{path}: expected splits among {', '.join(SPLITS)}, train not empty, found {found}.")
     files.checked_id(card.lifter, "lifter")
     seen: set[str] = set()
-    for clip in itertools.chain.from_iterable(clips.values()):
+    for clip in _members(clips):
         if files.checked_id(clip.id, clip.label) in seen:
             raise DatasetError(f"{clip.label}: the id {clip.id!r} appears twice. Give every clip its own.")
         seen.add(clip.id)
@@ -200,29 +127,3 @@ def _check_member(clip: Clip, card: Card) -> None:
             f"{clip.label}: expected {card.skeleton} as on the card, found {clip.skeleton.name}. "
             "Re-import the clip, or correct the card."
         )
-
-
-def _retire_card(path: str, card: Card) -> None:
-    """Remove the card of an earlier version; refuse to write over another data set."""
-    place = bf.join(path, CARD)
-    if not bf.exists(place):
-        return
-    found = read_card(path).name
-    if found != card.name:
-        raise DatasetError(f"{place}: expected no data set or {card.name!r}, found {found!r}. Choose another folder.")
-    bf.remove(place)
-
-
-def _write_statistics(path: str, clips: Sequence[Clip], card: Card) -> None:
-    """Mean and Std of the truth (of the teacher where there is none) and of the teacher."""
-    teacher = [clip.teacher for clip in clips]
-    truth = [clip.truth for clip in clips if clip.truth is not None]
-    for folder, motions in ((path, truth or teacher), (bf.join(path, "teacher_vecs", card.lifter), teacher)):
-        for name, values in zip(("Mean.npy", "Std.npy"), _statistics(motions, card), strict=True):
-            files.write_bytes(bf.join(folder, name), files.array_bytes(values))
-
-
-def _statistics(motions: Iterable[Array], card: Card) -> tuple[Array, Array]:
-    tensors = [torch.tensor(features) for features in motions]
-    mean, std = mean_and_std(tensors, by_name(card.skeleton))
-    return mean.numpy(), std.numpy()

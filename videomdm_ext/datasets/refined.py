@@ -42,7 +42,10 @@ def is_made(path: str, card: Card) -> bool:
 
 
 def make_refined(path: str, card: Card, progress: Progress | None = None) -> None:
-    """Refine the teachers of all splits; the training clips alone estimate what is shared, and no truth is read."""
+    """Refine the teachers of all splits; the training clips alone estimate what is shared, and no truth is read.
+
+    Motion that is known as it is stays as it is.
+    """
     folder = folder_of(path, card)
     files.check_writable(folder)
     mark = bf.join(folder, MARK)
@@ -51,11 +54,11 @@ def make_refined(path: str, card: Card, progress: Progress | None = None) -> Non
     shared: Shared | None = None
     for split in ("train", *(name for name in SPLITS if name != "train" and card.counts.get(name))):
         clips = read_folder(path, split)[1]
-        made = []
-        for start in range(0, len(clips), GROUP):
-            refined, shared = refine_clips(clips[start : start + GROUP], card.heading, shared, progress)
+        made = [clip for clip in clips if clip.is_known]
+        seen = [clip for clip in clips if not clip.is_known]
+        for start in range(0, len(seen), GROUP):
+            refined, shared = refine_clips(seen[start : start + GROUP], card.heading, shared, progress)
             made += refined
-        assert shared is not None
         for clip in made:
             arrays = {"features": clip.teacher, "extrinsics": clip.extrinsics}
             files.write_bytes(bf.join(folder, f"{clip.id}.npz"), files.arrays_bytes(arrays))
@@ -124,9 +127,11 @@ def _replaced(clip: Clip, positions: Tensor, rule: HeadingRule) -> Clip:
     return dataclasses.replace(clip, teacher=features.numpy(), extrinsics=extrinsics.numpy())
 
 
-def _write_summary(folder: str, clips: Sequence[Clip], card: Card, shared: Shared) -> None:
+def _write_summary(folder: str, clips: Sequence[Clip], card: Card, shared: Shared | None) -> None:
     mean, std = mean_and_std([torch.from_numpy(clip.teacher) for clip in clips], by_name(card.skeleton))
     for name, values in (("Mean.npy", mean), ("Std.npy", std)):
         files.write_bytes(bf.join(folder, name), files.array_bytes(values.numpy()))
+    if shared is None:
+        return
     common = {"lengths": shared.lengths.numpy(), "mean_pose": shared.mean.numpy()}
     files.write_bytes(bf.join(folder, "skeleton.npz"), files.arrays_bytes(common))

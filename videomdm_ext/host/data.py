@@ -94,6 +94,11 @@ class HostDataset:
         return [Path.of(clip.teacher, clip.skeleton) for clip in self.clips]
 
     @cached_property
+    def mixed(self) -> bool:
+        """Whether some clips supervise in 3D."""
+        return any(clip.is_known for clip in self.clips)
+
+    @cached_property
     def batch_length(self) -> int:
         """Frames of a padded batch: the longest crop there can be, or what `pad_to` asks for."""
         return self.pad_to or min(self.crop_frames, max(clip.length for clip in self.clips))
@@ -110,7 +115,7 @@ class HostDataset:
             "lengths": lengths,
             "text": [text for _, text in items],
             "db_key": [item.id for item in crops],
-            **(flatten_observation(batch) if self.observed else {}),
+            **(flatten_observation(batch, mixed=self.mixed) if self.observed else {}),
         }
         return motion, {"y": y}
 

@@ -17,7 +17,7 @@ from videomdm_ext.supervision.objective import Objective, Term
 from videomdm_ext.supervision.observation import Observation
 from videomdm_ext.supervision.unrolling import Ladder, walk
 
-OWN = ("loss", "passes", "ray", "position", "velocity", "near", "behind", "alignment", "floor", "bone_length")
+OWN = ("loss", "passes", "ray", "position", "velocity", "near", "behind", "alignment", "floor", "bone_length", "motion")
 """Names of what training logs by itself; a plugin's term must not hide one."""
 
 

@@ -4,6 +4,7 @@ Channels: root yaw velocity (half angle), root x and z velocity, root height, ro
 6D rotations, joint velocities, foot contacts. Frame i holds forward differences to frame i + 1.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -124,18 +125,43 @@ def channel_validity(valid: Tensor, skeleton: Skeleton) -> Tensor:
     return torch.where(differences, following.unsqueeze(-1), valid.unsqueeze(-1))
 
 
-def mean_and_std(clips: list[Tensor], skeleton: Skeleton) -> tuple[Tensor, Tensor]:
-    """Mean and Std [D] of raw features [T, D] over all frames; Std is one number per group of like channels.
+class Moments:
+    """Mean and Std of raw features, gathered clip by clip."""
 
-    Groups: each root channel kind, positions, rotations, velocities, contacts, as in HumanML3D. Never zero.
-    """
-    frames = torch.cat(clips)
-    mean, std = frames.mean(0), frames.std(0)
-    parts = channels(skeleton)
-    for part in (parts.yaw, parts.root_velocity, parts.height, parts.positions, parts.rotations, parts.velocities):
-        std[part] = std[part].mean()
-    std[parts.contacts] = std[parts.contacts].mean()
-    return mean, std.clamp_min(1e-4)
+    def __init__(self, skeleton: Skeleton) -> None:
+        self.skeleton = skeleton
+        self.count = 0
+        self.mean = torch.zeros(skeleton.num_features, dtype=torch.float64)
+        self.squares = torch.zeros(skeleton.num_features, dtype=torch.float64)
+
+    def add(self, features: Tensor) -> None:
+        """The frames of one clip [T, D], by the parallel rule of Chan et al. (1979)."""
+        frames = features.to(torch.float64)
+        count = self.count + len(frames)
+        apart = frames.mean(0) - self.mean
+        self.squares += (frames - frames.mean(0)).square().sum(0) + apart.square() * (self.count * len(frames) / count)
+        self.mean += apart * (len(frames) / count)
+        self.count = count
+
+    def mean_and_std(self) -> tuple[Tensor, Tensor]:
+        """Mean and Std [D] over all frames; Std is one number per group of like channels. float32
+
+        Groups: each root channel kind, positions, rotations, velocities, contacts, as in HumanML3D. Never zero.
+        """
+        std = (self.squares / max(self.count - 1, 1)).sqrt()
+        parts = channels(self.skeleton)
+        groups = (parts.yaw, parts.root_velocity, parts.height, parts.positions, parts.rotations, parts.velocities)
+        for part in (*groups, parts.contacts):
+            std[part] = std[part].mean()
+        return self.mean.float(), std.clamp_min(1e-4).float()
+
+
+def mean_and_std(clips: Iterable[Tensor], skeleton: Skeleton) -> tuple[Tensor, Tensor]:
+    """Mean and Std [D] of raw features [T, D] over all frames of all clips, as `Moments` groups them."""
+    moments = Moments(skeleton)
+    for features in clips:
+        moments.add(features)
+    return moments.mean_and_std()
 
 
 @dataclass(frozen=True)

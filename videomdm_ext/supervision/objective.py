@@ -34,6 +34,8 @@ Term = Callable[[Prediction, Observation, FeatureSpace], Tensor]
 class Objective:
     """`objective(x, observation, x_start, timesteps)` -> {"loss": [B], one entry a term: [B]}.
 
+    A clip whose motion is known (mixed supervision) pays the host's own loss, the term `motion`, and no other.
+
     `extra` holds further terms by name with their weights, given by plugins.
     """
 
@@ -61,7 +63,11 @@ class Objective:
             prediction = Prediction(x, positions, x_start, timesteps)
             terms[name], weights[name] = term(prediction, observation, self.space), weight
         loss = torch.stack([weights[name] * value for name, value in terms.items()]).sum(0)
-        return {"loss": loss, **terms, **notes}
+        if observation.known is None:
+            return {"loss": loss, **terms, **notes}
+        motion = torch.where(observation.known, self._distance(x, x_start, observation, slice(None)), 0.0)
+        terms = {name: torch.where(observation.known, 0.0, value) for name, value in terms.items()}
+        return {"loss": torch.where(observation.known, motion, loss), **terms, "motion": motion, **notes}
 
     def _ray(self, x: Tensor, raw: Tensor, observation: Observation, x_start: Tensor, timesteps: Tensor) -> Tensor:
         source, is_teacher = self._depth_source(raw.detach(), x_start, timesteps)

@@ -29,7 +29,8 @@ class Observation:
     """Tensors of B clips of T frames and J joints. Make one with `take`, which silences what was not seen.
 
     keypoints [B, T, J, 2] on the normalised image plane, weight [B, T, J] = validity times g(confidence),
-    extrinsics [B, T, 3, 4], initial_heading [B] (radians, of the crop in its clip), valid [B, T] bool.
+    extrinsics [B, T, 3, 4], initial_heading [B] (radians, of the crop in its clip), valid [B, T] bool. known [B] bool,
+    in mixed data sets: clips whose motion is given, which no camera saw.
     """
 
     keypoints: Tensor
@@ -37,6 +38,7 @@ class Observation:
     extrinsics: Tensor
     initial_heading: Tensor
     valid: Tensor
+    known: Tensor | None = None
 
     @classmethod
     def of(
@@ -47,6 +49,7 @@ class Observation:
         extrinsics: Tensor,
         initial_heading: Tensor,
         valid: Tensor,
+        known: Tensor | None = None,
         rule: str = "square",
     ) -> "Observation":
         """From keypoints [B, T, J, 2], confidence [B, T, J], valid [B, T]; unseen and padded entries may hold anything.
@@ -62,6 +65,7 @@ class Observation:
             extrinsics=torch.where(valid[..., None, None], extrinsics, still),
             initial_heading=initial_heading,
             valid=valid,
+            known=known,
         )
 
     @classmethod
@@ -75,4 +79,5 @@ class Observation:
     def repeat(self, times: int) -> "Observation":
         """The same clips `times` over, along the batch."""
         parts = {item.name: getattr(self, item.name) for item in fields(self)}
+        parts = {name: value for name, value in parts.items() if value is not None}
         return Observation(**{name: value.repeat(times, *(1,) * (value.ndim - 1)) for name, value in parts.items()})
