@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from videomdm_ext.errors import HostError
+from videomdm_ext.host import placing
 from videomdm_ext.host.checkout import Checkout
 
 PACKAGES = ("utils", "model", "diffusion", "data_loaders", "train", "sample", "eval", "visualize")
-INSTALLED = "videomdm_ext_installed"
+INSTALLED = placing.ALIAS
 """Name under which an edited utils/parser_util.py imports host/installed.py; such a checkout needs no wrapping."""
 AddOptions = Callable[[argparse._ArgumentGroup], None]
 Activate = Callable[[argparse.Namespace], None]
