@@ -126,9 +126,10 @@ class Source:
     clips: str = option("", "Folder of a data set made by `videomdm data`; empty: the host's own data.")
     crop_frames: int = option(196, "Longest crop of a clip, frames.")
     text_features: str = option(
-        "host",
-        "Text features: the host's own encoder (CLIP), MiniLM (extra `demo`), or hashed words that need no model.",
-        ("host", "minilm", "words"),
+        "auto",
+        "Text features: the host's own CLIP, MiniLM (extra `demo`), hashed words that need no model, or auto: CLIP "
+        "where it can be had, else MiniLM. A checkpoint keeps its own.",
+        ("auto", "clip", "minilm", "words"),
     )
 
     def __post_init__(self) -> None:

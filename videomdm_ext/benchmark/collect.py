@@ -29,7 +29,7 @@ EXAMPLES = 3
 TEXT_FEATURES = {
     "words": "hashed words (no language model installed)",
     "minilm": "MiniLM sentence embeddings (all-MiniLM-L6-v2)",
-    "host": "the host's own encoder",
+    "clip": "the host's own encoder (CLIP ViT-B/32)",
 }
 
 

@@ -105,7 +105,16 @@ class Run:
             "save_interval": max(50, plan.steps // 4), "pos_embed_max_len": 256, "adam_beta2": plan.adam_beta2,
         }  # fmt: skip
         words = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
-        return [*words, "--use_ema", "--mask_frames", "--overwrite", *load_arm(self.arm).flags]
+        return [
+            *words,
+            "--use_ema",
+            "--mask_frames",
+            "--overwrite",
+            "--paired",
+            "--resume_checkpoint",
+            "latest",
+            *load_arm(self.arm).flags,
+        ]
 
     def passes(self) -> float:
         """Expected denoiser passes of the training."""

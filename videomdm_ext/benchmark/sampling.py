@@ -65,6 +65,7 @@ def load(checkout: Checkout, checkpoint: Path) -> Trained:
         raise HostError(
             f"{stored}: expected the run's arguments as JSON ({error}). Keep args.json beside it."
         ) from error
+    args.paired = False  # a matter of the training
     launcher.use(checkout, add_options=adapter.add_options, activate=adapter.activate)
     model_util = importlib.import_module("utils.model_util")
     try:

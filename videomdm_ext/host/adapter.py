@@ -7,16 +7,19 @@ nothing is.
 import argparse
 import functools
 import importlib
+import sys
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pluggy
 
 from videomdm_ext import plugins
-from videomdm_ext.config import Source, Supervision
+from videomdm_ext.config import Fairness, Source, Supervision
 from videomdm_ext.errors import HostError
-from videomdm_ext.host import clips, compat, loop, savings
+from videomdm_ext.host import bundles, clip_text, clips, compat, faster, loop, savings, streams, text_choice
+from videomdm_ext.host.checkout import STANDIN
 from videomdm_ext.host.data import HostDataset
 from videomdm_ext.options import from_args
 
@@ -26,6 +29,7 @@ def begin() -> None:
     compat.prepare()
     savings.attach()
     loop.attach()
+    clip_text.attach()
 
 
 @cache
@@ -41,14 +45,39 @@ def add_options(group: "argparse._ArgumentGroup") -> None:
 
 def activate(args: argparse.Namespace) -> None:
     """Check the final arguments, then let the host build what they ask for."""
+    moved = text_choice.explicit(sys.argv[1:], "clips")
+    if moved is not None:  # the folder may lie elsewhere than where args.json says that the training found it
+        args.clips = moved
+    if streams.trains_paired(args):
+        bundles.prepare(args, bundled=not _in_standin())
     manager().hook.configure(args=args)
     terms = plugins.collect(manager(), "loss_terms")
     model_util = importlib.import_module("utils.model_util")
     diffusion = manager().hook.make_diffusion(base=_own(model_util, "SpacedDiffusion"), args=args, terms=terms)
     _swap(model_util, "SpacedDiffusion", diffusion)
     encoder = manager().hook.make_text_encoder(args=args)
-    _swap(model_util, "MDM", None if encoder is None else with_text_encoder(_own(model_util, "MDM"), encoder))
+    denoiser = with_text_encoder(_own(model_util, "MDM"), encoder)
+    _swap(model_util, "MDM", faster.quicker(denoiser, faster.activate(args, sys.argv[1:])))
     _swap_data(args)
+    _pair(args)
+
+
+def _in_standin() -> bool:
+    """Whether the host in use is the stand-in, whose optimizer files hold what a bundle does."""
+    place = importlib.import_module("utils.parser_util").__file__
+    return Path(place or "").resolve().is_relative_to(STANDIN)
+
+
+def _pair(args: argparse.Namespace) -> None:
+    """With --paired, data read anew and own random streams in training, on top of what is swapped already."""
+    model_util: Any = importlib.import_module("utils.model_util")
+    get_data = importlib.import_module("data_loaders.get_data")
+    if streams.trains_paired(args):
+        model_util.SpacedDiffusion = streams.paired_diffusion(model_util.SpacedDiffusion, args.seed)
+        model_util.MDM = streams.paired_model(model_util.MDM, args.seed)
+    if hasattr(get_data, "get_dataset_class"):
+        classes = streams.fresh_dataset_class(_own(get_data, "get_dataset_class"), args.seed)
+        _swap(get_data, "get_dataset_class", classes if from_args(Fairness, args).paired else None)
 
 
 def _swap(module: Any, name: str, replacement: Any | None) -> None:
@@ -64,7 +93,9 @@ def _own(module: Any, name: str) -> Any:
 
 
 def with_text_encoder(base: type, encoder: Any) -> type:
-    """A subclass of the host's MDM that asks `encoder(texts)` [B, 512] where the host would load CLIP."""
+    """The host's MDM, which asks `encoder(texts)` [B, 512], where there is one, in place of loading CLIP."""
+    if encoder is None:
+        return base
 
     class WithTextEncoder(base):
         def load_and_freeze_clip(self, clip_version: str) -> Any:

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from types import TracebackType
 
 from videomdm_ext.errors import VideoMDMError
 from videomdm_ext.host import adapter
@@ -21,4 +22,13 @@ def activate(args: argparse.Namespace) -> None:
         sys.exit(1)
 
 
+def say_briefly(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Python's last words about an error, which for one of ours is its message alone."""
+    if isinstance(error, VideoMDMError):
+        print(f"error: {error}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
 adapter.begin()
+sys.excepthook = say_briefly

@@ -1,6 +1,7 @@
-"""Text features for the host's denoiser, 512 wide like CLIP's: MiniLM, or hashed words that need no model.
+"""Text features for the host's denoiser, 512 wide: the host's CLIP, MiniLM, or hashed words that need no model.
 
 Encoders keep what they have encoded: a caption costs its forward pass once. They hold no trainable weights.
+Which features a run uses is settled in host/text_choice.py; --text_features then holds it, and so does args.json.
 """
 
 import functools
@@ -9,6 +10,7 @@ import importlib
 import importlib.util
 import itertools
 import re
+import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 from videomdm_ext.config import Source
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.hookspecs import hookimpl
+from videomdm_ext.host import text_choice
 from videomdm_ext.options import from_args
 
 WIDTH = 512
@@ -134,7 +137,13 @@ def encoder(name: str) -> TextEncoder:
 
 
 @hookimpl
+def configure(args: Namespace) -> None:
+    """--text_features becomes what the run uses; a checkpoint's own are kept, and others refused."""
+    text_choice.settle(args, sys.argv[1:], installed=available("minilm"))
+
+
+@hookimpl
 def make_text_encoder(args: Namespace) -> object | None:
     """The encoder that --text_features names; None leaves the host's own."""
     name = from_args(Source, args).text_features
-    return encoder(name) if name in ENCODERS else None
+    return encoder(name) if name in ENCODERS and text_choice.has_choice(args) else None

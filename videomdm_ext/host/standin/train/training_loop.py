@@ -38,6 +38,8 @@ class TrainLoop:
         self.progress = Progress(self.save_dir / "progress.csv")
         self.random_states = None
         checkpoint = checkpoints.newest(self.save_dir) or args.resume_checkpoint
+        if getattr(args, "paired", False):
+            checkpoint = args.resume_checkpoint
         if checkpoint:
             self.resume(Path(checkpoint))
 
@@ -105,6 +107,8 @@ class TrainLoop:
         """One update. motion [B, J, F, T] -> the loss terms, [B] each"""
         self.set_learning_rate()
         self.opt.zero_grad(set_to_none=True)
+        if hasattr(self.diffusion, "begin_step"):
+            self.diffusion.begin_step(self.step)
         t, weights = self.schedule_sampler.sample(motion.shape[0], self.device)
         losses = self.diffusion.training_losses(self.model, motion, t, model_kwargs=cond, dataset=self.data.dataset)
         (losses["loss"] * weights).mean().backward()

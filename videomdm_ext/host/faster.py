@@ -1,0 +1,173 @@
+"""Speed for last bits, each only where it is asked for: one pass of guidance, bf16 autocast, TF32, torch.compile.
+
+Unlike the host's other options these are no part of a checkpoint: what the command line of a program says wins over
+what args.json records.
+"""
+
+import argparse
+import functools
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from videomdm_ext.config import Speed
+from videomdm_ext.options import add_arguments, from_args
+
+GUIDED = ("utils.sampler_util", "model.cfg_sampler")
+"""Modules with a ClassifierFreeSampleModel."""
+READ = ("mask", "text", "text_embed", "action", "prefix", "target_cond", "target_joint_names", "is_heading")
+"""What a denoiser reads of a batch's condition, one entry a clip."""
+HALF = object()
+"""Given to `mask_cond` as force_mask: the second half of the batch has no condition."""
+
+_one_pass = False
+
+
+def from_command_line(args: argparse.Namespace, argv: Sequence[str]) -> None:
+    """Write the Speed options that `argv` names into `args`, over what args.json has put there."""
+    parser = argparse.ArgumentParser(add_help=False)
+    add_arguments(parser.add_argument_group("speed"), Speed)
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    for name, value in vars(parser.parse_known_args(list(argv))[0]).items():
+        setattr(args, name, value)
+
+
+def activate(args: argparse.Namespace, argv: Sequence[str]) -> Speed:
+    """Make the process as fast as the options say. -> the options; `quicker` makes the denoiser fit them."""
+    global _one_pass
+    from_command_line(args, argv)
+    speed = from_args(Speed, args)
+    if speed.tf32:
+        torch.set_float32_matmul_precision("high")
+    _one_pass = speed.one_pass_guidance
+    for name in GUIDED if _one_pass else ():
+        if importlib.util.find_spec(name) is not None:
+            guide_in_one_pass(importlib.import_module(name).ClassifierFreeSampleModel)
+    return speed
+
+
+# -- the denoiser -----------------------------------------------------------------------------------------------------
+
+
+def quicker(base: type, speed: Speed) -> type:
+    """The host's MDM with autocast and compiled as `speed` says; `base` itself where it says neither."""
+    if speed.autocast == "off" and not speed.compile_model:
+        return base
+
+    class Quicker(base):
+        def __init__(self, *positional: Any, **named: Any) -> None:
+            super().__init__(*positional, **named)
+            if speed.compile_model:
+                _compile(self)
+
+        def forward(self, x: Tensor, timesteps: Tensor, y: Any = None) -> Tensor:
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=speed.autocast == "bf16"):
+                output: Tensor = super().forward(x, timesteps, y)
+            return output.float()
+
+        def clip_encode_text(self, raw_text: Any) -> Any:
+            with torch.autocast(next(self.parameters()).device.type, enabled=False):
+                return super().clip_encode_text(raw_text)
+
+        def bert_encode_text(self, raw_text: Any) -> Any:
+            with torch.autocast(next(self.parameters()).device.type, enabled=False):
+                return super().bert_encode_text(raw_text)
+
+    return Quicker
+
+
+def _compile(denoiser: Any) -> None:
+    """Compile the transformer in place; names of weights stay. A recurrent denoiser has nothing to gain."""
+    for name in ("seqTransEncoder", "seqTransDecoder"):
+        if hasattr(denoiser, name):
+            getattr(denoiser, name).compile()
+
+
+# -- guidance ---------------------------------------------------------------------------------------------------------
+
+
+def guide_in_one_pass(guided: Any) -> None:
+    """Give the class ClassifierFreeSampleModel a forward of one pass where that is surely the same. Repeatable."""
+    own: Callable[..., Tensor] = guided.forward
+    if hasattr(own, "__wrapped__"):
+        return
+
+    @functools.wraps(own)
+    def forward(self: Any, x: Tensor, timesteps: Tensor, y: dict[str, Any] | None = None) -> Tensor:
+        model, twice = self.model, None
+        if _one_pass and y is not None and not model.training and model.cond_mode in ("text", "action"):
+            twice = doubled(model, y, len(x))
+        if y is None or twice is None:
+            return own(self, x, timesteps, y)
+        with _half_masked(model):
+            both = model(torch.cat([x, x]), torch.cat([timesteps, timesteps]), twice)
+        conditional, free = both.chunk(2)
+        return free + y["scale"].view(-1, 1, 1, 1) * (conditional - free)
+
+    guided.forward = forward
+
+
+def doubled(model: Any, y: Mapping[str, Any], count: int) -> dict[str, Any] | None:
+    """The condition of a batch and, behind it, of the same batch unconditionally; None where that is not sure.
+
+    MDM's recurrent denoiser runs over the clips of a batch as if they were its frames, so it needs them as they are.
+    """
+    if getattr(model, "arch", "") == "gru":
+        return None
+    if "text_embed" not in y and "text" in model.cond_mode:
+        y = {**y, "text_embed": model.encode_text(y["text"])}
+    twice: dict[str, Any] = {key: y[key] for key in ("target_uncond",) if key in y}
+    for key in READ:
+        if key in y:
+            double = _double_text(y[key], count) if key == "text_embed" else _double(y[key], count)
+            if double is None:
+                return None
+            twice[key] = double
+    return {**twice, "uncond": HALF}
+
+
+def _double(value: Any, count: int) -> Any | None:
+    """A value with one entry a clip, twice."""
+    if torch.is_tensor(value) and value.shape[:1] == (count,):
+        return torch.cat([value, value])
+    if isinstance(value, np.ndarray) and value.shape[:1] == (count,):
+        return np.concatenate([value, value])
+    return list(value) * 2 if isinstance(value, list | tuple) and len(value) == count else None
+
+
+def _double_text(features: Any, count: int) -> Any | None:
+    """Features [L, B, C], or BERT's with which of the tokens are padding, [B, L]."""
+    if isinstance(features, tuple):
+        tokens, hidden = features
+        if tokens.ndim != 3 or tokens.shape[1] != count or len(hidden) != count:
+            return None
+        return torch.cat([tokens, tokens], 1), torch.cat([hidden, hidden])
+    if not torch.is_tensor(features) or features.ndim != 3 or features.shape[1] != count:
+        return None
+    return torch.cat([features, features], 1)
+
+
+@contextmanager
+def _half_masked(model: Any) -> Iterator[None]:
+    """Within, the denoiser hides the condition of a batch's second half where it is told HALF."""
+    own = model.mask_cond
+
+    def mask_cond(cond: Tensor, force_mask: Any = False) -> Tensor:
+        if force_mask is not HALF:
+            masked: Tensor = own(cond, force_mask=force_mask)
+            return masked
+        first, second = cond.chunk(2, dim=-2)
+        return torch.cat([first, torch.zeros_like(second)], dim=-2)
+
+    vars(model)["mask_cond"] = mask_cond
+    try:
+        yield
+    finally:
+        del vars(model)["mask_cond"]
