@@ -19,11 +19,21 @@ from videomdm_ext.errors import VideoMDMError
 VERBS = {
     "demo": ("verbs.training", "demo", "Make a data set of real motion, train 3D and 2D arms on it, and compare them."),
     "data make-demo": ("verbs.training", "make_demo", "Make the demo's data set alone."),
+    "data import": ("verbs.importing", "import_data", "Make a data set from other people's data: KIND SOURCE."),
+    "data check": ("verbs.checking", "check", "Tell what is missing or wrong in a data set."),
+    "data show": ("verbs.checking", "show", "Draw one clip: keypoints, teacher, truth, and what is wrong with it."),
+    "data from-video": ("verbs.videos", "from_video", "Make a data set from videos of people, with captions."),
     "data refine": ("verbs.training", "refine", "Refine a data set's teachers on their keypoints' rays."),
     "train": ("verbs.training", "train", "Train one arm on a data set; takes every option of the host."),
     "sample": ("verbs.training", "sample", "Sample motions from a trained run."),
     "report": ("verbs.training", "report", "Score a comparison again and rewrite its report."),
+    "bench speed": ("verbs.speed", "speed", "Time the parts of a training step: stock MDM, ours in 3D, ours in 2D."),
     "run": ("run", "main", "Run any program of an MDM checkout with this package's options."),
+    "install": ("verbs.checkouts", "install", "Let an MDM checkout's own commands take this package's options."),
+    "uninstall": ("verbs.checkouts", "uninstall", "Take that out again; every byte is as before."),
+    "status": ("verbs.checkouts", "status", "Say whether a checkout is installed, and how it differs."),
+    "doctor": ("verbs.checkouts", "doctor", "Say how a checkout and the installed packages fit."),
+    "host pin": ("verbs.checkouts", "pin", "Name the supported commits of MDM, and how to get one."),
 }
 """Verb: module, function that takes the remaining arguments and returns the exit status, one line of help."""
 

@@ -22,6 +22,11 @@ BUILTINS: tuple[str, ...] = (
     "videomdm_ext.lifters.synthetic",
     "videomdm_ext.host.supervise",
     "videomdm_ext.host.text",
+    "videomdm_ext.datasets.importers.joints",
+    "videomdm_ext.datasets.importers.humanml3d",
+    "videomdm_ext.datasets.importers.fit3d",
+    "videomdm_ext.datasets.importers.nba",
+    "videomdm_ext.datasets.importers.release",
 )
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")

@@ -11,6 +11,7 @@ from videomdm_ext.datasets.clip import Array, Clip
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.cameras import reexpress
 from videomdm_ext.motion.features import decode_root
+from videomdm_ext.motion.initial_heading import initial_heading
 from videomdm_ext.skeletons import Skeleton
 from videomdm_ext.supervision.observation import PREFIX
 
@@ -45,15 +46,21 @@ class Crop:
 
 @dataclass(frozen=True)
 class Path:
-    """Headings [T] and roots [T, 3] of a motion, float64: where the canonical frame of each crop lies in its clip."""
+    """Headings [T] and roots [T, 3] of a motion, float64: where the canonical frame of each crop lies in its clip.
+
+    `initial` is the heading that the first frame itself had when its rotation channels were made: 0, unless the vectors
+    were cut from a longer clip or canonicalised by another rule than their headings'.
+    """
 
     headings: Tensor
     roots: Tensor
+    initial: float = 0.0
 
     @classmethod
     def of(cls, features: Array, skeleton: Skeleton) -> "Path":
         """From raw features [T, D]."""
-        return cls(*decode_root(torch.from_numpy(features.astype(np.float64)), skeleton))
+        raw = torch.from_numpy(features.astype(np.float64))
+        return cls(*decode_root(raw, skeleton), initial_heading(raw, skeleton))
 
 
 def crop(clip: Clip, start: int, length: int, *, path: Path | None = None, with_truth: bool = True) -> Crop:
@@ -133,14 +140,27 @@ def flatten_observation(batch: Mapping[str, Tensor | None], *, mixed: bool = Fal
     return {PREFIX + name: tensor for name, tensor in observed.items() if tensor is not None}
 
 
+def moved_camera(features: Array, skeleton: Skeleton, extrinsics: Array, frames: slice) -> Array:
+    """A clip's camera [3, 4], or [T, 3, 4] of these frames, in the canonical frame of a crop."""
+    path = Path.of(features, skeleton)
+    heading, origin = _place(path, frames.start)
+    cameras = torch.from_numpy((extrinsics[frames] if extrinsics.ndim == 3 else extrinsics).astype(np.float64))
+    shape = cameras.shape[:-2]
+    return reexpress(cameras, heading.expand(shape), origin.expand(*shape, 3)).float().numpy()
+
+
+def _place(path: Path, start: int) -> tuple[Tensor, Tensor]:
+    """Heading [] and ground position [3] of the clip at a frame."""
+    return path.headings[start], path.roots[start] * path.roots.new_tensor((1.0, 0.0, 1.0))
+
+
 def _moved_camera(path: Path, extrinsics: Array, frames: slice) -> tuple[Tensor, float]:
-    """The clip's camera [T, 3, 4] for the canonical frame of a crop, and the crop's heading in the clip."""
+    """The clip's camera [T, 3, 4] for the canonical frame of a crop, and the heading its rotation channels start at."""
     count = frames.stop - frames.start
-    heading = path.headings[frames.start]
-    origin = path.roots[frames.start] * path.roots.new_tensor((1.0, 0.0, 1.0))
+    heading, origin = _place(path, frames.start)
     cameras = torch.from_numpy((extrinsics[frames] if extrinsics.ndim == 3 else extrinsics[None]).astype(np.float64))
     moved = reexpress(cameras, heading.expand(len(cameras)), origin.expand(len(cameras), 3)).float()
-    return moved.expand(count, 3, 4), heading.item()
+    return moved.expand(count, 3, 4), heading.item() + path.initial
 
 
 def _tensor(values: Array) -> Tensor:

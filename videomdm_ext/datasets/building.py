@@ -127,7 +127,7 @@ class Builder:
     def _marks(self) -> Iterator[dict[str, str]]:
         for name in bf.listdir(bf.join(self.path, MARKS)):
             if name.endswith(".json") and name != RECIPE:
-                yield json.loads(files.read_text(self._mark(name)))
+                yield files.read_json(self._mark(name))
 
     def _mark(self, name: str) -> str:
         return bf.join(self.path, MARKS, name)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from videomdm_ext.datasets import files
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.motion.kinematics import RAW, HeadingRule
 
@@ -42,12 +43,7 @@ class Card:
     @classmethod
     def from_json(cls, text: str, path: str) -> "Card":
         """Read the text of dataset.json; DatasetError names `path` and the entry that does not fit."""
-        try:
-            entries = json.loads(text)
-        except ValueError as error:
-            raise DatasetError(
-                f"{path}: expected JSON, found other text ({error}). Make the data set again."
-            ) from error
+        entries = files.parse_json(text, path)
         if not isinstance(entries, dict) or entries.get("format") != FORMAT:
             found = entries.get("format") if isinstance(entries, dict) else type(entries).__name__
             raise DatasetError(f"{path}: expected format {FORMAT}, found {found!r}. Make the data set again.")

@@ -14,7 +14,7 @@ from videomdm_ext.datasets.layout import SPLITS
 from videomdm_ext.datasets.observing import find_lifter, lift
 from videomdm_ext.datasets.recording import to_clip
 from videomdm_ext.datasets.refined import measured_error
-from videomdm_ext.datasets.texts import Tagger
+from videomdm_ext.datasets.texts import Tagger, untagged
 from videomdm_ext.errors import ConfigError, DatasetError
 
 Progress = Callable[[int, int], None]
@@ -54,7 +54,7 @@ def run_import(
         raise importer.refuse(importer.source, f"clips for {importer.name}", "none", "Name the folder that holds them.")
     options = importer.options
     model = None if importer.has_lifter else find_lifter(options.lifter, options.seed, importer.skeleton)
-    builder = Builder(out, _card(importer, name), tagger=tagger)
+    builder = Builder(out, _card(importer, name), tagger=_tagger(importer, tagger or untagged))
     splits = split_by_trial(members, options.seed)
     left_out: dict[str, str] = {}
     for number, member in enumerate(members):
@@ -72,6 +72,11 @@ def run_import(
         raise DatasetError(f"{importer.source}: expected clips that can be used, found none. The first: {first}")
     measured = lifter_error(out, builder.card, list(builder.done))
     return Imported(builder.finish(lifter_error=measured), left_out)
+
+
+def _tagger(importer: Importer, other: Tagger) -> Tagger:
+    """The source's own words and tags of a caption, where it has them."""
+    return lambda caption: importer.tagged.get(caption) or other(caption)
 
 
 def split_by_trial(members: Sequence[Member], seed: int, shares: tuple[float, float, float] = SHARES) -> dict[str, str]:

@@ -1,11 +1,13 @@
 """One clip as an importer finds it: in one world, before it is turned into features. Importers yield recordings."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from videomdm_ext.datasets.batch import moved_camera
 from videomdm_ext.datasets.clip import Array, Clip
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.cameras import reexpress
@@ -22,6 +24,10 @@ class Recording:
     of `lifted` [T, J, 3] and `truth` [T, J, 3] (None where it is not known). `lifted` is None while no lifter has
     worked. intrinsics [3, 3] and image_size (width, height) are kept for drawing where they are known. All tensors are
     float32.
+
+    Where the source holds feature vectors already, `truth_features` and `lifted_features` [T - 1, D] are written as
+    they are, bit for bit; the world is then the one that they decode to. `part` names the first row and the row behind
+    the last to keep of a clip, cut from everything together.
     """
 
     id: str
@@ -36,6 +42,9 @@ class Recording:
     intrinsics: Tensor | None = None
     image_size: tuple[int, int] | None = None
     source: str = ""
+    truth_features: Tensor | None = None
+    lifted_features: Tensor | None = None
+    part: tuple[int, int] | None = None
 
 
 def to_clip(recording: Recording, rule: HeadingRule = RAW) -> Clip:
@@ -45,11 +54,11 @@ def to_clip(recording: Recording, rule: HeadingRule = RAW) -> Clip:
     """
     if recording.lifted is None:
         raise DatasetError(f"{recording.source or recording.id}: expected a lifted motion, found none. Lift it first.")
-    teacher, extrinsics = _features(recording.lifted, recording, rule)
+    teacher, extrinsics = _features(recording.lifted, recording.lifted_features, recording, rule)
     truth, truth_extrinsics = None, None
     if recording.truth is not None:
-        truth, truth_extrinsics = _features(recording.truth, recording, rule)
-    return Clip(
+        truth, truth_extrinsics = _features(recording.truth, recording.truth_features, recording, rule)
+    clip = Clip(
         id=recording.id,
         fps=recording.fps,
         skeleton=recording.skeleton,
@@ -64,16 +73,43 @@ def to_clip(recording: Recording, rule: HeadingRule = RAW) -> Clip:
         image_size=recording.image_size,
         source=recording.source,
     )
+    return clip if recording.part is None else cut(clip, *recording.part)
 
 
-def _features(positions: Tensor, recording: Recording, rule: HeadingRule) -> tuple[Array, Array]:
+def _features(positions: Tensor, stored: Tensor | None, recording: Recording, rule: HeadingRule) -> tuple[Array, Array]:
     """Raw features [T - 1, D] of positions [T, J, 3], and the camera in their canonical frame, as many frames."""
-    moved, turned, origin = canonicalise(positions, recording.skeleton, rule)
     camera, skeleton = recording.extrinsics, recording.skeleton
+    if stored is not None:
+        return stored.numpy(), (camera[:-1] if camera.ndim == 3 else camera).numpy()
+    moved, turned, origin = canonicalise(positions, skeleton, rule)
     shape = camera.shape[:-2]
     seen = reexpress(camera, turned.expand(shape), origin.expand(*shape, 3))
     features = encode(moved, skeleton, heading(moved, skeleton, rule))[:-1]
     return features.numpy(), (seen[:-1] if camera.ndim == 3 else seen).numpy()
+
+
+def cut(clip: Clip, start: int, stop: int) -> Clip:
+    """Frames start to stop - 1 of a clip as a clip of its own: slices of the stored vectors, as MDM cuts them.
+
+    Each camera moves into the canonical frame of the slice (METHOD 6).
+    """
+    if not 0 <= start < stop <= clip.length:
+        raise DatasetError(
+            f"{clip.label}: expected a part within {clip.length} frames, found {start} to {stop}. Correct its times."
+        )
+    rows = slice(start, stop)
+    truth, truth_extrinsics = None, None
+    if clip.truth is not None and clip.truth_extrinsics is not None:
+        truth, truth_extrinsics = clip.truth[rows], moved_camera(clip.truth, clip.skeleton, clip.truth_extrinsics, rows)
+    return dataclasses.replace(
+        clip,
+        teacher=clip.teacher[rows],
+        keypoints=clip.keypoints[rows],
+        confidence=clip.confidence[rows],
+        extrinsics=moved_camera(clip.teacher, clip.skeleton, clip.extrinsics, rows),
+        truth=truth,
+        truth_extrinsics=truth_extrinsics,
+    )
 
 
 def resample(values: Tensor, frames: Sequence[float] | Tensor) -> Tensor:

@@ -26,17 +26,21 @@ CONTACT_SPEED = 0.002
 class HeadingRule:
     """How a facing direction is read off the joints.
 
-    `sigma` frames of Gaussian smoothing, 0 for none; `hips` weights the hips' axis against the shoulders'.
+    `sigma` frames of Gaussian smoothing, 0 for none; `hips` weights the hips' axis against the shoulders'. `anchored`
+    takes the first frame of a clip from its own joints alone, not smoothed and with the hips as they are.
     """
 
     sigma: float = 0.0
     hips: float = 1.0
+    anchored: bool = False
 
 
 RAW = HeadingRule()
 """Hips and shoulders of each frame."""
 HUMANML3D = HeadingRule(sigma=20.0, hips=-1.0)
-"""HumanML3D's files: smoothed, and with left and right hip exchanged, as its script has them."""
+"""HumanML3D's headings: smoothed, and with left and right hip exchanged, as its script has them."""
+HUMANML3D_FILES = HeadingRule(sigma=20.0, hips=-1.0, anchored=True)
+"""The same in the files of the data set, whose first frame faces +z by its own joints and is stored with heading 0."""
 
 
 def facing(positions: Tensor, skeleton: Skeleton, hips: float = 1.0) -> Tensor:
@@ -53,6 +57,8 @@ def heading(positions: Tensor, skeleton: Skeleton, rule: HeadingRule = RAW) -> T
     forward = facing(positions, skeleton, rule.hips)
     if rule.sigma > 0:
         forward = smooth(forward, rule.sigma)
+    if rule.anchored:
+        forward = torch.cat((facing(positions[..., :1, :, :], skeleton), forward[..., 1:, :]), -2)
     return torch.atan2(forward[..., 0], forward[..., 2])
 
 

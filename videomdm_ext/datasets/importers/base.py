@@ -1,5 +1,6 @@
 """The contract of importers: list what a source holds without reading it all, then read one clip at a time."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,7 +8,7 @@ from typing import Any, ClassVar
 
 from videomdm_ext.datasets.observing import Optics
 from videomdm_ext.datasets.recording import Recording
-from videomdm_ext.errors import DatasetError
+from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.motion.kinematics import RAW, HeadingRule
 from videomdm_ext.skeletons import SMPL22, Skeleton
 
@@ -46,17 +47,50 @@ class Importer(ABC):
     name: ClassVar[str]
     about: ClassVar[str]
     """One line for the help."""
-    skeleton: ClassVar[Skeleton] = SMPL22
-    fps: ClassVar[float] = 20.0
+    skeleton: Skeleton = SMPL22
+    fps: float = 20.0
     """Frames per second of what `read` returns."""
     heading: ClassVar[HeadingRule] = RAW
     licence: ClassVar[str] = ""
     sources: ClassVar[tuple[str, ...]] = ()
-    has_lifter: ClassVar[str] = ""
+    extras: ClassVar[Mapping[str, str] | None] = None
+    """Keys of `options.extra` that this importer knows, each with a line of help; None: it checks them itself."""
+    has_lifter: str = ""
     """Name of the lifter whose motion the source brings along; empty: options.lifter makes it."""
 
     def __init__(self, source: str, options: ImportOptions) -> None:
         self.source, self.options = source, options
+        self.tagged: dict[str, Sequence[tuple[str, str]]] = {}
+        """Words with their part of speech of the captions read last, where the source has them."""
+        self._check_extras()
+
+    def _check_extras(self) -> None:
+        known = self.extras
+        wrong = [] if known is None else sorted(set(self.options.extra) - set(known))
+        if known is not None and wrong:
+            raise ConfigError(
+                f"--option {wrong[0]}: expected one that data import {self.name} knows, {', '.join(known) or 'none'}, "
+                "found another. Correct it."
+            )
+
+    def extra(self, key: str, default: str = "", *, among: Sequence[str] = ()) -> str:
+        """The value of an option of this importer; with `among`, one of these."""
+        value = self.options.extra.get(key, default)
+        if among and value not in among:
+            raise ConfigError(f"--option {key}: expected {' or '.join(among)}, found {value!r}. Correct it.")
+        return value
+
+    def extra_number(self, key: str, default: float, *, least: float | None = None) -> float:
+        """The value of an option of this importer that is a number above 0, or `least` or more."""
+        text = self.options.extra.get(key, "")
+        try:
+            value = float(text) if text else default
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or (value <= 0 if least is None else value < least):
+            expected = "a number above 0" if least is None else f"a number, {least:g} or more"
+            raise ConfigError(f"--option {key}: expected {expected}, found {text!r}. Correct it.")
+        return value
 
     @abstractmethod
     def members(self) -> Sequence[Member]:
