@@ -49,6 +49,7 @@ MDM = [
     "spacy>=3.8,<3.9",
     "trimesh>=4.0",
 ]
+IMPORT = ["pybvh==0.9.0"]
 VIDEO = ["imageio>=2.30", "imageio-ffmpeg>=0.4.9", "mediapipe==0.10.14"]
 BENCH = ["prdc>=0.2", "scipy>=1.11"]
 TEST = [
@@ -56,6 +57,7 @@ TEST = [
     "imageio>=2.30",
     "matplotlib>=3.8",
     "pillow>=10.0",
+    *IMPORT,
     "pytest>=8.0",
     "pytest-benchmark>=4.0",
     "pytest-xdist>=3.5",
@@ -80,7 +82,7 @@ setup(
         "videomdm_ext.host": ["standin/**/*.py"],
     },
     install_requires=BASE,
-    extras_require={"demo": DEMO, "mdm": MDM, "video": VIDEO, "bench": BENCH, "test": TEST, "dev": DEV},
+    extras_require={"demo": DEMO, "mdm": MDM, "video": VIDEO, "import": IMPORT, "bench": BENCH, "test": TEST, "dev": DEV},
     entry_points={"console_scripts": ["videomdm = videomdm_ext.cli:main"]},
     classifiers=[
         "Programming Language :: Python :: 3.11",

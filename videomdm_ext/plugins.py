@@ -27,6 +27,8 @@ BUILTINS: tuple[str, ...] = (
     "videomdm_ext.datasets.importers.fit3d",
     "videomdm_ext.datasets.importers.nba",
     "videomdm_ext.datasets.importers.release",
+    "videomdm_ext.datasets.importers.bvh",
+    "videomdm_ext.datasets.importers.amass",
 )
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")

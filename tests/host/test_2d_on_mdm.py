@@ -22,7 +22,7 @@ from videomdm_ext.host import checkout, clips, patching
 
 pytestmark = [pytest.mark.mdm, pytest.mark.slow]
 
-SIZES = ("--latent_dim", "64", "--layers", "1", "--diffusion_steps", "20", "--batch_size", "8", "--lr", "1e-3")
+SIZES = ("--latent_dim", "64", "--layers", "1", "--diffusion_steps", "10", "--batch_size", "8", "--lr", "1e-3")
 TEST_CLIPS = 320
 
 
@@ -64,7 +64,7 @@ def printed(place) -> str:
         "--objective",
         "both",
     ]
-    words += ["--num_steps", "200", "--save_interval", "100", "--log_interval", "20", "--teacher", "lifted"]
+    words += ["--num_steps", "200", "--save_interval", "100", "--log_interval", "20", "--teacher", "lifted", "--paired"]
     return mdm_runs.must(mdm_runs.python(place, "-m", "train.train_mdm", *words))
 
 
