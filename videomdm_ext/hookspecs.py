@@ -28,7 +28,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec
 def register_datasets(register: Register) -> None:
-    """Register importers: each is called with its source and yields one Clip a motion."""
+    """Register importers: each is a class that lists what a source holds and reads one recording at a time."""
 
 
 @hookspec
