@@ -50,7 +50,7 @@ MDM = [
     "trimesh>=4.0",
 ]
 IMPORT = ["pybvh==0.9.0"]
-VIDEO = ["imageio>=2.30", "imageio-ffmpeg>=0.4.9", "mediapipe==0.10.14"]
+VIDEO = ["imageio>=2.30", "imageio-ffmpeg>=0.4.9", "matplotlib>=3.8", "mediapipe==0.10.14", "pillow>=10.0"]
 BENCH = ["prdc>=0.2", "scipy>=1.11"]
 TEST = [
     "hypothesis>=6.100",
@@ -82,7 +82,15 @@ setup(
         "videomdm_ext.host": ["standin/**/*.py"],
     },
     install_requires=BASE,
-    extras_require={"demo": DEMO, "mdm": MDM, "video": VIDEO, "import": IMPORT, "bench": BENCH, "test": TEST, "dev": DEV},
+    extras_require={
+        "demo": DEMO,
+        "mdm": MDM,
+        "video": VIDEO,
+        "import": IMPORT,
+        "bench": BENCH,
+        "test": TEST,
+        "dev": DEV,
+    },
     entry_points={"console_scripts": ["videomdm = videomdm_ext.cli:main"]},
     classifiers=[
         "Programming Language :: Python :: 3.11",

@@ -23,6 +23,7 @@ VERBS = {
     "data check": ("verbs.checking", "check", "Tell what is missing or wrong in a data set."),
     "data show": ("verbs.checking", "show", "Draw one clip: keypoints, teacher, truth, and what is wrong with it."),
     "data from-video": ("verbs.videos", "from_video", "Make a data set from videos of people, with captions."),
+    "data merge": ("verbs.merging", "merge_data", "Make one data set of several."),
     "data refine": ("verbs.training", "refine", "Refine a data set's teachers on their keypoints' rays."),
     "train": ("verbs.training", "train", "Train one arm on a data set; takes every option of the host."),
     "sample": ("verbs.training", "sample", "Sample motions from a trained run."),

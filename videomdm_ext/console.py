@@ -7,7 +7,15 @@ from typing import TypeVar
 
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from videomdm_ext.datasets.card import Card
 from videomdm_ext.datasets.folder import read_folder
@@ -43,6 +51,18 @@ def counting(progress: Progress, label: str) -> Callable[[int, int], None]:
     """A callback (done, total) that moves a new bar."""
     task = progress.add_task(label, total=None)
     return lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def by_name(progress: Progress) -> Callable[[str, int, int], None]:
+    """A callback (name, done, total) that moves the name's own bar, a new one for a new name."""
+    tasks: dict[str, TaskID] = {}
+
+    def move(name: str, done: int, total: int) -> None:
+        if name not in tasks:
+            tasks[name] = progress.add_task(name, total=total)
+        progress.update(tasks[name], completed=done, total=total)
+
+    return move
 
 
 def lifter_summary(card: Card) -> str:

@@ -20,6 +20,8 @@ GROUP = "videomdm"
 KINDS = ("datasets", "lifters", "loss_terms", "evaluators", "commands")
 BUILTINS: tuple[str, ...] = (
     "videomdm_ext.lifters.synthetic",
+    "videomdm_ext.lifters.joint_results",
+    "videomdm_ext.lifters.body_results",
     "videomdm_ext.host.supervise",
     "videomdm_ext.host.text",
     "videomdm_ext.datasets.importers.joints",
@@ -29,6 +31,7 @@ BUILTINS: tuple[str, ...] = (
     "videomdm_ext.datasets.importers.release",
     "videomdm_ext.datasets.importers.bvh",
     "videomdm_ext.datasets.importers.amass",
+    "videomdm_ext.datasets.importers.video",
 )
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")

@@ -53,7 +53,9 @@ def run_import(
     if not members:
         raise importer.refuse(importer.source, f"clips for {importer.name}", "none", "Name the folder that holds them.")
     options = importer.options
-    model = None if importer.has_lifter else find_lifter(options.lifter, options.seed, importer.skeleton)
+    model = None
+    if not importer.has_lifter:
+        model = find_lifter(options.lifter, options.seed, importer.skeleton, importer.lifter_extra)
     builder = Builder(out, _card(importer, name), tagger=_tagger(importer, tagger or untagged))
     splits = split_by_trial(members, options.seed)
     left_out: dict[str, str] = {}

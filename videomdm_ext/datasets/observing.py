@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,9 @@ from videomdm_ext.datasets.recording import Recording
 from videomdm_ext.errors import PluginError
 from videomdm_ext.geometry import cameras
 from videomdm_ext.skeletons import Skeleton
+
+PREFIX = "lifter."
+"""Options with this prefix go to the lifter alone."""
 
 
 @dataclass(frozen=True)
@@ -52,17 +56,31 @@ def own_generator(*label: object) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def find_lifter(name: str, seed: int, skeleton: Skeleton) -> Any:
-    """A registered lifter by its name, for this skeleton."""
+def find_lifter(name: str, seed: int, skeleton: Skeleton, extra: Mapping[str, str] | None = None) -> Any:
+    """A registered lifter by its name, for this skeleton; of `extra` it gets the keys that its `options` name."""
     known = plugins.collect(plugins.create_manager(), "lifters")
     if name not in known:
         raise PluginError(f"lifter {name!r}: expected one of {', '.join(known)}. Install the plugin that has it.")
-    lifter = known[name](seed=seed)
+    taken = getattr(known[name], "options", None)
+    given = {} if taken is None else {"target": skeleton, **(extra or {})}
+    lifter = known[name](seed=seed, **given)
     if lifter.info.skeleton != skeleton:
         raise PluginError(
             f"lifter {name!r}: expected {skeleton.name}, found {lifter.info.skeleton.name}. Choose another."
         )
     return lifter
+
+
+def lifter_options(name: str) -> Mapping[str, str]:
+    """Keys of options that a registered lifter takes, each with a line of help; none for an unknown one."""
+    found: Mapping[str, str] = getattr(plugins.collect(plugins.create_manager(), "lifters").get(name), "options", {})
+    return found
+
+
+def options_for_lifter(extra: Mapping[str, str], taken: Iterable[str]) -> dict[str, str]:
+    """Of an import's KEY=VALUE pairs those for the lifter: lifter.KEY, and KEY where the importer takes no such key."""
+    plain = {key: value for key, value in extra.items() if "." not in key and key not in set(taken)}
+    return plain | {key[len(PREFIX) :]: value for key, value in extra.items() if key.startswith(PREFIX)}
 
 
 def lift(lifter: Any, recording: Recording) -> Recording:

@@ -16,7 +16,9 @@ from videomdm_ext.benchmark.collect import gather
 from videomdm_ext.benchmark.comparison import Plan
 from videomdm_ext.benchmark.report import terminal_table, write
 from videomdm_ext.benchmark.results import Example, verdict
-from videomdm_ext.console import bars, console, counting, lifter_summary, parse, say_refined
+from videomdm_ext.benchmark.video_demo import run_video_demo
+from videomdm_ext.benchmark.video_demo_report import table
+from videomdm_ext.console import bars, by_name, console, counting, lifter_summary, parse, say_refined
 from videomdm_ext.datasets.card import Card
 from videomdm_ext.datasets.demo import build_demo
 from videomdm_ext.datasets.files import check_writable
@@ -24,6 +26,10 @@ from videomdm_ext.datasets.folder import read_card
 from videomdm_ext.datasets.refined import make_refined
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.host import text
+
+
+VIDEO_STEPS = 1200
+"""Steps of the demo's trainings on videos, unless asked for others."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +56,16 @@ class Demo:
     """Trainings at a time, one thread each."""
     text_features: str = "auto"
     """words, minilm, or auto: MiniLM where it is installed."""
+    video: bool = False
+    """Instead of motion capture: real videos, one view at a time, judged by all four views (extra `video`)."""
 
 
 def demo(words: Sequence[str]) -> int:
     """The main job on bundled real motion."""
     options = parse(Demo, "demo", words)
     drawing.require()
+    if options.video:
+        return video_demo(options)
     if min(options.seeds, options.workers, options.batch_size) < 1 or options.steps < 50:
         raise ConfigError("--seeds, --workers, --batch-size: expected 1 or more, and --steps 50 or more. Correct it.")
     if not (0 <= options.average < 1 and 0 < options.adam_beta2 < 1):
@@ -81,6 +91,25 @@ def demo(words: Sequence[str]) -> int:
     if options.fast:
         plan = dataclasses.replace(plan, seeds=1, steps=min(options.steps, 120), samples=24)
     return compare(plan, out, options.workers)
+
+
+def video_demo(options: Demo) -> int:
+    """From videos to a trained model, and what its depth is worth beside four views."""
+    out = options.out or Path("runs/demo-video")
+    steps = VIDEO_STEPS if options.steps == Demo.steps else options.steps
+    check_writable(str(out))
+    console.print("real videos: detect, lift, place before a camera, train, judge by all views")
+    with bars() as progress:
+        move = by_name(progress)
+
+        def training(done: Mapping[str, int]) -> None:
+            for name, done_steps in done.items():
+                move(f"training {name}", done_steps, steps)
+
+        made = run_video_demo(out, steps=steps, workers=options.workers, watching=move, training=training)
+    console.print(table(made.rows))
+    console.print(f"Report: {made.report}\nNext: videomdm data show {out / 'data'} cam01_0")
+    return 0
 
 
 def _demo_data(data: Path, fast: bool) -> Card:

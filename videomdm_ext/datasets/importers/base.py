@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from videomdm_ext.datasets.observing import Optics
+from videomdm_ext.datasets.observing import PREFIX, Optics, lifter_options, options_for_lifter
 from videomdm_ext.datasets.recording import Recording
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.motion.kinematics import RAW, HeadingRule
@@ -67,11 +67,19 @@ class Importer(ABC):
     def _check_extras(self) -> None:
         known = self.extras
         wrong = [] if known is None else sorted(set(self.options.extra) - set(known))
+        if wrong and not self.has_lifter:
+            allowed = lifter_options(self.options.lifter)
+            wrong = [key for key in wrong if key.removeprefix(PREFIX) not in allowed]
         if known is not None and wrong:
             raise ConfigError(
                 f"--option {wrong[0]}: expected one that data import {self.name} knows, {', '.join(known) or 'none'}, "
                 "found another. Correct it."
             )
+
+    @property
+    def lifter_extra(self) -> dict[str, str]:
+        """The options of the lifter that are among this importer's: lifter.KEY, or a KEY that it does not know."""
+        return options_for_lifter(self.options.extra, self.extras or ())
 
     def extra(self, key: str, default: str = "", *, among: Sequence[str] = ()) -> str:
         """The value of an option of this importer; with `among`, one of these."""

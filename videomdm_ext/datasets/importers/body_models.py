@@ -1,108 +1,14 @@
-"""The resting joints of SMPL, SMPL-H and SMPL-X bodies, from model files that the user has.
+"""Body models for importers: those of `motion.body_models`, read as any other arrays of a source."""
 
-Only three arrays of a model are needed: joints = J_regressor (v_template + shapedirs betas). They are read from a .npz
-as any other array; a .pkl goes through the package smplx, which unpickles it, so name only files from the official
-sites. The first 22 joints are the same ones in all three kinds.
-"""
-
-from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from videomdm_ext.datasets import files
-from videomdm_ext.errors import DatasetError
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion import body_models
+from videomdm_ext.motion.body_models import BODY_JOINTS, GENDERS, SITES, BodyModel, find_model, posed
 
-BODY_JOINTS = SMPL22.num_joints
-GENDERS = ("neutral", "male", "female")
-SITES = {
-    "smplh": "mano.is.tue.mpg.de (extended SMPL+H for AMASS, smplh/GENDER/model.npz)",
-    "smplx": "smpl-x.is.tue.mpg.de (smplx/SMPLX_GENDER.npz)",
-    "smpl": "smpl.is.tue.mpg.de (smpl/SMPL_GENDER.pkl)",
-}
-"""Where each kind is to be had, and the file."""
-INSTEAD = {"smplh": ("smplh", "smpl"), "smplx": ("smplx",), "smpl": ("smpl", "smplh")}
-"""Kinds that have the same shape parameters, the best first."""
-
-
-@dataclass(frozen=True)
-class BodyModel:
-    """Resting joints [22, 3] of the mean body, metres, and what each shape parameter adds, [22, 3, S]."""
-
-    mean: Tensor
-    shapes: Tensor
-
-    def rest(self, betas: Tensor) -> Tensor:
-        """Resting joints of a body with these shape parameters; those that the model lacks are left out. -> [22, 3]"""
-        used = min(len(betas), self.shapes.shape[-1])
-        return self.mean + self.shapes[..., :used] @ betas[:used]
-
-
-def find_model(folder: str, kind: str, gender: str) -> Path:
-    """The model file of a kind and gender below a folder, in the layouts of the official downloads."""
-    for each in INSTEAD[kind]:
-        plain = f"{each.upper()}_{gender.upper()}"
-        for name in (f"{each}/{gender}/model.npz", f"{gender}/model.npz", f"{each}/{plain}.npz", f"{plain}.npz",
-                     f"{each}/{plain}.pkl", f"{plain}.pkl"):  # fmt: skip
-            if (Path(folder) / name).is_file():
-                return Path(folder) / name
-    raise DatasetError(
-        f"{folder}: expected the body model {kind} of gender {gender}, found none. Get it from {SITES[kind]} and name "
-        "its folder with --option smpl=FOLDER. Joints without a body model go through `videomdm data import joints`."
-    )
+__all__ = ["BODY_JOINTS", "GENDERS", "SITES", "BodyModel", "find_model", "posed", "read_model"]
 
 
 def read_model(path: Path) -> BodyModel:
     """The resting joints of a model file."""
-    parts = _from_pickle(path) if path.suffix == ".pkl" else _from_arrays(path)
-    regressor, template, shapes = parts
-    sizes = regressor.shape[-1], template.shape, shapes.shape[:2]
-    if len(regressor) < BODY_JOINTS or sizes != (len(template), (len(template), 3), (len(template), 3)):
-        raise DatasetError(
-            f"{path}: expected a body model of at least {BODY_JOINTS} joints, found J_regressor "
-            f"{list(regressor.shape)}, v_template {list(template.shape)}, shapedirs {list(shapes.shape)}. "
-            "Download it again."
-        )
-    regressor = regressor[:BODY_JOINTS]
-    return BodyModel(regressor @ template, torch.einsum("jv,vcs->jcs", regressor, shapes))
-
-
-def _from_arrays(path: Path) -> tuple[Tensor, ...]:
-    needed = ("J_regressor", "v_template", "shapedirs")
-    arrays = files.read_arrays(str(path), needed=needed, optional=())
-    if [arrays[name].ndim for name in needed] != [2, 2, 3]:
-        raise DatasetError(f"{path}: expected a body model's arrays, found other shapes. Download it again.")
-    return tuple(torch.from_numpy(arrays[name].astype(np.float64)) for name in needed)
-
-
-def _from_pickle(path: Path) -> tuple[Tensor, ...]:
-    try:
-        smplx = import_module("smplx")
-    except ImportError as error:
-        raise DatasetError(
-            f"{path}: expected the package smplx to read a .pkl, found none. Install it: "
-            'pip install -e ".[mdm]" -c constraints.txt, or get the model as .npz.'
-        ) from error
-    layer = {"SMPL": smplx.SMPLLayer, "SMPLH": smplx.SMPLHLayer, "SMPLX": smplx.SMPLXLayer}
-    kind, _, gender = path.stem.partition("_")
-    try:
-        model = layer[kind.upper()](str(path), gender=gender.lower(), ext="pkl")
-    except Exception as error:  # whatever unpickling a file may raise
-        raise DatasetError(f"{path}: expected a body model, found none ({error}). Download it again.") from error
-    return tuple(part.double() for part in (model.J_regressor, model.v_template, model.shapedirs))
-
-
-def posed(rest: Tensor, turns: Tensor, moved: Tensor) -> Tensor:
-    """Joints of a body at rest [22, 3] with local rotations [T, 22, 3, 3], moved by [T, 3]. -> [T, 22, 3]"""
-    parents: Sequence[int] = SMPL22.parents
-    places, frames = [rest[0] + moved], [turns[:, 0]]
-    for joint in range(1, BODY_JOINTS):
-        parent = parents[joint]
-        places.append(places[parent] + frames[parent] @ (rest[joint] - rest[parent]))
-        frames.append(frames[parent] @ turns[:, joint])
-    return torch.stack(places, 1)
+    return body_models.read_model(path, lambda name, needed: files.read_arrays(name, needed=needed, optional=()))

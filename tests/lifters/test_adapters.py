@@ -1,0 +1,272 @@
+"""The adapters of public lifters: each gives back, in the clip's world, the motion that was written in its layout."""
+
+from __future__ import annotations
+
+import pickle
+
+import clips
+import numpy as np
+import pytest
+import torch
+from lifters import tools
+from lifters.contract import LifterContract
+from scipy.spatial.transform import Rotation
+
+from videomdm_ext.errors import DatasetError
+from videomdm_ext.geometry import cameras
+from videomdm_ext.lifters.base import Lifter
+from videomdm_ext.lifters.body_results import Gvhmr, Wham
+from videomdm_ext.lifters.joint_results import ElePose, Joints, MediaPipeResults, MotionBert, MvLift
+from videomdm_ext.lifters.skeleton_maps import to_skeleton
+from videomdm_ext.motion.accuracy import mpjpe, pa_mpjpe, root_aligned_mpjpe
+from videomdm_ext.skeletons import NBA16, SMPL22
+
+ADAPTERS = {kind.name: kind for kind in (Wham, Gvhmr, MotionBert, MvLift, ElePose, MediaPipeResults, Joints)}
+PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19)
+"""SMPL's tree, written out."""
+
+
+def make(name: str, folder, **options) -> Lifter:
+    return ADAPTERS[name](results=str(folder), **(tools.JOINTS_OPTIONS if name == "joints" else {}), **options)
+
+
+class Adapted(LifterContract):
+    """The contract with files written for the camera of each sight."""
+
+    name = ""
+
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path):
+        self.folder = tmp_path
+
+    def make(self) -> Lifter:
+        return make(self.name, self.folder)
+
+    def sight(self, lifter: Lifter, *, moving: bool = False):
+        """Of a real person: a lifter's files are refused where arms and legs are not a person's."""
+        sight = super().sight(lifter, moving=moving)
+        truth = clips.motion("walk")[: self.frames]
+        camera = sight["extrinsics"]
+        points, _ = cameras.project(truth, camera if moving else camera.unsqueeze(0))
+        sight |= {"truth": truth, "keypoints": points}
+        world = truth.double().numpy()
+        points = tools.into_camera(world, sight["extrinsics"].double().numpy())
+        for clip in ("clip", "another clip"):
+            tools.WRITERS[self.name](self.folder, clip, points, world)
+        return sight
+
+
+class TestWham(Adapted):
+    name = "wham"
+
+
+class TestGvhmr(Adapted):
+    name = "gvhmr"
+
+
+class TestMotionBert(Adapted):
+    name = "motionbert"
+
+
+class TestMvLift(Adapted):
+    name = "mvlift"
+
+
+class TestElePose(Adapted):
+    name = "elepose"
+
+
+class TestMediaPipeResults(Adapted):
+    name = "mediapipe"
+
+
+class TestJoints(Adapted):
+    name = "joints"
+
+
+def scene(moving: bool = False, motion: str = "dance_a", frames: int = 65):
+    """-> true positions [T, 22, 3] and camera in numpy, and what `lift` is given."""
+    truth = clips.motion(motion)[:frames]
+    camera = clips.camera(len(truth) if moving else None)
+    world, eye = truth.double().numpy(), camera.double().numpy()
+    points = torch.from_numpy(tools.seen(world, eye)).float()
+    given = {"keypoints": points, "confidence": torch.full(points.shape[:2], 0.9), "extrinsics": camera}
+    return world, eye, {**given, "fps": 20.0}
+
+
+@pytest.mark.parametrize("moving", [False, True])
+@pytest.mark.parametrize("name", ["wham", "gvhmr", "joints", "mvlift"])
+def test_files_that_hold_everything_give_the_motion_back(name: str, moving: bool, tmp_path):
+    world, eye, given = scene(moving)
+    tools.WRITERS[name](tmp_path, "dance", tools.into_camera(world, eye), world)
+    lifted = make(name, tmp_path).lift("dance", **given)
+    assert mpjpe(lifted, torch.from_numpy(world).float()) < (0.01 if name == "mvlift" else 1e-4)
+
+
+@pytest.mark.parametrize("moving", [False, True])
+@pytest.mark.parametrize(("name", "pose"), [("motionbert", 0.035), ("elepose", 0.035), ("mediapipe", 0.03)])
+def test_files_without_place_or_size_give_pose_size_and_place_nearly(name: str, pose: float, moving: bool, tmp_path):
+    """The pose to centimetres (toes, spine and head are derived), the place by the keypoints to about a decimetre."""
+    world, eye, given = scene(moving)
+    tools.WRITERS[name](tmp_path, "dance", tools.into_camera(world, eye), world)
+    lifted, truth = make(name, tmp_path).lift("dance", **given), torch.from_numpy(world).float()
+    assert pa_mpjpe(lifted, truth) < pose
+    assert root_aligned_mpjpe(lifted, truth) < 2 * pose
+    assert mpjpe(lifted, truth) < 0.2
+    limbs = [tools.NAMES.index(f"{s}_{j}") for s in "lr" for j in ("hip", "knee", "ankle", "elbow", "wrist")]
+    assert pa_mpjpe(lifted[:, limbs], truth[:, limbs]) < 0.005, "direct joints lose nothing: are left and right right?"
+    off = np.abs(tools.seen(lifted.double().numpy(), eye)[:, limbs] - given["keypoints"].numpy()[:, limbs])
+    assert np.median(off) < 0.01
+
+
+def test_elepose_fits_the_skeleton_of_the_nba_directly(tmp_path):
+    world, eye, given = scene()
+    truth = tools.as_layout(world, tools.NBA)
+    tools.write_elepose(tmp_path, "dance", tools.into_camera(world, eye), world)
+    given |= {"keypoints": torch.from_numpy(tools.seen(truth, eye)).float(), "confidence": torch.ones(len(world), 16)}
+    lifted = ElePose(results=str(tmp_path), target=NBA16).lift("dance", **given)
+    assert pa_mpjpe(lifted, torch.from_numpy(truth).float()) < 1e-4
+
+
+def body(folder, kind: str) -> np.ndarray:
+    """Write a small body model with the joints of the bundled person, and two shapes. -> what betas add [22, 3, 2]"""
+    random = np.random.default_rng(0)
+    regressor = random.random((24, 60))
+    regressor /= regressor.sum(1, keepdims=True)
+    wanted = np.concatenate((rest(), random.normal(size=(2, 3))))
+    shapes = random.normal(0, 0.01, (60, 3, 2))
+    (folder / kind).mkdir(parents=True)
+    parts = {"J_regressor": regressor, "v_template": np.linalg.pinv(regressor) @ wanted, "shapedirs": shapes}
+    np.savez(folder / kind / f"{kind.upper()}_NEUTRAL.npz", **parts)
+    return np.einsum("jv,vcs->jcs", regressor, shapes)[:22]
+
+
+def rest() -> np.ndarray:
+    """A standing body [22, 3]: y up, facing z, left at x."""
+    steps = {
+        "l_hip": (0.07, -0.09, 0), "spine1": (0, 0.11, 0), "l_knee": (0.03, -0.4, 0), "spine2": (0, 0.13, 0.02),
+        "l_ankle": (0, -0.41, -0.03), "spine3": (0, 0.06, 0), "l_foot": (0.02, -0.06, 0.12), "neck": (0, 0.2, -0.03),
+        "l_collar": (0.08, 0.11, -0.02), "head": (0, 0.1, 0.04), "l_shoulder": (0.1, 0.04, 0),
+        "l_elbow": (0.26, 0, -0.02), "l_wrist": (0.25, 0, 0),
+    }  # fmt: skip
+    at = [np.array((0.0, -0.2, 0.03))]
+    for name, parent in zip(tools.NAMES[1:], PARENTS[1:], strict=True):
+        step = np.array(steps["l_" + name[2:]]) * (-1, 1, 1) if name[:2] == "r_" else np.array(steps[name])
+        at.append(at[parent] + step)
+    return np.stack(at)
+
+
+def walked(resting: np.ndarray, pose: np.ndarray, moved: np.ndarray) -> np.ndarray:
+    """Joints [T, 22, 3] by walking down the tree."""
+    turns = Rotation.from_rotvec(pose[:, :66].reshape(-1, 3)).as_matrix().reshape(-1, 22, 3, 3)
+    at, frame = [resting[0] + moved], [turns[:, 0]]
+    for joint, parent in enumerate(PARENTS[1:], start=1):
+        at.append(at[parent] + frame[parent] @ (resting[joint] - resting[parent]))
+        frame.append(frame[parent] @ turns[:, joint])
+    return np.stack(at, 1)
+
+
+def acted(frames: int = 50):
+    """Parameters of someone who moves every joint and wanders through a level world. -> pose [T, 72], trans [T, 3]"""
+    time = np.arange(frames)[:, None] / 20.0
+    pose = 0.25 * np.sin(2 * time + np.arange(72))
+    pose[:, :3] = np.array((0, 0.6, 0)) * time
+    return pose, np.concatenate((0.3 * time, 1.1 + 0.03 * np.sin(4 * time), -0.2 * time), 1)
+
+
+def filmed(pose, moved, resting, eye):
+    """The same parameters in a camera's axes [T, 3, 4]; a body turns about its own root, not about the origin."""
+    root = Rotation.from_matrix(eye[:, :, :3]) * Rotation.from_rotvec(pose[:, :3])
+    there = np.einsum("tij,tj->ti", eye[:, :, :3], resting[0] + moved) + eye[:, :, 3] - resting[0]
+    return np.concatenate((root.as_rotvec(), pose[:, 3:]), 1), there
+
+
+@pytest.mark.parametrize("frame", ["camera", "own"])
+@pytest.mark.parametrize("name", ["wham", "gvhmr"])
+def test_parameters_of_a_body_become_the_joints_that_they_pose(name: str, frame: str, tmp_path):
+    """In the camera, and in a world of the tool's own that is turned by a right angle and moved."""
+    resting = rest() + body(tmp_path / "models", {"wham": "smpl", "gvhmr": "smplx"}[name]) @ np.array((1.5, -1.0))
+    pose, moved = acted()
+    world, betas = walked(resting, pose, moved), np.tile((1.5, -1.0), (len(pose), 1))
+    eye = clips.camera(len(pose)).double().numpy()
+    own = np.zeros((len(pose), 3, 4)) + np.array(((0, 0, 1, 5.0), (0, 1, 0, 0.5), (-1, 0, 0, 2.0)))
+    (camera_pose, camera_moved), (own_pose, own_moved) = (filmed(pose, moved, resting, e) for e in (eye, own))
+    (tmp_path / "out" / "clip").mkdir(parents=True)
+    if name == "wham":
+        arrays = {"pose": camera_pose, "trans": camera_moved, "pose_world": own_pose, "trans_world": own_moved}
+        np.savez(tmp_path / "out" / "clip" / "wham_output.npz", **arrays, betas=betas, frame_ids=np.arange(len(pose)))
+    else:
+        groups = {"incam": (camera_pose, camera_moved), "global": (own_pose, own_moved)}
+        tensors = {
+            f"smpl_params_{group}": {
+                "global_orient": torch.from_numpy(p[:, :3]).float(),
+                "body_pose": torch.from_numpy(p[:, 3:66]).float(),
+                "transl": torch.from_numpy(m).float(),
+                "betas": torch.from_numpy(betas).float(),
+            }
+            for group, (p, m) in groups.items()
+        }
+        torch.save(tensors, tmp_path / "out" / "clip" / "hmr4d_results.pt")
+    points = torch.from_numpy(tools.seen(world, eye)).float()
+    lifter = make(name, tmp_path / "out", smpl=str(tmp_path / "models"), frame=frame)
+    given = {"keypoints": points, "confidence": torch.ones(points.shape[:2]), "extrinsics": torch.from_numpy(eye)}
+    given["extrinsics"] = given["extrinsics"].float()
+    lifted = lifter.lift("clip", **given, fps=20.0)
+    assert mpjpe(lifted, torch.from_numpy(world).float()) < (0.01 if frame == "own" else 1e-4)
+
+
+def test_parameters_without_a_body_model_are_refused(tmp_path):
+    _, _, given = scene()
+    pose, moved = acted()
+    np.savez(tmp_path / "dance.npz", pose=pose, trans=moved, betas=np.zeros((50, 10)))
+    with pytest.raises(DatasetError, match=r"dance.npz: expected a body model .* lifter.smpl=DIR"):
+        make("wham", tmp_path).lift("dance", **given)
+    with pytest.raises(DatasetError, match=r"pose_world and trans_world .*found no turns"):
+        make("wham", tmp_path, frame="own").lift("dance", **given)
+
+
+def test_a_pickle_of_wham_is_not_opened_and_the_printed_command_converts_it(tmp_path, monkeypatch):
+    _, _, given = scene()
+    (tmp_path / "dance").mkdir()
+    with (tmp_path / "dance" / "wham_output.pkl").open("wb") as file:
+        pickle.dump({0: {"pose": np.zeros((3, 72))}}, file)
+    with pytest.raises(DatasetError, match="found a pickle") as caught:
+        make("wham", tmp_path).lift("dance", **given)
+    command = str(caught.value).partition("convert it: ")[2]
+    assert str(tmp_path / "dance" / "wham_output.pkl") in command
+    assert str(tmp_path / "dance.npz") in command
+    compile(command.partition('-c "')[2].rstrip('"'), "command", "exec")
+
+
+class Harmful:
+    def __reduce__(self):
+        return print, ("harm",)
+
+
+def test_code_in_a_file_of_gvhmr_is_not_run(tmp_path, capsys):
+    _, _, given = scene()
+    torch.save({"smpl_params_incam": Harmful()}, tmp_path / "dance.pt")
+    with pytest.raises(DatasetError, match=r"dance.pt: expected a dictionary of tensors and nothing else"):
+        make("gvhmr", tmp_path).lift("dance", **given)
+    assert "harm" not in capsys.readouterr().out
+    (tmp_path / "dance.pt").write_bytes(pickle.dumps(Harmful()))
+    with pytest.raises(DatasetError, match=r"dance.pt: expected"):
+        make("gvhmr", tmp_path).lift("dance", **given)
+
+
+def test_frames_that_wham_lost_are_refused(tmp_path):
+    world, _eye, given = scene()
+    ids = np.arange(len(world)) + (np.arange(len(world)) > 20)
+    np.savez(tmp_path / "dance.npz", joints=np.zeros((len(world), 24, 3)), frame_ids=ids)
+    with pytest.raises(DatasetError, match="frame_ids with gaps"):
+        make("wham", tmp_path).lift("dance", **given)
+
+
+@pytest.mark.parametrize(("layout", "off"), [("blazepose33", 0.02), ("h36m17", 0.07)])
+def test_feet_lie_ahead_of_the_ankles(layout: str, off: float):
+    """From toes and heels nearly exact, without them to some centimetres of a person who walks."""
+    world, _, _ = scene(motion="walk")
+    names = {"blazepose33": tools.BLAZE, "h36m17": tools.H36M}[layout]
+    found = to_skeleton(torch.from_numpy(tools.as_layout(world, names)), layout, SMPL22).numpy()
+    for foot in (tools.NAMES.index("l_foot"), tools.NAMES.index("r_foot")):
+        assert np.linalg.norm(found[:, foot] - world[:, foot], axis=-1).mean() < off

@@ -1,0 +1,119 @@
+"""Results in the layouts of public lifters, written from known motion in numpy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+NAMES = (
+    *("pelvis", "l_hip", "r_hip", "spine1", "l_knee", "r_knee", "spine2", "l_ankle", "r_ankle", "spine3", "l_foot"),
+    *("r_foot", "neck", "l_collar", "r_collar", "head", "l_shoulder", "r_shoulder", "l_elbow", "r_elbow", "l_wrist"),
+    "r_wrist",
+)
+"""SMPL's 22 joints, written out."""
+LEGS = ("hips", "r_hip", "r_knee", "r_ankle", "l_hip", "l_knee", "l_ankle")
+ARMS = ("l_shoulder", "l_elbow", "l_wrist", "r_shoulder", "r_elbow", "r_wrist")
+H36M = (*LEGS, "spine", "thorax", "nose", "crown", *ARMS)
+NBA = (*LEGS, "thorax", "nose", "crown", *ARMS)
+BLAZE = (
+    *("nose", "l_eye_inner", "l_eye", "l_eye_outer", "r_eye_inner", "r_eye", "r_eye_outer", "l_ear", "r_ear"),
+    *("l_mouth", "r_mouth", "l_shoulder", "r_shoulder", "l_elbow", "r_elbow", "l_wrist", "r_wrist", "l_pinky"),
+    *("r_pinky", "l_index", "r_index", "l_thumb", "r_thumb", "l_hip", "r_hip", "l_knee", "r_knee", "l_ankle"),
+    *("r_ankle", "l_heel", "r_heel", "l_toe", "r_toe"),
+)
+
+
+def into_camera(world: np.ndarray, camera: np.ndarray) -> np.ndarray:
+    """X_c = R X + t, frame by frame. [T, J, 3] with [3, 4] or [T, 3, 4]"""
+    camera = np.broadcast_to(camera, (len(world), 3, 4))
+    return np.einsum("tij,tkj->tki", camera[:, :, :3], world) + camera[:, None, :, 3]
+
+
+def seen(world: np.ndarray, camera: np.ndarray) -> np.ndarray:
+    """Keypoints [T, J, 2] on the normalised plane."""
+    x, y, z = np.moveaxis(into_camera(world, camera), -1, 0)
+    return np.stack((x / z, y / z), -1)
+
+
+def turned(points: np.ndarray, angle: float) -> np.ndarray:
+    """About +y, z towards x."""
+    x, y, z = np.moveaxis(points, -1, 0)
+    return np.stack((np.cos(angle) * x + np.sin(angle) * z, y, np.cos(angle) * z - np.sin(angle) * x), -1)
+
+
+def z_up(points: np.ndarray) -> np.ndarray:
+    """The same motion in a right-handed world with z up: y is where -z was."""
+    x, y, z = np.moveaxis(points, -1, 0)
+    return np.stack((x, -z, y), -1)
+
+
+def as_layout(body: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+    """Joints of another skeleton from SMPL's [T, 22, 3], in any right-handed axes, the head by anatomy."""
+    at = {name: body[:, i] for i, name in enumerate(NAMES)}
+    hips, shoulders = (at["l_hip"] + at["r_hip"]) / 2, (at["l_shoulder"] + at["r_shoulder"]) / 2
+    unit = lambda v: v / np.linalg.norm(v, axis=-1, keepdims=True)  # noqa: E731
+    up, left = unit(shoulders - hips), unit(at["l_shoulder"] - at["r_shoulder"])
+    ahead = np.cross(left, up)
+    ears = at["head"] + 0.05 * up
+    at |= {"hips": hips, "thorax": at["neck"], "spine": at["spine2"]}
+    at |= {"nose": ears + 0.09 * ahead, "crown": ears + 0.13 * up, "l_ear": ears + 0.08 * left}
+    at["r_ear"] = ears - 0.08 * left
+    for side in "lr":
+        foot = at[f"{side}_foot"] - at[f"{side}_ankle"]
+        at[f"{side}_toe"], at[f"{side}_heel"] = at[f"{side}_ankle"] + 1.4 * foot, at[f"{side}_ankle"] - 0.1 * foot
+    return np.stack([at.get(name, at["nose"]) for name in names], 1)
+
+
+def write_wham(folder: Path, clip: str, camera_points: np.ndarray, world: np.ndarray) -> None:
+    """DIR/ID/wham_output.npz, with SMPL's 24 joints instead of parameters."""
+    (folder / clip).mkdir(parents=True, exist_ok=True)
+    hands = camera_points[:, 20:22]
+    np.savez(folder / clip / "wham_output.npz", joints=np.concatenate((camera_points, hands), 1))
+
+
+def write_gvhmr(folder: Path, clip: str, camera_points: np.ndarray, world: np.ndarray) -> None:
+    """DIR/ID.npz."""
+    np.savez(folder / f"{clip}.npz", joints=camera_points)
+
+
+def write_motionbert(folder: Path, clip: str, camera_points: np.ndarray, world: np.ndarray) -> None:
+    """DIR/ID/X3D.npy: about a point that wanders, in units of a third of the image."""
+    (folder / clip).mkdir(parents=True, exist_ok=True)
+    points = as_layout(camera_points, H36M)
+    wander = np.sin(np.arange(len(points)) / 7)[:, None, None] * np.array((0.2, 0.05, 0.0))
+    np.save(folder / clip / "X3D.npy", (0.4 * (points - points[:, :1]) + wander).astype(np.float32))
+
+
+def write_mvlift(folder: Path, clip: str, camera_points: np.ndarray, world: np.ndarray) -> None:
+    """DIR/ID.npz in a level world that is turned and moved."""
+    np.savez(folder / f"{clip}.npz", joints=turned(world, 2.2) + np.array((3.0, 0.4, -2.0)))
+
+
+def write_elepose(folder: Path, clip: str, camera_points: np.ndarray, world: np.ndarray) -> None:
+    """DIR/ID.npy: about the root, head to root of length 1 or so."""
+    points = as_layout(camera_points, H36M)
+    np.save(folder / f"{clip}.npy", 1.8 * (points - points[:, :1]))
+
+
+def write_mediapipe(folder: Path, clip: str, camera_points: np.ndarray, world: np.ndarray) -> None:
+    """DIR/ID.npz: 33 joints about the hips."""
+    points = as_layout(camera_points, BLAZE)
+    np.savez(folder / f"{clip}.npz", joints=points - points[:, 23:25].mean(1, keepdims=True))
+
+
+def write_joints(folder: Path, clip: str, camera_points: np.ndarray, world: np.ndarray) -> None:
+    """DIR/ID.npy: millimetres in the clip's world, but with z up."""
+    np.save(folder / f"{clip}.npy", 1000 * z_up(world))
+
+
+JOINTS_OPTIONS = {"units": "mm", "frame": "world", "up": "z"}
+WRITERS = {
+    "wham": write_wham,
+    "gvhmr": write_gvhmr,
+    "motionbert": write_motionbert,
+    "mvlift": write_mvlift,
+    "elepose": write_elepose,
+    "mediapipe": write_mediapipe,
+    "joints": write_joints,
+}

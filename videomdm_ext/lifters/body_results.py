@@ -1,0 +1,155 @@
+"""Adapters of lifters that write parameters of a body: WHAM (SMPL) and GVHMR (SMPL-X).
+
+The body model's files are the user's own (--option lifter.smpl=DIR); without them a .npz with `joints` [T, J, 3], the
+first 22 of which are SMPL's, will do. Both tools give the body in the camera of the video, and once more in a level
+world of their own.
+"""
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import roma
+import torch
+from torch import Tensor
+
+from videomdm_ext.hookspecs import Register, hookimpl
+from videomdm_ext.lifters.arrays import Numbers, as_numbers, read_npz, read_pt
+from videomdm_ext.lifters.description import Description
+from videomdm_ext.lifters.results import ResultsLifter
+from videomdm_ext.motion import body_models
+from videomdm_ext.motion.body_models import BODY_JOINTS, BodyModel
+
+ADVICE = "Name the folder of the body model's files with --option lifter.smpl=DIR, or write `joints` [T, 22, 3]."
+
+
+class BodyLifter(ResultsLifter):
+    """Joints from parameters of a body of one `kind`; the body has one shape, the median over the frames."""
+
+    name = "body"
+    description = Description("smpl22")
+    changeable: ClassVar[tuple[str, ...]] = ("fps", "frame", "root")
+    own: ClassVar[Mapping[str, str]] = {"smpl": "folder of the body model's files"}
+    endings: ClassVar[tuple[str, ...]] = (".npz",)
+    kind: ClassVar[str]
+
+    def parameters(self, path: Path) -> dict[str, Numbers]:
+        """What a file has of turns, moved and betas, or joints, in the frame that is declared; perhaps fps."""
+        raise NotImplementedError("a subclass reads its tool's files")
+
+    def read(self, path: Path) -> Tensor:
+        """The 22 joints [T, 22, 3]."""
+        arrays = self.parameters(path)
+        self.check_rate(path, arrays)
+        if "joints" in arrays:
+            joints = torch.from_numpy(arrays["joints"])
+            return joints[:, :BODY_JOINTS] if joints.ndim == 3 else joints
+        missing = [name for name in ("turns", "moved", "betas") if name not in arrays]
+        if missing:
+            advice = "Run the tool again; of its two worlds, choose with --option lifter.frame=camera or own."
+            raise self.refuse(path, f"{self.tells()} in frame {self.description.frame}", f"no {missing[0]}", advice)
+        if not self.said.get("smpl"):
+            raise self.refuse(path, "a body model for its parameters", "none", ADVICE)
+        turns, moved = self._turns(path, arrays["turns"]), torch.from_numpy(arrays["moved"]).double()
+        betas = torch.from_numpy(arrays["betas"]).double()
+        if tuple(moved.shape) != (len(turns), 3) or betas.ndim > 2 or not betas.numel():
+            found = f"{list(moved.shape)} and {list(betas.shape)}"
+            raise self.refuse(path, f"places [{len(turns)}, 3] and betas [T, 10]", found, "Run the tool again.")
+        shape = betas.reshape(-1, betas.shape[-1]).median(0).values
+        return body_models.posed(self._model.rest(shape), turns, moved)
+
+    def tells(self) -> str:
+        """What a file should hold, in words."""
+        return "parameters of a body"
+
+    def _turns(self, path: Path, values: Numbers) -> Tensor:
+        """Rotations [T, 22, 3, 3] of the first joints, from vectors [T, 3 K], [T, K, 3] or matrices [T, K, 3, 3]."""
+        found = torch.from_numpy(values).double()
+        if found.ndim == 2 and found.shape[1] % 3 == 0:
+            found = found.unflatten(1, (-1, 3))
+        sizes = tuple(found.shape)
+        if len(sizes) not in (3, 4) or sizes[1] < BODY_JOINTS or set(sizes[2:]) != {3}:
+            expected = f"turns [T, {3 * BODY_JOINTS} or more] or [T, {BODY_JOINTS} or more, 3, 3]"
+            raise self.refuse(path, expected, list(values.shape), "Run the tool again.")
+        found = found[:, :BODY_JOINTS]
+        if not bool(torch.isfinite(found).all()):
+            raise self.refuse(path, "numbers", "NaN or infinity among the turns", "Run the tool again.")
+        return found if found.ndim == 4 else roma.rotvec_to_rotmat(found)
+
+    @cached_property
+    def _model(self) -> BodyModel:
+        path = body_models.find_model(self.said["smpl"], self.kind, "neutral")
+        return body_models.read_model(path, lambda name, needed: read_npz(Path(name), needed))
+
+
+class Wham(BodyLifter):
+    """WHAM's demo writes wham_output.pkl: for each person pose [T, 72], trans [T, 3] in the camera, pose_world and
+    trans_world in a level world of its own with y up, betas [T, 10] (SMPL), and frame_ids of the video.
+    """
+
+    name = "wham"
+    kind = "smpl"
+    written = ("wham_output.npz",)
+    pickles: ClassVar[Mapping[str, str]] = {
+        "wham_output.pkl": "python -c \"import joblib, numpy; people = joblib.load('PICKLE').values(); "
+        "person = max(people, key=lambda p: len(p['frame_ids'])); numpy.savez('TARGET', **{k: person[k] for k in "
+        "('pose', 'trans', 'pose_world', 'trans_world', 'betas', 'frame_ids')})\""
+    }
+
+    def parameters(self, path: Path) -> dict[str, Numbers]:
+        """Those of the camera, or of WHAM's world."""
+        end = "_world" if self.description.frame == "own" else ""
+        names = {f"pose{end}": "turns", f"trans{end}": "moved"}
+        found = read_npz(path, (*names, "betas", "joints", "frame_ids", "fps"))
+        frames = found.pop("frame_ids", None)
+        if frames is not None and (frames.reshape(-1)[1:] - frames.reshape(-1)[:-1] != 1).any():
+            what = "frame_ids with gaps"
+            raise self.refuse(path, "the person in every frame", what, "Cut the clip where WHAM lost the person.")
+        return {names.get(name, name): values for name, values in found.items()}
+
+    def tells(self) -> str:
+        return "pose, trans and betas (pose_world and trans_world for frame own)"
+
+
+class Gvhmr(BodyLifter):
+    """GVHMR's demo writes hmr4d_results.pt: smpl_params_incam and smpl_params_global, each with body_pose [T, 63],
+    global_orient [T, 3], transl [T, 3] and betas [T, 10] (SMPL-X); the global world is its own, level, y up.
+    """
+
+    name = "gvhmr"
+    kind = "smplx"
+    endings: ClassVar[tuple[str, ...]] = (".pt", ".npz")
+    written = ("hmr4d_results.pt", "hmr4d_results.npz")
+
+    def parameters(self, path: Path) -> dict[str, Numbers]:
+        """Those of the camera, or of GVHMR's world; of a .npz the only ones, with these four names."""
+        names = ("global_orient", "body_pose", "transl", "betas")
+        if path.suffix == ".npz":
+            found = read_npz(path, (*names, "joints", "fps"))
+        else:
+            group = read_pt(path).get(f"smpl_params_{'global' if self.description.frame == 'own' else 'incam'}")
+            parts = {name: as_numbers(group.get(name)) for name in names} if isinstance(group, dict) else {}
+            found = {name: values for name, values in parts.items() if values is not None}
+        self._join_turns(path, found)
+        return {"moved" if name == "transl" else name: values for name, values in found.items()}
+
+    def _join_turns(self, path: Path, found: dict[str, Numbers]) -> None:
+        """Put the turns of root and body [T, 66] in the place of the two."""
+        if "global_orient" in found and "body_pose" in found:
+            root, body = found.pop("global_orient"), found.pop("body_pose")
+            if not root.ndim or not body.ndim or len(root) != len(body):
+                what = f"{list(root.shape)} and {list(body.shape)}"
+                raise self.refuse(path, "as many turns of the root as of the body", what, "Run the tool again.")
+            found["turns"] = np.concatenate([part.reshape(len(part), -1) for part in (root, body)], 1)
+
+    def tells(self) -> str:
+        return "global_orient, body_pose, transl and betas"
+
+
+@hookimpl
+def register_lifters(register: Register) -> None:
+    """Offer these lifters under their names."""
+    for lifter in (Wham, Gvhmr):
+        register(lifter.name, lifter)
