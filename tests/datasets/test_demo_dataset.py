@@ -123,5 +123,5 @@ def test_an_unwritable_folder_is_refused_before_any_motion_is_loaded(tmp_path: P
 
 
 def test_an_unknown_lifter_is_refused_with_those_that_are_there(tmp_path: Path):
-    with pytest.raises(PluginError, match=r"'wham': expected one of .*synthetic"):
-        build_demo(str(tmp_path), lifter="wham")
+    with pytest.raises(PluginError, match=r"'nobody': expected one of .*synthetic"):
+        build_demo(str(tmp_path), lifter="nobody")

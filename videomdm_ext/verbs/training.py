@@ -27,7 +27,6 @@ from videomdm_ext.datasets.refined import make_refined
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.host import text
 
-
 VIDEO_STEPS = 1200
 """Steps of the demo's trainings on videos, unless asked for others."""
 
