@@ -81,8 +81,9 @@ def test_a_parts_time_excludes_the_parts_within():
     start = time.perf_counter()
     clock.timed("outer", both)()
     took = time.perf_counter() - start
-    assert 0.1 <= clock.seconds["inner"] < took - 0.02
-    assert clock.seconds["inner"] + clock.seconds["outer"] == pytest.approx(took, abs=2e-3)
+    assert clock.seconds["inner"] >= 0.1
+    assert clock.seconds["outer"] >= 0.02
+    assert clock.seconds["inner"] + clock.seconds["outer"] <= took
 
 
 def test_cpu_time_does_not_count_what_others_do_meanwhile():
