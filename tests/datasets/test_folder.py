@@ -206,7 +206,7 @@ def test_a_pickle_is_never_loaded(folder: str):
 def test_an_archive_without_confidence_says_what_it_has(folder: str):
     path = Path(folder, "keypoints_2d", f"{STILL.id}.npz")
     np.savez(path, points=STILL.keypoints)
-    with pytest.raises(DatasetError, match="expected points, confidence, found points"):
+    with pytest.raises(DatasetError, match="expected confidence, found points"):
         read_folder(folder, "train")
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import blobfile as bf
 
-from videomdm_ext.datasets import files
+from videomdm_ext.datasets import files, pixels
 from videomdm_ext.datasets.card import Card
 from videomdm_ext.datasets.clip import Array
 from videomdm_ext.datasets.findings import ERROR, WARNING, Finding
@@ -89,7 +89,7 @@ def parse(found: Files) -> Raw:
     parsers: dict[str, Callable[[bytes, str], dict[str, Array]]] = {
         "teacher": lambda data, name: {"teacher": files.array_from(data, name)},
         "truth": lambda data, name: {"truth": files.array_from(data, name)},
-        "keypoints": lambda data, name: files.arrays_from(data, name, needed=("points", "confidence")),
+        "keypoints": lambda data, name: files.arrays_from(data, name, needed=pixels.NEEDED),
         "camera": lambda data, name: files.arrays_from(data, name, needed=("extrinsics",)),
     }
     for key, parser in parsers.items():
@@ -100,6 +100,13 @@ def parse(found: Files) -> Raw:
                 found.states[key] = "corrupt"
                 kind = "pickle" if isinstance(error, files.PickleInsideError) else "corrupt-file"
                 found.add(kind, str(error))
+    if found.states["keypoints"] == "found":
+        try:
+            raw.arrays["points"] = pixels.on_plane(raw.arrays, raw.arrays, found.places["keypoints"])
+        except DatasetError as error:
+            found.states["keypoints"] = "corrupt"
+            found.add("corrupt-file", str(error))
+    raw.arrays.pop("pixels", None)
     if found.states["texts"] == "found":
         raw.texts = _captions(found)
     _check_pair(found, raw)

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import blobfile as bf
 import numpy as np
 
-from videomdm_ext.datasets import files
+from videomdm_ext.datasets import files, pixels
 from videomdm_ext.datasets.building import Builder
 from videomdm_ext.datasets.card import Card
 from videomdm_ext.datasets.clip import MIN_FRAMES, Array, Clip, validate
@@ -54,7 +54,7 @@ def read_folder(path: str, split: str, *, min_frames: int = MIN_FRAMES) -> tuple
 def read_clip(path: str, card: Card, clip_id: str, *, min_frames: int = MIN_FRAMES) -> Clip:
     """One clip, checked."""
     place = {key: bf.join(path, name) for key, name in names(files.checked_id(clip_id, path), card).items()}
-    seen = files.read_arrays(place["keypoints"], needed=("points", "confidence"))
+    seen = files.read_arrays(place["keypoints"], needed=pixels.NEEDED)
     cameras = files.read_arrays(place["camera"], needed=("extrinsics",))
     known = bf.exists(place["truth"])
     clip = Clip(
@@ -62,7 +62,7 @@ def read_clip(path: str, card: Card, clip_id: str, *, min_frames: int = MIN_FRAM
         fps=card.fps,
         skeleton=by_name(card.skeleton),
         teacher=files.read_array(place["teacher"]),
-        keypoints=seen["points"],
+        keypoints=pixels.on_plane(seen, cameras, place["keypoints"]),
         confidence=seen["confidence"],
         extrinsics=cameras["extrinsics"],
         texts=parse_texts(files.read_text(place["texts"]), place["texts"]),
