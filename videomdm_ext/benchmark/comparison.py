@@ -147,14 +147,24 @@ def _refined(config: Supervision) -> bool:
     return config.diffused == "refined"
 
 
-def execute(plan: Plan, out: Path, *, workers: int, watch: Callable[[Mapping[str, int]], None]) -> None:
-    """Train and sample every run that is not done. `watch` is told the steps of each run, now and then."""
+def execute(
+    plan: Plan,
+    out: Path,
+    *,
+    workers: int,
+    watch: Callable[[Mapping[str, int]], None],
+    finish: Callable[[Run, Path], None] | None = None,
+) -> None:
+    """Train every run that is not done, then sample it, or let `finish(run, out)` write what is to be scored.
+
+    Each run has a process of its own. `watch` is told the steps of each run, now and then.
+    """
     todo = [run for run in plan.runs() if not run.samples(out).is_file()]
     if not todo:
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(todo)), mp_context=context, initializer=_start_worker) as pool:
-        pending: set[Future[None]] = {pool.submit(complete, run, out) for run in todo}
+        pending: set[Future[None]] = {pool.submit(complete, run, out, finish or make_samples) for run in todo}
         try:
             while pending:
                 done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
@@ -173,8 +183,8 @@ def _start_worker() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def complete(run: Run, out: Path) -> None:
-    """Train from the last checkpoint on, then sample. What the host prints goes to the run's log."""
+def complete(run: Run, out: Path, finish: Callable[[Run, Path], None]) -> None:
+    """Train from the last checkpoint on, then finish. What the host prints goes to the run's log."""
     folder = run.folder(out)
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "run.log"
@@ -190,7 +200,7 @@ def complete(run: Run, out: Path) -> None:
                 finally:
                     _note_time(folder, time.monotonic() - started)
             _forget_earlier(folder)
-            make_samples(run, out)
+            finish(run, out)
         except SystemExit as stop:
             raise HostError(f"{log}: the host stopped with status {stop.code}. Read the end of that file.") from stop
 

@@ -5,14 +5,11 @@ trained for a short time on these clips. The motion that all four calibrated vie
 judges what each view's lifter, refinement and denoisers say. The videos come with the wheels of Pose2Sim and Sports2D.
 """
 
-import contextlib
 import dataclasses
 import importlib.util
 import math
-import multiprocessing
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,9 +33,9 @@ from videomdm_ext.datasets.importers.video_frames import open_video
 from videomdm_ext.datasets.importers.video_watch import Choice, watch
 from videomdm_ext.datasets.importing import run_import
 from videomdm_ext.datasets.refined import read_refined
-from videomdm_ext.errors import HostError, VideoMDMError
+from videomdm_ext.errors import VideoMDMError
 from videomdm_ext.geometry.cameras import normalise, to_camera
-from videomdm_ext.host import adapter, checkout, launcher
+from videomdm_ext.host import checkout
 from videomdm_ext.motion.accuracy import pa_mpjpe, root_aligned_mpjpe
 from videomdm_ext.motion.features import decode
 from videomdm_ext.supervision.unrolling import noised
@@ -120,7 +117,7 @@ def run_video_demo(
     batch = min(8, card.counts["train"])
     plan = Plan(str(out / "data"), card.content_hash, arms=ARMS, seeds=1, steps=steps, crop_frames=48, batch_size=batch)
     comparison.prepare(plan, out, refining)
-    train(plan, out, workers, training or (lambda done: None))
+    comparison.execute(plan, out, workers=workers, watch=training or (lambda done: None), finish=say)
     truth = true_motion(wheels, out)
     rows, shown = judge(plan, out, importer, truth)
     place = write_report(out, rows, shown, card, truth.summary, {n: f.facts for n, f in importer.found.items()})
@@ -168,48 +165,11 @@ def _lenses(wheels: Wheels) -> str:
     return "\n".join(tables)
 
 
-def train(plan: Plan, out: Path, workers: int, watch_steps: Callable[[Mapping[str, int]], None]) -> None:
-    """Train and ask every run that is not done, each in a process of its own."""
-    todo = [run for run in plan.runs() if not run.samples(out).is_file()]
-    if not todo:
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(todo)), mp_context=context, initializer=_one_thread) as pool:
-        pending: set[Future[None]] = {pool.submit(complete, run, out) for run in todo}
-        try:
-            while pending:
-                done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
-                watch_steps({run.name: run.steps_done(out) for run in plan.runs()})
-                for future in done:
-                    future.result()
-        except BaseException:
-            for process in list(pool._processes.values()):
-                process.terminate()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-def complete(run: Run, out: Path) -> None:
-    """Train one arm, then let it say what the clips are. What the host prints goes to the run's log."""
-    folder = run.folder(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    log = folder / "run.log"
-    with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-        try:
-            if not run.is_trained(out):
-                launcher.run(
-                    checkout.standin(), "train.train_mdm", run.arguments(out),
-                    add_options=adapter.add_options, activate=adapter.activate,
-                )  # fmt: skip
-            trained = sampling.load(checkout.standin(), sampling.newest_checkpoint(folder))
-            said = denoise(trained, timestep=max(1, round(NOISED_TO * run.plan.diffusion_steps)))
-            sampling.write_motions(run.samples(out), {name: [motion] for name, motion in said.items()}, list(said))
-        except SystemExit as stop:
-            raise HostError(f"{log}: the host stopped with status {stop.code}. Read the end of that file.") from stop
+def say(run: Run, out: Path) -> None:
+    """Let a trained arm say what the clips are."""
+    trained = sampling.load(checkout.standin(), sampling.newest_checkpoint(run.folder(out)))
+    said = denoise(trained, timestep=max(1, round(NOISED_TO * run.plan.diffusion_steps)))
+    sampling.write_motions(run.samples(out), {name: [motion] for name, motion in said.items()}, list(said))
 
 
 @torch.no_grad()
