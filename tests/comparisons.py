@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from videomdm_ext.benchmark.metrics import Calibration
-from videomdm_ext.benchmark.results import Arm, Curve, Replication, Results
+from videomdm_ext.benchmark.results import Arm, Curve, Results, Training
 from videomdm_ext.datasets.card import Card
 
 CALIBRATION = Calibration(
@@ -49,7 +49,7 @@ def make_arm(name: str, seeds: int = 3, **changes: float) -> Arm:
     return Arm(
         name,
         tuple(
-            Replication(seed, {k: v * (1 + 0.01 * seed) for k, v in levels.items()}, losses, 100, 400, 12.5)
+            Training(seed, {k: v * (1 + 0.01 * seed) for k, v in levels.items()}, losses, 100, 400, 12.5)
             for seed in range(seeds)
         ),
         settings=f"{name} settings",
@@ -64,9 +64,9 @@ def make_results(*arms: Arm) -> Results:
 
 def with_scores(arm: Arm, metric: str, scores: Sequence[float]) -> Arm:
     """-> the arm with these scores of its first seeds in one metric."""
-    pairs = list(zip(arm.replications, scores, strict=False))
+    pairs = list(zip(arm.trainings, scores, strict=False))
     changed = tuple(dataclasses.replace(run, metrics={**run.metrics, metric: score}) for run, score in pairs)
-    return dataclasses.replace(arm, replications=changed + arm.replications[len(changed) :])
+    return dataclasses.replace(arm, trainings=changed + arm.trainings[len(changed) :])
 
 
 def scattered() -> Results:

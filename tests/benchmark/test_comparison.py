@@ -75,13 +75,13 @@ def test_a_comparison_ends_in_a_report_with_all_its_pictures(plan, out):
     place = write(results, out)
     assert [arm.name for arm in results.arms] == list(ARMS)
     for arm in results.arms:
-        (run,) = arm.replications
+        (run,) = arm.trainings
         assert all(np.isfinite(value) for value in run.metrics.values())
         assert {"pose_frechet", "heldout_mpjpe", "motion_energy"} <= set(run.metrics)
         assert run.steps == 60
         assert run.seconds > 0
         assert run.losses.steps == [25, 50]
-    assert [run.passes for arm in results.arms for run in arm.replications] == [60, 60, 60]
+    assert [run.passes for arm in results.arms for run in arm.trainings] == [60, 60, 60]
     text = place.read_text(encoding="utf-8")
     pictures = sorted(path.name for path in out.iterdir() if path.suffix in (".png", ".gif"))
     assert len(pictures) >= 4

@@ -68,7 +68,7 @@ def test_a_score_that_is_not_finite_is_written_as_such() -> None:
     results = make_results(make_arm("3d"), make_arm("3d-on-teacher"), make_arm("2d", pose_frechet=math.nan))
     assert "not finite" in report.markdown(results, {})
     stored = json.loads(report.to_json(results))
-    assert stored["arms"][2]["replications"][0]["metrics"]["pose_frechet"] is None
+    assert stored["arms"][2]["trainings"][0]["metrics"]["pose_frechet"] is None
 
 
 def test_the_text_holds_n_seeds_data_and_notes() -> None:

@@ -13,7 +13,7 @@ from videomdm_ext import plugins
 from videomdm_ext.benchmark import metrics
 from videomdm_ext.benchmark.arms import arm_name, load_arm, settings
 from videomdm_ext.benchmark.comparison import Plan, Run
-from videomdm_ext.benchmark.results import Arm, Curve, Example, Replication, Results
+from videomdm_ext.benchmark.results import Arm, Curve, Example, Results, Training
 from videomdm_ext.benchmark.sampling import read_motions
 from videomdm_ext.datasets.card import Card
 from videomdm_ext.datasets.clip import Clip
@@ -78,7 +78,7 @@ def motions(clips: Sequence[Clip], kind: str, frames: int) -> list[Tensor]:
     return [decode(torch.from_numpy(part[:frames]), clip.skeleton) for part, clip in zip(features, clips, strict=True)]
 
 
-def score_run(run: Run, out: Path, truth: Sequence[Tensor], card: Card) -> Replication:
+def score_run(run: Run, out: Path, truth: Sequence[Tensor], card: Card) -> Training:
     """All scores of one run, with its losses and what it cost."""
     groups, _ = read_motions(run.samples(out))
     scores = metrics.score(groups["samples"], truth, by_name(card.skeleton), card.fps)
@@ -86,7 +86,7 @@ def score_run(run: Run, out: Path, truth: Sequence[Tensor], card: Card) -> Repli
     scores = with_plugins(scores, groups["samples"], truth, card)
     place = run.folder(out) / "seconds.txt"
     seconds = place.read_text(encoding="utf-8") if place.is_file() else "nan"
-    return Replication(
+    return Training(
         seed=run.seed,
         metrics=scores,
         losses=read_losses(run.folder(out) / "progress.csv"),

@@ -48,7 +48,7 @@ def _score_row(results: Results, name: str) -> list[str]:
 
 def seeds_text(results: Results) -> str:
     """What a ± is made of."""
-    seeds = list(dict.fromkeys(run.seed for arm in results.arms for run in arm.replications))
+    seeds = list(dict.fromkeys(run.seed for arm in results.arms for run in arm.trainings))
     listed = ", ".join(str(seed) for seed in seeds)
     interval = (
         "mean ± half-width of the 95 % t interval over seeds (ddof 1)" if len(seeds) > 1 else "one seed, no interval"
@@ -149,7 +149,7 @@ def _comparison_section(results: Results) -> str:
 def _cost_section(results: Results) -> str:
     rows = []
     for arm in results.arms:
-        runs = arm.replications
+        runs = arm.trainings
         counts = [_same([run.steps for run in runs]), _same([run.passes for run in runs])]
         rows.append(
             [arm.name, str(len(runs)), *counts, number(mean_interval([r.seconds for r in runs]).mean), arm.settings]
@@ -245,9 +245,9 @@ def draw(results: Results, folder: str) -> dict[str, str]:
     images = {"metrics.png": "Scores of every seed with 95 % intervals", "losses.png": "Losses over training steps"}
     pictures.metric_bars(f"{folder}/metrics.png", panels(results))
     pictures.loss_curves(
-        f"{folder}/losses.png", {arm.name: [r.losses for r in arm.replications] for arm in results.arms}
+        f"{folder}/losses.png", {arm.name: [r.losses for r in arm.trainings] for arm in results.arms}
     )
-    progress = {arm.name: [r.progress for r in arm.replications if r.progress is not None] for arm in results.arms}
+    progress = {arm.name: [r.progress for r in arm.trainings if r.progress is not None] for arm in results.arms}
     if any(progress.values()):
         images["progress.png"] = "Scores over training steps"
         pictures.loss_curves(f"{folder}/progress.png", progress)

@@ -1,4 +1,4 @@
-"""The results of a comparison: replications, arms, paired comparisons, and a verdict computed from the data."""
+"""The results of a comparison: trainings, arms, paired comparisons, and a verdict computed from the data."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -35,8 +35,12 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Replication:
-    """One training of an arm: seed, scores by metric name, losses, and what it cost; `progress` is scores by step."""
+class Training:
+    """One training of an arm: seed, scores by metric name, losses, and what it cost; `progress` is scores by step.
+
+    `replications` holds the scores of each sampling replication; `metrics` are their means. `memory` is the peak in
+    MiB, `parameters` the number of trained weights; both None where they are not known.
+    """
 
     seed: int
     metrics: Mapping[str, float]
@@ -45,19 +49,22 @@ class Replication:
     passes: int
     seconds: float
     progress: Curve | None = None
+    replications: tuple[Mapping[str, float], ...] = ()
+    memory: float | None = None
+    parameters: int | None = None
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A way to train, with a replication for each seed; `settings` says in one line how it differs from the others."""
+    """A way to train, with a training for each seed; `settings` says in one line how it differs from the others."""
 
     name: str
-    replications: tuple[Replication, ...]
+    trainings: tuple[Training, ...]
     settings: str = ""
 
     def values(self, metric: str) -> dict[int, float]:
         """Scores by seed, those that there are."""
-        return {run.seed: run.metrics[metric] for run in self.replications if metric in run.metrics}
+        return {run.seed: run.metrics[metric] for run in self.trainings if metric in run.metrics}
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,7 @@ class Results:
     @property
     def metrics(self) -> list[str]:
         """Names of the scores that any arm has, in the order of METRICS, others behind."""
-        found = dict.fromkeys(name for arm in self.arms for run in arm.replications for name in run.metrics)
+        found = dict.fromkeys(name for arm in self.arms for run in arm.trainings for name in run.metrics)
         return [name for name in METRICS if name in found] + [n for n in found if n not in METRICS and n != "clips"]
 
     def arm(self, name: str) -> Arm | None:

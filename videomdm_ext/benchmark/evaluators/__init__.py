@@ -1,0 +1,1 @@
+"""Evaluators: spaces in which the motions of arms are compared."""
