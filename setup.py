@@ -78,7 +78,9 @@ setup(
     packages=find_packages(include=["videomdm_ext", "videomdm_ext.*"]),
     package_data={
         "videomdm_ext": ["py.typed"],
+        "videomdm_ext.benchmark": ["metrics_schema.json", "page/*"],
         "videomdm_ext.datasets": ["bundled/*"],
+        "videomdm_ext.export": ["page/*"],
         "videomdm_ext.host": ["standin/**/*.py"],
     },
     install_requires=BASE,

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import pty
 import re
+import subprocess
+import sys
 import tempfile
 from importlib import import_module
 from pathlib import Path
+from typing import IO
 
 import pytest
 import torch
@@ -20,7 +25,9 @@ from videomdm_ext.datasets.folder import Card, read_card, write_folder
 from videomdm_ext.datasets.refined import is_made
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.hookspecs import hookimpl
+from videomdm_ext.host import compat
 from videomdm_ext.supervision import refinement
+from videomdm_ext.verbs import benchmarking, checkouts, sampling
 from videomdm_ext.verbs import training as verbs
 
 CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
@@ -48,12 +55,32 @@ def test_help_names_every_verb_on_one_screen(words, capsys):
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 100
     for verb, (_, _, about) in cli.VERBS.items():
-        assert any(line.split("  ")[1:2] == [verb] and line.endswith(about) for line in lines), verb
+        first, _, second = verb.partition(" ")
+        if first in cli.FAMILIES:
+            assert any(line.startswith(f"  {first} ...") and second in line for line in lines), verb
+        else:
+            assert any(line.split("  ")[1:2] == [verb] and line.endswith(about) for line in lines), verb
+
+
+@pytest.mark.parametrize("family", [name for name in cli.FAMILIES if name not in cli.VERBS])
+@pytest.mark.parametrize("words", [[], ["--help"]])
+def test_the_help_of_a_family_names_each_of_its_verbs(family, words, capsys):
+    assert cli.main([family, *words]) == 0
+    shown = capsys.readouterr().out
+    verbs = {verb: about for verb, (_, _, about) in cli.VERBS.items() if verb.split()[0] == family}
+    assert verbs
+    assert all(verb in shown and about in shown for verb, about in verbs.items())
 
 
 def test_the_version_is_the_packages(capsys):
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"videomdm {__version__}\n"
+
+
+def test_the_help_tells_every_exit_status(capsys):
+    cli.main([])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Exit status: ")]
+    assert re.findall(r"\b\d+\b", line) == ["0", "1", "2", "3", "130"] == re.findall(r"\b\d+\b", cli.__doc__)
 
 
 def test_every_verb_has_its_function():
@@ -63,9 +90,14 @@ def test_every_verb_has_its_function():
 
 @pytest.mark.parametrize(
     ("verb", "kind"),
-    [("demo", verbs.Demo), ("data make-demo", verbs.MakeDemo), ("data refine", verbs.Refine), ("sample", verbs.Sample),
-     ("report", verbs.Report)],
-)  # fmt: skip
+    [
+        ("demo", verbs.Demo),
+        ("data make-demo", verbs.MakeDemo),
+        ("data refine", verbs.Refine),
+        ("sample", sampling.Sample),
+        ("report", verbs.Report),
+    ],
+)
 def test_the_help_of_a_verb_describes_every_option(verb, kind, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main([*verb.split(), "--help"])
@@ -146,6 +178,190 @@ def test_an_interruption_is_status_130_and_says_how_to_go_on(capsys):
 
 def test_success_is_the_verbs_own_status():
     assert cli.guarded(lambda: 0) == 0
+
+
+def test_an_option_or_value_that_does_not_exist_is_status_2_and_the_nearest_is_named(capsys):
+    for words, named in ((["data", "check", "x", "--stric"], "--strict"), (["demo", "--seeds", "many"], "--seeds")):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(words)
+        assert stop.value.code == 2
+        shown = capsys.readouterr()
+        assert named in shown.err
+        assert not shown.out
+
+
+# -- for programs: pipes, colours, JSON -------------------------------------------------------------------------------
+
+SAID = """
+import os, sys
+from videomdm_ext import cli
+for words in (["licenses"], ["check", FOLDER, "--no-cache"], ["check", "--help"], ["check", FOLDER, "--stric"]):
+    words = ["data", *words] if words[0] == "check" else words
+    try:
+        print("status", cli.main(words), flush=True)
+    except SystemExit as stop:
+        print("status", stop.code, flush=True)
+"""
+CUT_OFF = """
+for words in (["licenses", "--json"], ["licenses"]):
+    reader, writer = os.pipe()
+    os.close(reader)
+    os.dup2(writer, 1)
+    try:
+        print("cut off", cli.main(words), file=sys.stderr)
+    except SystemExit as stop:
+        print("cut off", stop.code, file=sys.stderr)
+os._exit(0)
+"""
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """-> the environment with a terminal that knows colours, and nothing that speaks for or against them."""
+    speaking = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "PYTHON_TYRO_ANSI_CODES")
+    kept = {key: value for key, value in os.environ.items() if key not in speaking}
+    return {**kept, "TERM": "xterm-256color", **changes}
+
+
+def at_a_terminal(script: str, *, error: IO[bytes] | None = None, **changes: str) -> str:
+    """-> what a script prints where standard output and error are a terminal, or error is a file."""
+    here, there = pty.openpty()
+    words, env = [sys.executable, "-W", "error", "-c", script], environment(**changes)
+    with subprocess.Popen(words, stdin=there, stdout=there, stderr=error or there, env=env) as process:
+        os.close(there)
+        said = b""
+        while chunk := _read(here):
+            said += chunk
+    os.close(here)
+    assert process.returncode == 0, said.decode()
+    return said.decode()
+
+
+def _read(place: int) -> bytes:
+    try:
+        return os.read(place, 65536)
+    except OSError:  # the other end is closed
+        return b""
+
+
+def colours(said: str) -> set[str]:
+    """The codes in terminal sequences that set a colour."""
+    codes = {code for sequence in re.findall(r"\x1b\[([\d;]*)m", said) for code in sequence.split(";")}
+    return {code for code in codes if re.fullmatch(r"[34][0-8]|9[0-7]|10[0-7]", code)}
+
+
+def test_in_a_pipe_there_are_no_colours_no_bars_and_a_reader_may_leave(folder):
+    script = SAID.replace("FOLDER", repr(folder)) + CUT_OFF
+    words = [sys.executable, "-W", "error", "-c", script]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment(), check=True)
+    assert [line for line in done.stdout.splitlines() if line.startswith("status")] == [
+        "status 0", "status 0", "status 0", "status 2",
+    ]  # fmt: skip
+    assert "--strict" in done.stderr
+    assert not re.search(r"[\x1b\r\b]", done.stdout + done.stderr)
+    assert "checking" not in done.stdout
+    assert done.stderr.splitlines()[-2:] == ["cut off 1", "cut off 1"]
+    assert not re.search("BrokenPipe|Traceback|fault:", done.stderr)
+
+
+def test_at_a_terminal_there_are_colours_but_not_in_errors_that_go_to_a_file_or_with_no_color(folder, tmp_path):
+    script = SAID.replace("FOLDER", repr(folder))
+    with (tmp_path / "log").open("wb") as log:
+        assert colours(at_a_terminal(script, error=log))
+    said = (tmp_path / "log").read_text(encoding="utf-8")
+    assert "--strict" in said
+    assert "\x1b" not in said
+    assert not colours(at_a_terminal(script, NO_COLOR="1"))
+
+
+@pytest.fixture
+def bench(folder, tmp_path: Path) -> str:
+    """-> a folder of benches with one whose trainings have not begun."""
+    place = tmp_path / "runs" / "small"
+    place.mkdir(parents=True)
+    plan = Plan(folder, read_card(folder).content_hash, ("3d", "2d"), 2, steps=100)
+    (place / "plan.json").write_text(json.dumps(dataclasses.asdict(plan)), encoding="utf-8")
+    return str(place)
+
+
+def told(words: list[str], capsys: pytest.CaptureFixture, status: int = 0):
+    """-> the JSON that a verb prints, and nothing beside it."""
+    assert cli.main(words) == status
+    shown = capsys.readouterr()
+    assert not shown.err
+    return json.loads(shown.out)
+
+
+def test_data_check_answers_in_json(folder, capsys):
+    found = told(["data", "check", folder, "--json"], capsys)
+    assert set(found) == {"path", "clips", "cached", "files", "errors", "warnings", "bad_clips", "findings"}
+    assert (found["path"], found["clips"], found["errors"]) == (folder, 3, 0)
+
+
+def test_bench_ls_answers_in_json(bench, folder, tmp_path, capsys):
+    (found,) = told(["bench", "ls", str(tmp_path / "runs"), "--json"], capsys)
+    assert set(found) == {"folder", "dataset", "arms", "seeds", "steps", "stage", "headline"}
+    assert (found["folder"], found["dataset"], found["arms"]) == (bench, folder, ["3d", "2d"])
+    assert (found["seeds"], found["steps"], found["stage"]) == (2, 100, "training, 0 % of the steps")
+    (tmp_path / "empty").mkdir()
+    assert told(["bench", "ls", str(tmp_path / "empty"), "--json"], capsys) == []
+
+
+def test_bench_ls_in_words_ends_with_a_command(bench, tmp_path, capsys):
+    assert cli.main(["bench", "ls", str(tmp_path / "runs")]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"Next: videomdm bench validate {bench}"
+    (tmp_path / "empty").mkdir()
+    assert cli.main(["bench", "ls", str(tmp_path / "empty")]) == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        f"{tmp_path / 'empty'}: no bench.", "Next: videomdm bench --dataset DIR",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("problems", "following"), [([], "view"), (["report.md: missing"], "bench report")])
+def test_bench_validate_answers_in_json_and_in_words(monkeypatch, capsys, problems, following):
+    monkeypatch.setattr(benchmarking.listing, "problems", lambda out: problems)
+    status = 1 if problems else 0
+    assert told(["bench", "validate", "b", "--json"], capsys, status) == {"folder": "b", "problems": problems}
+    assert cli.main(["bench", "validate", "b"]) == status
+    assert capsys.readouterr().out.splitlines()[-1] == f"Next: videomdm {following} b"
+
+
+def test_status_and_doctor_answer_in_json(monkeypatch, tmp_path, capsys):
+    for seam in checkouts.checkout.SEAMS:
+        (tmp_path / seam).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / seam).touch()
+    finding = compat.Finding("missing", "clip", "no text", "install it")
+    monkeypatch.setattr(compat, "examine", lambda host: [finding])
+    found = told(["status", "--mdm", str(tmp_path), "--json"], capsys)
+    keys = {"checkout", "kind", "commit", "state", "about", "nearest_known_commit", "differing_files", "next"}
+    assert set(found) == keys
+    assert (found["checkout"], found["kind"], found["commit"]) == (str(tmp_path), "mdm", None)
+    assert found["state"] == "not installed"
+    assert "model/mdm.py" in found["differing_files"]
+    assert found["next"] == f"videomdm install --mdm {tmp_path}"
+    assert told(["status", "--mdm", str(tmp_path), "--json", "--check"], capsys, 1) == found
+    more = told(["doctor", "--mdm", str(tmp_path), "--json"], capsys)
+    assert more == found | {"findings": [dataclasses.asdict(finding)]}
+
+
+def test_the_stand_ins_status_is_compared_with_no_commit(capsys):
+    found = told(["status", "--mdm", str(checkouts.checkout.STANDIN), "--json"], capsys)
+    assert (found["kind"], found["nearest_known_commit"], found["differing_files"]) == ("standin", None, [])
+
+
+def test_licenses_answers_in_json(capsys):
+    found = told(["licenses", "--json"], capsys)
+    assert set(found) == {"bundled", "packages"}
+    assert all(set(asset) == {"name", "licence", "attribution", "text", "about"} for asset in found["bundled"])
+    assert all(set(package) == {"name", "extras", "licence", "installed"} for package in found["packages"])
+    assert all(Path(asset["text"]).is_file() for asset in found["bundled"])
+
+
+def test_an_error_leaves_standard_output_to_json_alone(tmp_path, capsys):
+    for words in (["data", "check", str(tmp_path / "none")], ["bench", "ls", str(tmp_path / "none")]):
+        assert cli.main([*words, "--json"]) == 1
+        shown = capsys.readouterr()
+        assert not shown.out
+        assert shown.err.startswith("error: ")
 
 
 # -- refused before any work ------------------------------------------------------------------------------------------

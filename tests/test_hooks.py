@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import inspect
 import re
 import subprocess
@@ -15,6 +16,9 @@ import pytest
 import torch
 
 from videomdm_ext import hookspecs, plugins
+from videomdm_ext.benchmark.evaluators.base import Evaluator, Ground
+from videomdm_ext.benchmark.evaluators.making import make_all
+from videomdm_ext.datasets.card import Card
 from videomdm_ext.errors import ConfigError, PluginError
 from videomdm_ext.hookspecs import hookimpl
 
@@ -137,6 +141,25 @@ def test_hook_register_loss_terms_offers_terms_by_name():
 
 def test_hook_register_evaluators_offers_evaluators_by_name():
     collects("evaluators")
+    assert list(plugins.collect(plugins.create_manager(), "evaluators")) == [
+        "essential",
+        "text-motion",
+        "t2m",
+        "views-2d",
+    ]
+
+
+def test_the_evaluator_in_the_documentation_is_made_and_has_a_row_a_clip(tmp_path):
+    text = (ROOT / "docs" / "hooks.md").read_text("utf-8")
+    source = next(block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "class Roots" in block)
+    scope = {"Evaluator": Evaluator, "hashlib": hashlib, "torch": torch, "hookimpl": hookimpl}
+    exec(source, scope)
+    manager = manager_with(mine=type("Plugin", (), {"register_evaluators": staticmethod(scope["register_evaluators"])}))
+    (roots,), missing = make_all(manager, Ground("set", Card("set", "smpl22", 20.0, "bent", "zlib", ()), tmp_path))
+    clips = [torch.zeros(5, 22, 3), torch.ones(7, 22, 3)]
+    assert roots.motions(clips, 20.0).tolist() == [[0.0] * 3, [1.0] * 3]
+    assert (roots.captions(["a person walks."]), roots.distrust, missing) == (None, "", {})
+    assert len(roots.identity) == 64
 
 
 def test_hook_register_commands_offers_verbs_by_name():

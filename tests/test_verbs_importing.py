@@ -41,10 +41,12 @@ def source(tmp_path):
 def test_one_command_makes_a_data_set_and_says_what_came_of_it(source, tmp_path, capsys):
     out = str(tmp_path / "set")
     words = ["data", "import", "joints", source, "--out", out, "--views", "2", "--seed", "7", "--name", "mine"]
+    words += ["--split", "1,0,0"]
     assert cli.main([*words, "--option", "fps=20", "--option", "up=y"]) == 0
     card = read_card(out)
     assert sum(card.counts.values()) == 8
     assert (card.name, card.recipe["views"], card.recipe["seed"]) == ("mine", 2, 7)
+    assert (card.recipe["split"], card.counts) == ([1, 0, 0], {"train": 8})
     assert card.recipe["extra"] == {"fps": "20", "up": "y"}
     said = " ".join(capsys.readouterr().out.split())
     assert "clips of smpl22 at 20 fps" in said
@@ -69,6 +71,8 @@ def test_mistakes_are_one_message(source, tmp_path, capsys):
         (["jionts", source], "data import 'jionts': expected one of"),
         (["joints", str(tmp_path / "nowhere")], "expected clips for joints, found none"),
         (["joints", source, "--views", "0"], "--views: expected 1 or more"),
+        (["joints", source, "--split", "0.8,0.2"], "--split: expected three numbers, the shares of train, val and"),
+        (["joints", source, "--split", "0.8,0.2,0.2"], "with the sum 1, found 0.8,0.2,0.2"),
         (["joints", source, "--option", "up"], "--option 'up': expected KEY=VALUE"),
         (["joints", source, "--option", "down=y"], "--option down: expected one that data import joints knows"),
         (["joints", source, "--lifter", "magic"], "lifter 'magic': expected one of"),
@@ -83,6 +87,21 @@ def test_the_kinds_can_be_listed_with_their_options(capsys):
     said = capsys.readouterr().out
     assert all(kind in said for kind in KINDS)
     assert "--option lifted_axes=" in said
+
+
+def test_the_lifters_are_listed_with_their_options(capsys):
+    assert cli.main(["data", "import", "list", "."]) == 0
+    lifters = capsys.readouterr().out.split("--lifter ")[1:]
+    keys = {part.split()[0]: set(re.findall(r"--option lifter\.(\w+)=", part)) for part in lifters}
+    assert keys["synthetic"] == set()
+    assert keys["motionbert"] == {"results", "fps"}
+    assert {"results", "skeleton", "units", "up", "fps"} <= keys["joints"]
+
+
+def test_a_listed_option_of_a_lifter_reaches_it(source, tmp_path, capsys):
+    words = ["data", "import", "joints", source, "--out", str(tmp_path / "set"), "--lifter", "joints"]
+    assert cli.main([*words, "--option", f"lifter.results={tmp_path}", "--option", "lifter.units=miles"]) == 1
+    assert "units of the lifter: expected" in " ".join(capsys.readouterr().err.split())
 
 
 def test_values_may_hold_equals_signs_and_keys_come_once():

@@ -6,6 +6,7 @@ value, 3 a fault of this program (with a log), 130 interrupted (start the same c
 
 import difflib
 import logging
+import os
 import sys
 import tempfile
 import traceback
@@ -26,17 +27,33 @@ VERBS = {
     "data merge": ("verbs.merging", "merge_data", "Make one data set of several."),
     "data refine": ("verbs.training", "refine", "Refine a data set's teachers on their keypoints' rays."),
     "train": ("verbs.training", "train", "Train one arm on a data set; takes every option of the host."),
-    "sample": ("verbs.training", "sample", "Sample motions from a trained run."),
+    "sample": ("verbs.sampling", "sample", "Sample motions from a trained run."),
+    "lift": ("verbs.lifting", "lift", "Lift 2D keypoints to 3D with a trained run."),
+    "view": ("verbs.viewing", "view", "Write one page that plays motions in 3D: a data set's, a demo's, or samples."),
+    "export": ("verbs.exporting", "export", "Write motions as BVH, GLB, mp4 or gif."),
     "report": ("verbs.training", "report", "Score a comparison again and rewrite its report."),
+    "bench": ("verbs.benchmarking", "bench", "Compare arms on a data set: train, sample, score, report; resumes."),
+    "bench score": ("verbs.benchmarking", "score", "Score a bench's saved samples again, and report."),
+    "bench report": ("verbs.benchmarking", "report", "Rebuild a bench's report from its scores."),
+    "bench ls": ("verbs.benchmarking", "ls", "List the benches under a folder."),
+    "bench validate": ("verbs.benchmarking", "validate", "Tell what is missing or changed in a bench."),
     "bench speed": ("verbs.speed", "speed", "Time the parts of a training step: stock MDM, ours in 3D, ours in 2D."),
     "run": ("run", "main", "Run any program of an MDM checkout with this package's options."),
     "install": ("verbs.checkouts", "install", "Let an MDM checkout's own commands take this package's options."),
     "uninstall": ("verbs.checkouts", "uninstall", "Take that out again; every byte is as before."),
     "status": ("verbs.checkouts", "status", "Say whether a checkout is installed, and how it differs."),
     "doctor": ("verbs.checkouts", "doctor", "Say how a checkout and the installed packages fit."),
+    "licenses": ("verbs.licences", "licences", "Print the licence of everything that this package brings along."),
     "host pin": ("verbs.checkouts", "pin", "Name the supported commits of MDM, and how to get one."),
 }
 """Verb: module, function that takes the remaining arguments and returns the exit status, one line of help."""
+FAMILIES = {
+    "data": "Make and check data sets",
+    "bench": "Compare arms on a data set",
+    "host": "Versions of MDM",
+}
+"""Verbs of two words by their first one, and what they are about."""
+STATUSES = "Exit status: 0 done, 1 yours to put right, 2 unknown option or value, 3 a fault, 130 interrupted."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,6 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         print(f"videomdm {__version__}")
         return 0
+    if words[0] in FAMILIES and words[0] not in VERBS and words[1:] in ([], ["-h"], ["--help"]):
+        print(family_overview(words[0]))
+        return 0
+    if os.environ.get("NO_COLOR") or not sys.stderr.isatty():
+        os.environ.setdefault("PYTHON_TYRO_ANSI_CODES", "False")  # it asks for neither; rich asks for both
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     return guarded(lambda: dispatch(words))
 
@@ -55,7 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def guarded(action: Callable[[], int]) -> int:
     """The exit status of an action, with one message for an expected error."""
     try:
-        return action()
+        status = action()
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # `| head` has enough; rich gives up with the same status
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except VideoMDMError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -90,12 +117,27 @@ def dispatch(words: list[str]) -> int:
 
 
 def overview() -> str:
-    """Help of the program, on one screen."""
-    width = max(map(len, VERBS))
-    lines = [f"  {verb:<{width}}  {about}" for verb, (_, _, about) in VERBS.items()]
+    """Help of the program, on one screen: families of verbs have a line each."""
+    singles = {verb: about for verb, (_, _, about) in VERBS.items() if verb.split()[0] not in FAMILIES}
+    rows = [*singles.items(), *((f"{name} ...", f"{about}: {_members(name)}.") for name, about in FAMILIES.items())]
     title = "videomdm: train 3D human motion diffusion from 2D keypoints, beside MDM."
     last = "videomdm VERB --help describes a verb. Start with: videomdm demo"
-    return "\n".join([title, "", *lines, "", last, f"Version {__version__}, {Path(__file__).parent}"])
+    return "\n".join([title, "", *_table(rows), "", last, STATUSES, f"Version {__version__}, {Path(__file__).parent}"])
+
+
+def family_overview(name: str) -> str:
+    """Help of a family of verbs, a line each."""
+    rows = [(verb, about) for verb, (_, _, about) in VERBS.items() if verb.split()[0] == name]
+    return "\n".join([f"{FAMILIES[name]}:", "", *_table(rows), "", "videomdm VERB --help describes a verb."])
+
+
+def _members(name: str) -> str:
+    return ", ".join(verb.split()[1] for verb in VERBS if verb.split()[0] == name and " " in verb)
+
+
+def _table(rows: Sequence[tuple[str, str]]) -> list[str]:
+    width = max(len(verb) for verb, _ in rows)
+    return [f"  {verb:<{width}}  {about}" for verb, about in rows]
 
 
 if __name__ == "__main__":

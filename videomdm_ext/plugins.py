@@ -32,6 +32,10 @@ BUILTINS: tuple[str, ...] = (
     "videomdm_ext.datasets.importers.bvh",
     "videomdm_ext.datasets.importers.amass",
     "videomdm_ext.datasets.importers.video",
+    "videomdm_ext.benchmark.evaluators.essential",
+    "videomdm_ext.benchmark.evaluators.text_motion",
+    "videomdm_ext.benchmark.evaluators.t2m",
+    "videomdm_ext.benchmark.evaluators.views_2d",
 )
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")

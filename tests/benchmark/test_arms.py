@@ -14,13 +14,15 @@ from videomdm_ext.options import add_arguments, difference, from_args
 
 
 def written(name: str) -> dict[str, object]:
-    return yaml.safe_load((FOLDER / f"{name}.yaml").read_text("utf-8"))
+    """-> the options in an arm's file."""
+    entries = yaml.safe_load((FOLDER / f"{name}.yaml").read_text("utf-8"))
+    return {name: value for name, value in entries.items() if name not in ("of", "declare")}
 
 
 @pytest.mark.parametrize("name", known_arms())
 def test_an_arm_is_the_defaults_with_what_its_file_says(name):
     arm = load_arm(name)
-    assert arm == ArmConfig(name, Supervision(**written(name)))
+    assert (arm.name, arm.supervision) == (name, Supervision(**written(name)))
     assert all(getattr(arm.supervision, key) == value for key, value in written(name).items())
 
 
@@ -46,6 +48,56 @@ def test_the_arm_of_the_paper_reprojects_with_alignment_on_the_lifted_motion():
     assert arm.weight_position > 0
     assert arm.weight_velocity > arm.weight_position
     assert arm.weight_alignment > 0
+
+
+ABLATIONS = {
+    "2d-lifted": ("2d", {"teacher": ("lifted", "auto")}),
+    "2d-gt": ("2d", {"teacher": ("gt", "auto")}),
+    "2d-unrolled": ("2d", {"unroll": ("on", "auto")}),
+    "2d-both": ("2d", {"objective": ("both", "ray")}),
+    "2d-reprojection-refined": ("2d-reprojection", {"teacher": ("auto", "lifted")}),
+    "2d-reprojection-gt": ("2d-reprojection", {"teacher": ("gt", "lifted")}),
+    "2d-reprojection-no-depth-weight": ("2d-reprojection", {"depth_weight": ("none", "depth2")}),
+    "2d-reprojection-mean-depth": ("2d-reprojection", {"depth_weight": ("mean1", "depth2")}),
+    "2d-reprojection-not-unrolled": ("2d-reprojection", {"unroll": ("off", "auto")}),
+    "2d-reprojection-no-alignment": ("2d-reprojection", {"weight_alignment": (0.0, 1.0)}),
+    "2d-reprojection-no-velocity": ("2d-reprojection", {"weight_velocity": (0.0, 350 / 22)}),
+}
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_an_ablation_is_another_arm_less_one_part(name):
+    of, parts = ABLATIONS[name]
+    arm = load_arm(name)
+    assert arm.of == of
+    assert difference(arm.supervision, load_arm(of).supervision) == parts
+    assert arm.declares == tuple(parts)
+
+
+@pytest.mark.parametrize("name", known_arms())
+def test_every_file_declares_exactly_in_what_it_differs_from_its_arm(name):
+    arm = load_arm(name)
+    assert set(difference(arm.supervision, load_arm(arm.of).supervision)) == set(arm.declares)
+    assert "declare:" in (FOLDER / f"{name}.yaml").read_text("utf-8")
+
+
+def test_an_arm_without_a_declaration_declares_what_its_file_names(tmp_path):
+    place = tmp_path / "mine.yaml"
+    place.write_text("supervision: 2d\nweight_floor: 0.5\n", encoding="utf-8")
+    assert load_arm(str(place)).declares == ("supervision", "weight_floor")
+    assert load_arm(str(place)).of == "2d"
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [("of: 4d\n", "of: expected one of"), ("declare: [steps]\n", "declare: "), ("declare: teacher\n", "declare: ")],
+)
+def test_a_wrong_declaration_is_an_error_that_names_the_file(tmp_path, content, found):
+    place = tmp_path / "mine.yaml"
+    place.write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_arm(str(place))
+    assert str(caught.value).startswith(f"{place}: {found}")
 
 
 def test_every_file_says_what_it_is_for():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,11 @@ import torch
 from clips import make_clip
 
 from videomdm_ext import plugins
-from videomdm_ext.benchmark import comparison, sampling
-from videomdm_ext.benchmark.collect import gather, with_plugins
-from videomdm_ext.benchmark.comparison import Plan, Run, execute, prepare
+from videomdm_ext.benchmark import comparison, cost, sampling
+from videomdm_ext.benchmark.collect import gather
+from videomdm_ext.benchmark.comparison import execute, prepare
+from videomdm_ext.benchmark.jury import with_plugins
+from videomdm_ext.benchmark.plan import Plan, Run, read_plan
 from videomdm_ext.benchmark.report import write
 from videomdm_ext.benchmark.sampling import newest_checkpoint, read_motions
 from videomdm_ext.datasets.folder import Card, write_folder
@@ -24,7 +27,6 @@ from videomdm_ext.errors import ConfigError, DatasetError, HostError, PluginErro
 from videomdm_ext.hookspecs import hookimpl
 from videomdm_ext.host import adapter, checkout
 from videomdm_ext.supervision import refinement
-from videomdm_ext.verbs.training import read_plan
 
 CARD = Card(
     name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",),
@@ -92,7 +94,7 @@ def test_a_comparison_ends_in_a_report_with_all_its_pictures(plan, out):
 
 
 def test_captions_lengths_and_the_held_out_clips_are_the_same_for_all_arms(out):
-    made = {arm: read_motions(out / "samples" / f"{arm}-0.npz") for arm in ARMS}
+    made = {arm: read_both(out / "samples" / f"{arm}-0") for arm in ARMS}
     first, captions = made["3d"]
     assert len(set(captions)) > 3
     assert set(first) == {"samples", "prediction", "teacher", "truth"}
@@ -105,14 +107,22 @@ def test_captions_lengths_and_the_held_out_clips_are_the_same_for_all_arms(out):
     assert not torch.equal(made["2d"][0]["samples"][0], first["samples"][0])
 
 
+def read_both(folder: Path) -> tuple[dict[str, list[torch.Tensor]], list[str]]:
+    """-> all motions of a training with one replication, and its captions."""
+    samples, captions = read_motions(folder / "000.npz")
+    return {**samples, **read_motions(folder / "heldout.npz")[0]}, captions
+
+
 def test_what_is_missing_is_made_again_and_the_rest_is_left_alone(plan, out):
     """One arm has lost its samples, another was cut short after its checkpoint of step 50."""
-    lost, cut = out / "samples" / "3d-0.npz", out / "runs" / "2d-0"
-    before = {name: (out / "samples" / f"{name}-0.npz").read_bytes() for name in ("3d", "2d")}
+    lost, cut = out / "samples" / "3d-0" / "000.npz", out / "runs" / "2d-0"
+    before = {name: read_both(out / "samples" / f"{name}-0") for name in ("3d", "2d")}
     weights = torch.load(cut / "model000000060.pt")["model_avg"]
     kept = {path: path.stat().st_mtime_ns for path in (out / "runs" / "3d-0").glob("*.pt")}
-    kept[out / "samples" / "3d-on-teacher-0.npz"] = (out / "samples" / "3d-on-teacher-0.npz").stat().st_mtime_ns
-    for path in (lost, cut / "model000000060.pt", cut / "opt000000060.pt", out / "samples" / "2d-0.npz"):
+    for place in ("3d-on-teacher-0/000.npz", "3d-on-teacher-0/heldout.npz", "3d-0/heldout.npz"):
+        kept[out / "samples" / place] = (out / "samples" / place).stat().st_mtime_ns
+    gone = [out / "samples" / "2d-0" / name for name in ("000.npz", "heldout.npz")]
+    for path in (lost, cut / "model000000060.pt", cut / "opt000000060.pt", *gone):
         path.unlink()
     with pytest.raises(ConfigError, match=r"found none of 3d-0, 2d-0"):
         gather(plan, out)
@@ -121,25 +131,18 @@ def test_what_is_missing_is_made_again_and_the_rest_is_left_alone(plan, out):
     assert kept == {path: path.stat().st_mtime_ns for path in kept}
     again = torch.load(cut / "model000000060.pt")["model_avg"]
     assert all(torch.equal(weights[name], again[name]) for name in weights)
-    for name, content in before.items():
-        (ours, texts), (theirs, same) = read_motions(out / "samples" / f"{name}-0.npz"), read_bytes(content, out)
+    for name, (theirs, same) in before.items():
+        ours, texts = read_both(out / "samples" / f"{name}-0")
         assert texts == same
         for kind, motions in ours.items():
             assert all(torch.equal(a, b) for a, b in zip(motions, theirs[kind], strict=True)), (name, kind)
 
 
-def read_bytes(content: bytes, out: Path) -> tuple[dict[str, list[torch.Tensor]], list[str]]:
-    place = out / "before.npz"
-    place.write_bytes(content)
-    found = read_motions(place)
-    place.unlink()
-    return found
-
-
 def test_nothing_is_started_where_nothing_is_missing(plan, tmp_path, monkeypatch):
     for run in plan.runs():
-        run.samples(tmp_path).parent.mkdir(exist_ok=True)
-        run.samples(tmp_path).touch()
+        run.held_out(tmp_path).parent.mkdir(parents=True)
+        run.held_out(tmp_path).touch()
+        run.replication(tmp_path, 0).touch()
     monkeypatch.setattr(comparison, "ProcessPoolExecutor", lambda *a, **k: pytest.fail("a process was started"))
     execute(plan, tmp_path, workers=1, watch=lambda steps: None)
 
@@ -161,7 +164,7 @@ def test_another_plan_in_the_folder_is_refused_and_the_same_one_goes_on(plan, tm
 def test_teachers_are_refined_only_where_an_arm_needs_them(plan, tmp_path):
     path = str(tmp_path / "data")
     card = write_folder(path, {"train": [make_clip()], "test": [make_clip(name="walk")]}, CARD)
-    small = dataclasses.replace(plan, clips=path, content=card.content_hash)
+    small = dataclasses.replace(plan, clips=path, content=card.content_hash, batch_size=1)
     prepare(dataclasses.replace(small, arms=("3d", "3d-on-teacher")), tmp_path / "three")
     assert not is_made(path, card)
     prepare(dataclasses.replace(small, arms=("2d-ray",)), tmp_path / "ray")
@@ -182,7 +185,7 @@ def test_an_arm_from_a_file_has_its_runs_in_the_folder_and_no_twin(plan, tmp_pat
     place.write_text("supervision: 2d\n", encoding="utf-8")
     run = Run(plan, str(place), 2)
     assert run.folder(tmp_path / "out") == tmp_path / "out" / "runs" / "mine-2"
-    assert run.samples(tmp_path / "out") == tmp_path / "out" / "samples" / "mine-2.npz"
+    assert run.replication(tmp_path / "out", 7) == tmp_path / "out" / "samples" / "mine-2" / "007.npz"
     twin = tmp_path / "3d.yaml"
     twin.write_text("supervision: 3d\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="--arms: expected names, each once, found 3d 3d"):
@@ -229,8 +232,8 @@ def test_steps_are_read_from_the_log_of_a_run(plan, tmp_path):
 
 
 def test_the_time_of_both_parts_of_an_interrupted_training_counts(tmp_path):
-    comparison._note_time(tmp_path, 2.5)
-    comparison._note_time(tmp_path, 4.0)
+    cost.note_time(tmp_path, 2.5)
+    cost.note_time(tmp_path, 4.0)
     assert float((tmp_path / "seconds.txt").read_text("utf-8")) == 6.5
 
 
@@ -298,26 +301,16 @@ def test_a_checkpoint_is_loaded_with_its_averaged_weights_and_its_own_space(out)
     np.testing.assert_array_equal(trained.space.mean.numpy(), refined)
 
 
-def test_a_report_shows_plugins_metrics_and_distances_in_their_evaluators_spaces(monkeypatch):
+def test_a_report_shows_the_metrics_of_plugins_under_names_of_their_own(monkeypatch):
     class Measuring:
         @hookimpl
         def add_metrics(self, samples, reference):
             return {"longer": float(len(samples) - len(reference))}
 
-        @hookimpl
-        def register_evaluators(self, register):
-            register("roots", lambda clips, skeleton, fps: torch.cat([clip[:, 0] for clip in clips]))
-
     manager = plugins.create_manager()
     manager.register(Measuring(), name="measuring")
     monkeypatch.setattr(adapter, "manager", lambda: manager)
-    draw = torch.Generator().manual_seed(0)
-    truth = [torch.randn(9, 22, 3, generator=draw) for _ in range(2)]
-    shifted = [clip + torch.tensor([3.0, 0.0, 0.0]) for clip in truth]
-    card = Card(name="x", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=())
-    found = with_plugins({"jitter": 1.0}, [*shifted, *shifted], truth, card)
-    assert found["longer"] == 2.0
-    assert found["roots_frechet"] == pytest.approx(9.0, rel=0.05)
-    assert found["jitter"] == 1.0
+    truth = SimpleNamespace(truth=[torch.zeros(9, 22, 3)] * 2)
+    assert with_plugins({"jitter": 1.0}, [*truth.truth, *truth.truth], truth) == {"jitter": 1.0, "longer": 2.0}
     with pytest.raises(PluginError, match="'longer'"):
-        with_plugins({"longer": 1.0}, shifted, truth, card)
+        with_plugins({"longer": 1.0}, truth.truth, truth)

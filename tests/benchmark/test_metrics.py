@@ -14,6 +14,7 @@ from videomdm_ext.benchmark import metrics
 from videomdm_ext.datasets.motions import load_motions
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.rotations import rotate_yaw
+from videomdm_ext.motion import measures
 from videomdm_ext.motion.kinematics import bone_lengths
 from videomdm_ext.skeletons import NBA16, SMPL22
 
@@ -198,3 +199,61 @@ def test_halves_of_the_floor_share_out_every_group() -> None:
     generator = torch.Generator().manual_seed(0)
     assert metrics.split_half(twins, groups[: len(twins)], SMPL22, FPS, generator)["pose_frechet"] < 1e-6
     assert metrics.split_half(twins, [""] * len(twins), SMPL22, FPS, generator)["pose_frechet"] > 1e-3
+
+
+def test_measures_of_many_clips_are_those_of_each_alone_in_their_order() -> None:
+    clips = [CLIPS[0], MOTIONS["walk"][:9], CLIPS[5], MOTIONS["kick"][:9], CLIPS[2]]
+    found = metrics.every_clips_measures(clips, SMPL22, FPS)
+    slow = {
+        "acceleration": lambda clip: measures.acceleration(clip, FPS),
+        "jitter": lambda clip: measures.jitter(clip, FPS),
+        "foot_skating": lambda clip: measures.foot_skating(clip, SMPL22, FPS),
+        "floating": measures.floating,
+        "penetration": measures.penetration,
+        "bone_length": lambda clip: measures.mean_bone_length(clip, SMPL22),
+        "bone_length_drift": lambda clip: measures.bone_length_drift(clip, SMPL22),
+        "motion_energy": lambda clip: measures.motion_energy(clip, FPS),
+    }
+    assert set(found) == set(slow)
+    for name, measure in slow.items():
+        assert found[name] == pytest.approx([measure(clip).item() for clip in clips], rel=1e-9, abs=1e-12), name
+
+
+def test_the_kinematic_features_of_a_set_hold_no_step_from_a_clip_to_the_next() -> None:
+    clips = [CLIPS[0], MOTIONS["walk"][:9], CLIPS[5]]
+    slow = torch.cat([metrics.kinematic_features(clip, SMPL22) for clip in clips])
+    torch.testing.assert_close(metrics.sets_kinematic_features(clips, SMPL22), slow, rtol=0, atol=1e-12)
+    torch.testing.assert_close(metrics.sets_kinematic_features(clips[:1], SMPL22), slow[:19], rtol=0, atol=1e-12)
+
+
+def test_a_metric_in_a_space_is_known_by_its_evaluator_and_its_kind() -> None:
+    kinds = {name: metrics.by_name(f"text-motion/{name}").kind for name in metrics.SPACE_METRICS}
+    assert kinds.pop("fid") == "distance"
+    assert kinds.pop("multimodality") == "column"
+    assert set(kinds.values()) == {"level"}
+    assert metrics.by_name("text-motion/r_precision_3").label == "text-motion: R-precision top 3"
+    assert metrics.by_name("text-motion/unheard_of").kind == metrics.by_name("fid").kind == "column"
+
+
+def test_an_evaluator_that_is_not_trusted_ranks_nothing_and_says_why() -> None:
+    rows = ({"near/fid": 0.0}, {"near/fid": 0.1}, {"near/fid": 5.0}, {}, 10)
+    assert metrics.Calibration(*rows).ranking("near/fid")[0]
+    distrusted = metrics.Calibration(*rows, distrust={"near": "its retrieval is near chance"})
+    assert distrusted.ranking("near/fid") == (False, "its retrieval is near chance")
+    assert metrics.Calibration(*rows, distrust={"other": "no"}).ranking("near/fid")[0]
+
+
+def test_a_metric_of_captions_may_rank_only_if_it_sees_that_they_are_exchanged() -> None:
+    name = "space/r_precision_1"
+    rows = ({name: 0.6}, {name: 0.05}, {name: 0.3}, {}, 10)
+    assert metrics.Calibration(*rows, shuffled={name: 0.1}).ranking(name)[0]
+    ranks, why = metrics.Calibration(*rows, shuffled={name: 0.55}).ranking(name)
+    assert not ranks
+    assert "shuffled captions" in why
+
+
+def test_a_share_that_is_best_at_one_has_an_error_below_it() -> None:
+    metric = metrics.by_name("heldout_pck_50")
+    assert metric.error(0.7, math.nan) == pytest.approx(0.3)
+    assert metrics.Calibration({}, {}, {"heldout_pck_50": 0.8}, {}, 3).ranking("heldout_pck_50")[0]
+    assert not metrics.Calibration({}, {}, {"heldout_pck_50": 1.0}, {}, 3).ranking("heldout_pck_50")[0]

@@ -54,3 +54,30 @@ def test_a_scaled_number_and_its_interval_are_written_in_the_unit_shown() -> Non
 def test_a_ratio_that_is_not_there_is_a_dash() -> None:
     assert numerals.ratio_text(None) == numerals.ratio_text(Ratio(math.nan, None, 2)) == "\N{EN DASH}"
     assert numerals.ratio_text(Ratio(0.5, None, 1)) == "0.50"
+
+
+def test_a_share_is_written_in_per_cent_with_its_interval() -> None:
+    assert numerals.share_text(Ratio(0.667, (0.5, 0.812), 3)) == "67 % [50, 81]"
+    assert numerals.share_text(Ratio(-0.2, None, 3)) == "-20 % (unbounded)"
+    assert numerals.share_text(Ratio(0.5, None, 1)) == "50 %"
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "expected"),
+    [
+        ("21.0", "mm", "21.0 mm"),
+        ("4.2", "", "4.2"),
+        ("4.2", "10⁻² m²", "4.2 × 10⁻² m²"),  # noqa: RUF001
+        ("4.2 ± 0.1", "10⁻² m²", "(4.2 ± 0.1) × 10⁻² m²"),  # noqa: RUF001
+    ],
+)
+def test_a_power_of_ten_in_a_unit_multiplies_the_number(text: str, unit: str, expected: str) -> None:
+    assert numerals.with_unit(text, unit) == expected
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [(0.25, "p = 0.25"), (0.0123, "p = 0.012"), (0.00021, "p = 0.0002"), (1e-9, "p < 0.0001"), (1.0, "p = 1")],
+)
+def test_a_p_value_has_two_significant_digits(p: float, text: str) -> None:
+    assert numerals.p_text(p) == text

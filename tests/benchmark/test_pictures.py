@@ -39,9 +39,9 @@ def test_a_strip_of_motion_that_is_not_finite_is_drawn(tmp_path: Path) -> None:
 
 def test_smoothing_keeps_straight_lines_and_both_ends() -> None:
     line = np.arange(400.0)
-    np.testing.assert_allclose(pictures._smoothed(line), line)
+    np.testing.assert_allclose(pictures.smoothed_curve(line), line)
     noisy = line + np.random.default_rng(0).normal(0, 5, 400)
-    smoothed = pictures._smoothed(noisy)
+    smoothed = pictures.smoothed_curve(noisy)
     assert (smoothed[0], smoothed[-1]) == (pytest.approx(noisy[0]), pytest.approx(noisy[-1]))
     assert np.abs(smoothed - line).mean() < 0.5 * np.abs(noisy - line).mean()
 

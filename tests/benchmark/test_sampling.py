@@ -69,6 +69,19 @@ def test_samples_of_two_denoisers_start_from_the_same_noise_and_of_two_seeds_fro
     assert not torch.equal(first[0][:20], first[2])
 
 
+def test_no_step_of_the_sampler_draws_what_the_start_was_drawn_from():
+    class Stepping(Noise):
+        def p_sample_loop(self, model, shape, *, noise, clip_denoised, model_kwargs):
+            self.start, self.first = noise, torch.randn(shape)
+            return noise
+
+    trained = a_trained()
+    object.__setattr__(trained, "diffusion", Stepping())
+    sample(trained, [("walk", 20)] * 3, seed=0, guidance=1.0)
+    first, start = trained.diffusion.first, trained.diffusion.start
+    assert abs(torch.corrcoef(torch.stack((first.flatten(), start.flatten())))[0, 1]) < 0.05
+
+
 def test_more_prompts_than_a_batch_go_in_several():
     trained = a_trained()
     motions = sample(trained, [("walk", 20)] * 5, seed=0, guidance=1.0, batch=2)

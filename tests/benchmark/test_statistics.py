@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from videomdm_ext.benchmark import statistics
@@ -61,14 +62,60 @@ def test_pairing_removes_what_seeds_share() -> None:
     assert found.half_width == pytest.approx(0, abs=1e-12)
 
 
-def test_what_is_detectable_is_found_in_four_of_five_trials() -> None:
-    generator = np.random.default_rng(0)
-    n, sigma = 30, 1.0
-    shift = statistics.Estimate(0.0, statistics.t_quantile(0.95, n - 1) * sigma / math.sqrt(n), n).detectable
-    assert shift is not None
-    trials = generator.normal(shift, sigma, (2000, n))
-    found = scipy.stats.ttest_1samp(trials, 0, axis=1).pvalue < 0.05
-    assert found.mean() == pytest.approx(0.8, abs=0.03)
+@pytest.mark.parametrize("n", [2, 3, 5, 30])
+@pytest.mark.parametrize("level", [0.95, 0.99])
+def test_what_one_sample_calls_detectable_another_sample_finds_with_the_stated_power(n: int, level: float) -> None:
+    generator = np.random.default_rng(n)
+    first, second = generator.normal(0, 3.0, (2, 4000, n))
+    stated = [statistics.mean_interval(row, level).detectable for row in first.tolist()]
+    planted = second + np.array(stated, float)[:, None]
+    test = scipy.stats.ttest_1samp(planted, 0, axis=1)
+    found = (test.pvalue < 1 - level) & (test.statistic > 0)
+    assert found.mean() == pytest.approx(statistics.POWER, abs=0.02)
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=12), st.sampled_from([0.5, 0.9, 0.99, 0.999]))
+def test_the_p_value_is_scipys_and_agrees_with_the_interval_at_any_level(values: list[float], level: float) -> None:
+    assume(np.ptp(values) > 1e-3)
+    found = statistics.mean_interval(values)
+    assert found.p == pytest.approx(scipy.stats.ttest_1samp(values, 0).pvalue, abs=1e-9)
+    assert found.p is not None
+    wide = found.at(level)
+    assert wide.half_width == pytest.approx(statistics.mean_interval(values, level).half_width)
+    assert (wide.mean, wide.n, wide.level) == (found.mean, found.n, level)
+    assume(abs(found.p - (1 - level)) > 1e-9)
+    assert (abs(wide.mean) > (wide.half_width or 0)) == (found.p < 1 - level)
+
+
+def test_values_without_spread_are_certain_and_zeros_are_no_difference() -> None:
+    assert statistics.mean_interval([2.0, 2.0]).p == 0
+    assert statistics.mean_interval([0.0, 0.0]).p == 1
+    assert statistics.mean_interval([math.nan, 1.0]).p == 1
+    assert statistics.mean_interval([2.0]).p is None
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=9))
+def test_holms_p_values_are_those_of_the_closed_test(p_values: list[float]) -> None:
+    expected = []
+    for index in range(len(p_values)):
+        others = [p for place, p in enumerate(p_values) if place != index]
+        subsets = [c for size in range(len(others) + 1) for c in itertools.combinations(others, size)]
+        expected.append(max(min(1.0, (1 + len(c)) * min((p_values[index], *c))) for c in subsets))
+    assert [found.p for found in statistics.holm(p_values)] == pytest.approx(expected)
+
+
+@given(st.lists(st.floats(1e-6, 1), min_size=1, max_size=9))
+def test_the_level_of_each_of_holms_tests_agrees_with_its_decision(p_values: list[float]) -> None:
+    for p, found in zip(p_values, statistics.holm(p_values), strict=True):
+        assume(abs(found.p - 0.05) > 1e-9)
+        assert (p <= 1 - found.level + 1e-12) == (found.p <= 0.05)
+
+
+def test_holm_by_hand() -> None:
+    found = statistics.holm([0.04, 0.01, 0.03])
+    assert [entry.p for entry in found] == pytest.approx([0.06, 0.03, 0.06])
+    assert [entry.level for entry in found] == pytest.approx([1 - 0.05 / 2, 1 - 0.05 / 3, 1 - 0.05 / 2])
+    assert statistics.holm([]) == []
 
 
 def test_a_ratio_over_a_constant_has_the_interval_of_its_numerator() -> None:

@@ -133,6 +133,43 @@ def test_a_trial_is_never_on_two_sides_and_shares_are_kept():
     assert split_by_trial(members, seed=1) != splits
 
 
+def test_the_user_may_say_the_shares_and_a_share_of_none_gets_none():
+    members = [Member(f"t{trial}_s{part}", trial=f"t{trial}") for trial in range(100) for part in range(2)]
+    assert Counter(split_by_trial(members, 0, (0.7, 0.1, 0.2)).values()) == {"train": 140, "val": 20, "test": 40}
+    assert Counter(split_by_trial(members, 0, (0.75, 0.25, 0.0)).values()) == {"train": 150, "val": 50}
+    assert set(split_by_trial(members, 0, (1.0, 0.0, 0.0)).values()) == {"train"}
+    few = [Member("a"), Member("b")]
+    assert sorted(split_by_trial(few, 0, (0.5, 0.0, 0.5)).values()) == ["test", "train"]
+    for trials in range(1, 7):
+        found = Counter(split_by_trial([Member(str(n)) for n in range(trials)], 0, (0.001, 0.4, 0.599)).values())
+        assert found["train"] >= 1
+        assert trials < 3 or (found["val"] >= 1 and found["test"] >= found["val"])
+
+
+@pytest.mark.parametrize(
+    "split", [(0.8, 0.1, 0.2), (1.2, -0.1, -0.1), (0.0, 0.5, 0.5), (0.5, 0.5), (float("nan"), 0.5, 0.5), (1.0, 0, 1e-3)]
+)
+def test_shares_that_are_none_are_refused(split):
+    with pytest.raises(ConfigError, match="--split: expected shares of train, val and test, none below 0"):
+        ImportOptions(split=split)
+
+
+def test_the_shares_are_on_the_card_and_an_import_does_not_go_on_with_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(Few, "members", lambda self: [Member(name, trial=name) for name in NAMES])
+    shares = ImportOptions(split=(0.4, 0.2, 0.4))
+    card = run_import(Few("here", shares), str(tmp_path / "whole")).card
+    assert card.counts == {"train": 2, "val": 1, "test": 2}
+    assert read_card(str(tmp_path / "whole")).recipe["split"] == [0.4, 0.2, 0.4]
+    out = str(tmp_path / "set")
+    monkeypatch.setattr(Few, "stop_at", "punch")
+    with pytest.raises(KeyboardInterrupt):
+        run_import(Few("here", shares), out)
+    monkeypatch.setattr(Few, "stop_at", "")
+    with pytest.raises(DatasetError, match="an unfinished import with other settings"):
+        run_import(Few("here", ImportOptions()), out)
+    assert run_import(Few("here", shares), out).card.content_hash == card.content_hash
+
+
 def test_a_small_set_keeps_a_trial_for_each_split_and_a_source_may_decide():
     three = split_by_trial([Member("a"), Member("b"), Member("c")], 0)
     assert sorted(three.values()) == ["test", "train", "val"]

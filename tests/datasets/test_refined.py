@@ -15,7 +15,7 @@ from videomdm_ext.datasets.clip import Clip, with_truth_as_teacher
 from videomdm_ext.datasets.folder import Card, read_folder, write_folder
 from videomdm_ext.datasets.refined import is_made, make_refined, measured_error, read_refined, refine_clips
 from videomdm_ext.errors import DatasetError
-from videomdm_ext.geometry.cameras import to_camera
+from videomdm_ext.geometry.cameras import project, to_camera
 from videomdm_ext.motion.accuracy import root_aligned_mpjpe
 from videomdm_ext.motion.features import decode, mean_and_std
 from videomdm_ext.motion.kinematics import HUMANML3D, RAW
@@ -117,12 +117,23 @@ def test_each_is_in_its_own_canonical_frame(made):
         assert across[0] < 0
 
 
-def test_only_the_teacher_and_its_camera_are_replaced(made):
+def test_only_the_teacher_its_camera_and_the_keypoints_tremble_are_replaced(made):
     path, card = made
     (before,), ((after,), _) = (read := read_folder(path, "test")[1]), read_refined(path, card, read)
     for item in dataclasses.fields(Clip):
         same = np.array_equal(getattr(before, item.name), getattr(after, item.name))
-        assert same == (item.name not in ("teacher", "extrinsics")), item.name
+        assert same == (item.name not in ("teacher", "extrinsics", "keypoints")), item.name
+
+
+def test_a_refined_clip_is_seen_where_its_own_camera_sees_it_near_the_keypoints(made):
+    """So no target puts the tremble of the keypoints back; a joint that nobody saw keeps what it had."""
+    path, card = made
+    read = read_folder(path, "test")[1]
+    (after,), _ = read_refined(path, card, read)
+    seen = project(decode(torch.from_numpy(after.teacher), SMPL22), torch.from_numpy(after.extrinsics))[0].numpy()
+    known = after.confidence > 0
+    np.testing.assert_allclose(after.keypoints[known], seen[known], atol=2e-5)
+    assert np.abs(after.keypoints - read[0].keypoints)[known].mean() < 0.02
 
 
 def test_statistics_are_of_the_refined_training_clips(made):

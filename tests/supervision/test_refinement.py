@@ -13,10 +13,10 @@ from torch import Tensor
 
 from videomdm_ext.geometry.cameras import orbit, project, to_camera, to_world, uniform
 from videomdm_ext.motion.accuracy import bone_wander, mpjpe, root_aligned_mpjpe
-from videomdm_ext.motion.kinematics import bone_lengths, smooth
+from videomdm_ext.motion.kinematics import bone_lengths, bone_vectors, smooth
 from videomdm_ext.skeletons import SMPL22
 from videomdm_ext.supervision.observation import Observation
-from videomdm_ext.supervision.refinement import Refinement, Shared, aligned_poses, refine
+from videomdm_ext.supervision.refinement import Refinement, Shared, aligned_poses, refine, tremble, trust
 from videomdm_ext.supervision.targets import on_rays
 
 FRAMES, NEAREST = 32, 0.5
@@ -56,12 +56,12 @@ def case() -> tuple[Lifted, Tensor, Shared]:
     return lifted, *refine(lifted.positions, lifted.observation, SMPL22)
 
 
-def test_an_exact_teacher_moves_by_a_quarter_of_what_lifters_err_and_keeps_its_bones(generator):
+def test_an_exact_teacher_moves_by_less_than_a_third_of_what_lifters_err_and_keeps_its_bones(generator):
     """Quick motion is taken for a little jitter: hence centimetres where a lifter is off by a decimetre."""
     exact = lift(generator, error=0.0)
     refined, shared = refine(exact.positions, exact.observation, SMPL22)
-    assert root_aligned_mpjpe(refined, exact.truth).mean() < 0.025
-    assert mpjpe(refined, exact.truth).mean() < 0.07
+    assert root_aligned_mpjpe(refined, exact.truth).mean() < 0.03
+    assert mpjpe(refined, exact.truth).mean() < 0.08
     torch.testing.assert_close(shared.lengths, bone_lengths(exact.truth, SMPL22).mean((0, 1)), atol=0.003, rtol=0.01)
     assert bone_wander(refined, SMPL22).mean() < 0.03
 
@@ -88,10 +88,10 @@ def test_the_shared_lengths_are_nearer_the_true_ones_than_any_clip_was(case):
     assert (shared.lengths - true).abs().mean() < 0.5 * errors.min()
 
 
-def test_every_joint_stays_on_the_ray_of_its_keypoint(case):
+def test_every_joint_stays_on_the_ray_of_its_keypoint_up_to_the_keypoints_tremble(case):
     lifted, refined, _ = case
     points, depth = project(refined, lifted.observation.extrinsics)
-    torch.testing.assert_close(points, lifted.observation.keypoints, atol=1e-5, rtol=0)
+    assert (points - lifted.observation.keypoints).square().mean().sqrt() < 1e-3
     assert depth.min() >= NEAREST
     assert torch.linalg.vector_norm(refined - lifted.positions, dim=-1).mean() > 0.03
 
@@ -103,11 +103,61 @@ def test_a_joint_that_is_half_trusted_stays_on_the_ray_between_its_keypoint_and_
     shifted = exact.observation.keypoints + 0.02
     observation = observe(exact.truth, exact.observation.extrinsics[:, 0], confidence=confidence, keypoints=shifted)
     refined, _ = refine(exact.positions, observation, SMPL22, config=BRIEF)
-    expected = project(on_rays(exact.positions, observation, NEAREST), observation.extrinsics)[0]
+    anchored = dataclasses.replace(observation, weight=trust(observation.weight))
+    expected = project(on_rays(exact.positions, anchored, NEAREST), observation.extrinsics)[0]
     found = project(refined, observation.extrinsics)[0]
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert (found - expected).square().mean().sqrt() < 1e-3
     unseen = project(exact.positions, observation.extrinsics)[0][:, :, 4]
-    torch.testing.assert_close(found[:, :, 4], unseen, atol=1e-5, rtol=0)
+    assert (found - expected)[:, :, 4].square().mean().sqrt() < 2e-3
+    assert (unseen - found[:, :, 4]).square().mean().sqrt() < 2e-3
+
+
+def test_trust_is_whole_for_a_sure_keypoint_none_for_an_unseen_one_and_grows_between():
+    weights = torch.linspace(0, 1, 101)
+    found = trust(weights)
+    assert found[0] == 0
+    assert found[-1] == 1
+    assert (found.diff() > 0).all()
+    assert (found >= weights).all()
+
+
+def test_keypoints_that_tremble_make_no_motion_tremble(generator):
+    """White noise of 2 mm at the joints is 2 m/s^2 and more of acceleration; half of it and more goes."""
+    exact = lift(generator, error=0.0)
+    noise = 5e-4 * torch.randn(exact.observation.keypoints.shape, generator=generator)
+    seen = observe(exact.truth, exact.observation.extrinsics[:, 0], keypoints=exact.observation.keypoints + noise)
+    assert 4e-4 < tremble(seen) < 7.5e-4
+    moved = on_rays(exact.truth, seen, NEAREST)
+    refined, _ = refine(moved, seen, SMPL22)
+    errors = [(p - exact.truth).diff(n=2, dim=1).norm(dim=-1).mean() for p in (moved, refined)]
+    assert errors[1] < 0.6 * errors[0]
+
+
+def test_people_of_different_proportions_keep_their_own(generator):
+    """Long shins and short forearms beside the opposite: one skeleton for all would be wrong about both."""
+    lifted = lift(generator, error=0.05)
+    longer = torch.zeros(21)
+    longer[[6, 7]], longer[[19, 20]] = 0.05, -0.05
+    longer = longer - longer.mean()
+    sign = torch.where(torch.arange(len(lifted.truth)) % 2 == 0, 1.0, -1.0)
+    factor = torch.exp(sign[:, None, None, None] * longer[:, None])
+    truth = rebuilt(lifted.truth, bone_vectors(lifted.truth, SMPL22) * factor)
+    observation = observe(truth, lifted.observation.extrinsics[:, 0])
+    refined, _ = refine(truth + lifted.positions - lifted.truth, observation, SMPL22)
+    size = bone_lengths(refined, SMPL22).mean(1).log()
+    ratio = size[:, [6, 7]].mean(1) - size[:, [19, 20]].mean(1)
+    told = ratio[sign > 0].mean() - ratio[sign < 0].mean()
+    alike = bone_lengths(lifted.truth, SMPL22).mean(1).log()
+    before = alike[:, [6, 7]].mean(1) - alike[:, [19, 20]].mean(1)
+    assert told - (before[sign > 0].mean() - before[sign < 0].mean()) > 0.1
+
+
+def rebuilt(positions: Tensor, bones: Tensor) -> Tensor:
+    """The same roots with these bones [B, T, J - 1, 3] hung on one another."""
+    joints = [positions[..., 0, :]]
+    for joint in range(1, SMPL22.num_joints):
+        joints.append(joints[SMPL22.parents[joint]] + bones[..., joint - 1, :])
+    return torch.stack(joints, -2)
 
 
 @pytest.fixture

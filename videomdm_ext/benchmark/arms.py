@@ -1,21 +1,30 @@
-"""Arms of a comparison: files in configs/arms that say how `Supervision` differs from its defaults."""
+"""Arms of a comparison: files in configs/arms that say how `Supervision` differs from its defaults.
 
-from dataclasses import dataclass
+Two more entries say what the arm is meant to be compared with and in what it is meant to differ (`fairness`):
+`of: NAME`, by default `2d`, and `declare: [OPTION, ...]`, by default the options that the file names.
+"""
+
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from videomdm_ext.config import Supervision
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.options import as_flags, difference, from_mapping, read_yaml
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "arms"
+ROOT = "2d"
+"""The arm that the others are variations of, unless they name another one."""
 
 
 @dataclass(frozen=True)
 class ArmConfig:
-    """A named way to supervise."""
+    """A named way to supervise; `declares` are the options in which it is meant to differ from the arm `of`."""
 
     name: str
     supervision: Supervision
+    declares: tuple[str, ...] = ()
+    of: str = ROOT
 
     @property
     def flags(self) -> list[str]:
@@ -39,7 +48,24 @@ def load_arm(name: str) -> ArmConfig:
     if not path.is_file():
         known = ", ".join(known_arms()) or f"none: {FOLDER} is missing; install with pip install -e"
         raise ConfigError(f"arm {name!r}: expected one of {known}, or a YAML file. Found neither.")
-    return ArmConfig(arm_name(name), from_mapping(Supervision, read_yaml(path), str(path)))
+    entries = read_yaml(path)
+    of, declares = entries.pop("of", ROOT), entries.pop("declare", list(entries))
+    supervision = from_mapping(Supervision, entries, str(path))
+    return ArmConfig(arm_name(name), supervision, _options(declares, path), _known(of, path))
+
+
+def _options(declares: Any, path: Path) -> tuple[str, ...]:
+    """The list of options under `declare`."""
+    known = {item.name for item in fields(Supervision)}
+    if not isinstance(declares, list) or not set(map(str, declares)) <= known:
+        raise ConfigError(f"{path}: declare: expected a list of options of the supervision, found {declares!r}.")
+    return tuple(declares)
+
+
+def _known(of: Any, path: Path) -> str:
+    if of not in known_arms():
+        raise ConfigError(f"{path}: of: expected one of {', '.join(known_arms())}, found {of!r}.")
+    return str(of)
 
 
 def settings(arm: ArmConfig) -> str:

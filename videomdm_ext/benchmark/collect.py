@@ -2,27 +2,23 @@
 
 import csv
 import dataclasses
-import re
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import torch
-from torch import Tensor
-
-from videomdm_ext import plugins
-from videomdm_ext.benchmark import metrics
-from videomdm_ext.benchmark.arms import arm_name, load_arm, settings
-from videomdm_ext.benchmark.comparison import Plan, Run
+from videomdm_ext.benchmark import cost, fairness, learning
+from videomdm_ext.benchmark.arms import settings
+from videomdm_ext.benchmark.comparison import chosen_step
+from videomdm_ext.benchmark.evaluators.views_2d import NAME as VIEWS_2D
+from videomdm_ext.benchmark.facts import Facts, Judge, worst_cases
+from videomdm_ext.benchmark.jury import Jury, call_jury
+from videomdm_ext.benchmark.plan import EQUAL_PASSES, Plan, Run
+from videomdm_ext.benchmark.reference import Reference, first_frames, motion_of
 from videomdm_ext.benchmark.results import Arm, Curve, Example, Results, Training
 from videomdm_ext.benchmark.sampling import read_motions
-from videomdm_ext.datasets.card import Card
-from videomdm_ext.datasets.clip import Clip
-from videomdm_ext.datasets.folder import read_folder
-from videomdm_ext.errors import ConfigError, PluginError
-from videomdm_ext.host import adapter
-from videomdm_ext.motion.accuracy import root_aligned_mpjpe
-from videomdm_ext.motion.features import decode
-from videomdm_ext.skeletons import by_name
+from videomdm_ext.benchmark.text_metrics import describe_groups
+from videomdm_ext.errors import ConfigError
 
 EXAMPLES = 3
 """Captions whose motions are drawn."""
@@ -33,128 +29,179 @@ TEXT_FEATURES = {
 }
 
 
-def gather(plan: Plan, out: Path) -> Results:
-    """Score every run of the plan against the true training motions, which no 2D arm has seen."""
-    missing = [run.name for run in plan.runs() if not run.samples(out).is_file()]
+def check_whole(plan: Plan, out: Path) -> None:
+    """Every run has its samples. ConfigError names those that do not."""
+    missing = [run.name for run in plan.runs() if run.missing_samples(out) or run.missing_curve(out)]
     if missing:
         raise ConfigError(f"{out}: expected samples of all runs, found none of {', '.join(missing)}. Run it again.")
-    card, clips = read_folder(plan.clips, "train")
-    if card.content_hash != plan.content:
-        raise ConfigError(f"{plan.clips}: its clips were changed since {out} was made. Make the comparison again.")
-    truth, teacher = motions(clips, "truth", plan.crop_frames), motions(clips, "teacher", plan.crop_frames)
-    groups = [motion_of(clip) for clip in clips]
-    calibration = metrics.calibrate(truth, teacher, by_name(card.skeleton), card.fps, groups=groups)
-    lifted = held_out_error(read_motions(plan.runs()[0].samples(out))[0], "teacher")
-    calibration = dataclasses.replace(calibration, teacher={**calibration.teacher, "heldout_mpjpe": lifted})
-    arms = tuple(
-        Arm(
-            arm_name(name),
-            tuple(score_run(run, out, truth, card) for run in plan.runs() if run.arm == name),
-            settings(load_arm(name)),
-        )
-        for name in plan.arms
+
+
+def gather(plan: Plan, out: Path, jury: Jury | None = None) -> Results:
+    """Score every run of the plan against the true motions of the plan's split."""
+    check_whole(plan, out)
+    jury = jury or call_jury(plan, out)
+    reference, calibration, runs = jury.reference(plan.reference), jury.calibration(), plan.runs()
+    calibration = dataclasses.replace(
+        calibration,
+        teacher={**calibration.teacher, **jury.held_out(runs[0], "teacher")},
+        floor={**calibration.floor, **jury.held_out(runs[0], "truth")},  # what the keypoints themselves are off
     )
+    labels = dict.fromkeys(run.label for run in runs)
     return Results(
-        arms=arms,
+        arms=tuple(_arm([run for run in runs if run.label == label], out, jury) for label in labels),
         calibration=calibration,
-        card=card,
+        card=reference.card,
         clips=plan.samples,
         text_features=TEXT_FEATURES[plan.text_features],
-        examples=examples(plan, out, clips),
-        notes=notes(plan, card),
+        examples=examples(plan, out, jury),
+        notes=notes(plan, out, jury),
+        primary=jury.primary,
+        captions=tuple(shown(plan, out, jury)[0]),
     )
 
 
-def motion_of(clip: Clip) -> str:
-    """Name of the recorded motion of which a clip is a variant or a part: its id up to the first variant mark."""
-    return re.split(r"_[mswv]\d", clip.id)[0]
+def _arm(runs: Sequence[Run], out: Path, jury: Jury) -> Arm:
+    """The trainings of one arm."""
+    again = runs[0].label.removesuffix(EQUAL_PASSES) if runs[0].equal_passes else ""
+    return Arm(runs[0].label, tuple(score_run(run, out, jury) for run in runs), settings(runs[0].config), again)
 
 
-def motions(clips: Sequence[Clip], kind: str, frames: int) -> list[Tensor]:
-    """Positions [T, J, 3] of the clips' `truth` or `teacher`, each cut to its first `frames`."""
-    features = [getattr(clip, kind) for clip in clips]
-    if any(part is None for part in features):
-        raise ConfigError("expected a true motion for every training clip to compare with, found clips without.")
-    return [decode(torch.from_numpy(part[:frames]), clip.skeleton) for part, clip in zip(features, clips, strict=True)]
-
-
-def score_run(run: Run, out: Path, truth: Sequence[Tensor], card: Card) -> Training:
+def score_run(run: Run, out: Path, jury: Jury) -> Training:
     """All scores of one run, with its losses and what it cost."""
-    groups, _ = read_motions(run.samples(out))
-    scores = metrics.score(groups["samples"], truth, by_name(card.skeleton), card.fps)
-    scores["heldout_mpjpe"] = held_out_error(groups, "prediction")
-    scores = with_plugins(scores, groups["samples"], truth, card)
-    place = run.folder(out) / "seconds.txt"
-    seconds = place.read_text(encoding="utf-8") if place.is_file() else "nan"
+    found = [jury.replication(run, number) for number in range(run.plan.replications)]
+    rows = [row["scores"] for row in found]
+    facts = cost.read(run.folder(out))
+    seconds = cost.read_seconds(run.folder(out))
     return Training(
         seed=run.seed,
-        metrics=scores,
+        metrics={**means(rows), **jury.several(run), **jury.held_out(run)},
         losses=read_losses(run.folder(out) / "progress.csv"),
-        steps=run.plan.steps,
+        steps=chosen_step(run, out) or run.steps,
         passes=round(run.passes()),
-        seconds=float(seconds),
+        seconds=math.nan if seconds is None else seconds,
+        progress=learning.progress(run, jury),
+        replications=tuple(rows),
+        memory=facts.get("memory") or None,
+        parameters=facts.get("parameters"),
+        per_clip=mean_clips([row["per_clip"] for row in found]),
     )
 
 
-def with_plugins(
-    scores: dict[str, float], samples: Sequence[Tensor], truth: Sequence[Tensor], card: Card
-) -> dict[str, float]:
-    """The scores with those of plugins: their metrics, and a Fréchet distance in the space of each evaluator.
-
-    They are columns: without calibration rows they rank nothing. PluginError for a name that is taken.
-    """
-    skeleton, manager = by_name(card.skeleton), adapter.manager()
-    added = plugins.add_metrics(manager, samples=samples, reference=truth)
-    for name, evaluator in plugins.collect(manager, "evaluators").items():
-        spaces = [metrics.gaussian(evaluator(clips, skeleton, card.fps)) for clips in (samples, truth)]
-        added[f"{name}_frechet"] = metrics.frechet(*spaces[0], *spaces[1])
-    taken = sorted(added.keys() & scores.keys())
-    if taken:
-        raise PluginError(f"metric {taken[0]!r}: a plugin's name for a built-in score. Rename it in the plugin.")
-    return {**scores, **added}
+def means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean over replications of each score."""
+    return {name: math.fsum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
 
-def held_out_error(groups: dict[str, list[Tensor]], kind: str) -> float:
-    """Root-aligned MPJPE of held-out predictions, or of the teacher itself, mean over clips, m."""
-    errors = [root_aligned_mpjpe(made, true) for made, true in zip(groups[kind], groups["truth"], strict=True)]
-    return torch.stack(errors).mean().item()
+def mean_clips(rows: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, list[float]]:
+    """Of each clip the mean over replications."""
+    return {
+        name: [math.fsum(values) / len(rows) for values in zip(*(row[name] for row in rows), strict=True)]
+        for name in rows[0]
+    }
 
 
 def read_losses(path: Path) -> Curve:
-    """A run's progress.csv."""
+    """A run's progress.csv; empty where a training was too short for a row."""
+    if not path.is_file():
+        return Curve([], {})
     with path.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    terms = [name for name in rows[0] if name not in ("step", "passes", "behind")]
+    terms = [name for name in rows[0] if name not in ("step", "passes", "behind")] if rows else []
     steps = [int(row["step"]) for row in rows]
     return Curve(steps, {name: [float(row[name]) for row in rows] for name in terms})
 
 
-def examples(plan: Plan, out: Path, clips: Sequence[Clip]) -> tuple[Example, ...]:
+def examples(plan: Plan, out: Path, jury: Jury) -> tuple[Example, ...]:
     """The first captions with different motions: truth, teacher, and what each arm made of them with the first seed."""
-    made = {arm_name(arm): read_motions(Run(plan, arm, 0).samples(out)) for arm in plan.arms}
-    captions = next(iter(made.values()))[1]
-    by_caption = {text: clip for clip in clips for text in clip.texts}
+    captions, example = shown(plan, out, jury)
+    by_caption = {text: clip for clip in jury.reference(plan.reference).clips for text in clip.texts}
     chosen: dict[str, int] = {}
     for index, caption in enumerate(captions):
         chosen.setdefault(motion_of(by_caption[caption]), index)
-    found = []
-    for index in list(chosen.values())[:EXAMPLES]:
+    return tuple(example(index) for index in list(chosen.values())[:EXAMPLES])
+
+
+def shown(plan: Plan, out: Path, jury: Jury) -> tuple[list[str], Any]:
+    """The captions of the samples, and a function that makes an `Example` of one by its index."""
+    runs = [run for run in plan.runs() if run.seed == 0]
+    made = {run.label: read_motions(run.replication(out, 0)) for run in runs}
+    captions = next(iter(made.values()))[1]
+    by_caption = {text: clip for clip in jury.reference(plan.reference).clips for text in clip.texts}
+
+    def example(index: int) -> Example:
         clip = by_caption[captions[index]]
-        own = {kind: motions([clip], kind, plan.crop_frames)[0].numpy() for kind in ("truth", "teacher")}
+        kinds = ("truth", "teacher") if clip.truth is not None else ("teacher",)
+        own = {kind: first_frames([clip], kind, plan.crop_frames)[0].numpy() for kind in kinds}
+        arms = {label: groups["samples"][index].numpy() for label, (groups, _) in made.items()}
+        return Example(captions[index], {**own, **arms})
+
+    return captions, example
+
+
+def tell(plan: Plan, out: Path, results: Results, jury: Jury, run: Mapping[str, Any] | None = None) -> Facts:
+    """What the report tells beside the scores: who judged, how the arms differ, the worst captions, what ran."""
+    missing = tuple(Judge(name, missing=reason) for name, reason in jury.missing.items())
+    captions, example = shown(plan, out, jury)
+    rows = fairness.table(plan.runs(), out)
+    return Facts(
+        judges=(*(Judge.of(evaluator) for evaluator in jury.evaluators), *missing),
+        differences="\n".join(
+            f"{row[0]}: {', '.join(f'{arm} {value}' for arm, value in zip(rows[0][1:], row[1:], strict=True))}"
+            for row in rows[1:]
+        ),
+        batch_size=plan.batch_size,
+        run=run or {},
+        cases=worst_cases(results, captions, example),
+    )
+
+
+def notes(plan: Plan, out: Path, jury: Jury) -> tuple[str, ...]:
+    """What a reader must know to judge the numbers."""
+    split = {"train": "training", "val": "validation", "test": "test"}[plan.reference]
+    found = [
+        f"A denoiser of {plan.layers} layers, {plan.latent_dim} wide, after {plan.steps} steps of batch "
+        f"{plan.batch_size} on crops of {plan.crop_frames} frames; curves over steps say how far it converged.",
+        compared_with(plan, split, jury.reference(plan.reference)),
+        f"The lifter is {jury.card.lifter}; its error is on the data set's card.",
+        f"Guidance scale {plan.guidance:g}; the weights are the moving average; captions, lengths and x_T are equal "
+        "for all arms.",
+    ]
+    if plan.replications > 1:
         found.append(
-            Example(captions[index], {**own, **{arm: m["samples"][index].numpy() for arm, (m, _) in made.items()}})
+            f"Every training is sampled {plan.replications} times, with one fixed list of seeds for all trainings; a "
+            "training's score is the mean, and no ± over seeds contains the spread over replications."
         )
+    if plan.select:
+        steps = ", ".join(
+            f"{run.name} {chosen_step(run, out) or run.steps}" for run in plan.runs() if not run.equal_passes
+        )
+        found.append(
+            f"**The checkpoints were chosen** by {plan.select} on validation clips, not fixed beforehand: step {steps}."
+        )
+    if any(run.equal_passes for run in plan.runs()):
+        found.append(
+            f'"ARM{EQUAL_PASSES}" is that arm with as many denoiser passes as the others, so with fewer steps.'
+        )
+    if plan.mdm:
+        found.append("MDM's own denoiser and trainer; it does not clip gradients, as the stand-in does.")
+    if any(one != VIEWS_2D for one in jury.identities):
+        found.append(f"R-precision of the samples is taken in {describe_groups(plan.samples)}.")
     return tuple(found)
 
 
-def notes(plan: Plan, card: Card) -> tuple[str, ...]:
-    """What a reader must know to judge the numbers."""
-    return (
-        f"A small denoiser ({plan.layers} layers, {plan.latent_dim} wide) after {plan.steps} steps of batch "
-        f"{plan.batch_size} on crops of {plan.crop_frames} frames: an illustration, far from a converged model.",
-        "Samples follow the training captions and are compared with the true training motions, which only the 3d arm "
-        "has seen. The halves of the floor hold the same motions, in other variants.",
-        f"The lifter is {card.lifter}; its error is on the data set's card.",
-        "Guidance scale "
-        f"{plan.guidance:g}; the weights are the moving average; captions, lengths and x_T are equal for all arms.",
-    )
+def compared_with(plan: Plan, split: str, reference: Reference) -> str:
+    """What samples follow and what they are compared with, in words."""
+    follow = f"Samples follow the {split} captions and are compared with "
+    if reference.views:
+        blind = sum(clip.truth is None for clip in reference.clips)
+        return (
+            f"{follow}true 2D keypoints, as no truth is known of {blind} of the {len(reference.clips)} clips: samples "
+            f"are seen by random cameras as far and as high as the clips' own, the clips by their own in "
+            f"{len(reference.views)} windows. Part of every distance is that difference of cameras, for all arms "
+            "alike. What needs the truth is left out (pose Fréchet distance, MPJPE, other evaluators, plugins' "
+            "metrics), kinematic measures rank nothing, and no gap to an arm with truth can be told."
+        )
+    crops = "their first frames" if plan.windows == 1 else f"{plan.windows} seeded random crops of each"
+    seen = "Only arms that diffuse the truth have seen them. " if plan.reference == "train" else ""
+    halves = "The halves of the floor hold the same motions, in other variants."
+    return f"{follow}the true {split} motions ({crops}). {seen}{halves}"

@@ -6,7 +6,7 @@ falls with the number of frames on either side, so only sets of equal size are t
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -30,8 +30,8 @@ RANKING_FACTOR = 2.0
 class Metric:
     """A score: what it is called, its unit (shown times `scale`), and what makes it good.
 
-    `distance` is best at 0 and has a floor above it; `paired` is best at 0, which the truth reaches; `level` is best
-    at the truth's own value; `column` is shown and never ranks.
+    `distance` is best at 0 and has a floor above it; `paired` is best at `best`, which the truth reaches; `level` is
+    best at the truth's own value; `column` is shown and never ranks.
     """
 
     name: str
@@ -39,10 +39,11 @@ class Metric:
     unit: str
     kind: Literal["distance", "paired", "level", "column"]
     scale: float = 1.0
+    best: float = 0.0
 
     def error(self, value: float, truth: float) -> float:
         """How far a score is from the best one."""
-        return abs(value - truth) if self.kind == "level" else value
+        return abs(value - (truth if self.kind == "level" else self.best))
 
 
 METRICS = {
@@ -54,6 +55,16 @@ METRICS = {
         Metric("root_aligned_mpjpe", "root-aligned MPJPE", "mm", "paired", 1e3),
         Metric("pa_mpjpe", "PA-MPJPE", "mm", "paired", 1e3),
         Metric("heldout_mpjpe", "MPJPE of denoised held-out clips, root-aligned", "mm", "paired", 1e3),
+        Metric("heldout_pa_mpjpe", "PA-MPJPE of denoised held-out clips", "mm", "paired", 1e3),
+        Metric("heldout_depth_error", "their error along the ray, root-aligned", "mm", "paired", 1e3),
+        Metric("heldout_image_error", "their error across the ray, root-aligned", "mm", "paired", 1e3),
+        Metric("heldout_pck_50", "PCK@50 mm of denoised held-out clips, root-aligned", "%", "paired", 1e2, best=1.0),
+        Metric("heldout_pck_100", "PCK@100 mm of denoised held-out clips, root-aligned", "%", "paired", 1e2, best=1.0),
+        Metric("heldout_acceleration_error", "acceleration error of denoised held-out clips", "m/s²", "paired"),
+        Metric("heldout_reprojection", "reprojection error of denoised held-out clips", "10⁻³ f", "paired", 1e3),
+        Metric(
+            "heldout_other_view", "their reprojection error in another view, roots made one", "10⁻³ f", "paired", 1e3
+        ),
         Metric("acceleration_error", "acceleration error", "m/s²", "paired"),
         Metric("acceleration", "acceleration", "m/s²", "level"),
         Metric("jitter", "jitter", "m/s³", "level"),
@@ -66,12 +77,27 @@ METRICS = {
         Metric("motion_energy", "motion energy", "m²/s²", "column"),
     )
 }
+SPACE_METRICS: Mapping[str, tuple[str, Literal["distance", "level", "column"]]] = {
+    "fid": ("FID", "distance"),
+    **{f"r_precision_{top}": (f"R-precision top {top}", "level") for top in (1, 2, 3)},
+    **{f"r_precision_gallery_{top}": (f"R-precision top {top}, full gallery", "level") for top in (1, 2, 3)},
+    "mm_dist": ("MM-dist", "level"),
+    "diversity": ("diversity", "level"),
+    "multimodality": ("multimodality", "column"),
+    "precision": ("precision", "level"),
+    "recall": ("recall", "level"),
+}
+"""Label and kind of what is scored in the space of an evaluator, as "EVALUATOR/METRIC"."""
 DISTANCES = ("pose_frechet", "kinematic_frechet", "bone_length_error")
 """Scores of a set against the reference as a whole."""
 
 
 def by_name(name: str) -> Metric:
-    """The metric of that name; one that is not known is a column that never ranks."""
+    """The metric of that name, "EVALUATOR/METRIC" in a space; one that is not known is a column that never ranks."""
+    evaluator, _, scored = name.rpartition("/")
+    if evaluator and scored in SPACE_METRICS:
+        label, kind = SPACE_METRICS[scored]
+        return Metric(name, f"{evaluator}: {label}", "", kind)
     return METRICS.get(name) or Metric(name, name.replace("_", " "), "", "column")
 
 
@@ -107,6 +133,17 @@ def kinematic_features(positions: Tensor, skeleton: Skeleton) -> Tensor:
     return torch.cat((pose_features(frames[:-1], skeleton), step.flatten(1)), 1)
 
 
+def sets_kinematic_features(clips: Clips, skeleton: Skeleton) -> Tensor:
+    """The kinematic features of all clips, one behind the other, without the steps from a clip to the next."""
+    features = kinematic_features(torch.cat(list(clips)), skeleton)
+    inside = torch.ones(len(features), dtype=torch.bool)
+    end = -1
+    for clip in clips[:-1]:
+        end += len(clip)
+        inside[end] = False
+    return features[inside]
+
+
 def pose_frechet(samples: Clips, reference: Clips, skeleton: Skeleton) -> float:
     """Fréchet distance of the poses of all frames, m² times 100."""
     sets = (pose_features(torch.cat(list(clips)), skeleton) for clips in (samples, reference))
@@ -116,9 +153,7 @@ def pose_frechet(samples: Clips, reference: Clips, skeleton: Skeleton) -> float:
 
 def kinematic_frechet(samples: Clips, reference: Clips, skeleton: Skeleton) -> float:
     """Fréchet distance of poses with steps, each of the two groups divided by its standard deviation in `reference`."""
-    first, second = (
-        torch.cat([kinematic_features(clip, skeleton) for clip in clips]) for clips in (samples, reference)
-    )
+    first, second = (sets_kinematic_features(clips, skeleton) for clips in (samples, reference))
     width = 3 * skeleton.num_joints - 2
     scale = second.std(0, correction=0).square()
     scale = torch.cat([part.mean().sqrt().clamp_min(1e-6).expand_as(part) for part in (scale[:width], scale[width:])])
@@ -138,24 +173,40 @@ def bone_length_error(samples: Clips, reference: Clips, skeleton: Skeleton) -> f
 
 def clip_measures(positions: Tensor, skeleton: Skeleton, fps: float) -> dict[str, float]:
     """The kinematic measures of one clip [T, J, 3], by the names of METRICS."""
-    clip = positions.double()
-    found = {
-        "acceleration": measures.acceleration(clip, fps),
-        "jitter": measures.jitter(clip, fps),
-        "foot_skating": measures.foot_skating(clip, skeleton, fps),
-        "floating": measures.floating(clip),
-        "penetration": measures.penetration(clip),
-        "bone_length": measures.mean_bone_length(clip, skeleton),
-        "bone_length_drift": measures.bone_length_drift(clip, skeleton),
-        "motion_energy": measures.motion_energy(clip, fps),
+    return {name: values[0] for name, values in every_clips_measures([positions], skeleton, fps).items()}
+
+
+def every_clips_measures(clips: Clips, skeleton: Skeleton, fps: float) -> dict[str, list[float]]:
+    """The kinematic measures, by name, one value a clip in the order of the clips; equal lengths go together."""
+    by_length: dict[int, list[int]] = {}
+    for index, clip in enumerate(clips):
+        by_length.setdefault(len(clip), []).append(index)
+    found: dict[str, Tensor] = {}
+    for members in by_length.values():
+        measured = batch_measures(torch.stack([clips[index] for index in members]).double(), skeleton, fps)
+        for name, values in measured.items():
+            found.setdefault(name, values.new_empty(len(clips)))[members] = values
+    return {name: values.tolist() for name, values in found.items()}
+
+
+def batch_measures(clips: Tensor, skeleton: Skeleton, fps: float) -> dict[str, Tensor]:
+    """The kinematic measures [N] of clips [N, T, J, 3], by the names of METRICS."""
+    return {
+        "acceleration": measures.acceleration(clips, fps),
+        "jitter": measures.jitter(clips, fps),
+        "foot_skating": measures.foot_skating(clips, skeleton, fps),
+        "floating": measures.floating(clips),
+        "penetration": measures.penetration(clips),
+        "bone_length": measures.mean_bone_length(clips, skeleton),
+        "bone_length_drift": measures.bone_length_drift(clips, skeleton),
+        "motion_energy": measures.motion_energy(clips, fps),
     }
-    return {name: value.item() for name, value in found.items()}
 
 
 def mean_measures(clips: Clips, skeleton: Skeleton, fps: float) -> dict[str, float]:
     """Mean over clips, each counting once."""
-    rows = [clip_measures(clip, skeleton, fps) for clip in clips]
-    return {name: math.fsum(row[name] for row in rows) / len(rows) for name in rows[0]}
+    rows = every_clips_measures(clips, skeleton, fps)
+    return {name: math.fsum(values) / len(values) for name, values in rows.items()}
 
 
 def score(samples: Clips, reference: Clips, skeleton: Skeleton, fps: float) -> dict[str, float]:
@@ -191,7 +242,9 @@ class Calibration:
     """Rows that are not arms, each by metric name.
 
     `truth`: the true clips' levels. `floor`: errors of one half of the truth against the other. `teacher`: scores of
-    the teacher's own data. `static`: scores of a mean pose that does not move. `clips`: their number.
+    the teacher's own data. `static`: scores of a mean pose that does not move. `clips`: their number; the halves of the
+    floor hold half of them. `shuffled`: scores of the truth with its captions exchanged, where captions count.
+    `distrust`: why an evaluator may rank nothing, by its name.
     """
 
     truth: Mapping[str, float]
@@ -199,6 +252,8 @@ class Calibration:
     teacher: Mapping[str, float]
     static: Mapping[str, float]
     clips: int
+    shuffled: Mapping[str, float] = field(default_factory=dict)
+    distrust: Mapping[str, str] = field(default_factory=dict)
 
     def error(self, name: str, value: float) -> float:
         """How far a score is from the best one; NaN for a level whose truth is not known."""
@@ -209,10 +264,14 @@ class Calibration:
         metric, floor = by_name(name), self.floor.get(name)
         if metric.kind == "column":
             return False, "shown only"
+        if reason := self.distrust.get(name.rpartition("/")[0]):
+            return False, reason
         if metric.kind == "paired":
-            floor = 0.0
+            floor = self.floor.get(name, 0.0)
         if name not in self.teacher or floor is None:
             return False, "no calibration row"
+        if name in self.shuffled and not separates(self.error(name, self.shuffled[name]), floor):
+            return False, f"the error of shuffled captions is under {RANKING_FACTOR:g} times the floor"
         error = self.error(name, self.teacher[name])
         if separates(error, floor):
             return True, "the teacher is clearly worse than the floor"
@@ -257,17 +316,23 @@ def calibrate(
 def split_half(
     truth: Clips, groups: Sequence[str], skeleton: Skeleton, fps: float, generator: torch.Generator
 ) -> dict[str, float]:
-    """Errors of one random half of the clips against the other; each group is halved, odd ones go in turn."""
-    shuffled = [(groups[index], index) for index in torch.randperm(len(truth), generator=generator).tolist()]
-    order = [index for _, index in sorted(shuffled, key=lambda pair: pair[0])]
-    first, second = ([truth[index] for index in order[start : 2 * (len(truth) // 2) : 2]] for start in (0, 1))
+    """Errors of one random half of the clips against the other."""
+    first, second = ([truth[index] for index in half] for half in halves(groups, generator))
     found, levels = score(first, second, skeleton, fps), mean_measures(second, skeleton, fps)
     return {name: by_name(name).error(found[name], levels.get(name, 0.0)) for name in found if name in METRICS}
 
 
+def halves(groups: Sequence[str], generator: torch.Generator) -> tuple[list[int], list[int]]:
+    """Two random halves of the clips, of equal size; each group is halved, odd ones go in turn."""
+    shuffled = [(groups[index], index) for index in torch.randperm(len(groups), generator=generator).tolist()]
+    order = [index for _, index in sorted(shuffled, key=lambda pair: pair[0])]
+    whole = 2 * (len(order) // 2)
+    return order[0:whole:2], order[1:whole:2]
+
+
 def static_pose(reference: Clips, skeleton: Skeleton) -> list[Tensor]:
     """The mean pose of the clips, facing +z and held: one clip for each, of its length."""
-    mean = torch.cat([pose_features(clip, skeleton) for clip in reference]).mean(0)
+    mean = pose_features(torch.cat(list(reference)), skeleton).mean(0)
     root = mean.new_tensor((0.0, mean[-1].item(), 0.0))
     pose = torch.cat((root[None], mean[:-1].unflatten(0, (-1, 3)) + root))
     return [pose.expand(len(clip), -1, -1) for clip in reference]

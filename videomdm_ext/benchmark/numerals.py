@@ -39,3 +39,22 @@ def ratio_text(ratio: Ratio | None) -> str:
     if ratio.interval is None:
         return f"{ratio.value:.2f}" + (" (unbounded)" if ratio.n > 1 else "")
     return f"{ratio.value:.2f} [{ratio.interval[0]:.2f}, {ratio.interval[1]:.2f}]"
+
+
+def share_text(ratio: Ratio) -> str:
+    """A share in per cent with its interval; says where an interval has no finite ends."""
+    if ratio.interval is None:
+        return f"{100 * ratio.value:.0f} %" + (" (unbounded)" if ratio.n > 1 else "")
+    return f"{100 * ratio.value:.0f} % [{100 * ratio.interval[0]:.0f}, {100 * ratio.interval[1]:.0f}]"
+
+
+def with_unit(text: str, unit: str) -> str:
+    """A written number with its unit; a unit that starts with a power of ten takes a sign of multiplication."""
+    if not unit[:1].isdigit():
+        return f"{text} {unit}".strip()
+    return f"({text}) × {unit}" if "±" in text else f"{text} × {unit}"  # noqa: RUF001
+
+
+def p_text(p: float) -> str:
+    """A p-value to two significant digits, "p < 0.0001" below that."""
+    return "p < 0.0001" if p < 1e-4 else "p = 1" if p > 0.995 else f"p = {p:.{decimals(p, 2)}f}"

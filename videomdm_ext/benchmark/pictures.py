@@ -140,7 +140,9 @@ def _sides_legend(figure: "Figure", height: float) -> None:
 
 
 def _draw_curves(axes: "Axes", curves: Sequence[Curve], term: str, colour: str) -> None:
-    smoothed = [(np.asarray(curve.steps), _smoothed(np.asarray(curve.terms[term], dtype=float))) for curve in curves]
+    smoothed = [
+        (np.asarray(curve.steps), smoothed_curve(np.asarray(curve.terms[term], dtype=float))) for curve in curves
+    ]
     for steps, values in smoothed:
         axes.plot(steps, values, color=colour, lw=0.8, alpha=0.45 if len(smoothed) > 1 else 0.0)
     if smoothed:
@@ -149,7 +151,7 @@ def _draw_curves(axes: "Axes", curves: Sequence[Curve], term: str, colour: str) 
         axes.plot(smoothed[0][0][:shared], mean, color=colour, lw=2.2)
 
 
-def _smoothed(values: Array) -> Array:
+def smoothed_curve(values: Array) -> Array:
     """Mean over a window of a fortieth of the curve, narrower at its ends."""
     reach = len(values) // 80
     sums = np.concatenate(([0.0], np.cumsum(values)))

@@ -9,7 +9,8 @@ import importlib
 import io
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -32,6 +33,9 @@ from videomdm_ext.motion.features import FeatureSpace, decode
 from videomdm_ext.options import from_args
 from videomdm_ext.supervision.unrolling import noised
 
+MALFORMED = (RuntimeError, LookupError, TypeError, AttributeError, AssertionError, OSError, EOFError, UnpicklingError)
+"""What the hosts raise for a file that is no checkpoint."""
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -42,10 +46,16 @@ class Trained:
     space: FeatureSpace
     args: argparse.Namespace
     dataset: HostDataset
+    device: str = "cpu"
 
     @property
     def fps(self) -> float:
         return self.dataset.clips[0].fps
+
+    @property
+    def without_text(self) -> bool:
+        """Whether it was trained with --unconstrained."""
+        return bool(getattr(self.model, "cond_mode", "text") == "no_cond")
 
 
 def newest_checkpoint(folder: Path) -> Path:
@@ -56,8 +66,18 @@ def newest_checkpoint(folder: Path) -> Path:
     return found[-1]
 
 
-def load(checkout: Checkout, checkpoint: Path) -> Trained:
-    """Load a checkpoint with the arguments stored beside it."""
+def find_checkpoint(place: Path) -> Path:
+    """A checkpoint's file, or the last one of a run's folder."""
+    if not place.is_file():
+        return newest_checkpoint(place)
+    return place
+
+
+def load(checkout: Checkout, checkpoint: Path, *, device: str = "cpu", clips: str = "") -> Trained:
+    """Load a checkpoint with the arguments stored beside it, onto a device.
+
+    `clips` is where the data set that it was trained on lies now, if not where args.json says.
+    """
     stored = checkpoint.with_name("args.json")
     try:
         args = argparse.Namespace(**json.loads(stored.read_text(encoding="utf-8")))
@@ -66,6 +86,8 @@ def load(checkout: Checkout, checkpoint: Path) -> Trained:
             f"{stored}: expected the run's arguments as JSON ({error}). Keep args.json beside it."
         ) from error
     args.paired = False  # a matter of the training
+    if clips:
+        args.clips = clips
     launcher.use(checkout, add_options=adapter.add_options, activate=adapter.activate)
     model_util = importlib.import_module("utils.model_util")
     try:
@@ -79,10 +101,23 @@ def load(checkout: Checkout, checkpoint: Path) -> Trained:
         raise HostError(f"{stored}: expected all arguments of a run ({error}). Keep the run's own file.") from error
     try:
         model_util.load_saved_model(model, str(checkpoint), use_avg=use_average)
-    except (RuntimeError, LookupError, TypeError, AssertionError, OSError, EOFError, UnpicklingError) as error:
-        raise HostError(f"{checkpoint}: does not fit the arguments in {stored} ({error}). Train it again.") from error
+    except (*MALFORMED, HostError) as error:
+        raise HostError(_misfit(checkpoint, stored, dataset, error)) from error
+    model.to(device)  # MDM's own returns nothing
     model.eval()
-    return Trained(model, diffusion, dataset.space, args, dataset)
+    return Trained(model, diffusion, dataset.space, args, dataset, device)
+
+
+def _misfit(checkpoint: Path, stored: Path, dataset: HostDataset, error: Exception) -> str:
+    """What to say of a checkpoint that its arguments, its data set or its bytes contradict."""
+    sizes = re.search(r"poseEmbedding\.weight: .*?\[\d+, (\d+)\].*?\[\d+, (\d+)\]", str(error))
+    if sizes is None or sizes[1] == sizes[2]:
+        return f"{checkpoint}: does not fit the arguments in {stored} ({error}). Train it again."
+    found, expected = (f"{width} channels ({(int(width) + 1) // 12} joints)" for width in sizes.groups())
+    return (
+        f"{checkpoint}: expected {expected} of {dataset.space.skeleton.name}, the skeleton of the clips in {stored}, "
+        f"found {found}. Keep each checkpoint beside its own args.json."
+    )
 
 
 def prompts(dataset: HostDataset, count: int, seed: int) -> list[tuple[str, int]]:
@@ -97,38 +132,78 @@ def prompts(dataset: HostDataset, count: int, seed: int) -> list[tuple[str, int]
 
 @torch.no_grad()
 def sample(
-    trained: Trained, wanted: list[tuple[str, int]], *, seed: int, guidance: float, batch: int = 64
+    trained: Trained, wanted: list[tuple[str, int]], *, seed: int, guidance: float, batch: int = 64, ddim: int = 0
 ) -> list[Tensor]:
-    """Motions for captions and lengths: positions [T, J, 3] each, m."""
-    model: Any = trained.model
-    if guidance != 1:
-        if trained.args.cond_mask_prob == 0:
-            raise ConfigError(
-                f"--guidance {guidance}: expected 1 for a denoiser trained without condition dropout "
-                "(--cond_mask_prob 0). Use --guidance 1."
-            )
-        model = importlib.import_module("model.cfg_sampler").ClassifierFreeSampleModel(model)
-        model.eval()
-    draw = torch.Generator().manual_seed(seed)
+    """Motions for captions and lengths: positions [T, J, 3] each, m. `ddim` steps without noise, or 0: the schedule."""
+    model, (loop, _) = denoiser(trained, guidance), sampler(trained, ddim)
+    draw = torch.Generator().manual_seed(stream(seed, "start"))
     longest = trained.dataset.batch_length
     motions: list[Tensor] = []
     for start in range(0, len(wanted), batch):
         part = wanted[start : start + batch]
         lengths = torch.tensor([length for _, length in part])
-        y = {
-            "text": [text for text, _ in part],
-            "lengths": lengths,
-            "mask": (torch.arange(longest) < lengths.unsqueeze(1))[:, None, None],
-            "scale": torch.full((len(part),), guidance),
-        }
-        y["text_embed"] = trained.model.encode_text(y["text"])
+        y = condition(trained, [text for text, _ in part], lengths, guidance)
         shape = (len(part), trained.space.skeleton.num_features, 1, longest)
-        noise = torch.randn(shape, generator=draw)
-        torch.manual_seed(seed + start)
-        x = trained.diffusion.p_sample_loop(model, shape, noise=noise, clip_denoised=False, model_kwargs={"y": y})
-        positions = decode(trained.space.raw(x), trained.space.skeleton)
+        noise = torch.randn(shape, generator=draw).to(trained.device)
+        torch.manual_seed(stream(seed, f"steps/{start}"))
+        x = loop(model, shape, noise=noise, clip_denoised=False, model_kwargs={"y": y})
+        positions = decode(trained.space.raw(x.cpu()), trained.space.skeleton)
         motions += [positions[i, :length] for i, length in enumerate(lengths)]
     return motions
+
+
+def denoiser(trained: Trained, guidance: float) -> Any:
+    """The model, with classifier-free guidance where its scale is not 1."""
+    if guidance == 1:
+        return trained.model
+    if trained.args.cond_mask_prob == 0:
+        raise ConfigError(
+            f"--guidance {guidance}: expected 1 for a denoiser trained without condition dropout "
+            "(--cond_mask_prob 0). Use --guidance 1."
+        )
+    model = importlib.import_module("model.cfg_sampler").ClassifierFreeSampleModel(trained.model)
+    model.eval()
+    return model
+
+
+def condition(trained: Trained, texts: Sequence[str], lengths: Tensor, guidance: float) -> dict[str, Any]:
+    """The host's y for captions and lengths [B] in frames of a batch as long as any in training."""
+    y: dict[str, Any] = {
+        "lengths": lengths,
+        "mask": (torch.arange(trained.dataset.batch_length) < lengths.unsqueeze(1))[:, None, None],
+        "scale": torch.full((len(texts),), guidance),
+    }
+    if not trained.without_text:
+        y |= {"text": list(texts), "text_embed": trained.model.encode_text(list(texts))}
+    return on_device(y, trained.device)
+
+
+def sampler(trained: Trained, ddim: int) -> tuple[Callable[..., Tensor], int]:
+    """The host's sampling loop and its steps: ancestral over the schedule, or DDIM in a few evenly spaced ones."""
+    own = trained.diffusion
+    if ddim == 0:
+        return own.p_sample_loop, getattr(own, "num_timesteps", 0)
+    total = own.num_timesteps
+    if not 2 <= ddim <= total:
+        raise ConfigError(f"--ddim: expected 2 to {total} steps, those of the schedule, found {ddim}. Correct it.")
+    respace = importlib.import_module("diffusion.respace")
+    kinds = ("model_mean_type", "model_var_type", "loss_type", "rescale_timesteps")
+    spaced = respace.SpacedDiffusion(
+        use_timesteps=respace.space_timesteps(total, [ddim]),
+        betas=own.betas,
+        **{name: getattr(own, name) for name in kinds},
+    )
+    return spaced.ddim_sample_loop, ddim
+
+
+def stream(seed: int, purpose: str) -> int:
+    """Seed of the draws for one purpose, so that no two purposes share a draw."""
+    return int.from_bytes(hashlib.sha256(f"{purpose}/{seed}".encode()).digest()[:7], "big")
+
+
+def on_device(y: Mapping[str, Any], device: str) -> dict[str, Any]:
+    """The condition with its tensors there."""
+    return {name: value.to(device) if torch.is_tensor(value) else value for name, value in y.items()}
 
 
 @torch.no_grad()
@@ -150,8 +225,10 @@ def denoise_held_out(trained: Trained, *, timestep: int, seed: int) -> dict[str,
     t = torch.full((len(crops),), timestep)
     alpha_bar = torch.as_tensor(trained.diffusion.alphas_cumprod, dtype=torch.float32)[t]
     y = {"text": [clip.texts[0] for clip in clips], "mask": valid[:, None, None], "lengths": batch["lengths"]}
+    y = on_device(y, trained.device)
     y["text_embed"] = trained.model.encode_text(y["text"])
-    x = trained.diffusion._wrap_model(trained.model)(noised(x_start, noise, alpha_bar), t, y=y)
+    x_t = noised(x_start, noise, alpha_bar).to(trained.device)
+    x = trained.diffusion._wrap_model(trained.model)(x_t, t.to(trained.device), y=y).cpu()
     skeleton = trained.space.skeleton
     seen = {
         "prediction": to_camera(decode(trained.space.raw(x), skeleton), batch["extrinsics"]),

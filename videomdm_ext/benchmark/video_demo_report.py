@@ -12,6 +12,7 @@ from torch import Tensor
 
 from videomdm_ext.benchmark.drawing import INK, QUIET, require
 from videomdm_ext.benchmark.pictures import DPI, STYLE
+from videomdm_ext.benchmark.triangulation import NEAR
 from videomdm_ext.datasets import files
 from videomdm_ext.datasets.card import Card
 from videomdm_ext.skeletons import SMPL22
@@ -30,21 +31,28 @@ LOOKS = {"truth": (4.5, 1), "lifted": (1.8, 2), "2d": (1.8, 3)}
 MOMENTS = 6
 TEXT = """# Depth from one view, judged by four
 
-Each of {clips} clips was made from one video by itself, with MediaPipe as detector and lifter. The true motion is
-triangulated from the keypoints of all four calibrated views, which no training saw: {truth}. It is itself as good as
-the detector.
+{clips} clips were made from {videos} videos, each from one video by itself, and two denoisers trained on them for
+{steps} steps. The true motion is triangulated from the keypoints of all calibrated views, which no training saw, and
+judges the {judged} clips of these views: {truth}.
+It is itself as good as the detector.
 
 {table}
 
 PA-MPJPE: after the best similarity of each frame. Root-aligned: the pelvis moved onto the true one. Depth: the part of
-it along the view. A few clips and a short training show that the way works from video to model; they do not rank
-methods.
+it along the view. The last rows are means weighted by frames. The denoisers say what the clips are that they were
+trained on, noised a little. A few clips and a short training show that the way works from video to model; they do not
+rank methods.
 
 ![depth](depth.png)
 
+Up is the camera's up, and these cameras are tilted.
+
 ## The videos
 
-{videos}
+{told}
+
+`keypoints_that_agree_percent`: the share of the true joints that a view's own keypoints show within {near:.0f} % of
+their distance. Where it is low, keypoints of that view are wrong, left and right confused perhaps, and so is its clip.
 """
 
 
@@ -84,16 +92,37 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def write_report(
-    out: Path, rows: Sequence[Row], shown: Mapping[str, Mapping[str, Tensor]], card: Card, truth: str,
-    facts: Mapping[str, Mapping[str, Any]],
-) -> Path:  # fmt: skip
+@dataclass(frozen=True)
+class About:
+    """What the report tells beside the errors: steps of each training, the clips' card, the true motion's quality in
+    words, and what is known of each video, by name."""
+
+    steps: int
+    card: Card
+    truth: str
+    videos: Mapping[str, Mapping[str, Any]]
+
+
+def write_report(out: Path, rows: Sequence[Row], shown: Mapping[str, Mapping[str, Tensor]], about: About) -> Path:
     """OUT/report.md, report.json and depth.png. -> the report"""
     depth_picture(str(out / "depth.png"), shown)
-    videos = "\n".join(f"- {name}: {json.dumps(dict(found))}" for name, found in facts.items())
-    text = TEXT.format(clips=sum(card.counts.values()), truth=truth, table=table(rows), videos=videos)
+    text = TEXT.format(
+        clips=sum(about.card.counts.values()),
+        videos=len(about.videos),
+        steps=about.steps,
+        judged=len({row.clip for row in rows}),
+        truth=about.truth,
+        table=table(rows),
+        told="\n".join(f"- {name}: {json.dumps(dict(found))}" for name, found in about.videos.items()),
+        near=100 * NEAR,
+    )
     files.write_bytes(str(out / "report.md"), text.encode())
-    entries = {"rows": [dataclasses.asdict(row) for row in rows], "means": means(rows), "truth": truth}
+    entries: dict[str, Any] = {
+        "rows": [dataclasses.asdict(row) for row in rows],
+        "means": means(rows),
+        "truth": about.truth,
+    }
+    entries |= {"steps": about.steps, "content": about.card.content_hash, "videos": about.videos}
     files.write_bytes(str(out / "report.json"), (json.dumps(entries, indent=2) + "\n").encode())
     return out / "report.md"
 

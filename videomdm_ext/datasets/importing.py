@@ -9,7 +9,7 @@ from videomdm_ext import plugins
 from videomdm_ext.datasets.building import Builder
 from videomdm_ext.datasets.card import Card
 from videomdm_ext.datasets.folder import read_clip
-from videomdm_ext.datasets.importers.base import Importer, Member
+from videomdm_ext.datasets.importers.base import SHARES, Importer, Member
 from videomdm_ext.datasets.layout import SPLITS
 from videomdm_ext.datasets.observing import find_lifter, lift
 from videomdm_ext.datasets.recording import to_clip
@@ -21,8 +21,6 @@ Progress = Callable[[int, int], None]
 """`progress(done, total)` in clips."""
 MEASURED = 256
 """Clips, about, on which the lifter's error on the card is measured."""
-SHARES = (0.8, 0.05, 0.15)
-"""Of the trials, for training, validation and test."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ def run_import(
     if not importer.has_lifter:
         model = find_lifter(options.lifter, options.seed, importer.skeleton, importer.lifter_extra)
     builder = Builder(out, _card(importer, name), tagger=_tagger(importer, tagger or untagged))
-    splits = split_by_trial(members, options.seed)
+    splits = split_by_trial(members, options.seed, options.split)
     left_out: dict[str, str] = {}
     for number, member in enumerate(members):
         if member.id not in builder:
@@ -84,13 +82,11 @@ def _tagger(importer: Importer, other: Tagger) -> Tagger:
 def split_by_trial(members: Sequence[Member], seed: int, shares: tuple[float, float, float] = SHARES) -> dict[str, str]:
     """The split of every member: the source's own where it has one, else by trial, so that no trial is on two sides.
 
-    Trials are ordered by a hash of seed and name; test and validation take their share of them, at least one of a set
-    of three or more, and training the rest.
+    Trials are ordered by a hash of seed and name; test and validation take their share of them, each that has one at
+    least one trial where there are as many trials as splits with a share, and training the rest, never none.
     """
     free = sorted({_trial(m) for m in members if not m.split}, key=lambda trial: _order(seed, trial))
-    counts = [0, 0, 0]
-    if len(free) >= 3:
-        counts[1:] = [max(1, round(share * len(free))) for share in shares[1:]]
+    counts = _counts(len(free), shares)
     given = dict.fromkeys(free[: counts[2]], "test") | dict.fromkeys(free[counts[2] : counts[1] + counts[2]], "val")
     splits = {m.id: m.split or given.get(_trial(m), "train") for m in members}
     wrong = sorted(set(splits.values()) - set(SPLITS))
@@ -99,6 +95,16 @@ def split_by_trial(members: Sequence[Member], seed: int, shares: tuple[float, fl
             f"splits: expected {', '.join(SPLITS)}, found {', '.join(wrong)}. Correct the source's lists."
         )
     return splits
+
+
+def _counts(trials: int, shares: tuple[float, float, float]) -> list[int]:
+    """How many trials training, validation and test get."""
+    counts = [0, 0, 0]
+    if trials >= sum(share > 0 for share in shares):
+        counts[1:] = [max(1, round(share * trials)) if share > 0 else 0 for share in shares[1:]]
+    while sum(counts) >= trials > 0:
+        counts[counts.index(max(counts))] -= 1
+    return [trials - sum(counts), *counts[1:]]
 
 
 def _trial(member: Member) -> str:

@@ -1,6 +1,7 @@
 """Refined teachers of a folder, made once for all its clips and kept beside the lifted ones.
 
-DIR/refined/LIFTER/ID.npz holds features [T, D] and extrinsics, the camera in the refined clip's own canonical frame;
+DIR/refined/LIFTER/ID.npz holds features [T, D], extrinsics, the camera in the refined clip's own canonical frame, and
+keypoints [T, J, 2], where that camera sees the refined motion: those of the clip without their tremble;
 skeleton.npz the shared bone lengths [J - 1] and mean pose [3 (J - 1)]; Mean.npy and Std.npy those of the training
 split; made.txt, written last, the content hash of the clips they were made from.
 """
@@ -9,6 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import blobfile as bf
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +19,7 @@ from videomdm_ext.datasets.batch import collate, crop, tensor_of
 from videomdm_ext.datasets.card import Card
 from videomdm_ext.datasets.clip import Array, Clip
 from videomdm_ext.datasets.folder import SPLITS, read_folder
-from videomdm_ext.geometry.cameras import reexpress, to_camera
+from videomdm_ext.geometry.cameras import project, reexpress, to_camera
 from videomdm_ext.motion.accuracy import measure_error
 from videomdm_ext.motion.features import decode, encode, mean_and_std
 from videomdm_ext.motion.kinematics import HeadingRule, canonicalise, heading
@@ -28,6 +30,8 @@ from videomdm_ext.supervision.refinement import Progress, Shared, refine
 GROUP = 256
 """Clips that are refined together; the first group estimates skeleton and poses for the rest."""
 MARK = "made.txt"
+WAY = "2"
+"""Of making them: other ways give other teachers."""
 
 
 def folder_of(path: str, card: Card) -> str:
@@ -38,7 +42,7 @@ def folder_of(path: str, card: Card) -> str:
 def is_made(path: str, card: Card) -> bool:
     """Whether they are there, whole, and of the clips as they are now."""
     mark = bf.join(folder_of(path, card), MARK)
-    return bool(bf.exists(mark)) and files.read_text(mark).strip() == card.content_hash
+    return bool(bf.exists(mark)) and files.read_text(mark).split() == [card.content_hash, WAY]
 
 
 def make_refined(path: str, card: Card, progress: Progress | None = None) -> None:
@@ -60,11 +64,11 @@ def make_refined(path: str, card: Card, progress: Progress | None = None) -> Non
             refined, shared = refine_clips(seen[start : start + GROUP], card.heading, shared, progress)
             made += refined
         for clip in made:
-            arrays = {"features": clip.teacher, "extrinsics": clip.extrinsics}
+            arrays = {"features": clip.teacher, "extrinsics": clip.extrinsics, "keypoints": clip.keypoints}
             files.write_bytes(bf.join(folder, f"{clip.id}.npz"), files.arrays_bytes(arrays))
         if split == "train":
             _write_summary(folder, made, card, shared)
-    files.write_bytes(mark, card.content_hash.encode())
+    files.write_bytes(mark, f"{card.content_hash} {WAY}\n".encode())
 
 
 def refine_clips(
@@ -91,8 +95,15 @@ def read_refined(path: str, card: Card, clips: Sequence[Clip]) -> tuple[list[Cli
     folder = folder_of(path, card)
     refined = []
     for clip in clips:
-        arrays = files.read_arrays(bf.join(folder, f"{clip.id}.npz"), needed=("features", "extrinsics"))
-        refined.append(dataclasses.replace(clip, teacher=arrays["features"], extrinsics=arrays["extrinsics"]))
+        arrays = files.read_arrays(bf.join(folder, f"{clip.id}.npz"), needed=("features", "extrinsics", "keypoints"))
+        refined.append(
+            dataclasses.replace(
+                clip,
+                teacher=arrays["features"],
+                extrinsics=arrays["extrinsics"],
+                keypoints=arrays["keypoints"],
+            )
+        )
     mean, std = (files.read_array(bf.join(folder, name)) for name in ("Mean.npy", "Std.npy"))
     return refined, (mean, std)
 
@@ -124,7 +135,14 @@ def _replaced(clip: Clip, positions: Tensor, rule: HeadingRule) -> Clip:
     camera = torch.from_numpy(clip.extrinsics)
     shape = camera.shape[:-2]
     extrinsics = reexpress(camera, turned.expand(shape), origin.expand(*shape, 3))
-    return dataclasses.replace(clip, teacher=features.numpy(), extrinsics=extrinsics.numpy())
+    seen = project(moved, extrinsics if extrinsics.ndim == 3 else extrinsics.unsqueeze(0))[0].numpy()
+    known = (clip.confidence > 0)[..., None]
+    return dataclasses.replace(
+        clip,
+        teacher=features.numpy(),
+        extrinsics=extrinsics.numpy(),
+        keypoints=np.where(known, seen, clip.keypoints),
+    )
 
 
 def _write_summary(folder: str, clips: Sequence[Clip], card: Card, shared: Shared | None) -> None:

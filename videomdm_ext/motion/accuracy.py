@@ -17,6 +17,30 @@ def root_aligned_mpjpe(positions: Tensor, truth: Tensor) -> Tensor:
     return mpjpe(positions - positions[..., :1, :], truth - truth[..., :1, :])
 
 
+def root_aligned(positions: Tensor, truth: Tensor) -> Tensor:
+    """Each frame moved so that its root is the true one. [..., J, 3] -> [..., J, 3]."""
+    return positions - positions[..., :1, :] + truth[..., :1, :]
+
+
+def pck(positions: Tensor, truth: Tensor, *, within: float) -> Tensor:
+    """Share of joints at most `within` metres from the true ones, nothing aligned. [..., T, J, 3] -> [...]."""
+    near = torch.linalg.vector_norm(positions - truth, dim=-1) <= within
+    return near.to(positions.dtype).mean((-1, -2))
+
+
+def depth_and_image_error(positions: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean error along the ray of the true joint, which its keypoint cannot tell, and mean error across that ray.
+
+    Camera coordinates [..., T, J, 3], nothing aligned; the squares of a joint's two parts add up to its squared error.
+    -> two of [...], m.
+    """
+    ray = truth / torch.linalg.vector_norm(truth, dim=-1, keepdim=True)
+    error = positions - truth
+    along = (error * ray).sum(-1, keepdim=True)
+    across = torch.linalg.vector_norm(error - along * ray, dim=-1)
+    return along.squeeze(-1).abs().mean((-1, -2)), across.mean((-1, -2))
+
+
 def pa_mpjpe(positions: Tensor, truth: Tensor) -> Tensor:
     """Mean distance of joints after the best similarity of each frame. [..., T, J, 3] -> [...], m."""
     return mpjpe(similarity_aligned(positions, truth), truth)

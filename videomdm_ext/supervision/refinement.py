@@ -3,14 +3,16 @@
 A lifter's depth errors show in what must not change (the lengths of a person's bones), in how joints accelerate, and
 in poses that the other clips do not have: cameras look from all sides, so what is depth in one clip is seen exactly in
 another. For each clip this solves for the depths along the rays (and one scale) that agree with a skeleton shared by
-all clips, with smooth motion, with the lifted depths within their usual error, and with a Gaussian of heading-aligned
-poses. The skeleton is estimated from the clips in the first round, the Gaussian again after every round, as
-expectation maximisation does.
+all clips up to what people differ in proportions, with smooth motion, with the lifted depths within their usual error,
+and with a Gaussian of heading-aligned poses. Joints may leave their rays by as much as the keypoints tremble. The
+skeleton is estimated from the clips in the first round, the Gaussian again after every round, as expectation
+maximisation does.
 No 3D truth enters. The mean scale over the clips stays the lifter's: a single camera cannot tell it.
 """
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,6 +26,12 @@ from videomdm_ext.supervision.targets import on_rays
 
 Progress = Callable[[int, int], None]
 """Called with the iterations done and their number."""
+SHARPEST = 2e-4
+"""Least expected distance from a ray on the image plane: what rounding and lenses leave."""
+LIFTED_TRUST = 10.0
+"""Precision of a keypoint beside that of the lifter in the image."""
+LEAST_TRUST = 0.05
+"""Weight of a keypoint below which a joint becomes no looser."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,11 @@ class Refinement:
     """Iterations of each further round."""
     rate: float = 0.02
     bone: float = 0.006
-    """Length of a bone about the shared one, m."""
+    """Length of a bone about the person's own, m."""
+    proportion: float = 0.03
+    """Share by which a person's bone differs from the shared one, size apart: that is the scale's matter."""
+    tremble: float = 1.75
+    """Distance of a joint from its keypoint's ray, in units of the keypoints' own tremble from frame to frame."""
     acceleration: float = 0.015
     """Change of a joint's displacement from frame to frame, m."""
     tilt: float = 0.4
@@ -49,7 +61,7 @@ class Refinement:
     """Lifted scale of a clip about 1."""
     correlation: float = 20.0
     """Frames over which a lifter's errors persist: so many count as one."""
-    pose_frames: float = 2.0
+    pose_frames: float = 1.0
     """Frames that count as one pose."""
     pose_floor: float = 0.01
     """Least standard deviation of a direction of poses, m."""
@@ -69,8 +81,11 @@ class Shared:
     whitening: Tensor
 
 
-class _Depths:
-    """Unknowns of B clips: depth offsets [B, T, J], a scale [B], and lengths [J - 1] shared and equal on both sides."""
+class _Unknown:
+    """What is sought for B clips: depths [B, T, J], a scale [B], shifts in the image [B, T, J, 2], proportions.
+
+    Lengths [J - 1], equal on both sides, are shared by all clips; proportions [B, J - 1] are each clip's own.
+    """
 
     def __init__(self, depth: Tensor, valid: Tensor, lengths: Tensor, skeleton: Skeleton, nearest: float) -> None:
         self.depth, self.nearest, self.initial = depth, nearest, lengths
@@ -78,7 +93,9 @@ class _Depths:
         self.other = [joint - 1 for joint in skeleton.mirror[1:]]
         self.offset = torch.zeros_like(depth, requires_grad=True)
         self.scale = depth.new_zeros(len(depth), requires_grad=True)
+        self.shifts = depth.new_zeros(*depth.shape, 2, requires_grad=True)
         self.growth = torch.zeros_like(lengths, requires_grad=True)
+        self.own = depth.new_zeros(len(depth), len(lengths), requires_grad=True)
 
     def drift(self) -> Tensor:
         """Offset of the root about the clip's mean, [B, T, 1]: the mean is the scale's matter."""
@@ -89,46 +106,92 @@ class _Depths:
         """[B], with mean 0 over the clips."""
         return 0.3 * (self.scale - self.scale.mean())
 
-    def values(self) -> Tensor:
+    def depths(self) -> Tensor:
         """Depths [B, T, J], never nearer than the near plane."""
         scaled = self.depth * (1.0 + self.clip_scale())[:, None, None]
         return (scaled + torch.cat((self.drift(), self.offset[..., 1:]), -1)).clamp_min(self.nearest)
 
-    def lengths(self) -> Tensor:
+    def image_shifts(self) -> Tensor:
+        """On the normalised image plane, [B, T, J, 2]."""
+        return 0.01 * self.shifts
+
+    def proportions(self) -> Tensor:
+        """Logarithms [B, J - 1], with mean 0 over the bones."""
+        own = (self.own + self.own[:, self.other]) / 2
+        return own - own.mean(1, keepdim=True)
+
+    def shared_lengths(self) -> Tensor:
         """[J - 1], m."""
         free = self.initial * torch.exp(self.growth)
         return (free + free[self.other]) / 2
 
+    def lengths(self) -> Tensor:
+        """Of each clip, [B, 1, J - 1], m."""
+        return (self.shared_lengths() * torch.exp(self.proportions())).unsqueeze(1)
+
 
 @dataclass(frozen=True)
 class _Problem:
-    """What is fixed while the depths are sought: rays [B, T, J, 3] of unit depth, valid [B, T] as numbers."""
+    """What is fixed while the motion is sought: rays [B, T, J, 3] of unit depth, valid [B, T] as numbers.
+
+    `looseness` [B, T, J] is how far, on the image plane, a joint is expected from its ray.
+    """
 
     rays: Tensor
+    looseness: Tensor
     valid: Tensor
     extrinsics: Tensor
     skeleton: Skeleton
     config: Refinement
 
-    def world(self, unknown: _Depths) -> Tensor:
-        return to_world(self.rays * unknown.values().unsqueeze(-1), self.extrinsics)
+    def points(self, unknown: _Unknown) -> Tensor:
+        """In camera coordinates, [B, T, J, 3]."""
+        image = self.rays[..., :2] + unknown.image_shifts()
+        return torch.cat((image, self.rays[..., 2:]), -1) * unknown.depths().unsqueeze(-1)
 
-    def energy(self, unknown: _Depths, shared: Shared | None) -> Tensor:
+    def world(self, unknown: _Unknown) -> Tensor:
+        return to_world(self.points(unknown), self.extrinsics)
+
+    def energy(self, unknown: _Unknown, shared: Shared | None) -> Tensor:
         """Sum over frames of squared deviations in units of their expected size; bones and motion robustly."""
-        points, config, frame = self.rays * unknown.values().unsqueeze(-1), self.config, self.valid.unsqueeze(-1)
+        points, config, frame = self.points(unknown), self.config, self.valid.unsqueeze(-1)
         bones, lengths = bone_vectors(points, self.skeleton), unknown.lengths()
         stretch = (torch.linalg.vector_norm(bones, dim=-1) - lengths) / config.bone
         bend = points.diff(n=2, dim=1) / config.acceleration
         lifted = bone_vectors(self.rays * unknown.depth.unsqueeze(-1), self.skeleton)[..., 2]
         tilt = (bones[..., 2] - lifted) / (config.tilt * lengths)
-        persistent = (tilt.square() * frame).sum() + ((unknown.drift() / config.root).square() * frame).sum()
+        person = (unknown.proportions() / config.proportion).square().unsqueeze(1)
+        persistent = sum(((part * frame).sum() for part in (tilt.square(), person)), points.new_zeros(()))
+        persistent = persistent + ((unknown.drift() / config.root).square() * frame).sum()
         running = frame[:, 2:] * frame[:, 1:-1] * frame[:, :-2]
-        total = (_robust(stretch.square()) * frame).sum() + (_robust(bend.square().sum(-1)) * running).sum()
+        loose = (unknown.image_shifts().square().sum(-1) / self.looseness.square() * frame).sum()
+        total = (_robust(stretch.square()) * frame).sum() + (_robust(bend.square().sum(-1)) * running).sum() + loose
         total = total + persistent / config.correlation + (unknown.clip_scale() / config.scale).square().sum()
         if shared is None:
             return total
         unusual = (aligned_poses(to_world(points, self.extrinsics), self.skeleton) - shared.mean) @ shared.whitening
         return total + (unusual.square().sum(-1) * self.valid).sum() / config.pose_frames
+
+
+def trust(weight: Tensor) -> Tensor:
+    """How far from the lifted place to the keypoint a joint starts, for weights [...] in [0, 1]: 0 and 1 at the ends.
+
+    In between a keypoint counts LIFTED_TRUST times as much as the lifter's image of the joint, which is centimetres
+    off where keypoints are millimetres off.
+    """
+    return weight / (weight + (1 - weight) / LIFTED_TRUST)
+
+
+def tremble(observation: Observation) -> Tensor:
+    """How much keypoints tremble from frame to frame on the image plane, from the median of their sixth differences.
+
+    -> [], the standard deviation of white noise that would give it: motion hardly has sixth differences.
+    """
+    seen = (observation.weight > 0) & observation.valid.unsqueeze(-1)
+    for _ in range(6):
+        seen = seen[:, 1:] & seen[:, :-1]
+    found = observation.keypoints.diff(n=6, dim=1)[seen].abs()
+    return found.median() / (0.6745 * math.sqrt(924.0)) if len(found) else observation.keypoints.new_zeros(())
 
 
 def aligned_poses(positions: Tensor, skeleton: Skeleton) -> Tensor:
@@ -139,12 +202,12 @@ def aligned_poses(positions: Tensor, skeleton: Skeleton) -> Tensor:
 
 
 @torch.no_grad()
-def _estimate(problem: _Problem, unknown: _Depths) -> Shared:
+def _estimate(problem: _Problem, unknown: _Unknown) -> Shared:
     """Lengths, and the Gaussian of the valid frames' poses as they are now."""
     poses = aligned_poses(problem.world(unknown), problem.skeleton)[problem.valid > 0]
     values, vectors = torch.linalg.eigh(torch.cov(poses.T))
     deviation = (values.clamp_min(0.0) + problem.config.pose_floor**2).sqrt()
-    return Shared(unknown.lengths(), poses.mean(0), vectors / deviation)
+    return Shared(unknown.shared_lengths(), poses.mean(0), vectors / deviation)
 
 
 def refine(
@@ -159,21 +222,27 @@ def refine(
 ) -> tuple[Tensor, Shared]:
     """Move lifted positions [B, T, J, 3] along their rays. -> positions [B, T, J, 3] and what the clips share.
 
-    With `shared` given, from other clips of the same people, it is held fixed. A joint that was not seen keeps the ray
-    on which the lifter put it. Frames that are not valid come back as they went in.
+    With `shared` given, from other clips, it is held fixed. A joint that was not seen starts from the ray on which the
+    lifter put it. Joints leave their rays by little more than the keypoints tremble, those that are trusted less by
+    more. Frames that are not valid come back as they went in.
     """
     config = config or Refinement()
-    start = to_camera(on_rays(positions, observation, nearest), observation.extrinsics)
+    anchored = replace(observation, weight=trust(observation.weight))
+    start = to_camera(on_rays(positions, anchored, nearest), observation.extrinsics)
     start = torch.where(observation.valid[..., None, None], start, 1.0)
     depth = start[..., 2].clamp_min(nearest)
     valid = observation.valid.to(positions.dtype)
-    problem = _Problem(start / depth.unsqueeze(-1), valid, observation.extrinsics, skeleton, config)
+    looseness = (config.tremble * tremble(observation)).clamp_min(SHARPEST)
+    looseness = looseness / observation.weight.clamp_min(LEAST_TRUST).sqrt()
+    rays = start / depth.unsqueeze(-1)
+    problem = _Problem(rays, looseness, valid, observation.extrinsics, skeleton, config)
     lengths = shared.lengths if shared else bone_lengths(positions, skeleton)[observation.valid].median(0).values
-    unknown = _Depths(depth, valid, lengths, skeleton, nearest)
+    unknown = _Unknown(depth, valid, lengths, skeleton, nearest)
     done, found = 0, None
     for number in range(config.rounds + 1):
         steps, rate = (config.first, config.rate) if number == 0 else (config.iterations, config.rate / 2)
-        free = [unknown.offset, unknown.scale] + ([unknown.growth] if found is None and shared is None else [])
+        free = [unknown.offset, unknown.scale, unknown.shifts, unknown.own]
+        free += [unknown.growth] if found is None and shared is None else []
         optimizer = torch.optim.Adam(free, lr=rate)
         for step in range(steps):
             optimizer.param_groups[0]["lr"] = rate * (1 - step / steps) + 1e-4

@@ -1,10 +1,12 @@
 """The verbs about an MDM checkout: put our lines in, take them out, say how it stands, and which commits are known."""
 
+import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from videomdm_ext.console import parse
 from videomdm_ext.errors import HostError
@@ -79,14 +81,21 @@ class State:
     """MDM checkout; empty: search for one."""
     check: bool = False
     """Exit with status 1 unless installed."""
+    json: bool = False
+    """Print everything as JSON."""
 
 
 def status(words: Sequence[str]) -> int:
     """How a checkout stands; nothing is written."""
     options = parse(State, "status", words)
-    host = _find(options.mdm)
-    found = _say_state(host)
-    print(f"Next: {_next(host.root, found)}")
+    if options.json:
+        host = checkout.find(options.mdm or None)
+        found = patching.examine(host.root)
+        print(json.dumps(_as_json(host, found), indent=2))
+    else:
+        host = _find(options.mdm)
+        found = _say_state(host)
+        print(f"Next: {_next(host.root, found)}")
     return 1 if options.check and found.state != patching.INSTALLED else 0
 
 
@@ -96,14 +105,22 @@ class Doctor:
 
     mdm: str = ""
     """MDM checkout; empty: search for one."""
+    json: bool = False
+    """Print everything as JSON."""
 
 
 def doctor(words: Sequence[str]) -> int:
     """The state of a checkout, and of what it needs."""
     options = parse(Doctor, "doctor", words)
+    examine = import_module("videomdm_ext.host.compat").examine
+    if options.json:
+        host = checkout.find(options.mdm or None)
+        findings = [asdict(finding) for finding in examine(host)]
+        print(json.dumps({**_as_json(host, patching.examine(host.root)), "findings": findings}, indent=2))
+        return 0
     host = _find(options.mdm)
     found = _say_state(host)
-    findings = import_module("videomdm_ext.host.compat").examine(host)
+    findings = examine(host)
     width = max((len(finding.name) for finding in findings), default=0)
     for finding in findings:
         print(f"{finding.state:<9} {finding.name:<{width}}  {finding.about}")
@@ -136,6 +153,21 @@ def _find(mdm: str) -> checkout.Checkout:
     name = "the stand-in" if host.kind == "standin" else "MDM"
     print(f"{host.root}: {name}{f' at {host.commit}' if host.commit else ', no git commit'}")
     return host
+
+
+def _as_json(host: checkout.Checkout, found: patching.Status) -> dict[str, Any]:
+    """What --json tells of a checkout; an MDM is compared with the known commit that is nearest."""
+    commit, differing = known.closest(host.root)
+    return {
+        "checkout": str(host.root),
+        "kind": host.kind,
+        "commit": host.commit,
+        "state": found.state,
+        "about": found.about,
+        "nearest_known_commit": commit.commit if host.kind == "mdm" else None,
+        "differing_files": list(differing) if host.kind == "mdm" else [],
+        "next": _next(host.root, found),
+    }
 
 
 def _say_state(host: checkout.Checkout) -> patching.Status:

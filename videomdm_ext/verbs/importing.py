@@ -11,8 +11,9 @@ import tyro
 
 from videomdm_ext import plugins
 from videomdm_ext.console import bars, console, counting, lifter_summary, parse
-from videomdm_ext.datasets.importers.base import ImportOptions
+from videomdm_ext.datasets.importers.base import SHARES, ImportOptions
 from videomdm_ext.datasets.importing import Imported, find_importer, run_import
+from videomdm_ext.datasets.observing import PREFIX
 from videomdm_ext.errors import ConfigError
 
 REASONS = 8
@@ -42,6 +43,8 @@ class ImportData:
     """A registered lifter, for sources that bring no teacher of their own."""
     captions: str = ""
     """A file with lines ID<tab>caption, for sources without texts."""
+    split: str = ",".join(map(str, SHARES))
+    """Shares of the trials for train, val and test, where the source has no splits of its own."""
     option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """KEY=VALUE of one kind alone; may be repeated."""
 
@@ -63,6 +66,7 @@ def import_data(words: Sequence[str]) -> int:
             lifter=options.lifter,
             captions=options.captions,
             extra=pairs(options.option),
+            split=shares(options.split),
         ),
     )
     torch.set_num_threads(1)  # arrays this small only wait for each other
@@ -73,12 +77,34 @@ def import_data(words: Sequence[str]) -> int:
 
 
 def list_kinds() -> int:
-    """The registered importers, and what --option takes for each."""
-    for name, importer in sorted(plugins.collect(plugins.create_manager(), "datasets").items()):
-        console.print(f"[bold]{name}[/]  {importer.about}")
-        for key, about in (importer.extras or {}).items():
-            console.print(f"    --option {key}=...  {about}", highlight=False)
+    """The registered importers and lifters, and what --option takes for each."""
+    manager = plugins.create_manager()
+    for name, importer in sorted(plugins.collect(manager, "datasets").items()):
+        tell_options(f"[bold]{name}[/]  {importer.about}", importer.extras or {})
+    console.print("A lifter for kinds without a teacher; lifter.KEY may be KEY where the kind has no option KEY:")
+    for name, lifter in sorted(plugins.collect(manager, "lifters").items()):
+        options = getattr(lifter, "options", {})
+        tell_options(f"[bold]--lifter {name}[/]", {f"{PREFIX}{key}": about for key, about in options.items()})
     return 0
+
+
+def tell_options(title: str, options: Mapping[str, str]) -> None:
+    """A title, and below it keys of --option with a line of help each."""
+    console.print(title)
+    for key, about in options.items():
+        console.print(f"    --option {key}=...  {about}", highlight=False)
+
+
+def shares(text: str) -> tuple[float, float, float]:
+    """Three numbers with commas between them; ImportOptions checks what they add up to."""
+    try:
+        train, val, test = map(float, text.split(","))
+    except ValueError as error:
+        raise ConfigError(
+            f"--split: expected three numbers, the shares of train, val and test, found {text!r}. Write them as in "
+            "--split 0.8,0.05,0.15."
+        ) from error
+    return train, val, test
 
 
 def pairs(words: Sequence[str]) -> dict[str, str]:

@@ -1,21 +1,21 @@
 """The verbs of the command line: read arguments, call the library, show progress, say what comes next."""
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
 from videomdm_ext import run
-from videomdm_ext.benchmark import comparison, drawing, pictures, sampling
+from videomdm_ext.benchmark import comparison, drawing
 from videomdm_ext.benchmark.arms import load_arm
-from videomdm_ext.benchmark.collect import gather
-from videomdm_ext.benchmark.comparison import Plan
+from videomdm_ext.benchmark.collect import gather, tell
+from videomdm_ext.benchmark.jury import call_jury
+from videomdm_ext.benchmark.plan import Plan, read_plan
 from videomdm_ext.benchmark.report import terminal_table, write
-from videomdm_ext.benchmark.results import Example, verdict
+from videomdm_ext.benchmark.results import verdict
 from videomdm_ext.benchmark.video_demo import run_video_demo
 from videomdm_ext.benchmark.video_demo_report import table
 from videomdm_ext.console import bars, by_name, console, counting, lifter_summary, parse, say_refined
@@ -27,8 +27,11 @@ from videomdm_ext.datasets.refined import make_refined
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.host import text
 
+STEPS = 650
+"""Steps of the demo's trainings, unless asked for others."""
 VIDEO_STEPS = 1200
-"""Steps of the demo's trainings on videos, unless asked for others."""
+"""The same, of those on videos."""
+NOT_FOR_VIDEOS = ("seeds", "batch_size", "average", "adam_beta2", "arms", "fast", "text_features")
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,8 @@ class Demo:
     """Folder for everything the demo makes, by default runs/demo; started again, it goes on from what is there."""
     seeds: int = 3
     """Trainings of each arm."""
-    steps: int = 650
-    """Steps of each training; the learning rate falls to zero over them."""
+    steps: int | None = None
+    """Steps of each training, by default 650, with --video 1,200; the learning rate falls to zero over them."""
     batch_size: int = 16
     """Crops of a step."""
     average: float = 0.99
@@ -63,10 +66,11 @@ def demo(words: Sequence[str]) -> int:
     """The main job on bundled real motion."""
     options = parse(Demo, "demo", words)
     drawing.require()
-    if options.video:
-        return video_demo(options)
-    if min(options.seeds, options.workers, options.batch_size) < 1 or options.steps < 50:
+    steps = options.steps if options.steps is not None else VIDEO_STEPS if options.video else STEPS
+    if min(options.seeds, options.workers, options.batch_size) < 1 or steps < 50:
         raise ConfigError("--seeds, --workers, --batch-size: expected 1 or more, and --steps 50 or more. Correct it.")
+    if options.video:
+        return video_demo(options, steps)
     if not (0 <= options.average < 1 and 0 < options.adam_beta2 < 1):
         raise ConfigError("--average and --adam-beta2: expected numbers from 0 to under 1. Correct the option.")
     out = options.out or Path("runs/demo-fast" if options.fast else "runs/demo")
@@ -81,21 +85,23 @@ def demo(words: Sequence[str]) -> int:
         content=card.content_hash,
         arms=options.arms,
         seeds=options.seeds,
-        steps=options.steps,
+        steps=steps,
         batch_size=options.batch_size,
         average=options.average,
         adam_beta2=options.adam_beta2,
         text_features=features,
     )
     if options.fast:
-        plan = dataclasses.replace(plan, seeds=1, steps=min(options.steps, 120), samples=24)
+        plan = dataclasses.replace(plan, seeds=1, steps=min(steps, 120), samples=24)
     return compare(plan, out, options.workers)
 
 
-def video_demo(options: Demo) -> int:
+def video_demo(options: Demo, steps: int) -> int:
     """From videos to a trained model, and what its depth is worth beside four views."""
     out = options.out or Path("runs/demo-video")
-    steps = VIDEO_STEPS if options.steps == Demo.steps else options.steps
+    ignored = [name for name in NOT_FOR_VIDEOS if getattr(options, name) != getattr(Demo, name)]
+    if ignored:
+        raise ConfigError(f"--{ignored[0].replace('_', '-')}: expected none with --video, which has its own. Leave it.")
     check_writable(str(out))
     console.print("real videos: detect, lift, place before a camera, train, judge by all views")
     with bars() as progress:
@@ -155,8 +161,9 @@ def compare(plan: Plan, out: Path, workers: int) -> int:
 def show(plan: Plan, out: Path) -> int:
     """Score, write the report, print the table and the verdict."""
     with console.status("scoring"):
-        results = gather(plan, out)
-        place = write(results, out)
+        jury = call_jury(plan, out)
+        results = gather(plan, out, jury)
+        place = write(results, out, tell(plan, out, results, jury))
     console.print(terminal_table(results))
     for sentence in verdict(results):
         console.print(sentence)
@@ -226,54 +233,6 @@ def _take(words: list[str], option: str) -> tuple[str | None, list[str]]:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Sample motions from a trained run."""
-
-    run: Path
-    """Folder of a run, with model*.pt and args.json."""
-    text: tuple[str, ...] = ()
-    """Captions; without any, those of the training clips."""
-    count: int = 8
-    """Motions when no caption is given, or variants of each caption."""
-    frames: int = 0
-    """Length of each motion; 0: the longest that was trained."""
-    seed: int = 0
-    """Seed of the noise."""
-    guidance: float = 1.0
-    """Classifier-free guidance scale."""
-    mdm: str = field(default="")
-    """MDM checkout the run was trained in; empty: the stand-in."""
-    out: Path | None = None
-    """Folder to write to; by default RUN/samples."""
-
-
-def sample(words: Sequence[str]) -> int:
-    """Motions as npz, with a picture of the first ones."""
-    options = parse(Sample, "sample", words)
-    out = options.out or options.run / "samples"
-    drawing.require()
-    check_writable(str(out))
-    if options.count < 1 or options.frames < 0 or any(not caption.strip() for caption in options.text):
-        raise ConfigError("--count: expected 1 or more; --frames: 0 or more; --text: captions with words. Correct it.")
-    trained = sampling.load(run.choose(options.mdm or None), sampling.newest_checkpoint(options.run))
-    longest = trained.dataset.batch_length
-    if options.frames > longest:
-        raise ConfigError(
-            f"--frames: expected {longest} or fewer, the longest that was trained, found {options.frames}."
-        )
-    if options.text:
-        wanted = [(caption, options.frames or longest) for caption in options.text for _ in range(options.count)]
-    else:
-        wanted = sampling.prompts(trained.dataset, options.count, options.seed)
-    made = sampling.sample(trained, wanted, seed=options.seed, guidance=options.guidance)
-    sampling.write_motions(out / "samples.npz", {"samples": made}, [caption for caption, _ in wanted])
-    shown = [Example(caption, {"sample": motion.numpy()}) for (caption, _), motion in zip(wanted, made, strict=True)]
-    pictures.strips(str(out / "samples.png"), shown[:6], trained.space.skeleton, trained.fps)
-    console.print(f"{out / 'samples.npz'}: {len(made)} motions; {out / 'samples.png'} shows the first")
-    return 0
-
-
-@dataclass(frozen=True)
 class Report:
     """Score a comparison again and rewrite its report."""
 
@@ -286,14 +245,3 @@ def report(words: Sequence[str]) -> int:
     options = parse(Report, "report", words)
     drawing.require()
     return show(read_plan(options.out), options.out)
-
-
-def read_plan(out: Path) -> Plan:
-    """The plan of a comparison's folder."""
-    place = out / "plan.json"
-    try:
-        stored: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
-        stored.pop("settings", None)
-        return Plan(**{**stored, "arms": tuple(stored["arms"])})
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"{place}: expected the plan of a comparison ({error}). Make one: videomdm demo.") from error

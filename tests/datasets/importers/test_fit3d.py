@@ -15,8 +15,9 @@ from videomdm_ext.datasets.folder import read_clip
 from videomdm_ext.datasets.importers.base import ImportOptions
 from videomdm_ext.datasets.importers.fit3d import Fit3DImporter, caption_of, grouped
 from videomdm_ext.datasets.importers.fit3d_joints import smpl22_of
+from videomdm_ext.datasets.importers.fit3d_keypoints import Detected
 from videomdm_ext.datasets.importing import run_import
-from videomdm_ext.errors import DatasetError
+from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.motion.features import decode
 from videomdm_ext.skeletons import SMPL22
 
@@ -252,3 +253,185 @@ def test_a_camera_by_another_convention_is_refused(tmp_path):
             importer.read(member)
     with pytest.raises(DatasetError, match="expected train/SUBJECT/joints3d_25"):
         Fit3DImporter(str(tmp_path / "nowhere"), ImportOptions()).members()
+
+
+PARTS = ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+MOVED = np.array((0.013, -0.008))
+"""By this the detector is wrong everywhere, on the normalised plane."""
+
+
+def detected(subject, camera, action, *, bent=True):
+    """-> pixels [T, 17, 2] of COCO's joints in the distorted video, by the source's own formula, each off by MOVED."""
+    place, factor = CAMERAS[camera]
+    stored = camera_file(np.array(place), factor)
+    motion = {"squat": "walk", "dumbbell_biceps_curls": "dance_a"}[action]
+    world = joints25(motion) + np.array((0.1 * ("s03", "s04", "s05").index(subject), 0.2, 0))
+    seen = (world - np.array(place)) @ np.array(stored["extrinsics"]["R"]).T
+    x = seen[..., :2] / seen[..., 2:] + MOVED
+    lens = {key: np.array(values[0]) for key, values in stored["intrinsics_w_distortion"].items()}
+    r2, p = (x**2).sum(-1, keepdims=True), lens["p"][::-1]
+    radial = 1 + lens["k"][0] * r2 + lens["k"][1] * r2**2 + lens["k"][2] * r2**3
+    x = x * (radial + (x * p).sum(-1, keepdims=True)) + r2 * p if bent else x
+    pixels = x * lens["f"] + lens["c"]
+    by_name = {joint: pixels[:, number] for number, joint in DIRECT.items()}
+    face = [pixels[:, 9]] * 5
+    return np.stack([*face, *(by_name[f"{side}_{part}"] for part in PARTS for side in "lr")], 1)
+
+
+def write_detections(root, subjects=("s03",), *, first=0, longer=0, kind="coco", take=detected):
+    """The detector's files, DIR/SUBJECT/CAMERA/ACTION; a small second person walks by for a second."""
+    for subject in subjects:
+        for camera in CAMERAS:
+            folder = root / subject / camera
+            folder.mkdir(parents=True)
+            for action in ("squat", "dumbbell_biceps_curls"):
+                pixels = take(subject, camera, action)
+                pixels = np.concatenate((pixels, np.repeat(pixels[-1:], longer, 0)))
+                people = {frame: [points] for frame, points in enumerate(pixels)}
+                for frame in range(20, 70):
+                    people[frame].insert(0, pixels[20] * 0.2 + frame)
+                write_people(folder, action, kind, people, first)
+    return str(root)
+
+
+def write_people(folder, action, kind, people, first):
+    rows = [
+        (frame, np.concatenate((points, np.full((17, 1), 0.8)), 1).ravel().tolist())
+        for frame, members in people.items()
+        for points in members
+    ]
+    if kind == "coco":
+        content = [{"image_id": frame + first, "keypoints": values} for frame, values in rows]
+        (folder / f"{action}.json").write_text(json.dumps(content))
+        return
+    (folder / action).mkdir()
+    for frame in people:
+        found = [{"pose_keypoints_2d": values} for number, values in rows if number == frame]
+        name = f"{action}_{frame + first:012d}_keypoints.json"
+        (folder / action / name).write_text(json.dumps({"people": found}))
+
+
+def with_keypoints(source, keypoints, kind="coco", **extra):
+    return Fit3DImporter(source, ImportOptions(extra={"keypoints": keypoints, "format": kind, **extra}))
+
+
+@pytest.mark.parametrize(("kind", "first", "longer"), [("coco", 0, 30), ("coco", 1, 0), ("openpose", 0, 0)])
+def test_a_detectors_keypoints_take_the_place_of_the_projected_truth(tmp_path, kind, first, longer):
+    source = write_source(tmp_path / "source")
+    found = write_detections(tmp_path / "found", kind=kind, first=first, longer=longer)
+    importer, plain = with_keypoints(source, found, kind), Fit3DImporter(source, ImportOptions())
+    assert importer.sources != plain.sources
+    members = [member for member in importer.members() if member.place[0] == "s03"]
+    assert {member.place[2] for member in members} == set(CAMERAS)
+    for member in members:
+        ours, projected = importer.read(member), plain.read(member)
+        torch.testing.assert_close(ours.truth, projected.truth)
+        for number in DIRECT.values():
+            joint = SMPL22.index(number)
+            expected = projected.keypoints[:, joint].numpy() + MOVED
+            np.testing.assert_allclose(ours.keypoints[:, joint], expected, atol=1e-3)  # straight between two frames
+            np.testing.assert_allclose(ours.keypoints[::2, joint], expected[::2], atol=2e-6)
+            np.testing.assert_allclose(ours.confidence[:, joint], 0.8, atol=1e-6)
+        assert not ours.confidence[:, [SMPL22.index("l_foot"), SMPL22.index("r_foot")]].any()
+        assert (ours.confidence[:, SMPL22.index("spine2")] < 0.5).all()
+
+
+def test_a_set_with_a_detectors_keypoints_says_so_and_leaves_out_what_was_not_detected(tmp_path):
+    source, out = write_source(tmp_path / "source"), str(tmp_path / "set")
+    done = run_import(with_keypoints(source, write_detections(tmp_path / "found"), test="s05"), out)
+    assert done.card.sources == ("Fit3D (Fieraru et al. 2021), keypoints of a detector",)
+    assert {clip_id[:3] for clip_id in done.left_out} == {"s04", "s05"}
+    assert all("detections of the video" in message for message in done.left_out.values())
+    clip = read_clip(out, done.card, "s03_squat_p0_c50591643")
+    assert clip.truth is not None
+    assert 0.0 <= clip.confidence.min() < clip.confidence.max() == np.float32(0.8)
+
+
+def test_frames_without_the_person_have_no_confidence(tmp_path):
+    source, found = write_source(tmp_path / "source"), write_detections(tmp_path / "found")
+    place = tmp_path / "found" / "s03" / "50591643" / "squat.json"
+    rows = json.loads(place.read_text())
+    last = max(row["image_id"] for row in rows)
+    place.write_text(
+        json.dumps([row for row in rows if row["image_id"] not in (*range(30, 50), *range(last - 9, 999))])
+    )
+    importer = with_keypoints(source, found)
+    seen = importer.read(next(m for m in importer.members() if m.id == "s03_squat_p0_c50591643"))
+    missing = np.flatnonzero((seen.confidence == 0).all(1))  # at 20 fps, frame n is 2.5 n of the video
+    assert missing.tolist() == [*range(12, 20), *range(int((last - 10) / 2.5) + 1, len(seen.confidence))]
+
+
+def test_keypoints_between_frames_are_between_and_beyond_the_last_frame_there_are_none():
+    times, points = np.array((1.0, 2.0, 3.0)), np.arange(6.0).reshape(3, 1, 2)
+    confidence = np.array([[0.8], [0.0], [0.4]])
+    found, sure = Detected(times, points, confidence).at(np.array((0.5, 1.0, 1.5, 2.0, 3.0, 3.1)))
+    np.testing.assert_allclose(found[1:5, 0], [(0, 1), (1, 2), (2, 3), (4, 5)])
+    np.testing.assert_allclose(sure[:, 0], (0, 0.8, 0.2, 0, 0.4, 0), atol=1e-6)
+
+
+def other_camera(subject, camera, action):
+    return detected(subject, next(name for name in CAMERAS if name != camera), action)
+
+
+def undistorted(subject, camera, action):
+    return detected(subject, camera, action) * 0.5
+
+
+@pytest.mark.parametrize("take", [other_camera, undistorted])
+def test_keypoints_of_another_camera_or_picture_are_refused(tmp_path, take):
+    source, found = write_source(tmp_path / "source"), write_detections(tmp_path / "found", take=take)
+    importer = with_keypoints(source, found)
+    with pytest.raises(DatasetError, match="expected keypoints of this take, found them"):
+        importer.read(importer.members()[0])
+
+
+def test_keypoints_need_a_format_and_cameras_of_videos_a_lens(tmp_path):
+    source, found = write_source(tmp_path / "source"), write_detections(tmp_path / "found")
+    for extra, message in (
+        ({"keypoints": found}, "--option keypoints: expected --option format with it"),
+        ({"format": "coco"}, "--option keypoints: expected --option format with it"),
+        ({"keypoints": found, "format": "cocoa"}, "--option format: expected .*openpose.* found 'cocoa'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            Fit3DImporter(source, ImportOptions(extra=extra))
+    place = tmp_path / "source" / "train" / "s03" / "camera_parameters" / "50591643" / "squat.json"
+    stored = json.loads(place.read_text())
+    del stored["intrinsics_w_distortion"]["k"]
+    place.write_text(json.dumps(stored))
+    importer = with_keypoints(source, found)
+    with pytest.raises(DatasetError, match=r"squat\.json: expected numbers intrinsics_w_distortion k"):
+        importer.read(next(m for m in importer.members() if m.id == "s03_squat_p0_c50591643"))
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_the_list_of_subjects_and_takes_tells_whom_to_test_on_and_what_is_missing(tmp_path, inside):
+    source = write_source(tmp_path / "source")
+    takes = {subject: ["squat", "dumbbell_biceps_curls"] for subject in ("s03", "s04", "s05", "s02")}
+    takes["s04"].append("push_up")
+    info = {"train_subj_names": ["s03", "s04"], "subj_to_act": takes, "all_camera_names": list(CAMERAS)}
+    (tmp_path / "source" / "fit3d_info.json").write_text(json.dumps(info))
+    importer = Fit3DImporter(f"{source}/train" if inside else source, ImportOptions())
+    members = importer.members()
+    assert {(m.trial, m.split) for m in members} == {("s03", "train"), ("s04", "train"), ("s05", "test")}
+    missing = [m for m in members if m.place[1] == "push_up"]
+    assert [m.id for m in missing] == [f"s04_push_up_p0_c{camera}" for camera in sorted(CAMERAS)]
+    with pytest.raises(DatasetError, match=r"push_up\.json: expected a file that can be read"):
+        importer.read(missing[0])
+    chosen = Fit3DImporter(source, ImportOptions(extra={"test": "s03"})).members()
+    assert {m.trial for m in chosen if m.split == "test"} == {"s03"}
+
+
+def test_a_list_that_leads_out_of_the_folder_is_refused_before_anything_is_read(tmp_path, monkeypatch):
+    source = write_source(tmp_path / "source")
+    (tmp_path / "source" / "fit3d_info.json").write_text(json.dumps({"subj_to_act": {"s03": ["../../../secret"]}}))
+    importer = Fit3DImporter(source, ImportOptions())
+    monkeypatch.setattr(importer, "_take", lambda subject, action: pytest.fail(f"read {action}"))
+    with pytest.raises(DatasetError, match="expected an id"):
+        importer.members()
+
+
+@pytest.mark.parametrize("info", ["{}", '{"train_subj_names": ["s03", "s04", "s05"]}', '{"subj_to_act": [1], "x": 2}'])
+def test_where_nobody_is_named_for_testing_subjects_are_drawn(tmp_path, info):
+    source = write_source(tmp_path / "source")
+    (tmp_path / "source" / "fit3d_info.json").write_text(info)
+    assert {m.split for m in Fit3DImporter(source, ImportOptions()).members()} == {""}

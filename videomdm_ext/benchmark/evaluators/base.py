@@ -1,8 +1,8 @@
 """What an evaluator is: a space for motions, perhaps for captions too, with a hash that says which one it is.
 
 An evaluator is registered as a function that makes it (hook `register_evaluators`): `make(ground) -> Evaluator`. What
-has to be trained or loaded is trained or loaded there; `UnavailableError` says why it cannot be had here, and the report
-then does without it.
+has to be trained or loaded is trained or loaded there; `UnavailableError` says why it cannot be had here, and the
+report then does without it.
 """
 
 from abc import ABC, abstractmethod

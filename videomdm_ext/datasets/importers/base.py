@@ -12,6 +12,9 @@ from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.motion.kinematics import RAW, HeadingRule
 from videomdm_ext.skeletons import SMPL22, Skeleton
 
+SHARES = (0.8, 0.05, 0.15)
+"""Of the trials, for training, validation and test."""
+
 
 @dataclass(frozen=True)
 class ImportOptions:
@@ -26,6 +29,18 @@ class ImportOptions:
     optics: Optics = field(default_factory=Optics)
     extra: Mapping[str, str] = field(default_factory=dict)
     """KEY=VALUE pairs of one importer alone."""
+    split: tuple[float, float, float] = SHARES
+    """Shares of the trials for train, val and test, for sources without splits of their own."""
+
+    def __post_init__(self) -> None:
+        # nan fails every comparison
+        good = len(self.split) == 3 and all(0 <= share <= 1 for share in self.split) and self.split[0] > 0
+        if not good or not math.isclose(sum(self.split), 1.0, abs_tol=1e-6):
+            found = ",".join(f"{share:g}" for share in self.split)
+            raise ConfigError(
+                "--split: expected shares of train, val and test, none below 0, that of train above 0, with the sum 1, "
+                f"found {found}. Write them as in --split 0.8,0.05,0.15."
+            )
 
 
 @dataclass(frozen=True)
@@ -52,7 +67,7 @@ class Importer(ABC):
     """Frames per second of what `read` returns."""
     heading: ClassVar[HeadingRule] = RAW
     licence: ClassVar[str] = ""
-    sources: ClassVar[tuple[str, ...]] = ()
+    sources: tuple[str, ...] = ()
     extras: ClassVar[Mapping[str, str] | None] = None
     """Keys of `options.extra` that this importer knows, each with a line of help; None: it checks them itself."""
     has_lifter: str = ""

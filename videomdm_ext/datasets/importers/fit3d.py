@@ -3,16 +3,20 @@
 SOURCE/train/SUBJECT/joints3d_25/ACTION.json                {"joints3d_25": [T, 25, 3]}, metres, z up, 50 fps
 SOURCE/train/SUBJECT/camera_parameters/CAMERA/ACTION.json   {"extrinsics": {"R", "T"}, "intrinsics_w_distortion": ...}
 SOURCE/train/SUBJECT/rep_ann.json                           {ACTION: [frames between repetitions]} (optional)
+SOURCE/fit3d_info.json                                      {"train_subj_names": [], "subj_to_act": {}} (optional)
 SOURCE/train/SUBJECT/smplx/ACTION.json                      SMPL-X parameters (used with --option smpl=FOLDER)
 
 SOURCE may also be the folder `train` itself, or lie above a folder `fit3d`. A take is cut at its repetitions, or evenly
 where none are annotated, into parts of at most 196 frames at 20 fps, and every part is a clip for each camera. T is the
 camera's place: X_camera = R (X_world - T). Keypoints are the projected motion on the normalised plane, where no lens
-distorts; the intrinsics, for drawing, are those of the undistorted image where the source has them.
+distorts; the intrinsics, for drawing, are those of the undistorted image where the source has them. With --option
+keypoints=DIR they are what a detector found in the videos (`fit3d_keypoints`).
 
 What is public does not say beyond doubt on which side joints 1 to 3 and 11 to 13 are. They are taken as Human3.6M's
 (right leg, left leg, left arm, right arm) and checked: toes point ahead (`sides_of`). Only the train split has a truth;
-the test split, without joints3d_25, holds nothing to import.
+the test split, without joints3d_25, holds nothing to import. So the subjects of the train split are drawn to train,
+val and test, unless some that fit3d_info.json does not name for training have a truth here too: these are then tested
+on. A take that it lists and that is not here is told as left out.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,13 +31,15 @@ from torch import Tensor
 from videomdm_ext.datasets import files
 from videomdm_ext.datasets.importers.base import Importer, ImportOptions, Member
 from videomdm_ext.datasets.importers.captions import caption_table, stems
-from videomdm_ext.datasets.importers.fit3d_files import numbers, read_camera, read_json
+from videomdm_ext.datasets.importers.detections import FORMATS
+from videomdm_ext.datasets.importers.fit3d_files import Info, numbers, read_camera, read_info, read_json, read_lens
 from videomdm_ext.datasets.importers.fit3d_joints import smpl22_of
+from videomdm_ext.datasets.importers.fit3d_keypoints import Detected, check_alike, read_detected
 from videomdm_ext.datasets.importers.fit3d_smplx import smplx_joints
 from videomdm_ext.datasets.importers.joints import y_up
 from videomdm_ext.datasets.importers.results import FRAMES_OF, as_long_as, lifter_name, placed, read_results
 from videomdm_ext.datasets.recording import Recording, frames_at, resample
-from videomdm_ext.errors import DatasetError
+from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.geometry.cameras import project, to_pixels
 from videomdm_ext.hookspecs import Register, hookimpl
 
@@ -51,6 +57,8 @@ class Fit3DImporter(Importer):
     sources = ("Fit3D (Fieraru et al. 2021), joints projected to its own cameras",)
     extras: ClassVar[Mapping[str, str] | None] = {
         "test": "subjects to test on, separated by commas; by default drawn by the seed",
+        "keypoints": "folder of a detector's files, SUBJECT/CAMERA/ACTION..., in the place of the projected motion",
+        "format": f"of these files: {', '.join(FORMATS)}",
         "smpl": "folder of body models, to take the joints from the SMPL-X parameters",
         "lifted": "folder of a lifter's joints, ID.npy, 20 fps",
         "lifted_frame": "whose axes they are in: camera, or world for the clip's own world with y up",
@@ -63,7 +71,14 @@ class Fit3DImporter(Importer):
         if self.results:
             self.has_lifter = lifter_name(self.results, self.extra("lifted_name"))
         self.lifted_frame = self.extra("lifted_frame", "camera", among=FRAMES_OF)
+        self.keypoints, self.format = self.extra("keypoints"), self.extra("format")
+        if bool(self.keypoints) != bool(self.format):
+            raise ConfigError("--option keypoints: expected --option format with it, found one of the two. Give both.")
+        if self.keypoints:
+            self.extra("format", among=FORMATS)
+            self.sources = ("Fit3D (Fieraru et al. 2021), keypoints of a detector",)
         self._take = lru_cache(maxsize=2)(self._read_take)
+        self._detected = lru_cache(maxsize=8)(self._read_detected)
 
     def members(self) -> Sequence[Member]:
         """One for every part of a take and camera. Reads the takes that have no annotated repetitions."""
@@ -79,14 +94,13 @@ class Fit3DImporter(Importer):
             raise self.refuse(member.id, f"frames from {start} on", f"a take of {len(whole)}", advice)
         at = frames_at(stop - start, SOURCE_FPS, self.fps)[: LONGEST + 1] + start
         truth = resample(whole, at)
-        extrinsics, intrinsics = read_camera(
-            bf.join(self._root, subject, "camera_parameters", camera, f"{action}.json")
-        )
-        points, depth = project(truth, extrinsics.unsqueeze(0))
-        if not bool((depth > 0).all()) or not in_picture(points, intrinsics):
-            found = f"one outside, {depth.median():.1f} m from it"
-            advice = "Do R and T fit X_camera = R (X_world - T)?"
-            raise self.refuse(f"{member.id}, camera {camera}", "a person in the picture", found, advice)
+        extrinsics, intrinsics = read_camera(self._camera_file(subject, camera, action))
+        points = self._projected(member, truth, extrinsics, intrinsics)
+        confidence = torch.ones_like(points[..., 0])
+        if self.keypoints:
+            projected = points
+            points, confidence = self._detected(subject, action, camera).at(at.numpy() / SOURCE_FPS)
+            check_alike(points, confidence, projected, member.id)
         lifted = None
         if self.results:
             _, results = read_results(self.results, (member.id,), truth.shape[1])
@@ -98,13 +112,22 @@ class Fit3DImporter(Importer):
             fps=self.fps,
             skeleton=self.skeleton,
             keypoints=points,
-            confidence=torch.ones_like(points[..., 0]),
+            confidence=confidence,
             extrinsics=extrinsics,
             lifted=lifted,
             truth=truth,
             intrinsics=intrinsics,
             source=bf.join(subject, "joints3d_25", action),
         )
+
+    def _projected(self, member: Member, truth: Tensor, extrinsics: Tensor, intrinsics: Tensor | None) -> Tensor:
+        """The motion on the normalised plane [T, 22, 2]; refused where the camera looks elsewhere."""
+        points, depth = project(truth, extrinsics.unsqueeze(0))
+        if not bool((depth > 0).all()) or not in_picture(points, intrinsics):
+            found = f"one outside, {depth.median():.1f} m from it"
+            advice = "Do R and T fit X_camera = R (X_world - T)?"
+            raise self.refuse(f"{member.id}, camera {member.place[2]}", "a person in the picture", found, advice)
+        return points
 
     @cached_property
     def _root(self) -> str:
@@ -123,19 +146,29 @@ class Fit3DImporter(Importer):
         for subject in subjects:
             files.checked_id(subject, self._root)
             cameras = _folders(bf.join(self._root, subject, "camera_parameters"))
-            repetitions = self._repetitions(subject)
-            for action in stems(bf.join(self._root, subject, "joints3d_25"), ".json"):
-                takes = list(self._parts(subject, action, repetitions))
+            repetitions, split = self._repetitions(subject), self._split(subject, subjects)
+            for action in self._actions(subject):
                 name = files.checked_id(f"{subject}_{action.replace(' ', '_')}", self._root)
+                takes = list(self._parts(subject, action, repetitions))
                 for part, (start, stop) in enumerate(takes):
                     for camera in cameras:
                         clip_id = f"{name}_p{part}_c{files.checked_id(camera, subject)}"
                         place = (subject, action, camera, start, stop)
-                        yield Member(clip_id, subject, self._split(subject), place)
+                        yield Member(clip_id, subject, split, place)
 
-    def _split(self, subject: str) -> str:
-        held_out = {name.strip() for name in self.extra("test").split(",")} - {""}
+    def _actions(self, subject: str) -> list[str]:
+        """Takes of a subject: those that are here, and those that should be."""
+        here = stems(bf.join(self._root, subject, "joints3d_25"), ".json")
+        return sorted({*here, *self._info.actions.get(subject, ())})
+
+    def _split(self, subject: str, subjects: Sequence[str]) -> str:
+        named = {name.strip() for name in self.extra("test").split(",")} - {""}
+        held_out = named or set(subjects) & self._info.tested
         return "" if not held_out else "test" if subject in held_out else "train"
+
+    @cached_property
+    def _info(self) -> Info:
+        return read_info(self._root)
 
     def _repetitions(self, subject: str) -> Mapping[str, Any]:
         place = bf.join(self._root, subject, "rep_ann.json")
@@ -164,6 +197,15 @@ class Fit3DImporter(Importer):
         place = bf.join(self._root, subject, "joints3d_25", f"{action}.json")
         joints = numbers(read_json(place).get("joints3d_25"), place, "joints3d_25", (None, 25, 3))
         return y_up(smpl22_of(joints, place))
+
+    def _read_detected(self, subject: str, action: str, camera: str) -> Detected:
+        """What the detector found in a whole take."""
+        take, frames = (subject, action, camera), len(self._take(subject, action))
+        lens = read_lens(self._camera_file(subject, camera, action))
+        return read_detected(self.keypoints, self.format, take, frames=frames, fps=SOURCE_FPS, lens=lens)
+
+    def _camera_file(self, subject: str, camera: str, action: str) -> str:
+        return bf.join(self._root, subject, "camera_parameters", camera, f"{action}.json")
 
     def _texts(self, subject: str, action: str) -> tuple[str, ...]:
         return self._given.get(f"{subject}_{action}") or self._given.get(action) or (caption_of(action),)

@@ -83,6 +83,7 @@ def watch(video: Video, choice: Choice, cache: str = "", progress: Progress | No
         raise DatasetError(f"{video.path}: expected a person in view, found none. Leave it out.")
     if place:
         files.write_bytes(place, files.arrays_bytes(_arrays(seen)))
+        return _read(place)  # in the precision in which it is kept, as an interrupted import finds it
     return seen
 
 

@@ -1,0 +1,388 @@
+"""The documents: the table of options is the program's, the plugin page works, every command is one that exists."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+import runpy
+import shutil
+import sys
+import tomllib
+from argparse import ArgumentParser
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import documents
+import numpy as np
+import pytest
+import torch
+import tyro
+from clips import make_clip, motion
+from documents import ROOT, Command
+
+from videomdm_ext import cli, plugins, run
+from videomdm_ext.config import Fairness, Source, Speed, Supervision
+from videomdm_ext.datasets.card import Card
+from videomdm_ext.datasets.folder import read_folder, write_folder
+from videomdm_ext.datasets.layout import read_card
+from videomdm_ext.errors import VideoMDMError
+from videomdm_ext.host import checkout, patching
+from videomdm_ext.lifters.base import Lifter
+from videomdm_ext.options import add_arguments
+from videomdm_ext.supervision import refinement
+from videomdm_ext.verbs import checkouts
+
+MAKER = runpy.run_path(str(ROOT / "docs" / "make_options.py"))
+OPTIONS = documents.GENERATED.read_text(encoding="utf-8")
+COMMANDS = documents.commands()
+OURS = [command for command in COMMANDS if command.words[0] == "videomdm"]
+OTHERS = {"git", "pip", "python3.11", ".", "cd", "pytest", "ruff", "mypy", "lint-imports", ".ci/run"}
+"""Programs in the documents that are not ours, and are not run here."""
+MDM_ONLY = {"eval.eval_humanml"}
+"""Modules in the documents that MDM has and the stand-in has not."""
+RUN = {
+    "data check", "data import", "data merge", "data refine", "data show", "doctor", "export", "host pin", "install",
+    "licenses", "status", "uninstall", "view",
+}  # fmt: skip
+"""Verbs whose documented commands are run on small data, where they are given with what they need."""
+TOO_LONG = {
+    "bench", "bench report", "bench score", "bench speed", "data from-video", "data make-demo", "demo", "lift",
+    "report", "run", "sample", "train",
+}  # fmt: skip
+"""Verbs whose documented commands are parsed with their values, and not carried out."""
+OTHERWISE = {"bench ls", "bench validate"}
+"""Verbs that tests/test_cli.py carries out."""
+STAND_FOR = {
+    "BENCH": "bench", "DIR": "set", "FILE": "captions.tsv", "ID": "dance_a_0", "KIND": "joints", "MODULE":
+    "train.train_mdm", "PATH": "mdm", "RUN": "runs/mine", "SOURCE": "source", "VERB": "demo",
+}  # fmt: skip
+"""What stands in a command for a word that its reader replaces."""
+NOT_INSTALLED = {"my-mocap"}
+"""Things of plugins that a document only shows."""
+
+
+CONFIGS = (Supervision, Source, Fairness, Speed)
+
+
+# -- docs/options.md --------------------------------------------------------------------------------------------------
+
+
+def section(verb: str) -> str:
+    """The part of options.md about a verb."""
+    (found,) = re.findall(rf"^## `videomdm {verb}`\n(.*?)(?=^## |\Z)", OPTIONS, re.MULTILINE | re.DOTALL)
+    return found
+
+
+def test_the_options_are_documented_as_they_are():
+    assert MAKER["document"]() == OPTIONS, "docs/options.md is old. Run: python docs/make_options.py"
+
+
+def test_every_verb_is_documented_once_in_the_programs_order():
+    verbs = re.findall(r"^## `videomdm ([\w -]+)`$", OPTIONS, re.MULTILINE)
+    assert verbs == [*cli.VERBS, "bench --protocol mdm"]
+
+
+@pytest.mark.parametrize("verb", [*sorted(set(cli.VERBS) - {"train", "run"}), "bench --protocol mdm"])
+def test_the_documented_options_of_a_verb_are_those_of_its_help(verb, capsys):
+    """Names, defaults and texts, as the parser itself prints them."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*verb.split(), "--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    heads = re.findall(r"^(?:│ | {1,2})(-.*?)(?:  |│|$)", shown, re.MULTILINE)
+    told = {name for head in heads for name in re.findall(r"--\w[\w-]*", head)} - {"--help"}
+    rows = [re.split(r"(?<!\\) \| ", row.strip("| ")) for row in section(verb).splitlines() if row.startswith("| `")]
+    assert {name for row in rows for name in re.findall(r"`(--[\w-]+)`", row[0])} == told
+    plain = re.sub(r"[│╭╮╰╯─\s']", "", shown)
+    for _, value, default, text in rows:
+        found = plain.partition(re.sub(r"[\s']", "", text.replace("\\|", "|").replace("&lt;", "<")))[2]
+        assert found, text
+        if default:
+            written = "(required)" if default == "required" else f"(default:{default.strip('`').replace(' ', '')})"
+            assert found.startswith(written) or value.endswith("one or more"), text
+
+
+def test_every_option_of_a_training_is_documented_with_its_choices():
+    part = OPTIONS[OPTIONS.index("## Options of training runs") :]
+    for kind in CONFIGS:
+        for field in dataclasses.fields(kind):
+            (row,) = [line for line in part.splitlines() if line.startswith(f"| `--{field.name}`")]
+            assert all(f"`{choice}`" in row for choice in field.metadata["choices"])
+            assert " ".join(field.metadata["help"].split()) in row
+
+
+def test_every_key_of_every_kind_and_lifter_is_documented():
+    manager = plugins.create_manager()
+    for kind, where in (("datasets", "extras"), ("lifters", "options")):
+        for name, thing in plugins.collect(manager, kind).items():
+            for key in getattr(thing, where, None) or {}:
+                assert re.search(rf"^\| `(--lifter )?{name}` \| `{key}` \| \w", OPTIONS, re.MULTILINE), (name, key)
+
+
+# -- docs/plugins.md --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The page's package, installed as pip would leave it. -> the source of its module"""
+    text = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+    (source,), (settings,) = documents.blocks(text, "python"), documents.blocks(text, "toml")
+    project = tomllib.loads(settings)["project"]
+    ((module,),) = [tomllib.loads(settings)["tool"]["setuptools"]["py-modules"]]
+    place = tmp_path / "packages"
+    folder = place / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    folder.mkdir(parents=True)
+    (place / f"{module}.py").write_text(source, encoding="utf-8")
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: 1.0\n", "utf-8")
+    entries = "".join(f"{key} = {value}\n" for key, value in project["entry-points"][plugins.GROUP].items())
+    (folder / "entry_points.txt").write_text(f"[{plugins.GROUP}]\n{entries}", encoding="utf-8")
+    monkeypatch.syspath_prepend(place)
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.delenv("VIDEOMDM_PLUGINS", raising=False)
+    yield source
+    sys.modules.pop(module, None)
+
+
+def test_the_page_holds_a_lifter_of_30_lines(plugin):
+    lines = [line for line in plugin.splitlines() if line.strip() and not line.startswith("#")]
+    assert len(lines) <= 30
+    assert max(map(len, lines)) <= 120
+    assert any(isinstance(node, ast.ClassDef) for node in ast.parse(plugin).body)
+
+
+@pytest.mark.usefixtures("plugin")
+def test_the_pages_lifter_puts_every_joint_on_its_ray_at_one_depth(generator):
+    """By a camera of the test's own: X_c = R X + t of what comes back, divided by its depth, is the keypoint."""
+    lifter = plugins.collect(plugins.create_manager(), "lifters")["cardboard"](seed=0)
+    assert isinstance(lifter, Lifter)
+    keypoints = 0.3 * torch.rand(30, 22, 2, generator=generator) - 0.15
+    rotation = torch.linalg.qr(torch.randn(3, 3, generator=generator))[0]
+    rotation = rotation * torch.linalg.det(rotation)
+    camera = torch.cat((rotation, torch.tensor([[0.3], [1.0], [4.0]])), 1)
+    lifted = lifter.lift("a", keypoints=keypoints, confidence=torch.ones(30, 22), extrinsics=camera, fps=20.0)
+    seen = torch.einsum("ij,tkj->tki", rotation, lifted) + camera[:, 3]
+    torch.testing.assert_close(seen[..., :2] / seen[..., 2:], keypoints, atol=1e-5, rtol=0)
+    assert float((seen[..., 2] - seen[:, :1, 2]).abs().max()) < 1e-5
+
+
+@pytest.mark.usefixtures("plugin")
+def test_the_pages_lifter_finds_the_distance_of_somebody_who_stands_in_the_image_plane():
+    flat = torch.zeros(20, 22, 3)
+    flat[..., 1] = torch.linspace(0.5, 2.0, 22)  # bones under the table's lengths, but for the thighs
+    flat[:, 4, 1], flat[:, 5, 1] = flat[:, 1, 1] - 0.42, flat[:, 2, 1] - 0.42
+    lifter = plugins.collect(plugins.create_manager(), "lifters")["cardboard"](seed=0)
+    spans = {end: (flat[0, end] - flat[0, lifter.info.skeleton.parents[end]]).norm() for end in lifter.ends}
+    depth = 5.0
+    expected = depth * min(float(lifter.lengths[n] / spans[end]) for n, end in enumerate(lifter.ends))
+    camera = torch.eye(3, 4)
+    made = lifter.lift("a", keypoints=flat[..., :2] / depth, confidence=torch.ones(20, 22), extrinsics=camera, fps=20.0)
+    assert float((made[..., 2] - expected).abs().max()) < 1e-4
+
+
+# -- every command ----------------------------------------------------------------------------------------------------
+
+
+class ParsedError(Exception):
+    """Raised where a verb has parsed its words."""
+
+
+def verb_of(words: Sequence[str]) -> tuple[str, list[str]]:
+    """The verb of one or two words behind `videomdm`, and the rest."""
+    for count in (2, 1):
+        verb = " ".join(words[1 : 1 + count])
+        if verb in cli.VERBS:
+            return verb, list(words[1 + count :])
+    raise AssertionError(f"{' '.join(words)}: no such verb")
+
+
+def filled(words: Sequence[str]) -> list[str]:
+    """Words with something that stands for each placeholder."""
+    return [STAND_FOR.get(word, word) for word in words if word != "ARGS"]
+
+
+def parse(verb: str, words: Sequence[str]) -> Any:
+    """What a verb makes of its words, stopped before it does anything. SystemExit for what it does not take."""
+    module, function, _ = cli.VERBS[verb]
+    real = tyro.cli
+
+    def stop(*given: Any, **more: Any) -> None:
+        raise ParsedError(real(*given, **more))
+
+    def launch(host: object, module: str, args: Sequence[str], **more: Any) -> None:
+        raise ParsedError((module, list(args)))
+
+    with (
+        mock.patch.object(tyro, "cli", stop),
+        mock.patch.object(run.launcher, "run", launch),
+        mock.patch.object(run.adapter, "begin"),
+        mock.patch.object(run.checkout, "find", lambda where=None: where),
+        pytest.raises(ParsedError) as parsed,
+    ):
+        getattr(import_module(f"videomdm_ext.{module}"), function)(list(words))
+    return parsed.value.args[0]
+
+
+def check_host(module: str, words: Sequence[str]) -> None:
+    """A module of the host, and options that the stand-in and this package know, with values that they take."""
+    if module in MDM_ONLY:
+        return
+    assert (checkout.STANDIN / f"{module.replace('.', '/')}.py").is_file(), module
+    parser = ArgumentParser(allow_abbrev=False)
+    for name, add in runpy.run_path(str(checkout.STANDIN / "utils" / "parser_util.py")).items():
+        if re.fullmatch(r"add_\w+_options", name):
+            add(parser)
+    for kind in CONFIGS:
+        add_arguments(parser, kind)
+    for action in parser._actions:
+        action.required = False
+    parser.parse_args(list(words))
+
+
+def test_every_program_in_the_documents_is_known():
+    unknown = [str(c) for c in COMMANDS if c.words[0] not in {"videomdm", "python", *OTHERS}]
+    assert not unknown
+    assert len(OURS) > 30
+
+
+def test_every_verb_is_run_or_known_to_take_too_long():
+    assert set(cli.VERBS) == RUN | TOO_LONG | OTHERWISE
+    assert len(cli.VERBS) == len(RUN) + len(TOO_LONG) + len(OTHERWISE)
+
+
+@pytest.mark.parametrize("command", OURS, ids=str)
+def test_a_documented_command_has_a_verb_options_and_values_that_exist(command):
+    if command.words[1:] == ("VERB", "--help"):
+        return
+    verb, rest = verb_of(command.words)
+    if not rest:
+        return  # the verb is named, no more
+    told = parse(verb, filled(rest))
+    if verb in ("train", "run"):
+        check_host(*told)
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.words[0] == "python"], ids=str)
+def test_a_documented_command_of_python_has_a_module_and_options_that_exist(command):
+    words = command.words[1:]
+    if words[0] != "-m":
+        assert (ROOT / words[0]).is_file()
+    else:
+        check_host(words[1], words[2:])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "data check set --stric",
+        "bench --dataset DIR --seeds many",
+        "train --arm 2e",
+        "train --arm 2d --clip a",
+        "train --ray_depth x",
+    ],
+)
+def test_a_documented_command_with_an_error_would_be_found(words):
+    verb, rest = verb_of(["videomdm", *words.split()])
+    with pytest.raises((SystemExit, VideoMDMError)):
+        check_host(*parse(verb, rest)) if verb == "train" else parse(verb, rest)
+
+
+def test_commands_are_found_in_blocks_and_in_running_text():
+    block = (
+        'pip install -e ".[demo]" && videomdm demo     # set up\ncd mdm\nA=1 videomdm status --mdm \\\n  .  # here\n'
+    )
+    found = [(c.words, c.folder) for c in documents.of_block(block, "a")]
+    assert found == [
+        (("pip", "install", "-e", ".[demo]"), "."), (("videomdm", "demo"), "."), (("cd", "mdm"), "."),
+        (("videomdm", "status", "--mdm", "."), "mdm"),
+    ]  # fmt: skip
+    (command,) = documents.of_text("so `videomdm run\n[--mdm PATH] a|b ARGS...` and `pip`", "a")
+    assert command.words == ("videomdm", "run", "--mdm", "PATH", "a", "ARGS")
+
+
+# -- the cheap ones, carried out --------------------------------------------------------------------------------------
+
+CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """-> the current folder: small data under the documents' names, a folder of joints, and what passes for MDM."""
+    place = tmp_path / "work"
+    clips = {"train": [make_clip(), make_clip(name="walk")], "test": [make_clip(name="jump")]}
+    write_folder(str(place / "set"), clips, CARD)
+    for name in ("mine", "runs/demo/data", "other"):
+        shutil.copytree(place / "set", place / name)
+    for name in ("walk", "jump", "kick"):
+        for folder in ("joints", "texts"):
+            (place / "source" / folder).mkdir(parents=True, exist_ok=True)
+        np.save(place / "source" / "joints" / f"{name}.npy", motion(name).numpy())
+        (place / "source" / "texts" / f"{name}.txt").write_text(f"a person {name}s.#a/DET person/NOUN#0.0#0.0\n")
+    for seam in checkout.SEAMS:
+        (place / "mdm" / seam).parent.mkdir(parents=True, exist_ok=True)
+        (place / "mdm" / seam).touch()
+    shutil.copy(checkout.STANDIN / patching.PATH, place / "mdm" / patching.PATH)
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(checkouts, "_agreed", lambda root: True)
+    monkeypatch.setattr(import_module("videomdm_ext.host.compat"), "examine", lambda host: [])
+    brief = refinement.Refinement(first=2, rounds=0)
+    monkeypatch.setattr(refinement, "Refinement", lambda: brief)
+    return place
+
+
+def runnable(command: Command) -> bool:
+    """Whether a command is carried out: its verb is cheap, and it is given with what it needs."""
+    if command.words[0] != "videomdm" or command.words[1:] == ("VERB", "--help"):
+        return False
+    verb, rest = verb_of(command.words)
+    return verb in RUN and not NOT_INSTALLED & set(rest) and (bool(rest) or verb in ("licenses", "host pin"))
+
+
+MORE = tuple(
+    Command(tuple(f"videomdm {words}".split()), "as documented by --help")
+    for words in (
+        "host pin", "licenses", "status --mdm mdm", "data check set --no-cache --quarantine bad.txt",
+        "data merge set other --out both", "view set --out set.html --count 1",
+    )
+)  # fmt: skip
+
+
+@pytest.mark.usefixtures("plugin")
+@pytest.mark.parametrize("document", sorted({c.document for c in [*OURS, *MORE] if runnable(c)}))
+def test_the_cheap_commands_of_a_document_run(document, workplace, monkeypatch, capsys):
+    for number, command in enumerate(c for c in [*COMMANDS, *MORE] if c.document == document and runnable(c)):
+        words = filled(command.words[1:])
+        if "--out" in words and command.words[words.index("--out") + 2] in STAND_FOR:
+            words[words.index("--out") + 1] = f"made{number}"
+        monkeypatch.chdir(workplace / command.folder)
+        status = cli.main(words)
+        shown = capsys.readouterr()
+        assert status == 0, f"{command}\n{shown.out}{shown.err}"
+        assert shown.out.strip(), str(command)
+        assert "\x1b" not in shown.out + shown.err
+
+
+@pytest.mark.usefixtures("plugin")
+def test_the_page_about_plugins_makes_a_data_set_with_its_lifter(workplace, capsys):
+    commands = [c for c in COMMANDS if c.document == "docs/plugins.md" and runnable(c)]
+    assert [verb_of(c.words)[0] for c in commands] == ["data import", "data import", "data check"]
+    for command in commands:
+        assert cli.main(filled(command.words[1:])) == 0
+    assert "--lifter cardboard" in capsys.readouterr().out
+    card = read_card(str(workplace / "cardboard"))
+    assert card.lifter == "cardboard"
+    assert 0.05 < card.lifter_error["pa_mpjpe"] < 0.3
+    _, clips = read_folder(str(workplace / "cardboard"), "train")
+    assert clips
+
+
+def test_the_demos_data_set_is_made_by_its_command(workplace, monkeypatch, capsys):
+    demo = import_module("videomdm_ext.datasets.demo")
+    few = [made for made in demo.load_motions() if made.name in ("walk", "kick", "jump")]
+    monkeypatch.setattr(demo, "load_motions", lambda: few)
+    assert cli.main(["data", "make-demo", "--fast", "--out", "few"]) == 0
+    assert "Next: videomdm train --arm 2d --clips few" in capsys.readouterr().out
+    assert cli.main(["data", "check", "few"]) == 0

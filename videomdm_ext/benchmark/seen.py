@@ -1,0 +1,117 @@
+"""Scores against true 2D keypoints, for clips whose 3D truth nobody knows (the protocol of MAS).
+
+Samples are seen by random cameras that no training saw and compared with what the clips' own cameras saw. Kinematic
+measures are told and rank nothing.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from videomdm_ext.benchmark import metrics
+from videomdm_ext.benchmark.evaluators.base import Evaluator
+from videomdm_ext.benchmark.evaluators.views_2d import Views2D, is_whole
+from videomdm_ext.benchmark.metrics import Calibration, Clips
+from videomdm_ext.benchmark.spaces import Embedded, Scores, Spaces, check_captions
+from videomdm_ext.datasets.card import Card
+from videomdm_ext.datasets.clip import Clip
+from videomdm_ext.datasets.observing import Optics
+from videomdm_ext.errors import DatasetError
+from videomdm_ext.geometry.cameras import to_camera
+from videomdm_ext.motion.features import decode
+from videomdm_ext.skeletons import Skeleton
+
+MOST_CAMERAS = 256
+"""Clips whose cameras tell the range of the held-out ones, evenly chosen."""
+TAIL = 0.1
+"""Share of the cameras that lies outside that range on either side."""
+NEAREST = 0.1
+"""Metres; a joint is at least this far from a held-out camera."""
+STEEPEST = math.radians(80.0)
+"""Elevation at which a held-out camera still has a level horizon."""
+
+
+@dataclass(frozen=True)
+class View:
+    """A window of a clip as its own camera saw it: points [T, J, 2] on the normalised plane, confidence [T, J].
+
+    `group` names the recorded motion.
+    """
+
+    points: Tensor
+    confidence: Tensor
+    caption: str
+    group: str
+
+
+def whole_views(views: Sequence[View], place: str) -> tuple[View, ...]:
+    """Those in which every joint was found often enough. DatasetError where fewer than two are left."""
+    found = tuple(view for view in views if is_whole(view.confidence))
+    if len(found) < 2:
+        raise DatasetError(
+            f"{place}: expected at least 2 windows of keypoints in which every joint is found in half of the frames, "
+            f"found {len(found)} of {len(views)}. Detect the keypoints again, raise --windows, or add clips."
+        )
+    return found
+
+
+class SeenScorer(Spaces):
+    """Scores sets of samples against views of clips; `captions` are those of the teacher's motions in `calibrate`."""
+
+    def __init__(
+        self, views: Sequence[View], captions: Sequence[str], evaluator: Views2D, skeleton: Skeleton, fps: float
+    ) -> None:
+        super().__init__([evaluator], skeleton, fps)
+        self.space, self.views, self.captions = evaluator, tuple(views), tuple(captions)
+
+    def plain_scores(self, samples: Clips) -> Scores:
+        metrics.check_clips(samples, self.skeleton, "samples")
+        found = metrics.mean_measures(samples, self.skeleton, self.fps)
+        if not all(bool(clip.isfinite().all()) for clip in samples):
+            found = dict.fromkeys(found, math.nan)
+        return {**found, "clips": float(len(samples))}
+
+    def embed_truth(self, evaluator: Evaluator) -> Embedded:
+        rows = self.space.seen([(view.points, view.confidence) for view in self.views], self.fps).double()
+        return Embedded(rows, (1,) * len(rows), tuple(view.caption for view in self.views), None)
+
+    def calibrate(self, teacher: Clips, groups: Sequence[str] | None = None, seed: int = 0) -> Calibration:
+        """The rows that are not arms; the kinematic measures have none of the truth, and no floor.
+
+        The floor is one half of the views against the other; `groups` are the views' own. The static pose is the
+        teacher's mean.
+        """
+        check_captions(teacher, self.captions, "teacher")
+        still = [clip.to(teacher[0].dtype) for clip in metrics.static_pose(teacher, self.skeleton)]
+        rows = self.rows(teacher, self.captions, still, [view.group for view in self.views], seed)
+        for row, clips in (("teacher", teacher), ("static", still)):
+            rows[row] = {**self.plain_scores(clips), **rows[row]}
+        return Calibration(**rows, clips=len(self.views), distrust=self.distrust)
+
+
+def with_own_range(evaluator: Views2D, card: Card, clips: Sequence[Clip]) -> Views2D:
+    """The evaluator with cameras as far and as high as the clips' own, unless the card tells the set's range."""
+    return evaluator if "optics" in card.recipe else Views2D(own_range(clips))
+
+
+def own_range(clips: Sequence[Clip]) -> Optics:
+    """Elevation and nearest depth of the cameras of some clips, without the tails, as their teachers stand to them."""
+    seen = [clip for clip in clips if not clip.is_known]
+    every = max(1, math.ceil(len(seen) / MOST_CAMERAS))
+    places = torch.tensor([camera_place(clip) for clip in seen[::every]], dtype=torch.float64)
+    low, high = torch.quantile(places, torch.tensor([TAIL, 1 - TAIL], dtype=torch.float64), dim=0).tolist()
+    return Optics(elevation=(low[0], high[0]), nearest_joint=(low[1], high[1]))
+
+
+def camera_place(clip: Clip) -> tuple[float, float]:
+    """Elevation of a clip's camera above the teacher's mean root, radians, and depth of the nearest joint, m."""
+    positions = decode(torch.from_numpy(clip.teacher), clip.skeleton).double()
+    extrinsics = torch.from_numpy(clip.extrinsics).double().expand(len(positions), 3, 4)
+    depth = to_camera(positions, extrinsics)[..., 2].min().item()
+    centre = -(extrinsics[..., :3].transpose(-1, -2) @ extrinsics[..., 3:]).squeeze(-1)
+    outwards = (centre - positions[:, 0]).mean(0)
+    elevation = torch.atan2(outwards[1], torch.linalg.vector_norm(outwards[[0, 2]])).item()
+    return min(max(elevation, -STEEPEST), STEEPEST), max(depth, NEAREST)

@@ -1,0 +1,175 @@
+"""Motions as one page that needs nothing else: played in 3D, and beside it what their camera saw of them.
+
+Style and scripts are in page/, three.js among them (third_party/three says how its file was made). The page may load
+nothing and run nothing but its own scripts, whose hashes it names.
+"""
+
+import base64
+import hashlib
+import html
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from videomdm_ext.errors import ConfigError
+from videomdm_ext.motion.kinematics import contacts
+from videomdm_ext.skeletons import Skeleton
+
+SCRIPTS = ("three.min.js", "motion.js", "picture.js", "figures.js", "viewer.js")
+"""In the order in which they run."""
+LARGEST = 32767
+"""A coordinate in its units; one less than its negative stands for a number that is not finite."""
+WRONG = "expected {}, found {}. Correct what makes the page."
+
+Array = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Track:
+    """One motion: positions [T, J, 3], m, y up, the floor at 0; contacts [T, feet] say which of the skeleton's contact
+    joints stand, None where that is not known."""
+
+    name: str
+    positions: Array
+    contacts: NDArray[Any] | None = None
+
+    @classmethod
+    def of(cls, name: str, positions: Array, skeleton: Skeleton) -> "Track":
+        """A motion with the contacts that its own feet's speed tells."""
+        if len(positions) < 2:
+            return cls(name, positions)
+        touch = contacts(torch.from_numpy(np.asarray(positions, np.float64)), skeleton).numpy()
+        return cls(name, positions, np.concatenate((touch, touch[-1:])))
+
+
+@dataclass(frozen=True)
+class View:
+    """What one camera saw: extrinsics [3, 4], or [T, 3, 4] of a moving one, in the frame that all tracks of the scene
+    share; keypoints [T, J, 2] on the normalised image plane, of any value where confidence [T, J] is 0."""
+
+    extrinsics: Array
+    keypoints: Array
+    confidence: Array
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A caption, and the motions that are shown for it at the same time."""
+
+    caption: str
+    tracks: Sequence[Track]
+    view: View | None = None
+
+
+def page(scenes: Sequence[Scene], skeleton: Skeleton, fps: float, title: str) -> str:
+    """The text of the HTML file."""
+    style, body, *scripts = (_read(name) for name in ("viewer.css", "body.html", *SCRIPTS))
+    hashes = " ".join(f"'sha256-{_hash(script)}'" for script in scripts)
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src {hashes}; img-src data:"
+    motions = safe_json(content(scenes, skeleton, fps))
+    running = "\n".join(f"<script>{script}</script>" for script in scripts)
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8"/>
+<meta http-equiv="Content-Security-Policy" content="{policy}"/>
+<meta name="viewport" content="width=device-width, initial-scale=1"/>
+<title>{html.escape(title)}</title>
+<link rel="icon" href="data:,"/>
+<style>{style}</style>
+</head>
+<body>
+{body.replace("{{title}}", html.escape(title))}
+<script type="application/json" id="motions">{motions}</script>
+{running}
+</body>
+</html>
+"""
+
+
+def content(scenes: Sequence[Scene], skeleton: Skeleton, fps: float) -> dict[str, Any]:
+    """What the scripts read. Arrays are base64 of little-endian numbers."""
+    if not scenes or not fps > 0:
+        raise ConfigError(f"page: {WRONG.format('at least one scene and fps above 0', f'{len(scenes)} and {fps:g}')}")
+    return {
+        "fps": fps,
+        "parents": skeleton.parents,
+        "sides": [{"l": "left", "r": "right"}.get(joint.partition("_")[0], "middle") for joint in skeleton.joints],
+        "head": skeleton.index("head") if "head" in skeleton.joints else -1,
+        "feet": skeleton.contact_joints,
+        "scenes": [
+            {
+                "caption": scene.caption,
+                "tracks": [_track(track, skeleton, scene.caption) for track in scene.tracks],
+                "view": _view(scene.view, skeleton, scene.caption) if scene.view else None,
+            }
+            for scene in scenes
+        ],
+    }
+
+
+def _track(track: Track, skeleton: Skeleton, caption: str) -> dict[str, Any]:
+    """Positions in whole millimetres about the middle of the motion, in larger units where it goes too far for that."""
+    positions = np.asarray(track.positions, np.float64)
+    frames, feet = len(positions), len(skeleton.contact_joints)
+    _check(positions, (frames or 1, skeleton.num_joints, 3), f"positions of {track.name!r}", caption)
+    finite = np.isfinite(positions)
+    reached = positions[finite.all(-1)]
+    low, high = (reached.min(0), reached.max(0)) if len(reached) else (np.zeros(3), np.zeros(3))
+    origin = np.round((low + high) / 2, 3)
+    unit = max(0.001, float((high - low).max()) / 2 * 1.001 / LARGEST)
+    units = np.where(finite, np.round((np.where(finite, positions, 0.0) - origin) / unit), -LARGEST - 1)
+    stored: dict[str, Any] = {"name": track.name, "origin": origin.tolist(), "unit": unit}
+    stored["positions"] = packed(units.clip(-LARGEST - 1, LARGEST), "<i2")
+    if track.contacts is not None:
+        _check(track.contacts, (frames, feet), f"contacts of {track.name!r}", caption)
+        stored["contacts"] = packed(np.asarray(track.contacts) > 0.5, "<u1")
+    return stored
+
+
+def _view(view: View, skeleton: Skeleton, caption: str) -> dict[str, Any]:
+    """Extrinsics and keypoints in float32; confidence in 255ths."""
+    frames = len(view.keypoints)
+    _check(view.keypoints, (frames or 1, skeleton.num_joints, 2), "keypoints", caption)
+    _check(view.confidence, (frames, skeleton.num_joints), "confidence", caption)
+    cameras = np.asarray(view.extrinsics, np.float64)
+    cameras = cameras[None] if cameras.ndim == 2 else cameras
+    _check(cameras, (1 if len(cameras) == 1 else frames, 3, 4), "extrinsics", caption)
+    sure = np.isfinite(view.keypoints).all(-1) & (np.asarray(view.confidence) > 0)
+    return {
+        "extrinsics": packed(cameras, "<f4"),
+        "keypoints": packed(np.where(sure[..., None], view.keypoints, 0.0), "<f4"),
+        "confidence": packed(np.where(sure, np.ceil(np.asarray(view.confidence).clip(0, 1) * 255), 0), "<u1"),
+    }
+
+
+def _check(values: NDArray[Any], shape: tuple[int, ...], name: str, caption: str) -> None:
+    if np.shape(values) != shape:
+        raise ConfigError(f"scene {caption[:60]!r}, {name}: {WRONG.format(list(shape), list(np.shape(values)))}")
+
+
+def packed(values: NDArray[Any], kind: str) -> str:
+    """Numbers of this kind, in the order of the array's last index first, as base64."""
+    return base64.b64encode(np.ascontiguousarray(values).astype(kind).tobytes()).decode()
+
+
+def safe_json(stored: Mapping[str, Any]) -> str:
+    """JSON that no caption can end early inside a <script> element."""
+    text = json.dumps(stored, separators=(",", ":"))
+    for letter in "<>&":
+        text = text.replace(letter, f"\\u{ord(letter):04x}")
+    return text
+
+
+def _read(name: str) -> str:
+    return files(__package__).joinpath("page", name).read_text(encoding="utf-8")
+
+
+def _hash(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
