@@ -53,6 +53,7 @@ IMPORT = ["pybvh==0.9.0"]
 VIDEO = ["imageio>=2.30", "imageio-ffmpeg>=0.4.9", "matplotlib>=3.8", "mediapipe==0.10.14", "pillow>=10.0"]
 BENCH = ["prdc>=0.2", "scipy>=1.11"]
 TEST = [
+    "bvhio>=1.5",  # the second reader of exported BVH
     "hypothesis>=6.100",
     "imageio>=2.30",
     "matplotlib>=3.8",

@@ -24,7 +24,7 @@ from videomdm_ext.datasets.refined import is_made, measured_error, read_refined
 MEASURED = {"mpjpe": "MPJPE", "root_aligned_mpjpe": "root-aligned", "pa_mpjpe": "PA"}
 """Figures of a teacher's error that the command line prints."""
 
-console = Console(width=None if sys.stdout.isatty() else 110)
+console = Console(width=None if sys.stdout.isatty() else 110, soft_wrap=not sys.stdout.isatty())
 Arguments = TypeVar("Arguments")
 
 

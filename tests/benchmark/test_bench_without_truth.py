@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 from clips import make_clip
-from small_bench import CARD, TRAIN
+from small_bench import CARD
 from torch import Tensor
 
 from videomdm_ext.benchmark import jury, listing, report, schema, seen
 from videomdm_ext.benchmark.evaluators.views_2d import NAME, VIEWS, Views2D
 from videomdm_ext.benchmark.plan import Plan
-from videomdm_ext.benchmark.reference import drawn_start, read_reference
+from videomdm_ext.benchmark.reference import drawn_start, read_reference, refilmed
 from videomdm_ext.benchmark.sampling import read_motions
 from videomdm_ext.benchmark.stages import Bench
 from videomdm_ext.datasets.clip import Clip
@@ -32,6 +33,7 @@ from videomdm_ext.skeletons import NBA16, SMPL22, Skeleton
 
 pytestmark = pytest.mark.usefixtures("borrowed_process")
 
+TRAIN = ("dance_a", "walk", "jump", "punch", "spinkick", "spin", "roll", "backflip")
 OF_SMPL = (0, 2, 5, 8, 1, 4, 7, 12, 15, 15, 16, 18, 20, 17, 19, 21)
 """A joint of smpl22 for each of nba16: hip, right leg, left leg, neck, nose, head, left arm, right arm."""
 
@@ -44,11 +46,19 @@ def _without_pictures() -> Any:
 
 
 def blind(clip: Clip) -> Clip:
-    return dataclasses.replace(clip, truth=None, truth_extrinsics=None)
+    """-> the clip without truth; its teacher's joints are moved along the rays of its camera."""
+    camera = torch.from_numpy(clip.extrinsics).double()
+    wrong = deeper(decode(torch.from_numpy(clip.teacher), clip.skeleton).double(), camera, 0.6, len(clip.id))
+    moved, heading, origin = canonicalise(wrong, clip.skeleton)
+    return dataclasses.replace(
+        clip, teacher=encode(moved, clip.skeleton)[:-1].float().numpy(), truth=None, truth_extrinsics=None,
+        extrinsics=cameras.reexpress(camera, heading, origin).float().numpy(),
+        keypoints=clip.keypoints[:-1], confidence=clip.confidence[:-1],
+    )  # fmt: skip
 
 
 def write_blind(folder: Path, change: Any = blind) -> str:
-    """-> the content hash of a set without truth: four training clips, three for validation, two for test."""
+    """-> the content hash of a set without truth: eight training clips, three for validation, two for test."""
     train = [make_clip(name=name, texts=(f"to {name}", f"to {name} again")) for name in TRAIN]
     val = [make_clip(name="dance_b", id=f"val{number}_0", texts=(f"to dance {number}",)) for number in range(3)]
     test = [make_clip(name=name, id=f"test_{name}") for name in ("dance_b", "kick")]
@@ -137,7 +147,7 @@ def test_what_is_left_out_is_told_with_the_reason(out):
     assert judges[NAME] == ""
     for name in ("text-motion", "essential", "t2m"):
         assert "no truth is known of the clips of split train" in judges[name]
-    assert any("pose Fréchet distance" in note and "no truth is known of 4 of the 4" in note for note in found["notes"])
+    assert any("pose Fréchet distance" in note and "no truth is known of 8 of the 8" in note for note in found["notes"])
     assert "random cameras" in told
     assert not any("R-precision" in note for note in found["notes"])
 
@@ -178,9 +188,11 @@ def of_nba(clip: Clip) -> Clip:
     """-> the clip with the 16 joints of nba16, without truth."""
     moved, heading, origin = canonicalise(decode(torch.from_numpy(clip.teacher), SMPL22)[:, OF_SMPL], NBA16)
     seen_from = cameras.reexpress(torch.from_numpy(clip.extrinsics), heading, origin)
-    return dataclasses.replace(
-        blind(clip), skeleton=NBA16, teacher=encode(moved, NBA16)[:-1].numpy(), extrinsics=seen_from.numpy(),
-        keypoints=clip.keypoints[:-1, OF_SMPL], confidence=clip.confidence[:-1, OF_SMPL],
+    return blind(
+        dataclasses.replace(
+            clip, skeleton=NBA16, teacher=encode(moved, NBA16)[:-1].numpy(), extrinsics=seen_from.numpy(),
+            keypoints=clip.keypoints[:-1, OF_SMPL], confidence=clip.confidence[:-1, OF_SMPL],
+        )
     )  # fmt: skip
 
 
@@ -199,7 +211,7 @@ def test_windows_of_keypoints_are_those_of_their_frames_and_none_comes_twice(pla
     assert found.truth == ()
     assert len(found.teacher) == len(found.captions) == 2 * len(found.clips)
     for clip in found.clips:
-        views = [view for view in found.views if view.caption.startswith(clip.texts[0])]
+        views = [view for view in found.views if view.group == clip.id]
         starts = list(dict.fromkeys(drawn_start(clip, number, 16) for number in range(2 * VIEWS)))
         assert len(views) == len(starts) > 2
         for view, start in zip(views, starts, strict=True):
@@ -210,15 +222,21 @@ def test_windows_of_keypoints_are_those_of_their_frames_and_none_comes_twice(pla
 def test_a_window_in_which_a_joint_is_hardly_found_is_left_out_and_too_few_are_an_error():
     whole, hardly = (seen.View(torch.zeros(8, 22, 2), torch.full((8, 22), c), "", "") for c in (0.5, 0.0))
     assert seen.whole_views([whole, hardly, whole], "here") == (whole, whole)
-    with pytest.raises(DatasetError, match="here: expected at least 2 windows .* found 1 of 2"):
+    with pytest.raises(DatasetError, match=r"here: expected at least 2 windows .* found 1 of 2"):
         seen.whole_views([whole, hardly], "here")
+
+
+@cache
+def true_motion(name: str) -> Tensor:
+    """-> a bundled motion as features tell it [T, 22, 3], float64."""
+    clip = make_clip(name=name)
+    assert clip.truth is not None
+    return decode(torch.from_numpy(clip.truth), SMPL22).double()
 
 
 def filmed(name: str, start: int, azimuth: float) -> tuple[Tensor, Tensor]:
     """-> 24 frames of a bundled motion [T, 22, 3], float64, and a camera [3, 4] that stands about it."""
-    clip = make_clip(name=name)
-    assert clip.truth is not None
-    positions = decode(torch.from_numpy(clip.truth[start : start + 24]), SMPL22).double()
+    positions = true_motion(name)[start : start + 24]
     place = torch.tensor((azimuth, 0.2, 5.0), dtype=torch.float64)
     return positions, cameras.orbit(*place, positions[:, 0].mean(0))
 
@@ -228,7 +246,9 @@ def deeper(positions: Tensor, camera: Tensor, size: float, seed: int) -> Tensor:
     draw = torch.Generator().manual_seed(seed)
     there = camera.expand(len(positions), 3, 4)
     points = cameras.to_camera(positions, there)
-    points = points * (1 + size * torch.randn(1, 22, 1, generator=draw, dtype=torch.float64) / points[..., 2:])
+    points = points * (
+        1 + size * torch.randn(1, points.shape[1], 1, generator=draw, dtype=torch.float64) / points[..., 2:]
+    )
     return cameras.to_world(points, there)
 
 
@@ -244,7 +264,7 @@ def blind_scorer(motions: Sequence[tuple[Tensor, Tensor]], skeleton: Skeleton = 
 def motions() -> list[tuple[Tensor, Tensor]]:
     """-> windows of five motions, seen from all sides."""
     names = ("walk", "run", "dance_a", "dance_b", "jump")
-    windows = [(name, start) for name in names for start in range(0, make_clip(name=name).length - 24, 3)]
+    windows = [(name, start) for name in names for start in range(0, len(true_motion(name)) - 24, 3)]
     return [filmed(name, start, 2.4 * number) for number, (name, start) in enumerate(windows)]
 
 
@@ -267,11 +287,48 @@ def test_a_teacher_whose_depth_is_grossly_wrong_scores_worse_though_its_camera_c
     assert calibration.error(fid, scores[2]) > calibration.error(fid, scores[0])
 
 
+def test_the_floor_without_truth_is_what_right_motions_score_for_their_cameras():
+    """A camera a clip: right motions score far above the halves, which share the cameras, and are not told as wrong."""
+    names = ("walk", "run", "dance_a", "dance_b", "jump", "spin", "punch", "backflip")
+    by_clip = [(2.4 * turn, name, start) for turn, name in enumerate(names) for start in range(0, 20, 2)]
+    right = [filmed(name, start, azimuth) for azimuth, name, start in by_clip]
+    again = [[filmed(name, start, azimuth + turn * turn) for azimuth, name, start in by_clip] for turn in (1, 2, 3)]
+    fid, teacher, captions = f"{NAME}/fid", [clip for clip, _ in right], ["a"] * len(right)
+    plain, films = blind_scorer(right), [blind_scorer(one) for one in again]
+    refilmed_too = seen.SeenScorer(
+        plain.views, captions, Views2D(), SMPL22, 20.0, refilmed=[one.views for one in films]
+    )
+    found, without = refilmed_too.calibrate(teacher), plain.calibrate(teacher)
+    errors = [one.score(teacher, captions)[fid] for one in films]
+    assert found.floor[fid] == pytest.approx(sum(errors) / 3)
+    assert without.ranking(fid)[0]
+    assert not found.ranking(fid)[0]
+    assert found.teacher[fid] == plain.score(teacher, captions)[fid] > 2 * without.floor[fid]
+    assert 0.5 < found.teacher[fid] / found.floor[fid] < 2
+    assert found.floor[f"{NAME}/diversity"] < 0.2 * found.truth[f"{NAME}/diversity"]
+    assert (
+        found.floor[f"{NAME}/precision"] >= found.truth[f"{NAME}/precision"] - found.teacher[f"{NAME}/precision"] - 0.2
+    )
+
+
+def test_teachers_are_filmed_again_in_the_same_windows_by_one_camera_a_clip(plan):
+    found, space = read_reference(plan, "train"), Views2D()
+    again, other = (refilmed(found.clips, plan, space, seed) for seed in (0, 1))
+    assert [(view.caption, view.group) for view in again] == [(view.caption, view.group) for view in found.views]
+    assert not torch.equal(again[0].points, other[0].points)
+    clip, start = found.clips[0], drawn_start(found.clips[0], 0, 16)
+    positions = decode(torch.from_numpy(clip.teacher), SMPL22).double()
+    camera = space.cameras(positions, torch.Generator().manual_seed(0))[:1]
+    points, _ = cameras.project(positions, camera)
+    torch.testing.assert_close(again[0].points, points[start : start + 16])
+
+
 def test_kinematic_measures_without_truth_are_told_and_rank_nothing(motions):
     calibration = blind_scorer(motions).calibrate([clip for clip, _ in motions])
     for name in ("acceleration", "foot_skating", "bone_length_drift", "motion_energy"):
         assert math.isfinite(calibration.teacher[name])
         assert not calibration.ranking(name)[0]
+    assert calibration.ranking("jitter") == (False, "the truth's own value is not known")
     assert calibration.static["motion_energy"] == 0.0 < calibration.teacher["motion_energy"]
 
 

@@ -159,7 +159,7 @@ def test_a_level_is_wrong_on_both_sides_and_motion_energy_never_ranks() -> None:
     assert calibration.error("acceleration", 3.0) == calibration.error("acceleration", 5.0) == 1.0
     assert calibration.ranking("acceleration")[0]
     assert calibration.ranking("motion_energy") == (False, "shown only")
-    assert calibration.ranking("jitter") == (False, "no calibration row")
+    assert calibration.ranking("jitter") == (False, "the truth's own value is not known")
 
 
 def test_an_error_against_the_same_clip_needs_no_split_halves() -> None:

@@ -198,8 +198,10 @@ def compared_with(plan: Plan, split: str, reference: Reference) -> str:
             f"{follow}true 2D keypoints, as no truth is known of {blind} of the {len(reference.clips)} clips: samples "
             f"are seen by random cameras as far and as high as the clips' own, the clips by their own in "
             f"{len(reference.views)} windows. Part of every distance is that difference of cameras, for all arms "
-            "alike. What needs the truth is left out (pose Fréchet distance, MPJPE, other evaluators, plugins' "
-            "metrics), kinematic measures rank nothing, and no gap to an arm with truth can be told."
+            "alike; the floor holds what chance makes of it: what the teacher scores against itself when one random "
+            "camera films each clip, or the split halves where that is more. What needs the truth is left out (pose "
+            "Fréchet distance, MPJPE, other evaluators, plugins' metrics), kinematic measures rank nothing, and no gap "
+            "to an arm with truth can be told."
         )
     crops = "their first frames" if plan.windows == 1 else f"{plan.windows} seeded random crops of each"
     seen = "Only arms that diffuse the truth have seen them. " if plan.reference == "train" else ""

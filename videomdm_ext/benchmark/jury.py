@@ -22,7 +22,7 @@ from videomdm_ext.benchmark.evaluators.views_2d import NAME as VIEWS_2D
 from videomdm_ext.benchmark.evaluators.views_2d import Views2D
 from videomdm_ext.benchmark.metrics import Calibration
 from videomdm_ext.benchmark.plan import Plan, Run
-from videomdm_ext.benchmark.reference import Reference, read_reference
+from videomdm_ext.benchmark.reference import Reference, read_reference, refilmed
 from videomdm_ext.benchmark.reprojection import reprojection_scores
 from videomdm_ext.benchmark.sampling import read_motions
 from videomdm_ext.benchmark.scores import PRIMARY
@@ -44,6 +44,8 @@ HELD_OUT_RULES = 2
 """The same, of held-out clips alone."""
 BLIND = "It compares with true motions, and no truth is known of the clips of split {split}; views-2d needs none."
 """Why an evaluator is left out."""
+REFILMED = 4
+"""Times that the teachers are filmed by other cameras, for the floor without truth."""
 BLIND_PRIMARY = (f"{VIEWS_2D}/fid",)
 """The metric that claims are made in where no truth is known, and none was chosen."""
 
@@ -84,7 +86,8 @@ class Jury:
                 f"{self.plan.clips}: expected the evaluator {VIEWS_2D}, as some clips have no truth to compare with, "
                 f"found it left out. Take it out of --without."
             )
-        return SeenScorer(found.views, found.captions, space, skeleton, fps)
+        again = [refilmed(found.clips, self.plan, space, seed) for seed in range(REFILMED)]
+        return SeenScorer(found.views, found.captions, space, skeleton, fps, refilmed=again)
 
     @property
     def primary(self) -> tuple[str, ...]:

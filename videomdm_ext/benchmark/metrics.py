@@ -268,6 +268,8 @@ class Calibration:
             return False, reason
         if metric.kind == "paired":
             floor = self.floor.get(name, 0.0)
+        if metric.kind == "level" and name not in self.truth:
+            return False, "the truth's own value is not known"
         if name not in self.teacher or floor is None:
             return False, "no calibration row"
         if name in self.shuffled and not separates(self.error(name, self.shuffled[name]), floor):

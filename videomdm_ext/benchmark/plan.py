@@ -25,6 +25,8 @@ ONLY_STANDIN = ("ff_size", "dropout", "gradient_clip")
 """Options of the stand-in that MDM does not have: its own values are fixed."""
 MDM_FIXED = {"ff_size": 1024, "dropout": 0.1}
 """What MDM fixes; a plan for a checkout says the same."""
+LOGGED = 25
+"""Steps that a row of the losses is the mean of, or nearly so many."""
 TRAINED_EVALUATORS = ("t2m", "text-motion", "views-2d")
 """Evaluators that are large, or are trained first."""
 
@@ -85,6 +87,14 @@ class Plan:
     def curve_steps(self) -> list[int]:
         """Steps of the checkpoints that are scored on validation clips, the last step's among them."""
         return [self.steps // self.curve * number for number in range(1, self.curve)] + [self.steps] * (self.curve > 0)
+
+    @property
+    def log_interval(self) -> int:
+        """Steps that a row of the losses is the mean of. MDM's logger forgets them when it goes on from a checkpoint,
+        so with a checkout the steps of a curve, at which there are checkpoints, are ends of rows."""
+        between = self.steps // self.curve if self.mdm and self.curve else 0
+        fitting = [steps for steps in range(1, 4 * LOGGED + 1) if between % steps == 0]
+        return min(fitting, key=lambda steps: abs(steps - LOGGED))
 
     def host(self) -> checkout.Checkout:
         """The checkout that trains and samples: the one at `mdm`, else the stand-in."""
@@ -213,7 +223,7 @@ class Run:
             "lr_anneal_steps": self.steps, "batch_size": plan.batch_size, "crop_frames": plan.crop_frames,
             "lr": plan.learning_rate, "latent_dim": plan.latent_dim, "layers": plan.layers, "ff_size": plan.ff_size,
             "dropout": plan.dropout, "diffusion_steps": plan.diffusion_steps, "avg_model_beta": plan.average,
-            "text_features": plan.text_features, "gradient_clip": 1.0, "log_interval": 25,
+            "text_features": plan.text_features, "gradient_clip": 1.0, "log_interval": plan.log_interval,
             "save_interval": self._save_interval(), "pos_embed_max_len": 256, "adam_beta2": plan.adam_beta2,
         }  # fmt: skip
         kept = {name: value for name, value in flags.items() if not (plan.mdm and name in ONLY_STANDIN)}
@@ -233,4 +243,4 @@ class Run:
         """Checkpoints serve to go on after an interruption; a curve needs one at each of its steps."""
         if self.plan.curve and not self.equal_passes:
             return self.steps // self.plan.curve
-        return max(50, self.steps // 4)
+        return max(2 * LOGGED, self.steps // 4 // LOGGED * LOGGED)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from videomdm_ext.benchmark.evaluators.views_2d import VIEWS
+from videomdm_ext.benchmark.evaluators.views_2d import VIEWS, Views2D, is_whole, project_views
 from videomdm_ext.benchmark.plan import Plan
 from videomdm_ext.benchmark.seen import View, whole_views
 from videomdm_ext.datasets.card import Card
@@ -72,13 +72,28 @@ def has_truth(clips: Sequence[Clip]) -> bool:
 
 def views_of(clips: Sequence[Clip], plan: Plan) -> list[View]:
     """Windows of the clips' keypoints, as many as the truth would have views if it were known; no window twice."""
-    found = []
+    seen = [clip for clip in clips if not clip.is_known]
+    return [view for clip in seen for view in _windows(clip, torch.from_numpy(clip.keypoints), plan)]
+
+
+def refilmed(clips: Sequence[Clip], plan: Plan, space: Views2D, seed: int) -> list[View]:
+    """The same windows, as one held-out camera a clip would have seen the teacher."""
+    draw, found = torch.Generator().manual_seed(seed), []
     for clip in (clip for clip in clips if not clip.is_known):
-        drawn = [drawn_start(clip, number, plan.crop_frames) for number in range(VIEWS * plan.windows)]
-        for number, start in enumerate(dict.fromkeys(drawn)):
-            frames = slice(start, start + plan.crop_frames)
-            points, confidence = (torch.from_numpy(part[frames]) for part in (clip.keypoints, clip.confidence))
-            found.append(View(points, confidence, clip.texts[number % len(clip.texts)], motion_of(clip)))
+        positions = decode(torch.from_numpy(clip.teacher), clip.skeleton).double()
+        camera = space.cameras(positions, draw)[:1]
+        found += _windows(clip, project_views(positions, camera)[0], plan)
+    return [view for view in found if is_whole(view.confidence)]
+
+
+def _windows(clip: Clip, points: Tensor, plan: Plan) -> list[View]:
+    """Different windows of a clip's image points [T, J, 2]."""
+    starts = [drawn_start(clip, number, plan.crop_frames) for number in range(VIEWS * plan.windows)]
+    confidence, found = torch.from_numpy(clip.confidence), []
+    for number, start in enumerate(dict.fromkeys(starts)):
+        frames = slice(start, start + plan.crop_frames)
+        caption = clip.texts[number % len(clip.texts)]
+        found.append(View(points[frames], confidence[frames], caption, motion_of(clip)))
     return found
 
 

@@ -208,17 +208,15 @@ def on_device(y: Mapping[str, Any], device: str) -> dict[str, Any]:
 
 @torch.no_grad()
 def denoise_held_out(trained: Trained, *, timestep: int, seed: int) -> dict[str, list[Tensor]]:
-    """Held-out lifted clips, noised to `timestep` and predicted clean in one pass, with truth and teacher beside.
+    """Held-out lifted clips, noised to `timestep` and predicted clean in one pass, with teacher and truth beside.
 
-    -> prediction, teacher and truth in camera coordinates, positions [T, J, 3] each, m.
+    -> prediction, teacher and, where every clip has one, truth in camera coordinates, positions [T, J, 3] each, m.
     """
     source = from_args(Source, trained.args)
     clips = read_folder(source.clips, "test")[1]
     length = trained.dataset.batch_length
     crops = [crop(clip, 0, min(clip.length, length)) for clip in clips]
     batch: Mapping[str, Any] = collate(crops, length=length)
-    if batch["truth"] is None:
-        raise ConfigError(f"{source.clips}: expected held-out clips with a truth to compare with, found some without.")
     valid = torch.arange(length) < batch["lengths"].unsqueeze(1)
     x_start = trained.space.features(batch["teacher"]) * valid[:, None, None]
     noise = torch.randn(x_start.shape, generator=torch.Generator().manual_seed(seed))
@@ -233,8 +231,9 @@ def denoise_held_out(trained: Trained, *, timestep: int, seed: int) -> dict[str,
     seen = {
         "prediction": to_camera(decode(trained.space.raw(x), skeleton), batch["extrinsics"]),
         "teacher": to_camera(decode(batch["teacher"], skeleton), batch["extrinsics"]),
-        "truth": to_camera(decode(batch["truth"], skeleton), batch["truth_extrinsics"]),
     }
+    if batch["truth"] is not None:
+        seen["truth"] = to_camera(decode(batch["truth"], skeleton), batch["truth_extrinsics"])
     return {name: [p[: item.length] for p, item in zip(values, crops, strict=True)] for name, values in seen.items()}
 
 

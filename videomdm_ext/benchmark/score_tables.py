@@ -1,6 +1,7 @@
 """The tables of scores: arms with intervals, calibration rows, what may rank, and paired comparisons."""
 
 import statistics
+import math
 from collections.abc import Mapping, Sequence
 
 from videomdm_ext.benchmark.document import Block, Items, Table, plain
@@ -103,6 +104,7 @@ def ranking_blocks(results: Results) -> list[Block]:
             continue
         teacher = calibration.teacher.get(name)
         error = None if teacher is None else calibration.error(name, teacher)
+        error = None if error is not None and math.isnan(error) and name not in calibration.truth else error
         floor = 0.0 if metric.kind == "paired" else calibration.floor.get(name)
         shown = (number(error, metric.scale), number(floor, metric.scale))
         rows.append([plain(metric.label), *shown, _yes(may), plain(reason)])

@@ -15,7 +15,7 @@ from videomdm_ext.benchmark import metrics
 from videomdm_ext.benchmark.evaluators.base import Evaluator
 from videomdm_ext.benchmark.evaluators.views_2d import Views2D, is_whole
 from videomdm_ext.benchmark.metrics import Calibration, Clips
-from videomdm_ext.benchmark.spaces import Embedded, Scores, Spaces, check_captions
+from videomdm_ext.benchmark.spaces import Embedded, Scores, Spaces, check_captions, mean
 from videomdm_ext.datasets.card import Card
 from videomdm_ext.datasets.clip import Clip
 from videomdm_ext.datasets.observing import Optics
@@ -59,13 +59,24 @@ def whole_views(views: Sequence[View], place: str) -> tuple[View, ...]:
 
 
 class SeenScorer(Spaces):
-    """Scores sets of samples against views of clips; `captions` are those of the teacher's motions in `calibrate`."""
+    """Scores sets of samples against views of clips; `captions` are those of the teacher's motions in `calibrate`.
+
+    `refilmed` are such views of the teacher itself, each set with other cameras, one a clip.
+    """
 
     def __init__(
-        self, views: Sequence[View], captions: Sequence[str], evaluator: Views2D, skeleton: Skeleton, fps: float
+        self,
+        views: Sequence[View],
+        captions: Sequence[str],
+        evaluator: Views2D,
+        skeleton: Skeleton,
+        fps: float,
+        *,
+        refilmed: Sequence[Sequence[View]] = (),
     ) -> None:
         super().__init__([evaluator], skeleton, fps)
         self.space, self.views, self.captions = evaluator, tuple(views), tuple(captions)
+        self.refilmed = tuple(refilmed)
 
     def plain_scores(self, samples: Clips) -> Scores:
         metrics.check_clips(samples, self.skeleton, "samples")
@@ -75,21 +86,37 @@ class SeenScorer(Spaces):
         return {**found, "clips": float(len(samples))}
 
     def embed_truth(self, evaluator: Evaluator) -> Embedded:
-        rows = self.space.seen([(view.points, view.confidence) for view in self.views], self.fps).double()
-        return Embedded(rows, (1,) * len(rows), tuple(view.caption for view in self.views), None)
+        return self._embed_views(self.views)
+
+    def _embed_views(self, views: Sequence[View]) -> Embedded:
+        rows = self.space.seen([(view.points, view.confidence) for view in views], self.fps).double()
+        return Embedded(rows, (1,) * len(rows), tuple(view.caption for view in views), None)
 
     def calibrate(self, teacher: Clips, groups: Sequence[str] | None = None, seed: int = 0) -> Calibration:
         """The rows that are not arms; the kinematic measures have none of the truth, and no floor.
 
-        The floor is one half of the views against the other; `groups` are the views' own. The static pose is the
-        teacher's mean.
+        The floor is one half of the views against the other, or, where that is more, the teacher's own motions against
+        themselves as filmed by one camera a clip: the halves share their cameras, which samples never do. `groups` are
+        the views' own. The static pose is the teacher's mean.
         """
         check_captions(teacher, self.captions, "teacher")
         still = [clip.to(teacher[0].dtype) for clip in metrics.static_pose(teacher, self.skeleton)]
         rows = self.rows(teacher, self.captions, still, [view.group for view in self.views], seed)
         for row, clips in (("teacher", teacher), ("static", still)):
             rows[row] = {**self.plain_scores(clips), **rows[row]}
+        again = self._refilmed_errors(teacher, rows["truth"])
+        rows["floor"] = {name: max(floor, again.get(name, 0.0)) for name, floor in rows["floor"].items()}
         return Calibration(**rows, clips=len(self.views), distrust=self.distrust)
+
+    def _refilmed_errors(self, teacher: Clips, truth: Scores) -> Scores:
+        """What motions that are right by definition have as errors for their cameras alone, mean over the sets."""
+        name, rows = self.space.name, []
+        made = self.embed(self.space, teacher, self.captions)
+        for films in map(self._embed_views, self.refilmed):
+            found = self._in_space(made, name, films)
+            best = {**truth, f"{name}/diversity": self._in_space(films, name, films)[f"{name}/diversity"]}
+            rows.append({metric: metrics.by_name(metric).error(found[metric], best[metric]) for metric in found})
+        return {metric: mean([row[metric] for row in rows]) for metric in (rows[0] if rows else ())}
 
 
 def with_own_range(evaluator: Views2D, card: Card, clips: Sequence[Clip]) -> Views2D:

@@ -57,6 +57,9 @@ def check(words: Sequence[str]) -> int:
         files.write_bytes(str(options.quarantine.absolute()), content.encode())
         if not options.json:
             _say_quarantine(checked, options.quarantine)
+    if not options.json:
+        bad = next(iter(checked.bad_clips), "")
+        console.print(f"Next: videomdm data {f'show {options.clips} {bad}' if bad else f'refine {options.clips}'}")
     wrong = checked.findings if options.strict else checked.errors
     return 1 if wrong else 0
 
@@ -145,4 +148,5 @@ def show(words: Sequence[str]) -> int:
     console.print(f"{out}: {shown.title}", soft_wrap=True, markup=False)
     for item in shown.findings:
         console.print(f"    {item.level} {item.kind}: {item.message}", soft_wrap=True, markup=False)
+    console.print(f"Next: videomdm view {options.clips} --ids {options.id}", soft_wrap=True, markup=False)
     return 0

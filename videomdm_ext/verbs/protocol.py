@@ -50,7 +50,7 @@ def protocol(words: Sequence[str]) -> int:
             evaluated.append(protocol_mdm.evaluate(host, run, settings, out, watch))
             _write(evaluated, settings, out)
     console.print((out / "protocol_mdm.md").read_text(encoding="utf-8"), markup=False)
-    console.print(f"{out / 'protocol_mdm.json'}: every number")
+    console.print(f"{out / 'protocol_mdm.json'}: every number\nNext: videomdm bench ls {out.parent}")
     return 0
 
 
