@@ -252,12 +252,17 @@ def stage(shown: Browser) -> NDArray[np.float64]:
     return np.asarray(image, np.float64)
 
 
+def moved(picture: NDArray[np.float64], other: NDArray[np.float64]) -> int:
+    """-> the pixels that clearly differ."""
+    return int((np.abs(picture - other).max(-1) > 40).sum())
+
+
 @browser
 def test_it_plays_in_3d_without_a_fault(shown: Browser, place: Path) -> None:
     shown.open(place, width=WIDTH)
     first = stage(shown)
     assert shown.evaluate(FRAMES) == 4
-    assert (np.abs(stage(shown) - first).max(-1) > 40).sum() > 200
+    assert any(moved(stage(shown), first) > 200 for _ in range(20))
     state = shown.evaluate(DRAWN)
     assert (state["state"], state["theme"], state["shown"]) == ("playing", "light", "truth,teacher")
     assert not shown.evaluate("document.querySelector('[data-part=sorry]').checkVisibility()")

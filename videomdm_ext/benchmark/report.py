@@ -14,7 +14,7 @@ from videomdm_ext.benchmark.pictures import Panel
 from videomdm_ext.benchmark.report_html import page
 from videomdm_ext.benchmark.report_json import to_json
 from videomdm_ext.benchmark.report_tex import latex
-from videomdm_ext.benchmark.results import Results, headline, verdict
+from videomdm_ext.benchmark.results import Arm, Curve, Results, headline, verdict
 from videomdm_ext.benchmark.score_tables import score_table, seeds_text
 from videomdm_ext.benchmark.sections import sections
 from videomdm_ext.benchmark.statistics import mean_interval
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 BEFORE_PICTURES = "Cost"
 """The pictures of report.md stand before this section."""
+CURVES = 9
+"""Metrics whose curves progress.png shows."""
 
 
 def terminal_table(results: Results) -> "Table":
@@ -85,7 +87,7 @@ def draw(results: Results, folder: str) -> dict[str, str]:
     images = {"metrics.png": "Scores of every seed with 95 % intervals", "losses.png": "Losses over training steps"}
     pictures.metric_bars(f"{folder}/metrics.png", panels(results))
     pictures.loss_curves(f"{folder}/losses.png", {arm.name: [r.losses for r in arm.trainings] for arm in results.arms})
-    progress = {arm.name: [r.progress for r in arm.trainings if r.progress is not None] for arm in results.arms}
+    progress = {arm.name: _main_curves(results, arm) for arm in results.arms}
     if any(progress.values()):
         images["progress.png"] = "Scores over training steps"
         pictures.loss_curves(f"{folder}/progress.png", progress)
@@ -97,6 +99,18 @@ def draw(results: Results, folder: str) -> dict[str, str]:
         pictures.strips(f"{folder}/strips.png", results.examples, skeleton, fps)
         animation(f"{folder}/motion.gif", results.examples[0], skeleton, fps=fps)
     return images
+
+
+def _main_curves(results: Results, arm: Arm) -> list[Curve]:
+    """Scores over steps in the CURVES first metrics that may rank, headline ones in front; report.html has all."""
+    order = dict.fromkeys([*results.primary, *results.ranking_metrics])
+    names = [name for name in order if name in results.ranking_metrics]
+    found = []
+    for curve in (run.progress for run in arm.trainings if run.progress is not None):
+        drawn = [by_name(name) for name in names if name in curve.terms][:CURVES]
+        terms = {metric.label: [value * metric.scale for value in curve.terms[metric.name]] for metric in drawn}
+        found.append(Curve(curve.steps, terms))
+    return found
 
 
 def write(results: Results, folder: Path | str, facts: Facts | None = None) -> Path:
