@@ -1,7 +1,7 @@
 """The tables of scores: arms with intervals, calibration rows, what may rank, and paired comparisons."""
 
-import statistics
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 
 from videomdm_ext.benchmark.document import Block, Items, Table, plain
