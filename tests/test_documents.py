@@ -57,8 +57,8 @@ TOO_LONG = {
 OTHERWISE = {"bench ls", "bench validate"}
 """Verbs that tests/test_cli.py carries out."""
 STAND_FOR = {
-    "BENCH": "bench", "CMU": "source", "DIR": "set", "FILE": "captions.tsv", "ID": "dance_a_0", "KIND": "joints", "MODULE":
-    "train.train_mdm", "PATH": "mdm", "RUN": "runs/mine", "SOURCE": "source", "VERB": "demo",
+    "BENCH": "bench", "CMU": "source", "DIR": "set", "FILE": "captions.tsv", "ID": "dance_a_0", "KIND": "joints",
+    "MODULE": "train.train_mdm", "PATH": "mdm", "RUN": "runs/mine", "SOURCE": "source", "VERB": "demo",
 }  # fmt: skip
 """What stands in a command for a word that its reader replaces."""
 NOT_INSTALLED = {"my-mocap"}
