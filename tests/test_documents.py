@@ -59,6 +59,7 @@ OTHERWISE = {"bench ls", "bench validate"}
 STAND_FOR = {
     "BENCH": "bench", "CMU": "source", "DIR": "set", "FILE": "captions.tsv", "ID": "dance_a_0", "KIND": "joints",
     "MODULE": "train.train_mdm", "PATH": "mdm", "RUN": "runs/mine", "SOURCE": "source", "VERB": "demo",
+    "runs/demo": "set",
 }  # fmt: skip
 """What stands in a command for a word that its reader replaces."""
 NOT_INSTALLED = {"my-mocap"}

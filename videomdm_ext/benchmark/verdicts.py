@@ -116,9 +116,9 @@ def _sentence(results: Results, arm: Arm, baseline: Arm) -> str:
 
 
 def _metric_text(comparison: Comparison) -> str:
-    """The metric's name, with what could be detected where nothing was."""
-    label = by_name(comparison.metric).label
-    return f"{label} ({_detectable(comparison)})" if comparison.outcome == "undetected" else label
+    """The metric's name; of a headline metric also what could be detected where nothing was."""
+    label, told = by_name(comparison.metric).label, comparison.headline and comparison.outcome == "undetected"
+    return f"{label} ({_detectable(comparison)})" if told else label
 
 
 def _detectable(comparison: Comparison) -> str:

@@ -9,11 +9,12 @@ from typing import Annotated, Any
 
 import torch
 import tyro
+from rich.markup import escape
 
 from videomdm_ext.benchmark import drawing, listing
 from videomdm_ext.benchmark.plan import Plan, Run, read_plan
 from videomdm_ext.benchmark.report import terminal_table
-from videomdm_ext.benchmark.results import verdict
+from videomdm_ext.benchmark.results import headline, verdict
 from videomdm_ext.benchmark.scores import PRIMARY, Results
 from videomdm_ext.benchmark.stages import Bench
 from videomdm_ext.console import bars, by_name, console, counting, parse
@@ -172,7 +173,10 @@ def _listed(text: str) -> tuple[str, ...]:
 def tell(results: Results, place: Path, run: Run, out: Path) -> int:
     """The table, the verdict, and what comes next."""
     console.print(terminal_table(results))
-    for sentence in verdict(results):
+    for sentence in [
+        *(f"[bold]{escape(sentence)}[/]" for sentence in headline(results)),
+        *map(escape, verdict(results)),
+    ]:
         console.print(sentence)
     console.print(f"\nReport: {place}\nNext: videomdm bench validate {out}")
     return 0

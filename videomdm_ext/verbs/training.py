@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from rich.markup import escape
 
 from videomdm_ext import run
 from videomdm_ext.benchmark import comparison, drawing
@@ -15,7 +16,7 @@ from videomdm_ext.benchmark.collect import gather, tell
 from videomdm_ext.benchmark.jury import call_jury
 from videomdm_ext.benchmark.plan import Plan, read_plan
 from videomdm_ext.benchmark.report import terminal_table, write
-from videomdm_ext.benchmark.results import verdict
+from videomdm_ext.benchmark.results import headline, verdict
 from videomdm_ext.benchmark.video_demo import run_video_demo
 from videomdm_ext.benchmark.video_demo_report import table
 from videomdm_ext.console import bars, by_name, console, counting, lifter_summary, parse, say_refined
@@ -165,9 +166,12 @@ def show(plan: Plan, out: Path) -> int:
         results = gather(plan, out, jury)
         place = write(results, out, tell(plan, out, results, jury))
     console.print(terminal_table(results))
-    for sentence in verdict(results):
+    for sentence in [
+        *(f"[bold]{escape(sentence)}[/]" for sentence in headline(results)),
+        *map(escape, verdict(results)),
+    ]:
         console.print(sentence)
-    console.print(f"\nReport: {place}\nNext: videomdm sample --run {plan.runs()[-1].folder(out)}")
+    console.print(f"\nReport: {place}\nNext: videomdm view {out}")
     return 0
 
 
