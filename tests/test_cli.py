@@ -483,6 +483,7 @@ def test_a_run_is_trained_and_sampled_by_its_verbs(folder, tmp_path, capsys):
     place = tmp_path / "run"
     assert cli.main(["train", "--arm", "3d-on-teacher", "--clips", folder, "--save_dir", str(place), *SMALL]) == 0
     assert (place / "model000000004.pt").is_file()
+    assert f"Next: videomdm sample --checkpoint {place} --text" in capsys.readouterr().out
     words = ["sample", "--run", str(place), "--count", "2", "--frames", "18"]
     assert cli.main([*words, "--text", "a person walks", "someone jumps"]) == 0
     groups, captions = read_motions(place / "samples" / "samples.npz")

@@ -221,7 +221,12 @@ def train(words: Sequence[str]) -> int:
     mdm, rest = _take(list(words), "--mdm")
     arm, rest = _take(rest, "--arm")
     flags = load_arm(arm).flags if arm else []
-    return run.main([*(["--mdm", mdm] if mdm else []), "train.train_mdm", *flags, *rest])
+    status = run.main([*(["--mdm", mdm] if mdm else []), "train.train_mdm", *flags, *rest])
+    folder, _ = _take(rest, "--save_dir")
+    if status == 0 and folder:
+        where = f" --mdm {mdm}" if mdm else ""
+        console.print(f'Next: videomdm sample --checkpoint {folder}{where} --text "a person walks."', markup=False)
+    return status
 
 
 def _take(words: list[str], option: str) -> tuple[str | None, list[str]]:
