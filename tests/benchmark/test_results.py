@@ -232,7 +232,8 @@ def test_the_closing_sentence_of_a_difference_that_is_not_detected_says_what_cou
 
 def test_the_closing_sentence_of_one_seed_a_frozen_arm_and_no_control() -> None:
     (single,) = headline(make_results(*(make_arm(name, 1) for name in LEVELS)))
-    assert single.endswith("(1 seed, N = 18 clips a seed, no interval).")
+    assert single.startswith("With one seed nothing is claimed between `2d` and `3d-on-teacher` in pose Fréchet")
+    assert single.endswith("(1 seed, N = 18 clips a seed).")
     (frozen,) = headline(make_results(make_arm("3d"), make_arm("3d-on-teacher"), make_arm("2d", motion_energy=0.1)))
     assert "hardly moves" in frozen
     assert headline(make_results(make_arm("3d"), make_arm("2d"))) == []

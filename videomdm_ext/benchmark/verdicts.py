@@ -60,6 +60,8 @@ def _closing(results: Results, arm: Arm, found: Comparison) -> str:
     made = f"{found.gain.n} seed{'s' * (found.gain.n > 1)}, N = {results.clips} clips a seed"
     if found.outcome == "not finite":
         return f"The difference between {pair} is not finite ({made})."
+    if found.outcome == "single":
+        return f"With one seed nothing is claimed between {pair} ({made})."
     if found.outcome == "unclaimed":
         return f"Nothing is claimed between {pair}: a headline metric before it shows no difference ({made})."
     if found.outcome == "undetected":

@@ -54,7 +54,7 @@ class Demo:
     arms: tuple[str, ...] = ("3d", "3d-on-teacher", "2d")
     """Names in configs/arms, or YAML files."""
     fast: bool = False
-    """One seed, few steps, a quarter of the data: under a minute, and too short to mean anything."""
+    """One seed, few steps, a quarter of the data: a minute or two, and too short to mean anything."""
     workers: int = 2
     """Trainings at a time, one thread each."""
     text_features: str = "auto"
