@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from videomdm_ext.benchmark.metrics import Calibration
+from videomdm_ext.benchmark.calibration import Calibration
 from videomdm_ext.benchmark.results import Arm, Curve, Results, Training
 from videomdm_ext.datasets.card import Card
 

@@ -11,7 +11,8 @@ import torch
 from clips import make_clip
 from torch import Tensor
 
-from videomdm_ext.benchmark.metrics import METRICS, Calibration, by_name
+from videomdm_ext.benchmark.calibration import Calibration
+from videomdm_ext.benchmark.metrics import METRICS, by_name
 from videomdm_ext.benchmark.reprojection import other_views, reprojection_scores, weighted_distance
 from videomdm_ext.datasets.batch import crop
 from videomdm_ext.datasets.clip import Clip

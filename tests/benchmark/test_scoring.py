@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.benchmark import metrics, text_metrics
+from videomdm_ext.benchmark.calibration import Calibration, calibrate
 from videomdm_ext.benchmark.evaluators.base import Evaluator
 from videomdm_ext.benchmark.evaluators.views_2d import Views2D
 from videomdm_ext.benchmark.scoring import Scorer, held_out_scores
@@ -80,7 +81,7 @@ def noisy(size: float, clips: Sequence[Tensor] = CLIPS, seed: int = 0) -> list[T
 
 
 @cache
-def calibrated() -> metrics.Calibration:
+def calibrated() -> Calibration:
     return scorer(Poses(), Frames(), Twice(), Distrusted()).calibrate(noisy(0.15), GROUPS, seed=1)
 
 
@@ -186,7 +187,7 @@ def test_the_truth_is_the_best_and_the_teacher_is_seen_in_every_space() -> None:
 
 
 def test_the_plain_rows_are_those_without_evaluators() -> None:
-    plain = metrics.calibrate(CLIPS, noisy(0.15), SMPL22, FPS, groups=GROUPS, seed=1)
+    plain = calibrate(CLIPS, noisy(0.15), SMPL22, FPS, groups=GROUPS, seed=1)
     for row in ("truth", "floor", "teacher", "static"):
         assert getattr(calibrated(), row).items() >= getattr(plain, row).items()
 

@@ -14,7 +14,8 @@ import pytest
 import scipy.stats
 from comparisons import CARD
 
-from videomdm_ext.benchmark.metrics import Calibration, by_name
+from videomdm_ext.benchmark.calibration import Calibration
+from videomdm_ext.benchmark.metrics import by_name
 from videomdm_ext.benchmark.results import Arm, Curve, Results, Training, compare, headline, verdict
 
 SEEDS = (3, 5, 10)

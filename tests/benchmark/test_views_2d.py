@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from videomdm_ext.benchmark import metrics
+from videomdm_ext.benchmark.calibration import static_pose
 from videomdm_ext.benchmark.evaluators import views_2d
 from videomdm_ext.benchmark.evaluators.base import Ground
 from videomdm_ext.benchmark.evaluators.views_2d import VIEWS, Views2D, features, project_views
@@ -98,7 +99,7 @@ def test_the_transform_takes_the_mean_and_parts_the_variance(frames: int, seed: 
 
 def test_left_and_right_and_up_and_down_are_told_apart() -> None:
     """A person who faces the camera has the left hip on its right, u > 0, and the head above, v < 0."""
-    facing = metrics.static_pose([MOTIONS["walk"]], SMPL22)[0]
+    facing = static_pose([MOTIONS["walk"]], SMPL22)[0]
     pose = joints(features(project_views(facing, camera().unsqueeze(0)), FPS))[0, 0]
     assert pose[SMPL22.index("l_hip") - 1, 0] > 0.05
     assert pose[SMPL22.index("r_hip") - 1, 0] < -0.05

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from videomdm_ext import __version__, plugins
+from videomdm_ext.benchmark.calibration import Calibration
 from videomdm_ext.benchmark.evaluators.base import Evaluator, Ground, Progress
 from videomdm_ext.benchmark.evaluators.making import make_all
 from videomdm_ext.benchmark.evaluators.views_2d import NAME as VIEWS_2D
 from videomdm_ext.benchmark.evaluators.views_2d import Views2D
-from videomdm_ext.benchmark.metrics import Calibration
 from videomdm_ext.benchmark.plan import Plan, Run
 from videomdm_ext.benchmark.reference import Reference, read_reference, refilmed
 from videomdm_ext.benchmark.reprojection import reprojection_scores

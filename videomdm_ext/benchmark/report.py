@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from videomdm_ext.benchmark import pictures
 from videomdm_ext.benchmark.animation import animation
+from videomdm_ext.benchmark.calibration import Calibration
 from videomdm_ext.benchmark.document import Section, plain, unmarked
 from videomdm_ext.benchmark.document import markdown as written
 from videomdm_ext.benchmark.facts import Facts
-from videomdm_ext.benchmark.metrics import Calibration, by_name
+from videomdm_ext.benchmark.metrics import by_name
 from videomdm_ext.benchmark.pictures import Panel
 from videomdm_ext.benchmark.report_html import page
 from videomdm_ext.benchmark.report_json import to_json

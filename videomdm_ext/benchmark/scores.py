@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from videomdm_ext.benchmark.metrics import METRICS, Calibration
+from videomdm_ext.benchmark.calibration import Calibration
+from videomdm_ext.benchmark.metrics import METRICS
 from videomdm_ext.benchmark.statistics import mean_interval
 from videomdm_ext.datasets.card import Card
 

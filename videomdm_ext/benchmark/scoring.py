@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from videomdm_ext.benchmark import metrics
+from videomdm_ext.benchmark.calibration import Calibration, calibrate, static_pose
 from videomdm_ext.benchmark.evaluators.base import Evaluator
-from videomdm_ext.benchmark.metrics import Calibration, Clips
+from videomdm_ext.benchmark.metrics import Clips
 from videomdm_ext.benchmark.spaces import SPLITS, Embedded, Scores, Spaces, check_captions, mean
 from videomdm_ext.motion import accuracy
 from videomdm_ext.skeletons import Skeleton
@@ -38,15 +39,13 @@ class Scorer(Spaces):
         """The rows that are not arms: truth, floor, teacher, static pose, shuffled captions.
 
         `teacher` are the teacher's own motions of the reference's clips, in their order; `groups` as in
-        `metrics.calibrate`. Precision and recall of the truth are those of one half against the other, as a set would
+        `calibrate`. Precision and recall of the truth are those of one half against the other, as a set would
         hold itself whole.
         """
         check_captions(teacher, self.captions, "teacher")
         names = list(groups) if groups is not None else [""] * len(self.reference)
-        plain = metrics.calibrate(
-            self.reference, teacher, self.skeleton, self.fps, groups=names, seed=seed, splits=SPLITS
-        )
-        still = [clip.to(self.reference[0].dtype) for clip in metrics.static_pose(self.reference, self.skeleton)]
+        plain = calibrate(self.reference, teacher, self.skeleton, self.fps, groups=names, seed=seed, splits=SPLITS)
+        still = [clip.to(self.reference[0].dtype) for clip in static_pose(self.reference, self.skeleton)]
         rows = self.rows(teacher, self.captions, still, names, seed)
         for row in ("truth", "floor", "teacher", "static"):
             rows[row] = {**getattr(plain, row), **rows[row]}

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.benchmark import metrics
+from videomdm_ext.benchmark.calibration import Calibration, static_pose
 from videomdm_ext.benchmark.evaluators.base import Evaluator
 from videomdm_ext.benchmark.evaluators.views_2d import Views2D, is_whole
-from videomdm_ext.benchmark.metrics import Calibration, Clips
+from videomdm_ext.benchmark.metrics import Clips
 from videomdm_ext.benchmark.spaces import Embedded, Scores, Spaces, check_captions, mean
 from videomdm_ext.datasets.card import Card
 from videomdm_ext.datasets.clip import Clip
@@ -100,7 +101,7 @@ class SeenScorer(Spaces):
         the views' own. The static pose is the teacher's mean.
         """
         check_captions(teacher, self.captions, "teacher")
-        still = [clip.to(teacher[0].dtype) for clip in metrics.static_pose(teacher, self.skeleton)]
+        still = [clip.to(teacher[0].dtype) for clip in static_pose(teacher, self.skeleton)]
         rows = self.rows(teacher, self.captions, still, [view.group for view in self.views], seed)
         for row, clips in (("teacher", teacher), ("static", still)):
             rows[row] = {**self.plain_scores(clips), **rows[row]}

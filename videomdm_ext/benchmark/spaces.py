@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.benchmark import metrics, text_metrics
+from videomdm_ext.benchmark.calibration import Calibration, halves
 from videomdm_ext.benchmark.evaluators.base import Evaluator
-from videomdm_ext.benchmark.metrics import Calibration, Clips
+from videomdm_ext.benchmark.metrics import Clips
 from videomdm_ext.errors import DatasetError, PluginError
 from videomdm_ext.skeletons import Skeleton
 
@@ -215,7 +216,7 @@ class Spaces(ABC):
         whole = self.truth(name)
         pairs = []
         for _ in range(SPLITS):
-            first, second = (whole.part(half) for half in metrics.halves(groups, generator))
+            first, second = (whole.part(half) for half in halves(groups, generator))
             pairs.append((self._in_space(first, name, second), self._in_space(second, name, first)))
         truth, floor = self._in_space(whole, name) | {f"{name}/fid": 0.0}, {}
         for metric, score in list(truth.items()):
