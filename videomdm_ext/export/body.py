@@ -5,7 +5,6 @@ the surface by pose are left out, as a skinned mesh has no place for them.
 """
 
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from videomdm_ext.datasets import files
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.export.mesh import Mesh, Part
 from videomdm_ext.export.rest import rest_offsets
-from videomdm_ext.motion.body_models import BODY_JOINTS, GENDERS, SITES, find_model
+from videomdm_ext.motion.body_models import BODY_JOINTS, GENDERS, SITES, find_model, unpickled
 from videomdm_ext.skeletons import SMPL22
 
 SKIN = (0.45, 0.45, 0.5)
@@ -68,20 +67,7 @@ def _find(folder: str, gender: str) -> Path:
 
 
 def _from_pickle(path: Path) -> Arrays:
-    """The arrays of a .pkl, which smplx unpickles."""
-    try:
-        smplx = import_module("smplx")
-    except ImportError as error:
-        raise ConfigError(
-            f"{path}: expected the package smplx to read a .pkl, found none. Install it: "
-            'pip install -e ".[mdm]" -c constraints.txt, or get the model as .npz.'
-        ) from error
-    layer = {"SMPL": smplx.SMPLLayer, "SMPLH": smplx.SMPLHLayer, "SMPLX": smplx.SMPLXLayer}
-    kind, _, gender = path.stem.partition("_")
-    try:
-        model = layer[kind.upper()](str(path), gender=gender.lower(), ext="pkl")
-    except Exception as error:  # whatever unpickling a file may raise
-        raise DatasetError(f"{path}: expected a body model, found none ({error}). Download it again.") from error
+    model = unpickled(path)
     found = (model.J_regressor, model.v_template, model.lbs_weights, model.faces_tensor, model.parents[None])
     return {name: part.numpy() for name, part in zip(ARRAYS, found, strict=True)}
 

@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from videomdm_ext.errors import DatasetError
+from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.skeletons import SMPL22
 
 BODY_JOINTS = SMPL22.num_joints
@@ -84,20 +85,25 @@ def _from_arrays(path: Path, read: Reader) -> tuple[Tensor, ...]:
 
 
 def _from_pickle(path: Path) -> tuple[Tensor, ...]:
+    model = unpickled(path)
+    return tuple(part.double() for part in (model.J_regressor, model.v_template, model.shapedirs))
+
+
+def unpickled(path: Path) -> Any:
+    """A model file KIND_GENDER.pkl as a layer of the package smplx, which unpickles it."""
     try:
         smplx = import_module("smplx")
     except ImportError as error:
-        raise DatasetError(
+        raise ConfigError(
             f"{path}: expected the package smplx to read a .pkl, found none. Install it: "
             'pip install -e ".[mdm]" -c constraints.txt, or get the model as .npz.'
         ) from error
     layer = {"SMPL": smplx.SMPLLayer, "SMPLH": smplx.SMPLHLayer, "SMPLX": smplx.SMPLXLayer}
     kind, _, gender = path.stem.partition("_")
     try:
-        model = layer[kind.upper()](str(path), gender=gender.lower(), ext="pkl")
+        return layer[kind.upper()](str(path), gender=gender.lower(), ext="pkl")
     except Exception as error:  # whatever unpickling a file may raise
         raise DatasetError(f"{path}: expected a body model, found none ({error}). Download it again.") from error
-    return tuple(part.double() for part in (model.J_regressor, model.v_template, model.shapedirs))
 
 
 def posed(rest: Tensor, turns: Tensor, moved: Tensor) -> Tensor:
