@@ -111,6 +111,33 @@ def test_mdm_edits_a_clip(place, printed):
     assert np.load(place / "edited/results.npy", allow_pickle=True).item()["motion"].shape == (2, 22, 3, 196)
 
 
+def test_our_own_sampling_draws_from_it_in_mdm_and_is_the_same_twice(place, printed):
+    words = ["--checkpoint", "save/2d/model000000200.pt", "--mdm", ".", "--seconds", "2", "--count", "2"]
+    words += ["--text", "a person walks.", "--formats", "npz,bvh"]
+    for out in ("sampled", "again"):
+        mdm_runs.must(mdm_runs.python(place, "-m", "videomdm_ext.cli", "sample", *words, "--out", out))
+    made, again = (np.load(place / out / "samples.npz")["samples"] for out in ("sampled", "again"))
+    assert made.shape == (80, 22, 3)
+    np.testing.assert_array_equal(made, again)
+    assert 0.5 < np.median(np.ptp(made[..., 1], axis=1)) < 2.5
+    assert len(list((place / "sampled").rglob("*.bvh"))) == 2
+
+
+def test_it_lifts_keypoints_in_mdm_nearer_to_them_than_without(place, printed):
+    name = read_folder(str(place / "set"), "train")[1][0].id
+    words = ["--clips", "set", "--checkpoint", "save/2d/model000000200.pt", "--mdm", ".", "--split", "train"]
+    words += ["--ids", name, "--ddim", "5", "--teacher", "lifted", "--formats", "npz"]
+    off_rays = []
+    for strength in ("1", "0"):
+        drawn = [*words, "--guidance_strength", strength, "--out", f"lifted{strength}"]
+        mdm_runs.must(mdm_runs.python(place, "-m", "videomdm_ext.cli", "lift", *drawn))
+        errors = json.loads((place / f"lifted{strength}/lifted.json").read_text())["mean"]
+        assert np.isfinite(list(errors["prior"].values())).all()
+        off_rays.append(errors["prior"]["image"])
+    guided, free = off_rays
+    assert guided < 0.5 * free
+
+
 def test_mdms_own_script_evaluates_it(place, printed):
     words = ["--model_path", "save/2d/model000000200.pt", "--eval_mode", "debug", "--guidance_param", "1"]
     mdm_runs.must(mdm_runs.python(place, "-m", "eval.eval_humanml", *words, timeout=550))
