@@ -17,7 +17,7 @@ from videomdm_ext import plugins
 from videomdm_ext.benchmark import comparison, cost, sampling
 from videomdm_ext.benchmark.collect import gather
 from videomdm_ext.benchmark.comparison import execute, prepare
-from videomdm_ext.benchmark.jury import with_plugins
+from videomdm_ext.benchmark.jury import call_jury, with_plugins
 from videomdm_ext.benchmark.plan import Plan, Run, read_plan
 from videomdm_ext.benchmark.report import write
 from videomdm_ext.benchmark.sampling import newest_checkpoint, read_motions
@@ -91,6 +91,25 @@ def test_a_comparison_ends_in_a_report_with_all_its_pictures(plan, out):
     assert all((out / name).stat().st_size > 2000 for name in pictures)
     assert all(arm in text for arm in ARMS)
     assert json.loads((out / "metrics.json").read_text("utf-8"))
+
+
+def test_a_distance_is_parted_into_what_the_denoiser_and_what_its_teacher_got_wrong(plan, out):
+    results = gather(plan, out)
+    rows = {arm.name: arm.trainings[0].metrics for arm in results.arms}
+    assert rows["3d"]["data_pose_frechet"] == pytest.approx(0, abs=1e-6)
+    assert rows["3d"]["own_pose_frechet"] == pytest.approx(rows["3d"]["pose_frechet"], rel=1e-4)
+    lifted = results.calibration.teacher["pose_frechet"]
+    assert rows["3d-on-teacher"]["data_pose_frechet"] == pytest.approx(lifted, rel=1e-4)
+    assert 0 < rows["2d"]["data_pose_frechet"] != pytest.approx(lifted, rel=1e-2)
+    on_lifted = rows["3d-on-teacher"]
+    assert on_lifted["own_pose_frechet"] != pytest.approx(on_lifted["pose_frechet"], rel=1e-3)
+
+
+def test_the_part_of_the_denoiser_is_told_only_of_samples_for_training_captions(plan, out):
+    run = plan.runs()[0]
+    assert call_jury(plan, out).against_own_data(run)
+    elsewhere = dataclasses.replace(plan, reference="test")
+    assert call_jury(elsewhere, out).against_own_data(run) == {}
 
 
 def test_captions_lengths_and_the_held_out_clips_are_the_same_for_all_arms(out):

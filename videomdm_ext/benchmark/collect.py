@@ -74,7 +74,7 @@ def score_run(run: Run, out: Path, jury: Jury) -> Training:
     seconds = cost.read_seconds(run.folder(out))
     return Training(
         seed=run.seed,
-        metrics={**means(rows), **jury.several(run), **jury.held_out(run)},
+        metrics={**means(rows), **jury.several(run), **jury.against_own_data(run), **jury.held_out(run)},
         losses=read_losses(run.folder(out) / "progress.csv"),
         steps=chosen_step(run, out) or run.steps,
         passes=round(run.passes()),

@@ -2,6 +2,7 @@
 
 OUT/scores/ARM-SEED/REP.json     scores of a replication, and of each of its clips
 OUT/scores/ARM-SEED/heldout.json, several.json, step*.json   held-out clips; all replications together; the curve
+OUT/scores/ARM-SEED/owndata.json                             all replications against what the arm was trained on
 OUT/scores/calibration.json      the rows that are not arms
 Each holds a key: what was scored, against what and by whom. Where the key fits, nothing is computed again.
 """
@@ -15,14 +16,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from videomdm_ext import __version__, plugins
 from videomdm_ext.benchmark.calibration import Calibration
 from videomdm_ext.benchmark.evaluators.base import Evaluator, Ground, Progress
 from videomdm_ext.benchmark.evaluators.making import make_all
 from videomdm_ext.benchmark.evaluators.views_2d import NAME as VIEWS_2D
 from videomdm_ext.benchmark.evaluators.views_2d import Views2D
+from videomdm_ext.benchmark.metrics import is_finite, pose_frechet
 from videomdm_ext.benchmark.plan import Plan, Run
-from videomdm_ext.benchmark.reference import Reference, read_reference, refilmed
+from videomdm_ext.benchmark.reference import Reference, read_reference, refilmed, taught
 from videomdm_ext.benchmark.reprojection import reprojection_scores
 from videomdm_ext.benchmark.sampling import read_motions
 from videomdm_ext.benchmark.scores import PRIMARY
@@ -64,6 +69,7 @@ class Jury:
     anew: bool = False
     scorers: dict[str, Spaces] = field(default_factory=dict)
     references: dict[str, Reference] = field(default_factory=dict)
+    lessons: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
 
     def reference(self, split: str) -> Reference:
         if split not in self.references:
@@ -121,6 +127,31 @@ class Jury:
 
         key = [self._key(self.plan.reference), *map(digest, places)]
         return dict(self._kept(run.scores(self.out, 0).with_name("several.json"), key, compute)["scores"])
+
+    def against_own_data(self, run: Run) -> Scores:
+        """How far a training's samples are from the motion that taught it, and that from the truth, if it is known.
+
+        The first is what the denoiser gets wrong, the second what its teacher did. None where samples follow other
+        captions than those of the training clips.
+        """
+        reference, plan = self.reference(self.plan.reference), self.plan
+        if plan.reference != "train" or reference.views:
+            return {}
+        diffused, skeleton = run.config.supervision.diffused, by_name(self.card.skeleton)
+        if diffused not in self.lessons:
+            self.lessons[diffused] = taught(plan, reference, diffused)
+        data = self.lessons[diffused]
+        places = [run.replication(self.out, number) for number in range(plan.replications)]
+
+        def compute() -> dict[str, Any]:
+            sets = [read_motions(place)[0]["samples"] for place in places]
+            distances = [pose_frechet(made, data, skeleton) if is_finite(made) else math.nan for made in sets]
+            own, its = math.fsum(distances) / len(distances), pose_frechet(data, reference.truth, skeleton)
+            return {"scores": {"own_pose_frechet": own, "data_pose_frechet": its}}
+
+        lesson = hashlib.sha256(torch.cat(data).numpy().tobytes()).hexdigest()
+        key = [self._key(plan.reference), lesson, *map(digest, places)]
+        return dict(self._kept(run.scores(self.out, 0).with_name("owndata.json"), key, compute)["scores"])
 
     def held_out(self, run: Run, kind: str = "prediction") -> Scores:
         """Errors of held-out clips made clean, of their teachers, or of the truth where it is known."""

@@ -48,6 +48,8 @@ METRICS = {
     metric.name: metric
     for metric in (
         Metric("pose_frechet", "pose Fréchet distance", "10⁻² m²", "distance"),
+        Metric("own_pose_frechet", "pose Fréchet distance to the arm's own training data", "10⁻² m²", "column"),
+        Metric("data_pose_frechet", "that data's own distance to the truth", "10⁻² m²", "column"),
         Metric("kinematic_frechet", "kinematic Fréchet distance", "", "distance"),
         Metric("mpjpe", "MPJPE", "mm", "paired", 1e3),
         Metric("root_aligned_mpjpe", "root-aligned MPJPE", "mm", "paired", 1e3),
@@ -211,7 +213,7 @@ def score(samples: Clips, reference: Clips, skeleton: Skeleton, fps: float) -> d
     """All scores of samples against true clips, and "clips", their number; samples that are not finite score NaN."""
     check_clips(samples, skeleton, "samples")
     check_clips(reference, skeleton, "reference")
-    finite = all(bool(clip.isfinite().all()) for clip in samples)
+    finite = is_finite(samples)
     distances = {
         "pose_frechet": pose_frechet(samples, reference, skeleton) if finite else math.nan,
         "kinematic_frechet": kinematic_frechet(samples, reference, skeleton) if finite else math.nan,
@@ -221,6 +223,11 @@ def score(samples: Clips, reference: Clips, skeleton: Skeleton, fps: float) -> d
     if not finite:
         levels = dict.fromkeys(levels, math.nan)
     return {**distances, **levels, "clips": float(len(samples))}
+
+
+def is_finite(clips: Clips) -> bool:
+    """Whether every coordinate is."""
+    return all(bool(clip.isfinite().all()) for clip in clips)
 
 
 def check_clips(clips: Clips, skeleton: Skeleton, what: str) -> None:

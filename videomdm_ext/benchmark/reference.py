@@ -17,6 +17,7 @@ from videomdm_ext.datasets.card import Card
 from videomdm_ext.datasets.clip import Clip
 from videomdm_ext.datasets.folder import read_folder
 from videomdm_ext.errors import ConfigError
+from videomdm_ext.host.data import with_teacher
 from videomdm_ext.motion.features import decode
 
 
@@ -62,6 +63,16 @@ def read_reference(plan: Plan, split: str) -> Reference:
         groups=tuple(motion_of(clip) for clip, _ in windows),
         key=hashlib.sha256(json.dumps(facts).encode()).hexdigest(),
         views=() if known else whole_views(views_of(clips, plan), f"{plan.clips}, split {split}"),
+    )
+
+
+def taught(plan: Plan, reference: Reference, diffused: str) -> tuple[Tensor, ...]:
+    """The windows of a reference as an arm that diffuses that motion was taught them: lifted, refined or gt."""
+    clips, _ = with_teacher(plan.clips, reference.card, reference.clips, diffused)
+    return tuple(
+        motion(clip, "teacher", start_of(clip, number, plan), plan.crop_frames)
+        for clip in clips
+        for number in range(plan.windows)
     )
 
 

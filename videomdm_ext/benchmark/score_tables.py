@@ -40,6 +40,10 @@ CONTROL_TEXT = (
 READ_AS_ABOVE = "Seeds paired; read as above."
 P_COLUMNS = ("p", "p, all metrics", "p, sign flips")
 OUTCOMES = {"unclaimed": "nothing claimed: the headline metric shows no difference", "single": "one seed"}
+PARTED = (
+    " The distance to an arm's own training data is what its denoiser got wrong, that of the data to the truth what "
+    "its teacher did."
+)
 SHUFFLED = " *Shuffled captions*: the truth with captions that are not its own."
 
 
@@ -92,7 +96,8 @@ def seeds_text(results: Results) -> str:
 def score_blocks(results: Results) -> list[Block]:
     """All scores, and how to read them."""
     shuffled = SHUFFLED if results.calibration.shuffled else ""
-    return [score_table(results), f"{seeds_text(results)} {READING}{shuffled}"]
+    parted = PARTED if "own_pose_frechet" in results.metrics else ""
+    return [score_table(results), f"{seeds_text(results)} {READING}{shuffled}{parted}"]
 
 
 def ranking_blocks(results: Results) -> list[Block]:

@@ -82,7 +82,7 @@ class SeenScorer(Spaces):
     def plain_scores(self, samples: Clips) -> Scores:
         metrics.check_clips(samples, self.skeleton, "samples")
         found = metrics.mean_measures(samples, self.skeleton, self.fps)
-        if not all(bool(clip.isfinite().all()) for clip in samples):
+        if not metrics.is_finite(samples):
             found = dict.fromkeys(found, math.nan)
         return {**found, "clips": float(len(samples))}
 

@@ -101,7 +101,7 @@ class Spaces(ABC):
         """All scores by name, and "clips", their number; samples that are not finite score NaN."""
         check_captions(samples, captions, "samples")
         found = self.plain_scores(samples)
-        finite = all(bool(clip.isfinite().all()) for clip in samples)
+        finite = metrics.is_finite(samples)
         for name, evaluator in self.evaluators.items():
             scores = self._in_space(self.embed(evaluator, samples, captions) if finite else self.truth(name), name)
             found |= scores if finite else dict.fromkeys(scores, math.nan)

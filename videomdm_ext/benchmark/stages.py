@@ -69,6 +69,7 @@ class Bench:
                 jury.replication(run, number)
                 self.progress("scoring", place * self.plan.replications + number + 1, total)
             jury.several(run)
+            jury.against_own_data(run)
             jury.held_out(run)
             learning.progress(run, jury)
         jury.anew = False
