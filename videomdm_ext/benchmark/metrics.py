@@ -49,7 +49,7 @@ METRICS = {
     for metric in (
         Metric("pose_frechet", "pose Fréchet distance", "10⁻² m²", "distance"),
         Metric("own_pose_frechet", "pose Fréchet distance to the arm's own training data", "10⁻² m²", "column"),
-        Metric("data_pose_frechet", "that data's own distance to the truth", "10⁻² m²", "column"),
+        Metric("data_pose_frechet", "pose Fréchet distance of that training data to the truth", "10⁻² m²", "column"),
         Metric("kinematic_frechet", "kinematic Fréchet distance", "", "distance"),
         Metric("mpjpe", "MPJPE", "mm", "paired", 1e3),
         Metric("root_aligned_mpjpe", "root-aligned MPJPE", "mm", "paired", 1e3),
