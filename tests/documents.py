@@ -47,7 +47,7 @@ def commands() -> list[Command]:
 def of_block(block: str, document: str) -> Iterator[Command]:
     """The commands of a bash block; `cd` is followed until the block ends."""
     folder = "."
-    for line in block.replace("\\\n", " ").splitlines():
+    for line in block.replace("\\\n", "").splitlines():
         for words in simple_commands(line):
             if words[0] == "cd":
                 folder = words[1]
