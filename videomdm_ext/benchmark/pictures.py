@@ -180,10 +180,15 @@ def _draw_panel(axes: "Axes", panel: Panel, arms: Sequence[str]) -> None:
             axes.errorbar(estimate.mean, row - 0.08, xerr=estimate.half_width, **look)
     if panel.truth is None:
         axes.set_xlim(left=0)
-    axes.set_title(textwrap.fill(panel.title, 40))
+    axes.set_title(textwrap.fill(panel.title, title_width(arms)))
     axes.set_ylim(len(arms) - 0.45, -0.55)
     axes.grid(False, axis="y")
     axes.locator_params(axis="x", nbins=6)
+
+
+def title_width(arms: Sequence[str]) -> int:
+    """Characters of a panel's title that fit on a line: the names of arms beside the panels take their room."""
+    return max(20, 40 - max(0, max(map(len, arms)) - 14) // 3)
 
 
 def _draw_calibration(axes: "Axes", panel: Panel) -> None:
