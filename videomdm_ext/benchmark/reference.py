@@ -45,14 +45,8 @@ def read_reference(plan: Plan, split: str) -> Reference:
     if card.content_hash != plan.content:
         raise ConfigError(f"{plan.clips}: its clips were changed since the plan was made. Make the comparison again.")
     windows = [(clip, number) for clip in clips for number in range(plan.windows)]
-    starts = [start_of(clip, number, plan) for clip, number in windows]
     known = has_truth(clips)
-    cut = {
-        kind: tuple(
-            motion(clip, kind, start, plan.crop_frames) for (clip, _), start in zip(windows, starts, strict=True)
-        )
-        for kind in (["truth", "teacher"] if known else ["teacher"])
-    }
+    cut = {kind: _cut(clips, kind, plan) for kind in (["truth", "teacher"] if known else ["teacher"])}
     facts = [card.content_hash, split, plan.windows, plan.crop_frames]
     return Reference(
         card=card,
@@ -68,9 +62,13 @@ def read_reference(plan: Plan, split: str) -> Reference:
 
 def taught(plan: Plan, reference: Reference, diffused: str) -> tuple[Tensor, ...]:
     """The windows of a reference as an arm that diffuses that motion was taught them: lifted, refined or gt."""
-    clips, _ = with_teacher(plan.clips, reference.card, reference.clips, diffused)
+    return _cut(with_teacher(plan.clips, reference.card, reference.clips, diffused)[0], "teacher", plan)
+
+
+def _cut(clips: Sequence[Clip], kind: str, plan: Plan) -> tuple[Tensor, ...]:
+    """The windows of all clips, clip by clip."""
     return tuple(
-        motion(clip, "teacher", start_of(clip, number, plan), plan.crop_frames)
+        motion(clip, kind, start_of(clip, number, plan), plan.crop_frames)
         for clip in clips
         for number in range(plan.windows)
     )
