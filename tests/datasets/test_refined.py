@@ -13,6 +13,7 @@ from clips import make_clip
 from videomdm_ext.datasets import refined
 from videomdm_ext.datasets.clip import Clip, with_truth_as_teacher
 from videomdm_ext.datasets.folder import Card, read_folder, write_folder
+from videomdm_ext.datasets.ground import floor_height
 from videomdm_ext.datasets.refined import is_made, make_refined, measured_error, read_refined, refine_clips
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.cameras import project, to_camera
@@ -115,6 +116,31 @@ def test_each_is_in_its_own_canonical_frame(made):
         assert start[0, [0, 2]].abs().max() < 1e-5
         assert across[2].abs() < 1e-4
         assert across[0] < 0
+
+
+def test_the_floor_is_where_the_feet_are_and_the_camera_rises_with_them(made):
+    path, card = made
+    for split in ("train", "test"):
+        lifted = read_folder(path, split)[1]
+        for before, after in zip(lifted, read_refined(path, card, lifted)[0], strict=True):
+            height = floor_height(decode(torch.from_numpy(after.teacher), SMPL22))
+            assert height == pytest.approx(0.0, abs=1e-4), before.id
+
+
+def test_who_stands_on_something_else_stays_there_and_nobody_under_the_floor():
+    heights = [floor_height(decode(torch.from_numpy(raised(by).teacher), SMPL22)) for by in (1.0, 0.1, -1.0)]
+    assert heights[0] > 0.8
+    assert heights[1:] == pytest.approx([0.0, 0.0], abs=1e-4)
+
+
+def raised(by: float) -> Clip:
+    """The dance refined after it and its camera were moved up."""
+    teacher, camera = TRAIN[0].teacher.copy(), TRAIN[0].extrinsics.copy()
+    teacher[:, 3] += by
+    camera[..., 3] -= by * camera[..., 1]
+    (after,), _ = refine_clips([dataclasses.replace(TRAIN[0], teacher=teacher, extrinsics=camera)], RAW)
+    assert off_rays(after).mean() < 0.002
+    return after
 
 
 def test_only_the_teacher_its_camera_and_the_keypoints_tremble_are_replaced(made):

@@ -19,6 +19,7 @@ from videomdm_ext.datasets.batch import collate, crop, tensor_of
 from videomdm_ext.datasets.card import Card
 from videomdm_ext.datasets.clip import Array, Clip
 from videomdm_ext.datasets.folder import SPLITS, read_folder
+from videomdm_ext.datasets.ground import floor_height
 from videomdm_ext.geometry.cameras import project, reexpress, to_camera
 from videomdm_ext.motion.accuracy import measure_error
 from videomdm_ext.motion.features import decode, encode, mean_and_std
@@ -30,8 +31,10 @@ from videomdm_ext.supervision.refinement import Progress, Shared, refine
 GROUP = 256
 """Clips that are refined together; the first group estimates skeleton and poses for the rest."""
 MARK = "made.txt"
-WAY = "2"
+WAY = "3"
 """Of making them: other ways give other teachers."""
+ABOVE = 0.3
+"""Height, m, above which the lowest joint is not taken to stand on the floor."""
 
 
 def folder_of(path: str, card: Card) -> str:
@@ -129,8 +132,14 @@ def _seen(features: Array, extrinsics: Array, clip: Clip) -> Tensor:
 
 
 def _replaced(clip: Clip, positions: Tensor, rule: HeadingRule) -> Clip:
-    """The clip with these positions [T, J, 3], in its old canonical frame, as its teacher."""
-    moved, turned, origin = canonicalise(positions, clip.skeleton, rule)
+    """The clip with these positions [T, J, 3], in its old canonical frame, as its teacher.
+
+    The floor is put where the refined feet are, unless they are so far above it that they may stand on something else.
+    """
+    height = floor_height(positions)
+    floor = positions.new_tensor((0.0, height if height < ABOVE else 0.0, 0.0))
+    moved, turned, origin = canonicalise(positions - floor, clip.skeleton, rule)
+    origin = origin + floor
     features = encode(moved, clip.skeleton, heading(moved, clip.skeleton, rule))
     camera = torch.from_numpy(clip.extrinsics)
     shape = camera.shape[:-2]

@@ -3,10 +3,10 @@
 A lifter's depth errors show in what must not change (the lengths of a person's bones), in how joints accelerate, and
 in poses that the other clips do not have: cameras look from all sides, so what is depth in one clip is seen exactly in
 another. For each clip this solves for the depths along the rays (and one scale) that agree with a skeleton shared by
-all clips up to what people differ in proportions, with smooth motion, with the lifted depths within their usual error,
-and with a Gaussian of heading-aligned poses. Joints may leave their rays by as much as the keypoints tremble. The
-skeleton is estimated from the clips in the first round, the Gaussian again after every round, as expectation
-maximisation does.
+all clips up to what people differ in proportions, with smooth motion, with feet that rest where they hardly move, with
+the lifted depths within their usual error, and with a heavy-tailed distribution of heading-aligned poses. Joints may
+leave their rays by as much as the keypoints tremble. The skeleton is estimated from the clips in the first round, the
+distribution again after every round, as expectation maximisation does.
 No 3D truth enters. The mean scale over the clips stays the lifter's: a single camera cannot tell it.
 """
 
@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.geometry.cameras import to_camera, to_world
-from videomdm_ext.geometry.rotations import rotate_yaw
-from videomdm_ext.motion.kinematics import bone_lengths, bone_vectors, heading
+from videomdm_ext.motion.kinematics import bone_lengths, bone_vectors
 from videomdm_ext.skeletons import Skeleton
 from videomdm_ext.supervision.observation import Observation
+from videomdm_ext.supervision.poses import aligned_poses, estimate_poses, unlikeliness
 from videomdm_ext.supervision.targets import on_rays
 
 Progress = Callable[[int, int], None]
@@ -38,21 +38,24 @@ LEAST_TRUST = 0.05
 class Refinement:
     """Expected deviations, in metres and frames; each term is weighed by the inverse square of its own."""
 
-    rounds: int = 6
+    rounds: int = 5
     """Rounds with poses; the round before them has none."""
-    first: int = 150
+    first: int = 100
     """Iterations of the round without poses."""
     iterations: int = 50
     """Iterations of each further round."""
-    rate: float = 0.02
+    rate: float = 0.04
+    """Of learning at the start; it falls to nearly nothing over all rounds."""
     bone: float = 0.006
     """Length of a bone about the person's own, m."""
     proportion: float = 0.03
     """Share by which a person's bone differs from the shared one, size apart: that is the scale's matter."""
     tremble: float = 1.75
     """Distance of a joint from its keypoint's ray, in units of the keypoints' own tremble from frame to frame."""
-    acceleration: float = 0.015
+    acceleration: float = 0.025
     """Change of a joint's displacement from frame to frame, m."""
+    rest: float = 0.01
+    """Step of a foot that rests, m; one that is much quicker is let go."""
     tilt: float = 0.4
     """Lifted depth along a bone, as a share of its length."""
     root: float = 0.15
@@ -61,9 +64,9 @@ class Refinement:
     """Lifted scale of a clip about 1."""
     correlation: float = 20.0
     """Frames over which a lifter's errors persist: so many count as one."""
-    pose_frames: float = 1.0
+    pose_frames: float = 2.0
     """Frames that count as one pose."""
-    pose_floor: float = 0.01
+    pose_floor: float = 0.005
     """Least standard deviation of a direction of poses, m."""
 
     @property
@@ -169,8 +172,12 @@ class _Problem:
         total = total + persistent / config.correlation + (unknown.clip_scale() / config.scale).square().sum()
         if shared is None:
             return total
-        unusual = (aligned_poses(to_world(points, self.extrinsics), self.skeleton) - shared.mean) @ shared.whitening
-        return total + (unusual.square().sum(-1) * self.valid).sum() / config.pose_frames
+        world = to_world(points, self.extrinsics)
+        feet = world[..., list(self.skeleton.contact_joints), :]
+        slide = feet.diff(dim=1).square().sum(-1) / config.rest**2
+        total = total + (_resting(slide) * (frame[:, 1:] * frame[:, :-1])).sum()
+        unusual = unlikeliness(aligned_poses(world, self.skeleton), shared.mean, shared.whitening)
+        return total + (unusual * self.valid).sum() / config.pose_frames
 
 
 def trust(weight: Tensor) -> Tensor:
@@ -194,20 +201,11 @@ def tremble(observation: Observation) -> Tensor:
     return found.median() / (0.6745 * math.sqrt(924.0)) if len(found) else observation.keypoints.new_zeros(())
 
 
-def aligned_poses(positions: Tensor, skeleton: Skeleton) -> Tensor:
-    """Root-relative joints in the heading's frame, the heading held constant. [..., J, 3] -> [..., 3 (J - 1)]."""
-    angle = heading(positions.detach(), skeleton)
-    local = positions[..., 1:, :] - positions[..., :1, :]
-    return rotate_yaw(local, -angle.unsqueeze(-1)).flatten(-2)
-
-
 @torch.no_grad()
 def _estimate(problem: _Problem, unknown: _Unknown) -> Shared:
-    """Lengths, and the Gaussian of the valid frames' poses as they are now."""
+    """Lengths, and the distribution of the valid frames' poses as they are now."""
     poses = aligned_poses(problem.world(unknown), problem.skeleton)[problem.valid > 0]
-    values, vectors = torch.linalg.eigh(torch.cov(poses.T))
-    deviation = (values.clamp_min(0.0) + problem.config.pose_floor**2).sqrt()
-    return Shared(unknown.shared_lengths(), poses.mean(0), vectors / deviation)
+    return Shared(unknown.shared_lengths(), *estimate_poses(poses, problem.config.pose_floor))
 
 
 def refine(
@@ -238,14 +236,13 @@ def refine(
     problem = _Problem(rays, looseness, valid, observation.extrinsics, skeleton, config)
     lengths = shared.lengths if shared else bone_lengths(positions, skeleton)[observation.valid].median(0).values
     unknown = _Unknown(depth, valid, lengths, skeleton, nearest)
+    unknown.growth.requires_grad_(shared is None)
+    sought = [unknown.offset, unknown.scale, unknown.shifts, unknown.own, unknown.growth]
+    optimizer = torch.optim.Adam(sought, lr=config.rate, betas=(0.9, 0.98))
     done, found = 0, None
     for number in range(config.rounds + 1):
-        steps, rate = (config.first, config.rate) if number == 0 else (config.iterations, config.rate / 2)
-        free = [unknown.offset, unknown.scale, unknown.shifts, unknown.own]
-        free += [unknown.growth] if found is None and shared is None else []
-        optimizer = torch.optim.Adam(free, lr=rate)
-        for step in range(steps):
-            optimizer.param_groups[0]["lr"] = rate * (1 - step / steps) + 1e-4
+        for _ in range(config.iterations if number else config.first):
+            optimizer.param_groups[0]["lr"] = config.rate * (1 - done / config.total) + 1e-4
             optimizer.zero_grad()
             problem.energy(unknown, found).backward()
             optimizer.step()
@@ -253,6 +250,7 @@ def refine(
             if progress:
                 progress(done, config.total)
         found = shared or _estimate(problem, unknown)
+        unknown.growth.requires_grad_(False)
     moved = problem.world(unknown).detach()
     return torch.where(observation.valid[..., None, None], moved, positions), found or _estimate(problem, unknown)
 
@@ -260,3 +258,8 @@ def refine(
 def _robust(squared: Tensor) -> Tensor:
     """Pseudo-Huber of a squared deviation: quadratic under 1, then linear."""
     return 2.0 * (torch.sqrt(1.0 + squared / 2.0) - 1.0)
+
+
+def _resting(squared: Tensor) -> Tensor:
+    """Geman-McClure of a squared deviation: quadratic under 1, then constant, so that what is far off is let go."""
+    return squared / (1.0 + squared)
