@@ -13,7 +13,9 @@ from rich.console import Console
 
 from videomdm_ext.benchmark import report
 from videomdm_ext.benchmark.facts import Case, Facts, Judge
+from videomdm_ext.benchmark.report_json import to_json
 from videomdm_ext.benchmark.results import Example, Results, Training, verdict
+from videomdm_ext.benchmark.schema import faults, metrics_schema
 from videomdm_ext.datasets.motions import load_motions
 from videomdm_ext.errors import DatasetError
 
@@ -107,6 +109,20 @@ def test_an_ablation_is_held_against_the_full_method_too() -> None:
     assert pose.endswith("| worse |")
     assert "| 2d |" not in section
     assert "## Against the full method" not in report.markdown(make_results(), {})
+
+
+def test_a_variation_is_held_against_the_arm_that_it_varies_too() -> None:
+    varied = dataclasses.replace(make_arm("2d"), name="2d-reprojection")
+    worse = dataclasses.replace(make_arm("2d", pose_frechet=18.0), name="blind", of="2d-reprojection")
+    results = make_results(*(make_arm(name) for name in LEVELS), varied, worse)
+    text = report.markdown(results, {})
+    section = text.split("## Against the arm that each varies")[1].split("## ")[0]
+    assert "`blind` is worse than `2d-reprojection`" in section
+    assert "| blind | -8.08 ± 0.20 |" in section
+    found = json.loads(to_json(results))
+    assert list(found["against_varied"]) == ["blind"]
+    assert found["against_varied"]["blind"][0]["outcome"] == "worse"
+    assert faults(found, metrics_schema()) == []
 
 
 def test_equal_passes_are_told_with_the_passes_of_each() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import pytest
 from comparisons import CALIBRATION, LEVELS, held_out, make_arm, make_results, scattered, with_scores
@@ -20,6 +21,8 @@ from videomdm_ext.benchmark.results import (
     over_arms,
     over_clips,
     reaches,
+    variation_verdict,
+    variations,
     verdict,
 )
 from videomdm_ext.benchmark.statistics import Ratio
@@ -257,6 +260,50 @@ def test_an_ablation_is_held_against_the_full_method() -> None:
     assert found.ratio is not None
     assert found.ratio.value == pytest.approx(12 / 5)
     assert ablation_verdict(make_results(make_arm("3d"), make_arm("3d-on-teacher"), make_arm("2d-gt"))) == []
+
+
+def varied(*names: str) -> Results:
+    """-> results with these arms, and two that vary `2d-reprojection` instead of the full method."""
+    of = dataclasses.replace(make_arm("2d"), of="2d-reprojection")
+    worse = dataclasses.replace(make_arm("2d", pose_frechet=18.0), name="blind", of="2d-reprojection")
+    return make_results(*map(make_arm, names), dataclasses.replace(of, name="equal"), worse)
+
+
+def test_a_variation_is_held_against_the_arm_that_it_varies() -> None:
+    results = varied(*LEVELS, "2d-reprojection")
+    ((base, arms),) = variations(results)
+    assert (base.name, [arm.name for arm in arms]) == ("2d-reprojection", ["equal", "blind"])
+    same, worse, many = variation_verdict(results, base)
+    assert same.startswith("`equal` does not beat `2d-reprojection` in any metric")
+    assert worse.startswith("`blind` is worse than `2d-reprojection` in a headline metric")
+    assert many.startswith("2 arms are compared with `2d-reprojection`")
+
+
+def test_a_variation_of_an_arm_that_is_missing_or_of_the_full_method_stands_with_the_ablations_alone() -> None:
+    assert variations(varied(*LEVELS)) == []
+    assert variations(make_results(*map(make_arm, LEVELS), make_arm("2d-gt"))) == []
+    assert len(ablation_verdict(varied(*LEVELS))) == 3
+    assert variation_verdict(make_results(), make_arm("2d")) == []
+
+
+def test_many_metrics_without_a_difference_are_counted_and_headline_ones_named() -> None:
+    names = ("kinematic_frechet", "essential/fid", "penetration", "foot_skating", "floating")
+    rows = dict.fromkeys(names, 1.0)
+    arms = [make_arm("3d", **rows), make_arm("3d-on-teacher", **rows), make_arm("2d", **rows)]
+    (sentence,) = verdict(calibrated(make_results(*arms), names))
+    assert "better in pose Fréchet distance" in sentence
+    assert "no difference detected in 5 others" in sentence
+    arms[2] = make_arm("2d", **rows, pose_frechet=20.0)
+    (sentence,) = verdict(calibrated(make_results(*arms), names))
+    assert "no difference detected in pose Fréchet distance (equal scores) and 5 others; nothing claimed" in sentence
+
+
+def calibrated(results: Results, names: Sequence[str]) -> Results:
+    """The results with these metrics allowed to rank."""
+    old = results.calibration
+    rows = {name: dict.fromkeys(names, value) for name, value in (("truth", 0.0), ("teacher", 9.0), ("floor", 0.1))}
+    kept = {name: {**getattr(old, name), **row} for name, row in rows.items()}
+    return dataclasses.replace(results, calibration=dataclasses.replace(old, **kept))
 
 
 def test_p_values_of_several_arms_are_adjusted_for_their_number() -> None:

@@ -63,7 +63,8 @@ def gather(plan: Plan, out: Path, jury: Jury | None = None) -> Results:
 def _arm(runs: Sequence[Run], out: Path, jury: Jury) -> Arm:
     """The trainings of one arm."""
     again = runs[0].label.removesuffix(EQUAL_PASSES) if runs[0].equal_passes else ""
-    return Arm(runs[0].label, tuple(score_run(run, out, jury) for run in runs), settings(runs[0].config), again)
+    trained, config = tuple(score_run(run, out, jury) for run in runs), runs[0].config
+    return Arm(runs[0].label, trained, settings(config), again, config.of)
 
 
 def score_run(run: Run, out: Path, jury: Jury) -> Training:

@@ -89,6 +89,13 @@ def ablations(results: Results) -> list[Arm]:
     return [arm for arm in compared_arms(results) if arm.name != FULL] if results.arm(FULL) else []
 
 
+def variations(results: Results) -> list[tuple[Arm, list[Arm]]]:
+    """Arms other than the full method of which there are variations, each with those; a missing arm has none."""
+    arms = compared_arms(results)
+    found = [(base, [arm for arm in arms if base.name == arm.of != arm.name]) for base in results.arms]
+    return [(base, arms) for base, arms in found if arms and base.name != FULL]
+
+
 def over_arms(results: Results, arms: Sequence[Arm], baseline: Arm) -> dict[str, float]:
     """p-values of the arms in their first headline metric, adjusted by Holm for the number of arms."""
     found = {arm.name: next((c for c in compare_with(results, arm, baseline) if c.headline), None) for arm in arms}

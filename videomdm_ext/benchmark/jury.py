@@ -1,11 +1,4 @@
-"""Who judges a comparison, and the scores that were given, kept in files.
-
-OUT/scores/ARM-SEED/REP.json     scores of a replication, and of each of its clips
-OUT/scores/ARM-SEED/heldout.json, several.json, step*.json   held-out clips; all replications together; the curve
-OUT/scores/ARM-SEED/owndata.json                             all replications against what the arm was trained on
-OUT/scores/calibration.json      the rows that are not arms
-Each holds a key: what was scored, against what and by whom. Where the key fits, nothing is computed again.
-"""
+"""Who judges a comparison, and the scores that were given; `score_files` keeps them."""
 
 import dataclasses
 import hashlib
@@ -20,6 +13,7 @@ import torch
 from torch import Tensor
 
 from videomdm_ext import __version__, plugins
+from videomdm_ext.benchmark import score_files
 from videomdm_ext.benchmark.calibration import Calibration
 from videomdm_ext.benchmark.evaluators.base import Evaluator, Ground, Progress
 from videomdm_ext.benchmark.evaluators.making import make_all
@@ -30,12 +24,12 @@ from videomdm_ext.benchmark.plan import Plan, Run
 from videomdm_ext.benchmark.reference import Reference, read_reference, refilmed, taught
 from videomdm_ext.benchmark.reprojection import reprojection_scores
 from videomdm_ext.benchmark.sampling import read_motions
+from videomdm_ext.benchmark.score_files import digest
 from videomdm_ext.benchmark.scores import PRIMARY
 from videomdm_ext.benchmark.scoring import Scorer, held_out_scores
 from videomdm_ext.benchmark.seen import SeenScorer, with_own_range
 from videomdm_ext.benchmark.spaces import Spaces
 from videomdm_ext.datasets.card import Card
-from videomdm_ext.datasets.files import write_bytes
 from videomdm_ext.datasets.folder import read_card, read_folder
 from videomdm_ext.errors import ConfigError, HostError, PluginError
 from videomdm_ext.host import adapter, checkout
@@ -199,46 +193,7 @@ class Jury:
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def _kept(self, place: Path, parts: list[str], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What the file holds where its key fits, else what is computed now and written there."""
-        key = hashlib.sha256("/".join(parts).encode()).hexdigest()
-        stored = {} if self.anew else read_scores(place)
-        if stored.get("key") != key:
-            stored = {"key": key, "parts": parts, **_nulls(compute())}
-            text = json.dumps(stored, indent=1, sort_keys=True, allow_nan=False) + "\n"
-            write_bytes(str(place), text.encode())
-        return {name: _numbers(entry) for name, entry in stored.items() if name not in ("key", "parts")}
-
-
-def read_scores(place: Path) -> dict[str, Any]:
-    """A file of scores; empty where there is none, or something else, which is then written anew."""
-    try:
-        found = json.loads(place.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _nulls(value: Any) -> Any:
-    """NaN and infinity as None, which JSON has."""
-    if isinstance(value, Mapping):
-        return {name: _nulls(entry) for name, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_nulls(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _numbers(value: Any) -> Any:
-    """None as NaN."""
-    if isinstance(value, Mapping):
-        return {name: _numbers(entry) for name, entry in value.items()}
-    if isinstance(value, list):
-        return [_numbers(entry) for entry in value]
-    return math.nan if value is None else value
-
-
-def digest(place: Path) -> str:
-    """Hex SHA-256 of a file."""
-    return hashlib.sha256(place.read_bytes()).hexdigest()
+        return score_files.kept(place, parts, compute, anew=self.anew)
 
 
 def plugin_names() -> list[str]:

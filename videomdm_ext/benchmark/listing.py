@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from videomdm_ext.benchmark import fairness, schema
-from videomdm_ext.benchmark.jury import digest
 from videomdm_ext.benchmark.plan import Plan, Run, read_plan
+from videomdm_ext.benchmark.score_files import digest
 from videomdm_ext.datasets.folder import read_card
 from videomdm_ext.errors import VideoMDMError
 

@@ -16,8 +16,9 @@ import torch
 from videomdm_ext import __version__
 from videomdm_ext.benchmark import cost
 from videomdm_ext.benchmark.comparison import chosen_step
-from videomdm_ext.benchmark.jury import Jury, digest
+from videomdm_ext.benchmark.jury import Jury
 from videomdm_ext.benchmark.plan import Plan, Run
+from videomdm_ext.benchmark.score_files import digest
 from videomdm_ext.datasets.files import write_bytes
 from videomdm_ext.host import checkout, known
 

@@ -18,6 +18,7 @@ from videomdm_ext.benchmark.results import (
     compare_with,
     compared_arms,
     headline,
+    variations,
     verdict,
 )
 
@@ -49,6 +50,11 @@ def to_json(results: Results, facts: Facts | None = None) -> str:
             arm.name: [_comparison(found) for found in compare_with(results, arm, full)]
             for arm in ablations(results)
             if full
+        },
+        "against_varied": {
+            arm.name: [_comparison(found) for found in compare_with(results, arm, base)]
+            for base, arms in variations(results)
+            for arm in arms
         },
         "evaluators": [dataclasses.asdict(judge) for judge in facts.judges],
         "differences": facts.differences,

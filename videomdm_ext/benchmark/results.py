@@ -9,6 +9,7 @@ from videomdm_ext.benchmark.contrasts import (
     over_arms,
     over_clips,
     reaches,
+    variations,
 )
 from videomdm_ext.benchmark.scores import (
     CONTROL,
@@ -22,7 +23,7 @@ from videomdm_ext.benchmark.scores import (
     Results,
     Training,
 )
-from videomdm_ext.benchmark.verdicts import ablation_verdict, headline, verdict
+from videomdm_ext.benchmark.verdicts import ablation_verdict, headline, variation_verdict, verdict
 
 __all__ = [
     "CONTROL",
@@ -45,5 +46,7 @@ __all__ = [
     "over_arms",
     "over_clips",
     "reaches",
+    "variation_verdict",
+    "variations",
     "verdict",
 ]

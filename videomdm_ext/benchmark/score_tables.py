@@ -20,6 +20,8 @@ from videomdm_ext.benchmark.results import (
     compare_with,
     compared_arms,
     over_clips,
+    variation_verdict,
+    variations,
 )
 from videomdm_ext.benchmark.statistics import mean_interval
 
@@ -128,6 +130,15 @@ def ablation_blocks(results: Results) -> list[Block]:
     full = results.arm(FULL)
     found = _compared(results, ablations(results), full, READ_AS_ABOVE) if full else []
     return [Items(ablation_verdict(results)), *found] if found else []
+
+
+def variation_blocks(results: Results) -> list[Block]:
+    """Variations of other arms than the full method against the arm that each is a variation of."""
+    blocks: list[Block] = []
+    for base, arms in variations(results):
+        found = _compared(results, arms, base, READ_AS_ABOVE)
+        blocks += [Items(variation_verdict(results, base)), *found] if found else []
+    return blocks
 
 
 def equal_passes_blocks(results: Results) -> list[Block]:

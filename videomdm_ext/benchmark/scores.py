@@ -66,13 +66,15 @@ class Training:
 class Arm:
     """A way to train, with a training for each seed; `settings` says in one line how it differs from the others.
 
-    `equal_passes_of` names the arm of which this one is a repeat with the denoiser passes of the others.
+    `equal_passes_of` names the arm of which this one is a repeat with the denoiser passes of the others; `of` the arm
+    of which it is a variation.
     """
 
     name: str
     trainings: tuple[Training, ...]
     settings: str = ""
     equal_passes_of: str = ""
+    of: str = FULL
 
     def values(self, metric: str) -> dict[int, float]:
         """Scores by seed, those that there are."""

@@ -14,6 +14,7 @@ from videomdm_ext.benchmark.score_tables import (
     ranking_blocks,
     replication_blocks,
     score_blocks,
+    variation_blocks,
 )
 from videomdm_ext.benchmark.statistics import mean_interval
 
@@ -24,6 +25,7 @@ def sections(results: Results, facts: Facts) -> list[Section]:
         ("Scores", score_blocks(results)),
         ("Against the control", comparison_blocks(results)),
         ("Against the full method", ablation_blocks(results)),
+        ("Against the arm that each varies", variation_blocks(results)),
         ("At equal passes", equal_passes_blocks(results)),
         ("Which metrics may rank", ranking_blocks(results)),
         ("Evaluators", _evaluator_blocks(facts)),

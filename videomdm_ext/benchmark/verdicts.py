@@ -13,6 +13,7 @@ from videomdm_ext.benchmark.contrasts import (
     compared_arms,
     over_arms,
     reaches,
+    variations,
 )
 from videomdm_ext.benchmark.metrics import by_name
 from videomdm_ext.benchmark.numerals import estimate_text, number, p_text, ratio_text, share_text, with_unit
@@ -20,6 +21,8 @@ from videomdm_ext.benchmark.scores import CONTROL, FROZEN_BELOW, FULL, REFERENCE
 
 PUBLISHED_RATIO = 0.88 / 0.54
 """FID of 2D over that of 3D supervision on HumanML3D, as published for VideoMDM."""
+NAMED = 4
+"""As many metrics without a difference are named; where there are more, they are counted, but for headline metrics."""
 WORDS = ("better", "worse", "undetected", "unclaimed", "ahead", "behind", "not finite")
 
 
@@ -52,6 +55,14 @@ def ablation_verdict(results: Results) -> list[str]:
         return []
     arms = ablations(results)
     return [_sentence(results, arm, full) for arm in arms] + _many(results, arms, full)
+
+
+def variation_verdict(results: Results, base: Arm) -> list[str]:
+    """A sentence for every arm that is a variation of this one, against it."""
+    arms = next((arms for found, arms in variations(results) if found.name == base.name), [])
+    if not results.ranking_metrics:
+        return []
+    return [_sentence(results, arm, base) for arm in arms] + _many(results, arms, base)
 
 
 def _closing(results: Results, arm: Arm, found: Comparison) -> str:
@@ -101,9 +112,10 @@ def _sentence(results: Results, arm: Arm, baseline: Arm) -> str:
     comparisons = compare_with(results, arm, baseline)
     if not comparisons:
         return f"`{arm.name}` and `{baseline.name}` have no seed in common: no comparison."
-    groups: dict[str, list[str]] = {}
+    sorted_out: dict[str, list[Comparison]] = {}
     for comparison in comparisons:
-        groups.setdefault(_word(comparison), []).append(_metric_text(comparison))
+        sorted_out.setdefault(_word(comparison), []).append(comparison)
+    groups = {word: _listed(found, counted=word == "undetected") for word, found in sorted_out.items()}
     lead = _lead(arm.name, baseline.name, comparisons)
     if results.frozen(baseline):
         lead = f"`{baseline.name}` itself hardly moves. {lead}"
@@ -113,8 +125,17 @@ def _sentence(results: Results, arm: Arm, baseline: Arm) -> str:
     }
     if _told(groups):
         shown |= {"ahead": "ahead with one seed", "behind": "behind with one seed"}
-    parts = [f"{shown.get(word, word)} in {', '.join(groups[word])}" for word in WORDS if word in groups]
+    parts = [f"{shown.get(word, word)} in {groups[word]}" for word in WORDS if word in groups]
     return f"{lead} {'; '.join(parts)}."
+
+
+def _listed(comparisons: Sequence[Comparison], *, counted: bool) -> str:
+    """The metrics' names; where only few are named and the rest is counted, headline metrics are."""
+    if not counted or len(comparisons) <= NAMED:
+        return ", ".join(map(_metric_text, comparisons))
+    named = [_metric_text(comparison) for comparison in comparisons if comparison.headline]
+    rest = len(comparisons) - len(named)
+    return f"{', '.join(named)} and {rest} other{'s' * (rest > 1)}" if named else f"{rest} others"
 
 
 def _metric_text(comparison: Comparison) -> str:
