@@ -28,7 +28,7 @@ from videomdm_ext.datasets.refined import make_refined
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.host import text
 
-STEPS = 650
+STEPS = 360
 """Steps of the demo's trainings, unless asked for others."""
 VIDEO_STEPS = 1200
 """The same, of those on videos."""
@@ -41,10 +41,10 @@ class Demo:
 
     out: Path | None = None
     """Folder for everything the demo makes, by default runs/demo; started again, it goes on from what is there."""
-    seeds: int = 3
+    seeds: int = 5
     """Trainings of each arm."""
     steps: int | None = None
-    """Steps of each training, by default 650, with --video 1,200; the learning rate falls to zero over them."""
+    """Steps of each training, by default 360, with --video 1,200; the learning rate falls to zero over them."""
     batch_size: int = 16
     """Crops of a step."""
     average: float = 0.99
