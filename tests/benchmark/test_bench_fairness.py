@@ -95,6 +95,27 @@ def test_a_folder_trained_with_these_arguments_goes_on_and_with_others_is_refuse
             fairness.check_trained(run, tmp_path)
 
 
+def test_a_run_that_began_on_teachers_of_another_version_is_refused_and_one_that_did_not_begin_takes_the_new(tmp_path):
+    run = Run(a_plan("2d"), "2d", 0)
+    fairness.check_teachers(run, tmp_path, "abc 3")
+    fairness.note_teachers(run, tmp_path, "abc 2")
+    fairness.check_teachers(run, tmp_path, "abc 3")
+    fairness.note_teachers(run, tmp_path, "abc 3")
+    (run.folder(tmp_path) / "progress.csv").write_text("step,loss\n25,0.5\n", encoding="utf-8")
+    fairness.note_teachers(run, tmp_path, "abc 4")
+    fairness.check_teachers(run, tmp_path, "abc 3")
+    with pytest.raises(
+        ConfigError, match=r"teachers\.txt: expected .*\(abc 4\), found .*\(abc 3\)\. Choose another --out"
+    ):
+        fairness.check_teachers(run, tmp_path, "abc 4")
+
+
+def test_a_run_that_needs_no_refined_teachers_notes_none(tmp_path):
+    run = Run(a_plan("3d"), "3d", 0)
+    fairness.note_teachers(run, tmp_path, "abc 2")
+    assert not (run.folder(tmp_path) / fairness.TEACHERS).exists()
+
+
 def test_an_args_json_cut_short_is_refused_only_where_the_training_is_done(tmp_path):
     run = Run(a_plan("3d"), "3d", 0)
     trained(run, tmp_path)

@@ -21,8 +21,9 @@ from videomdm_ext.benchmark.jury import call_jury, with_plugins
 from videomdm_ext.benchmark.plan import Plan, Run, read_plan
 from videomdm_ext.benchmark.report import write
 from videomdm_ext.benchmark.sampling import newest_checkpoint, read_motions
-from videomdm_ext.datasets.folder import Card, write_folder
-from videomdm_ext.datasets.refined import is_made
+from videomdm_ext.datasets import refined
+from videomdm_ext.datasets.folder import Card, read_card, write_folder
+from videomdm_ext.datasets.refined import identity, is_made
 from videomdm_ext.errors import ConfigError, DatasetError, HostError, PluginError, VideoMDMError
 from videomdm_ext.hookspecs import hookimpl
 from videomdm_ext.host import adapter, checkout
@@ -178,6 +179,15 @@ def test_another_plan_in_the_folder_is_refused_and_the_same_one_goes_on(plan, tm
         prepare(dataclasses.replace(only, steps=61), tmp_path)
     assert (tmp_path / "plan.json").read_bytes() == stored
     assert read_plan(tmp_path) == only
+
+
+def test_a_comparison_trained_on_teachers_of_an_earlier_version_goes_no_further(plan, out, monkeypatch):
+    assert (out / "runs" / "2d-0" / "teachers.txt").read_text("utf-8").strip() == identity(read_card(plan.clips))
+    assert not (out / "runs" / "3d-0" / "teachers.txt").exists()
+    monkeypatch.setattr(comparison, "make_refined", lambda *a: pytest.fail("work was done"))
+    monkeypatch.setattr(refined, "WAY", "4")
+    with pytest.raises(ConfigError, match=r"2d-0/teachers\.txt: expected refined teachers as this version makes them"):
+        prepare(plan, out)
 
 
 def test_teachers_are_refined_only_where_an_arm_needs_them(plan, tmp_path):

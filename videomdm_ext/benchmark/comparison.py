@@ -23,7 +23,7 @@ from videomdm_ext.benchmark.checks import check_numbers, check_plan, check_truth
 from videomdm_ext.benchmark.plan import Plan, Run
 from videomdm_ext.datasets.files import check_writable
 from videomdm_ext.datasets.folder import read_card
-from videomdm_ext.datasets.refined import is_made, make_refined
+from videomdm_ext.datasets.refined import identity, is_made, make_refined
 from videomdm_ext.errors import ConfigError, HostError
 from videomdm_ext.host import adapter, launcher, logs
 
@@ -48,6 +48,7 @@ def prepare(plan: Plan, out: Path, refining: Callable[[int, int], None] | None =
     check_truth(plan, arms)
     for run in plan.runs():
         fairness.check_trained(run, out)
+        fairness.check_teachers(run, out, identity(card))
     check_writable(str(out))
     write_plan(plan, out)
     if any(config.diffused == "refined" for config in arms) and not is_made(plan.clips, card):
@@ -118,6 +119,7 @@ def complete(run: Run, out: Path, finish: Finish) -> None:
     with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         try:
             if not run.is_trained(out):
+                fairness.note_teachers(run, out, identity(read_card(run.plan.clips)))
                 with cost.counted(folder), _host_log(run, folder):
                     launcher.run(
                         run.plan.host(), "train.train_mdm", run.arguments(out),

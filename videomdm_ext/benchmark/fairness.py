@@ -13,6 +13,7 @@ from typing import Any
 from videomdm_ext.benchmark.arms import ArmConfig, load_arm
 from videomdm_ext.benchmark.plan import Run
 from videomdm_ext.config import Supervision
+from videomdm_ext.datasets.files import write_bytes
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.options import difference, from_args
 
@@ -20,6 +21,8 @@ PLACES = ("save_dir", "clips", "save_interval", "resume_checkpoint", "overwrite"
 """What a run is given that does not change what it learns; the clips' content is on the plan."""
 FEWER_STEPS = ("num_steps", "lr_anneal_steps")
 """In what a training with equal passes is meant to differ."""
+TEACHERS = "teachers.txt"
+"""In a run's folder: the identity of the refined teachers that it was trained on."""
 
 Difference = Mapping[str, tuple[str, str]]
 
@@ -99,6 +102,25 @@ def check_trained(run: Run, out: Path) -> None:
         raise ConfigError(
             f"{place}: its training had other arguments than this comparison gives: {_listed(found)}. Choose another "
             f"--out, or remove {place.parent}."
+        )
+
+
+def note_teachers(run: Run, out: Path, teachers: str) -> None:
+    """Keep beside a training that begins which refined teachers it has."""
+    if run.config.supervision.diffused == "refined" and not run.steps_done(out):
+        write_bytes(str(run.folder(out) / TEACHERS), f"{teachers}\n".encode())
+
+
+def check_teachers(run: Run, out: Path, teachers: str) -> None:
+    """What a run was trained on is what this version refines. ConfigError where an earlier version did it otherwise."""
+    place = run.folder(out) / TEACHERS
+    if not place.is_file():
+        return
+    found = place.read_text(encoding="utf-8").strip()
+    if run.steps_done(out) and found != teachers:
+        raise ConfigError(
+            f"{place}: expected refined teachers as this version makes them ({teachers}), found that the training had "
+            f"others ({found}). Choose another --out, or remove {place.parent}."
         )
 
 

@@ -45,7 +45,12 @@ def folder_of(path: str, card: Card) -> str:
 def is_made(path: str, card: Card) -> bool:
     """Whether they are there, whole, and of the clips as they are now."""
     mark = bf.join(folder_of(path, card), MARK)
-    return bool(bf.exists(mark)) and files.read_text(mark).split() == [card.content_hash, WAY]
+    return bool(bf.exists(mark)) and files.read_text(mark).strip() == identity(card)
+
+
+def identity(card: Card) -> str:
+    """Of the refined teachers that this version makes: the content of their clips, and the way of making them."""
+    return f"{card.content_hash} {WAY}"
 
 
 def make_refined(path: str, card: Card, progress: Progress | None = None) -> None:
@@ -71,7 +76,7 @@ def make_refined(path: str, card: Card, progress: Progress | None = None) -> Non
             files.write_bytes(bf.join(folder, f"{clip.id}.npz"), files.arrays_bytes(arrays))
         if split == "train":
             _write_summary(folder, made, card, shared)
-    files.write_bytes(mark, f"{card.content_hash} {WAY}\n".encode())
+    files.write_bytes(mark, f"{identity(card)}\n".encode())
 
 
 def refine_clips(
