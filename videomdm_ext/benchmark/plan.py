@@ -1,7 +1,7 @@
 """What a comparison compares: its plan, and the trainings that follow from it.
 
 OUT/plan.json                   what is compared; a folder holds one plan
-OUT/runs/ARM-SEED/              the host's checkpoints and logs, what it cost, teachers.txt: which refined teachers it had
+OUT/runs/ARM-SEED/              the host's checkpoints and logs, cost, and which refined teachers it had (teachers.txt)
 OUT/samples/ARM-SEED/REP.npz    motions from captions, one file a replication; heldout.npz: held-out clips made clean
 OUT/samples/ARM-SEED/step*.npz  motions for validation captions from earlier checkpoints (--curve)
 OUT/scores/ARM-SEED/REP.json    their scores
