@@ -27,7 +27,8 @@ def aligned_poses(positions: Tensor, skeleton: Skeleton) -> Tensor:
 def unlikeliness(poses: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
     """Twice the negative logarithm of the density, 0 at the mean. [..., P] -> [...].
 
-    About the squared distance in standard deviations while that is far below FREEDOM + P, its logarithm beyond.
+    Near the mean (FREEDOM + P) / FREEDOM times the squared distance in standard deviations, far from it a logarithm: a
+    pose at the usual distance, the root of P, is pulled about as hard as by a Gaussian, one beyond it less.
     """
     distance = ((poses - mean) @ whitening).square().sum(-1)
     return (FREEDOM + poses.shape[-1]) * torch.log1p(distance / FREEDOM)
