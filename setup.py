@@ -79,10 +79,10 @@ setup(
     packages=find_packages(include=["videomdm_ext", "videomdm_ext.*"]),
     package_data={
         "videomdm_ext": ["py.typed"],
-        "videomdm_ext.benchmark": ["metrics_schema.json", "page/*"],
-        "videomdm_ext.datasets": ["bundled/*"],
-        "videomdm_ext.export": ["page/*"],
-        "videomdm_ext.host": ["standin/**/*.py"],
+        "videomdm_ext.bench": ["metrics_schema.json", "page/*"],
+        "videomdm_ext.data": ["bundled/*"],
+        "videomdm_ext.render": ["page/*"],
+        "videomdm_ext.mdm": ["standin/**/*.py"],
     },
     install_requires=BASE,
     extras_require={
@@ -94,7 +94,7 @@ setup(
         "test": TEST,
         "dev": DEV,
     },
-    entry_points={"console_scripts": ["videomdm = videomdm_ext.cli:main"]},
+    entry_points={"console_scripts": ["videomdm = videomdm_ext.cli.main:main"]},
     classifiers=[
         "Programming Language :: Python :: 3.11",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",

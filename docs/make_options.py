@@ -20,7 +20,7 @@ from unittest import mock
 import tyro
 
 from videomdm_ext import plugins
-from videomdm_ext.cli import VERBS
+from videomdm_ext.cli.main import VERBS
 from videomdm_ext.config import Fairness, Source, Speed, Supervision
 
 PLACE = Path(__file__).parent / "options.md"
@@ -36,7 +36,7 @@ HOST_VERBS = {
     "[ours](#options-of-training-runs). `videomdm run MODULE --help` prints them.",
 }
 """Verbs whose options are the host's."""
-MORE_VERBS = {"bench --protocol mdm": ("verbs.protocol", "protocol")}
+MORE_VERBS = {"bench --protocol mdm": ("cli.protocol", "protocol")}
 """Commands with options of their own that are no verbs."""
 CONFIGS = {
     Supervision: "What supervises a run, stored with it. Formulas: [method.md](method.md).",

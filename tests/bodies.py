@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from videomdm_ext.datasets.motions import load_motions
-from videomdm_ext.export.mesh import at_rest
-from videomdm_ext.export.rest import rest_offsets
+from videomdm_ext.data.motions import load_motions
+from videomdm_ext.render.mesh import at_rest
+from videomdm_ext.render.rest import rest_offsets
 from videomdm_ext.skeletons import SMPL22
 
 WALK = torch.from_numpy(next(m.positions for m in load_motions() if m.name == "walk")).double()

@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 import torch
 
-from videomdm_ext.datasets.clip import Clip
-from videomdm_ext.datasets.motions import load_motions
+from videomdm_ext.data.clip import Clip
+from videomdm_ext.data.motions import load_motions
 from videomdm_ext.geometry import cameras
 from videomdm_ext.motion.features import encode
 from videomdm_ext.motion.kinematics import canonicalise

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from videomdm_ext.benchmark.calibration import Calibration
-from videomdm_ext.benchmark.results import Arm, Curve, Results, Training
-from videomdm_ext.datasets.card import Card
+from videomdm_ext.bench.calibration import Calibration
+from videomdm_ext.bench.results import Arm, Curve, Results, Training
+from videomdm_ext.data.card import Card
 
 CALIBRATION = Calibration(
     truth={"acceleration": 4.0, "bone_length_error": 0.0, "motion_energy": 1.0, "pose_frechet": 0.0, "jitter": 50.0},

@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def why_no_mdm(modules: tuple[str, ...]) -> str | None:
     """-> why a test that runs a real MDM with these modules beside it cannot run here, or None where it can."""
     from videomdm_ext.errors import HostError
-    from videomdm_ext.host import checkout
+    from videomdm_ext.mdm import checkout
 
     missing = [module for module in modules if find_spec(module) is None]
     if missing:
@@ -51,7 +51,7 @@ def generator() -> torch.Generator:
 @pytest.fixture(scope="module")
 def borrowed_process() -> Iterator[None]:
     """A checkout may be claimed in this process; afterwards no module of it and no place on the path is left."""
-    from videomdm_ext.host import launcher
+    from videomdm_ext.mdm import launcher
 
     path, modules, in_use = list(sys.path), set(sys.modules), launcher._in_use
     yield

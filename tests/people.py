@@ -8,7 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from videomdm_ext.datasets.motions import load_motions
+from videomdm_ext.data.motions import load_motions
 from videomdm_ext.geometry.cameras import orbit, project, uniform
 from videomdm_ext.motion.features import FeatureSpace, encode, mean_and_std
 from videomdm_ext.motion.kinematics import RAW, HeadingRule, canonicalise, heading

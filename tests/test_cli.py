@@ -18,17 +18,18 @@ import pytest
 import torch
 from clips import make_clip
 
-from videomdm_ext import __version__, cli, plugins, run
-from videomdm_ext.benchmark.comparison import Plan
-from videomdm_ext.benchmark.sampling import read_motions
-from videomdm_ext.datasets.folder import Card, read_card, write_folder
-from videomdm_ext.datasets.refined import is_made
+from videomdm_ext import __version__, plugins, run
+from videomdm_ext.bench.comparison import Plan
+from videomdm_ext.bench.sampling import read_motions
+from videomdm_ext.cli import benchmarking, checkouts, sampling
+from videomdm_ext.cli import main as cli
+from videomdm_ext.cli import training as verbs
+from videomdm_ext.data.folder import Card, read_card, write_folder
+from videomdm_ext.data.refined import is_made
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.hookspecs import hookimpl
-from videomdm_ext.host import compat
+from videomdm_ext.mdm import compat
 from videomdm_ext.supervision import refinement
-from videomdm_ext.verbs import benchmarking, checkouts, sampling
-from videomdm_ext.verbs import training as verbs
 
 CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
 SMALL = [
@@ -194,7 +195,7 @@ def test_an_option_or_value_that_does_not_exist_is_status_2_and_the_nearest_is_n
 
 SAID = """
 import os, sys
-from videomdm_ext import cli
+from videomdm_ext.cli import main as cli
 for words in (["licenses"], ["check", FOLDER, "--no-cache"], ["check", "--help"], ["check", FOLDER, "--stric"]):
     words = ["data", *words] if words[0] == "check" else words
     try:
@@ -371,7 +372,7 @@ def test_an_error_leaves_standard_output_to_json_alone(tmp_path, capsys):
 def test_an_output_folder_that_cannot_be_written_is_refused_before_anything_is_made(
     tmp_path, monkeypatch, capsys, verb
 ):
-    monkeypatch.setattr("videomdm_ext.datasets.demo.load_motions", lambda: pytest.fail("work was done"))
+    monkeypatch.setattr("videomdm_ext.data.demo.load_motions", lambda: pytest.fail("work was done"))
     (tmp_path / "file").touch()
     assert cli.main([*verb, "--out", str(tmp_path / "file" / "out")]) == 1
     assert "can be written" in capsys.readouterr().err

@@ -24,17 +24,18 @@ import tyro
 from clips import make_clip, motion
 from documents import ROOT, Command
 
-from videomdm_ext import cli, plugins, run
+from videomdm_ext import plugins, run
+from videomdm_ext.cli import checkouts
+from videomdm_ext.cli import main as cli
 from videomdm_ext.config import Fairness, Source, Speed, Supervision
-from videomdm_ext.datasets.card import Card
-from videomdm_ext.datasets.folder import read_folder, write_folder
-from videomdm_ext.datasets.layout import read_card
+from videomdm_ext.data.card import Card
+from videomdm_ext.data.folder import read_folder, write_folder
+from videomdm_ext.data.layout import read_card
 from videomdm_ext.errors import VideoMDMError
-from videomdm_ext.host import checkout, patching
 from videomdm_ext.lifters.base import Lifter
+from videomdm_ext.mdm import checkout, patching
 from videomdm_ext.options import add_arguments
 from videomdm_ext.supervision import refinement
-from videomdm_ext.verbs import checkouts
 
 MAKER = runpy.run_path(str(ROOT / "docs" / "make_options.py"))
 OPTIONS = documents.GENERATED.read_text(encoding="utf-8")
@@ -329,7 +330,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copy(checkout.STANDIN / patching.PATH, place / "mdm" / patching.PATH)
     monkeypatch.chdir(place)
     monkeypatch.setattr(checkouts, "_agreed", lambda root: True)
-    monkeypatch.setattr(import_module("videomdm_ext.host.compat"), "examine", lambda host: [])
+    monkeypatch.setattr(import_module("videomdm_ext.mdm.compat"), "examine", lambda host: [])
     brief = refinement.Refinement(first=2, rounds=0)
     monkeypatch.setattr(refinement, "Refinement", lambda: brief)
     return place
@@ -385,7 +386,7 @@ def test_the_page_about_plugins_makes_a_data_set_with_its_lifter(workplace, caps
 
 
 def test_the_demos_data_set_is_made_by_its_command(workplace, monkeypatch, capsys):
-    demo = import_module("videomdm_ext.datasets.demo")
+    demo = import_module("videomdm_ext.data.demo")
     few = [made for made in demo.load_motions() if made.name in ("walk", "kick", "jump")]
     monkeypatch.setattr(demo, "load_motions", lambda: few)
     assert cli.main(["data", "make-demo", "--fast", "--out", "few"]) == 0

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from videomdm_ext.errors import VideoMDMError
-from videomdm_ext.host import adapter, checkout, launcher
+from videomdm_ext.mdm import adapter, checkout, launcher
 
 
 def main(argv: Sequence[str] | None = None) -> int:

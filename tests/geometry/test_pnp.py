@@ -13,7 +13,7 @@ import torch
 from clips import camera, motion
 from scipy.spatial.transform import Rotation
 
-from videomdm_ext.datasets.motions import load_motions
+from videomdm_ext.data.motions import load_motions
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry import pnp, pnp_moving
 from videomdm_ext.geometry.pnp_refine import Sight, normal_equations, normalised_cameras

@@ -14,10 +14,10 @@ from lifters import tools
 from lifters.test_adapters import make, scene
 
 from videomdm_ext import plugins
-from videomdm_ext.datasets.importers.base import ImportOptions
-from videomdm_ext.datasets.importing import find_importer, run_import
-from videomdm_ext.datasets.motions import load_motions
-from videomdm_ext.datasets.observing import Optics, find_lifter
+from videomdm_ext.data.importing import find_importer, run_import
+from videomdm_ext.data.motions import load_motions
+from videomdm_ext.data.observing import Optics, find_lifter
+from videomdm_ext.data.sources.base import ImportOptions
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.lifters import placing
 from videomdm_ext.lifters.joint_results import Joints

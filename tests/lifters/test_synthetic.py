@@ -10,7 +10,7 @@ import torch
 from lifters.contract import LifterContract, swaying
 
 from videomdm_ext import plugins
-from videomdm_ext.datasets.motions import load_motions
+from videomdm_ext.data.motions import load_motions
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry import cameras
 from videomdm_ext.lifters.base import Lifter

@@ -1,0 +1,36 @@
+"""A data set and a plan that take seconds, for tests of the bench."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from clips import make_clip
+
+from videomdm_ext.bench.plan import Plan
+from videomdm_ext.data.folder import Card, write_folder
+
+CARD = Card(
+    name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",),
+    lifter_error={"mpjpe": 0.1, "root_aligned_mpjpe": 0.05, "pa_mpjpe": 0.04, "bone_wander": 0.02},
+)  # fmt: skip
+TRAIN = ("dance_a", "walk", "jump", "punch")
+
+
+def write_set(folder: Path) -> Card:
+    """-> the card of a set with four training clips, three for validation, one for test."""
+    train = [make_clip(name=name, texts=(f"to {name}", f"to {name} again")) for name in TRAIN]
+    val = [make_clip(name="dance_b", id=f"val{number}_0", texts=(f"to dance {number}",)) for number in range(3)]
+    return write_folder(
+        str(folder), {"train": train, "val": val, "test": [make_clip(name="dance_b", texts=("to dance",))]}, CARD
+    )
+
+
+def make_plan(folder: Path, **changes: Any) -> Plan:
+    """-> a plan on the set: two arms that need no refined teacher, one seed, two replications."""
+    plan = Plan(
+        str(folder), write_set(folder).content_hash, ("3d", "3d-on-teacher"), seeds=1, steps=60, batch_size=4,
+        crop_frames=16, latent_dim=16, layers=1, ff_size=16, diffusion_steps=4, samples=6, replications=2, windows=2,
+    )  # fmt: skip
+    return dataclasses.replace(plan, **changes)

@@ -1,0 +1,130 @@
+"""Arms are YAML files that say how the supervision differs from its defaults, and nothing else."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+import yaml
+
+from videomdm_ext.bench.arms import FOLDER, ArmConfig, arm_name, known_arms, load_arm, settings
+from videomdm_ext.config import Supervision
+from videomdm_ext.errors import ConfigError
+from videomdm_ext.options import add_arguments, difference, from_args
+
+
+def written(name: str) -> dict[str, object]:
+    """-> the options in an arm's file."""
+    entries = yaml.safe_load((FOLDER / f"{name}.yaml").read_text("utf-8"))
+    return {name: value for name, value in entries.items() if name not in ("of", "declare")}
+
+
+@pytest.mark.parametrize("name", known_arms())
+def test_an_arm_is_the_defaults_with_what_its_file_says(name):
+    arm = load_arm(name)
+    assert (arm.name, arm.supervision) == (name, Supervision(**written(name)))
+    assert all(getattr(arm.supervision, key) == value for key, value in written(name).items())
+
+
+@pytest.mark.parametrize("name", known_arms())
+def test_the_flags_of_an_arm_give_the_host_its_supervision(name):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser.add_argument_group("diffusion"), Supervision)
+    assert from_args(Supervision, parser.parse_args(load_arm(name).flags)) == load_arm(name).supervision
+
+
+def test_the_arms_of_the_demo_are_there_and_differ_in_supervision_and_teacher_alone():
+    arms = {name: load_arm(name).supervision for name in ("3d", "3d-on-teacher", "2d")}
+    assert {name: (arm.supervision, arm.diffused) for name, arm in arms.items()} == {
+        "3d": ("3d", "gt"), "3d-on-teacher": ("3d", "lifted"), "2d": ("2d", "refined"),
+    }  # fmt: skip
+    for arm in arms.values():
+        assert set(difference(arm, arms["3d"])) <= {"supervision", "teacher"}
+
+
+def test_the_arm_of_the_paper_reprojects_with_alignment_on_the_lifted_motion():
+    arm = load_arm("2d-reprojection").supervision
+    assert (arm.supervision, arm.diffused, arm.objective) == ("2d", "lifted", "reprojection")
+    assert arm.weight_position > 0
+    assert arm.weight_velocity > arm.weight_position
+    assert arm.weight_alignment > 0
+
+
+ABLATIONS = {
+    "2d-lifted": ("2d", {"teacher": ("lifted", "auto")}),
+    "2d-gt": ("2d", {"teacher": ("gt", "auto")}),
+    "2d-unrolled": ("2d", {"unroll": ("on", "auto")}),
+    "2d-both": ("2d", {"objective": ("both", "ray")}),
+    "2d-reprojection-refined": ("2d-reprojection", {"teacher": ("auto", "lifted")}),
+    "2d-reprojection-gt": ("2d-reprojection", {"teacher": ("gt", "lifted")}),
+    "2d-reprojection-no-depth-weight": ("2d-reprojection", {"depth_weight": ("none", "depth2")}),
+    "2d-reprojection-mean-depth": ("2d-reprojection", {"depth_weight": ("mean1", "depth2")}),
+    "2d-reprojection-not-unrolled": ("2d-reprojection", {"unroll": ("off", "auto")}),
+    "2d-reprojection-no-alignment": ("2d-reprojection", {"weight_alignment": (0.0, 1.0)}),
+    "2d-reprojection-no-velocity": ("2d-reprojection", {"weight_velocity": (0.0, 350 / 22)}),
+}
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_an_ablation_is_another_arm_less_one_part(name):
+    of, parts = ABLATIONS[name]
+    arm = load_arm(name)
+    assert arm.of == of
+    assert difference(arm.supervision, load_arm(of).supervision) == parts
+    assert arm.declares == tuple(parts)
+
+
+@pytest.mark.parametrize("name", known_arms())
+def test_every_file_declares_exactly_in_what_it_differs_from_its_arm(name):
+    arm = load_arm(name)
+    assert set(difference(arm.supervision, load_arm(arm.of).supervision)) == set(arm.declares)
+    assert "declare:" in (FOLDER / f"{name}.yaml").read_text("utf-8")
+
+
+def test_an_arm_without_a_declaration_declares_what_its_file_names(tmp_path):
+    place = tmp_path / "mine.yaml"
+    place.write_text("supervision: 2d\nweight_floor: 0.5\n", encoding="utf-8")
+    assert load_arm(str(place)).declares == ("supervision", "weight_floor")
+    assert load_arm(str(place)).of == "2d"
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [("of: 4d\n", "of: expected one of"), ("declare: [steps]\n", "declare: "), ("declare: teacher\n", "declare: ")],
+)
+def test_a_wrong_declaration_is_an_error_that_names_the_file(tmp_path, content, found):
+    place = tmp_path / "mine.yaml"
+    place.write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_arm(str(place))
+    assert str(caught.value).startswith(f"{place}: {found}")
+
+
+def test_every_file_says_what_it_is_for():
+    assert all((FOLDER / f"{name}.yaml").read_text("utf-8").startswith("# ") for name in known_arms())
+
+
+def test_a_file_of_ones_own_is_an_arm_of_its_name(tmp_path):
+    place = tmp_path / "mine.yaml"
+    place.write_text("supervision: 2d\nweight_floor: 0.5\n", encoding="utf-8")
+    arm = load_arm(str(place))
+    assert arm.name == arm_name(str(place)) == "mine"
+    assert settings(arm) == "supervision 2d, weight_floor 0.5"
+    assert settings(ArmConfig("plain", Supervision())) == "defaults"
+
+
+def test_an_unknown_arm_is_an_error_that_lists_those_that_are_there():
+    with pytest.raises(ConfigError, match=r"arm '4d': expected one of .*3d-on-teacher"):
+        load_arm("4d")
+
+
+@pytest.mark.parametrize(
+    ("content", "found"), [("supervison: 2d\n", "supervison"), ("unroll_steps: 1\n", "--unroll_steps")]
+)
+def test_a_wrong_entry_is_an_error_that_names_the_file_and_the_entry(tmp_path, content, found):
+    place = tmp_path / "mine.yaml"
+    place.write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_arm(str(place))
+    assert str(caught.value).startswith(f"{place}: ")
+    assert found in str(caught.value)

@@ -1,0 +1,126 @@
+"""Two arms differ in what they declare and in nothing else that the host is given, or the comparison is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from videomdm_ext.bench import fairness
+from videomdm_ext.bench.arms import known_arms
+from videomdm_ext.bench.plan import Plan, Run
+from videomdm_ext.errors import ConfigError
+
+OUT = Path("out")
+
+
+def a_plan(*arms: str, **changes: object) -> Plan:
+    return dataclasses.replace(Plan("data", "hash", arms or ("3d", "2d"), seeds=2), **changes)  # type: ignore[arg-type]
+
+
+def arm_file(folder: Path, name: str, text: str) -> str:
+    place = folder / f"{name}.yaml"
+    place.write_text(text, encoding="utf-8")
+    return str(place)
+
+
+def test_all_arms_together_are_a_fair_comparison():
+    fairness.check_pairs(a_plan(*known_arms(), equal_passes=True).runs(), OUT)
+
+
+def test_an_arm_that_hides_an_option_is_refused_and_the_option_named(tmp_path):
+    sly = arm_file(tmp_path, "sly", "supervision: 2d\nunroll_steps: 8\ndeclare: [supervision]\n")
+    with pytest.raises(ConfigError, match=r"arm sly: expected it to differ from 2d in .*differ in unroll_steps too"):
+        fairness.check_pairs(a_plan("2d", sly).runs(), OUT)
+    open_ = arm_file(tmp_path, "open", "supervision: 2d\nunroll_steps: 8\ndeclare: [unroll_steps]\n")
+    fairness.check_pairs(a_plan("2d", open_).runs(), OUT)
+
+
+@pytest.mark.parametrize(("option", "value"), [("--lr", "1"), ("--batch_size", "64"), ("--seed", "9"), ("--mask", "")])
+def test_what_the_host_is_given_beside_the_supervision_counts_too(monkeypatch, option, value):
+    given = Run.arguments
+
+    def arguments(run, out):
+        return [*given(run, out), option, *([value] if value else [])] if run.arm == "2d" else given(run, out)
+
+    monkeypatch.setattr(Run, "arguments", arguments)
+    with pytest.raises(ConfigError, match=f"3d and 2d: an unfair comparison.*{option[2:]}"):
+        fairness.check_pairs(a_plan().runs(), OUT)
+
+
+def test_a_training_with_equal_passes_differs_from_its_arm_in_its_steps_alone():
+    plan = a_plan("3d", "2d-reprojection", seeds=1, equal_passes=True, steps=980)
+    three, unrolled, again = plan.runs()
+    assert again.label == "2d-reprojection, equal passes"
+    assert again.name == "2d-reprojection-equal-passes-0"
+    assert unrolled.passes() == pytest.approx(980 * 1.96)
+    assert again.passes() == pytest.approx(three.passes(), rel=0.01)
+    apart = fairness.apart(fairness.given(unrolled, OUT), fairness.given(again, OUT))
+    assert apart == {"num_steps": ("980", "500"), "lr_anneal_steps": ("980", "500")}
+    fairness.check_pairs(plan.runs(), OUT)
+
+
+def test_the_table_shows_each_option_in_which_arms_differ_and_no_other():
+    head, *rows = fairness.table(a_plan("3d", "3d-on-teacher", "2d-reprojection").runs(), OUT)
+    assert head == ["option", "3d", "3d-on-teacher", "2d-reprojection"]
+    assert {row[0]: row[1:] for row in rows} == {
+        "supervision": ["3d", "3d", "2d"],
+        "teacher": ["gt", "lifted", "lifted"],
+        "objective": ["ray", "ray", "reprojection"],
+        "denoiser passes a step, expected": ["1", "1", "1.96"],
+    }
+
+
+def trained(run: Run, out: Path, **changes: object) -> None:
+    """Write the args.json of a training with these arguments, as a host does."""
+    stored: dict[str, object] = {**vars(run.config.supervision), "num_heads": 4}
+    for name, value in fairness.given(run, out).items():
+        if name not in stored:
+            stored[name] = True if value == "yes" else float(value) if value.replace(".", "").isdigit() else value
+    run.folder(out).mkdir(parents=True, exist_ok=True)
+    (run.folder(out) / "args.json").write_text(json.dumps({**stored, **changes}), encoding="utf-8")
+
+
+@pytest.mark.parametrize("arm", ["3d", "2d", "2d-reprojection-no-velocity"])
+def test_a_folder_trained_with_these_arguments_goes_on_and_with_others_is_refused(tmp_path, arm):
+    run = Run(a_plan(arm), arm, 1)
+    fairness.check_trained(run, tmp_path)
+    trained(run, tmp_path, save_dir="elsewhere", clips="moved", save_interval=7)
+    fairness.check_trained(run, tmp_path)
+    for name, value in {"lr": 0.1, "batch_size": 3, "seed": 0, "objective": "both", "paired": False}.items():
+        trained(run, tmp_path, **{name: value})
+        with pytest.raises(ConfigError, match=rf"args\.json: its training had other arguments .*{name} \({value} and"):
+            fairness.check_trained(run, tmp_path)
+
+
+def test_a_run_that_began_on_teachers_of_another_version_is_refused_and_one_that_did_not_begin_takes_the_new(tmp_path):
+    run = Run(a_plan("2d"), "2d", 0)
+    fairness.check_teachers(run, tmp_path, "abc 3")
+    fairness.note_teachers(run, tmp_path, "abc 2")
+    fairness.check_teachers(run, tmp_path, "abc 3")
+    fairness.note_teachers(run, tmp_path, "abc 3")
+    (run.folder(tmp_path) / "progress.csv").write_text("step,loss\n25,0.5\n", encoding="utf-8")
+    fairness.note_teachers(run, tmp_path, "abc 4")
+    fairness.check_teachers(run, tmp_path, "abc 3")
+    with pytest.raises(
+        ConfigError, match=r"teachers\.txt: expected .*\(abc 4\), found .*\(abc 3\)\. Choose another --out"
+    ):
+        fairness.check_teachers(run, tmp_path, "abc 4")
+
+
+def test_a_run_that_needs_no_refined_teachers_notes_none(tmp_path):
+    run = Run(a_plan("3d"), "3d", 0)
+    fairness.note_teachers(run, tmp_path, "abc 2")
+    assert not (run.folder(tmp_path) / fairness.TEACHERS).exists()
+
+
+def test_an_args_json_cut_short_is_refused_only_where_the_training_is_done(tmp_path):
+    run = Run(a_plan("3d"), "3d", 0)
+    trained(run, tmp_path)
+    (run.folder(tmp_path) / "args.json").write_text('{"lr": 0.', encoding="utf-8")
+    fairness.check_trained(run, tmp_path)
+    run.checkpoint(tmp_path).touch()
+    with pytest.raises(ConfigError, match=r"args\.json: expected the run's arguments as JSON"):
+        fairness.check_trained(run, tmp_path)

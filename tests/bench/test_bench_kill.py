@@ -1,0 +1,81 @@
+"""A bench that is killed at any moment goes on, and ends with the numbers of one that was never interrupted."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the attempts are forks, which this system does not have")
+def test_a_bench_killed_at_20_random_moments_ends_with_the_metrics_of_an_uninterrupted_one_bit_for_bit(tmp_path):
+    paths = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(HERE / "bench_killer.py"), str(tmp_path)],
+        env=environment, capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    ends = done.stdout.split("\n")
+    assert ends.count("rename died") == 17, done.stdout + done.stderr
+    assert ends.count("time died") == 3, done.stdout + done.stderr
+    assert "last 0" in ends, done.stderr
+    struck = {part for line in ends if line.startswith("at ") for part in Path(line[3:]).parts}
+    assert {"runs", "samples", "scores"} <= struck, "some stage was never struck"
+    whole, killed = ((tmp_path / name / "metrics.json").read_bytes() for name in ("whole", "killed"))
+    assert whole == killed
+    assert len(whole) > 5000
+
+
+ORPHAN = """
+import multiprocessing, os, sys, time
+from pathlib import Path
+from videomdm_ext.bench import comparison
+
+def work():
+    comparison._start_worker()
+    Path(sys.argv[1]).write_text(str(os.getpid()))
+    time.sleep(60)
+
+if __name__ == "__main__":
+    multiprocessing.get_context("fork").Process(target=work).start()
+    while not Path(sys.argv[1]).exists():
+        time.sleep(0.02)
+    os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the worker is a fork, which this system does not have")
+def test_a_worker_ends_with_the_process_that_started_it(tmp_path):
+    """Else the same command started again would train in the same folders as the orphans of the first."""
+    place, script = tmp_path / "pid", tmp_path / "orphan.py"
+    script.write_text(ORPHAN, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
+    subprocess.run([sys.executable, str(script), str(place)], env=environment, timeout=120)
+    worker = int(place.read_text(encoding="utf-8"))
+    for _ in range(200):
+        if not is_running(worker):
+            return
+        time.sleep(0.05)
+    os.kill(worker, 9)
+    raise AssertionError("the worker outlived its parent by 10 s")
+
+
+def is_running(process: int) -> bool:
+    """Whether there is such a process, and it is no zombie."""
+    status = Path(f"/proc/{process}/stat")
+    if status.exists():
+        return status.read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] != "Z"
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -1,0 +1,276 @@
+"""Scores in the spaces of evaluators: what is scored where, the rows that calibrate it, what order cannot change."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor
+
+from videomdm_ext.bench import metrics, text_metrics
+from videomdm_ext.bench.calibration import Calibration, calibrate
+from videomdm_ext.bench.evaluators.base import Evaluator
+from videomdm_ext.bench.evaluators.views_2d import Views2D
+from videomdm_ext.bench.scoring import Scorer, held_out_scores
+from videomdm_ext.data.motions import load_motions
+from videomdm_ext.errors import DatasetError, PluginError
+from videomdm_ext.skeletons import SMPL22
+
+FPS = 20.0
+MOTIONS = {motion.name: torch.from_numpy(motion.positions).double() for motion in load_motions()}
+WINDOWS = [(name, clip[at : at + 16]) for name, clip in MOTIONS.items() for at in range(0, len(clip) - 16, 16)]
+CAPTIONS = [f"a person: {name}." for name, _ in WINDOWS]
+CLIPS = [clip for _, clip in WINDOWS]
+GROUPS = [name for name, _ in WINDOWS]
+
+
+class Poses(Evaluator):
+    """A row a clip: its mean pose; a caption lies at the mean of the motion that it names."""
+
+    name = "poses"
+    comparable = "Nothing."
+    identity = "0" * 64  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def motions(self, clips: Sequence[Tensor], fps: float) -> Tensor:
+        return torch.stack([metrics.pose_features(clip, SMPL22)[:, ::4].mean(0) for clip in clips])
+
+    def captions(self, captions: Sequence[str]) -> Tensor | None:
+        self.asked += captions
+        return torch.stack([self.motions([MOTIONS[text[10:-1]]], FPS)[0] for text in captions])
+
+
+class Frames(Poses):
+    """A row a frame."""
+
+    name = "frames"
+    per_clip = False
+
+    def motions(self, clips: Sequence[Tensor], fps: float) -> Tensor:
+        return torch.cat([metrics.pose_features(clip, SMPL22)[1:, :9] for clip in clips])
+
+
+class Twice(Poses):
+    """Two rows a clip."""
+
+    name = "twice"
+
+    def motions(self, clips: Sequence[Tensor], fps: float) -> Tensor:
+        return super().motions(clips, fps).repeat_interleave(2, 0)
+
+
+class Distrusted(Poses):
+    name = "distrusted"
+    distrust = "its retrieval is near chance"  # type: ignore[assignment]
+
+
+def scorer(*evaluators: Evaluator) -> Scorer:
+    return Scorer(CLIPS, CAPTIONS, evaluators or (Poses(),), SMPL22, FPS)
+
+
+def noisy(size: float, clips: Sequence[Tensor] = CLIPS, seed: int = 0) -> list[Tensor]:
+    """-> the clips, every joint of each wrong by its own constant."""
+    draw = torch.Generator().manual_seed(seed)
+    return [clip + size * torch.randn(1, 22, 3, generator=draw, dtype=torch.float64) for clip in clips]
+
+
+@cache
+def calibrated() -> Calibration:
+    return scorer(Poses(), Frames(), Twice(), Distrusted()).calibrate(noisy(0.15), GROUPS, seed=1)
+
+
+def in_space(scores: dict[str, float], name: str) -> set[str]:
+    return {key.removeprefix(f"{name}/") for key in scores if key.startswith(f"{name}/")}
+
+
+def test_each_space_has_the_metrics_that_make_sense_in_it() -> None:
+    found = scorer(Poses(), Frames(), Twice()).score(CLIPS, CAPTIONS)
+    assert in_space(found, "poses") == set(metrics.SPACE_METRICS) - {"multimodality"}
+    assert in_space(found, "frames") == {"fid"}
+    assert in_space(found, "twice") == {"fid", "precision", "recall", "diversity"}
+    assert found.items() >= metrics.score(CLIPS, CLIPS, SMPL22, FPS).items()
+
+
+def test_scores_are_those_of_the_spaces_rows() -> None:
+    made, captions = noisy(0.1)[:40], CAPTIONS[:40]
+    found, space = scorer(Poses(), Frames()).score(made, captions), Poses()
+    for name, evaluator in (("poses", space), ("frames", Frames())):
+        rows = [metrics.gaussian(evaluator.motions(clips, FPS)) for clips in (made, CLIPS)]
+        assert found[f"{name}/fid"] == pytest.approx(metrics.frechet(*rows[0], *rows[1]), rel=1e-9)
+    rows, texts = space.motions(made, FPS), space.captions(captions)
+    assert texts is not None
+    assert found["poses/mm_dist"] == pytest.approx(text_metrics.mm_distances(rows, texts).mean().item())
+    tops = text_metrics.r_precision(rows, texts, captions, text_metrics.seeded_groups(40, 0))
+    assert [found[f"poses/r_precision_{top}"] for top in (1, 2, 3)] == pytest.approx(tops)
+
+
+def test_the_gallery_holds_the_captions_of_the_reference_too() -> None:
+    """Samples that all follow one caption find it among all captions, not among one."""
+    walks = [clip for name, clip in WINDOWS if name == "walk"]
+    wrong = [clip for name, clip in WINDOWS if name == "backflip"]
+    caption = "a person: walk."
+    right = scorer().score(walks, [caption] * len(walks))
+    missed = scorer().score(wrong, [caption] * len(wrong))
+    assert right["poses/r_precision_1"] == missed["poses/r_precision_1"] == 1.0
+    assert right["poses/r_precision_gallery_1"] > 0.5
+    assert missed["poses/r_precision_gallery_1"] == 0.0
+
+
+def test_the_order_of_samples_changes_nothing_but_groups_and_pairs() -> None:
+    order = torch.randperm(len(CLIPS), generator=torch.Generator().manual_seed(2)).tolist()
+    made = noisy(0.1)
+    first = scorer().score(made, CAPTIONS)
+    again = scorer().score([made[i] for i in order], [CAPTIONS[i] for i in order])
+    for name in first:
+        if name != "poses/diversity" and not name.startswith(("poses/r_precision_1", "poses/r_precision_2")):
+            assert again[name] == pytest.approx(first[name], rel=1e-6, abs=0.05 if "precision_3" in name else 1e-9), (
+                name
+            )
+
+
+def test_each_caption_is_embedded_once() -> None:
+    space = Poses()
+    scoring = scorer(space)
+    scoring.score(CLIPS, CAPTIONS)
+    scoring.score(noisy(0.1), CAPTIONS)
+    assert sorted(space.asked) == sorted(set(CAPTIONS))
+
+
+def test_samples_that_are_not_finite_score_nan_in_every_space() -> None:
+    good = scorer(Poses(), Frames()).score(CLIPS, CAPTIONS)
+    broken = scorer(Poses(), Frames()).score([*CLIPS[1:], torch.full_like(CLIPS[0], math.nan)], CAPTIONS)
+    assert set(broken) == set(good)
+    assert all(math.isnan(value) for name, value in broken.items() if name != "clips")
+
+
+def test_one_sample_alone_has_no_distribution_and_everything_else() -> None:
+    found = scorer().score(CLIPS[:1], CAPTIONS[:1])
+    assert math.isnan(found["poses/fid"])
+    assert math.isfinite(found["poses/mm_dist"])
+
+
+def test_the_values_of_single_clips_have_the_scores_as_their_means() -> None:
+    made = noisy(0.1)
+    clips, found = scorer().per_clip(made, CAPTIONS), scorer().score(made, CAPTIONS)
+    assert {"poses/mm_dist", "acceleration", "foot_skating"} <= set(clips)
+    for name, values in clips.items():
+        assert len(values) == len(made)
+        assert sum(values) / len(values) == pytest.approx(found[name]), name
+    assert clips["acceleration"][7] == pytest.approx(metrics.clip_measures(made[7], SMPL22, FPS)["acceleration"])
+
+
+def test_multimodality_tells_replications_apart_and_needs_two() -> None:
+    scoring = scorer(Poses(), Twice())
+    assert scoring.multimodality([CLIPS], CAPTIONS) == {}
+    assert scoring.multimodality([CLIPS, CLIPS], CAPTIONS) == {"poses/multimodality": 0.0}
+    lifted = [clip + torch.tensor((0.0, 0.1, 0.0)) for clip in CLIPS]
+    rows = [Poses().motions(clips[:100], FPS) for clips in (CLIPS, lifted)]
+    expected = torch.linalg.vector_norm(rows[0] - rows[1], dim=-1).mean().item()
+    assert scoring.multimodality([CLIPS, lifted], CAPTIONS)["poses/multimodality"] == pytest.approx(expected)
+
+
+def test_the_truth_is_the_best_and_the_teacher_is_seen_in_every_space() -> None:
+    rows = calibrated()
+    for name in ("poses", "frames", "twice"):
+        assert rows.truth[f"{name}/fid"] == 0.0
+        assert rows.teacher[f"{name}/fid"] > 2 * rows.floor[f"{name}/fid"] > 0
+        assert rows.ranking(f"{name}/fid")[0]
+    assert rows.static["poses/recall"] == 0.0
+    assert 0.5 < rows.truth["poses/precision"] < 1.0
+    assert set(rows.truth) >= set(rows.floor) - {"bone_length"}
+
+
+def test_the_plain_rows_are_those_without_evaluators() -> None:
+    plain = calibrate(CLIPS, noisy(0.15), SMPL22, FPS, groups=GROUPS, seed=1)
+    for row in ("truth", "floor", "teacher", "static"):
+        assert getattr(calibrated(), row).items() >= getattr(plain, row).items()
+
+
+def test_shuffled_captions_fall_to_chance() -> None:
+    rows = calibrated()
+    shares = [CAPTIONS.count(text) / len(CAPTIONS) for text in set(CAPTIONS)]
+    assert rows.truth["poses/r_precision_gallery_1"] > 0.6
+    assert rows.shuffled["poses/r_precision_gallery_1"] < 2 * max(shares)
+    assert rows.shuffled["poses/mm_dist"] > 1.5 * rows.truth["poses/mm_dist"]
+    assert set(rows.shuffled) == {name for name in rows.truth if "r_precision" in name or "mm_dist" in name}
+
+
+def test_the_halves_share_every_motion_so_that_the_floor_is_low() -> None:
+    apart = scorer().calibrate(CLIPS, GROUPS, seed=1)
+    without = scorer().calibrate(CLIPS, seed=1)
+    assert apart.floor["poses/fid"] < without.floor["poses/fid"]
+
+
+def test_calibration_is_the_same_for_the_same_seed() -> None:
+    first, again, other = (scorer().calibrate(noisy(0.1), GROUPS, seed=seed) for seed in (3, 3, 4))
+    assert first == again
+    assert first.floor["poses/fid"] != other.floor["poses/fid"]
+
+
+def test_an_evaluator_that_is_not_trusted_is_shown_and_ranks_nothing() -> None:
+    rows = calibrated()
+    assert rows.teacher["distrusted/fid"] == rows.teacher["poses/fid"]
+    assert rows.ranking("distrusted/fid") == (False, "its retrieval is near chance")
+
+
+def test_part_of_a_set_is_the_set_of_those_clips_alone() -> None:
+    for space in (Poses(), Frames(), Twice()):
+        scoring = scorer(space)
+        whole = scoring.embed(space, [*CLIPS[:6], MOTIONS["walk"]], [*CAPTIONS[:6], "a person: walk."])
+        part = whole.part([6, 2, 0])
+        alone = scoring.embed(space, [MOTIONS["walk"], CLIPS[2], CLIPS[0]], ["a person: walk.", *CAPTIONS[2::-2]])
+        assert torch.equal(part.rows, alone.rows)
+        assert (part.counts, part.captions) == (alone.counts, alone.captions)
+        assert part.texts is alone.texts is None or torch.equal(part.texts, alone.texts)  # type: ignore[arg-type]
+
+
+class Uneven(Poses):
+    name = "uneven"
+
+    def motions(self, clips: Sequence[Tensor], fps: float) -> Tensor:
+        return super().motions(clips, fps).repeat(2, 1)[1:]
+
+
+def test_what_cannot_be_scored_is_refused_by_name() -> None:
+    with pytest.raises(DatasetError, match=r"samples: expected a caption for each of .* clips, found 1"):
+        scorer().score(CLIPS, CAPTIONS[:1])
+    with pytest.raises(DatasetError, match="reference: expected a caption"):
+        Scorer(CLIPS, [], [Poses()], SMPL22, FPS)
+    with pytest.raises(DatasetError, match="teacher: expected a caption"):
+        scorer().calibrate(CLIPS[1:])
+    with pytest.raises(PluginError, match="poses, poses"):
+        scorer(Poses(), Poses())
+    with pytest.raises(PluginError, match="evaluator 'uneven'"):
+        scorer(Uneven()).score(CLIPS, CAPTIONS)
+
+
+def test_held_out_errors_tell_depth_from_image() -> None:
+    truth = [clip + torch.tensor((0.0, 0.0, 5.0)) for clip in CLIPS[:3]]
+    deeper = [clip * torch.linspace(1.0, 1.04, 22).view(1, 22, 1) for clip in truth]
+    found = held_out_scores(deeper, truth, FPS)
+    seen = {"heldout_reprojection", "heldout_other_view"}
+    assert set(found) == {name for name in metrics.METRICS if name.startswith("heldout")} - seen
+    assert found["heldout_image_error"] < 1e-9
+    assert found["heldout_depth_error"] == pytest.approx(found["heldout_mpjpe"])
+    assert 0.05 < found["heldout_mpjpe"] < 0.2
+    assert found["heldout_pck_50"] < found["heldout_pck_100"] < 1
+    assert found["heldout_pa_mpjpe"] < found["heldout_mpjpe"]
+    exact = held_out_scores(truth, truth, FPS)
+    assert all(metrics.by_name(name).error(value, math.nan) < 1e-9 for name, value in exact.items())
+
+
+def test_scoring_a_tenth_of_a_thousand_samples_takes_under_a_tenth_of_two_minutes() -> None:
+    """CPU seconds of one thread, with clips of 64 to 196 frames: a busy machine does not count."""
+    long = [clip.repeat(1 + 200 // len(clip), 1, 1) for clip in MOTIONS.values()]
+    samples = [long[i % len(long)][: 64 + (37 * i) % 133] for i in range(100)]
+    captions = [CAPTIONS[i % len(CAPTIONS)] for i in range(100)]
+    scoring = scorer(Poses(), Frames(), Views2D())
+    start = time.process_time()
+    scoring.score(samples, captions)
+    assert time.process_time() - start < 12.0

@@ -1,0 +1,170 @@
+"""The speed benchmark: times add up, every part is shown, and stock MDM and ours end with equal weights."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from videomdm_ext.bench import speed
+from videomdm_ext.bench.speed import PARTS, PHASES, Sizes, Speeds, Timing, captions, medians
+from videomdm_ext.bench.speed_worker import Clock
+from videomdm_ext.cli import main as cli
+from videomdm_ext.cli import speed as verb
+from videomdm_ext.errors import HostError
+from videomdm_ext.mdm import checkout
+
+SMALL = Sizes(batch=4, frames=24, layers=1, width=32, steps=2, threads=1)
+
+
+def timing(total: float, first: float | None = None, digest: str = "same") -> Timing:
+    seconds = dict.fromkeys(PARTS, total / len(PARTS))
+    return Timing(
+        {PHASES[0]: {**seconds, "total": first or total}, PHASES[1]: {**seconds, "total": total}}, digest=digest
+    )
+
+
+SPEEDS = Speeds(SMALL, {"stock": timing(6.0), "3d": timing(2.0, 3.0), "2d": timing(2.2, 3.6)}, "CPU", "CLIP")
+
+
+def test_ratios_are_of_total_times_in_each_phase():
+    assert SPEEDS.ratios() == pytest.approx(
+        {
+            "stock / 3d, first epoch": 2.0,
+            "stock / 3d, later epochs": 3.0,
+            "2d / 3d, first epoch": 1.2,
+            "2d / 3d, later epochs": 1.1,
+        }
+    )
+
+
+def test_different_weights_are_said(capsys):
+    assert SPEEDS.same_weights
+    verb.show(Speeds(SMALL, {**SPEEDS.timings, "stock": timing(6.0, digest="other")}, "CPU", "CLIP"))
+    assert "after these steps: different" in capsys.readouterr().out
+    assert Speeds(SMALL, {"3d": timing(1.0), "2d": timing(1.0)}, "CPU", "CLIP").same_weights is None
+
+
+def test_the_table_shows_every_part_of_every_variant(capsys):
+    verb.show(SPEEDS)
+    shown = capsys.readouterr().out
+    for part in (*PARTS, "total", "stock MDM", "3d", "2d, no unrolling", "first epoch", "later epochs"):
+        assert part in shown, part
+    assert "8 captions" in shown
+
+
+def test_medians_are_taken_part_by_part():
+    steps = [{**dict.fromkeys(PARTS, value), "total": 10 * value} for value in (1.0, 9.0, 2.0)]
+    assert medians(steps) == {**dict.fromkeys(PARTS, 2.0), "total": 20.0}
+
+
+def test_captions_are_new_in_every_step_and_the_same_in_every_phase():
+    first, again = ([captions(SMALL, f"{phase}/{step}") for step in range(2)] for phase in PHASES)
+    assert first == again
+    every = [text for step in [*first, captions(SMALL, "warm-up")] for text in step]
+    assert len(set(every)) == len(every) == 12
+    assert len(every) - SMALL.batch == SMALL.pool
+
+
+def test_a_parts_time_excludes_the_parts_within():
+    clock = Clock()
+    inner = clock.timed("inner", lambda: time.sleep(0.05))
+
+    def both() -> None:
+        time.sleep(0.02)
+        inner()
+        inner()
+
+    start = time.perf_counter()
+    clock.timed("outer", both)()
+    took = time.perf_counter() - start
+    assert clock.seconds["inner"] >= 0.1
+    assert clock.seconds["outer"] >= 0.02
+    assert clock.seconds["inner"] + clock.seconds["outer"] <= took
+
+
+def test_cpu_time_does_not_count_what_others_do_meanwhile():
+    clock = Clock(cpu_time=True)
+    clock.timed("waiting", lambda: time.sleep(0.1))()
+    clock.timed("computing", lambda: sum(range(300_000)))()
+    assert clock.seconds["waiting"] < 0.02
+    assert clock.seconds["computing"] > 0
+
+
+def test_an_edited_checkout_has_no_stock_mdm(tmp_path):
+    (tmp_path / "utils").mkdir()
+    (tmp_path / "utils" / "parser_util.py").write_text("from videomdm_ext.mdm import installed\n")
+    with pytest.raises(HostError, match=f"videomdm uninstall --mdm {tmp_path}"):
+        speed.measure(checkout.Checkout(tmp_path, None, "mdm"), SMALL)
+
+
+def test_without_mdm_the_message_says_how_to_get_one(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("VIDEOMDM_MDM_ROOT", str(tmp_path))
+    assert cli.main(["bench", "speed"]) == 1
+    assert "videomdm host pin says which, or time the stand-in with --standin" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--batch", "0"], ["--frames", "15"], ["--width", "30"], ["--steps", "0"]])
+def test_sizes_that_cannot_be_timed_are_refused(words, capsys):
+    assert cli.main(["bench", "speed", *words]) == 1
+    assert "--batch, --layers, --steps: expected 1 or more" in capsys.readouterr().err
+
+
+def test_a_process_that_fails_is_an_error_with_its_last_words(tmp_path):
+    broken = checkout.Checkout(tmp_path, None, "standin")
+    (tmp_path / "plan.json").write_text("{}")
+    with speed.worker(tmp_path, "3d", broken, SMALL) as ask, pytest.raises(HostError, match=r"timing 3d .* KeyError"):
+        ask("warm-up")
+
+
+@pytest.fixture
+def _small_tower(monkeypatch, tmp_path):
+    monkeypatch.setattr(speed, "TOWER", {"width": 64, "layers": 2, "heads": 2})
+    monkeypatch.setattr(speed.text_choice, "weights", lambda: tmp_path / "none.pt")
+
+
+def check(speeds: Speeds, variants: tuple[str, ...]) -> None:
+    assert tuple(speeds.timings) == variants
+    for found in speeds.timings.values():
+        for phase in PHASES:
+            seconds = found.seconds[phase]
+            assert set(seconds) == {*PARTS, "total"}
+            assert all(seconds[part] > 0 for part in seconds)
+            assert max(seconds[part] for part in PARTS) < seconds["total"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_small_tower")
+def test_the_stand_in_is_timed_in_both_variants():
+    watched: list[tuple[int, int]] = []
+    speeds = speed.measure(checkout.standin(), SMALL, lambda done, total: watched.append((done, total)))
+    check(speeds, ("3d", "2d"))
+    assert watched == [(number, 5) for number in range(1, 6)]
+    assert speeds.timings["3d"].digest != speeds.timings["2d"].digest
+
+
+@pytest.mark.mdm
+@pytest.mark.slow
+@pytest.mark.usefixtures("_small_tower")
+def test_stock_mdm_and_ours_in_3d_take_the_same_steps_and_text_is_encoded_once():
+    speeds = speed.measure(checkout.find(), SMALL)
+    check(speeds, ("stock", "3d", "2d"))
+    assert speeds.same_weights
+    assert speeds.timings["3d"].digest != speeds.timings["2d"].digest
+    text = {name: {p: found.seconds[p]["text encoding"] for p in PHASES} for name, found in speeds.timings.items()}
+    for name in ("3d", "2d"):
+        assert text[name]["later epochs"] < 0.5 * text["stock"]["later epochs"]
+    stored = json.loads(speeds.as_json())
+    assert stored["same_weights"]
+    assert stored["timings"]["stock"]["seconds"]["later epochs"]["total"] > 0
+
+
+def test_the_batch_has_what_the_cameras_saw(tmp_path: Path):
+    speed.write_batch(tmp_path, SMALL)
+    batch = torch.load(tmp_path / "batch.pt")
+    assert batch["motion"].shape == (4, 263, 1, 24)
+    assert batch["y"]["mask"].all()
+    assert batch["y"]["observation/keypoints"].shape == (4, 24, 22, 2)

@@ -1,0 +1,103 @@
+"""`videomdm bench` turns its options into a plan, and says what cannot be before any work."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from videomdm_ext.bench.stages import Bench
+from videomdm_ext.cli import benchmarking
+from videomdm_ext.cli.main import VERBS, main
+from videomdm_ext.errors import ConfigError
+
+CARD = SimpleNamespace(content_hash="abc")
+
+
+@pytest.fixture
+def asked(monkeypatch) -> list[Bench]:
+    """-> the benches that were asked for; none is carried out."""
+    found: list[Bench] = []
+    monkeypatch.setattr(benchmarking, "read_card", lambda path: CARD)
+    monkeypatch.setattr(benchmarking, "tell", lambda *a: 0)
+    monkeypatch.setattr(Bench, "run", lambda self: (found.append(self), (None, None))[1])
+    return found
+
+
+def test_the_options_become_the_plan(asked, tmp_path):
+    words = [
+        "--dataset",
+        "set",
+        "--arms",
+        "3d,2d",
+        "--seeds",
+        "2",
+        "--steps",
+        "900",
+        "--lr",
+        "0.01",
+        "--average",
+        "0.9",
+    ]
+    words += ["--replications", "3", "--samples", "40", "--curve", "4", "--select", "pose_frechet", "--equal-passes"]
+    words += ["--crop-frames", "48", "--text-features", "words", "--reference", "test", "--windows", "7"]
+    words += ["--without", "t2m,views-2d", "--primary", "jitter", "--out", str(tmp_path), "--workers", "1"]
+    assert benchmarking.bench(words) == 0
+    (made,) = asked
+    plan = made.plan
+    assert (plan.clips, plan.content, plan.arms, plan.seeds, plan.steps) == ("set", "abc", ("3d", "2d"), 2, 900)
+    assert (plan.learning_rate, plan.average, plan.crop_frames, plan.text_features) == (0.01, 0.9, 48, "words")
+    assert (plan.replications, plan.samples, plan.windows, plan.reference) == (3, 40, 7, "test")
+    assert (plan.curve, plan.select, plan.equal_passes) == (4, "pose_frechet", True)
+    assert (plan.without, plan.primary) == (("t2m", "views-2d"), ("jitter",))
+    assert (made.out, made.workers, made.command) == (tmp_path, 1, ["videomdm", "bench", *words])
+
+
+def test_the_defaults_are_the_protocols(asked):
+    benchmarking.bench(["--dataset", "some/set", "--text-features", "words"])
+    (made,) = asked
+    assert made.plan.arms == ("3d", "3d-on-teacher", "2d")
+    assert (made.plan.seeds, made.plan.replications, made.plan.curve, made.plan.select) == (3, 20, 0, "")
+    assert made.plan.without == ()
+    assert str(made.out) == "runs/bench-set"
+
+
+def test_too_few_samples_for_groups_of_32_are_told(asked, capsys):
+    benchmarking.bench(["--dataset", "set", "--samples", "20", "--text-features", "words"])
+    assert "groups of 20" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["--protocol", "mdm", "--out", "x"], ["--protocol=mdm", "--out", "x"]])
+def test_the_published_protocol_gets_the_other_words(monkeypatch, words):
+    got: list[list[str]] = []
+    stand_in = SimpleNamespace(protocol=lambda rest: got.append(rest) or 4)
+    monkeypatch.setitem(sys.modules, "videomdm_ext.cli.protocol", stand_in)
+    assert benchmarking.bench(words) == 4
+    assert got == [["--out", "x"]]
+
+
+def test_another_protocol_is_refused():
+    with pytest.raises(ConfigError, match="--protocol: expected mdm, found mas"):
+        benchmarking.bench(["--protocol", "mas"])
+
+
+@pytest.mark.parametrize("verb", ["bench", "bench score", "bench report", "bench ls", "bench validate"])
+def test_every_verb_has_its_help(verb, capsys):
+    assert verb in VERBS
+    with pytest.raises(SystemExit) as stop:
+        main([*verb.split(), "--help"])
+    assert stop.value.code == 0
+    assert f"videomdm {verb}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", ["score", "report", "validate"])
+def test_a_folder_without_a_plan_is_an_error_that_names_the_file(verb, tmp_path, capsys):
+    assert main(["bench", verb, str(tmp_path)]) == 1
+    assert "plan.json: expected the plan of a comparison" in capsys.readouterr().err
+
+
+def test_a_folder_without_benches_is_told(tmp_path, capsys):
+    assert main(["bench", "ls", str(tmp_path)]) == 0
+    assert "no bench" in capsys.readouterr().out
+    assert main(["bench", "ls", str(tmp_path / "none")]) == 1

@@ -1,0 +1,133 @@
+"""The verbs `data check` and `data show`: what they print, what they write, and their exit status."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from clips import make_clip
+
+from videomdm_ext.cli.main import main
+from videomdm_ext.data.card import Card
+from videomdm_ext.data.folder import write_folder
+
+CARD = Card(name="two", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    clips = [make_clip(name=name) for name in ("walk", "jump", "kick", "punch", "spin")]
+    write_folder(str(tmp_path / "set"), {"train": clips}, CARD)
+    return tmp_path / "set"
+
+
+def damage(folder: Path, *names: str) -> None:
+    """Turn the images of clips upside down."""
+    for name in names:
+        place = folder / "keypoints_2d" / f"{name}_0.npz"
+        with np.load(place) as archive:
+            points, confidence = archive["points"], archive["confidence"]
+        np.savez(place, points=points * np.float32([1, -1]), confidence=confidence)
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    places = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "checked.json"]
+    return {str(p): p.read_bytes() for p in places}
+
+
+def test_a_sound_set_ends_with_0_and_says_so(folder: Path, capsys: pytest.CaptureFixture[str]):
+    before = snapshot(folder)
+    assert main(["data", "check", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert "5 clips: nothing found" in out
+    assert [line.split("│")[1:6] for line in out.splitlines() if "keypoints" in line] == [
+        [" keypoints ", "     5 ", "       0 ", "     0 ", "       0 "]
+    ]
+    assert snapshot(folder) == before
+    main(["data", "check", str(folder)])
+    assert "5 clips (5 known from an earlier check): nothing found" in capsys.readouterr().out
+
+
+def test_errors_end_with_1_and_the_first_examples_are_shown(folder: Path, capsys: pytest.CaptureFixture[str]):
+    damage(folder, "walk", "jump", "kick", "punch")
+    assert main(["data", "check", str(folder)]) == 1
+    out = " ".join(capsys.readouterr().out.split())
+    assert "error flipped-v (4): an image upside down" in out
+    assert "walk_0: teacher and truth alike, so it is the keypoints or both cameras" in out
+    assert "and 1 more" in out
+    assert "punch_0:" not in out
+    assert "v grows downwards" in out
+    assert "(clips with errors: 4)" in out
+    assert f"videomdm data show {folder} walk_0" in out
+
+
+def test_what_is_missing_empty_or_corrupt_is_counted(folder: Path, capsys: pytest.CaptureFixture[str]):
+    (folder / "keypoints_2d/walk_0.npz").unlink()
+    (folder / "keypoints_2d/jump_0.npz").write_bytes(b"")
+    (folder / "keypoints_2d/kick_0.npz").write_bytes(b"PK\x03\x04 and no more")
+    assert main(["data", "check", str(folder), "--json"]) == 1
+    content = json.loads(capsys.readouterr().out)
+    assert content["files"]["keypoints"] == {"found": 2, "missing": 1, "empty": 1, "corrupt": 1}
+    assert content["files"]["teacher"]["found"] == 5
+    assert content["bad_clips"] == ["walk_0", "jump_0", "kick_0"]
+    assert content["errors"] == 3
+    assert {item["kind"] for item in content["findings"]} == {"missing-file", "empty-file", "corrupt-file"}
+    assert all(item["advice"] and item["message"] and item["level"] == "error" for item in content["findings"])
+
+
+def test_quarantine_writes_the_ids_and_touches_nothing_else(folder: Path, capsys: pytest.CaptureFixture[str]):
+    damage(folder, "jump", "spin")
+    before = snapshot(folder)
+    place = folder.parent / "lists" / "bad.txt"
+    assert main(["data", "check", str(folder), "--quarantine", str(place), "--no-cache"]) == 1
+    assert place.read_text() == "jump_0\nspin_0\n"
+    assert snapshot(folder) == before
+    assert not (folder / "checked.json").exists()
+    out = capsys.readouterr().out
+    assert "2 ids, one a line; nothing else was changed" in out
+    assert f"grep -vxFf {place} {folder}/train.txt" in out
+
+
+def test_quarantine_of_a_sound_set_is_an_empty_file(folder: Path, capsys: pytest.CaptureFixture[str]):
+    place = folder.parent / "bad.txt"
+    assert main(["data", "check", str(folder), "--quarantine", str(place)]) == 0
+    assert place.read_bytes() == b""
+    assert "empty, no clip has an error" in capsys.readouterr().out
+
+
+def test_warnings_alone_end_with_0_and_with_strict_with_1(folder: Path, capsys: pytest.CaptureFixture[str]):
+    (folder / "texts" / "nobody.txt").write_text("a#a/DET#0.0#0.0\n")
+    assert main(["data", "check", str(folder)]) == 0
+    assert "0 errors, 1 warning" in capsys.readouterr().out
+    assert main(["data", "check", str(folder), "--strict"]) == 1
+
+
+def test_a_folder_that_is_not_there_is_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["data", "check", str(tmp_path / "nowhere")]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert "expected a data set folder" in captured.err
+    assert "Traceback" not in captured.err
+
+
+def test_square_brackets_in_a_message_are_printed_as_they_are(folder: Path, capsys: pytest.CaptureFixture[str]):
+    np.save(folder / "teacher_vecs/bent/walk_0.npy", np.zeros((50, 251), np.float32))
+    main(["data", "check", str(folder)])
+    assert "teacher: expected [T, 263], found [50, 251]" in capsys.readouterr().out
+
+
+def test_show_draws_one_clip_and_tells_what_is_wrong(folder: Path, capsys: pytest.CaptureFixture[str]):
+    damage(folder, "walk")
+    place = folder.parent / "pictures" / "walk.png"
+    assert main(["data", "show", str(folder), "walk_0", "--out", str(place)]) == 0
+    assert place.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    out = capsys.readouterr().out
+    assert f"{place}: walk_0, train" in out
+    assert "error flipped-v: teacher and truth alike" in out
+
+
+def test_show_of_an_unknown_clip_names_some_that_are_there(folder: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["data", "show", str(folder), "nobody"]) == 1
+    assert "Ids there: walk_0, jump_0, kick_0" in capsys.readouterr().err

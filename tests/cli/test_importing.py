@@ -1,0 +1,117 @@
+"""`videomdm data import`: one command from other people's data to a data set."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+from people import real_motions
+
+from videomdm_ext import plugins
+from videomdm_ext.cli import main as cli
+from videomdm_ext.cli.importing import grouped, pairs
+from videomdm_ext.data.layout import read_card
+from videomdm_ext.errors import ConfigError
+
+KINDS = ("joints", "humanml3d", "fit3d", "nba", "release")
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch):
+    """The importers, whether or not they are among the built-in plugins yet."""
+    names = dict.fromkeys((*plugins.BUILTINS, *(f"videomdm_ext.data.sources.{kind}" for kind in KINDS)))
+    monkeypatch.setattr(plugins.create_manager, "__defaults__", (tuple(names),))
+
+
+@pytest.fixture
+def source(tmp_path):
+    root = tmp_path / "source"
+    (root / "joints").mkdir(parents=True)
+    (root / "texts").mkdir()
+    for name in ("walk", "run", "jump", "kick"):
+        np.save(root / "joints" / f"{name}.npy", real_motions()[name].numpy())
+        (root / "texts" / f"{name}.txt").write_text(f"a person does a {name}.\n")
+    for name in ("short_a", "short_b"):
+        np.save(root / "joints" / f"{name}.npy", real_motions()["walk"].numpy()[:9])
+        (root / "texts" / f"{name}.txt").write_text("too short.\n")
+    return str(root)
+
+
+def test_one_command_makes_a_data_set_and_says_what_came_of_it(source, tmp_path, capsys):
+    out = str(tmp_path / "set")
+    words = ["data", "import", "joints", source, "--out", out, "--views", "2", "--seed", "7", "--name", "mine"]
+    words += ["--split", "1,0,0"]
+    assert cli.main([*words, "--option", "fps=20", "--option", "up=y"]) == 0
+    card = read_card(out)
+    assert sum(card.counts.values()) == 8
+    assert (card.name, card.recipe["views"], card.recipe["seed"]) == ("mine", 2, 7)
+    assert (card.recipe["split"], card.counts) == ([1, 0, 0], {"train": 8})
+    assert card.recipe["extra"] == {"fps": "20", "up": "y"}
+    said = " ".join(capsys.readouterr().out.split())
+    assert "clips of smpl22 at 20 fps" in said
+    assert re.search(r"teachers by synthetic: \d+ mm globally", said)
+    assert "4 left out: 4 such as short_a_v0: short_a_v0: expected at least 16 frames, found 8" in said
+    assert f"Next: videomdm data refine {out}" in said
+
+
+def test_started_again_with_other_settings_it_refuses_and_with_the_same_it_agrees(source, tmp_path, capsys):
+    out = str(tmp_path / "set")
+    assert cli.main(["data", "import", "joints", source, "--out", out]) == 0
+    first = json.loads((tmp_path / "set" / "dataset.json").read_text())
+    assert cli.main(["data", "import", "joints", source, "--out", out]) == 0
+    assert json.loads((tmp_path / "set" / "dataset.json").read_text()) == first
+    assert cli.main(["data", "import", "joints", source, "--out", out, "--name", "other"]) == 1
+    assert "expected no data set or 'other', found 'joints'" in capsys.readouterr().err
+
+
+def test_mistakes_are_one_message(source, tmp_path, capsys):
+    out = ["--out", str(tmp_path / "set")]
+    for words, message in (
+        (["jionts", source], "data import 'jionts': expected one of"),
+        (["joints", str(tmp_path / "nowhere")], "expected clips for joints, found none"),
+        (["joints", source, "--views", "0"], "--views: expected 1 or more"),
+        (["joints", source, "--split", "0.8,0.2"], "--split: expected three numbers, the shares of train, val and"),
+        (["joints", source, "--split", "0.8,0.2,0.2"], "with the sum 1, found 0.8,0.2,0.2"),
+        (["joints", source, "--option", "up"], "--option 'up': expected KEY=VALUE"),
+        (["joints", source, "--option", "down=y"], "--option down: expected one that data import joints knows"),
+        (["joints", source, "--lifter", "magic"], "lifter 'magic': expected one of"),
+        (["nba", source], "expected --option lifted=DIR"),
+    ):
+        assert cli.main(["data", "import", *words, *out]) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_the_kinds_can_be_listed_with_their_options(capsys):
+    assert cli.main(["data", "import", "list"]) == 0
+    said = capsys.readouterr().out
+    assert all(kind in said for kind in KINDS)
+    assert "--option lifted_axes=" in said
+
+
+def test_the_lifters_are_listed_with_their_options(capsys):
+    assert cli.main(["data", "import", "list", "."]) == 0
+    lifters = capsys.readouterr().out.split("--lifter ")[1:]
+    keys = {part.split()[0]: set(re.findall(r"--option lifter\.(\w+)=", part)) for part in lifters}
+    assert keys["synthetic"] == set()
+    assert keys["motionbert"] == {"results", "fps"}
+    assert {"results", "skeleton", "units", "up", "fps"} <= keys["joints"]
+
+
+def test_a_listed_option_of_a_lifter_reaches_it(source, tmp_path, capsys):
+    words = ["data", "import", "joints", source, "--out", str(tmp_path / "set"), "--lifter", "joints"]
+    assert cli.main([*words, "--option", f"lifter.results={tmp_path}", "--option", "lifter.units=miles"]) == 1
+    assert "units of the lifter: expected" in " ".join(capsys.readouterr().err.split())
+
+
+def test_values_may_hold_equals_signs_and_keys_come_once():
+    assert pairs(["a=b=c", "d="]) == {"a": "b=c", "d": ""}
+    with pytest.raises(ConfigError, match="each key once"):
+        pairs(["a=1", "a=2"])
+
+
+def test_reasons_are_grouped_whatever_place_and_numbers_they_name():
+    told = {"a": "a.npy: expected 40 to 199 frames, found 3. Leave.", "b": "x: expected numbers, found NaN. Leave."}
+    told["c"] = "c.npy: expected 40 to 199 frames, found 300. Leave."
+    assert [(count, clip_id) for count, clip_id, _ in grouped(told)] == [(2, "a"), (1, "b")]

@@ -1,0 +1,277 @@
+"""The verbs `sample` and `lift`: what they write, what they read, and clear answers before any work."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from clips import make_clip
+
+from videomdm_ext.bench import lifting
+from videomdm_ext.bench.sampling import read_motions
+from videomdm_ext.cli import lifting as verb
+from videomdm_ext.cli import main as cli
+from videomdm_ext.data.folder import Card, read_folder, read_statistics, write_folder
+from videomdm_ext.geometry.cameras import to_camera, to_world
+from videomdm_ext.lifters.joint_results import Joints
+
+CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
+SMALL = [
+    "--layers", "1", "--latent_dim", "16", "--ff_size", "24", "--diffusion_steps", "5", "--batch_size", "2",
+    "--num_steps", "2", "--log_interval", "2", "--crop_frames", "40", "--text_features", "words", "--mask_frames",
+]  # fmt: skip
+
+pytestmark = pytest.mark.usefixtures("borrowed_process")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, borrowed_process: None) -> tuple[str, Path]:
+    """-> a data set of two training clips and one held out, and a run on it."""
+    place = tmp_path_factory.mktemp("trained")
+    data, run = str(place / "set"), place / "run"
+    write_folder(data, {"train": [make_clip(), make_clip(name="walk")], "test": [make_clip(name="jump")]}, CARD)
+    assert cli.main(["train", "--arm", "3d-on-teacher", "--clips", data, "--save_dir", str(run), *SMALL]) == 0
+    return data, run
+
+
+def answer(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
+    """-> what a command says that fails."""
+    assert cli.main([str(word) for word in words]) == 1
+    return capsys.readouterr().err
+
+
+# -- sample -----------------------------------------------------------------------------------------------------------
+
+
+def test_captions_of_words_and_files_are_sampled_as_long_as_asked_in_every_format(trained, tmp_path, capsys):
+    _, run = trained
+    file = tmp_path / "prompts.txt"
+    file.write_text("\ufeffsomeone jumps\t0.5\n\n  a <b>dance</b>  \n", encoding="utf-8")
+    out = tmp_path / "made"
+    words = ["sample", "--checkpoint", run, "--text", "a  person walks", "--prompts", file, "--variants", "2"]
+    assert cli.main([*map(str, words), "--seconds", "0.4", "--ddim", "3", "--out", str(out)]) == 0
+    groups, captions = read_motions(out / "samples.npz")
+    assert captions == ["a person walks"] * 2 + ["someone jumps"] * 2 + ["a <b>dance</b>"] * 2
+    assert [len(motion) for motion in groups["samples"]] == [8, 8, 10, 10, 8, 8]
+    assert not torch.equal(groups["samples"][0], groups["samples"][1])
+    names = ["000-a-person-walks", "001-a-person-walks", "002-someone-jumps", "003-someone-jumps",
+             "004-a-b-dance-b", "005-a-b-dance-b"]  # fmt: skip
+    for kind, start in (("bvh", b"HIERARCHY"), ("glb", b"glTF")):
+        assert sorted(path.stem for path in (out / kind).iterdir()) == names
+        assert all(path.read_bytes().startswith(start) for path in (out / kind).iterdir())
+    page = (out / "samples.html").read_text(encoding="utf-8")
+    assert "someone jumps" in page
+    assert "<b>dance" not in page
+    assert (out / "samples.png").stat().st_size > 2000
+    assert f"Next: open {out / 'samples.html'} in a browser" in capsys.readouterr().out
+
+
+def test_only_the_formats_that_are_asked_for_are_written_from_one_checkpoint_and_a_seed_repeats(trained, tmp_path):
+    _, run = trained
+    (checkpoint,) = run.glob("model*2.pt")
+    for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):
+        words = ["--checkpoint", str(checkpoint), "--count", "1", "--frames", "9", "--seed", seed, "--formats", "npz"]
+        assert cli.main(["sample", *words, "--out", str(tmp_path / name)]) == 0
+        assert [path.name for path in (tmp_path / name).iterdir()] == ["samples.npz"]
+    first, same, other = (read_motions(tmp_path / name / "samples.npz")[0]["samples"][0] for name in "abc")
+    assert first.shape == (9, 22, 3)
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--text", ""], r"--text 1: expected a caption of 1 to 1000 characters, found an empty one"),
+        (["--text", "walk", "x" * 10_000], r"--text 2: expected a caption of 1 to 1000 characters, found 10000"),
+        (["--text", "walk", "--seconds", "0"], "--seconds: expected 0.1 to 2 s, the longest that was trained"),
+        (["--text", "walk", "--seconds", "3600"], "(40 frames at 20 fps), found 3600. Correct it."),
+        (["--text", "walk", "--seconds", "nan"], "found nan"),
+        (["--text", "walk", "--frames", "41"], "--frames: expected 40 or fewer, the longest that was trained"),
+        (["--text", "walk", "--seconds", "1", "1"], "--seconds: expected one for all, or one for each of 1 --text"),
+        (["--text", "walk", "--seconds", "1", "--frames", "9"], "--seconds, --frames: expected one of the two"),
+        (["--formats", "npz,obj"], "--formats: expected names among npz,bvh,glb,page,png, found 'npz,obj'"),
+        (["--formats", ""], "--formats: expected names among"),
+        (["--count", "1", "--ddim", "6"], "--ddim: expected 2 to 5 steps, those of the schedule, found 6"),
+        (["--checkpoint", "elsewhere"], "--run, --checkpoint: expected one of the two, found both"),
+        (["--prompts", "nowhere.txt"], "nowhere.txt: expected a file that can be read"),
+    ],
+)
+def test_what_cannot_be_sampled_is_answered(trained, tmp_path, capsys, words, named):
+    assert named in answer(capsys, "sample", "--run", trained[1], "--out", tmp_path / "out", *words)
+    assert not list(tmp_path.glob("out/samples*"))
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"walk\xff\xfe", "expected text in UTF-8, found other bytes"),
+        (b"walk\nrun\tfast\n", "line 2: expected CAPTION or CAPTION<tab>SECONDS, found 'fast'"),
+        (b"\t2\n", "line 1: expected a caption of 1 to 1000 characters, found an empty one"),
+        (b"walk\t7200\n", "found 7200"),
+        (b"\n \n", "expected a caption a line, found none"),
+    ],
+)
+def test_a_file_of_prompts_that_cannot_be_used_is_answered(trained, tmp_path, capsys, content, named):
+    file = tmp_path / "prompts.txt"
+    file.write_bytes(content)
+    said = answer(capsys, "sample", "--run", trained[1], "--prompts", file, "--out", tmp_path / "out")
+    assert named in said
+    assert len(said.splitlines()) == 1
+
+
+# -- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+def spoil(run: Path, place: Path, how: str) -> Path:
+    """-> a copy of the run, with its checkpoint spoiled."""
+    shutil.copytree(run, place)
+    newest = sorted(place.glob("model*.pt"))[-1]
+    if how == "text":
+        newest.write_text("not a checkpoint", encoding="utf-8")
+    elif how == "cut":
+        newest.write_bytes(newest.read_bytes()[:2000])
+    elif how == "list":
+        torch.save([1, 2], newest)
+    elif how == "skeleton":
+        stored = torch.load(newest, weights_only=True)
+        for weights in (stored, *(part for part in stored.values() if isinstance(part, dict))):
+            for name in [name for name in weights if "poseEmbedding.weight" in name]:
+                weights[name] = weights[name][:, :191]
+        torch.save(stored, newest)
+    elif how == "lost arguments":
+        (place / "args.json").unlink()
+    elif how == "other arguments":
+        (place / "args.json").write_text("[1]", encoding="utf-8")
+    return place
+
+
+@pytest.mark.parametrize(
+    ("how", "named"),
+    [
+        ("text", "does not fit the arguments in"),
+        ("cut", "does not fit the arguments in"),
+        ("list", "does not fit the arguments in"),
+        ("skeleton", "expected 263 channels (22 joints) of smpl22, the skeleton of the clips in"),
+        ("lost arguments", "args.json: expected the run's arguments as JSON"),
+        ("other arguments", "args.json: expected the run's arguments as JSON"),
+    ],
+)
+def test_a_checkpoint_that_is_none_is_answered_by_both_verbs(trained, tmp_path, capsys, how, named):
+    data, run = trained
+    bad = spoil(run, tmp_path / "run", how)
+    said = answer(capsys, "sample", "--checkpoint", bad, "--text", "walk", "--out", tmp_path / "out")
+    assert named in said
+    assert "found 191 channels (16 joints)" in said or how != "skeleton"
+    assert named in answer(capsys, "lift", "--clips", data, "--checkpoint", bad, "--out", tmp_path / "out")
+
+
+# -- lift -------------------------------------------------------------------------------------------------------------
+
+
+def test_lifted_clips_are_written_with_their_errors_beside_the_teachers(trained, tmp_path, capsys):
+    data, run = trained
+    (clip,) = read_folder(data, "test")[1]
+    out, results = tmp_path / "out", tmp_path / "results"
+    words = ["lift", "--clips", data, "--checkpoint", str(run), "--ddim", "3", "--out", str(out)]
+    assert cli.main([*words, "--write-teacher", str(results), "--formats", "npz,page,bvh"]) == 0
+    groups, captions = read_motions(out / "lifted.npz")
+    assert captions == [clip.texts[0]]
+    assert sorted(groups) == ["lifted", "lifted_teacher", "truth"]
+    stored = json.loads((out / "lifted.json").read_text(encoding="utf-8"))
+    assert stored["clips"][0]["id"] == clip.id
+    own = to_camera(groups["lifted_teacher"][0], torch.from_numpy(clip.extrinsics))
+    assert (own - lifting.teacher_of(clip)).abs().max() < 1e-3
+    for name, label in (("lifted", "prior"), ("lifted_teacher", "lifted teacher")):
+        apart = torch.linalg.vector_norm(groups[name][0] - groups["truth"][0], dim=-1).mean().item()
+        assert stored["mean"][label]["mpjpe"] == pytest.approx(apart, abs=1e-4)
+    said = capsys.readouterr().out
+    assert "1 clips, 1 with a truth" in said
+    assert f"{1000 * stored['mean']['prior']['pa_mpjpe']:.1f}" in said
+    assert f"--lifter joints --option results={results}" in said
+    assert [path.name for path in (out / "bvh").iterdir()] == [f"000-{clip.id.replace('_', '-')}.bvh"]
+    assert clip.texts[0] in (out / "lifted.html").read_text(encoding="utf-8")
+
+
+def test_what_is_written_as_a_teacher_is_read_as_a_lifters_result(trained, tmp_path):
+    """Guided all the way, so that the lifter's own checks against the keypoints pass; in the clip's world again."""
+    data, run = trained
+    out, results = tmp_path / "out", tmp_path / "results"
+    words = ["lift", "--clips", data, "--checkpoint", str(run), "--ids", "jump_0", "dance_a_0", "--start", "0.2"]
+    assert cli.main([*words, "--guidance-mode", "hard", "--out", str(out), "--write-teacher", str(results),
+                     "--ddim", "0", "--formats", "npz"]) == 0  # fmt: skip
+    clips = {clip.id: clip for split in ("train", "test") for clip in read_folder(data, split)[1]}
+    lifted = read_motions(out / "lifted.npz")[0]["lifted"]
+    for clip, motion in zip((clips["jump_0"], clips["dance_a_0"]), lifted, strict=True):
+        stored = np.load(results / f"{clip.id}.npz")
+        assert stored.files == ["joints"]
+        camera = torch.from_numpy(clip.extrinsics)
+        assert (to_world(torch.from_numpy(stored["joints"]), camera) - motion).abs().max() < 1e-4
+        read = Joints(results=str(results)).positions(
+            clip.id, torch.from_numpy(clip.keypoints), torch.from_numpy(clip.confidence), camera, clip.fps, None
+        )
+        assert (read - motion).abs().max() < 1e-4
+
+
+def test_a_run_keeps_the_space_of_its_own_data_wherever_the_clips_are(trained, tmp_path, monkeypatch, capsys):
+    """--clips of `lift` is not taken for the host's; a training set that lies elsewhere now is named."""
+    data, run = trained
+    other = str(tmp_path / "other")
+    write_folder(other, {"train": [make_clip(name="jump")]}, CARD)
+    seen = []
+    own = verb.lifting.lift
+    monkeypatch.setattr(
+        verb.lifting, "lift", lambda model, *rest, **named: seen.append(model) or own(model, *rest, **named)
+    )
+    words = ["lift", "--clips", other, "--split", "train", "--checkpoint", str(run), "--out", str(tmp_path / "out")]
+    words += ["--formats", "npz", "--ddim", "2"]
+    monkeypatch.setattr(sys, "argv", ["videomdm", *words])
+    assert cli.main(words) == 0
+    mean = read_statistics(data, "bent")[0]
+    assert np.array_equal(seen[0].space.mean.numpy(), mean)
+    assert not np.array_equal(mean, read_statistics(other, "bent")[0])
+    assert sys.argv == ["videomdm", *words]
+    moved = shutil.move(data, tmp_path / "moved")
+    try:
+        assert data in answer(capsys, *words)
+        assert cli.main([*words, "--trained-on", str(moved)]) == 0
+    finally:
+        shutil.move(moved, data)
+    assert np.array_equal(seen[1].space.mean.numpy(), mean)
+
+
+def test_a_3d_run_lifts_from_the_refined_teacher_and_never_from_its_truth(trained):
+    model = sampling_of(trained[1], teacher="gt")
+    assert verb.teacher_kind("auto", model) == "refined"
+    assert verb.teacher_kind("auto", sampling_of(trained[1], teacher="lifted")) == "lifted"
+    assert verb.teacher_kind("lifted", model) == "lifted"
+
+
+def sampling_of(run: Path, **changes: str) -> object:
+    """-> something with the arguments of a run, changed."""
+    stored = json.loads((run / "args.json").read_text(encoding="utf-8"))
+    return SimpleNamespace(args=SimpleNamespace(**(stored | changes)))
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--ids", "jumb_0"], "--ids jumb_0: expected a clip of"),
+        (["--ids", "jumb_0"], "There are jump_0"),
+        (["--split", "val"], "--split val: expected clips in"),
+        (["--split", "most"], "--split: expected one of train, val, test, found 'most'"),
+        (["--teacher", "gt"], "--teacher: expected auto, lifted or refined, found 'gt'"),
+        (["--formats", "png"], "--formats: expected npz, page, bvh or glb"),
+        (["--guidance-mode", "firm"], "--guidance-mode: expected one of soft, hard"),
+        (["--start", "0"], "--start: expected a share above 0"),
+    ],
+)
+def test_what_cannot_be_lifted_is_answered(trained, tmp_path, capsys, words, named):
+    data, run = trained
+    assert named in answer(capsys, "lift", "--clips", data, "--checkpoint", run, "--out", tmp_path / "out", *words)

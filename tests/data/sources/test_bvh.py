@@ -1,0 +1,448 @@
+"""The importer of BVH: joints by name in every known naming, units, axes, pieces, and files that are none.
+
+Files are written here from known rotations; where joints are is found again by kinematics in numpy.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from videomdm_ext.data.folder import read_folder
+from videomdm_ext.data.importing import run_import
+from videomdm_ext.data.observing import Optics
+from videomdm_ext.data.sources.base import ImportOptions
+from videomdm_ext.data.sources.bvh import BvhImporter
+from videomdm_ext.data.sources.bvh_takes import Reading, read_header, read_take
+from videomdm_ext.errors import ConfigError, DatasetError
+from videomdm_ext.motion.kinematics import bone_lengths
+from videomdm_ext.skeletons import SMPL22
+
+pytest.importorskip("pybvh", reason='BVH needs pybvh: pip install -e ".[import]" -c constraints.txt')
+
+BODY = {
+    "pelvis": (0, 0, 0), "hip": (0.09, -0.07, 0.01), "knee": (0.02, -0.40, 0.01), "ankle": (0, -0.41, -0.03),
+    "foot": (0.02, -0.06, 0.13), "toes": (0.01, 0, 0.07), "spine1": (0, 0.11, -0.01), "spine2": (0, 0.13, 0.01),
+    "spine3": (0, 0.06, 0), "neck": (0, 0.21, -0.03), "head": (0, 0.09, 0.03), "crown": (0, 0.15, 0.02),
+    "collar": (0.06, 0.12, 0), "shoulder": (0.12, 0.03, -0.02), "elbow": (0.26, 0, 0), "wrist": (0.25, 0, 0.01),
+    "fingers": (0.1, 0, 0),
+}  # fmt: skip
+"""Metres from the joint before, x to the left, y up, z ahead; on the right side x is the other way."""
+LIMBS = ("hip knee ankle foot toes", "collar shoulder elbow wrist fingers")
+MIXAMO_ARM = {"collar": "Shoulder", "shoulder": "Arm", "elbow": "ForeArm", "wrist": "Hand"}
+PLAIN_ARM = {"collar": "Collar", "shoulder": "Shoulder", "elbow": "Elbow", "wrist": "Wrist"}
+MIXAMO_LEG = {"hip": "UpLeg", "knee": "Leg", "ankle": "Foot", "foot": "ToeBase"}
+PLAIN_LEG = {"hip": "Hip", "knee": "Knee", "ankle": "Ankle", "foot": "Toe"}
+DAZ = {"hip": "Thigh", "knee": "Shin", "ankle": "Foot", "collar": "Collar", "shoulder": "Shldr", "elbow": "ForeArm"}
+SPINE = {"pelvis": "Hips", "spine1": "Spine", "spine2": "Spine1", "spine3": "Spine2", "neck": "Neck", "head": "Head"}
+CHEST = {"pelvis": "Hips", "spine1": "Chest", "spine2": "Chest2", "spine3": "Chest3", "neck": "Neck", "head": "Head"}
+
+NAMINGS = {
+    "mixamo": (SPINE, MIXAMO_LEG | MIXAMO_ARM, "mixamorig:{}", ("Left", "Right")),
+    "lafan1": (SPINE, MIXAMO_LEG | MIXAMO_ARM | {"foot": "Toe"}, "{}", ("Left", "Right")),
+    "sfu": ({k: v for k, v in SPINE.items() if k != "spine3"}, MIXAMO_LEG | MIXAMO_ARM, "{}", ("Left", "Right")),
+    "100style": (CHEST | {"extra": "Chest4"}, PLAIN_LEG | PLAIN_ARM, "{}", ("Left", "Right")),
+    "cmu-max": ({"pelvis": "Hips", "spine2": "Chest", "neck": "Neck", "head": "Head"}, PLAIN_LEG | PLAIN_ARM,
+                "{}", ("LEFT", "RIGHT")),
+    "cmu-daz": ({"pelvis": "hip", "spine1": "abdomen", "spine2": "chest", "neck": "neck", "head": "head"},
+                DAZ | {"wrist": "Hand"}, "{}", ("l", "r")),
+    "smpl": ({k: k for k in SPINE}, {k: f"_{k}" for k in MIXAMO_LEG | MIXAMO_ARM}, "{}", ("L", "R")),
+}  # fmt: skip
+"""Names of the trunk and of a side's joints, how they are written, and how the sides begin."""
+
+
+class Human:
+    """A skeleton in one naming: names, parents (-1 for the root), offsets [N, 3] in metres; "" is an end site."""
+
+    def __init__(self, naming):
+        trunk, limbs, style, sides = NAMINGS[naming]
+        self.names, self.parents, self.offsets, self.smpl = [], [], [], []
+        self.style = style
+        before, carried = -1, np.zeros(3)
+        for joint in ("pelvis", "spine1", "spine2", "spine3", "extra", "neck", "head", "crown"):
+            carried = carried + BODY.get(joint, (0, 0, 0))
+            if joint == "neck":
+                chest = before, -(carried - BODY["neck"])  # arms leave the last joint below the neck
+            if joint in trunk or joint == "crown":
+                before = self.add(trunk.get(joint, ""), before, carried, joint)
+                carried = np.zeros(3)
+        for number, side in enumerate(sides):
+            for limb, start in zip(LIMBS, ((0, np.zeros(3)), (chest[0], -chest[1])), strict=True):
+                before, carried = start
+                for joint in limb.split():
+                    end = joint in ("toes", "fingers")
+                    carried = carried + np.array(BODY[joint]) * (1 - 2 * number, 1, 1)
+                    if joint in limbs or end:
+                        name = f"{side}{limbs[joint]}" if not end else ""
+                        before = self.add(name, before, carried, f"{'lr'[number]}_{joint}")
+                        carried = np.zeros(3)
+
+    def add(self, name, parent, offset, smpl):
+        self.names.append(name and self.style.format(name))
+        self.parents.append(parent)
+        self.offsets.append(np.array(offset, dtype=float))
+        self.smpl.append(smpl)
+        return len(self.names) - 1
+
+    def children(self, node):
+        return [child for child, parent in enumerate(self.parents) if parent == node]
+
+    def order(self, node=0):
+        return [node, *(below for child in self.children(node) for below in self.order(child))]
+
+
+def moves(human, frames, fps):
+    """Local rotations [T, N, 3, 3] and places of the root [T, 3] of someone who walks, turns and waves."""
+    time = np.arange(frames)[:, None] / fps
+    node = np.arange(len(human.names))
+    angles = np.stack([0.25 * np.sin(3 * time + node * (axis + 1.3)) for axis in range(3)], -1)
+    angles[:, 0] *= 0.2
+    turns = Rotation.from_rotvec(angles.reshape(-1, 3)).as_matrix().reshape(frames, -1, 3, 3)
+    spin = Rotation.from_rotvec(np.array((0, 1, 0)) * 0.5 * time).as_matrix()
+    turns[:, 0] = spin @ turns[:, 0]
+    return turns, np.concatenate((0.7 * time, 0.95 + 0.02 * np.sin(5 * time), 0.3 * time), 1)
+
+
+def placed(human, turns, root):
+    """Where the nodes are, [T, N, 3], by walking down the tree."""
+    at, frame = {}, {}
+    for node in human.order():
+        parent = human.parents[node]
+        at[node] = root if parent < 0 else at[parent] + frame[parent] @ human.offsets[node]
+        frame[node] = turns[:, node] if parent < 0 else frame[parent] @ turns[:, node]
+    return np.stack([at[node] for node in range(len(human.names))], 1)
+
+
+def write_bvh(path, human, turns, root, *, fps=60.0, unit=1.0, order="ZXY", basis=None, offsets=None):
+    """A file of these motions; `basis` [N, 3, 3] are the axes that each joint has in the rest pose of the file."""
+    basis = np.tile(np.eye(3), (len(human.names), 1, 1)) if basis is None else basis
+    parents = np.array(human.parents)
+    above = np.where((parents < 0)[:, None, None], np.eye(3), basis[parents])
+    local = np.swapaxes(above, -1, -2) @ turns @ basis
+    given = np.einsum("nji,nj->ni", above, np.stack(human.offsets if offsets is None else offsets)) / unit
+    angles = Rotation.from_matrix(local.reshape(-1, 3, 3)).as_euler(order, degrees=True).reshape(*local.shape[:2], 3)
+    lines, columns = ["HIERARCHY"], []
+    spins = " ".join(f"{axis}rotation" for axis in order)
+
+    def block(node, depth):
+        name, pad = human.names[node], "\t" * depth
+        kind = f"{'ROOT' if depth == 0 else 'JOINT'} {name}" if name else "End Site"
+        lines.extend((pad + kind, pad + "{", pad + "\tOFFSET " + " ".join(f"{x:.6f}" for x in given[node])))
+        if name:
+            places = "6 Xposition Yposition Zposition" if depth == 0 else "3"
+            lines.append(f"{pad}\tCHANNELS {places} {spins}")
+            columns.append(node)
+        for child in human.children(node):
+            block(child, depth + 1)
+        lines.append(pad + "}")
+
+    block(0, 0)
+    values = np.concatenate((root / unit, angles[:, columns].reshape(len(root), -1)), 1)
+    lines += ["MOTION", f"Frames: {len(root)}", f"Frame Time: {1 / fps:.7f}"]
+    lines += [" ".join(f"{value:.6f}" for value in row) for row in values]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def written(path, naming="mixamo", *, frames=121, fps=60.0, **options):
+    """A file of a human who moves, and where the joints are, [T, N, 3] at the file's rate. -> human, positions"""
+    human = Human(naming)
+    turns, root = moves(human, frames, fps)
+    write_bvh(path, human, turns, root, fps=fps, **options)
+    return human, placed(human, turns, root)
+
+
+def assert_joints(found, human, positions, joints=SMPL22.joints, tolerance=2e-4):
+    """`found` [T, 22, 3] has these joints where kinematics puts them, all of it moved up or down to the floor."""
+    lowest = found[..., 1].amin(-1).quantile(0.05)
+    found = found.numpy()
+    named = {name: positions[: len(found), human.smpl.index(name)] for name in joints if name in human.smpl}
+    assert len(named) >= 17
+    lift = np.mean([found[:, SMPL22.index(name), 1] - at[:, 1] for name, at in named.items()])
+    for name, at in named.items():
+        np.testing.assert_allclose(
+            found[:, SMPL22.index(name)], at + np.array((0, lift, 0)), atol=tolerance, err_msg=name
+        )
+    assert abs(float(lowest)) < 1e-5
+
+
+@pytest.mark.parametrize("naming", [name for name in NAMINGS if name != "lafan1"])
+def test_joints_are_where_kinematics_puts_them_in_every_naming(tmp_path, naming, caplog):
+    caplog.set_level(logging.INFO)
+    derived = {"sfu": {"spine1", "spine2", "spine3"}, "cmu-max": {"spine2"}, "cmu-daz": {"spine1", "spine2"}}
+    unsure = derived.get(naming, set()) | ({"l_collar", "r_collar"} if naming == "sfu" else set())
+    order = {"100style": "YXZ", "cmu-daz": "ZYX"}.get(naming, "ZXY")
+    human, positions = written(tmp_path / "a.bvh", naming, unit=0.01, order=order)
+    found = read_take(tmp_path / "a.bvh", Reading())
+    assert found.shape == (41, 22, 3)
+    assert_joints(found, human, positions[::3], [name for name in SMPL22.joints if name not in unsure])
+    assert f"joints of {naming}," in caplog.text
+    lengths = bone_lengths(found, SMPL22)
+    assert (lengths > 0.03).all()
+    heights = found.mean(0)[
+        [SMPL22.index(name) for name in ("pelvis", "spine1", "spine2", "spine3", "neck", "head")], 1
+    ]
+    assert (heights.diff() > 0.02).all()
+
+
+def test_left_is_left_of_where_the_person_looks(tmp_path):
+    written(tmp_path / "a.bvh")
+    found = read_take(tmp_path / "a.bvh", Reading())[0]
+    for joint in ("hip", "knee", "shoulder", "elbow", "wrist"):
+        assert found[SMPL22.index(f"l_{joint}"), 0] > found[SMPL22.index(f"r_{joint}"), 0] + 0.1
+    assert found[SMPL22.index("l_foot"), 2] > found[SMPL22.index("l_ankle"), 2] + 0.08
+
+
+def test_a_rest_pose_in_which_nobody_stands_is_no_hindrance(tmp_path):
+    """LAFAN1's joints have axes of their own: in the rest pose legs and spine all point along x."""
+    human = Human("lafan1")
+    turns, root = moves(human, 121, 60.0)
+    down = Rotation.from_euler("z", -90, degrees=True).as_matrix()  # x of the joint points down the leg
+    up = Rotation.from_euler("z", 90, degrees=True).as_matrix()
+    sides = [down if any(part in name for part in ("Leg", "Foot", "Toe")) else up for name in human.names]
+    write_bvh(tmp_path / "a.bvh", human, turns, root, basis=np.stack(sides), unit=0.01)
+    found = read_take(tmp_path / "a.bvh", Reading())
+    assert_joints(found, human, placed(human, turns, root)[::3])
+
+
+@pytest.mark.parametrize("unit", [1.0, 0.01, 0.001, 0.0254, 0.0254 / 0.45])
+def test_units_are_told_from_the_legs_and_said(tmp_path, unit, caplog):
+    caplog.set_level(logging.INFO)
+    human, positions = written(tmp_path / "a.bvh", unit=unit)
+    assert_joints(read_take(tmp_path / "a.bvh", Reading()), human, positions[::3], tolerance=3e-4)
+    assert "legs of 0.81 m" in caplog.text
+
+
+def test_a_unit_that_makes_no_person_is_refused_unless_it_is_given(tmp_path):
+    human, positions = written(tmp_path / "a.bvh", unit=0.3)
+    with pytest.raises(DatasetError, match=r"a\.bvh: expected legs of 0\.55 to 1\.15 m .*--option scale=NUMBER"):
+        read_take(tmp_path / "a.bvh", Reading())
+    assert_joints(read_take(tmp_path / "a.bvh", Reading(scale=0.3)), human, positions[::3])
+
+
+def upright(path, frames=121):
+    """A file with z up, of the same person. -> human, positions with y up"""
+    human = Human("mixamo")
+    turns, root = moves(human, frames, 60.0)
+    up = np.array(((1.0, 0, 0), (0, 0, -1), (0, 1, 0)))  # y up to z up
+    write_bvh(path, human, up @ turns @ up.T, root @ up.T, offsets=[up @ offset for offset in human.offsets])
+    return human, placed(human, turns, root)
+
+
+def test_z_up_is_turned_to_y_up_and_left_stays_left(tmp_path):
+    human, positions = upright(tmp_path / "a.bvh")
+    assert_joints(read_take(tmp_path / "a.bvh", Reading()), human, positions[::3])
+    assert_joints(read_take(tmp_path / "a.bvh", Reading(up="z")), human, positions[::3])
+
+
+def test_a_person_of_whom_nothing_says_what_is_up_is_refused(tmp_path):
+    human = Human("mixamo")
+    turns, root = moves(human, 61, 60.0)
+    lying = Rotation.from_euler("z", 90, degrees=True).as_matrix()
+    write_bvh(tmp_path / "a.bvh", human, lying @ turns @ lying.T, root, offsets=[lying @ o for o in human.offsets])
+    with pytest.raises(DatasetError, match=r"stands along y or z, found one along -x.*--option up=y"):
+        read_take(tmp_path / "a.bvh", Reading())
+    turns[:, 0] = Rotation.from_euler("x", 90, degrees=True).as_matrix() @ turns[:, 0]
+    write_bvh(tmp_path / "b.bvh", human, turns, root, order="XZY")
+    with pytest.raises(DatasetError, match=r"a rest pose that stands along y and a motion along z"):
+        read_take(tmp_path / "b.bvh", Reading())
+
+
+def test_other_frame_rates_are_resampled_without_changing_bones(tmp_path):
+    human, positions = written(tmp_path / "a.bvh", frames=61, fps=30.0)
+    found = read_take(tmp_path / "a.bvh", Reading())
+    assert len(found) == 41 == read_header(tmp_path / "a.bvh").length
+    assert_joints(found[::2], human, positions[::3])
+    assert bone_lengths(found, SMPL22).std(0).max() < 2e-3  # a spine joint may lie between two others
+    limbs = [SMPL22.index(name) - 1 for name in ("l_knee", "l_ankle", "r_elbow", "r_wrist")]
+    assert bone_lengths(found, SMPL22)[:, limbs].std(0).max() < 1e-5
+
+
+CMU = """Hips - 0 0 0; LHipJoint Hips 0 0 0; LeftUpLeg LHipJoint 1.4 -1.8 .8; LeftLeg LeftUpLeg 2.4 -6.7 0;
+LeftFoot LeftLeg 2.5 -7 0; LeftToeBase LeftFoot .2 -.4 2.3; RHipJoint Hips 0 0 0; RightUpLeg RHipJoint -1.3 -1.8 .8;
+RightLeg RightUpLeg -2.5 -7 0; RightFoot RightLeg -2.6 -7 0; RightToeBase RightFoot -.2 -.4 2.4; LowerBack Hips 0 0 0;
+Spine LowerBack 0 2 -.2; Spine1 Spine .06 2.1 -.04; Neck Spine1 0 0 0; Neck1 Neck -.05 1.7 .2; Head Neck1 .1 1.8 -.1;
+LeftShoulder Spine1 0 0 0; LeftArm LeftShoulder 3.4 1.2 -.3; LeftForeArm LeftArm 5 0 0; LeftHand LeftForeArm 3.5 0 0;
+LeftFingerBase LeftHand 0 0 0; RightShoulder Spine1 0 0 0; RightArm RightShoulder -3.1 1.4 -.4;
+RightForeArm RightArm -5.2 0 0; RightHand RightForeArm -3.4 0 0; RightFingerBase RightHand 0 0 0"""
+
+
+def test_cmu_gets_its_dropped_bones_back_and_loses_its_rest_frame(tmp_path):
+    unit = 0.0254 / 0.45
+    human = object.__new__(Human)
+    human.names, human.parents, human.offsets, human.smpl, human.style = [], [], [], [], "{}"
+    for line in CMU.replace("\n", " ").split(";"):
+        name, parent, *offset = line.split()
+        human.add(name, human.names.index(parent) if parent != "-" else -1, unit * np.array(offset, float), name)
+    turns, root = moves(human, 122, 60.0)
+    at_rest = np.tile(np.eye(3), (1, len(human.names), 1, 1))
+    write_bvh(
+        tmp_path / "a.bvh", human, np.concatenate((at_rest, turns)), np.concatenate((root[:1] - 0.5, root)), unit=unit
+    )
+    for joint in ("Neck", "LeftShoulder", "RightShoulder"):
+        human.offsets[human.names.index(joint)] = human.offsets[human.names.index("Spine1")]
+    for joint in ("LeftHand", "RightHand"):
+        human.offsets[human.names.index(joint)] = 1.5 * human.offsets[human.names.index(joint)]
+    true = placed(human, turns, root)[::3]
+    found = read_take(tmp_path / "a.bvh", Reading())[: len(true)]
+    names = {"pelvis": "Hips", "spine1": "Spine", "spine2": "Spine1", "neck": "Neck1", "head": "Head"}
+    for number, side in enumerate(("Left", "Right")):
+        names |= {f"{'lr'[number]}_{k}": f"{side}{v}" for k, v in (MIXAMO_LEG | MIXAMO_ARM).items() if k != "collar"}
+    lift = found[0, 0, 1].item() - true[0, 0, 1]
+    for joint, name in names.items():
+        expected = true[:, human.names.index(name)] + np.array((0, lift, 0))
+        np.testing.assert_allclose(found[:, SMPL22.index(joint)], expected, atol=3e-4, err_msg=joint)
+    assert abs(found[0, 12, 1] - found[0, 9, 1]) > 0.08
+
+
+def imported(source, out, **options):
+    return run_import(BvhImporter(str(source), ImportOptions(optics=Optics(noise=0.0), **options)), str(out))
+
+
+def test_an_import_cuts_long_takes_and_shows_what_cameras_see(tmp_path):
+    source = tmp_path / "source"
+    for folder, frames in (("slow", 700), ("quick", 100), ("turns", 100), ("bad", 100)):
+        (source / folder).mkdir(parents=True)
+        written(source / folder / f"Walk_{folder}.BVH", frames=frames)
+    (source / "bad" / "Walk_bad.BVH").write_text("HIERARCHY\n")
+    (tmp_path / "captions.tsv").write_text("Walk_slow\ta person walks slowly.\n")
+    importer = BvhImporter(str(source), ImportOptions(captions=str(tmp_path / "captions.tsv"), views=2))
+    ids = [member.id for member in importer.members() if member.trial == "Walk_slow"]
+    assert ids == ["Walk_slow_s0_v0", "Walk_slow_s0_v1", "Walk_slow_s1_v0", "Walk_slow_s1_v1"]
+    done = imported(source, tmp_path / "set", captions=str(tmp_path / "captions.tsv"), views=2)
+    assert set(done.left_out) == {"Walk_bad_v0", "Walk_bad_v1"}
+    assert "expected a BVH file with HIERARCHY" in done.left_out["Walk_bad_v0"]
+    clips = [clip for split in ("train", "val", "test") for clip in read_folder(str(tmp_path / "set"), split)[1]]
+    assert len(clips) == 8
+    sides = {split: {c.id[:8] for c in read_folder(str(tmp_path / "set"), split)[1]} for split in ("train", "test")}
+    assert not sides["train"] & sides["test"]
+    by_id = {clip.id: clip for clip in clips}
+    assert by_id["Walk_slow_s1_v0"].texts == ("a person walks slowly.",)
+    assert by_id["Walk_quick_v0"].texts == ("a person moves: walk quick.",)
+    assert by_id["Walk_slow_s0_v0"].length + by_id["Walk_slow_s1_v0"].length == 234 - 2
+    assert not np.allclose(by_id["Walk_slow_s0_v0"].extrinsics, by_id["Walk_slow_s0_v1"].extrinsics)
+
+
+def test_keypoints_are_the_joints_projected(tmp_path):
+    written(tmp_path / "a.bvh")
+    importer = BvhImporter(str(tmp_path), ImportOptions(optics=Optics(noise=0.0)))
+    seen = importer.read(importer.members()[0])
+    camera = seen.truth.numpy() @ seen.extrinsics[:, :3].numpy().T + seen.extrinsics[:, 3].numpy()
+    np.testing.assert_allclose(seen.keypoints.numpy(), camera[..., :2] / camera[..., 2:], atol=1e-5)
+    torch.testing.assert_close(seen.truth, read_take(tmp_path / "a.bvh", Reading()))
+
+
+def test_a_map_of_ones_own_names_the_joints(tmp_path):
+    human = Human("mixamo")
+    human.names = [name and f"bone{number}" for number, name in enumerate(human.names)]
+    turns, root = moves(human, 121, 60.0)
+    write_bvh(tmp_path / "a.bvh", human, turns, root)
+    with pytest.raises(DatasetError, match=r"a\.bvh: expected the joints of .*lacks .*--option map=FILE"):
+        read_take(tmp_path / "a.bvh", Reading())
+    lines = {joint: human.names[human.smpl.index(joint)] for joint in SMPL22.joints}
+    lines["head"] = f"[{lines['neck']}, {lines['head']}, 1.0]"
+    (tmp_path / "map.yaml").write_text("".join(f"{joint}: {name}\n" for joint, name in lines.items()))
+    importer = BvhImporter(str(tmp_path), ImportOptions(extra={"map": str(tmp_path / "map.yaml")}))
+    assert_joints(importer.read(importer.members()[0]).truth, human, placed(human, turns, root)[::3])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("pelvis: Hips\n", "expected the 22 joints .*l_hip"),
+        ("- a\n", "a line `pelvis: Hips`"),
+        ("a: [1\n", "expected YAML"),
+        ("".join(f"{j}: Nose\n" for j in SMPL22.joints), "found no Nose"),
+        ("".join(f"{j}: [a, b]\n" for j in SMPL22.joints), r"\[A, B, share\] for pelvis"),
+    ],
+)
+def test_a_map_that_names_no_skeleton_is_refused(tmp_path, text, message):
+    written(tmp_path / "a.bvh", frames=20)
+    (tmp_path / "map.yaml").write_text(text)
+    importer = BvhImporter(str(tmp_path), ImportOptions(extra={"map": str(tmp_path / "map.yaml")}))
+    with pytest.raises(DatasetError, match=message):
+        importer.read(importer.members()[0])
+
+
+def read_first(source, **options):
+    importer = BvhImporter(str(source), ImportOptions(**options))
+    return importer.read(importer.members()[0])
+
+
+def test_options_that_are_none_are_refused(tmp_path):
+    written(tmp_path / "a.bvh", frames=20)
+    for extra in ({"up": "x"}, {"scale": "-1"}, {"scale": "tall"}, {"colour": "red"}):
+        with pytest.raises(ConfigError, match=f"--option {next(iter(extra))}"):
+            read_first(tmp_path, extra=extra)
+
+
+def damaged(text, kind):
+    """The text of a file with one thing broken."""
+    head, motion = text.split("MOTION\n")
+    lines = motion.splitlines()
+    if kind == "declares a billion frames":
+        lines[0] = "Frames: 1000000000"
+    elif kind == "is cut off":
+        lines = lines[: len(lines) // 2]
+    elif kind == "has a line cut off":
+        lines[-1] = lines[-1][: len(lines[-1]) // 2]
+    elif kind == "has a word for a number":
+        lines[5] = lines[5].replace(lines[5].split()[3], "word", 1)
+    elif kind == "has NaN":
+        lines[5] = " ".join(["nan", *lines[5].split()[1:]])
+    elif kind == "has no frame time":
+        lines[1] = "Frame Time: 0"
+    elif kind == "moves its joints":
+        head = head.replace("CHANNELS 3", "CHANNELS 6 Xposition Yposition Zposition", 1)
+    elif kind == "has two roots":
+        head = head.replace("JOINT", "ROOT", 1)
+    elif kind == "has too many braces":
+        head = head + "}\n"
+    elif kind == "is mostly blank":
+        return "HIERARCHY\n" + " \n" * 300_000 + motion
+    elif kind == "is garbage":
+        return "\x00\x01" * 1000
+    return head + "MOTION\n" + "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "declares a billion frames", "is cut off", "has a line cut off", "has a word for a number", "has NaN",
+        "has no frame time", "moves its joints", "has two roots", "has too many braces", "is mostly blank",
+        "is garbage",
+    ],
+)  # fmt: skip
+def test_a_file_is_refused_that(tmp_path, kind):
+    written(tmp_path / "good.bvh", frames=20)
+    (tmp_path / "bad.bvh").write_text(damaged((tmp_path / "good.bvh").read_text(), kind))
+    assert len(read_take(tmp_path / "good.bvh", Reading())) == 7
+    with pytest.raises(DatasetError, match=r"bad\.bvh: expected .*, found .*\."):
+        read_take(tmp_path / "bad.bvh", Reading())
+    importer = BvhImporter(str(tmp_path), ImportOptions())
+    assert [member.id for member in importer.members()] == ["bad", "good"]
+
+
+def test_odd_file_names_become_ids_and_links_out_of_the_folder_are_left_out(tmp_path):
+    source = tmp_path / "source"
+    for name in ("a/walk", "b/walk", "-run é fast"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        written(source / f"{name}.bvh", frames=20)
+    written(tmp_path / "secret.bvh", frames=20)
+    (source / "link.bvh").symlink_to(tmp_path / "secret.bvh")
+    ids = [member.id for member in BvhImporter(str(source), ImportOptions()).members()]
+    assert ids == ["_-run___fast", "a_walk", "b_walk"]
+
+
+def test_a_take_is_cut_into_equal_parts_of_at_most_196_frames(tmp_path):
+    written(tmp_path / "a.bvh", frames=3 * 500 + 1)
+    importer = BvhImporter(str(tmp_path), ImportOptions())
+    lengths = [len(importer.read(member).truth) for member in importer.members()]
+    assert sum(lengths) == 501
+    assert len(lengths) == math.ceil(501 / 196)
+    assert max(lengths) - min(lengths) <= 1

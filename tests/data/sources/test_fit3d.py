@@ -1,0 +1,437 @@
+"""The importer of Fit3D, on a small set in its own layout: cameras, sides, repetitions, captions."""
+
+from __future__ import annotations
+
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from people import real_motions
+
+from videomdm_ext.data.folder import read_clip
+from videomdm_ext.data.importing import run_import
+from videomdm_ext.data.sources.base import ImportOptions
+from videomdm_ext.data.sources.fit3d import Fit3DImporter, caption_of, grouped
+from videomdm_ext.data.sources.fit3d_joints import smpl22_of
+from videomdm_ext.data.sources.fit3d_keypoints import Detected
+from videomdm_ext.errors import ConfigError, DatasetError
+from videomdm_ext.motion.features import decode
+from videomdm_ext.skeletons import SMPL22
+
+CAMERAS = {"50591643": ((4.0, 2.0, 1.5), 1.1), "65906101": ((-3.5, -3.0, 1.6), 0.9)}
+"""Place, m, and a factor of the focal length."""
+DIRECT = {1: "r_hip", 2: "r_knee", 3: "r_ankle", 4: "l_hip", 5: "l_knee", 6: "l_ankle"}
+DIRECT |= {11: "l_shoulder", 12: "l_elbow", 13: "l_wrist", 14: "r_shoulder", 15: "r_elbow", 16: "r_wrist"}
+
+
+def joints25(name, *, exchanged=False):
+    """-> [T, 25, 3] at 50 fps, z up, as Fit3D has them; `exchanged` puts left where right should be."""
+    slow = real_motions()[name].double().numpy()
+    at = np.arange(0, len(slow) - 1, 0.4)
+    low, share = at.astype(int), (at % 1)[:, None, None]
+    smpl = slow[low] * (1 - share) + slow[low + 1] * share
+    by_name = {joint: smpl[:, number] for number, joint in enumerate(SMPL22.joints)}
+    found = np.zeros((len(smpl), 25, 3))
+    for number, joint in DIRECT.items():
+        side = {"l": "r", "r": "l"}[joint[0]] if exchanged else joint[0]
+        found[:, number] = by_name[side + joint[1:]]
+    found[:, 0] = (by_name["l_hip"] + by_name["r_hip"]) / 2
+    found[:, 8] = by_name["neck"]
+    found[:, 7] = (found[:, 0] + found[:, 8]) / 2
+    found[:, 9], found[:, 10] = by_name["head"] - (0, 0.05, 0), by_name["head"] + (0, 0.1, 0)
+    for ankle, points in ((3, (17, 18)), (6, (19, 20))):
+        joint = DIRECT[ankle]
+        side = {"l": "r", "r": "l"}[joint[0]] if exchanged else joint[0]
+        toe = by_name[f"{side}_foot"] - by_name[f"{side}_ankle"]
+        found[:, points[0]], found[:, points[1]] = found[:, ankle] + 0.5 * toe, found[:, ankle] + toe / 0.7
+    for wrist, points in ((13, (21, 22)), (16, (23, 24))):
+        found[:, points] = found[:, wrist, None] + (0, -0.05, 0)
+    x, y, z = np.moveaxis(found, -1, 0)
+    return np.stack((x, -z, y), -1)  # y up to z up
+
+
+def camera_file(place, factor):
+    """A level camera that looks at one metre above the origin, as the source writes it."""
+    forward = np.array((0, 0, 1.0)) - place
+    forward = forward / np.linalg.norm(forward)
+    right = np.cross(forward, (0, 0, 1.0))
+    right = right / np.linalg.norm(right)
+    rotation = np.stack((right, np.cross(forward, right), forward))
+    lens = {"f": [[1000.0 * factor, 1010.0 * factor]], "c": [[450.0, 448.0]]}
+    distorted = {**lens, "k": [[-0.1, 0.1, 0.0]], "p": [[0.001, 0.002]]}
+    outside = {"R": rotation.tolist(), "T": [list(place)]}
+    return {"extrinsics": outside, "intrinsics_w_distortion": distorted, "intrinsics_wo_distortion": lens}
+
+
+def write_source(root, actions=("squat", "dumbbell_biceps_curls"), *, exchanged=False, marks=None):
+    for number, subject in enumerate(("s03", "s04", "s05")):
+        folder = root / "train" / subject
+        (folder / "joints3d_25").mkdir(parents=True)
+        for action, motion in zip(actions, ("walk", "dance_a"), strict=True):
+            joints = joints25(motion, exchanged=exchanged) + np.array((0.1 * number, 0.2, 0))
+            (folder / "joints3d_25" / f"{action}.json").write_text(json.dumps({"joints3d_25": joints.tolist()}))
+            for camera, (place, factor) in CAMERAS.items():
+                (folder / "camera_parameters" / camera).mkdir(parents=True, exist_ok=True)
+                text = json.dumps(camera_file(np.array(place), factor))
+                (folder / "camera_parameters" / camera / f"{action}.json").write_text(text)
+        if marks:
+            (folder / "rep_ann.json").write_text(json.dumps(marks))
+    return str(root)
+
+
+def decoded(features):
+    return decode(torch.from_numpy(features).double(), SMPL22).numpy()
+
+
+def test_keypoints_are_the_sources_joints_seen_by_the_sources_cameras(tmp_path):
+    source, out = write_source(tmp_path / "source"), str(tmp_path / "set")
+    done = run_import(Fit3DImporter(source, ImportOptions()), out)
+    assert done.left_out == {}
+    assert {member.id.rpartition("_p")[0] for member in Fit3DImporter(source, ImportOptions()).members()} == {
+        f"{subject}_{action}" for subject in ("s03", "s04", "s05") for action in ("squat", "dumbbell_biceps_curls")
+    }
+    for camera in CAMERAS:
+        place = tmp_path / "source" / "train" / "s04" / "camera_parameters" / camera / "squat.json"
+        stored = json.loads(place.read_text())["extrinsics"]
+        world = joints25("walk") + np.array((0.1, 0.2, 0))
+        seen = (world - np.array(stored["T"])) @ np.array(stored["R"]).T  # X_camera = R (X_world - T)
+        points = (seen[..., :2] / seen[..., 2:])[::5]  # every fifth frame at 50 fps is every second one at 20 fps
+        clip = read_clip(out, done.card, f"s04_squat_p0_c{camera}")
+        for number, joint in DIRECT.items():
+            ours = clip.keypoints[::2, SMPL22.index(joint)]
+            np.testing.assert_allclose(ours, points[: len(ours), number], atol=2e-5)
+        true = decoded(clip.truth)
+        again = true @ clip.truth_extrinsics[:, :3].T.astype(np.float64) + clip.truth_extrinsics[:, 3]
+        np.testing.assert_allclose(again[..., :2] / again[..., 2:], clip.keypoints, atol=5e-5)
+        for positions in (true, decoded(clip.teacher)):
+            assert positions[0, 1, 0] - positions[0, 2, 0] > 0.05  # left hip at +x: faces +z
+            assert positions[0, 15, 1] > positions[0, 0, 1] + 0.3  # head above hips
+        assert (clip.intrinsics[0, 0], clip.intrinsics[1, 2]) == (np.float32(1000 * CAMERAS[camera][1]), 448)
+    assert clip.texts == ("a person does the exercise squat.",)
+
+
+def test_a_source_with_exchanged_sides_is_put_right_by_the_toes(tmp_path):
+    usual, exchanged = (torch.from_numpy(joints25("walk", exchanged=flag)).float() for flag in (False, True))
+    torch.testing.assert_close(smpl22_of(exchanged, "x"), smpl22_of(usual, "x"))
+    only_arms = usual.clone()
+    only_arms[:, 11:14], only_arms[:, 14:17] = usual[:, 14:17], usual[:, 11:14]
+    torch.testing.assert_close(smpl22_of(only_arms, "x"), smpl22_of(usual, "x"))
+    without = usual.clone()
+    without[:, 17:21] = usual[:, (3, 3, 6, 6)] + torch.tensor((0.0, 0.0, -0.1))
+    with pytest.raises(DatasetError, match="expected toes that point ahead"):
+        smpl22_of(without, "x")
+
+
+def test_the_derived_joints_lie_near_those_of_the_motion():
+    true = real_motions()["walk"].double().numpy()[::2]
+    found = smpl22_of(torch.from_numpy(joints25("walk")[::5]), "x").numpy()
+    found = np.stack((found[..., 0], found[..., 2], -found[..., 1]), -1)  # z up to y up
+    frames = min(len(found), len(true))
+    apart = np.linalg.norm(found[:frames] - true[:frames], axis=-1).mean(0)
+    assert apart.max() < 0.12, dict(zip(SMPL22.joints, apart.round(3), strict=True))
+
+
+def test_takes_are_cut_at_repetitions(tmp_path):
+    assert list(grouped([10, 110, 210, 310, 900, 950], 250)) == [
+        (10, 210),
+        (210, 310),
+        (310, 560),
+        (560, 810),
+        (810, 900),
+        (900, 950),
+    ]
+    assert list(grouped([0, 100, 200], 491)) == [(0, 200)]
+    source = write_source(tmp_path / "source", marks={"squat": [5, 55, 10_000], "dumbbell_biceps_curls": [20, 100]})
+    importer = Fit3DImporter(source, ImportOptions())
+    places = {m.place[3:] for m in importer.members() if m.place[1] == "dumbbell_biceps_curls"}
+    assert places == {(20, 100)}
+    first = next(m for m in importer.members() if m.place[3:] == (20, 100))
+    true = importer.read(first).truth
+    assert len(true) == 32  # (80 - 1) / 50 s at 20 fps
+    start = joints25("dance_a")[20]
+    hip = true[0, SMPL22.index("l_hip")].numpy()
+    np.testing.assert_allclose(hip, start[4][[0, 2, 1]] * (1, 1, -1) + (0, 0, -0.2), atol=1e-5)
+
+
+def test_a_subject_is_on_one_side_and_the_user_may_choose_it(tmp_path):
+    source = write_source(tmp_path / "source")
+    members = Fit3DImporter(source, ImportOptions()).members()
+    assert {m.trial for m in members} == {"s03", "s04", "s05"}
+    chosen = Fit3DImporter(source, ImportOptions(extra={"test": "s05"})).members()
+    assert {m.split for m in chosen if m.trial == "s05"} == {"test"}
+    assert {m.split for m in chosen if m.trial != "s05"} == {"train"}
+
+
+def test_captions_come_from_the_exercise_or_from_a_file(tmp_path):
+    assert caption_of("Dumbbell_biceps curls") == "a person does the exercise dumbbell biceps curls."
+    given = tmp_path / "captions.tsv"
+    given.write_text("squat\ta person squats.\ns04_squat\ts04 squats.\n")
+    importer = Fit3DImporter(write_source(tmp_path / "source"), ImportOptions(captions=str(given)))
+    texts = {m.trial: importer.read(m).texts for m in importer.members() if m.place[1] == "squat"}
+    assert texts == {"s03": ("a person squats.",), "s04": ("s04 squats.",), "s05": ("a person squats.",)}
+
+
+def test_results_of_a_lifter_are_the_teachers(tmp_path):
+    source = write_source(tmp_path / "source")
+    plain = Fit3DImporter(source, ImportOptions())
+    member = plain.members()[0]
+    seen = plain.read(member)
+    lifted = tmp_path / "WHAM results"
+    lifted.mkdir()
+    camera = seen.truth.numpy() @ seen.extrinsics[:, :3].numpy().T + seen.extrinsics[:, 3].numpy()
+    np.save(lifted / f"{member.id}.npy", 1.1 * camera)
+    importer = Fit3DImporter(source, ImportOptions(extra={"lifted": str(lifted)}))
+    assert importer.lifter == "wham-results"
+    found = importer.read(member).lifted
+    centre = -seen.extrinsics[:, :3].T @ seen.extrinsics[:, 3]
+    torch.testing.assert_close(found, centre + 1.1 * (seen.truth - centre), atol=1e-4, rtol=0)
+
+
+def test_joints_of_body_models_replace_the_25(tmp_path, monkeypatch):
+    """A stand-in for smplx: every joint is the translation, turned by the global rotation's first column."""
+
+    def build_layer(folder, *, model_type, gender, num_betas, use_pca):
+        assert (folder, model_type, gender) == ("models", "smplx", "neutral")
+
+        def layer(*, betas, global_orient, body_pose, transl):
+            assert global_orient.shape[1:] == (1, 3, 3)
+            assert body_pose.shape[1:] == (21, 3, 3)
+            assert len(betas) == len(transl)
+            return SimpleNamespace(joints=transl[:, None] + 0.1 * global_orient[:, :, :, 0].expand(-1, 30, 3))
+
+        return layer
+
+    monkeypatch.setitem(sys.modules, "smplx", SimpleNamespace(build_layer=build_layer))
+    source = write_source(tmp_path / "source")
+    folder = tmp_path / "source" / "train" / "s03" / "smplx"
+    folder.mkdir()
+    frames = 100
+    moved = np.stack((np.arange(frames), np.zeros(frames), np.ones(frames)), -1)
+    quarter = np.tile((0, 0, np.pi / 2), (frames, 1))  # x becomes y
+    stored = {"transl": moved.tolist(), "global_orient": quarter.tolist(), "betas": [[0.0] * 10]}
+    stored["body_pose"] = np.tile(np.eye(3), (frames, 21, 1, 1)).tolist()
+    (folder / "squat.json").write_text(json.dumps(stored))
+    importer = Fit3DImporter(source, ImportOptions(extra={"smpl": "models"}))
+    found = importer._take("s03", "squat")
+    assert found.shape == (frames, 22, 3)
+    np.testing.assert_allclose(found[7, 3], (7, 1, -0.1), atol=1e-6)  # (7, 0.1, 1) with z up
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"joints3d_25": [[[1, 2]]]}', "expected numbers joints3d_25"),
+        ("[1, 2]", "expected names with values"),
+        ("{", "expected JSON"),
+        ('{"joints3d_25": [[["a"]]]}', "expected numbers joints3d_25"),
+        ("[" * 100_000, "expected JSON"),
+    ],
+)
+def test_broken_files_are_told_and_the_rest_is_imported(tmp_path, content, message):
+    source = write_source(tmp_path / "source")
+    (tmp_path / "source" / "train" / "s03" / "joints3d_25" / "squat.json").write_text(content)
+    importer = Fit3DImporter(source, ImportOptions())
+    member = next(m for m in importer.members() if m.place[:2] == ("s03", "squat"))
+    with pytest.raises(DatasetError, match=message):
+        importer.read(member)
+
+
+def test_a_camera_by_another_convention_is_refused(tmp_path):
+    source = write_source(tmp_path / "source")
+    for place in (tmp_path / "source").rglob("camera_parameters/*/squat.json"):
+        stored = json.loads(place.read_text())
+        rotation, centre = np.array(stored["extrinsics"]["R"]), np.array(stored["extrinsics"]["T"][0])
+        stored["extrinsics"]["T"] = (-rotation @ centre).tolist()
+        place.write_text(json.dumps(stored))
+    importer = Fit3DImporter(source, ImportOptions())
+    members = [member for member in importer.members() if member.place[1] == "squat"]
+    for member in members[:2]:
+        with pytest.raises(DatasetError, match="expected a person in the picture"):
+            importer.read(member)
+    with pytest.raises(DatasetError, match="expected train/SUBJECT/joints3d_25"):
+        Fit3DImporter(str(tmp_path / "nowhere"), ImportOptions()).members()
+
+
+PARTS = ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+MOVED = np.array((0.013, -0.008))
+"""By this the detector is wrong everywhere, on the normalised plane."""
+
+
+def detected(subject, camera, action, *, bent=True):
+    """-> pixels [T, 17, 2] of COCO's joints in the distorted video, by the source's own formula, each off by MOVED."""
+    place, factor = CAMERAS[camera]
+    stored = camera_file(np.array(place), factor)
+    motion = {"squat": "walk", "dumbbell_biceps_curls": "dance_a"}[action]
+    world = joints25(motion) + np.array((0.1 * ("s03", "s04", "s05").index(subject), 0.2, 0))
+    seen = (world - np.array(place)) @ np.array(stored["extrinsics"]["R"]).T
+    x = seen[..., :2] / seen[..., 2:] + MOVED
+    lens = {key: np.array(values[0]) for key, values in stored["intrinsics_w_distortion"].items()}
+    r2, p = (x**2).sum(-1, keepdims=True), lens["p"][::-1]
+    radial = 1 + lens["k"][0] * r2 + lens["k"][1] * r2**2 + lens["k"][2] * r2**3
+    x = x * (radial + (x * p).sum(-1, keepdims=True)) + r2 * p if bent else x
+    pixels = x * lens["f"] + lens["c"]
+    by_name = {joint: pixels[:, number] for number, joint in DIRECT.items()}
+    face = [pixels[:, 9]] * 5
+    return np.stack([*face, *(by_name[f"{side}_{part}"] for part in PARTS for side in "lr")], 1)
+
+
+def write_detections(root, subjects=("s03",), *, first=0, longer=0, kind="coco", take=detected):
+    """The detector's files, DIR/SUBJECT/CAMERA/ACTION; a small second person walks by for a second."""
+    for subject in subjects:
+        for camera in CAMERAS:
+            folder = root / subject / camera
+            folder.mkdir(parents=True)
+            for action in ("squat", "dumbbell_biceps_curls"):
+                pixels = take(subject, camera, action)
+                pixels = np.concatenate((pixels, np.repeat(pixels[-1:], longer, 0)))
+                people = {frame: [points] for frame, points in enumerate(pixels)}
+                for frame in range(20, 70):
+                    people[frame].insert(0, pixels[20] * 0.2 + frame)
+                write_people(folder, action, kind, people, first)
+    return str(root)
+
+
+def write_people(folder, action, kind, people, first):
+    rows = [
+        (frame, np.concatenate((points, np.full((17, 1), 0.8)), 1).ravel().tolist())
+        for frame, members in people.items()
+        for points in members
+    ]
+    if kind == "coco":
+        content = [{"image_id": frame + first, "keypoints": values} for frame, values in rows]
+        (folder / f"{action}.json").write_text(json.dumps(content))
+        return
+    (folder / action).mkdir()
+    for frame in people:
+        found = [{"pose_keypoints_2d": values} for number, values in rows if number == frame]
+        name = f"{action}_{frame + first:012d}_keypoints.json"
+        (folder / action / name).write_text(json.dumps({"people": found}))
+
+
+def with_keypoints(source, keypoints, kind="coco", **extra):
+    return Fit3DImporter(source, ImportOptions(extra={"keypoints": keypoints, "format": kind, **extra}))
+
+
+@pytest.mark.parametrize(("kind", "first", "longer"), [("coco", 0, 30), ("coco", 1, 0), ("openpose", 0, 0)])
+def test_a_detectors_keypoints_take_the_place_of_the_projected_truth(tmp_path, kind, first, longer):
+    source = write_source(tmp_path / "source")
+    found = write_detections(tmp_path / "found", kind=kind, first=first, longer=longer)
+    importer, plain = with_keypoints(source, found, kind), Fit3DImporter(source, ImportOptions())
+    assert importer.sources != plain.sources
+    members = [member for member in importer.members() if member.place[0] == "s03"]
+    assert {member.place[2] for member in members} == set(CAMERAS)
+    for member in members:
+        ours, projected = importer.read(member), plain.read(member)
+        torch.testing.assert_close(ours.truth, projected.truth)
+        for number in DIRECT.values():
+            joint = SMPL22.index(number)
+            expected = projected.keypoints[:, joint].numpy() + MOVED
+            np.testing.assert_allclose(ours.keypoints[:, joint], expected, atol=1e-3)  # straight between two frames
+            np.testing.assert_allclose(ours.keypoints[::2, joint], expected[::2], atol=2e-6)
+            np.testing.assert_allclose(ours.confidence[:, joint], 0.8, atol=1e-6)
+        assert not ours.confidence[:, [SMPL22.index("l_foot"), SMPL22.index("r_foot")]].any()
+        assert (ours.confidence[:, SMPL22.index("spine2")] < 0.5).all()
+
+
+def test_a_set_with_a_detectors_keypoints_says_so_and_leaves_out_what_was_not_detected(tmp_path):
+    source, out = write_source(tmp_path / "source"), str(tmp_path / "set")
+    done = run_import(with_keypoints(source, write_detections(tmp_path / "found"), test="s05"), out)
+    assert done.card.sources == ("Fit3D (Fieraru et al. 2021), keypoints of a detector",)
+    assert {clip_id[:3] for clip_id in done.left_out} == {"s04", "s05"}
+    assert all("detections of the video" in message for message in done.left_out.values())
+    clip = read_clip(out, done.card, "s03_squat_p0_c50591643")
+    assert clip.truth is not None
+    assert 0.0 <= clip.confidence.min() < clip.confidence.max() == np.float32(0.8)
+
+
+def test_frames_without_the_person_have_no_confidence(tmp_path):
+    source, found = write_source(tmp_path / "source"), write_detections(tmp_path / "found")
+    place = tmp_path / "found" / "s03" / "50591643" / "squat.json"
+    rows = json.loads(place.read_text())
+    last = max(row["image_id"] for row in rows)
+    place.write_text(
+        json.dumps([row for row in rows if row["image_id"] not in (*range(30, 50), *range(last - 9, 999))])
+    )
+    importer = with_keypoints(source, found)
+    seen = importer.read(next(m for m in importer.members() if m.id == "s03_squat_p0_c50591643"))
+    missing = np.flatnonzero((seen.confidence == 0).all(1))  # at 20 fps, frame n is 2.5 n of the video
+    assert missing.tolist() == [*range(12, 20), *range(int((last - 10) / 2.5) + 1, len(seen.confidence))]
+
+
+def test_keypoints_between_frames_are_between_and_beyond_the_last_frame_there_are_none():
+    times, points = np.array((1.0, 2.0, 3.0)), np.arange(6.0).reshape(3, 1, 2)
+    confidence = np.array([[0.8], [0.0], [0.4]])
+    found, sure = Detected(times, points, confidence).at(np.array((0.5, 1.0, 1.5, 2.0, 3.0, 3.1)))
+    np.testing.assert_allclose(found[1:5, 0], [(0, 1), (1, 2), (2, 3), (4, 5)])
+    np.testing.assert_allclose(sure[:, 0], (0, 0.8, 0.2, 0, 0.4, 0), atol=1e-6)
+
+
+def other_camera(subject, camera, action):
+    return detected(subject, next(name for name in CAMERAS if name != camera), action)
+
+
+def undistorted(subject, camera, action):
+    return detected(subject, camera, action) * 0.5
+
+
+@pytest.mark.parametrize("take", [other_camera, undistorted])
+def test_keypoints_of_another_camera_or_picture_are_refused(tmp_path, take):
+    source, found = write_source(tmp_path / "source"), write_detections(tmp_path / "found", take=take)
+    importer = with_keypoints(source, found)
+    with pytest.raises(DatasetError, match="expected keypoints of this take, found them"):
+        importer.read(importer.members()[0])
+
+
+def test_keypoints_need_a_format_and_cameras_of_videos_a_lens(tmp_path):
+    source, found = write_source(tmp_path / "source"), write_detections(tmp_path / "found")
+    for extra, message in (
+        ({"keypoints": found}, "--option keypoints: expected --option format with it"),
+        ({"format": "coco"}, "--option keypoints: expected --option format with it"),
+        ({"keypoints": found, "format": "cocoa"}, "--option format: expected .*openpose.* found 'cocoa'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            Fit3DImporter(source, ImportOptions(extra=extra))
+    place = tmp_path / "source" / "train" / "s03" / "camera_parameters" / "50591643" / "squat.json"
+    stored = json.loads(place.read_text())
+    del stored["intrinsics_w_distortion"]["k"]
+    place.write_text(json.dumps(stored))
+    importer = with_keypoints(source, found)
+    with pytest.raises(DatasetError, match=r"squat\.json: expected numbers intrinsics_w_distortion k"):
+        importer.read(next(m for m in importer.members() if m.id == "s03_squat_p0_c50591643"))
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_the_list_of_subjects_and_takes_tells_whom_to_test_on_and_what_is_missing(tmp_path, inside):
+    source = write_source(tmp_path / "source")
+    takes = {subject: ["squat", "dumbbell_biceps_curls"] for subject in ("s03", "s04", "s05", "s02")}
+    takes["s04"].append("push_up")
+    info = {"train_subj_names": ["s03", "s04"], "subj_to_act": takes, "all_camera_names": list(CAMERAS)}
+    (tmp_path / "source" / "fit3d_info.json").write_text(json.dumps(info))
+    importer = Fit3DImporter(f"{source}/train" if inside else source, ImportOptions())
+    members = importer.members()
+    assert {(m.trial, m.split) for m in members} == {("s03", "train"), ("s04", "train"), ("s05", "test")}
+    missing = [m for m in members if m.place[1] == "push_up"]
+    assert [m.id for m in missing] == [f"s04_push_up_p0_c{camera}" for camera in sorted(CAMERAS)]
+    with pytest.raises(DatasetError, match=r"push_up\.json: expected a file that can be read"):
+        importer.read(missing[0])
+    chosen = Fit3DImporter(source, ImportOptions(extra={"test": "s03"})).members()
+    assert {m.trial for m in chosen if m.split == "test"} == {"s03"}
+
+
+def test_a_list_that_leads_out_of_the_folder_is_refused_before_anything_is_read(tmp_path, monkeypatch):
+    source = write_source(tmp_path / "source")
+    (tmp_path / "source" / "fit3d_info.json").write_text(json.dumps({"subj_to_act": {"s03": ["../../../secret"]}}))
+    importer = Fit3DImporter(source, ImportOptions())
+    monkeypatch.setattr(importer, "_take", lambda subject, action: pytest.fail(f"read {action}"))
+    with pytest.raises(DatasetError, match="expected an id"):
+        importer.members()
+
+
+@pytest.mark.parametrize("info", ["{}", '{"train_subj_names": ["s03", "s04", "s05"]}', '{"subj_to_act": [1], "x": 2}'])
+def test_where_nobody_is_named_for_testing_subjects_are_drawn(tmp_path, info):
+    source = write_source(tmp_path / "source")
+    (tmp_path / "source" / "fit3d_info.json").write_text(info)
+    assert {m.split for m in Fit3DImporter(source, ImportOptions()).members()} == {""}

@@ -1,0 +1,102 @@
+"""From detected joints to SMPL's 22: right names, right sides, and torso joints where real bodies have them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from clips import motion
+from filmed import blaze
+
+from videomdm_ext.data.sources.joint_maps import (
+    BLAZEPOSE33,
+    BY_COUNT,
+    COCO17,
+    LAYOUTS,
+    confidence22,
+    layout_named,
+    to_smpl22,
+)
+from videomdm_ext.errors import ConfigError
+from videomdm_ext.skeletons import SMPL22
+
+DIRECT = [f"{side}_{part}" for side in "lr" for part in ("hip", "knee", "ankle", "shoulder", "elbow", "wrist")]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=str)
+def test_shares_add_up_so_that_a_moved_person_stays_the_same_person(layout):
+    points = np.random.default_rng(0).standard_normal((len(layout.joints), 3))
+    shift = np.array((1.0, -2.0, 3.0))
+    assert np.allclose(to_smpl22(points + shift, layout), to_smpl22(points, layout) + shift)
+
+
+@pytest.mark.parametrize(
+    ("layout", "left_wrist", "right_ankle", "left_hip"),
+    [("coco17", 9, 16, 11), ("halpe26", 9, 16, 11), ("body25", 7, 11, 12), ("blazepose33", 15, 28, 23)],
+)
+def test_direct_joints_are_where_each_detector_has_them(layout, left_wrist, right_ankle, left_hip):
+    points = np.arange(len(LAYOUTS[layout].joints) * 2.0).reshape(-1, 2)
+    found = to_smpl22(points, LAYOUTS[layout])
+    for joint, index in (("l_wrist", left_wrist), ("r_ankle", right_ankle), ("l_hip", left_hip)):
+        assert np.array_equal(found[SMPL22.index(joint)], points[index])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=str)
+def test_exchanging_the_detectors_sides_exchanges_the_sides_of_the_result(layout):
+    other = {"l": "r", "r": "l"}
+    swap = [layout.index(other[j[0]] + j[1:]) if j[1] == "_" else layout.index(j) for j in layout.joints]
+    points = np.random.default_rng(1).standard_normal((len(layout.joints), 2))
+    assert np.allclose(to_smpl22(points[swap], layout), to_smpl22(points, layout)[list(SMPL22.mirror)])
+
+
+def test_derived_joints_are_the_stated_fractions_of_the_torso():
+    points = np.random.default_rng(2).standard_normal((33, 3))
+    found = dict(zip(SMPL22.joints, to_smpl22(points, BLAZEPOSE33), strict=True))
+    hips, shoulders, ears = points[[23, 24]].mean(0), points[[11, 12]].mean(0), points[[7, 8]].mean(0)
+    u = shoulders - hips
+    assert np.allclose(found["pelvis"], hips + 0.201 * u)
+    assert np.allclose(found["neck"], hips + 1.074 * u)
+    assert np.allclose(found["head"], shoulders + 0.8 * (ears - shoulders))
+    collar = hips + 0.936 * u
+    assert np.allclose(found["r_collar"], collar + 0.4 * (points[12] - collar))
+    assert np.allclose(found["l_foot"], points[31] + 0.3 * (points[29] - points[31]))
+
+
+def test_derived_joints_are_near_those_of_real_motion():
+    true = motion("walk").double().numpy()
+    found = to_smpl22(blaze(true), BLAZEPOSE33)
+    apart = dict(zip(SMPL22.joints, np.linalg.norm(found - true, axis=-1).mean(0), strict=True))
+    assert max(apart[joint] for joint in DIRECT) < 1e-9
+    assert apart["head"] < 1e-9
+    assert max(apart.values()) < 0.12, apart  # 12 cm: the motions' spines are not those the fractions were measured on
+
+
+def test_confidence_is_that_of_the_least_sure_joint_and_low_where_a_joint_is_derived():
+    score = np.full(33, 0.9)
+    score[15] = 0.4
+    found = dict(zip(SMPL22.joints, confidence22(score, BLAZEPOSE33), strict=True))
+    assert found["l_wrist"] == pytest.approx(0.4)
+    assert found["r_wrist"] == pytest.approx(0.9)
+    assert found["spine2"] == pytest.approx(0.27)
+    assert found["l_foot"] == pytest.approx(0.63)
+    score[24] = 0.0
+    assert confidence22(score, BLAZEPOSE33)[SMPL22.index("pelvis")] == 0
+
+
+def test_a_detector_without_toes_says_nothing_of_feet():
+    found = dict(zip(SMPL22.joints, confidence22(np.ones(17), COCO17), strict=True))
+    assert found["l_foot"] == found["r_foot"] == 0
+    assert found["l_ankle"] == 1
+
+
+def test_layouts_have_as_many_joints_as_their_files():
+    assert {count: len(layout.joints) for count, layout in BY_COUNT.items() if count < 100} == {
+        17: 17,
+        25: 25,
+        26: 26,
+        33: 33,
+    }
+
+
+def test_an_unknown_layout_is_refused_with_the_known_ones():
+    with pytest.raises(ConfigError, match="coco17"):
+        layout_named("coco18", "--joints")

@@ -1,0 +1,565 @@
+"""From videos to clips: who is watched, where a video is cut, and what camera, floor and sides come out of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from filmed import FOCAL, SIZE, film, write_detections, write_gif, write_source
+
+from videomdm_ext.data.folder import read_clip
+from videomdm_ext.data.importing import run_import
+from videomdm_ext.data.layout import read_card
+from videomdm_ext.data.sources.base import ImportOptions
+from videomdm_ext.data.sources.joint_maps import BLAZEPOSE33, COCO17, to_smpl22
+from videomdm_ext.data.video import mediapipe_pose
+from videomdm_ext.data.video import watch as video_watch
+from videomdm_ext.data.video.calibration import camera_of, read_calibration
+from videomdm_ext.data.video.captions import Caption, captions_of, read_captions
+from videomdm_ext.data.video.cutting import LONGEST, Stretch, confidence_at, cut
+from videomdm_ext.data.video.detections import Detections
+from videomdm_ext.data.video.frames import frames, open_video
+from videomdm_ext.data.video.importer import VideoImporter
+from videomdm_ext.data.video.mediapipe_pose import Found, find_people
+from videomdm_ext.data.video.people import choose, follow, histogram, segments
+from videomdm_ext.data.video.placing import corrected, find_lens, lens_of, reprojection, stand, turned
+from videomdm_ext.errors import ConfigError, DatasetError
+from videomdm_ext.geometry import cameras
+from videomdm_ext.motion.features import decode
+from videomdm_ext.motion.kinematics import heading
+from videomdm_ext.skeletons import SMPL22
+
+DIRECT = [SMPL22.index(f"{s}_{p}") for s in "lr" for p in ("hip", "knee", "ankle", "shoulder", "elbow", "wrist")]
+
+
+def importer(root, films, **extra):
+    videos, found, captions = write_source(root, films)
+    given = {"detections": str(found), "format": "blazepose"} | {key: str(value) for key, value in extra.items()}
+    made = VideoImporter(str(videos), ImportOptions(captions=str(captions), extra=given))
+    made.cache = str(root / "cache")
+    return made
+
+
+def imported(root, one, **extra):
+    """The only clip of a film. -> clip, positions [T, 22, 3], its importer"""
+    source = importer(root, {"clip": one}, **extra)
+    out = str(root / "out")
+    run_import(source, out)
+    clip = read_clip(out, read_card(out), "clip_0")
+    return clip, decode(torch.from_numpy(clip.teacher).double(), SMPL22).numpy(), source
+
+
+# What comes out at the end
+
+
+def test_a_clip_shows_the_true_picture_and_stands_where_the_person_stood(tmp_path):
+    one = film("walk", pitch=-15.0, roll=5.0)
+    clip, positions, _ = imported(tmp_path, one, focal=FOCAL)
+    at = np.arange(clip.length) / 20.0
+    true = np.stack([np.interp(at, one.times, c) for c in one.seen.reshape(len(one.times), -1).T], 1).reshape(-1, 22, 3)
+    expected = true[..., :2] / true[..., 2:]
+    assert (
+        np.abs(clip.keypoints - expected)[:, DIRECT].max() < 0.004
+    )  # both are interpolated, before and after projecting
+    own = positions @ clip.extrinsics[:, :3].T + clip.extrinsics[:, 3]
+    assert np.abs(own[..., :2] / own[..., 2:] - expected)[:, DIRECT].max() < 0.01
+    assert np.linalg.norm(own - true, axis=-1)[:, DIRECT].mean() < 0.03
+    assert clip.intrinsics[0, 0] == pytest.approx(FOCAL)
+    assert clip.image_size == SIZE
+
+
+def test_the_world_of_a_clip_is_upright_on_its_floor_and_faces_ahead(tmp_path):
+    one = film("walk", pitch=-15.0, roll=5.0)
+    clip, positions, source = imported(tmp_path, one, focal=FOCAL)
+    up = clip.extrinsics[:, 1]
+    assert math.degrees(math.acos(up @ one.rotation[:, 1])) < 6
+    assert np.quantile(positions[..., 1].min(1), 0.05) == pytest.approx(0.0, abs=0.02)
+    assert positions[:, SMPL22.index("head"), 1].min() > 1.2
+    assert abs(float(heading(torch.from_numpy(positions[:1]), SMPL22)[0])) < 0.01
+    assert positions[0, SMPL22.index("l_hip"), 0] > 0.05 > -0.05 > positions[0, SMPL22.index("r_hip"), 0]
+    assert positions[-1, 0, 2] > 1.5  # the walk goes ahead
+    assert source.found["clip"].facts["camera_pitch_degrees"] == pytest.approx(-15, abs=6)
+
+
+def test_noise_of_the_lifter_stays_in_the_teacher_and_out_of_the_keypoints(tmp_path):
+    one = film("walk", noise=0.04)
+    clip, positions, source = imported(tmp_path, one, focal=FOCAL)
+    own = positions @ clip.extrinsics[:, :3].T + clip.extrinsics[:, 3]
+    off = np.linalg.norm(own[..., :2] / own[..., 2:] - clip.keypoints, axis=-1)[:, DIRECT] * 5.0
+    assert 0.02 < off.mean() < 0.08  # metres at 5 m
+    assert source.found["clip"].clips["clip_0"]["error_pixels"] == pytest.approx(off.mean() / 5 * FOCAL, rel=0.5)
+
+
+def test_a_calibration_tells_lens_and_gravity(tmp_path):
+    one = film("dance_b", pitch=-20.0, roll=25.0)
+    y_to_z = np.array(((1, 0, 0), (0, 0, 1), (0, -1, 0)), dtype=float)  # of a world with z up: y = z', z = -y'
+    angles = rotation_vector(one.rotation @ y_to_z)
+    (tmp_path / "cameras.toml").write_text(
+        f'[only]\nname = "only"\nsize = [{SIZE[0]}, {SIZE[1]}]\nmatrix = [[{FOCAL}, 0, {SIZE[0] / 2}], [0, {FOCAL}, '
+        f"{SIZE[1] / 2}], [0, 0, 1]]\ndistortions = [0, 0, 0, 0]\nrotation = {angles.tolist()}\n"
+        f"translation = {one.translation.tolist()}\nfisheye = false\n[metadata]\nerror = 0.0\n"
+    )
+    clip, _, source = imported(tmp_path / "run", one, calibration=tmp_path / "cameras.toml")
+    assert math.degrees(math.acos(min(1.0, clip.extrinsics[:, 1] @ one.rotation[:, 1]))) < 0.1
+    assert source.found["clip"].facts["up_told_by"] == "calibration"
+    assert source.found["clip"].facts["focal_told_by"] == "calibration"
+    assert clip.intrinsics[0, 0] == pytest.approx(FOCAL)
+    shoulder = SMPL22.index("l_shoulder")
+    seen = one.pixels[0, 11] - np.array(SIZE) / 2
+    assert clip.keypoints[0, shoulder] == pytest.approx(seen / FOCAL, abs=1e-4)
+
+
+def rotation_vector(matrix):
+    angle = math.acos((np.trace(matrix) - 1) / 2)
+    axis = np.array((matrix[2, 1] - matrix[1, 2], matrix[0, 2] - matrix[2, 0], matrix[1, 0] - matrix[0, 1]))
+    return axis / (2 * math.sin(angle)) * angle
+
+
+def test_a_moving_camera_follows_a_person_whose_standing_feet_stay(tmp_path):
+    still = film("walk", pitch=-10.0)
+    ahead = still.world + np.array((0.0, 0.0, 5.0))  # a camera that goes along and keeps the person in the middle
+    pixels = FOCAL * ahead[..., :2] / ahead[..., 2:] + np.array(SIZE) / 2
+    along = dataclasses.replace(still, pixels=pixels)
+    clip, positions, _ = imported(tmp_path, along, focal=FOCAL, moving="yes")
+    assert clip.extrinsics.shape == (clip.length, 3, 4)
+    assert positions[-1, 0, 2] > 1.2  # 2.4 m in truth; a step or two is lost where both feet hardly touch
+    own = np.einsum("tij,tkj->tki", clip.extrinsics[:, :, :3], positions) + clip.extrinsics[:, None, :, 3]
+    assert np.abs(own[..., :2] / own[..., 2:] - clip.keypoints)[:, DIRECT].mean() < 0.01
+    assert np.quantile(positions[..., 1].min(1), 0.05) == pytest.approx(0.0, abs=0.03)
+
+
+# Lens and place
+
+
+def test_the_focal_length_of_people_at_the_edge_is_found_and_of_those_in_the_middle_assumed():
+    one = film("dance_a", at=(0.2, 0.3, 0.0), distance=2.7)
+    body = torch.from_numpy(to_smpl22(one.world, BLAZEPOSE33))
+    pixels = torch.from_numpy(to_smpl22(one.pixels, BLAZEPOSE33))
+    found = find_lens(body, pixels, torch.ones(pixels.shape[:2]).double(), SIZE, SMPL22)
+    assert found.told_by == "estimated"
+    assert found.focal == pytest.approx(FOCAL, rel=0.06)  # drawn a little to the usual one, 277
+    noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0)).double()
+    lost = find_lens(body[:8], pixels[:8] + 60 * noise[:8], torch.ones(8, 22).double(), SIZE, SMPL22)
+    assert lost.told_by == "assumed"
+    assert lost.focal == pytest.approx(SIZE[0] / 2 / math.tan(math.radians(30)))
+
+
+def test_a_pose_is_placed_where_it_was_also_far_from_the_middle_of_the_picture():
+    one = film("walk", at=(1.2, 0.2, 1.0), distance=4.0, roll=10.0)
+    body = torch.from_numpy(to_smpl22(one.world, BLAZEPOSE33))
+    image = cameras.normalise(torch.from_numpy(to_smpl22(one.pixels, BLAZEPOSE33)), lens_of(FOCAL, SIZE, "").intrinsics)
+    weight = torch.ones(image.shape[:2]).double()
+    placed = stand(turned(body, image, SMPL22), image, weight, 25.0, "clip")
+    assert np.linalg.norm(placed.numpy() - one.seen, axis=-1)[:, DIRECT].max() < 0.05  # depth is smoothed
+    without = stand(body, image, weight, 25.0, "clip")
+    assert reprojection(without, image, weight) > 4 * reprojection(placed, image, weight)
+
+
+def test_frames_without_keypoints_stand_between_their_neighbours():
+    one = film("walk")
+    body = torch.from_numpy(to_smpl22(one.world, BLAZEPOSE33))
+    image = cameras.normalise(torch.from_numpy(to_smpl22(one.pixels, BLAZEPOSE33)), lens_of(FOCAL, SIZE, "").intrinsics)
+    weight = torch.ones(image.shape[:2]).double()
+    weight[20:25] = 0
+    placed = stand(turned(body, image, SMPL22), image, weight, 25.0, "clip")
+    assert np.linalg.norm(placed.numpy() - one.seen, axis=-1)[20:25, DIRECT].max() < 0.1
+
+
+def test_a_person_whom_the_lifter_turned_is_turned_back_by_his_camera():
+    one = film("dance_b", pitch=0.0)
+    true = torch.from_numpy(one.seen)
+    image = true[..., :2] / true[..., 2:]
+    middle = true[:, 0].mean(0)
+    angle = math.radians(12)
+    yaw = torch.tensor(
+        [[math.cos(angle), 0, math.sin(angle)], [0, 1, 0], [-math.sin(angle), 0, math.cos(angle)]]
+    ).double()
+    wrong = (true - middle) @ yaw.T + middle
+    weight = torch.ones(image.shape[:2]).double()
+    found = corrected(wrong, image, weight, "clip")
+    assert torch.linalg.vector_norm(found - true, dim=-1).max() < 0.01
+    assert torch.linalg.vector_norm(wrong - true, dim=-1).max() > 0.1
+
+
+def test_a_person_behind_the_camera_is_refused():
+    body = torch.from_numpy(to_smpl22(film("walk").world, BLAZEPOSE33))
+    image = (body[..., :2] / 0.1).clamp(-4, 4)
+    with pytest.raises(DatasetError, match="in front of the camera"):
+        stand(body, -image, torch.ones(image.shape[:2]).double(), 25.0, "clip")
+
+
+def test_qualisys_and_toml_files_of_one_camera_agree(tmp_path):
+    one = film("walk", pitch=-20.0, roll=5.0)
+    rows = np.diag((1, -1, -1)) @ one.rotation
+    centre = -one.rotation.T @ one.translation * 1000
+    place = " ".join(f'r{i + 1}{j + 1}="{rows[i, j]}"' for i in range(3) for j in range(3))
+    place += " ".join(f' {axis}="{value}"' for axis, value in zip("xyz", centre, strict=True))
+    (tmp_path / "c.qca.txt").write_text(
+        f'<?xml version="1.0"?><calibration><cameras><camera serial="cam02"><fov_video left="0" right="319" top="0" '
+        f'bottom="239"/><transform {place}/><intrinsic focalLengthU="{64 * 300}" focalLengthV="{64 * 310}" '
+        'centerPointU="10240" centerPointV="7680" radialDistortion1="0.1" radialDistortion2="0.2" '
+        'radialDistortion3="0.3" tangentalDistortion1="0.01" tangentalDistortion2="0.02"/></camera></cameras>'
+        "</calibration>"
+    )
+    (tmp_path / "c.toml").write_text(
+        '[cam_02]\nname = "cam02"\nsize = [320.0, 240.0]\nmatrix = [[300, 0, 160], [0, 310, 120], [0, 0, 1]]\n'
+        f"distortions = [0.1, 0.2, 0.01, 0.02, 0.3]\nrotation = {rotation_vector(one.rotation).tolist()}\n"
+        f"translation = {one.translation.tolist()}\n"
+    )
+    one_file, other = (read_calibration(str(tmp_path / name))["cam02"] for name in ("c.qca.txt", "c.toml"))
+    for name in ("intrinsics", "distortion", "extrinsics"):
+        assert torch.allclose(getattr(one_file, name), getattr(other, name), atol=1e-6), name
+    assert one_file.size == other.size == SIZE
+    assert np.allclose(other.extrinsics[:, :3].numpy(), one.rotation)
+    assert other.scaled((640, 480))[0, 0] == 600
+    with pytest.raises(DatasetError, match="320 x 240"):
+        other.scaled((240, 640))
+
+
+@pytest.mark.parametrize("text", ["", "nonsense", "<a", "[cam]\nmatrix = 3", "<!DOCTYPE x [<!ENTITY a 'b'>]><c/>"])
+def test_a_file_that_is_no_calibration_is_refused(tmp_path, text):
+    place = tmp_path / "c.toml"
+    place.write_text(text)
+    with pytest.raises(DatasetError, match=r"calibration|focal length"):
+        read_calibration(str(place))
+
+
+def test_a_video_is_matched_with_its_camera_by_name_or_number():
+    named = dict.fromkeys(("cam01", "cam02"))
+    assert [camera_of({k: k for k in named}, v, "f") for v in ("walk_cam02", "view_2", "CAM01")] == [
+        "cam02",
+        "cam02",
+        "cam01",
+    ]
+    with pytest.raises(DatasetError, match="cam01, cam02"):
+        camera_of({k: k for k in named}, "view", "f")
+
+
+# People, gaps and cuts
+
+
+def crowd(*boxes_over_time, fps=20.0):
+    """People as 17 joints spread over boxes [F, 4]; NaN: not seen."""
+    spread = np.random.default_rng(0).uniform(0, 1, (17, 2))
+    spread[:2] = ((0, 0), (1, 1))
+    boxes = np.stack(boxes_over_time, 1)
+    pixels = boxes[:, :, None, :2] + spread * (boxes[:, :, None, 2:] - boxes[:, :, None, :2])
+    score = np.where(np.isfinite(pixels).all(-1), 0.9, 0.0)
+    return Detections(COCO17, np.arange(len(boxes)) / fps, np.nan_to_num(pixels), score)
+
+
+def walker(start, speed, frames=40, height=100.0):
+    x = start + speed * np.arange(frames)
+    return np.stack((x, 0 * x + 50, x + 40, 0 * x + 50 + height), 1)
+
+
+def test_people_who_pass_each_other_keep_their_tracks():
+    left, right = walker(0, 6), walker(234, -6)
+    right[:, 1:] += np.array((8, 0, 8))
+    order = np.random.default_rng(1).random(40) < 0.5
+    one = np.where(order[:, None], left, right)
+    other = np.where(order[:, None], right, left)
+    tracks = follow(crowd(one, other))
+    assert [len(track.frames) for track in tracks] == [40, 40]
+    assert tracks[0].boxes[-1, 0] == pytest.approx(234)
+    assert tracks[1].boxes[-1, 0] == pytest.approx(0)
+
+
+def test_a_jump_to_another_person_begins_another_track():
+    path = walker(0, 2)
+    path[20:, [0, 2]] += 400
+    assert [track.frames.tolist() for track in follow(crowd(path))] == [list(range(20)), list(range(20, 40))]
+
+
+def test_a_short_loss_is_bridged_and_a_long_one_is_not():
+    path = walker(0, 1, frames=60)
+    path[10:15] = np.nan
+    path[30:45] = np.nan
+    assert [len(track.frames) for track in follow(crowd(path))] == [25, 15]
+
+
+def test_several_people_are_refused_unless_one_is_named():
+    found = crowd(walker(0, 1), walker(200, 1, height=150.0))
+    tracks = follow(found)
+    with pytest.raises(DatasetError, match=r"found several \(0: .* 1: .*--person largest"):
+        choose(tracks, found.times, "", "v.mp4")
+    assert choose(tracks, found.times, "largest", "v.mp4")[0].height == pytest.approx(150)
+    assert choose(tracks, found.times, "0", "v.mp4")[0].height == pytest.approx(100)
+    with pytest.raises(DatasetError, match="2 people"):
+        choose(tracks, found.times, "2", "v.mp4")
+    with pytest.raises(ConfigError, match="--person"):
+        choose(tracks, found.times, "tall", "v.mp4")
+
+
+def test_a_small_figure_far_away_and_people_after_each_other_are_no_crowd():
+    away = walker(200, 0, height=30.0)
+    first, second = walker(0, 1), walker(0, 1)
+    first[20:], second[:32] = np.nan, np.nan
+    found = crowd(first, second, away)
+    assert [len(t.frames) for t in choose(follow(found), found.times, "", "v.mp4")] == [20, 8]
+
+
+def test_gaps_jumps_and_cuts_end_a_stretch():
+    times = np.arange(100) / 25.0
+    pixels = np.zeros((100, 8, 2)) + np.arange(8)[:, None] * 10.0 + np.arange(100)[:, None, None]
+    score = np.full((100, 8), 0.9)
+    nothing = np.zeros(100)
+    assert segments(times, pixels, score, nothing, bad=0.3) == [(0, 100)]
+    score[20:24] = 0.0  # 0.2 s
+    assert segments(times, pixels, score, nothing, bad=0.3) == [(0, 100)]
+    score[20:30] = 0.0
+    assert segments(times, pixels, score, nothing, bad=0.3) == [(0, 20), (30, 100)]
+    pixels[60:] += 300
+    assert segments(times, pixels, score, nothing, bad=0.3) == [(0, 20), (30, 60), (60, 100)]
+    changes = nothing.copy()
+    changes[80] = 0.8
+    assert segments(times, pixels, score, changes, bad=0.3) == [(0, 20), (30, 60), (60, 80), (80, 100)]
+    assert segments(times, pixels, 0 * score, nothing, bad=0.3) == []
+
+
+def test_histograms_tell_a_cut_from_a_movement():
+    picture = np.zeros((90, 120, 3), np.uint8)
+    picture[20:40, 20:40] = 255
+    moved = np.roll(picture, 15, 1)
+    assert np.abs(histogram(picture) - histogram(moved)).sum() < 0.01
+    assert np.abs(histogram(picture) - histogram(255 - picture)).sum() / 2 > 0.5
+
+
+# Captions and lengths
+
+
+def stretch(frames, start=0.0):
+    return Stretch(start, torch.zeros(frames, 22, 2), torch.ones(frames, 22), torch.zeros(frames, 22, 3))
+
+
+def test_long_stretches_become_equal_clips_within_the_limit_and_short_ones_none():
+    whole = [Caption("a person walks.")]
+    assert [p.count for p in cut(stretch(2 * LONGEST + 2), whole, 20.0)] == [132, 132, 132]
+    assert [p.count for p in cut(stretch(LONGEST + 1), whole, 20.0)] == [LONGEST + 1]
+    assert [p.count for p in cut(stretch(17), whole, 20.0)] == [17]  # 16 frames when the last one is dropped
+    assert cut(stretch(16), whole, 20.0) == []
+
+
+def test_a_caption_of_a_part_makes_a_clip_of_that_part():
+    pieces = cut(
+        stretch(200, start=1.0), [Caption("walks."), Caption("kicks.", 3.0, 5.0), Caption("hits.", 3.0, 5.0)], 20.0
+    )
+    assert [(piece.rows.start, piece.rows.stop, piece.texts) for piece in pieces] == [
+        (0, 101, ("walks.",)),
+        (100, 200, ("walks.",)),
+        (40, 81, ("kicks.", "hits.")),
+    ]
+    assert pieces[-1].start == pytest.approx(3.0)
+    assert cut(stretch(100), [Caption("later.", 60.0, 70.0)], 20.0) == []
+
+
+def test_captions_are_found_by_file_name_and_by_stem(tmp_path):
+    place = tmp_path / "captions.txt"
+    place.write_text("a.mp4\tone.\na\ttwo.\t1.5\t3\n\nb\tthree.\n", encoding="utf-8")
+    found = read_captions(str(place))
+    assert captions_of(found, "x/a.mp4", str(place)) == [Caption("one."), Caption("two.", 1.5, 3.0)]
+    with pytest.raises(DatasetError, match=r"Add a line c.mov<tab>CAPTION"):
+        captions_of(found, "x/c.mov", str(place))
+
+
+@pytest.mark.parametrize(
+    "line", ["a one.", "a\t", "\tone.", "a\tone.\t3", "a\tone.\t3\t2", "a\tone.\tx\ty", "a\tone #2"]
+)
+def test_lines_that_are_no_captions_are_refused_with_their_number(tmp_path, line):
+    place = tmp_path / "captions.txt"
+    place.write_text(f"b\tfine.\n{line}\n", encoding="utf-8")
+    with pytest.raises(DatasetError, match="line 2"):
+        read_captions(str(place))
+
+
+def test_confidence_between_frames_falls_where_one_lacks_the_joint():
+    found = confidence_at(
+        np.array((0.0, 0.25, 0.5, 0.75, 1.0)), np.array((0.0, 0.5, 1.0)), np.array([[0.8], [0.8], [0.0]])
+    )
+    assert found[:, 0] == pytest.approx((0.8, 0.8, 0.8, 0.2, 0.0))
+
+
+# Files, and going on
+
+
+def test_a_gif_keeps_its_own_times(tmp_path):
+    write_gif(tmp_path / "a.gif", film("kick"), step=40)
+    video = open_video(str(tmp_path / "a.gif"))
+    times = [time for time, _ in frames(video)]
+    assert video.fps == pytest.approx(25.0)
+    assert times == pytest.approx(film("kick").times, abs=1e-6)
+    assert [round(t, 2) for t, _ in frames(video, 0.2, 0.3)] == [0.2, 0.24, 0.28]
+
+
+def test_what_is_no_video_is_told_and_the_others_go_on(tmp_path):
+    source = importer(tmp_path, {"good": film("walk"), "far": film("kick")}, focal=FOCAL)
+    videos = tmp_path / "videos"
+    (videos / "empty.gif").write_bytes(b"")
+    (videos / "words.gif").write_text("not a video" * 20)
+    write_gif(videos / "silent.gif", film("kick"))
+    write_detections(tmp_path / "found" / "far.npz", film("kick"), visibility=np.zeros((38, 33)))
+    with (tmp_path / "captions.txt").open("a") as file:
+        file.write("empty\tx.\nwords\tx.\n")
+    assert [m.id for m in source.members()] == ["good_0"]
+    reasons = {name: message.partition(": ")[2] for name, message in source.refused.items()}
+    assert "an empty file" in reasons["empty.gif"]
+    assert "Pillow" in reasons["words.gif"]
+    assert "caption" in reasons["silent.gif"]
+    assert "person in view" in reasons["far.gif"]
+
+
+def test_only_bad_videos_are_an_error_that_gives_the_first_reason(tmp_path):
+    source = importer(tmp_path, {"good": film("walk")})
+    (tmp_path / "videos" / "good.gif").write_bytes(b"")
+    with pytest.raises(DatasetError, match=r"The first: .*an empty file"):
+        source.members()
+
+
+def test_a_second_run_does_not_watch_again_and_a_changed_video_is_watched(tmp_path, monkeypatch):
+    source = importer(tmp_path, {"clip": film("walk")}, focal=FOCAL)
+    first = source.members()
+    kept = list((tmp_path / "cache").iterdir())
+    assert len(kept) == 1
+    watched = []
+    monkeypatch.setattr(video_watch, "_with_detections", lambda *a: watched.append(1) or pytest.fail("watched"))
+    again = VideoImporter(source.source, source.options)
+    again.cache = source.cache
+    assert [m.id for m in again.members()] == [m.id for m in first]
+    a, b = source.read(first[0]), again.read(again.members()[0])
+    assert torch.allclose(a.lifted, b.lifted, atol=1e-4)
+    write_gif(tmp_path / "videos" / "clip.gif", film("walk", pitch=-20.0))
+    with pytest.raises(pytest.fail.Exception):
+        again.members()
+
+
+def test_short_parts_are_left_out_with_a_note(tmp_path):
+    one = film("walk")
+    one.visibility[10:22] = 0.0
+    source = importer(tmp_path, {"clip": one}, focal=FOCAL)
+    assert [m.id for m in source.members()] == ["clip_0"]
+    assert "shorter than 16 frames" in source.found["clip"].notes[0]
+    assert source.found["clip"].clips["clip_0"]["start"] == pytest.approx(22 / 25, abs=1e-4)
+
+
+def test_other_detectors_keypoints_are_used_with_mediapipes_depth(tmp_path, monkeypatch):
+    one = film("walk")
+    videos, found, captions = write_source(tmp_path, {"clip": one})
+    (found / "clip.npz").unlink()
+    coco = [BLAZEPOSE33.index(j) for j in COCO17.joints]
+    folder = found / "clip"
+    folder.mkdir()
+    for number, points in enumerate(one.pixels[:, coco]):
+        rows = np.concatenate((points, np.full((17, 1), 0.8)), 1).ravel().tolist()
+        (folder / f"f_{number:06d}_keypoints.json").write_text(f'{{"people": [{{"pose_keypoints_2d": {rows}}}]}}')
+    calls = iter(range(len(one.times)))
+
+    def engine(*, following):
+        def find(picture):
+            number = next(calls)
+            points = one.pixels[number]
+            middle = (points.min(0) + points.max(0)) / 2
+            inside = points - middle + np.array(picture.shape[1::-1]) / 2  # about where it is in the crop
+            return Found(inside, one.visibility[number], one.world[number])
+
+        return find
+
+    monkeypatch.setattr(mediapipe_pose, "engine", engine)
+    extra = {"detections": str(found), "format": "openpose", "focal": str(FOCAL)}
+    source = VideoImporter(str(videos), ImportOptions(captions=str(captions), extra=extra))
+    recording = source.read(source.members()[0])
+    assert recording.confidence[:, SMPL22.index("l_foot")].max() == 0
+    assert recording.confidence[:, SMPL22.index("l_knee")].min() == pytest.approx(0.8, abs=1e-6)
+    seen = cameras.to_camera(recording.lifted.double(), recording.extrinsics.double()).numpy()
+    true = np.stack(
+        [np.interp(np.arange(len(seen)) / 20, one.times, c) for c in one.seen.reshape(len(one.times), -1).T], 1
+    )
+    assert np.linalg.norm(seen - true.reshape(-1, 22, 3), axis=-1)[:, DIRECT].mean() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("extra", "match"),
+    [
+        ({"focal": "900", "fov": "60"}, "--fov"),
+        ({"format": "openpose"}, "--format"),
+        ({"detections": "x", "format": "nine"}, "openpose"),
+        ({"person": "me"}, "largest"),
+        ({"fps": "500"}, "--fps"),
+        ({"moving": "maybe"}, "moving"),
+        ({"lens": "1"}, "lens"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_before_any_work(extra, match):
+    with pytest.raises(ConfigError, match=match):
+        VideoImporter("nowhere", ImportOptions(captions="c", extra=extra))
+
+
+def test_captions_have_to_be_named():
+    with pytest.raises(ConfigError, match="--captions"):
+        VideoImporter("nowhere", ImportOptions())
+
+
+# The detector
+
+
+class Watcher:
+    """Finds white boxes, the largest first and one at a time, unless they are too small a share of the picture."""
+
+    def __init__(self, least=0):
+        self.least = least
+
+    def __call__(self, picture):
+        rows, columns = np.nonzero((picture == 255).all(-1))
+        parts = [(columns >= left) & (columns < left + 100) for left in range(0, picture.shape[1], 100)]
+        best = max(parts, key=np.count_nonzero)
+        if np.count_nonzero(best) <= self.least * picture.size:
+            return None
+        corners = np.array([[columns[best].min(), rows[best].min()], [columns[best].max(), rows[best].max()]], float)
+        points = np.resize(corners, (33, 2))
+        return Found(points, np.ones(33), np.zeros((33, 3)))
+
+
+def test_people_are_found_one_after_the_other_also_small_ones_in_a_half():
+    picture = np.zeros((100, 400, 3), np.uint8)
+    picture[10:90, 20:60] = 255
+    picture[30:80, 210:240] = 255
+    picture[40:55, 340:350] = 255
+    found = find_people(picture, Watcher())
+    assert [tuple(person.box) for person in found] == [(20, 10, 59, 89), (210, 30, 239, 79), (340, 40, 349, 54)]
+    assert picture.max() == 255  # what was given is not painted over
+    least = 15 * 10 / (100 * 300 * 3)  # the smallest one is too small in the whole picture, not in its half
+    assert Watcher(least)(picture[:, 301:]) is not None
+    assert len(find_people(picture, Watcher(least))) == 3
+    assert len(find_people(picture, Watcher(2 * least))) == 2
+
+
+def test_mediapipe_sees_nobody_in_an_empty_picture():
+    pytest.importorskip("mediapipe", reason="needs the extra video")
+    assert find_people(np.full((120, 160, 3), 90, np.uint8), mediapipe_pose.engine(following=False)) == []
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_ffmpeg_gives_odd_sizes_turned_pictures_and_right_times(tmp_path):
+    # imageio-ffmpeg leaves a pipe to the garbage collector
+    ffmpeg = pytest.importorskip("imageio_ffmpeg", reason="needs the extra video").get_ffmpeg_exe()
+
+    def make(name, *words):
+        subprocess.run([ffmpeg, "-y", "-loglevel", "error", *words, str(tmp_path / name)], check=True)
+        return open_video(str(tmp_path / name))
+
+    odd = make("odd.mp4", "-f", "lavfi", "-i", "testsrc=size=161x123:rate=25:duration=1", "-pix_fmt", "yuv444p")
+    assert odd.size == (161, 123)
+    assert [p.shape for _, p in frames(odd)] == [(123, 161, 3)] * 25
+    make("plain.mp4", "-f", "lavfi", "-i", "testsrc=size=160x120:rate=25:duration=1")
+    turned_video = make("turned.mp4", "-display_rotation", "90", "-i", str(tmp_path / "plain.mp4"), "-c", "copy")
+    assert turned_video.size == (120, 160)
+    assert [time for time, _ in frames(turned_video, 0.5)] == pytest.approx(np.arange(0.52, 1.0, 0.04), abs=0.021)
+    uneven = make("uneven.mp4", "-i", str(tmp_path / "plain.mp4"), "-vf", "select=not(mod(n\\,3))", "-fps_mode", "vfr")
+    times = [time for time, _ in frames(uneven)]
+    assert times[-1] == pytest.approx(0.96, abs=0.13)
+    (tmp_path / "words.mp4").write_text("#EXTM3U\nfile:///etc/passwd\n")
+    with pytest.raises(DatasetError, match="none that ffmpeg can read"):
+        open_video(str(tmp_path / "words.mp4"))

@@ -1,0 +1,118 @@
+"""A clip is checked once, and every message names the file, what was expected and found, and what to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+from clips import make_clip
+
+from videomdm_ext.data.clip import MIN_FRAMES, Clip, validate, with_truth_as_teacher
+from videomdm_ext.errors import DatasetError
+from videomdm_ext.skeletons import NBA16
+
+CLIP = make_clip()
+T = CLIP.length
+
+
+def changed(array: str, index: object, value: float) -> Clip:
+    """-> the clip with one entry of an array replaced."""
+    values = getattr(CLIP, array).copy()
+    values[index] = value
+    return dataclasses.replace(CLIP, **{array: values})
+
+
+def scaled(array: str, factor: float) -> Clip:
+    return dataclasses.replace(CLIP, **{array: getattr(CLIP, array) * np.float32(factor)})
+
+
+def mirrored_camera() -> Clip:
+    return dataclasses.replace(CLIP, extrinsics=CLIP.extrinsics * np.array([[-1], [1], [1]], np.float32))
+
+
+BAD = {
+    "nan in the teacher": (changed("teacher", (3, 8), np.nan), "numbers in teacher", r"\(3, 8\)"),
+    "nan in the truth": (changed("truth", (0, 0), np.inf), "numbers in truth", "1 NaN"),
+    "nan in the camera": (changed("extrinsics", (2, 3), np.nan), "numbers in extrinsics", "1 NaN"),
+    "nan in the confidence": (changed("confidence", (5, 6), np.nan), "numbers in confidence", r"\(5, 6\)"),
+    "nan in a keypoint that was seen": (changed("keypoints", (4, 7, 1), np.nan), "normalised image plane", r"\(4, 7\)"),
+    "pixels": (scaled("keypoints", 1000), "normalised image plane", "intrinsics"),
+    "confidence above one": (changed("confidence", (2, 1), 1.5), "from 0 to 1", r"1.5 at \(2, 1\)"),
+    "confidence below zero": (changed("confidence", (2, 1), -0.1), "from 0 to 1", r"-0.1 at \(2, 1\)"),
+    "nothing seen": (scaled("confidence", 0), "confidence above 0", "none"),
+    "joint count": (dataclasses.replace(CLIP, skeleton=NBA16), "16 joints", r"263 channels \(22 joints\)"),
+    "joints of the keypoints": (dataclasses.replace(CLIP, keypoints=CLIP.keypoints[:, :17]), "22 joints", "17 joints"),
+    "lengths": (dataclasses.replace(CLIP, keypoints=CLIP.keypoints[:-2]), "as long as the teacher", str(T - 2)),
+    "length of the truth": (dataclasses.replace(CLIP, truth=CLIP.truth[:-2]), "as long as the teacher", str(T - 2)),
+    "rate": (dataclasses.replace(CLIP, fps=30.0), "20 fps", "30 fps"),
+    "no text": (dataclasses.replace(CLIP, texts=()), "caption", "none"),
+    "empty text": (dataclasses.replace(CLIP, texts=("a person walks", "  ")), "words", "empty"),
+    "text with a separator": (dataclasses.replace(CLIP, texts=("walk #2",)), "'#'", "walk #2"),
+    "camera that is a mirror": (mirrored_camera(), "rotation in extrinsics", "determinant -1"),
+    "camera that scales": (scaled("extrinsics", 1.1), "rotation in extrinsics", "determinant 1.331"),
+    "camera of the truth": (scaled("truth_extrinsics", 1.1), "rotation in truth_extrinsics", "1.331"),
+    "camera as 4x4": (dataclasses.replace(CLIP, extrinsics=np.eye(4, dtype=np.float32)), r"\[3, 4\]", r"\[4, 4\]"),
+    "truth without its camera": (dataclasses.replace(CLIP, truth_extrinsics=None), "truth_extrinsics", "only one"),
+    "millimetres": (scaled("teacher", 1000), "teacher within", "millimetres"),
+    "kilometres": (scaled("teacher", 0.001), "a person of at least", "metres"),
+    "millimetres in the truth": (scaled("truth", 1000), "truth within", "millimetres"),
+}
+
+
+@pytest.mark.parametrize("moving", [False, True])
+def test_a_good_clip_passes(moving: bool):
+    validate(make_clip(moving=moving), fps=20)
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_clip_is_refused_with_its_file_what_was_expected_and_what_was_found(case: str):
+    clip, expected, found = BAD[case]
+    with pytest.raises(DatasetError) as caught:
+        validate(clip, fps=20)
+    message = str(caught.value)
+    assert message.startswith("clips/dance_a.npy: expected ")
+    assert re.search(expected, message), message
+    assert re.search(found, message), message
+    assert len(message.split(". ")) > 1, f"no advice in: {message}"
+
+
+def test_too_few_frames_are_refused_and_the_least_number_passes():
+    short = {name: getattr(CLIP, name)[:MIN_FRAMES] for name in ("teacher", "truth", "keypoints", "confidence")}
+    validate(dataclasses.replace(CLIP, **short), fps=20)
+    shorter = {name: values[:-1] for name, values in short.items()}
+    with pytest.raises(DatasetError, match=f"at least {MIN_FRAMES} frames, found {MIN_FRAMES - 1}"):
+        validate(dataclasses.replace(CLIP, **shorter), fps=20)
+
+
+def test_keypoints_that_were_not_seen_may_hold_anything():
+    keypoints, confidence = CLIP.keypoints.copy(), CLIP.confidence.copy()
+    keypoints[3, 4], keypoints[5, 6], confidence[3, 4], confidence[5, 6] = np.nan, 1e9, 0, 0
+    validate(dataclasses.replace(CLIP, keypoints=keypoints, confidence=confidence), fps=20)
+
+
+def test_a_moving_camera_with_one_bad_frame_is_refused():
+    clip = make_clip(moving=True)
+    cameras = clip.extrinsics.copy()
+    cameras[7, :, :3] *= 2
+    with pytest.raises(DatasetError, match="determinant 8"):
+        validate(dataclasses.replace(clip, extrinsics=cameras), fps=20)
+
+
+def test_a_message_without_a_file_names_the_clip():
+    with pytest.raises(DatasetError, match=r"^dance_a_0: "):
+        validate(dataclasses.replace(CLIP, source="", fps=30.0), fps=20)
+
+
+def test_a_teacher_never_stands_in_for_a_truth_that_is_not_known():
+    unknown = dataclasses.replace(CLIP, truth=None, truth_extrinsics=None)
+    validate(unknown, fps=20)
+    with pytest.raises(DatasetError, match="expected a true motion"):
+        with_truth_as_teacher(unknown)
+
+
+def test_the_truth_can_be_the_teacher_and_brings_its_camera():
+    clip = with_truth_as_teacher(CLIP)
+    assert clip.teacher is CLIP.truth
+    assert clip.extrinsics is CLIP.truth_extrinsics

@@ -1,0 +1,127 @@
+"""The demo's data set: real motion, held-out motions, and cameras that fit both the truth and the teacher."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from videomdm_ext.data.clip import Clip
+from videomdm_ext.data.demo import HELD_OUT, MAX_FRAMES, build_demo, variants, window
+from videomdm_ext.data.folder import Card, read_folder, verify_folder
+from videomdm_ext.data.motions import load_motions
+from videomdm_ext.errors import DatasetError, PluginError
+from videomdm_ext.geometry.cameras import project
+from videomdm_ext.motion.accuracy import mpjpe, pa_mpjpe
+from videomdm_ext.motion.features import decode
+from videomdm_ext.skeletons import SMPL22
+
+Built = tuple[Card, str, dict[str, list[Clip]]]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """-> the card, the folder and the clips of the small version."""
+    path = str(tmp_path_factory.mktemp("demo"))
+    card = build_demo(path, fast=True)
+    return card, path, {split: read_folder(path, split)[1] for split in ("train", "test")}
+
+
+def stem(clip: Clip) -> str:
+    return clip.id.rsplit("_", 3)[0]
+
+
+def test_motions_are_split_whole(built: Built):
+    trained, tested = ({stem(clip) for clip in built[2][split]} for split in ("train", "test"))
+    assert tested == set(HELD_OUT)
+    assert not trained & tested
+    assert trained | tested == {motion.name for motion in load_motions()}
+    assert built[0].counts == {"train": 24, "test": 6}
+
+
+def test_the_truth_lands_on_the_keypoints_and_the_teacher_near_them(built: Built):
+    """2 mm at 4 m of noise for the truth; the teacher is off by a few centimetres at its distance, not by a frame."""
+    for clip in itertools.chain(*built[2].values()):
+        keypoints = torch.from_numpy(clip.keypoints)
+        for part, camera, bound in (("truth", "truth_extrinsics", 0.0008), ("teacher", "extrinsics", 0.02)):
+            positions = decode(torch.from_numpy(getattr(clip, part)), SMPL22)
+            points, depth = project(positions, torch.from_numpy(getattr(clip, camera)).unsqueeze(0))
+            assert (points - keypoints).square().sum(-1).mean().sqrt() < bound, (clip.id, part)
+            assert depth.min() > 1.5
+
+
+def test_the_nearest_joint_is_between_two_and_a_half_and_five_metres_away(built: Built):
+    nearest = []
+    for clip in itertools.chain(*built[2].values()):
+        camera = torch.from_numpy(clip.truth_extrinsics).unsqueeze(0)
+        nearest.append(project(decode(torch.from_numpy(clip.truth), SMPL22), camera)[1].min().item())
+    assert 2.49 < min(nearest) < 3.2
+    assert 4.2 < max(nearest) < 5.2
+
+
+def test_cameras_come_from_all_sides_and_never_from_below(built: Built):
+    axes = np.stack([clip.truth_extrinsics[2, :3] for clip in itertools.chain(*built[2].values())])
+    assert np.linalg.norm(axes[:, ::2].mean(0)) < 0.4
+    assert (axes[:, 1] <= 1e-6).all()
+    assert axes[:, 1].min() > -np.sin(np.radians(25.1))
+
+
+def test_the_card_tells_the_error_of_the_teacher(built: Built):
+    card, _, clips = built
+    everything = [
+        [decode(torch.from_numpy(getattr(clip, part)), SMPL22) for part in ("teacher", "truth")]
+        for clip in itertools.chain(*clips.values())
+    ]
+    aligned = np.mean([pa_mpjpe(teacher, truth).item() for teacher, truth in everything])
+    assert card.lifter_error["pa_mpjpe"] == pytest.approx(aligned, rel=0.02)
+    assert 0.08 < card.lifter_error["pa_mpjpe"] < 0.125
+    assert 0.04 < card.lifter_error["bone_wander"] < 0.07
+    assert min(mpjpe(teacher, truth).item() for teacher, truth in everything) > 0.03
+    assert set(card.lifter_error) >= {"mpjpe", "root_aligned_mpjpe", "pa_mpjpe", "bone_wander"}
+    assert "zlib" in card.licence
+
+
+def test_the_same_seed_makes_the_same_files_and_another_seed_others(built: Built, tmp_path: Path):
+    assert build_demo(str(tmp_path / "again"), fast=True) == built[0] == verify_folder(built[1])
+    assert build_demo(str(tmp_path / "other"), fast=True, seed=1).content_hash != built[0].content_hash
+
+
+def test_captions_follow_the_mirror_and_the_pace():
+    punch = next(motion for motion in load_motions() if motion.name == "punch")
+    texts = {name: " ".join(variant.captions) for name, variant in variants(punch, (0.85, 1.0, 1.18))}
+    assert list(texts) == [f"punch_m{side}_s{pace}" for side in (0, 1) for pace in (85, 100, 118)]
+    assert "right" in texts["punch_m0_s100"]
+    assert "right" not in texts["punch_m1_s100"]
+    assert "quickly" in texts["punch_m0_s85"]
+    assert "slowly" in texts["punch_m1_s118"]
+
+
+@pytest.mark.parametrize("frames", [17, 61, 62, 105])
+@pytest.mark.parametrize("views", [1, 2, 5])
+def test_views_see_parts_of_at_most_the_longest_length_from_the_start_to_the_end(frames: int, views: int):
+    parts = [window(frames, view, views) for view in range(views)]
+    assert all(part.stop - part.start == min(frames, MAX_FRAMES + 1) for part in parts)
+    assert parts[0].start == 0
+    if views > 1:
+        assert parts[-1].stop == frames
+
+
+def test_clips_have_at_most_sixty_frames_and_an_id_that_tells_what_they_are(built: Built):
+    clips = list(itertools.chain(*built[2].values()))
+    assert max(clip.length for clip in clips) == MAX_FRAMES
+    assert "walk_m1_s100_v0" in {clip.id for clip in clips}
+
+
+def test_an_unwritable_folder_is_refused_before_any_motion_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("videomdm_ext.data.demo.load_motions", lambda: pytest.fail("work was done"))
+    (tmp_path / "file").touch()
+    with pytest.raises(DatasetError, match="can be written"):
+        build_demo(str(tmp_path / "file" / "demo"))
+
+
+def test_an_unknown_lifter_is_refused_with_those_that_are_there(tmp_path: Path):
+    with pytest.raises(PluginError, match=r"'nobody': expected one of .*synthetic"):
+        build_demo(str(tmp_path), lifter="nobody")

@@ -1,0 +1,262 @@
+"""The folder format: what is written comes back, and what cannot be read is refused before any work."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from clips import make_clip
+
+from videomdm_ext.data import files
+from videomdm_ext.data.folder import Card, read_card, read_folder, read_statistics, verify_folder, write_folder
+from videomdm_ext.data.texts import caption_tokens, parse_texts
+from videomdm_ext.errors import DatasetError
+from videomdm_ext.motion.features import mean_and_std
+from videomdm_ext.motion.kinematics import HUMANML3D
+from videomdm_ext.skeletons import SMPL22
+
+CARD = Card(
+    name="two dances",
+    skeleton="smpl22",
+    fps=20.0,
+    lifter="bent",
+    licence="zlib",
+    sources=("a source",),
+    heading=HUMANML3D,
+    lifter_error={"pa_mpjpe": 0.09},
+    recipe={"seed": 3},
+)
+STILL = make_clip()
+MOVING = make_clip(name="walk", moving=True)
+UNKNOWN = make_clip(name="jump", truth=None, truth_extrinsics=None)
+ARRAYS = ("teacher", "keypoints", "confidence", "extrinsics", "truth", "truth_extrinsics")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> str:
+    """-> a folder with two training clips and a test clip that has no truth."""
+    path = str(tmp_path / "set")
+    write_folder(path, {"test": [UNKNOWN], "train": [STILL, MOVING]}, CARD)
+    return path
+
+
+def test_what_is_written_comes_back_bit_for_bit(folder: str):
+    card, clips = read_folder(folder, "train")
+    assert [clip.id for clip in clips] == [STILL.id, MOVING.id]
+    for clip, original in zip(clips, (STILL, MOVING), strict=True):
+        for name in ARRAYS:
+            np.testing.assert_array_equal(getattr(clip, name), getattr(original, name))
+        assert clip.texts == original.texts
+        assert clip.source == f"{folder}/{clip.id}"
+    assert card.heading == HUMANML3D
+    assert card.counts == {"train": 2, "test": 1}
+    assert card == dataclasses.replace(CARD, counts=card.counts, content_hash=card.content_hash)
+
+
+def test_a_clip_without_truth_comes_back_without_one(folder: str):
+    (clip,) = read_folder(folder, "test")[1]
+    assert clip.truth is None
+    assert clip.truth_extrinsics is None
+    assert not os.path.exists(f"{folder}/new_joint_vecs/{clip.id}.npy")
+
+
+def test_statistics_are_of_the_training_split_once_of_the_truth_and_once_of_the_teacher(folder: str):
+    for lifter, part in ((None, "truth"), ("bent", "teacher")):
+        expected = mean_and_std([torch.tensor(getattr(clip, part)) for clip in (STILL, MOVING)], SMPL22)
+        for found, values in zip(read_statistics(folder, lifter), expected, strict=True):
+            np.testing.assert_allclose(found, values.numpy(), atol=1e-6)
+
+
+def test_statistics_are_of_the_teacher_where_no_truth_is_known(tmp_path: Path):
+    write_folder(str(tmp_path), {"train": [UNKNOWN]}, CARD)
+    np.testing.assert_array_equal(read_statistics(str(tmp_path))[0], read_statistics(str(tmp_path), "bent")[0])
+
+
+def test_equal_clips_have_an_equal_hash_and_one_changed_number_another(tmp_path: Path, folder: str):
+    again = write_folder(str(tmp_path / "again"), {"train": [STILL, MOVING], "test": [UNKNOWN]}, CARD)
+    assert again.content_hash == read_card(folder).content_hash
+    keypoints = STILL.keypoints.copy()
+    keypoints[0, 0, 0] += 1e-6
+    other = dataclasses.replace(STILL, keypoints=keypoints)
+    changed = write_folder(str(tmp_path / "other"), {"train": [other, MOVING], "test": [UNKNOWN]}, CARD)
+    assert changed.content_hash != again.content_hash
+
+
+def test_a_file_changed_after_the_card_was_written_is_found(folder: str):
+    assert verify_folder(folder) == read_card(folder)
+    Path(folder, "texts", f"{MOVING.id}.txt").write_text("a person runs.#a/OTHER#0.0#0.0\n")
+    with pytest.raises(DatasetError, match="changed after the card"):
+        verify_folder(folder)
+
+
+def test_an_interruption_leaves_no_card_and_no_half_written_file(folder: str, monkeypatch: pytest.MonkeyPatch):
+    def power_cut(source: str, target: str) -> None:
+        raise KeyboardInterrupt if "cameras" in target else OSError(f"unexpected {source}")
+
+    changed = dataclasses.replace(STILL, texts=("a person stands.",), teacher=STILL.teacher + np.float32(0.01))
+    before = Path(folder, "cameras", f"{STILL.id}.npz").read_bytes()
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: power_cut(a, b) if "cameras" in b else replace(a, b))
+    with pytest.raises(KeyboardInterrupt):
+        write_folder(folder, {"train": [changed, MOVING]}, CARD)
+    monkeypatch.undo()
+    assert Path(folder, "cameras", f"{STILL.id}.npz").read_bytes() == before
+    with pytest.raises(DatasetError, match=r"dataset\.json: expected the card of a complete data set"):
+        read_folder(folder, "train")
+    write_folder(folder, {"train": [changed, MOVING]}, CARD)
+    assert read_folder(folder, "train")[1][0].texts == ("a person stands.",)
+
+
+def test_another_data_set_is_never_written_over(folder: str):
+    with pytest.raises(DatasetError, match="found 'two dances'"):
+        write_folder(folder, {"train": [STILL]}, dataclasses.replace(CARD, name="mine"))
+    assert len(read_folder(folder, "train")[1]) == 2
+
+
+@pytest.mark.parametrize("clip_id", ["../x", "/etc/x", "a/b", "", ".", "..", "a\nb", "a b"])
+def test_an_id_that_leaves_the_folder_is_refused(clip_id: str, tmp_path: Path):
+    with pytest.raises(DatasetError, match="expected an id of letters"):
+        write_folder(str(tmp_path / "set"), {"train": [dataclasses.replace(STILL, id=clip_id)]}, CARD)
+    assert not (tmp_path / "set").exists()
+
+
+def test_an_id_in_a_list_that_leaves_the_folder_is_refused(folder: str):
+    Path(folder, "train.txt").write_text(f"{STILL.id}\n../../secret\n")
+    with pytest.raises(DatasetError, match=r"train\.txt: expected an id.*\.\./\.\./secret"):
+        read_folder(folder, "train")
+
+
+def test_a_lifter_that_leaves_the_folder_is_refused(folder: str, tmp_path: Path):
+    with pytest.raises(DatasetError, match="expected an id"):
+        write_folder(str(tmp_path / "x"), {"train": [STILL]}, dataclasses.replace(CARD, lifter="../up"))
+    with pytest.raises(DatasetError, match="expected an id"):
+        read_statistics(folder, "../..")
+
+
+def test_an_id_that_appears_twice_is_refused(folder: str, tmp_path: Path):
+    with pytest.raises(DatasetError, match="appears twice"):
+        write_folder(str(tmp_path / "x"), {"train": [STILL], "test": [STILL]}, CARD)
+    Path(folder, "train.txt").write_text(f"{STILL.id}\n{STILL.id}\n")
+    with pytest.raises(DatasetError, match="each once, found 1 twice"):
+        read_folder(folder, "train")
+
+
+def test_an_unwritable_folder_is_refused_before_anything_is_made(tmp_path: Path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(DatasetError, match="expected a folder that can be written"):
+        write_folder(str(tmp_path / "file" / "set"), {"train": [STILL]}, CARD)
+
+
+def test_a_bad_clip_stops_the_writing_before_anything_is_made(tmp_path: Path):
+    bad = dataclasses.replace(MOVING, fps=30.0)
+    with pytest.raises(DatasetError, match="expected 20 fps, found 30"):
+        write_folder(str(tmp_path / "set"), {"train": [STILL, bad]}, CARD)
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_clip_of_another_skeleton_than_the_card_is_refused(tmp_path: Path):
+    with pytest.raises(DatasetError, match="expected nba16 as on the card, found smpl22"):
+        write_folder(str(tmp_path), {"train": [STILL]}, dataclasses.replace(CARD, skeleton="nba16"))
+
+
+@pytest.mark.parametrize("splits", [{}, {"train": []}, {"test": [STILL]}, {"train": [STILL], "tets": [MOVING]}])
+def test_unknown_splits_and_an_empty_training_split_are_refused(splits: dict, tmp_path: Path):
+    with pytest.raises(DatasetError, match="expected splits among train, val, test"):
+        write_folder(str(tmp_path), splits, CARD)
+
+
+def test_an_empty_split_is_refused_when_it_is_read(folder: str):
+    with pytest.raises(DatasetError, match=r"val\.txt: expected ids, each once, found none"):
+        read_folder(folder, "val")
+
+
+def test_a_missing_folder_is_refused(tmp_path: Path):
+    with pytest.raises(DatasetError, match="expected the card of a complete data set, found none"):
+        read_folder(str(tmp_path / "nowhere"), "train")
+
+
+@pytest.mark.parametrize("room", ["teacher_vecs/bent", "keypoints_2d", "cameras", "texts"])
+def test_a_missing_file_is_named(folder: str, room: str):
+    (path,) = Path(folder, room).glob(f"{STILL.id}.*")
+    path.unlink()
+    with pytest.raises(DatasetError, match=path.name):
+        read_folder(folder, "train")
+
+
+@pytest.mark.parametrize("room", ["teacher_vecs/bent", "new_joint_vecs", "keypoints_2d", "cameras"])
+def test_a_broken_file_is_named(folder: str, room: str):
+    (path,) = Path(folder, room).glob(f"{STILL.id}.*")
+    path.write_bytes(b"\x93NUMPY garbage")
+    with pytest.raises(DatasetError, match=f"{path.name}: expected"):
+        read_folder(folder, "train")
+
+
+def test_a_pickle_is_never_loaded(folder: str):
+    path = Path(folder, "teacher_vecs", "bent", f"{STILL.id}.npy")
+    np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(DatasetError, match="never loaded"):
+        read_folder(folder, "train")
+
+
+def test_an_archive_without_confidence_says_what_it_has(folder: str):
+    path = Path(folder, "keypoints_2d", f"{STILL.id}.npz")
+    np.savez(path, points=STILL.keypoints)
+    with pytest.raises(DatasetError, match="expected confidence, found points"):
+        read_folder(folder, "train")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": 2}, "expected format 1, found 2"),
+        ({"skeleton": "smpl24"}, "smpl24"),
+        ({"units": "mm"}, "units 'm'"),
+        ({"colour": "red"}, "colour unknown"),
+        ({"heading": {"sigma": 1, "angle": 2}}, "wrong type"),
+        ({"fps": "fast"}, "wrong type"),
+        ({"lifter": "../x"}, "expected an id"),
+    ],
+)
+def test_a_card_that_does_not_fit_is_refused(folder: str, changes: dict, message: str):
+    path = Path(folder, "dataset.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(DatasetError, match=message) as caught:
+        read_card(folder)
+    assert "dataset.json" in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"format": 1}'])
+def test_a_card_that_is_no_card_is_refused(folder: str, content: str):
+    Path(folder, "dataset.json").write_text(content)
+    with pytest.raises(DatasetError, match=r"dataset\.json: expected"):
+        read_card(folder)
+
+
+def test_texts_are_lines_in_the_format_of_humanml3d(folder: str):
+    lines = Path(folder, "texts", f"{STILL.id}.txt").read_text().splitlines()
+    assert lines[0] == "a person dances.#a/OTHER person/OTHER dances/OTHER#0.0#0.0"
+    assert lines[1] == "someone's dancing#someone's/OTHER dancing/OTHER#0.0#0.0"
+
+
+def test_a_tagger_gives_the_tags(tmp_path: Path):
+    write_folder(str(tmp_path), {"train": [STILL]}, CARD, tagger=lambda text: [(text.split()[-1], "VERB")])
+    assert Path(tmp_path, "texts", f"{STILL.id}.txt").read_text().startswith("a person dances.#dances./VERB#0.0#0.0\n")
+    assert caption_tokens("Turns left, twice") == "turns/OTHER left/OTHER twice/OTHER"
+
+
+def test_texts_of_a_part_of_a_clip_and_other_lines_are_refused():
+    assert parse_texts("a b#a/OTHER#0.0#0.0\n\nc#c/OTHER#nan#nan\n", "x.txt") == ("a b", "c")
+    for line in ("a b#a/DET#1.0#3.0", "a b", "a#b#0.0", "a#b#0.0#end"):
+        with pytest.raises(DatasetError, match=r"x\.txt: line 2"):
+            parse_texts(f"fine#fine/ADJ#0.0#0.0\n{line}\n", "x.txt")
+
+
+def test_writing_beside_leaves_nothing_beside(folder: str):
+    assert not [path for path in Path(folder).rglob("*") if path.name.endswith(".part") or path.name == ".writable"]
+    with pytest.raises(DatasetError, match="cannot be written"):
+        files.write_bytes(f"{folder}/dataset.json/below", b"")

@@ -1,0 +1,186 @@
+"""Running an importer: trials stay on one side, what cannot be used is told, an interrupted import goes on."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from clips import camera, motion
+
+from videomdm_ext.data import importing
+from videomdm_ext.data.folder import read_card, read_folder
+from videomdm_ext.data.importing import find_importer, run_import, split_by_trial
+from videomdm_ext.data.recording import Recording, frames_at, resample, to_clip
+from videomdm_ext.data.sources.base import Importer, ImportOptions, Member
+from videomdm_ext.errors import ConfigError, DatasetError
+from videomdm_ext.geometry.cameras import project
+from videomdm_ext.motion.features import decode
+from videomdm_ext.skeletons import SMPL22
+
+NAMES = ("walk", "jump", "kick", "punch", "spin")
+
+
+def recording(name: str, **changes: object) -> Recording:
+    """-> a bundled motion in a world of its own, turned and moved, seen by a camera in that world."""
+    angle = torch.tensor(0.8)
+    turn = torch.tensor([[angle.cos(), 0, angle.sin()], [0, 1, 0], [-angle.sin(), 0, angle.cos()]])
+    truth = motion(name) @ turn.T + torch.tensor([3.0, 0.0, -2.0])
+    seen = camera()
+    placed = torch.cat(
+        (seen[:, :3] @ turn.T, (seen[:, 3] - seen[:, :3] @ turn.T @ torch.tensor([3.0, 0, -2]))[:, None]), 1
+    )
+    points, _ = project(truth, placed.unsqueeze(0))
+    content = {"keypoints": points, "confidence": torch.full(points.shape[:-1], 0.9), "extrinsics": placed}
+    content |= {"lifted": 1.1 * truth, "truth": truth, "id": name, "texts": (f"a {name}.",), "fps": 20.0}
+    return Recording(skeleton=SMPL22, **{**content, **changes})  # type: ignore[arg-type]
+
+
+class Few(Importer):
+    name, about, has_lifter = "few", "a few motions", "bent"
+    broken: tuple[str, ...] = ()
+    stop_at: str = ""
+
+    def members(self):
+        return [Member(name, trial=name[0]) for name in NAMES]
+
+    def read(self, member):
+        if member.id == self.stop_at:
+            raise KeyboardInterrupt
+        if member.id in self.broken:
+            raise self.refuse(member.id, "a motion", "nothing", "Record it again.")
+        return recording(member.id)
+
+
+def test_a_recording_of_any_world_becomes_a_clip_whose_camera_sees_what_was_seen():
+    seen = recording("walk")
+    clip = to_clip(seen)
+    assert clip.truth is not None
+    for features, extrinsics, scale in ((clip.truth, clip.truth_extrinsics, 1.0), (clip.teacher, clip.extrinsics, 1.1)):
+        positions = decode(torch.from_numpy(features), SMPL22)
+        points, _ = project(positions, torch.from_numpy(extrinsics).unsqueeze(0))
+        world = seen.truth * scale
+        expected, _ = project(world[:-1], seen.extrinsics.unsqueeze(0))
+        torch.testing.assert_close(points, expected, atol=2e-4, rtol=0)
+        hips = positions[0, 1] - positions[0, 2]
+        assert hips[0] > 0.05
+        torch.testing.assert_close(positions[0, 0, [0, 2]], torch.zeros(2), atol=1e-6, rtol=0)
+
+
+def test_a_moving_camera_comes_along_frame_by_frame():
+    still = recording("jump")
+    frames = len(still.keypoints)
+    clip = to_clip(recording("jump", extrinsics=still.extrinsics.expand(frames, 3, 4)))
+    assert clip.extrinsics.shape == (frames - 1, 3, 4)
+    torch.testing.assert_close(torch.from_numpy(clip.extrinsics[4]), torch.from_numpy(to_clip(still).extrinsics))
+
+
+def test_a_recording_that_no_lifter_has_seen_is_refused():
+    with pytest.raises(DatasetError, match="walk: expected a lifted motion, found none"):
+        to_clip(recording("walk", lifted=None))
+
+
+def test_resampling_hits_frames_and_halves_between_them():
+    values = torch.arange(10.0).reshape(5, 2)
+    torch.testing.assert_close(resample(values, [0, 1.5, 4]), torch.tensor([[0, 1], [3, 4], [8, 9.0]]))
+    torch.testing.assert_close(frames_at(121, 60, 20), torch.arange(41, dtype=torch.float64) * 3)
+    assert len(frames_at(50, 25, 20)) == 40
+
+
+def test_an_import_writes_what_it_read_and_measures_the_lifter(tmp_path):
+    out = str(tmp_path / "set")
+    seen = []
+    done = run_import(Few("here", ImportOptions()), out, progress=lambda done, total: seen.append((done, total)))
+    assert done.left_out == {}
+    assert seen == [(number, 5) for number in range(1, 6)]
+    card = read_card(out)
+    assert sum(card.counts.values()) == 5
+    assert (card.lifter, card.recipe["importer"]) == ("bent", "few")
+    assert 0.05 < card.lifter_error["mpjpe"] < 1.0
+    assert {clip.id for clip in read_folder(out, "train")[1]} <= set(NAMES)
+
+
+def test_what_cannot_be_used_is_left_out_and_told_and_nothing_left_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(Few, "broken", ("walk",))
+    done = run_import(Few("here", ImportOptions()), str(tmp_path / "set"))
+    assert done.left_out == {"walk": "walk: expected a motion, found nothing. Record it again."}
+    monkeypatch.setattr(Few, "broken", NAMES)
+    with pytest.raises(DatasetError, match=r"here: expected clips that can be used, found none\. The first: walk"):
+        run_import(Few("here", ImportOptions()), str(tmp_path / "none"))
+
+
+def test_an_interrupted_import_reads_only_the_rest(tmp_path, monkeypatch):
+    out = str(tmp_path / "set")
+    run_import(Few("here", ImportOptions()), str(tmp_path / "whole"))
+    monkeypatch.setattr(Few, "stop_at", "punch")
+    with pytest.raises(KeyboardInterrupt):
+        run_import(Few("here", ImportOptions()), out)
+    monkeypatch.setattr(Few, "stop_at", "")
+    read = []
+    original = Few.read
+    monkeypatch.setattr(Few, "read", lambda self, member: read.append(member.id) or original(self, member))
+    run_import(Few("here", ImportOptions()), out)
+    assert read == ["punch", "spin"]
+    assert read_card(out).content_hash == read_card(str(tmp_path / "whole")).content_hash
+
+
+def test_a_trial_is_never_on_two_sides_and_shares_are_kept():
+    members = [Member(f"t{trial}_s{part}", trial=f"t{trial}") for trial in range(100) for part in range(3)]
+    splits = split_by_trial(members, seed=0)
+    assert all(len({splits[f"t{trial}_s{part}"] for part in range(3)}) == 1 for trial in range(100))
+    assert Counter(splits.values()) == {"train": 240, "val": 15, "test": 45}
+    assert split_by_trial(members[::-1], seed=0) == splits
+    assert split_by_trial(members, seed=1) != splits
+
+
+def test_the_user_may_say_the_shares_and_a_share_of_none_gets_none():
+    members = [Member(f"t{trial}_s{part}", trial=f"t{trial}") for trial in range(100) for part in range(2)]
+    assert Counter(split_by_trial(members, 0, (0.7, 0.1, 0.2)).values()) == {"train": 140, "val": 20, "test": 40}
+    assert Counter(split_by_trial(members, 0, (0.75, 0.25, 0.0)).values()) == {"train": 150, "val": 50}
+    assert set(split_by_trial(members, 0, (1.0, 0.0, 0.0)).values()) == {"train"}
+    few = [Member("a"), Member("b")]
+    assert sorted(split_by_trial(few, 0, (0.5, 0.0, 0.5)).values()) == ["test", "train"]
+    for trials in range(1, 7):
+        found = Counter(split_by_trial([Member(str(n)) for n in range(trials)], 0, (0.001, 0.4, 0.599)).values())
+        assert found["train"] >= 1
+        assert trials < 3 or (found["val"] >= 1 and found["test"] >= found["val"])
+
+
+@pytest.mark.parametrize(
+    "split", [(0.8, 0.1, 0.2), (1.2, -0.1, -0.1), (0.0, 0.5, 0.5), (0.5, 0.5), (float("nan"), 0.5, 0.5), (1.0, 0, 1e-3)]
+)
+def test_shares_that_are_none_are_refused(split):
+    with pytest.raises(ConfigError, match="--split: expected shares of train, val and test, none below 0"):
+        ImportOptions(split=split)
+
+
+def test_the_shares_are_on_the_card_and_an_import_does_not_go_on_with_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(Few, "members", lambda self: [Member(name, trial=name) for name in NAMES])
+    shares = ImportOptions(split=(0.4, 0.2, 0.4))
+    card = run_import(Few("here", shares), str(tmp_path / "whole")).card
+    assert card.counts == {"train": 2, "val": 1, "test": 2}
+    assert read_card(str(tmp_path / "whole")).recipe["split"] == [0.4, 0.2, 0.4]
+    out = str(tmp_path / "set")
+    monkeypatch.setattr(Few, "stop_at", "punch")
+    with pytest.raises(KeyboardInterrupt):
+        run_import(Few("here", shares), out)
+    monkeypatch.setattr(Few, "stop_at", "")
+    with pytest.raises(DatasetError, match="an unfinished import with other settings"):
+        run_import(Few("here", ImportOptions()), out)
+    assert run_import(Few("here", shares), out).card.content_hash == card.content_hash
+
+
+def test_a_small_set_keeps_a_trial_for_each_split_and_a_source_may_decide():
+    three = split_by_trial([Member("a"), Member("b"), Member("c")], 0)
+    assert sorted(three.values()) == ["test", "train", "val"]
+    assert set(split_by_trial([Member("a"), Member("b")], 0).values()) == {"train"}
+    assert split_by_trial([Member("a", split="test"), Member("b", split="train")], 0) == {"a": "test", "b": "train"}
+    with pytest.raises(DatasetError, match="expected train, val, test, found dev"):
+        split_by_trial([Member("a", split="dev")], 0)
+
+
+def test_an_unknown_importer_is_refused_with_those_there_are(monkeypatch):
+    monkeypatch.setattr(importing.plugins, "collect", lambda manager, kind: {"few": Few})
+    assert find_importer("few") is Few
+    with pytest.raises(ConfigError, match="data import 'fwe': expected one of few"):
+        find_importer("fwe")

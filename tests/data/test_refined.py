@@ -1,0 +1,290 @@
+"""Refined teachers of a folder: made once, made again when the clips change, without any truth, and on their rays."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from clips import make_clip
+
+from videomdm_ext.data import refined
+from videomdm_ext.data.clip import Clip, with_truth_as_teacher
+from videomdm_ext.data.folder import Card, read_folder, write_folder
+from videomdm_ext.data.ground import floor_height
+from videomdm_ext.data.refined import is_made, make_refined, measured_error, read_refined, refine_clips
+from videomdm_ext.errors import DatasetError
+from videomdm_ext.geometry.cameras import project, to_camera
+from videomdm_ext.motion.accuracy import root_aligned_mpjpe
+from videomdm_ext.motion.features import decode, mean_and_std
+from videomdm_ext.motion.kinematics import HUMANML3D, RAW
+from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.supervision import refinement
+
+CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
+TRAIN = [
+    make_clip(confidence=np.ones((len(make_clip().teacher), 22), dtype=np.float32)),
+    make_clip(name="walk", moving=True),
+]
+TEST = [make_clip(name="jump")]
+
+
+@pytest.fixture(autouse=True)
+def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few iterations: what is asked here does not depend on their number."""
+    monkeypatch.setattr(refinement, "Refinement", lambda: BRIEF)
+
+
+BRIEF = refinement.Refinement(first=20, rounds=1, iterations=5)
+
+
+def blind(clip: Clip) -> Clip:
+    """The clip with no truth."""
+    return dataclasses.replace(clip, truth=None, truth_extrinsics=None)
+
+
+def write(path: Path, train: list[Clip], test: list[Clip], card: Card = CARD) -> tuple[str, Card]:
+    """-> a folder and its card."""
+    return str(path), write_folder(str(path), {"train": train, "test": test}, card)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Card]:
+    """-> a folder without any truth, with its refined teachers, and its card."""
+    path, card = write(tmp_path_factory.mktemp("refined") / "set", [blind(c) for c in TRAIN], [blind(c) for c in TEST])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(refinement, "Refinement", lambda: BRIEF)
+        make_refined(path, card)
+    return path, card
+
+
+def contents(path: str) -> dict[str, bytes]:
+    """Names and contents of all refined files."""
+    folder = Path(path) / "refined"
+    return {str(place.relative_to(folder)): place.read_bytes() for place in sorted(folder.rglob("*.*"))}
+
+
+def test_they_are_made_of_folders_without_truth_with_all_their_files(made):
+    path, card = made
+    assert is_made(path, card)
+    assert set(contents(path)) == {
+        f"bent/{name}"
+        for name in ("dance_a_0.npz", "walk_0.npz", "jump_0.npz", "Mean.npy", "Std.npy", "skeleton.npz", "made.txt")
+    }
+
+
+def test_the_truth_changes_no_byte_of_them(made, tmp_path):
+    path, card = write(tmp_path / "known", TRAIN, TEST)
+    make_refined(path, card)
+    ours, theirs = contents(made[0]), contents(path)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if ours[name] != theirs[name]] == ["bent/made.txt"]
+
+
+def test_they_lie_on_their_keypoints_rays_with_their_own_cameras(made):
+    """The lifted dance is off by centimetres; with full confidence the refined one is within a millimetre or two."""
+    path, card = made
+    for split, names in (("train", ("dance_a_0", "walk_0")), ("test", ("jump_0",))):
+        lifted = read_folder(path, split)[1]
+        clips, _ = read_refined(path, card, lifted)
+        assert [clip.id for clip in clips] == list(names)
+        for clip, before in zip(clips, lifted, strict=True):
+            error, earlier = off_rays(clip), off_rays(before)
+            assert clip.extrinsics.shape == before.extrinsics.shape
+            assert earlier.mean() > 0.01
+            bound = 0.002 if clip.confidence.min() == 1.0 else 0.25 * earlier.mean().item()
+            assert error.mean() < bound, clip.id
+            assert error.max() < max(2 * bound, 0.25 * earlier.max().item()), clip.id
+
+
+def off_rays(clip: Clip) -> torch.Tensor:
+    """Distances [T, J] of the teacher's joints from their keypoints' rays, at their depth, m."""
+    camera = torch.from_numpy(clip.extrinsics)
+    seen = to_camera(
+        decode(torch.from_numpy(clip.teacher), SMPL22), camera if camera.ndim == 3 else camera.unsqueeze(0)
+    )
+    return torch.linalg.vector_norm(seen[..., :2] - seen[..., 2:] * torch.from_numpy(clip.keypoints), dim=-1)
+
+
+def test_each_is_in_its_own_canonical_frame(made):
+    path, card = made
+    for clip in read_refined(path, card, read_folder(path, "train")[1])[0]:
+        start = decode(torch.from_numpy(clip.teacher), SMPL22)[0]
+        across = start[2] - start[1] + start[17] - start[16]
+        assert start[0, [0, 2]].abs().max() < 1e-5
+        assert across[2].abs() < 1e-4
+        assert across[0] < 0
+
+
+def test_the_floor_is_where_the_feet_are_and_the_camera_rises_with_them(made):
+    path, card = made
+    for split in ("train", "test"):
+        lifted = read_folder(path, split)[1]
+        for before, after in zip(lifted, read_refined(path, card, lifted)[0], strict=True):
+            height = floor_height(decode(torch.from_numpy(after.teacher), SMPL22))
+            assert height == pytest.approx(0.0, abs=1e-4), before.id
+
+
+def test_who_stands_on_something_else_stays_there_and_nobody_under_the_floor():
+    heights = [floor_height(decode(torch.from_numpy(raised(by).teacher), SMPL22)) for by in (1.0, 0.1, -1.0)]
+    assert heights[0] > 0.8
+    assert heights[1:] == pytest.approx([0.0, 0.0], abs=1e-4)
+
+
+def raised(by: float) -> Clip:
+    """The dance refined after it and its camera were moved up."""
+    teacher, camera = TRAIN[0].teacher.copy(), TRAIN[0].extrinsics.copy()
+    teacher[:, 3] += by
+    camera[..., 3] -= by * camera[..., 1]
+    (after,), _ = refine_clips([dataclasses.replace(TRAIN[0], teacher=teacher, extrinsics=camera)], RAW)
+    assert off_rays(after).mean() < 0.002
+    return after
+
+
+def test_only_the_teacher_its_camera_and_the_keypoints_tremble_are_replaced(made):
+    path, card = made
+    (before,), ((after,), _) = (read := read_folder(path, "test")[1]), read_refined(path, card, read)
+    for item in dataclasses.fields(Clip):
+        same = np.array_equal(getattr(before, item.name), getattr(after, item.name))
+        assert same == (item.name not in ("teacher", "extrinsics", "keypoints")), item.name
+
+
+def test_a_refined_clip_is_seen_where_its_own_camera_sees_it_near_the_keypoints(made):
+    """So no target puts the tremble of the keypoints back; a joint that nobody saw keeps what it had."""
+    path, card = made
+    read = read_folder(path, "test")[1]
+    (after,), _ = read_refined(path, card, read)
+    seen = project(decode(torch.from_numpy(after.teacher), SMPL22), torch.from_numpy(after.extrinsics))[0].numpy()
+    known = after.confidence > 0
+    np.testing.assert_allclose(after.keypoints[known], seen[known], atol=2e-5)
+    assert np.abs(after.keypoints - read[0].keypoints)[known].mean() < 0.02
+
+
+def test_statistics_are_of_the_refined_training_clips(made):
+    path, card = made
+    clips, found = read_refined(path, card, read_folder(path, "train")[1])
+    expected = mean_and_std([torch.from_numpy(clip.teacher) for clip in clips], SMPL22)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-6)
+
+
+def test_the_training_clips_alone_estimate_the_skeleton(made, tmp_path):
+    """Other test clips leave the training clips, statistics and skeleton as they are."""
+    path, card = write(tmp_path / "other", [blind(c) for c in TRAIN], [blind(make_clip(name="punch"))])
+    make_refined(path, card)
+    ours, theirs = contents(made[0]), contents(path)
+    shared = ours.keys() & theirs.keys() - {"bent/made.txt"}
+    assert len(shared) == 5
+    assert all(ours[name] == theirs[name] for name in shared)
+
+
+def test_a_group_after_the_first_takes_its_skeleton(made, monkeypatch):
+    path, card = made
+    clips = read_folder(path, "train")[1]
+    _, first = refine_clips(clips[:1], card.heading)
+    given: list[refinement.Shared | None] = []
+
+    def watched(positions, *rest, shared=None, **named):
+        given.append(shared)
+        return refinement.refine(positions, *rest, shared=shared, **named)
+
+    monkeypatch.setattr(refined, "refine", watched)
+    monkeypatch.setattr(refined, "GROUP", 1)
+    make_refined(path, card)
+    assert given[0] is None
+    for shared in given[1:]:
+        torch.testing.assert_close(shared.lengths, first.lengths, atol=1e-7, rtol=1e-6)
+        torch.testing.assert_close(shared.mean, first.mean, atol=1e-6, rtol=1e-6)
+    assert len(given) == 3
+    monkeypatch.setattr(refined, "GROUP", 256)
+    make_refined(path, card)
+
+
+def test_changed_clips_make_them_stale(made, tmp_path):
+    path, card = write(tmp_path / "set", [blind(c) for c in TRAIN], [blind(c) for c in TEST])
+    assert not is_made(path, card)
+    make_refined(path, card)
+    shorter = dataclasses.replace(TEST[0], texts=("someone leaps",))
+    _, changed = write(tmp_path / "set", [blind(c) for c in TRAIN], [blind(shorter)])
+    assert is_made(path, card)
+    assert not is_made(path, changed)
+    make_refined(path, changed)
+    assert is_made(path, changed)
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_an_interrupted_making_counts_as_not_made(tmp_path, monkeypatch, earlier):
+    """Half of the files are then new, so an earlier mark must not vouch for them."""
+    path, card = write(tmp_path / "set", [blind(c) for c in TRAIN], [blind(c) for c in TEST])
+    if earlier:
+        make_refined(path, card)
+    with monkeypatch.context() as patch:
+        patch.setattr(refined, "_write_summary", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            make_refined(path, card)
+    assert not is_made(path, card)
+    make_refined(path, card)
+    assert is_made(path, card)
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_missing_file_is_an_error_that_names_it(made, tmp_path):
+    path, card = made
+    with pytest.raises(DatasetError, match=r"refined/bent/lost\.npz"):
+        read_refined(path, card, [dataclasses.replace(TRAIN[0], id="lost")])
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(tmp_path, monkeypatch):
+    path, card = write(tmp_path / "set", [blind(TRAIN[0])], [blind(TEST[0])])
+    monkeypatch.setattr(refined, "read_folder", lambda *a: pytest.fail("work was done"))
+    (tmp_path / "set" / "refined").touch()
+    with pytest.raises(DatasetError, match="can be written"):
+        make_refined(path, card)
+
+
+@pytest.mark.parametrize("rule", [RAW, HUMANML3D])
+def test_the_headings_follow_the_sets_rule(rule):
+    """An exact decode of smoothed headings and of raw ones gives the same body, in vectors that differ."""
+    (clip,), _ = refine_clips(TRAIN[:1], rule)
+    raw = refine_clips(TRAIN[:1], RAW)[0][0]
+    bodies = [decode(torch.from_numpy(c.teacher), SMPL22) for c in (clip, raw)]
+    sizes = [torch.linalg.vector_norm(b - b[:, :1], dim=-1) for b in bodies]
+    torch.testing.assert_close(*sizes, atol=1e-4, rtol=0)
+    assert np.allclose(clip.teacher[:, 0], raw.teacher[:, 0], atol=1e-6) == (rule is RAW)
+
+
+def test_twenty_five_iterations_already_make_a_better_teacher(made):
+    path, card = made
+    lifted = read_folder(path, "train")[1]
+    better, _ = read_refined(path, card, lifted)
+    for before, after, known in zip(lifted, better, TRAIN, strict=True):
+        true = decode(torch.from_numpy(known.truth), SMPL22)
+        errors = [root_error(c, known, true) for c in (before, after)]
+        assert errors[1] < errors[0], before.id
+
+
+def root_error(clip: Clip, known: Clip, true: torch.Tensor) -> float:
+    """Root-aligned error against the truth, both in camera coordinates, m."""
+
+    def seen(positions: torch.Tensor, extrinsics: np.ndarray) -> torch.Tensor:
+        camera = torch.from_numpy(extrinsics)
+        return to_camera(positions, camera if camera.ndim == 3 else camera.unsqueeze(0))
+
+    ours = seen(decode(torch.from_numpy(clip.teacher), SMPL22), clip.extrinsics)
+    return root_aligned_mpjpe(ours, seen(true, known.truth_extrinsics)).item()
+
+
+def test_the_error_of_refined_teachers_is_none_for_the_truth_and_the_growth_of_a_person_who_grew():
+    clips = [make_clip(), make_clip(name="walk", moving=True)]
+    exact = [with_truth_as_teacher(clip) for clip in clips]
+    assert max(measured_error(clips, exact)[name] for name in ("mpjpe", "pa_mpjpe", "root_aligned_mpjpe")) < 1e-4
+    lifted = measured_error(clips, clips)
+    assert lifted["root_aligned_mpjpe"] > 0.02
+    assert lifted["pa_mpjpe"] < 1e-3
+    bare = [dataclasses.replace(clip, truth=None, truth_extrinsics=None) for clip in clips]
+    assert measured_error(bare, bare) == {}

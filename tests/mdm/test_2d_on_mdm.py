@@ -1,0 +1,204 @@
+"""A 2D run on bundled motion with MDM's own programs: it learns, samples, edits, and MDM's own script evaluates it.
+
+The evaluator's weights and the word vectors are random here, so its figures mean nothing; that they come out does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+from pathlib import Path
+
+import mdm_runs
+import numpy as np
+import pytest
+from humanml import write_humanml
+
+from videomdm_ext.data.demo import build_demo
+from videomdm_ext.data.folder import read_card, read_folder, write_folder
+from videomdm_ext.mdm import checkout, clips, patching
+
+pytestmark = [pytest.mark.mdm, pytest.mark.slow]
+
+SIZES = ("--latent_dim", "64", "--layers", "1", "--diffusion_steps", "10", "--batch_size", "8", "--lr", "1e-3")
+TEST_CLIPS = 320
+
+
+@pytest.fixture(scope="module")
+def place(mdm_checkout, tmp_path_factory) -> Path:
+    """-> an installed checkout with a 2D set, word vectors and an evaluator with random weights."""
+    place = mdm_runs.clone(mdm_checkout.root, tmp_path_factory.mktemp("two") / "mdm")
+    write_humanml(place, train=6, test=6, glove=True, evaluator=True)
+    patching.install(checkout.find(place))
+    write_set(place / "set", place.parent / "demo")
+    yield place
+    shutil.rmtree(place)
+
+
+def write_set(folder: Path, scratch: Path) -> None:
+    """The fast demo's training clips, and of its longer clips as many copies as MDM's evaluation needs for a test."""
+    build_demo(str(scratch), fast=True)
+    training = read_folder(str(scratch), "train")[1]
+    long = [clip for clip in training if clip.length >= clips.FRAMES[0]]
+    copies = [
+        dataclasses.replace(long[number % len(long)], id=f"{long[number % len(long)].id}-{number}")
+        for number in range(TEST_CLIPS)
+    ]
+    write_folder(str(folder), {"train": training, "test": copies}, read_card(str(scratch)))
+
+
+@pytest.fixture(scope="module")
+def printed(place) -> str:
+    """-> what the training of 200 steps printed."""
+    words = ["--save_dir", "save/2d", "--supervision", "2d", "--clips", "set", "--crop_frames", "48", *SIZES]
+    words += [
+        "--text_features",
+        "words",
+        "--use_ema",
+        "--avg_model_beta",
+        "0.9",
+        "--unroll",
+        "off",
+        "--objective",
+        "both",
+    ]
+    words += ["--num_steps", "200", "--save_interval", "100", "--log_interval", "20", "--teacher", "lifted", "--paired"]
+    return mdm_runs.must(mdm_runs.python(place, "-m", "train.train_mdm", *words))
+
+
+def test_every_term_of_the_loss_goes_down(printed):
+    terms = {}
+    for name, value in re.findall(r"^\|\s+(\w+)\s+\|\s+(\S+)\s+\|$", printed, re.MULTILINE):
+        terms.setdefault(name, []).append(float(value))
+    named = ("loss", "ray", "position", "velocity", "alignment")
+    assert all(len(terms[name]) >= 10 for name in named)
+    falling = {name: (np.mean(terms[name][1:3]), np.mean(terms[name][-2:])) for name in named}
+    assert all(last < 0.9 * first for first, last in falling.values()), falling
+
+
+def test_args_json_says_how_it_was_trained(place, printed):
+    args = json.loads((place / "save/2d/args.json").read_text())
+    expected = {"supervision": "2d", "clips": "set", "text_features": "words", "objective": "both"}
+    assert {key: args[key] for key in expected} == expected
+
+
+def test_mdm_samples_from_it(place, printed):
+    words = ["--model_path", "save/2d/model000000200.pt", "--text_prompt", "a person walks.", "--num_samples", "2"]
+    words += ["--num_repetitions", "1", "--output_dir", "out", "--motion_length", "2"]
+    done = mdm_runs.python(place, "-m", "sample.generate", *words)
+    assert (place / "out/results.npy").is_file(), done.stderr[-3000:]
+    motion = np.load(place / "out/results.npy", allow_pickle=True).item()["motion"]
+    assert motion.shape == (2, 22, 3, 40)
+    assert np.isfinite(motion).all()
+    height = motion[:, :, 1].max(1) - motion[:, :, 1].min(1)
+    assert 0.5 < np.median(height) < 2.5
+
+
+def test_mdm_takes_captions_from_the_clips(place, printed):
+    words = ["--model_path", "save/2d/model000000200.pt", "--num_samples", "3", "--num_repetitions", "1"]
+    done = mdm_runs.python(place, "-m", "sample.generate", *words, "--output_dir", "own", "--motion_length", "2")
+    assert (place / "own/results.npy").is_file(), done.stderr[-3000:]
+    texts = set(np.load(place / "own/results.npy", allow_pickle=True).item()["text"])
+    assert texts <= {text for clip in read_folder(str(place / "set"), "test")[1] for text in clip.texts}
+
+
+def test_mdm_edits_a_clip(place, printed):
+    words = ["--model_path", "save/2d/model000000200.pt", "--num_samples", "2", "--num_repetitions", "1"]
+    done = mdm_runs.python(place, "-m", "sample.edit", *words, "--output_dir", "edited", "--edit_mode", "in_between")
+    assert (place / "edited/results.npy").is_file(), done.stderr[-3000:]
+    assert np.load(place / "edited/results.npy", allow_pickle=True).item()["motion"].shape == (2, 22, 3, 196)
+
+
+def test_our_own_sampling_draws_from_it_in_mdm_and_is_the_same_twice(place, printed):
+    words = ["--checkpoint", "save/2d/model000000200.pt", "--mdm", ".", "--seconds", "2", "--count", "2"]
+    words += ["--text", "a person walks.", "--formats", "npz,bvh"]
+    for out in ("sampled", "again"):
+        mdm_runs.must(mdm_runs.python(place, "-m", "videomdm_ext.cli", "sample", *words, "--out", out))
+    made, again = (np.load(place / out / "samples.npz")["samples"] for out in ("sampled", "again"))
+    assert made.shape == (80, 22, 3)
+    np.testing.assert_array_equal(made, again)
+    assert 0.5 < np.median(np.ptp(made[..., 1], axis=1)) < 2.5
+    assert len(list((place / "sampled").rglob("*.bvh"))) == 2
+
+
+def test_it_lifts_keypoints_in_mdm_nearer_to_them_than_without(place, printed):
+    name = read_folder(str(place / "set"), "train")[1][0].id
+    words = ["--clips", "set", "--checkpoint", "save/2d/model000000200.pt", "--mdm", ".", "--split", "train"]
+    words += ["--ids", name, "--ddim", "5", "--teacher", "lifted", "--formats", "npz"]
+    off_rays = []
+    for strength in ("1", "0"):
+        drawn = [*words, "--guidance_strength", strength, "--out", f"lifted{strength}"]
+        mdm_runs.must(mdm_runs.python(place, "-m", "videomdm_ext.cli", "lift", *drawn))
+        errors = json.loads((place / f"lifted{strength}/lifted.json").read_text())["mean"]
+        assert np.isfinite(list(errors["prior"].values())).all()
+        off_rays.append(errors["prior"]["image"])
+    guided, free = off_rays
+    assert guided < 0.5 * free
+
+
+def test_mdms_own_script_evaluates_it(place, printed):
+    words = ["--model_path", "save/2d/model000000200.pt", "--eval_mode", "debug", "--guidance_param", "1"]
+    mdm_runs.must(mdm_runs.python(place, "-m", "eval.eval_humanml", *words, timeout=550))
+    log = next((place / "save/2d").glob("eval_humanml_*debug.log")).read_text()
+    for metric in ("Matching Score", "R_precision", "FID", "Diversity"):
+        assert f"{metric} Summary" in log
+    scores = {name: float(value) for name, value in re.findall(r"\[(vald|ground truth)\] FID: (\S+)", log)}
+    assert 0 <= scores["ground truth"] < scores["vald"] < np.inf
+
+
+def test_the_evaluated_motion_has_mdms_own_units(place, printed):
+    program = """
+import sys, numpy as np, torch
+from utils.parser_util import evaluation_parser
+import data_loaders.get_data as get_data
+sys.argv = ["eval", "--model_path", "save/2d/model000000200.pt"]
+args = evaluation_parser()
+ready = get_data.get_dataset(args.dataset, None, split="test", hml_mode="eval", device="cpu")
+truth = get_data.get_dataset(args.dataset, None, split="test", hml_mode="gt", device="cpu")
+np.savez("units.npz", mean=ready.t2m_dataset.mean, std=ready.mean_for_eval, n=[len(ready), len(truth)],
+         kept=truth.t2m_dataset.mean, cache=np.array(__import__("os").path.exists("dataset/t2m_test.npy")))
+"""
+    (place / "dataset" / "t2m_test.npy").unlink(missing_ok=True)
+    mdm_runs.must(mdm_runs.python(place, "-c", program))
+    found = np.load(place / "units.npz")
+    card = read_card(str(place / "set"))
+    np.testing.assert_array_equal(found["mean"], np.load(place / f"set/teacher_vecs/{card.lifter}/Mean.npy"))
+    np.testing.assert_array_equal(found["kept"], np.load(place / "dataset/t2m_mean.npy"))
+    assert found["n"].tolist() == [TEST_CLIPS, TEST_CLIPS]
+    assert not found["cache"]
+
+
+REFUSED = {
+    "--context_len 20": "prefix completion",
+    "--lambda_target_loc 1": "goals are read from true 3D motion",
+    "--multi_target_cond": "goals are read from true 3D motion",
+    "--lambda_rcxyz 1": "3D positions",
+    "--lambda_vel 1": "3D velocities",
+    "--lambda_fc 1": "contacts",
+    "--dataset kit": "humanml",
+    "--dataset humanact12": "humanml",
+}
+
+
+def test_under_2d_the_rest_is_refused_with_a_reason_before_any_work(place):
+    program = """
+import json, sys
+from utils import parser_util
+for words in json.loads(sys.argv[1]):
+    sys.argv = ["train", "--save_dir", "save/refused", "--supervision", "2d", "--clips", "set", *words.split()]
+    try:
+        parser_util.train_args()
+        print("taken:", words)
+    except SystemExit as stop:
+        print("stopped:", words, stop.code)
+"""
+    done = mdm_runs.python(place, "-c", program, json.dumps([*REFUSED, "--mask_frames"]))
+    printed = mdm_runs.must(done)
+    stopped = re.findall(r"^stopped: (.*) 1$", printed, re.MULTILINE)
+    assert stopped == list(REFUSED)
+    assert "taken: --mask_frames" in printed
+    for words, reason in REFUSED.items():
+        assert re.search(rf"error: {words.split()[0]}.*{reason}", done.stderr), (words, done.stderr)
+    assert not (place / "save/refused").exists()

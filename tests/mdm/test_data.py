@@ -1,0 +1,246 @@
+"""A folder as the host's dataset: what is diffused, crops from seed, epoch and clip, batches with what was seen."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from clips import make_clip
+
+from videomdm_ext.config import Source, Supervision
+from videomdm_ext.data.folder import Card, read_folder, read_statistics, write_folder
+from videomdm_ext.data.refined import is_made, make_refined, read_refined
+from videomdm_ext.errors import ConfigError, DatasetError
+from videomdm_ext.geometry.cameras import project
+from videomdm_ext.mdm.data import HostDataset, check_source, open_dataset, with_azimuth_error
+from videomdm_ext.motion.features import decode
+from videomdm_ext.supervision import refinement
+from videomdm_ext.supervision.observation import PREFIX, Observation
+
+CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
+CLIPS = [make_clip(), make_clip(name="walk", moving=True), make_clip(name="jump")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """-> a folder with three clips, and its refined teachers after few iterations."""
+    path = str(tmp_path_factory.mktemp("data") / "set")
+    card = write_folder(path, {"train": CLIPS, "test": [make_clip(name="punch")]}, CARD)
+    with pytest.MonkeyPatch.context() as patch:
+        brief = refinement.Refinement(first=10, rounds=0)
+        patch.setattr(refinement, "Refinement", lambda: brief)
+        make_refined(path, card)
+    return path
+
+
+def opened(folder: str, teacher: str = "lifted", *, frames: int = 20, seed: int = 3) -> HostDataset:
+    return open_dataset(Source(clips=folder, crop_frames=frames), Supervision(teacher=teacher), "train", seed)
+
+
+def batch_of(dataset: HostDataset):
+    """-> x_start and y of one item of every clip."""
+    dataset.set_epoch(0)
+    motion, condition = dataset.collate([dataset[i] for i in range(len(dataset))])
+    return motion, condition["y"]
+
+
+# -- what is diffused -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("teacher", "kind"), [("lifted", "teacher"), ("gt", "truth")])
+def test_the_teacher_switch_chooses_motion_and_statistics(folder, teacher, kind):
+    dataset = opened(folder, teacher)
+    for clip, known in zip(dataset.clips, CLIPS, strict=True):
+        np.testing.assert_array_equal(clip.teacher, getattr(known, kind))
+    expected = read_statistics(folder, "bent" if teacher == "lifted" else None)
+    np.testing.assert_array_equal(dataset.mean, expected[0])
+    np.testing.assert_array_equal(dataset.std, expected[1])
+
+
+def test_a_refined_teacher_comes_with_its_own_statistics(folder):
+    dataset = opened(folder, "refined")
+    card, lifted = read_folder(folder, "train")
+    clips, (mean, std) = read_refined(folder, card, lifted)
+    np.testing.assert_array_equal(dataset.clips[1].teacher, clips[1].teacher)
+    np.testing.assert_array_equal(dataset.mean, mean)
+    np.testing.assert_array_equal(dataset.std, std)
+    assert not np.array_equal(mean, read_statistics(folder, "bent")[0])
+
+
+def test_what_2d_diffuses_by_itself_is_refined_on_the_way_and_never_the_truth(tmp_path, monkeypatch):
+    brief = refinement.Refinement(first=2, rounds=0)
+    monkeypatch.setattr(refinement, "Refinement", lambda: brief)
+    blind = [make_clip(truth=None, truth_extrinsics=None)]
+    card = write_folder(str(tmp_path), {"train": blind}, CARD)
+    source = Source(clips=str(tmp_path), crop_frames=20)
+    dataset = open_dataset(source, Supervision(supervision="2d"), "train", 0)
+    assert is_made(str(tmp_path), card)
+    assert not np.array_equal(dataset.clips[0].teacher, blind[0].teacher)
+    with pytest.raises(DatasetError, match="expected a true motion"):
+        open_dataset(source, Supervision(supervision="2d", teacher="gt"), "train", 0)
+
+
+@pytest.mark.parametrize("teacher", ["gt", "lifted", "refined"])
+def test_a_crop_of_any_teacher_is_seen_where_its_keypoints_are(folder, teacher):
+    """The camera belongs to the motion that is diffused, crop by crop: exactly for the truth, nearly for the others."""
+    dataset = opened(folder, teacher)
+    motion, y = batch_of(dataset)
+    observation, _ = Observation.take(y)
+    points, _ = project(decode(dataset.space.raw(motion), dataset.space.skeleton), observation.extrinsics)
+    error = torch.linalg.vector_norm(points - observation.keypoints, dim=-1)
+    assert error.mean() < {"gt": 1e-5, "lifted": 0.1, "refined": 0.03}[teacher]
+
+
+# -- crops ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_crop_depends_on_seed_epoch_and_clip_alone(folder):
+    one, other = opened(folder), opened(folder)
+    one.set_epoch(4)
+    other.set_epoch(4)
+    random.seed(1)
+    first = [one[i] for i in range(3)]
+    random.seed(2)
+    again = [other[i] for i in (2, 1, 0)][::-1]
+    for (crop, text), (same, same_text) in zip(first, again, strict=True):
+        assert torch.equal(crop.teacher, same.teacher)
+        assert text == same_text
+
+
+def test_another_epoch_and_another_seed_cut_elsewhere(folder):
+    starts = {}
+    for seed, epoch in ((3, 0), (3, 1), (4, 0)):
+        dataset = opened(folder, seed=seed)
+        dataset.set_epoch(epoch)
+        starts[seed, epoch] = [dataset[i][0].initial_heading for i in range(3)]
+    assert starts[3, 0] != starts[3, 1] != starts[4, 0] != starts[3, 0]
+
+
+def test_every_crop_and_every_caption_comes_up(folder):
+    dataset, seen, texts = opened(folder, frames=CLIPS[2].length - 2), set(), set()
+    for epoch in range(40):
+        dataset.set_epoch(epoch)
+        crop, text = dataset[2]
+        (start,) = (s for s in range(3) if np.array_equal(crop.teacher, CLIPS[2].teacher[s : s + crop.length]))
+        seen.add(start)
+        texts.add(text)
+    assert seen == {0, 1, 2}
+    assert texts == set(CLIPS[2].texts)
+
+
+def test_without_epochs_pythons_generator_decides_as_in_mdm(folder):
+    dataset = opened(folder)
+    random.seed(5)
+    first = dataset[0]
+    random.seed(5)
+    again = dataset[0]
+    assert torch.equal(first[0].teacher, again[0].teacher)
+    assert len({dataset[0][0].initial_heading for _ in range(8)}) > 1
+
+
+def test_no_truth_reaches_a_crop(folder):
+    crop, _ = opened(folder)[0]
+    assert crop.truth is None
+    assert crop.truth_extrinsics is None
+
+
+# -- batches ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_is_z_scored_and_zero_in_its_padding(folder):
+    dataset = opened(folder, frames=200)
+    motion, y = batch_of(dataset)
+    lengths = [clip.length for clip in CLIPS]
+    assert motion.shape == (3, 263, 1, max(lengths)) == (3, dataset.num_features, 1, dataset.batch_length)
+    assert y["lengths"].tolist() == lengths
+    assert y["mask"].shape == (3, 1, 1, max(lengths))
+    assert y["mask"].dtype == torch.bool
+    assert y["mask"].flatten(1).sum(1).tolist() == lengths
+    for row, clip in zip(motion, CLIPS, strict=True):
+        expected = (torch.from_numpy(clip.teacher) - dataset.space.mean) / dataset.space.std
+        torch.testing.assert_close(row[:, 0, : clip.length].T, expected)
+        assert not row[..., clip.length :].any()
+    raw = dataset.inv_transform(motion[1, :, 0, : lengths[1]].T)
+    torch.testing.assert_close(raw, torch.from_numpy(CLIPS[1].teacher), atol=1e-5, rtol=1e-5)
+
+
+def test_a_batch_names_its_clips_and_captions_and_what_was_seen_of_them(folder):
+    _, y = batch_of(opened(folder))
+    assert y["db_key"] == [clip.id for clip in CLIPS]
+    assert all(text in clip.texts for text, clip in zip(y["text"], CLIPS, strict=True))
+    assert {key.removeprefix(PREFIX) for key in y if key.startswith(PREFIX)} == {
+        "keypoints", "confidence", "extrinsics", "initial_heading",
+    }  # fmt: skip
+    assert all(torch.is_tensor(value) for key, value in y.items() if key.startswith(PREFIX))
+
+
+def test_batches_of_crops_are_as_long_as_the_longest_crop_there_can_be(folder):
+    dataset = opened(folder, frames=20)
+    assert batch_of(dataset)[0].shape[-1] == 20
+    assert opened(folder, frames=1000).batch_length == max(clip.length for clip in CLIPS)
+
+
+# -- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "asked"),
+    [
+        ({"supervision": "2d"}, "--supervision 2d"),
+        ({"teacher": "lifted"}, "--teacher lifted"),
+        ({"teacher": "refined"}, "--teacher refined"),
+    ],
+)
+def test_without_clips_2d_supervision_and_lifted_teachers_are_refused(values, asked):
+    with pytest.raises(ConfigError, match=f"^{asked}: expected --clips .* videomdm data"):
+        check_source(Source(), Supervision(**values))
+    check_source(Source(clips="somewhere"), Supervision(**values))
+
+
+def test_without_clips_the_hosts_own_truth_is_fine():
+    check_source(Source(), Supervision())
+    check_source(Source(), Supervision(teacher="gt"))
+
+
+def test_clips_that_are_not_there_are_an_error_that_names_the_folder(tmp_path: Path):
+    with pytest.raises(DatasetError, match=r"nowhere/dataset\.json"):
+        open_dataset(Source(clips=str(tmp_path / "nowhere")), Supervision(), "train", 0)
+
+
+# -- wrong cameras, for the ablation ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("clip", CLIPS, ids=lambda clip: clip.id)
+def test_an_azimuth_error_orbits_the_camera_by_an_angle_of_the_clips_own(clip):
+    moved = with_azimuth_error(clip, 10.0)
+    before, after = (torch.from_numpy(part.extrinsics).double() for part in (clip, moved))
+    centres = [-(e[..., :3].transpose(-1, -2) @ e[..., 3:]).squeeze(-1) for e in (before, after)]
+    flat = [torch.linalg.vector_norm(c[..., ::2], dim=-1) for c in centres]
+    torch.testing.assert_close(flat[0], flat[1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(centres[0][..., 1], centres[1][..., 1], atol=1e-5, rtol=1e-5)
+    turned = [torch.atan2(c[..., 0], c[..., 2]) for c in centres]
+    angle = torch.remainder(turned[1] - turned[0] + torch.pi, 2 * torch.pi) - torch.pi
+    assert float(angle.reshape(-1)[0].abs()) > 1e-3
+    assert float(angle.std(correction=0) if angle.ndim else 0.0) < 1e-5
+    np.testing.assert_array_equal(moved.extrinsics, with_azimuth_error(clip, 10.0).extrinsics)
+    assert with_azimuth_error(clip, 0.0) is clip
+
+
+def test_azimuth_errors_differ_between_clips_and_grow_with_their_size():
+    def angle(name: str, degrees: float) -> float:
+        clip = make_clip(name=name)
+        e = torch.from_numpy(with_azimuth_error(clip, degrees).extrinsics).double()
+        old = torch.from_numpy(clip.extrinsics).double()
+        return float(torch.arccos(((old[:, :3].T @ e[:, :3]).trace() - 1).div(2).clamp(-1, 1)))
+
+    assert abs(angle("walk", 10.0) - angle("jump", 10.0)) > 1e-3
+    assert angle("walk", 20.0) == pytest.approx(2 * angle("walk", 10.0), rel=1e-2)
+
+
+def test_an_azimuth_error_of_refined_teachers_is_refused():
+    with pytest.raises(ConfigError, match="--azimuth_noise_degrees: expected --teacher lifted or gt"):
+        Supervision(supervision="2d", azimuth_noise_degrees=5.0)
+    assert Supervision(supervision="2d", teacher="lifted", azimuth_noise_degrees=5.0).azimuth_noise_degrees == 5.0

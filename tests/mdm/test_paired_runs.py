@@ -1,0 +1,398 @@
+"""Trainings with --paired: exact steps, equal draws of two arms, a continuation that equals an uninterrupted run.
+
+Each host is imported once, in a process of its own; every run is a fork of it, so that it can be killed for real.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import mdm_runs
+import pytest
+import torch
+from clips import make_clip
+from torch import Tensor
+
+from videomdm_ext.data.card import Card
+from videomdm_ext.data.folder import write_folder
+from videomdm_ext.data.motions import load_motions
+from videomdm_ext.mdm import bundles, checkout
+
+ROOT = Path(__file__).parents[2]
+CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
+KILLED = 9
+DRIVER = """
+import importlib
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+torch.set_num_threads(1)
+from videomdm_ext import run
+from videomdm_ext.mdm import adapter, checkout, launcher, streams
+
+root, plan = sys.argv[1], json.loads(Path(sys.argv[2]).read_text())
+drawn, options, replaced = [], {}, []
+paired_diffusion, paired_model, replace = streams.paired_diffusion, streams.paired_model, os.replace
+
+
+def watched_diffusion(base, seed):
+    class Watched(base):
+        def training_losses(self, model, x_start, t, model_kwargs=None, noise=None, dataset=None):
+            if self.paired_step == options.get("kill_step"):
+                os._exit(9)
+            y = model_kwargs["y"]
+            drawn.append({"step": self.paired_step, "t": t, "noise": noise, "x": x_start, "text": y["text"],
+                          "masks": [], "states": []})
+            return super().training_losses(model, x_start, t, model_kwargs=model_kwargs, noise=noise, dataset=dataset)
+
+    return paired_diffusion(Watched, seed)
+
+
+def watched_model(base, seed):
+    class Watched(base):
+        def forward(self, x, timesteps, y=None):
+            drawn[-1]["states"].append(torch.get_rng_state())
+            return super().forward(x, timesteps, y)
+
+        def mask_cond(self, cond, force_mask=False):
+            shown = super().mask_cond(cond, force_mask=force_mask)
+            drawn[-1]["masks"].append((shown == 0).all(-1))
+            return shown
+
+    return paired_model(Watched, seed)
+
+
+def counted_replace(source, target):
+    replace(source, target)
+    replaced.append(target)
+    if str(target).endswith(".pt") and sum(str(name).endswith(".pt") for name in replaced) == options.get("kill_file"):
+        os._exit(9)
+
+
+def few_workers(get_data):
+    loader = get_data.DataLoader
+    get_data.DataLoader = lambda *args, num_workers, **rest: loader(*args, num_workers=min(num_workers, 1), **rest)
+
+
+streams.paired_diffusion, streams.paired_model, os.replace = watched_diffusion, watched_model, counted_replace
+adapter.begin()
+launcher.use(checkout.open_checkout(Path(root), asked_by="a test"), add_options=adapter.add_options,
+             activate=adapter.activate)
+for name in ("utils.model_util", "train.training_loop", "train.train_platforms", "data_loaders.humanml.data.dataset"):
+    if (Path(root) / (name.replace(".", "/") + ".py")).is_file():
+        importlib.import_module(name)
+
+
+def start(name, words):
+    handle = os.open(f"{name}.txt", os.O_WRONLY | os.O_CREAT)
+    os.dup2(handle, 1), os.dup2(handle, 2)
+    place = words[words.index("--save_dir") + 1]
+    Path(f"{name}.found").write_text(json.dumps(os.listdir(place) if os.path.isdir(place) else []))
+    if name != "straight":
+        few_workers(importlib.import_module("data_loaders.get_data"))
+    status = run.main(["--mdm", root, "train.train_mdm", *words])
+    torch.save(drawn, f"{name}.drawn")
+    sys.stdout.flush(), sys.stderr.flush()
+    os._exit(status)
+
+
+statuses = {}
+for name, words, extra in plan:
+    child = os.fork()
+    if child == 0:
+        options.update(extra)
+        try:
+            start(name, words)
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+            os._exit(77)
+    statuses[name] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+Path("statuses.json").write_text(json.dumps(statuses))
+"""
+SMALL = ("--layers", "1", "--latent_dim", "32", "--batch_size", "4", "--diffusion_steps", "20", "--lr", "1e-2")
+SMALL += ("--use_ema", "--avg_model_beta", "0.9", "--text_features", "words", "--log_interval", "2")
+LATEST = ("--resume_checkpoint", "latest")
+SEVEN = ("--paired", "--num_steps", "7", "--save_interval", "3", "--lr_anneal_steps", "20", "--weight_decay", "0.01")
+ARMS = {
+    "3d": ("--supervision", "3d"),
+    "2d": ("--supervision", "2d", "--unroll", "off"),
+    "walked": ("--supervision", "2d", "--unroll", "on", "--objective", "reprojection"),
+}
+Run = tuple[str, list[str], dict[str, int]]
+
+
+def drive(root: Path, place: Path, plan: list[Run]) -> dict[str, int]:
+    """Run the plan with the host at `root`, in the folder `place`. -> the exit status of each run"""
+    (place / "plan.json").write_text(json.dumps(plan))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    for name in ("VIDEOMDM_PLUGINS", "VIDEOMDM_MDM_ROOT"):
+        environment.pop(name, None)
+    command = [sys.executable, "-W", "ignore", "-c", DRIVER, str(root), "plan.json"]
+    with (place / "driver.txt").open("w") as log:
+        done = subprocess.run(command, cwd=place, env=environment, stdout=log, stderr=log, check=False)
+    assert done.returncode == 0, (place / "driver.txt").read_text()[-3000:]
+    return json.loads((place / "statuses.json").read_text())
+
+
+def seven(name: str, *words: str, folder: str = "", kill: dict[str, int] | None = None) -> Run:
+    return name, ["--save_dir", folder or name, *SMALL, *SEVEN, *words], kill or {}
+
+
+def arms() -> list[Run]:
+    common = (*SMALL, "--paired", "--num_steps", "4", "--clips", "set", "--crop_frames", "20", "--teacher", "lifted")
+    return [(name, ["--save_dir", name, *common, *words], {}) for name, words in ARMS.items()]
+
+
+def continuations(*words: str) -> list[Run]:
+    """A run of seven steps, and others, with fewer workers, that are killed after a step or after a file, and go on."""
+    plan = [seven("straight", *words), seven("again", *words, "--overwrite", folder="straight")]
+    kills = [("kill_step", 4), *(("kill_file", number) for number in (2, 4, 5))]
+    for kind, number in kills:
+        name = f"{kind}_{number}"
+        plan.append(seven(f"{name}_first", *words, folder=name, kill={kind: number}))
+        plan.append(seven(name, *words, *LATEST, folder=name))
+    return plan
+
+
+def write_clips(place: Path) -> None:
+    names = [motion.name for motion in load_motions()][:9]
+    clips = [make_clip(name=name, moving=number % 2 == 0) for number, name in enumerate(names)]
+    write_folder(str(place / "set"), {"train": clips}, CARD)
+
+
+@pytest.fixture(scope="module")
+def standin(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """-> the folder and the exit statuses of runs of the stand-in."""
+    place = tmp_path_factory.mktemp("standin")
+    write_clips(place)
+    words = ("--clips", "set", "--crop_frames", "20", *ARMS["walked"], "--teacher", "lifted")
+    plan = [
+        *arms(),
+        seven("straight", *words),
+        seven("again", *words, "--overwrite", folder="straight"),
+        seven("resumed_first", *words, folder="resumed", kill={"kill_step": 4}),
+        seven("resumed", *words, *LATEST, folder="resumed"),
+        seven("older", *words, "--resume_checkpoint", "straight/model000000003.pt", folder="straight"),
+        ("unpaired", ["--save_dir", "unpaired", *SMALL, "--num_steps", "2", *words], {}),
+    ]
+    return SimpleNamespace(place=place, status=drive(checkout.standin().root, place, plan))
+
+
+@pytest.fixture(scope="module")
+def mdm(mdm_checkout: checkout.Checkout, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """-> the folder and the exit statuses of runs of MDM, beside a cache of other data."""
+    place = mdm_runs.clone(mdm_checkout.root, tmp_path_factory.mktemp("loop") / "mdm")
+    mdm_runs.write_humanml(place, train=12, test=4, parts=True)
+    write_clips(place)
+    (place / "dataset" / "t2m_train.npy").write_bytes(STALE)
+    straight = ("--resume_checkpoint", "straight/model000000003.pt")
+    plan = [
+        *arms(),
+        *continuations(),
+        seven("elsewhere", *straight),
+        seven("other_lr", *straight, "--lr", "0.1"),
+        ("unbundled", ["--save_dir", "unbundled", *SMALL, *SEVEN, "--resume_checkpoint", "model000000003.pt"], {}),
+        ("few", ["--save_dir", "few", *SMALL, *SEVEN, "--batch_size", "64"], {}),
+        ("whole_first", whole("--num_steps", "4"), {"kill_file": 3}),
+        ("whole", whole("--num_steps", "4", "--overwrite"), {}),
+    ]
+    (place / "model000000003.pt").write_bytes(b"")
+    return SimpleNamespace(place=place, status=drive(place, place, plan))
+
+
+STALE = b"not what numpy can read"
+
+
+def whole(*words: str) -> list[str]:
+    """A run as MDM makes it, of epochs, on the clips."""
+    return ["--save_dir", "whole", *SMALL, "--save_interval", "2", "--clips", "set", "--crop_frames", "20", *words]
+
+
+def host_of(request: pytest.FixtureRequest, name: str) -> SimpleNamespace:
+    return request.getfixturevalue(name)
+
+
+HOSTS = ("standin", pytest.param("mdm", marks=pytest.mark.mdm))
+
+
+def output(runs: SimpleNamespace, name: str) -> str:
+    return (runs.place / f"{name}.txt").read_text()
+
+
+def must(runs: SimpleNamespace, name: str) -> list[dict[str, Any]]:
+    """-> what the run drew, where it succeeded."""
+    assert runs.status[name] == 0, output(runs, name)[-3000:]
+    return torch.load(runs.place / f"{name}.drawn")
+
+
+def same(first: object, second: object) -> bool:
+    """Whether two saved things are equal in every bit."""
+    if isinstance(first, Tensor):
+        return isinstance(second, Tensor) and first.dtype == second.dtype and torch.equal(first, second)
+    if isinstance(first, dict):
+        return list(first) == list(second) and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(same, first, second))
+    return first == second
+
+
+# -- two arms ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arm", ["2d", "walked"])
+@pytest.mark.parametrize("host", HOSTS)
+def test_two_arms_see_the_same_crops_captions_timesteps_noise_and_hidden_conditions(request, host, arm):
+    runs = host_of(request, host)
+    first, second = must(runs, "3d"), must(runs, arm)
+    assert [draws["step"] for draws in first] == [0, 1, 2, 3]
+    for ours, theirs in zip(first, second, strict=True):
+        for name in ("x", "text", "t", "noise"):
+            assert same(ours[name], theirs[name]), name
+        assert same(ours["masks"][0], theirs["masks"][0])
+        assert same(ours["states"][0], theirs["states"][0]), "dropout"
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_an_arm_that_walks_has_passes_of_its_own(request, host):
+    runs = host_of(request, host)
+    passes = [len(draws["states"]) for draws in must(runs, "walked")]
+    assert 4 in passes
+    assert [len(draws["states"]) for draws in must(runs, "3d")] == [1] * 4
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_draws_differ_from_step_to_step_and_conditions_are_hidden_now_and_then(request, host):
+    draws = [draws for name in ("straight", "walked") for draws in must(host_of(request, host), name)]
+    assert len({draw["noise"].sum().item() for draw in draws[:7]}) == 7
+    assert len({tuple(draw["t"].tolist()) for draw in draws[:7]}) > 5
+    hidden = torch.cat([mask.flatten() for draw in draws for mask in draw["masks"]]).float().mean()
+    assert 0 < hidden < 0.4
+
+
+# -- continuation -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.mdm
+def test_the_steps_are_exact_and_a_checkpoint_holds_as_many_updates_as_it_says(mdm):
+    assert [draws["step"] for draws in must(mdm, "straight")] == list(range(7))
+    names = {path.name for path in (mdm.place / "straight").glob("*.pt")}
+    kinds = ("bundle", "model", "opt")
+    assert names == {f"{kind}{step:09d}.pt" for kind in kinds for step in (3, 6, 7)}
+    for step in (3, 6, 7):
+        state = torch.load(mdm.place / f"straight/opt{step:09d}.pt")["state"]
+        assert {entry["step"].item() for entry in state.values()} == {step}
+
+
+@pytest.mark.mdm
+def test_a_bundle_holds_what_mdm_saves(mdm):
+    bundle, model, opt = (torch.load(mdm.place / f"straight/{kind}000000006.pt") for kind in ("bundle", "model", "opt"))
+    assert same({"model": bundle["model"], "model_avg": bundle["model_avg"]}, model)
+    assert same(bundle["opt"], opt)
+    assert bundle["step"] == 6
+    assert json.loads(bundle["args"]) == json.loads((mdm.place / "straight/args.json").read_text())
+    assert not same(bundle["model"], bundle["model_avg"])
+
+
+@pytest.mark.mdm
+@pytest.mark.parametrize("name", ["kill_step_4", *(f"kill_file_{number}" for number in (2, 4, 5))])
+def test_a_killed_run_that_goes_on_equals_an_uninterrupted_one(mdm, name):
+    assert mdm.status[f"{name}_first"] == KILLED
+    draws = must(mdm, name)
+    begun = 0 if name == "kill_file_2" else 3
+    assert [entry["step"] for entry in draws] == list(range(begun, 7))
+    assert same(draws, must(mdm, "straight")[begun:])
+    for step in (6, 7):
+        for kind in ("model", "opt"):
+            saved = [torch.load(mdm.place / folder / f"{kind}{step:09d}.pt") for folder in ("straight", name)]
+            assert same(*saved), (kind, step)
+    assert not (mdm.place / name / bundles.PARTIAL).exists()
+
+
+def test_a_killed_run_of_the_stand_in_that_goes_on_equals_an_uninterrupted_one(standin):
+    assert standin.status["resumed_first"] == KILLED
+    assert same(must(standin, "resumed"), must(standin, "straight")[3:])
+    for kind in ("model", "opt"):
+        assert same(*(torch.load(standin.place / name / f"{kind}000000007.pt") for name in ("straight", "resumed")))
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_second_start_in_the_same_folder_is_refused_and_changes_nothing(request, host):
+    runs = host_of(request, host)
+    assert runs.status["again"] == 1
+    message = output(runs, "again")
+    assert "--save_dir straight: expected no checkpoint" in message
+    assert "--resume_checkpoint straight/model000000007.pt" in message
+    assert not json.loads((runs.place / "straight/args.json").read_text())["overwrite"] or host == "standin"
+
+
+def test_the_stand_in_goes_on_from_the_checkpoint_that_is_named_and_not_from_a_newer_one(standin):
+    assert [draws["step"] for draws in must(standin, "older")] == [3, 4, 5, 6]
+    assert same(must(standin, "older"), must(standin, "straight")[3:])
+
+
+def test_without_paired_the_stand_in_has_no_streams_of_ours(standin):
+    assert must(standin, "unpaired") == []
+
+
+@pytest.mark.mdm
+def test_a_named_checkpoint_is_continued_in_another_folder(mdm):
+    assert [draws["step"] for draws in must(mdm, "elsewhere")] == [3, 4, 5, 6]
+    for kind in ("model", "opt"):
+        assert same(*(torch.load(mdm.place / name / f"{kind}000000007.pt") for name in ("straight", "elsewhere")))
+
+
+@pytest.mark.mdm
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("other_lr", "--lr: expected 0.01 as in straight/bundle000000003.pt, found 0.1"),
+        ("unbundled", "--resume_checkpoint model000000003.pt: expected bundle000000003.pt with --paired"),
+        ("few", "--batch_size 64: expected as many clips or more, as --paired counts whole batches; found 18"),
+    ],
+)
+def test_what_cannot_be_continued_or_begun_is_refused_with_the_option(mdm, name, message):
+    assert mdm.status[name] == 1
+    assert f"error: {message}" in output(mdm, name)
+    assert not list((mdm.place / name).glob("*.pt"))
+
+
+@pytest.mark.mdm
+def test_data_are_those_of_now_and_a_cache_of_others_is_left_alone(mdm):
+    texts = {text for draws in must(mdm, "straight") for text in draws["text"]}
+    assert len(texts) > 7
+    assert all(text.startswith("a person") for text in texts)
+    assert (mdm.place / "dataset" / "t2m_train.npy").read_bytes() == STALE
+
+
+# -- whole files without --paired -------------------------------------------------------------------------------------
+
+
+@pytest.mark.mdm
+def test_without_paired_a_model_never_lies_there_without_its_optimizer(mdm):
+    assert mdm.status["whole_first"] == KILLED
+    left = json.loads((mdm.place / "whole.found").read_text())
+    assert {"opt000000000.pt", "model000000000.pt", "opt000000002.pt"} <= set(left)
+    assert "model000000002.pt" not in left
+    assert bundles.PARTIAL in left
+
+
+@pytest.mark.mdm
+def test_without_paired_mdm_goes_on_by_its_own_rules_and_clears_what_was_cut_off(mdm):
+    assert mdm.status["whole"] == 0, output(mdm, "whole")[-3000:]
+    names = {path.name for path in (mdm.place / "whole").iterdir()}
+    assert {"model000000002.pt", "opt000000002.pt"} <= names
+    assert bundles.PARTIAL not in names
+    assert not any(name.startswith("bundle") for name in names)
+    assert torch.load(mdm.place / "whole.drawn") == []

@@ -1,0 +1,127 @@
+"""With --supervision 3d an installed checkout trains, bit for bit, what the same checkout trains without us."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import mdm_runs
+import pytest
+import torch
+
+from videomdm_ext.config import Fairness, Source, Speed, Supervision
+from videomdm_ext.mdm import checkout, patching
+
+pytestmark = [pytest.mark.mdm, pytest.mark.slow]
+
+RUNS = {
+    "plain": (),
+    "average": ("--use_ema", "--mask_frames", "--weight_decay", "0.01", "--lr_anneal_steps", "100"),
+    "decoder": ("--arch", "trans_dec", "--use_ema"),
+    "recurrent": ("--arch", "gru"),
+    "prefix": ("--arch", "trans_dec", "--context_len", "20", "--pred_len", "20", "--mask_frames"),
+    "goals": ("--context_len", "20", "--pred_len", "20", "--lambda_target_loc", "1"),
+    "unconstrained": ("--unconstrained", "--gen_guidance_param", "1"),
+    "kit": ("--dataset", "kit"),
+    "actions": ("--dataset", "humanact12", "--num_frames", "30", "--gen_guidance_param", "1"),
+}
+STEPS = ("--num_steps", "10", "--save_interval", "5", "--log_interval", "5")
+
+
+@pytest.fixture(scope="module")
+def saved(mdm_checkout, tmp_path_factory) -> dict[str, Path]:
+    """-> the folders with the runs of an unedited and of an installed checkout."""
+    found = {}
+    for kind, program in (("unedited", mdm_runs.UNEDITED), ("installed", mdm_runs.INSTALLED)):
+        place = mdm_runs.clone(mdm_checkout.root, tmp_path_factory.mktemp(kind) / "mdm")
+        if kind == "installed":
+            patching.install(checkout.find(place))
+        runs = []
+        for name, words in RUNS.items():
+            own = ("--supervision", "3d") if kind == "installed" else ()
+            runs.append(["--save_dir", f"save/{name}", *mdm_runs.SMALL, *STEPS, *words, *own])
+        mdm_runs.trainings(program, place, runs)
+        found[kind] = place / "save"
+    yield found
+    for folder in found.values():
+        shutil.rmtree(folder.parent)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_weights_average_and_optimizer_are_those_of_unedited_mdm(saved, name):
+    theirs, ours = (sorted((saved[kind] / name).glob("*.pt")) for kind in ("unedited", "installed"))
+    assert [path.name for path in ours] == [path.name for path in theirs]
+    assert {"model000000010.pt", "opt000000010.pt"} <= {path.name for path in ours}
+    for their, our in zip(theirs, ours, strict=True):
+        assert differences(torch.load(their), torch.load(our)) == []
+
+
+def differences(first: object, second: object, place: str = "") -> list[str]:
+    """-> where two saved things differ in any bit, type or key."""
+    if type(first) is not type(second):
+        return [f"{place}: {type(first)} and {type(second)}"]
+    if isinstance(first, torch.Tensor):
+        same = first.dtype == second.dtype and torch.equal(first, second)
+        return [] if same else [place]
+    if isinstance(first, dict):
+        if list(first) != list(second):
+            return [f"{place}: keys"]
+        return [found for key in first for found in differences(first[key], second[key], f"{place}/{key}")]
+    if isinstance(first, list | tuple):
+        if len(first) != len(second):
+            return [f"{place}: length"]
+        parts = enumerate(zip(first, second, strict=True))
+        return [found for index, (a, b) in parts for found in differences(a, b, f"{place}/{index}")]
+    return [] if first == second else [place]
+
+
+def test_the_weights_of_a_run_change_and_average_and_weights_differ(saved):
+    start, end = (torch.load(saved["installed"] / "average" / f"model{step:09d}.pt") for step in (0, 10))
+    assert len(differences(start["model"], end["model"])) > 10
+    assert len(differences(end["model"], end["model_avg"])) > 10
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_args_json_differs_by_our_keys_only(saved, name):
+    theirs, ours = (json.loads((saved[kind] / name / "args.json").read_text()) for kind in ("unedited", "installed"))
+    own = {key for config in (Supervision, Source, Fairness, Speed) for key in vars(config)["__dataclass_fields__"]}
+    assert ours.keys() - theirs.keys() == own
+    assert {key: ours[key] for key in theirs} == theirs
+    assert ours["supervision"] == "3d"
+    if name in ("plain", "kit"):
+        assert ours["text_features"] == "clip"
+
+
+def test_the_launcher_does_the_same_without_an_edit_and_in_an_edited_checkout(saved, mdm_checkout, tmp_path):
+    place = mdm_runs.clone(mdm_checkout.root, tmp_path / "mdm")
+    for folder, host in (("launched", place), ("twice", saved["installed"].parent)):
+        words = ["--save_dir", str(place / folder), *mdm_runs.SMALL, *STEPS, "--supervision", "3d"]
+        run = ["-m", "videomdm_ext.run", "--mdm", str(host), "train.train_mdm", *words]
+        mdm_runs.must(mdm_runs.python(host, *run))
+        for name in ("model000000010.pt", "opt000000010.pt"):
+            ours, theirs = torch.load(place / folder / name), torch.load(saved["unedited"] / "plain" / name)
+            assert differences(ours, theirs) == []
+    status = subprocess.run(["git", "-C", str(place), "status", "--porcelain", "utils"], capture_output=True, text=True)
+    assert status.stdout == ""
+
+
+def test_a_checkpoint_of_ours_is_loaded_by_unedited_mdm(saved, mdm_checkout, tmp_path):
+    place = mdm_runs.clone(mdm_checkout.root, tmp_path / "mdm")
+    shutil.copytree(saved["installed"] / "plain", place / "save" / "plain")
+    program = """
+import sys, torch
+from videomdm_ext.mdm import compat
+compat.prepare()
+from utils.parser_util import evaluation_parser
+from utils.model_util import create_model_and_diffusion, load_saved_model
+sys.argv = ["eval", "--model_path", "save/plain/model000000010.pt"]
+args = evaluation_parser()
+model, _ = create_model_and_diffusion(args, type("Data", (), {"dataset": None}))
+load_saved_model(model, args.model_path)
+print(args.latent_dim, float(model.output_process.poseFinal.weight.sum()))
+"""
+    printed = mdm_runs.must(mdm_runs.python(place, "-c", program)).split()
+    weight = torch.load(place / "save/plain/model000000010.pt")["output_process.poseFinal.weight"]
+    assert printed[-2:] == ["32", str(float(weight.detach().sum()))]

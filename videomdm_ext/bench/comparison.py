@@ -1,0 +1,215 @@
+"""Train and sample what is missing of a comparison, several runs at a time. Every stage resumes; `plan` says the files.
+
+`workers` trainings run at a time, in processes of one thread, or, with 0, one after the other in this process.
+"""
+
+import contextlib
+import dataclasses
+import json
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from videomdm_ext.bench import cost, fairness, sampling
+from videomdm_ext.bench.arms import arm_name, load_arm
+from videomdm_ext.bench.checks import check_numbers, check_plan, check_truth, clips_of, write_plan
+from videomdm_ext.bench.plan import Plan, Run
+from videomdm_ext.data.files import check_writable
+from videomdm_ext.data.folder import read_card
+from videomdm_ext.data.refined import identity, is_made, make_refined
+from videomdm_ext.errors import ConfigError, HostError
+from videomdm_ext.mdm import adapter, launcher, logs
+
+DENOISE_AT = 0.2
+"""Held-out clips are noised to this share of the schedule."""
+ORPHAN_SECONDS = 0.5
+"""How often a worker looks whether it still has a parent."""
+Finish = Callable[[Run, Path], None]
+Watch = Callable[[Mapping[str, int]], None]
+
+
+def prepare(plan: Plan, out: Path, refining: Callable[[int, int], None] | None = None) -> None:
+    """Check everything before work begins; refine the teachers where an arm needs them."""
+    arms = [load_arm(arm).supervision for arm in plan.arms]
+    names = [arm_name(arm) for arm in plan.arms]
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(f"--arms: expected names, each once, found {' '.join(names) or 'none'}. Correct the list.")
+    check_numbers(plan)
+    fairness.check_pairs(plan.runs(), out)
+    card = read_card(plan.clips)
+    check_plan(plan, out, card)
+    check_truth(plan, arms)
+    for run in plan.runs():
+        fairness.check_trained(run, out)
+        fairness.check_teachers(run, out, identity(card))
+    check_writable(str(out))
+    write_plan(plan, out)
+    if any(config.diffused == "refined" for config in arms) and not is_made(plan.clips, card):
+        make_refined(plan.clips, card, refining)
+
+
+# -- trainings --------------------------------------------------------------------------------------------------------
+
+
+def execute(plan: Plan, out: Path, *, workers: int, watch: Watch, finish: Finish | None = None) -> None:
+    """Train every run that is not done, then sample it, or let `finish(run, out)` write what is to be scored.
+
+    `watch` is told the steps of each run, now and then.
+    """
+    if finish is None:
+        todo = [run for run in plan.runs() if run.missing_samples(out) or run.missing_curve(out)]
+    else:
+        todo = [run for run in plan.runs() if not run.samples(out).is_file()]
+    perform(plan, out, todo, finish or make_samples, workers=workers, watch=watch)
+
+
+def perform(plan: Plan, out: Path, todo: Sequence[Run], finish: Finish, *, workers: int, watch: Watch) -> None:
+    """Complete these runs."""
+    if not todo:
+        return
+    if workers == 0:
+        for run in todo:
+            complete(run, out, finish)
+            watch({run.name: run.steps_done(out) for run in plan.runs()})
+        return
+    context = multiprocessing.get_context("spawn")
+    named: dict[str, Any] = {"mp_context": context, "initializer": _start_worker}
+    if plan.mdm:  # whose logger is opened once a process
+        named["max_tasks_per_child"] = 1
+    with ProcessPoolExecutor(min(workers, len(todo)), **named) as pool:
+        pending: set[Future[None]] = {pool.submit(complete, run, out, finish) for run in todo}
+        try:
+            while pending:
+                done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
+                watch({run.name: run.steps_done(out) for run in plan.runs()})
+                for future in done:
+                    future.result()
+        except BaseException:
+            for process in list(pool._processes.values()):
+                process.terminate()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _start_worker() -> None:
+    torch.set_num_threads(1)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with_parent(parent: int) -> None:
+    """Stop where the process that started this one was killed: two may not train in one folder."""
+    while os.getppid() == parent:
+        time.sleep(ORPHAN_SECONDS)
+    os._exit(1)
+
+
+def complete(run: Run, out: Path, finish: Finish) -> None:
+    """Train from the last checkpoint on, then finish. What the host prints goes to the run's log."""
+    folder = run.folder(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "run.log"
+    with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        try:
+            if not run.is_trained(out):
+                fairness.note_teachers(run, out, identity(read_card(run.plan.clips)))
+                with cost.counted(folder), _host_log(run, folder):
+                    launcher.run(
+                        run.plan.host(), "train.train_mdm", run.arguments(out),
+                        add_options=adapter.add_options, activate=adapter.activate,
+                    )  # fmt: skip
+            _forget_earlier(folder, [] if run.equal_passes else run.plan.curve_steps)
+            finish(run, out)
+        except SystemExit as stop:
+            raise HostError(f"{log}: the host stopped with status {stop.code}. Read the end of that file.") from stop
+
+
+@contextlib.contextmanager
+def _host_log(run: Run, folder: Path) -> Iterator[None]:
+    """MDM's logger writes into the run's folder; what it writes becomes progress.csv, as the stand-in's."""
+    if not run.plan.mdm:
+        yield
+        return
+    adapter.begin()
+    if "fork" in multiprocessing.get_all_start_methods():  # as where MDM is the main program: its loader forks
+        multiprocessing.set_start_method("fork", force=True)
+    place = folder / "host"
+    cost.gather_log(folder, place)
+    logs.write_csv(place)
+    try:
+        yield
+    finally:
+        cost.gather_log(folder, place)
+
+
+def _forget_earlier(folder: Path, kept: Sequence[int] = ()) -> None:
+    """Keep the last checkpoint, and the weights at the steps of a curve: the others only served to resume."""
+    for kind in ("model", "opt", "bundle"):
+        for place in sorted(folder.glob(f"{kind}*.pt"))[:-1]:
+            if kind != "model" or int(place.stem.removeprefix(kind)) not in kept:
+                place.unlink()
+
+
+# -- samples ----------------------------------------------------------------------------------------------------------
+
+
+def make_samples(run: Run, out: Path) -> None:
+    """What the run lacks: each replication's motions for captions, held-out clips made clean, and its curve."""
+    make_curve(run, out)
+    missing = run.missing_samples(out)
+    if not missing:
+        return
+    plan = run.plan
+    trained = _load(run, run.checkpoint(out, chosen_step(run, out)))
+    cost.note(run.folder(out), parameters=sum(weight.numel() for weight in trained.model.parameters_wo_clip()))
+    wanted = sampling.prompts(_prompted(plan, plan.reference, trained), plan.samples, seed=0)
+    for number in range(plan.replications):
+        place = run.replication(out, number)
+        if place in missing:
+            made = sampling.sample(trained, wanted, seed=run.noise_seed(number), guidance=plan.guidance)
+            sampling.write_motions(place, {"samples": made}, [text for text, _ in wanted])
+    if run.held_out(out) in missing:
+        timestep = int(DENOISE_AT * plan.diffusion_steps)
+        groups = sampling.denoise_held_out(trained, timestep=timestep, seed=run.seed)
+        sampling.write_motions(run.held_out(out), groups, [])
+
+
+def make_curve(run: Run, out: Path) -> None:
+    """Motions for validation captions from the checkpoints of the curve, all from the same noise."""
+    for step in run.missing_curve(out):
+        if not run.checkpoint(out, step).is_file():
+            raise HostError(
+                f"{run.checkpoint(out, step)}: expected the checkpoint of step {step} for --curve, found none. The "
+                f"training was done without --curve: leave it out, or remove {run.folder(out)} to train again."
+            )
+        trained = _load(run, run.checkpoint(out, step))
+        wanted = sampling.prompts(_prompted(run.plan, "val", trained), run.plan.samples, seed=0)
+        made = sampling.sample(trained, wanted, seed=run.seed, guidance=run.plan.guidance)
+        sampling.write_motions(run.curve_samples(out, step), {"samples": made}, [text for text, _ in wanted])
+
+
+def chosen_step(run: Run, out: Path) -> int | None:
+    """The step that --select chose for the run, or None for the last one."""
+    place = run.chosen(out)
+    if not run.plan.select or run.equal_passes:
+        return None
+    return int(json.loads(place.read_text(encoding="utf-8"))["step"])
+
+
+def _load(run: Run, checkpoint: Path) -> sampling.Trained:
+    if run.plan.mdm:
+        adapter.begin()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return sampling.load(run.plan.host(), checkpoint, device=device)
+
+
+def _prompted(plan: Plan, split: str, trained: sampling.Trained) -> Any:
+    """The data whose captions are sampled."""
+    return trained.dataset if split == "train" else dataclasses.replace(trained.dataset, clips=clips_of(plan, split))

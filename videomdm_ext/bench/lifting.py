@@ -1,0 +1,194 @@
+"""2D keypoints and a camera to 3D with a trained prior (METHOD 7): sampling that is drawn towards the rays.
+
+It starts from the noised teacher, as SDEdit does. A clip longer than the prior's crops goes in windows that overlap.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from videomdm_ext.bench.sampling import Trained, condition, denoiser, sampler, stream
+from videomdm_ext.data.batch import OBSERVED, Crop, Path, collate, crop, tensor_of
+from videomdm_ext.data.clip import Clip
+from videomdm_ext.errors import ConfigError
+from videomdm_ext.geometry.cameras import to_camera
+from videomdm_ext.motion.features import decode
+from videomdm_ext.supervision.guidance import Guidance, guide
+from videomdm_ext.supervision.observation import Observation
+
+
+@dataclass(frozen=True)
+class Lifting:
+    """How clips are lifted: `start`, the share of the schedule to whose noise the teacher is taken (1: noise alone);
+    the share of a window that the next one covers too; draws of noise whose mean is given; DDIM steps, 0 for none;
+    the scale of classifier-free guidance by the caption."""
+
+    guidance: Guidance = field(default_factory=Guidance)
+    start: float = 0.2
+    overlap: float = 0.25
+    draws: int = 1
+    ddim: int = 0
+    text_scale: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.start <= 1:
+            raise ConfigError(f"--start: expected a share above 0, at most 1, found {self.start:g}. Correct it.")
+        if not 0 <= self.overlap <= 0.5:
+            raise ConfigError(f"--overlap: expected a share from 0 to 0.5, found {self.overlap:g}. Correct it.")
+        if self.draws < 1:
+            raise ConfigError(f"--draws: expected 1 or more, found {self.draws}. Correct it.")
+
+
+@dataclass(frozen=True)
+class Window:
+    """Frames of one clip that are sampled together: the clip's place, the crop, its first frame, caption and noise."""
+
+    place: int
+    cut: Crop
+    first: int
+    text: str
+    noise: Tensor
+
+
+def lift(
+    trained: Trained,
+    clips: Sequence[Clip],
+    how: Lifting,
+    *,
+    batch: int = 64,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Tensor]:
+    """Motions of clips [T, J, 3] in camera coordinates, m. Each clip's teacher is diffused; no truth is read."""
+    for clip in clips:
+        check(clip, trained)
+    windows = [window for draw in range(how.draws) for window in windows_of(trained, clips, how, draw)]
+    total = [torch.zeros(clip.length, clip.skeleton.num_joints, 3) for clip in clips]
+    weight = [torch.zeros(clip.length, 1, 1) for clip in clips]
+    for start in range(0, len(windows), batch):
+        part = windows[start : start + batch]
+        torch.manual_seed(stream(how.seed, f"steps/{start}"))
+        for window, motion in zip(part, sample_windows(trained, part, how), strict=True):
+            frames = slice(window.first, window.first + len(motion))
+            share = ramp(len(motion))[:, None, None]
+            total[window.place][frames] += share * motion
+            weight[window.place][frames] += share
+        if progress:
+            progress(start + len(part), len(windows))
+    return [motion / share for motion, share in zip(total, weight, strict=True)]
+
+
+def check(clip: Clip, trained: Trained) -> None:
+    """Refuse a clip that the prior cannot lift."""
+    known = trained.space.skeleton
+    if clip.skeleton != known:
+        raise ConfigError(
+            f"{clip.label}: expected {known.name} ({known.num_joints} joints), the skeleton of the checkpoint, found "
+            f"{clip.skeleton.name} ({clip.skeleton.num_joints}). Use a checkpoint that was trained on it."
+        )
+    if abs(clip.fps - trained.fps) > 1e-3 * trained.fps:
+        raise ConfigError(
+            f"{clip.label}: expected {trained.fps:g} fps, as in training, found {clip.fps:g}. Import it at that rate."
+        )
+    if clip.is_known:
+        raise ConfigError(f"{clip.label}: expected keypoints, found motion that no camera saw. Leave the clip out.")
+
+
+def spans(frames: int, longest: int, overlap: float) -> list[tuple[int, int]]:
+    """First frame and length of the windows of a clip, as few as cover it with at least that share in common."""
+    length = min(frames, longest)
+    step = max(1, longest - round(overlap * longest))
+    count = 1 + max(0, -(-(frames - length) // step))
+    return [(round(i * (frames - length) / max(1, count - 1)), length) for i in range(count)]
+
+
+def ramp(frames: int) -> Tensor:
+    """Weights [T] of a window's frames where it meets others: more in its middle than at its ends."""
+    place = torch.arange(frames)
+    return (1 + torch.minimum(place, frames - 1 - place)).float() / frames
+
+
+def windows_of(trained: Trained, clips: Sequence[Clip], how: Lifting, draw: int) -> Iterator[Window]:
+    """All windows of all clips; those of a clip share its noise where they overlap."""
+    longest = trained.dataset.batch_length
+    for place, clip in enumerate(clips):
+        own = torch.Generator().manual_seed(stream(how.seed, f"lift/{clip.id}/{draw}"))
+        noise = torch.randn(trained.space.skeleton.num_features, 1, max(clip.length, longest), generator=own)
+        path = Path.of(clip.teacher, clip.skeleton)
+        for first, length in spans(clip.length, longest, how.overlap):
+            cut = crop(clip, first, length, path=path, with_truth=False)
+            if length < longest:
+                yield Window(place, cut, first, clip.texts[0], noise[..., :longest])
+            else:
+                yield Window(place, cut, first, clip.texts[0], noise[..., first : first + longest])
+
+
+def sample_windows(trained: Trained, windows: Sequence[Window], how: Lifting) -> list[Tensor]:
+    """Motions [T, J, 3] of windows in camera coordinates, one pass through the host's sampler."""
+    batch = collate([window.cut for window in windows], length=trained.dataset.batch_length)
+    lengths = tensor_of(batch, "lengths")
+    valid = torch.arange(trained.dataset.batch_length) < lengths.unsqueeze(1)
+    seen = {name: tensor_of(batch, name) for name in OBSERVED}
+    observation = Observation.of(**seen, valid=valid, rule=how.guidance.rule)
+    x_start = trained.space.features(tensor_of(batch, "teacher")) * valid[:, None, None]
+    model = Guided(denoiser(trained, how.text_scale), observation, trained, how.guidance)
+    loop, steps = sampler(trained, how.ddim)
+    kept = max(1, round(how.start * steps))
+    noised: dict[str, Any] = {}
+    if how.start < 1:
+        noised = {"skip_timesteps": steps - kept, "init_image": x_start.to(trained.device)}
+    x = loop(
+        model,
+        tuple(x_start.shape),
+        noise=torch.stack([window.noise for window in windows]).to(trained.device),
+        clip_denoised=False,
+        model_kwargs={"y": condition(trained, [window.text for window in windows], lengths, how.text_scale)},
+        **noised,
+    )
+    positions = to_camera(decode(trained.space.raw(x.cpu()), trained.space.skeleton), model.observation.extrinsics)
+    return [positions[i, :length] for i, length in enumerate(lengths)]
+
+
+class Guided(torch.nn.Module):
+    """A denoiser whose predictions are drawn towards their rays; `observation` follows the camera from step to step."""
+
+    def __init__(self, model: Any, observation: Observation, trained: Trained, guidance: Guidance) -> None:
+        super().__init__()
+        self.model, self.observation, self.guidance = model, observation, guidance
+        self.space, self.last = trained.space, max(1, trained.diffusion.num_timesteps - 1)
+        self.cond_mode, self.encode_text = model.cond_mode, model.encode_text
+
+    def forward(self, x: Tensor, timesteps: Tensor, y: dict[str, Any] | None = None) -> Tensor:
+        """x [B, D, 1, T], timesteps [B] of the whole schedule -> the guided prediction of x_0, [B, D, 1, T]."""
+        prediction = self.model(x, timesteps, y=y)
+        strength = self.guidance.at(timesteps.cpu() / self.last)
+        guided, self.observation = guide(
+            prediction.cpu(), self.observation, self.space, strength, nearest=self.guidance.nearest
+        )
+        return guided.to(x.device)
+
+
+def teacher_of(clip: Clip) -> Tensor:
+    """A clip's teacher in camera coordinates, [T, J, 3]."""
+    return to_camera(decode(torch.from_numpy(clip.teacher), clip.skeleton), cameras_of(clip.extrinsics))
+
+
+def truth_of(clip: Clip) -> Tensor | None:
+    """A clip's truth in camera coordinates, [T, J, 3], where it is known."""
+    if clip.truth is None or clip.truth_extrinsics is None:
+        return None
+    return to_camera(decode(torch.from_numpy(clip.truth), clip.skeleton), cameras_of(clip.truth_extrinsics))
+
+
+def cameras_of(extrinsics: Any) -> Tensor:
+    """Extrinsics [1, 3, 4] or [T, 3, 4] of a clip's [3, 4] or [T, 3, 4]."""
+    return torch.from_numpy(extrinsics).reshape(-1, 3, 4)
+
+
+def seen_as(clip: Clip, keypoints: Clip) -> Clip:
+    """A clip, perhaps with a refined teacher, with the keypoints that were detected."""
+    return dataclasses.replace(clip, keypoints=keypoints.keypoints, confidence=keypoints.confidence)

@@ -1,0 +1,246 @@
+"""What a comparison compares: its plan, and the trainings that follow from it.
+
+OUT/plan.json                   what is compared; a folder holds one plan
+OUT/runs/ARM-SEED/              the host's checkpoints and logs, cost, and which refined teachers it had (teachers.txt)
+OUT/samples/ARM-SEED/REP.npz    motions from captions, one file a replication; heldout.npz: held-out clips made clean
+OUT/samples/ARM-SEED/step*.npz  motions for validation captions from earlier checkpoints (--curve)
+OUT/scores/ARM-SEED/REP.json    their scores
+"""
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from videomdm_ext.bench.arms import ArmConfig, arm_name, load_arm
+from videomdm_ext.bench.scores import PRIMARY
+from videomdm_ext.errors import ConfigError
+from videomdm_ext.mdm import checkout
+from videomdm_ext.supervision.unrolling import Ladder
+
+EQUAL_PASSES = ", equal passes"
+"""What is added to an arm's name that is trained again with as many denoiser passes as the others."""
+ONLY_STANDIN = ("ff_size", "dropout", "gradient_clip")
+"""Options of the stand-in that MDM does not have: its own values are fixed."""
+MDM_FIXED = {"ff_size": 1024, "dropout": 0.1}
+"""What MDM fixes; a plan for a checkout says the same."""
+LOGGED = 25
+"""Steps that a row of the losses is the mean of, or nearly so many."""
+TRAINED_EVALUATORS = ("t2m", "text-motion", "views-2d")
+"""Evaluators that are large, or are trained first."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is equal for all arms, and which arms and seeds there are.
+
+    A training is sampled in `replications` with fixed seeds, and compared with `windows` random crops of every clip of
+    the split `reference` (1: their first frames). `curve` scores that many checkpoints on validation clips; `select`
+    names the metric that then chooses the checkpoint. `primary` names the metrics that claims are made in, `without`
+    the evaluators that are not made.
+    """
+
+    clips: str
+    content: str
+    arms: tuple[str, ...] = ("3d", "3d-on-teacher", "2d")
+    seeds: int = 3
+    steps: int = 650
+    batch_size: int = 16
+    crop_frames: int = 32
+    learning_rate: float = 2e-3
+    latent_dim: int = 192
+    layers: int = 2
+    ff_size: int = 384
+    dropout: float = 0.0
+    diffusion_steps: int = 50
+    average: float = 0.99
+    adam_beta2: float = 0.999
+    text_features: str = "words"
+    samples: int = 128
+    guidance: float = 1.0
+    replications: int = 1
+    windows: int = 1
+    reference: str = "train"
+    mdm: str = ""
+    curve: int = 0
+    select: str = ""
+    equal_passes: bool = False
+    primary: tuple[str, ...] = PRIMARY
+    without: tuple[str, ...] = TRAINED_EVALUATORS
+
+    def __post_init__(self) -> None:
+        for name in ("arms", "primary", "without"):  # lists, where they were read from JSON
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+
+    def runs(self) -> list["Run"]:
+        """All pairs of arm and seed, seed by seed, so that an early stop leaves whole comparisons."""
+        found = []
+        for seed in range(self.seeds):
+            for arm in self.arms:
+                run = Run(self, arm, seed)
+                again = self.equal_passes and run.passes_per_step > 1
+                found += [run, Run(self, arm, seed, equal_passes=True)] if again else [run]
+        return found
+
+    @property
+    def curve_steps(self) -> list[int]:
+        """Steps of the checkpoints that are scored on validation clips, the last step's among them."""
+        return [self.steps // self.curve * number for number in range(1, self.curve)] + [self.steps] * (self.curve > 0)
+
+    @property
+    def log_interval(self) -> int:
+        """Steps that a row of the losses is the mean of. MDM's logger forgets them when it goes on from a checkpoint,
+        so with a checkout the steps of a curve, at which there are checkpoints, are ends of rows."""
+        between = self.steps // self.curve if self.mdm and self.curve else 0
+        fitting = [steps for steps in range(1, 4 * LOGGED + 1) if between % steps == 0]
+        return min(fitting, key=lambda steps: abs(steps - LOGGED))
+
+    def host(self) -> checkout.Checkout:
+        """The checkout that trains and samples: the one at `mdm`, else the stand-in."""
+        return checkout.find(self.mdm) if self.mdm else checkout.standin()
+
+
+def read_plan(out: Path) -> Plan:
+    """The plan of a comparison's folder."""
+    place = out / "plan.json"
+    try:
+        stored: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
+        stored.pop("settings", None)
+        return Plan(**stored)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ConfigError(
+            f"{place}: expected the plan of a comparison ({error}). Make one: videomdm demo, or videomdm bench."
+        ) from error
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of one arm; `equal_passes`: with fewer steps, so that it costs an unrolled arm no more passes."""
+
+    plan: Plan
+    arm: str
+    seed: int
+    equal_passes: bool = False
+
+    @property
+    def config(self) -> ArmConfig:
+        return load_arm(self.arm)
+
+    @property
+    def label(self) -> str:
+        """The arm's name in a report."""
+        return arm_name(self.arm) + (EQUAL_PASSES if self.equal_passes else "")
+
+    @property
+    def name(self) -> str:
+        return f"{arm_name(self.arm)}{'-equal-passes' if self.equal_passes else ''}-{self.seed}"
+
+    @property
+    def steps(self) -> int:
+        return max(1, round(self.plan.steps / self.passes_per_step)) if self.equal_passes else self.plan.steps
+
+    @property
+    def passes_per_step(self) -> float:
+        """Expected denoiser passes of a training step."""
+        config = self.config.supervision
+        unrolled = config.supervision == "2d" and config.unrolls
+        return Ladder.of(config, self.plan.diffusion_steps).passes if unrolled else 1.0
+
+    def passes(self) -> float:
+        """Expected denoiser passes of the training."""
+        return self.steps * self.passes_per_step
+
+    # -- its files ----------------------------------------------------------------------------------------------------
+
+    def folder(self, out: Path) -> Path:
+        return out / "runs" / self.name
+
+    def samples(self, out: Path) -> Path:
+        """The one file of a comparison that says by itself what is made of a training."""
+        return out / "samples" / f"{self.name}.npz"
+
+    def replication(self, out: Path, number: int) -> Path:
+        return out / "samples" / self.name / f"{number:03d}.npz"
+
+    def held_out(self, out: Path) -> Path:
+        return out / "samples" / self.name / "heldout.npz"
+
+    def curve_samples(self, out: Path, step: int) -> Path:
+        return out / "samples" / self.name / f"step{step:09d}.npz"
+
+    def scores(self, out: Path, number: int) -> Path:
+        return out / "scores" / self.name / f"{number:03d}.json"
+
+    def curve_scores(self, out: Path, step: int) -> Path:
+        return out / "scores" / self.name / f"step{step:09d}.json"
+
+    def chosen(self, out: Path) -> Path:
+        return self.folder(out) / "chosen.json"
+
+    def checkpoint(self, out: Path, step: int | None = None) -> Path:
+        return self.folder(out) / f"model{self.steps if step is None else step:09d}.pt"
+
+    # -- how far it is ------------------------------------------------------------------------------------------------
+
+    def is_trained(self, out: Path) -> bool:
+        return self.checkpoint(out).is_file()
+
+    def missing_samples(self, out: Path) -> list[Path]:
+        """Files of samples that are still to be made, those of the curve not counted."""
+        replications = [self.replication(out, number) for number in range(self.plan.replications)]
+        return [place for place in (*replications, self.held_out(out)) if not place.is_file()]
+
+    def missing_curve(self, out: Path) -> list[int]:
+        """Steps of the curve whose samples are still to be made; an equal-passes training has no curve."""
+        steps = [] if self.equal_passes else self.plan.curve_steps
+        return [step for step in steps if not self.curve_samples(out, step).is_file()]
+
+    def steps_done(self, out: Path) -> int:
+        """All of them, or those that the log of an unfinished run has seen."""
+        if self.is_trained(out):
+            return self.steps
+        seen = [0]
+        for log in (self.folder(out) / "progress.csv", self.folder(out) / "host" / "progress.csv"):
+            if log.is_file():
+                with log.open(encoding="utf-8", newline="") as file:
+                    seen += [int(row["step"]) for row in csv.DictReader(file) if (row.get("step") or "").isdigit()]
+        return max(seen)
+
+    def noise_seed(self, replication: int) -> int:
+        """Seed of x_T and of the sampler, the same for every arm.
+
+        Several replications have one fixed list for all trainings; a single one takes the training's own seed, so that
+        the interval over seeds covers what sampling draws.
+        """
+        return replication if self.plan.replications > 1 else self.seed
+
+    def arguments(self, out: Path) -> list[str]:
+        """The host's command line."""
+        plan = self.plan
+        flags = {
+            "save_dir": self.folder(out), "clips": plan.clips, "seed": self.seed, "num_steps": self.steps,
+            "lr_anneal_steps": self.steps, "batch_size": plan.batch_size, "crop_frames": plan.crop_frames,
+            "lr": plan.learning_rate, "latent_dim": plan.latent_dim, "layers": plan.layers, "ff_size": plan.ff_size,
+            "dropout": plan.dropout, "diffusion_steps": plan.diffusion_steps, "avg_model_beta": plan.average,
+            "text_features": plan.text_features, "gradient_clip": 1.0, "log_interval": plan.log_interval,
+            "save_interval": self._save_interval(), "pos_embed_max_len": 256, "adam_beta2": plan.adam_beta2,
+        }  # fmt: skip
+        kept = {name: value for name, value in flags.items() if not (plan.mdm and name in ONLY_STANDIN)}
+        words = [part for name, value in kept.items() for part in (f"--{name}", str(value))]
+        return [
+            *words,
+            "--use_ema",
+            "--mask_frames",
+            "--overwrite",
+            "--paired",
+            "--resume_checkpoint",
+            "latest",
+            *self.config.flags,
+        ]
+
+    def _save_interval(self) -> int:
+        """Checkpoints serve to go on after an interruption; a curve needs one at each of its steps."""
+        if self.plan.curve and not self.equal_passes:
+            return self.steps // self.plan.curve
+        return max(2 * LOGGED, self.steps // 4 // LOGGED * LOGGED)

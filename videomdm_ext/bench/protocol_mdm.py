@@ -1,0 +1,245 @@
+"""The published protocol: MDM's own evaluation, run through a checkout's own code for one checkpoint after another.
+
+OUT/protocol_mdm/RUN-MODE-.../  args.json, a link to the checkpoint, evaluation.json (what is evaluated), MDM's log
+OUT/protocol_mdm.json, .md      every score, and a short table
+
+A finished log of the same checkpoint, data, files and settings is not run again. The run's own folder stays as it is.
+"""
+
+import hashlib
+import json
+import math
+import re
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from videomdm_ext.data.files import write_bytes
+from videomdm_ext.data.folder import read_card
+from videomdm_ext.errors import ConfigError, HostError
+from videomdm_ext.mdm import evaluation, official
+from videomdm_ext.mdm.checkout import Checkout
+from videomdm_ext.mdm.evaluation import Scores
+
+Watch = Callable[[str, int, int], None]
+"""`watch(run, replications done, replications in all)`."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What MDM's program is asked for; guidance 2.5 and seed 10 are its own defaults."""
+
+    eval_mode: str = "wo_mm"
+    guidance: float = 2.5
+    seed: int = 10
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A checkpoint to evaluate, with the arguments it was trained with."""
+
+    name: str
+    checkpoint: Path
+    args: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A checkpoint's scores and those of the true motions beside; `data` says what it was scored against."""
+
+    name: str
+    data: str
+    args: Mapping[str, Any]
+    identity: Mapping[str, Any]
+    scores: Mapping[str, Scores]
+
+
+# -- which checkpoints ------------------------------------------------------------------------------------------------
+
+
+def runs_of_bench(out: Path) -> list[Asked]:
+    """The last checkpoint of every training in OUT/runs."""
+    folders = sorted(path for path in (out / "runs").glob("*") if path.is_dir())
+    if not folders:
+        raise ConfigError(
+            f"{out / 'runs'}: expected the trainings of a bench, found none. Name its folder with --out, or trained "
+            "runs with --run DIR."
+        )
+    return [of_run(folder) for folder in folders]
+
+
+def of_run(folder: Path) -> Asked:
+    """The last checkpoint of a finished training."""
+    found = sorted(folder.glob("model*.pt"))
+    if not found:
+        raise HostError(f"{folder}: expected a checkpoint model*.pt, found none. Train first, or name another folder.")
+    asked = of_checkpoint(found[-1])
+    steps, wanted = re.sub(r"\D", "", found[-1].stem), asked.args.get("num_steps", 0)
+    if steps and int(steps) < int(wanted):
+        raise HostError(
+            f"{folder}: expected a finished training of {wanted} steps, found {int(steps)}. Finish it, or name the "
+            f"checkpoint: --model_path {found[-1]}."
+        )
+    return asked
+
+
+def of_checkpoint(checkpoint: Path) -> Asked:
+    """A checkpoint with the args.json beside it, named by its folder."""
+    place = checkpoint.with_name("args.json")
+    if not checkpoint.is_file():
+        raise HostError(f"{checkpoint}: expected a checkpoint, found none. Name a file model*.pt.")
+    try:
+        args = dict(json.loads(place.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise HostError(
+            f"{place}: expected the run's arguments as JSON ({error}). Keep args.json beside it."
+        ) from error
+    if args.get("clips") and "://" not in args["clips"]:
+        args["clips"] = str(Path(args["clips"]).expanduser().resolve())
+    return Asked(checkpoint.absolute().parent.name, checkpoint.absolute(), args)
+
+
+# -- everything before anything runs ----------------------------------------------------------------------------------
+
+
+def check(checkout: Checkout, asked: Sequence[Asked]) -> None:
+    """Raise an error that names what is missing, of the checkout or of any of the runs."""
+    evaluation.check(checkout)
+    names = [run.name for run in asked]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"--run: expected folders of different names, found {', '.join(twice)} twice. Rename one.")
+    for run in asked:
+        evaluation.check_arguments(run.args, run.checkpoint.with_name("args.json"))
+        scored_against(checkout, run)
+
+
+def scored_against(checkout: Checkout, run: Asked) -> tuple[str, str]:
+    """What MDM's program will compare with, in words, and a hash of it."""
+    clips = run.args.get("clips")
+    if clips and evaluation.check_truth(clips):
+        card = read_card(clips)
+        return f"the true motions of the test clips of {card.name}", card.content_hash
+    folder = evaluation.check_own_data(checkout)
+    parts = [(folder / part).read_bytes() for part in evaluation.OF_DATA if (folder / part).is_file()]
+    return "HumanML3D's test split in the checkout", hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+# -- one after another ------------------------------------------------------------------------------------------------
+
+
+def evaluate(checkout: Checkout, run: Asked, settings: Settings, out: Path, watch: Watch) -> Evaluated:
+    """The scores of a checkpoint, from a finished log of the same thing, or from MDM's program now."""
+    data, content = scored_against(checkout, run)
+    identity = {
+        "checkpoint": official.hash_of(run.checkpoint),
+        "args": dict(run.args),
+        "data": content,
+        "settings": asdict(settings),
+        "host": {"commit": checkout.commit, "files": official.hashes(checkout.root)},
+    }
+    names = f"{run.name}-{settings.eval_mode}-guidance{settings.guidance:g}-seed{settings.seed}"
+    folder = out / "protocol_mdm" / names
+    scores = _finished(folder, identity, settings.eval_mode)
+    if scores is None:
+        prepare(folder, run, identity)
+        execute(checkout, run, settings, folder, watch)
+        scores = _finished(folder, identity, settings.eval_mode)
+    if scores is None:
+        raise HostError(
+            f"{folder}: expected a finished log of MDM's evaluation, found none although it ended well. "
+            "This MDM writes another log than that of commit d4fd88c, which is the one that is read."
+        )
+    return Evaluated(run.name, data, run.args, identity, scores)
+
+
+def _finished(folder: Path, identity: Mapping[str, Any], mode: str) -> dict[str, Scores] | None:
+    """The scores of a finished log of this very thing."""
+    place, log = folder / "evaluation.json", evaluation.log_in(folder)
+    if log is None or not place.is_file() or place.read_text(encoding="utf-8") != _text(identity):
+        return None
+    return evaluation.read_log(log.read_text(encoding="utf-8"), mode)
+
+
+def _text(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2, sort_keys=True) + "\n"
+
+
+def prepare(folder: Path, run: Asked, identity: Mapping[str, Any]) -> None:
+    """A folder with the run's arguments, a link to its checkpoint, and nothing of an earlier evaluation."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in list(folder.iterdir()):
+        if old.is_symlink() or old.suffix == ".log":
+            old.unlink()
+    (folder / run.checkpoint.name).symlink_to(run.checkpoint)
+    write_bytes(str(folder / "args.json"), _text(run.args).encode())
+    write_bytes(str(folder / "evaluation.json"), _text(identity).encode())
+
+
+def execute(checkout: Checkout, run: Asked, settings: Settings, folder: Path, watch: Watch) -> None:
+    """MDM's program in a process of its own; what it prints goes to FOLDER/printed.log."""
+    checkpoint = folder.resolve() / run.checkpoint.name
+    words = evaluation.command(
+        checkout, checkpoint, mode=settings.eval_mode, guidance=settings.guidance, seed=settings.seed
+    )
+    printed, total = folder / "printed.log", evaluation.REPLICATIONS[settings.eval_mode]
+    with printed.open("wb") as file:
+        process = subprocess.Popen(
+            words, cwd=checkout.root, env=evaluation.environment(), stdout=file, stderr=subprocess.STDOUT
+        )
+        try:
+            watch(run.name, 0, total)
+            while process.poll() is None:
+                _wait(process)
+                log = evaluation.log_in(folder)
+                done = evaluation.replications_done(log.read_text(encoding="utf-8")) if log else 0
+                watch(run.name, done, total)
+        finally:
+            process.terminate()
+            process.wait()
+    if process.returncode:
+        raise _failure(run.name, process.returncode, printed)
+
+
+def _failure(name: str, status: int, printed: Path) -> HostError:
+    said = printed.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return HostError(
+        f"{printed}: MDM's evaluation of {name} ended with status {status}: "
+        f"{' | '.join(said[-3:]) or 'it said nothing'}. Read that file; videomdm doctor tells what MDM lacks here."
+    )
+
+
+def _wait(process: subprocess.Popen[bytes]) -> None:
+    try:
+        process.wait(1.0)
+    except subprocess.TimeoutExpired:
+        return
+
+
+# -- protocol_mdm.json ------------------------------------------------------------------------------------------------
+
+
+def as_json(evaluated: Sequence[Evaluated], settings: Settings) -> str:
+    """Every score of every replication, by run; scores that are no number are null."""
+    runs = {
+        one.name: {
+            "scored_against": one.data,
+            **{key: value for key, value in one.identity.items() if key != "settings"},
+            "scores": {who: _plain(scores) for who, scores in one.scores.items()},
+        }
+        for one in evaluated
+    }
+    return _text({"format": 1, "protocol": "mdm", "settings": asdict(settings), "runs": runs})
+
+
+def _plain(scores: Scores) -> dict[str, Any]:
+    def finite(values: Mapping[str, float]) -> dict[str, float | None]:
+        return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+    return {
+        "replications": [finite(values) for values in scores.replications],
+        "mean": finite(scores.mean),
+        "half_width": finite(scores.half_width),
+    }

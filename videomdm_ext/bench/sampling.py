@@ -1,0 +1,267 @@
+"""What a trained checkpoint makes: motions from captions, and clean predictions of held-out noisy clips.
+
+Draws are paired: the same captions, lengths and noise for every checkpoint with the same shapes. Files are npz.
+"""
+
+import argparse
+import hashlib
+import importlib
+import io
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from videomdm_ext.config import Source, Supervision
+from videomdm_ext.data.batch import collate, crop
+from videomdm_ext.data.folder import read_folder
+from videomdm_ext.errors import ConfigError, HostError
+from videomdm_ext.geometry.cameras import to_camera
+from videomdm_ext.mdm import adapter, launcher
+from videomdm_ext.mdm.checkout import Checkout
+from videomdm_ext.mdm.data import HostDataset, open_dataset
+from videomdm_ext.motion.features import FeatureSpace, decode
+from videomdm_ext.options import from_args
+from videomdm_ext.supervision.unrolling import noised
+
+MALFORMED = (RuntimeError, LookupError, TypeError, AttributeError, AssertionError, OSError, EOFError, UnpicklingError)
+"""What the hosts raise for a file that is no checkpoint."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A checkpoint in a host: denoiser (averaged weights where there are any), diffusion, data space, arguments."""
+
+    model: Any
+    diffusion: Any
+    space: FeatureSpace
+    args: argparse.Namespace
+    dataset: HostDataset
+    device: str = "cpu"
+
+    @property
+    def fps(self) -> float:
+        return self.dataset.clips[0].fps
+
+    @property
+    def without_text(self) -> bool:
+        """Whether it was trained with --unconstrained."""
+        return bool(getattr(self.model, "cond_mode", "text") == "no_cond")
+
+
+def newest_checkpoint(folder: Path) -> Path:
+    """The last model*.pt of a run's folder."""
+    found = sorted(folder.glob("model*.pt"))
+    if not found:
+        raise HostError(f"{folder}: expected a checkpoint model*.pt, found none. Train first: videomdm train.")
+    return found[-1]
+
+
+def find_checkpoint(place: Path) -> Path:
+    """A checkpoint's file, or the last one of a run's folder."""
+    if not place.is_file():
+        return newest_checkpoint(place)
+    return place
+
+
+def load(checkout: Checkout, checkpoint: Path, *, device: str = "cpu", clips: str = "") -> Trained:
+    """Load a checkpoint with the arguments stored beside it, onto a device.
+
+    `clips` is where the data set that it was trained on lies now, if not where args.json says.
+    """
+    stored = checkpoint.with_name("args.json")
+    try:
+        args = argparse.Namespace(**json.loads(stored.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise HostError(
+            f"{stored}: expected the run's arguments as JSON ({error}). Keep args.json beside it."
+        ) from error
+    args.paired = False  # a matter of the training
+    if clips:
+        args.clips = clips
+    launcher.use(checkout, add_options=adapter.add_options, activate=adapter.activate)
+    model_util = importlib.import_module("utils.model_util")
+    try:
+        adapter.activate(args)
+        dataset = open_dataset(from_args(Source, args), from_args(Supervision, args), "train", args.seed)
+        model, diffusion = model_util.create_model_and_diffusion(args, argparse.Namespace(dataset=dataset))
+        use_average = args.use_ema
+    except AttributeError as error:
+        if error.obj is not args:
+            raise
+        raise HostError(f"{stored}: expected all arguments of a run ({error}). Keep the run's own file.") from error
+    try:
+        model_util.load_saved_model(model, str(checkpoint), use_avg=use_average)
+    except (*MALFORMED, HostError) as error:
+        raise HostError(_misfit(checkpoint, stored, dataset, error)) from error
+    model.to(device)  # MDM's own returns nothing
+    model.eval()
+    return Trained(model, diffusion, dataset.space, args, dataset, device)
+
+
+def _misfit(checkpoint: Path, stored: Path, dataset: HostDataset, error: Exception) -> str:
+    """What to say of a checkpoint that its arguments, its data set or its bytes contradict."""
+    sizes = re.search(r"poseEmbedding\.weight: .*?\[\d+, (\d+)\].*?\[\d+, (\d+)\]", str(error))
+    if sizes is None or sizes[1] == sizes[2]:
+        return f"{checkpoint}: does not fit the arguments in {stored} ({error}). Train it again."
+    found, expected = (f"{width} channels ({(int(width) + 1) // 12} joints)" for width in sizes.groups())
+    return (
+        f"{checkpoint}: expected {expected} of {dataset.space.skeleton.name}, the skeleton of the clips in {stored}, "
+        f"found {found}. Keep each checkpoint beside its own args.json."
+    )
+
+
+def prompts(dataset: HostDataset, count: int, seed: int) -> list[tuple[str, int]]:
+    """Captions and lengths of `count` training clips, every clip once before any comes again; the same for all arms."""
+    order = sorted(dataset.clips, key=lambda clip: hashlib.sha256(f"{seed}/{clip.id}".encode()).digest())
+    chosen = [order[i % len(order)] for i in range(count)]
+    return [
+        (clip.texts[(i // len(order)) % len(clip.texts)], min(clip.length, dataset.crop_frames))
+        for i, clip in enumerate(chosen)
+    ]
+
+
+@torch.no_grad()
+def sample(
+    trained: Trained, wanted: list[tuple[str, int]], *, seed: int, guidance: float, batch: int = 64, ddim: int = 0
+) -> list[Tensor]:
+    """Motions for captions and lengths: positions [T, J, 3] each, m. `ddim` steps without noise, or 0: the schedule."""
+    model, (loop, _) = denoiser(trained, guidance), sampler(trained, ddim)
+    draw = torch.Generator().manual_seed(stream(seed, "start"))
+    longest = trained.dataset.batch_length
+    motions: list[Tensor] = []
+    for start in range(0, len(wanted), batch):
+        part = wanted[start : start + batch]
+        lengths = torch.tensor([length for _, length in part])
+        y = condition(trained, [text for text, _ in part], lengths, guidance)
+        shape = (len(part), trained.space.skeleton.num_features, 1, longest)
+        noise = torch.randn(shape, generator=draw).to(trained.device)
+        torch.manual_seed(stream(seed, f"steps/{start}"))
+        x = loop(model, shape, noise=noise, clip_denoised=False, model_kwargs={"y": y})
+        positions = decode(trained.space.raw(x.cpu()), trained.space.skeleton)
+        motions += [positions[i, :length] for i, length in enumerate(lengths)]
+    return motions
+
+
+def denoiser(trained: Trained, guidance: float) -> Any:
+    """The model, with classifier-free guidance where its scale is not 1."""
+    if guidance == 1:
+        return trained.model
+    if trained.args.cond_mask_prob == 0:
+        raise ConfigError(
+            f"--guidance {guidance}: expected 1 for a denoiser trained without condition dropout "
+            "(--cond_mask_prob 0). Use --guidance 1."
+        )
+    model = importlib.import_module("model.cfg_sampler").ClassifierFreeSampleModel(trained.model)
+    model.eval()
+    return model
+
+
+def condition(trained: Trained, texts: Sequence[str], lengths: Tensor, guidance: float) -> dict[str, Any]:
+    """The host's y for captions and lengths [B] in frames of a batch as long as any in training."""
+    y: dict[str, Any] = {
+        "lengths": lengths,
+        "mask": (torch.arange(trained.dataset.batch_length) < lengths.unsqueeze(1))[:, None, None],
+        "scale": torch.full((len(texts),), guidance),
+    }
+    if not trained.without_text:
+        y |= {"text": list(texts), "text_embed": trained.model.encode_text(list(texts))}
+    return on_device(y, trained.device)
+
+
+def sampler(trained: Trained, ddim: int) -> tuple[Callable[..., Tensor], int]:
+    """The host's sampling loop and its steps: ancestral over the schedule, or DDIM in a few evenly spaced ones."""
+    own = trained.diffusion
+    if ddim == 0:
+        return own.p_sample_loop, getattr(own, "num_timesteps", 0)
+    total = own.num_timesteps
+    if not 2 <= ddim <= total:
+        raise ConfigError(f"--ddim: expected 2 to {total} steps, those of the schedule, found {ddim}. Correct it.")
+    respace = importlib.import_module("diffusion.respace")
+    kinds = ("model_mean_type", "model_var_type", "loss_type", "rescale_timesteps")
+    spaced = respace.SpacedDiffusion(
+        use_timesteps=respace.space_timesteps(total, [ddim]),
+        betas=own.betas,
+        **{name: getattr(own, name) for name in kinds},
+    )
+    return spaced.ddim_sample_loop, ddim
+
+
+def stream(seed: int, purpose: str) -> int:
+    """Seed of the draws for one purpose, so that no two purposes share a draw."""
+    return int.from_bytes(hashlib.sha256(f"{purpose}/{seed}".encode()).digest()[:7], "big")
+
+
+def on_device(y: Mapping[str, Any], device: str) -> dict[str, Any]:
+    """The condition with its tensors there."""
+    return {name: value.to(device) if torch.is_tensor(value) else value for name, value in y.items()}
+
+
+@torch.no_grad()
+def denoise_held_out(trained: Trained, *, timestep: int, seed: int) -> dict[str, list[Tensor]]:
+    """Held-out lifted clips, noised to `timestep` and predicted clean in one pass, with teacher and truth beside.
+
+    -> prediction, teacher and, where every clip has one, truth in camera coordinates, positions [T, J, 3] each, m.
+    """
+    source = from_args(Source, trained.args)
+    clips = read_folder(source.clips, "test")[1]
+    length = trained.dataset.batch_length
+    crops = [crop(clip, 0, min(clip.length, length)) for clip in clips]
+    batch: Mapping[str, Any] = collate(crops, length=length)
+    valid = torch.arange(length) < batch["lengths"].unsqueeze(1)
+    x_start = trained.space.features(batch["teacher"]) * valid[:, None, None]
+    noise = torch.randn(x_start.shape, generator=torch.Generator().manual_seed(seed))
+    t = torch.full((len(crops),), timestep)
+    alpha_bar = torch.as_tensor(trained.diffusion.alphas_cumprod, dtype=torch.float32)[t]
+    y = {"text": [clip.texts[0] for clip in clips], "mask": valid[:, None, None], "lengths": batch["lengths"]}
+    y = on_device(y, trained.device)
+    y["text_embed"] = trained.model.encode_text(y["text"])
+    x_t = noised(x_start, noise, alpha_bar).to(trained.device)
+    x = trained.diffusion._wrap_model(trained.model)(x_t, t.to(trained.device), y=y).cpu()
+    skeleton = trained.space.skeleton
+    seen = {
+        "prediction": to_camera(decode(trained.space.raw(x), skeleton), batch["extrinsics"]),
+        "teacher": to_camera(decode(batch["teacher"], skeleton), batch["extrinsics"]),
+    }
+    if batch["truth"] is not None:
+        seen["truth"] = to_camera(decode(batch["truth"], skeleton), batch["truth_extrinsics"])
+    return {name: [p[: item.length] for p, item in zip(values, crops, strict=True)] for name, values in seen.items()}
+
+
+def write_motions(path: Path, groups: Mapping[str, list[Tensor]], captions: list[str]) -> None:
+    """Groups of motions [T, J, 3] of any lengths in one npz, written beside and renamed."""
+    arrays: dict[str, Any] = {"captions": np.array(captions)}
+    for name, motions in groups.items():
+        arrays[name] = torch.cat(motions).numpy()
+        arrays[f"{name}_lengths"] = np.array([len(motion) for motion in motions])
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".part")
+    beside.write_bytes(content.getvalue())
+    os.replace(beside, path)
+
+
+def read_motions(path: Path) -> tuple[dict[str, list[Tensor]], list[str]]:
+    """What `write_motions` wrote."""
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        captions = [str(text) for text in arrays.pop("captions")]
+        groups = {}
+        for name in [name for name in arrays if not name.endswith("_lengths")]:
+            groups[name] = list(torch.from_numpy(arrays[name]).split(arrays[f"{name}_lengths"].tolist()))
+    except (OSError, ValueError, TypeError, LookupError, EOFError, RuntimeError, AttributeError, BadZipFile) as error:
+        raise ConfigError(
+            f"{path}: expected motions in npz, found something else ({error}). Remove the file and sample again."
+        ) from error
+    return groups, captions

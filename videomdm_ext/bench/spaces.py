@@ -1,0 +1,247 @@
+"""Scores in the spaces of evaluators, against whatever is known of the truth there.
+
+A clip is positions [T, J, 3] in metres, y up, without padding. In a space a score is called "EVALUATOR/METRIC". A space
+with a row a frame, or several rows a clip, has those metrics alone that make sense there; one without a text side has
+none of captions.
+"""
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from videomdm_ext.bench import metrics, text_metrics
+from videomdm_ext.bench.calibration import Calibration, halves
+from videomdm_ext.bench.evaluators.base import Evaluator
+from videomdm_ext.bench.metrics import Clips
+from videomdm_ext.errors import DatasetError, PluginError
+from videomdm_ext.skeletons import Skeleton
+
+SPLITS = 8
+"""Random splits of the truth, and random exchanges of its captions, whose mean is told."""
+MULTIMODAL = 100
+"""Captions that the multimodality is taken over, the first ones."""
+
+Scores = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A set of clips in a space: rows [M, D] and how many of them each clip has, captions, and their rows [N, D]."""
+
+    rows: Tensor
+    counts: tuple[int, ...]
+    captions: tuple[str, ...]
+    texts: Tensor | None
+
+    def part(self, chosen: Sequence[int]) -> "Embedded":
+        """Those clips alone, in that order."""
+        pieces = self.rows.split(self.counts)
+        return Embedded(
+            torch.cat([pieces[clip] for clip in chosen]),
+            tuple(self.counts[clip] for clip in chosen),
+            tuple(self.captions[clip] for clip in chosen),
+            None if self.texts is None else self.texts[list(chosen)],
+        )
+
+    def exchanged(self, order: Sequence[int]) -> "Embedded":
+        """The same clips with each other's captions."""
+        texts = None if self.texts is None else self.texts[list(order)]
+        return dataclasses.replace(self, captions=tuple(self.captions[clip] for clip in order), texts=texts)
+
+    @cached_property
+    def gaussian(self) -> tuple[Tensor, Tensor]:
+        return metrics.gaussian(self.rows)
+
+    @cached_property
+    def radii(self) -> Tensor:
+        return text_metrics.radii(self.rows)
+
+    @cached_property
+    def gallery(self) -> tuple[list[str], Tensor]:
+        """The different captions in sorted order, and their rows; with a text side only."""
+        assert self.texts is not None
+        different, own = text_metrics.distinct(self.captions)
+        return different, self.texts[[int((own == place).nonzero()[0]) for place in range(len(different))]]
+
+
+class Spaces(ABC):
+    """Scores sets of samples in the spaces of evaluators; what is known of the truth there is kept.
+
+    `seed` draws the groups of R-precision, the pairs of the diversity and the halves of the floor.
+    """
+
+    def __init__(self, evaluators: Sequence[Evaluator], skeleton: Skeleton, fps: float, *, seed: int = 0) -> None:
+        self.evaluators = {evaluator.name: evaluator for evaluator in evaluators}
+        if len(self.evaluators) < len(evaluators):
+            names = ", ".join(evaluator.name for evaluator in evaluators)
+            raise PluginError(f"evaluators: expected names, each once, found {names}. Leave one of them out.")
+        self.skeleton, self.fps, self.seed = skeleton, fps, seed
+        self._truth: dict[str, Embedded] = {}
+        self._texts: dict[str, dict[str, Tensor]] = {}
+
+    @abstractmethod
+    def plain_scores(self, samples: Clips) -> Scores:
+        """The scores that need no evaluator, and "clips", their number."""
+
+    @abstractmethod
+    def calibrate(self, teacher: Clips, groups: Sequence[str] | None = None, seed: int = 0) -> Calibration:
+        """The rows that are not arms: truth, floor, teacher, static pose, shuffled captions."""
+
+    @abstractmethod
+    def embed_truth(self, evaluator: Evaluator) -> Embedded:
+        """What is known of the truth, in a space."""
+
+    def score(self, samples: Clips, captions: Sequence[str]) -> Scores:
+        """All scores by name, and "clips", their number; samples that are not finite score NaN."""
+        check_captions(samples, captions, "samples")
+        found = self.plain_scores(samples)
+        finite = metrics.is_finite(samples)
+        for name, evaluator in self.evaluators.items():
+            scores = self._in_space(self.embed(evaluator, samples, captions) if finite else self.truth(name), name)
+            found |= scores if finite else dict.fromkeys(scores, math.nan)
+        return found
+
+    def per_clip(self, samples: Clips, captions: Sequence[str]) -> dict[str, list[float]]:
+        """The scores that are means over clips, one value a clip."""
+        metrics.check_clips(samples, self.skeleton, "samples")
+        check_captions(samples, captions, "samples")
+        found = metrics.every_clips_measures(samples, self.skeleton, self.fps)
+        for name, evaluator in self.evaluators.items():
+            made = self.embed(evaluator, samples, captions)
+            if made.texts is not None:
+                found[f"{name}/mm_dist"] = text_metrics.mm_distances(made.rows, made.texts).tolist()
+        return found
+
+    def multimodality(self, replications: Sequence[Clips], captions: Sequence[str]) -> Scores:
+        """How far replications of the same captions are apart, where there is a text side; none for under 2."""
+        found: Scores = {}
+        for name, evaluator in self.evaluators.items() if len(replications) > 1 else ():
+            sets = [self.embed(evaluator, clips[:MULTIMODAL], captions[:MULTIMODAL]) for clips in replications]
+            if sets[0].texts is not None:
+                found[f"{name}/multimodality"] = text_metrics.multimodality(torch.stack([made.rows for made in sets]))
+        return found
+
+    def rows(
+        self, teacher: Clips, captions: Sequence[str], still: Clips, groups: Sequence[str], seed: int
+    ) -> dict[str, Scores]:
+        """Truth, floor, teacher, static and shuffled in all spaces; `groups` are those of the rows of the truth."""
+        rows: dict[str, Scores] = {row: {} for row in ("truth", "floor", "teacher", "static", "shuffled")}
+        for name, evaluator in self.evaluators.items():
+            truth, floor = self._halved(name, groups, seed)
+            rows["truth"] |= truth
+            rows["floor"] |= floor
+            rows["teacher"] |= self._in_space(self.embed(evaluator, teacher, captions), name)
+            rows["static"] |= self._in_space(self.embed(evaluator, still, captions), name)
+            rows["shuffled"] |= self._shuffled(name, seed)
+        return rows
+
+    @property
+    def distrust(self) -> dict[str, str]:
+        """Why an evaluator may rank nothing, by its name."""
+        return {name: evaluator.distrust for name, evaluator in self.evaluators.items() if evaluator.distrust}
+
+    def truth(self, name: str) -> Embedded:
+        """What is known of the truth, in the space of that name."""
+        if name not in self._truth:
+            self._truth[name] = self.embed_truth(self.evaluators[name])
+        return self._truth[name]
+
+    @torch.no_grad()
+    def embed(self, evaluator: Evaluator, clips: Clips, captions: Sequence[str]) -> Embedded:
+        """The clips in a space, with the rows of their captions where each clip has one row."""
+        parts = [clips] if evaluator.per_clip else [[clip] for clip in clips]
+        made = [evaluator.motions(part, self.fps).double() for part in parts]
+        rows = torch.cat(made)
+        counts = [len(rows) // len(clips)] * len(clips) if evaluator.per_clip else [len(part) for part in made]
+        if sum(counts) != len(rows):
+            raise PluginError(
+                f"evaluator {evaluator.name!r}: expected as many rows for every clip, found {len(rows)} for "
+                f"{len(clips)} clips. Correct its motions()."
+            )
+        texts = self._embed_captions(evaluator, captions) if len(rows) == len(clips) else None
+        return Embedded(rows, tuple(counts), tuple(captions), texts)
+
+    def _embed_captions(self, evaluator: Evaluator, captions: Sequence[str]) -> Tensor | None:
+        """Rows [N, D] of the captions, each text asked for once, or None where the space has no text side."""
+        known = self._texts.setdefault(evaluator.name, {})
+        missing = sorted(set(captions) - known.keys())
+        if missing:
+            rows = evaluator.captions(missing)
+            if rows is None:
+                return None
+            known |= dict(zip(missing, rows.double(), strict=True))
+        return torch.stack([known[caption] for caption in captions])
+
+    def _in_space(self, made: Embedded, name: str, truth: Embedded | None = None) -> Scores:
+        """All scores of a set in a space, against the reference or a part of it."""
+        truth = truth or self.truth(name)
+        enough = min(len(made.rows), len(truth.rows)) > 1
+        found = {"fid": metrics.frechet(*made.gaussian, *truth.gaussian) if enough else math.nan}
+        if self.evaluators[name].per_clip:
+            apart = text_metrics.distances(made.rows, truth.rows)
+            found["precision"], found["recall"] = text_metrics.precision_and_recall(apart, made.radii, truth.radii)
+            found["diversity"] = text_metrics.diversity(made.rows, self.seed)
+        return {f"{name}/{metric}": value for metric, value in found.items()} | self._of_captions(made, name)
+
+    def _of_captions(self, made: Embedded, name: str) -> Scores:
+        """How well motions and their captions fit; the gallery holds the captions of the reference too."""
+        if made.texts is None:
+            return {}
+        groups = text_metrics.seeded_groups(len(made.captions), self.seed)
+        all_texts, rows = self._joint_gallery(made, self.truth(name))
+        own = torch.tensor([all_texts[caption] for caption in made.captions])
+        tops = {
+            "r_precision": text_metrics.r_precision(made.rows, made.texts, made.captions, groups),
+            "r_precision_gallery": text_metrics.hits(made.rows, rows, own).mean(0).tolist(),
+        }
+        found = {f"{name}/{kind}_{top}": v for kind, row in tops.items() for top, v in zip((1, 2, 3), row, strict=True)}
+        return found | {f"{name}/mm_dist": text_metrics.mm_distances(made.rows, made.texts).mean().item()}
+
+    def _joint_gallery(self, made: Embedded, truth: Embedded) -> tuple[dict[str, int], Tensor]:
+        """The different captions of both sets with their places, and their rows."""
+        texts: dict[str, Tensor] = {}
+        for one in (truth, made):
+            texts |= dict(zip(*one.gallery, strict=True))
+        return {text: place for place, text in enumerate(texts)}, torch.stack(list(texts.values()))
+
+    def _halved(self, name: str, groups: Sequence[str], seed: int) -> tuple[Scores, Scores]:
+        """The truth's own scores in a space, and mean errors of one half of it against the other."""
+        generator = torch.Generator().manual_seed(seed)
+        whole = self.truth(name)
+        pairs = []
+        for _ in range(SPLITS):
+            first, second = (whole.part(half) for half in halves(groups, generator))
+            pairs.append((self._in_space(first, name, second), self._in_space(second, name, first)))
+        truth, floor = self._in_space(whole, name) | {f"{name}/fid": 0.0}, {}
+        for metric, score in list(truth.items()):
+            meant, of_half = metrics.by_name(metric), metric.endswith(("/precision", "/recall"))
+            truth[metric] = mean([one[metric] for one, _ in pairs]) if of_half else score
+            best = [truth[metric] if of_half else other[metric] for _, other in pairs]
+            floor[metric] = mean([meant.error(one[metric], b) for (one, _), b in zip(pairs, best, strict=True)])
+        return truth, floor
+
+    def _shuffled(self, name: str, seed: int) -> Scores:
+        """Scores of the truth with captions exchanged at random."""
+        generator, whole = torch.Generator().manual_seed(seed), self.truth(name)
+        orders = [torch.randperm(len(whole.captions), generator=generator).tolist() for _ in range(SPLITS)]
+        rows = [self._of_captions(whole.exchanged(order), name) for order in orders]
+        return {metric: mean([row[metric] for row in rows]) for metric in rows[0]}
+
+
+def mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def check_captions(clips: Clips, captions: Sequence[str], what: str) -> None:
+    """DatasetError unless there is a caption for every clip."""
+    if len(captions) != len(clips):
+        raise DatasetError(
+            f"{what}: expected a caption for each of {len(clips)} clips, found {len(captions)}. "
+            "Give every clip one; of several, the first."
+        )

@@ -1,0 +1,211 @@
+"""Where a training step's time goes: MDM as it is, with this package in 3D, and in 2D without unrolling.
+
+Each variant runs in its own process (bench/speed_worker.py) on the same batch, and the
+processes take turns step by step, so that a busy machine slows them alike. Captions are new in the first pass over the
+pool and known in the second, as in the first and the later epochs of a training.
+"""
+
+import dataclasses
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+import videomdm_ext
+from videomdm_ext.config import Source, Supervision
+from videomdm_ext.data.card import Card
+from videomdm_ext.data.folder import write_folder
+from videomdm_ext.data.motions import load_motions
+from videomdm_ext.data.observing import Optics, find_lifter, lift, observe, own_generator
+from videomdm_ext.data.recording import to_clip
+from videomdm_ext.errors import HostError
+from videomdm_ext.mdm import text_choice
+from videomdm_ext.mdm.checkout import Checkout
+from videomdm_ext.mdm.data import open_dataset
+from videomdm_ext.skeletons import SMPL22
+
+PARTS = ("text encoding", "denoiser forward", "loss", "backward", "optimizer and norms", "average", "rest")
+PHASES = ("first epoch", "later epochs")
+VARIANTS = ("stock", "3d", "2d")
+WORDS = ("a person", "walks", "turns left", "turns right", "jumps", "sits down", "and", "then", "slowly", "in a circle")
+FPS = 20.0
+TOWER: dict[str, int] = {}
+"""Size of the random text tower, where it is not that of ViT-B/32."""
+TWO = Supervision(supervision="2d", teacher="lifted", unroll="off")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """A training step and how it is timed; `cpu_time` counts what the process computed, not what passed meanwhile."""
+
+    batch: int = 64
+    frames: int = 196
+    layers: int = 8
+    width: int = 512
+    steps: int = 5
+    threads: int = 2
+    cpu_time: bool = False
+
+    @property
+    def pool(self) -> int:
+        """Captions; each is drawn once in a phase."""
+        return self.batch * self.steps
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Medians of one variant in seconds, by phase and part ("total" too), and its weights after all steps."""
+
+    seconds: Mapping[str, Mapping[str, float]]
+    digest: str
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """What was measured, on what."""
+
+    sizes: Sizes
+    timings: Mapping[str, Timing]
+    device: str
+    text: str
+
+    def ratios(self) -> dict[str, float]:
+        """Quotients of total times, by what they compare."""
+        total = {name: {p: timing.seconds[p]["total"] for p in PHASES} for name, timing in self.timings.items()}
+        stock = {f"stock / 3d, {p}": total["stock"][p] / total["3d"][p] for p in PHASES if "stock" in total}
+        return {**stock, **{f"2d / 3d, {p}": total["2d"][p] / total["3d"][p] for p in PHASES}}
+
+    @property
+    def same_weights(self) -> bool | None:
+        """Whether stock MDM and ours in 3D ended with equal weights; None without stock MDM."""
+        if "stock" not in self.timings:
+            return None
+        return self.timings["stock"].digest == self.timings["3d"].digest
+
+    def as_json(self) -> str:
+        content = {**dataclasses.asdict(self), "ratios": self.ratios(), "same_weights": self.same_weights}
+        return json.dumps(content, indent=2) + "\n"
+
+
+def measure(checkout: Checkout, sizes: Sizes, watch: Callable[[int, int], None] = lambda done, total: None) -> Speeds:
+    """Time every variant that the checkout has. `watch` is told the steps done and the steps in all."""
+    variants = VARIANTS if checkout.kind == "mdm" else VARIANTS[1:]
+    if "stock" in variants:
+        _refuse_edited(checkout)
+    with tempfile.TemporaryDirectory(prefix="videomdm-speed-") as name, ExitStack() as stack:
+        folder = Path(name)
+        write_batch(folder, sizes)
+        tower = None if text_choice.weights().is_file() else TOWER
+        plan = {"root": str(checkout.root), "kind": checkout.kind, "tower": tower, **dataclasses.asdict(sizes)}
+        (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+        workers = {variant: stack.enter_context(worker(folder, variant, checkout, sizes)) for variant in variants}
+        turns = ["warm-up", *(f"{phase}/{step}" for phase in PHASES for step in range(sizes.steps))]
+        taken: dict[str, dict[str, list[dict[str, float]]]] = {v: {phase: [] for phase in PHASES} for v in variants}
+        for number, turn in enumerate(turns):
+            for variant, ask in workers.items():
+                seconds = ask(turn)
+                if number:
+                    taken[variant][turn.split("/")[0]].append(seconds)
+            watch(number + 1, len(turns))
+        ends = {variant: ask("end") for variant, ask in workers.items()}
+    timings = {
+        variant: Timing({phase: medians(steps) for phase, steps in phases.items()}, ends[variant]["digest"])
+        for variant, phases in taken.items()
+    }
+    random_tower = "a random tower of ViT-B/32 size (CLIP's weights are not here)"
+    text = "CLIP ViT-B/32" if tower is None else random_tower
+    return Speeds(sizes, timings, next(iter(ends.values()))["device"], text)
+
+
+def medians(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The median of each part over the steps."""
+    return {part: median(step[part] for step in steps) for part in (*PARTS, "total")}
+
+
+def _refuse_edited(checkout: Checkout) -> None:
+    place = checkout.root / "utils" / "parser_util.py"
+    if "videomdm_ext" in place.read_text(encoding="utf-8"):
+        raise HostError(
+            f"{place}: edited by videomdm install, so stock MDM cannot be timed in this checkout. "
+            f"Run videomdm uninstall --mdm {checkout.root} before, or name another clone with --mdm."
+        )
+
+
+# -- the batch --------------------------------------------------------------------------------------------------------
+
+
+def write_batch(folder: Path, sizes: Sizes) -> None:
+    """Bundled motion, played to and fro, as clips in FOLDER/clips and as one batch in FOLDER/batch.pt."""
+    lifter, clips = find_lifter("synthetic", 0, SMPL22), []
+    for motion in load_motions()[:4]:
+        there = torch.from_numpy(motion.positions)
+        both = torch.cat([there, there.flip(0)])
+        positions = both.repeat(-(-(sizes.frames + 1) // len(both)), 1, 1)[: sizes.frames + 1]
+        draw = own_generator("speed", motion.name)
+        seen = observe(motion.name, motion.captions, positions, skeleton=SMPL22, fps=FPS, optics=Optics(), draw=draw)
+        clips.append(to_clip(lift(lifter, seen)))
+    card = Card("speed", SMPL22.name, FPS, "synthetic", "zlib", ("bundled motion",))
+    write_folder(str(folder / "clips"), {"train": clips}, card)
+    dataset = open_dataset(Source(clips=str(folder / "clips"), crop_frames=sizes.frames), TWO, "train", 0)
+    dataset.set_epoch(0)
+    x_start, condition = dataset.collate([dataset[index % len(dataset)] for index in range(sizes.batch)])
+    torch.save({"motion": x_start, "y": condition["y"]}, folder / "batch.pt")
+
+
+def captions(sizes: Sizes, turn: str) -> list[str]:
+    """The captions of a turn: others in each step, the same in each phase."""
+    step = turn.split("/")[-1]
+    draw = random.Random(f"captions/{step}")
+    return [f"{' '.join(draw.choices(WORDS, k=draw.randint(5, 20)))} {step} {number}" for number in range(sizes.batch)]
+
+
+# -- the processes ----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def worker(folder: Path, variant: str, checkout: Checkout, sizes: Sizes) -> Iterator[Callable[[str], dict[str, Any]]]:
+    """A process that runs one variant. -> ask(turn), which waits for what the turn took."""
+    package = str(Path(videomdm_ext.__file__).parents[1])
+    path = os.pathsep.join(part for part in (package, os.environ.get("PYTHONPATH", "")) if part)
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(sizes.threads)}
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"
+    command = [sys.executable, "-W", "ignore", "-m", "videomdm_ext.bench.speed_worker", str(folder), variant]
+    with (folder / f"{variant}.log").open("wb") as log:
+        process = subprocess.Popen(
+            command, cwd=checkout.root, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
+        )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    writing, reading = process.stdin, process.stdout
+
+    def ask(turn: str) -> dict[str, Any]:
+        try:
+            writing.write(f"{turn}\n".encode())
+            writing.flush()
+            answer: dict[str, Any] = json.loads(reading.readline())
+        except (OSError, ValueError) as error:
+            process.wait()
+            said = (folder / f"{variant}.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            raise HostError(
+                f"timing {variant} in {checkout.root} ended with status {process.returncode}: "
+                f"{' | '.join(said[-3:]) or 'it said nothing'}. videomdm doctor tells what MDM lacks here."
+            ) from error
+        return answer
+
+    try:
+        yield ask
+    finally:
+        process.kill()
+        process.wait()
+        writing.close()
+        reading.close()

@@ -1,0 +1,209 @@
+"""The verb `lift`: 2D keypoints and a camera to 3D with a trained prior, and its errors where a truth tells."""
+
+import difflib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from videomdm_ext.bench import lifting, lifting_scores, sampling
+from videomdm_ext.bench.lifting import Lifting, cameras_of
+from videomdm_ext.bench.sampling import Trained
+from videomdm_ext.cli.console import bars, console, counting, parse
+from videomdm_ext.cli.sampling import chosen, load, next_command, write
+from videomdm_ext.config import Supervision
+from videomdm_ext.data.card import Card
+from videomdm_ext.data.clip import Clip
+from videomdm_ext.data.files import check_writable, write_bytes
+from videomdm_ext.data.folder import SPLITS, read_card, read_clip
+from videomdm_ext.data.layout import read_ids
+from videomdm_ext.errors import ConfigError
+from videomdm_ext.geometry.cameras import to_world
+from videomdm_ext.mdm.data import with_teacher
+from videomdm_ext.options import from_args
+from videomdm_ext.render.scenes import clip_scene
+from videomdm_ext.supervision.guidance import Guidance
+
+PRIOR = "prior"
+"""What its motions are called beside those of the teachers."""
+
+
+@dataclass(frozen=True)
+class Lift:
+    """Lift a data set's 2D keypoints to 3D with a trained run, drawn towards the keypoints' rays at every step."""
+
+    clips: Path
+    """Folder of a data set."""
+    checkpoint: Path
+    """Folder of a run, or one checkpoint with its args.json beside it."""
+    ids: tuple[str, ...] = ()
+    """Clips of any split; without any, those of --split."""
+    split: str = "test"
+    """train, val or test."""
+    teacher: str = "auto"
+    """What sampling starts from: lifted, refined, or auto: what the run was trained on, refined for a 3D one."""
+    guidance_mode: str = "soft"
+    """soft: by a fraction of the way to the rays, as the confidence says; hard: all of the way (parity)."""
+    guidance_strength: float = 1.0
+    """Fraction of the way; 0 samples without keypoints."""
+    guidance_schedule: str = "constant"
+    """constant, late (grows as the noise falls) or early."""
+    start: float = 0.2
+    """Share of the schedule to whose noise the teacher is taken; 1: noise alone, the teacher gives the camera only."""
+    overlap: float = 0.25
+    """Share of a window that the next one covers too, for clips longer than the run's crops."""
+    draws: int = 1
+    """Draws of noise; their mean is written."""
+    ddim: int = 10
+    """Steps of DDIM over the whole schedule; 0: all steps, with noise."""
+    guidance: float = 1.0
+    """Classifier-free guidance scale of the captions."""
+    seed: int = 0
+    """Seed of the noise."""
+    trained_on: Path | None = None
+    """Where the data set that the run was trained on lies now, if not where args.json says."""
+    mdm: str = ""
+    """MDM checkout the run was trained in; empty: the stand-in."""
+    out: Path = Path("runs/lifted")
+    """Folder to write to."""
+    formats: str = "npz,page"
+    """What to write: npz, page, bvh, glb."""
+    write_teacher: Path | None = None
+    """Also write ID.npz for `videomdm data import ... --lifter joints --option results=THIS`."""
+
+
+def lift(words: Sequence[str]) -> int:
+    """Lifted motions, their errors beside the teachers', and what uses them next."""
+    options = parse(Lift, "lift", words)
+    formats = chosen(options.formats)
+    if "png" in formats:
+        raise ConfigError("--formats: expected npz, page, bvh or glb, found png. Use page.")
+    how = how_to(options)
+    card = read_card(str(options.clips))
+    found = read_clips(options, card)
+    trained = load(options.checkpoint, options.mdm, trained_on=str(options.trained_on or ""))
+    for clip in found:
+        lifting.check(clip, trained)
+    for place in filter(None, (options.out, options.write_teacher)):
+        check_writable(str(place))
+    kind = teacher_kind(options.teacher, trained)
+    taught = taught_by(kind, options, card, found)
+    with bars() as progress:
+        made = lifting.lift(trained, taught, how, progress=counting(progress, "lifting"))
+    sources = {"lifted teacher": [lifting.teacher_of(clip) for clip in found]}
+    if kind == "refined":
+        sources["refined teacher"] = [lifting.teacher_of(clip) for clip in taught]
+    sources[PRIOR] = made
+    report(options.out, found, sources)
+    write_all(options, found, taught if kind == "refined" else None, sources, formats)
+    return 0
+
+
+def how_to(options: Lift) -> Lifting:
+    """The options as what the library takes, checked."""
+    return Lifting(
+        Guidance(options.guidance_mode, options.guidance_strength, options.guidance_schedule),
+        start=options.start,
+        overlap=options.overlap,
+        draws=options.draws,
+        ddim=options.ddim,
+        text_scale=options.guidance,
+        seed=options.seed,
+    )
+
+
+def read_clips(options: Lift, card: Card) -> list[Clip]:
+    """The clips that are asked for."""
+    path = str(options.clips)
+    if options.split not in SPLITS:
+        raise ConfigError(f"--split: expected one of {', '.join(SPLITS)}, found {options.split!r}. Correct it.")
+    if not options.ids:
+        if not card.counts.get(options.split):
+            raise ConfigError(f"--split {options.split}: expected clips in {path}, found none. Choose another split.")
+        return [read_clip(path, card, clip_id) for clip_id in read_ids(path, options.split)]
+    known = [clip_id for split in SPLITS if card.counts.get(split) for clip_id in read_ids(path, split)]
+    for clip_id in options.ids:
+        if clip_id not in known:
+            near = difflib.get_close_matches(clip_id, known, 3) or known[:3]
+            raise ConfigError(f"--ids {clip_id}: expected a clip of {path}, found none. There are {', '.join(near)}.")
+    return [read_clip(path, card, clip_id) for clip_id in options.ids]
+
+
+def teacher_kind(asked: str, trained: Trained) -> str:
+    """lifted or refined. The truth, which a 3D run is trained on, is never what lifting starts from."""
+    if asked not in ("auto", "lifted", "refined"):
+        raise ConfigError(f"--teacher: expected auto, lifted or refined, found {asked!r}. Correct it.")
+    if asked != "auto":
+        return asked
+    return "lifted" if from_args(Supervision, trained.args).diffused == "lifted" else "refined"
+
+
+def taught_by(kind: str, options: Lift, card: Card, found: Sequence[Clip]) -> list[Clip]:
+    """The clips with the teacher that sampling starts from, and their keypoints as they were detected."""
+    with console.status(f"reading the {kind} teachers"):
+        taught, _ = with_teacher(str(options.clips), card, found, kind)
+    return [lifting.seen_as(clip, own) for clip, own in zip(taught, found, strict=True)]
+
+
+def report(out: Path, clips: Sequence[Clip], sources: dict[str, list[Tensor]]) -> None:
+    """Print the mean errors, and write those of each clip to OUT/lifted.json."""
+    rows = {
+        name: [lifting_scores.measure(motion, clip) for motion, clip in zip(motions, clips, strict=True)]
+        for name, motions in sources.items()
+    }
+    means = {name: lifting_scores.means(found) for name, found in rows.items()}
+    each = [{"id": clip.id} | {name: rows[name][i] for name in rows} for i, clip in enumerate(clips)]
+    content = json.dumps({"units": "metres, seconds, shares", "mean": means, "clips": each}, indent=1)
+    write_bytes(str(out / "lifted.json"), content.encode())
+    truths = sum(clip.truth is not None for clip in clips)
+    console.print(f"{len(clips)} clips, {truths} with a truth; means over clips, mm where no other unit is named")
+    console.print(lifting_scores.table(means), soft_wrap=True, highlight=False)
+
+
+def write_all(
+    options: Lift,
+    clips: Sequence[Clip],
+    refined: Sequence[Clip] | None,
+    sources: dict[str, list[Tensor]],
+    formats: Sequence[str],
+) -> None:
+    """Motions in the frame of each clip's teacher, the page, and results for a lifter's reader."""
+    groups = {name.replace(" ", "_"): in_world(motions, clips) for name, motions in sources.items()}
+    groups["lifted"] = groups.pop(PRIOR)
+    truths = [truth for clip in clips if (truth := lifting.truth_of(clip)) is not None]
+    if len(truths) == len(clips):
+        groups["truth"] = in_world(truths, clips)
+    out, skeleton, fps = options.out, clips[0].skeleton, clips[0].fps
+    if "npz" in formats:
+        sampling.write_motions(out / "lifted.npz", groups, [clip.texts[0] for clip in clips])
+    scenes = [
+        clip_scene(clip, refined=refined[i] if refined else None, more={PRIOR: groups["lifted"][i].numpy()})
+        for i, clip in enumerate(clips)
+    ]
+    named = list(zip([clip.id for clip in clips], groups["lifted"], strict=True))
+    write(out, "lifted", named, scenes, formats, skeleton, fps)
+    console.print(f"{out}: {' '.join(formats)}, lifted.json", soft_wrap=True)
+    if options.write_teacher:
+        for clip, motion in zip(clips, sources[PRIOR], strict=True):
+            write_result(options.write_teacher / f"{clip.id}.npz", motion)
+        extra = "" if skeleton.name == "smpl22" else f" --option lifter.skeleton={skeleton.name}"
+        to_use = f"--lifter joints --option results={options.write_teacher}{extra}"
+        console.print(f"Next: videomdm data import KIND SOURCE {to_use}", soft_wrap=True)
+    else:
+        console.print(next_command(out, "lifted", formats), soft_wrap=True)
+
+
+def in_world(motions: Sequence[Tensor], clips: Sequence[Clip]) -> list[Tensor]:
+    """Motions [T, J, 3] in camera coordinates, in the canonical frame of each clip's teacher."""
+    return [to_world(motion, cameras_of(clip.extrinsics)) for motion, clip in zip(motions, clips, strict=True)]
+
+
+def write_result(path: Path, motion: Tensor) -> None:
+    """One clip's joints [T, J, 3], metres, in the camera's axes frame by frame, as the lifter `joints` reads them."""
+    content = io.BytesIO()
+    np.savez_compressed(content, joints=motion.numpy())
+    write_bytes(str(path), content.getvalue())

@@ -1,0 +1,144 @@
+"""The command line: one verb each, no logic. `videomdm VERB --help` describes a verb.
+
+Exit status: 0 done, 1 something that you can put right (one message), 2 an option that does not exist or has no such
+value, 3 a fault of this program (with a log), 130 interrupted (start the same command again to go on).
+"""
+
+import difflib
+import logging
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+
+from videomdm_ext import __version__
+from videomdm_ext.errors import VideoMDMError
+
+VERBS = {
+    "demo": ("cli.training", "demo", "Make a data set of real motion, train 3D and 2D arms on it, and compare them."),
+    "data make-demo": ("cli.training", "make_demo", "Make the demo's data set alone."),
+    "data import": ("cli.importing", "import_data", "Make a data set from other people's data: KIND SOURCE."),
+    "data check": ("cli.checking", "check", "Tell what is missing or wrong in a data set."),
+    "data show": ("cli.checking", "show", "Draw one clip: keypoints, teacher, truth, and what is wrong with it."),
+    "data from-video": ("cli.videos", "from_video", "Make a data set from videos of people, with captions."),
+    "data merge": ("cli.merging", "merge_data", "Make one data set of several."),
+    "data refine": ("cli.training", "refine", "Refine a data set's teachers on their keypoints' rays."),
+    "train": ("cli.training", "train", "Train one arm on a data set; takes every option of the host."),
+    "sample": ("cli.sampling", "sample", "Sample motions from a trained run."),
+    "lift": ("cli.lifting", "lift", "Lift 2D keypoints to 3D with a trained run."),
+    "view": ("cli.viewing", "view", "Write one page that plays motions in 3D: a data set's, a demo's, or samples."),
+    "export": ("cli.exporting", "export", "Write motions as BVH, GLB, mp4 or gif."),
+    "report": ("cli.training", "report", "Score a comparison again and rewrite its report."),
+    "bench": ("cli.benchmarking", "bench", "Compare arms on a data set: train, sample, score, report; resumes."),
+    "bench score": ("cli.benchmarking", "score", "Score a bench's saved samples again, and report."),
+    "bench report": ("cli.benchmarking", "report", "Rebuild a bench's report from its scores."),
+    "bench ls": ("cli.benchmarking", "ls", "List the benches under a folder."),
+    "bench validate": ("cli.benchmarking", "validate", "Tell what is missing or changed in a bench."),
+    "bench speed": ("cli.speed", "speed", "Time the parts of a training step: stock MDM, ours in 3D, ours in 2D."),
+    "run": ("run", "main", "Run any program of an MDM checkout with this package's options."),
+    "install": ("cli.checkouts", "install", "Let an MDM checkout's own commands take this package's options."),
+    "uninstall": ("cli.checkouts", "uninstall", "Take that out again; every byte is as before."),
+    "status": ("cli.checkouts", "status", "Say whether a checkout is installed, and how it differs."),
+    "doctor": ("cli.checkouts", "doctor", "Say how a checkout and the installed packages fit."),
+    "licenses": ("cli.licences", "licences", "Print the licence of everything that this package brings along."),
+    "host pin": ("cli.checkouts", "pin", "Name the supported commits of MDM, and how to get one."),
+}
+"""Verb: module, function that takes the remaining arguments and returns the exit status, one line of help."""
+FAMILIES = {
+    "data": "Make and check data sets",
+    "bench": "Compare arms on a data set",
+    "host": "Versions of MDM",
+}
+"""Verbs of two words by their first one, and what they are about."""
+STATUSES = "Exit status: 0 done, 1 yours to put right, 2 unknown option or value, 3 a fault, 130 interrupted."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb. -> exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(overview())
+        return 0
+    if words[0] == "--version":
+        print(f"videomdm {__version__}")
+        return 0
+    if words[0] in FAMILIES and words[0] not in VERBS and words[1:] in ([], ["-h"], ["--help"]):
+        print(family_overview(words[0]))
+        return 0
+    if os.environ.get("NO_COLOR") or not sys.stderr.isatty():
+        os.environ.setdefault("PYTHON_TYRO_ANSI_CODES", "False")  # it asks for neither; rich asks for both
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    return guarded(lambda: dispatch(words))
+
+
+def guarded(action: Callable[[], int]) -> int:
+    """The exit status of an action, with one message for an expected error."""
+    try:
+        status = action()
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # `| head` has enough; rich gives up with the same status
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except VideoMDMError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except Exception as error:
+        with tempfile.NamedTemporaryFile("w", prefix="videomdm-", suffix=".log", delete=False) as log:
+            traceback.print_exc(file=log)
+        print(f"fault: {type(error).__name__}: {error}. Please report it with {log.name}", file=sys.stderr)
+        return 3
+
+
+def dispatch(words: list[str]) -> int:
+    """Find the verb of one or two words, built in or a plugin's, and call it."""
+    for count in (2, 1):
+        verb = " ".join(words[:count])
+        if len(words) >= count and verb in VERBS:
+            module, function, _ = VERBS[verb]
+            action: Callable[[Sequence[str]], int] = getattr(import_module(f"videomdm_ext.{module}"), function)
+            return action(words[count:])
+    from videomdm_ext import plugins
+
+    commands = plugins.collect(plugins.create_manager(), "commands")
+    if words[0] in commands:
+        return int(commands[words[0]](words[1:]) or 0)
+    known = [*VERBS, *commands]
+    near = difflib.get_close_matches(" ".join(words[:2]), known, 1) or difflib.get_close_matches(words[0], known, 1)
+    hint = f"Did you mean {near[0]!r}?" if near else f"Verbs: {', '.join(known)}."
+    print(f"error: no verb {words[0]!r}. {hint}", file=sys.stderr)
+    return 1
+
+
+def overview() -> str:
+    """Help of the program, on one screen: families of verbs have a line each."""
+    singles = {verb: about for verb, (_, _, about) in VERBS.items() if verb.split()[0] not in FAMILIES}
+    rows = [*singles.items(), *((f"{name} ...", f"{about}: {_members(name)}.") for name, about in FAMILIES.items())]
+    title = "videomdm: train 3D human motion diffusion from 2D keypoints, beside MDM."
+    last = "videomdm VERB --help describes a verb. Start with: videomdm demo"
+    return "\n".join([title, "", *_table(rows), "", last, STATUSES, f"Version {__version__}, {Path(__file__).parent}"])
+
+
+def family_overview(name: str) -> str:
+    """Help of a family of verbs, a line each."""
+    rows = [(verb, about) for verb, (_, _, about) in VERBS.items() if verb.split()[0] == name]
+    return "\n".join([f"{FAMILIES[name]}:", "", *_table(rows), "", "videomdm VERB --help describes a verb."])
+
+
+def _members(name: str) -> str:
+    return ", ".join(verb.split()[1] for verb in VERBS if verb.split()[0] == name and " " in verb)
+
+
+def _table(rows: Sequence[tuple[str, str]]) -> list[str]:
+    width = max(len(verb) for verb, _ in rows)
+    return [f"  {verb:<{width}}  {about}" for verb, about in rows]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,211 @@
+"""The verb that makes a data set from videos of people."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+from rich.progress import Progress, TaskID
+
+from videomdm_ext.bench import contact_sheet, drawing
+from videomdm_ext.cli.console import bars, console, counting, parse
+from videomdm_ext.data import files
+from videomdm_ext.data.folder import read_clip
+from videomdm_ext.data.importing import Imported, run_import
+from videomdm_ext.data.layout import read_card
+from videomdm_ext.data.sources.base import ImportOptions
+from videomdm_ext.data.tagging import find_tagger
+from videomdm_ext.data.video.frames import frames, open_video
+from videomdm_ext.data.video.importer import VideoImporter
+from videomdm_ext.errors import DatasetError
+
+FACTS = "videos.json"
+"""File in the data set's folder with what was found out about each video, and where its clips lie."""
+
+MADE = "made.txt"
+"""File beside the pictures with the content hash of the clips that they show."""
+
+
+@dataclass(frozen=True)
+class FromVideo:
+    """Make a data set from videos of people: keypoints and a noisy 3D teacher by MediaPipe, camera, floor, captions.
+
+    Started again, it goes on where it stopped. Look at the pictures in OUT/sheets before training.
+    """
+
+    source: Annotated[str, tyro.conf.Positional]
+    """A video, or a folder of videos."""
+    captions: str = ""
+    """A file with lines NAME<tab>CAPTION, one or more a video; start and end in seconds may be further columns."""
+    out: str = "runs/data/video"
+    """Folder of the data set."""
+    name: str = "video"
+    """Name on the card."""
+    fps: float = 20.0
+    """Frames per second of the data set."""
+    focal: float = 0.0
+    """Focal length of all videos in pixels; 0: by --fov-degrees, --calibration, or estimated."""
+    fov_degrees: Annotated[float, tyro.conf.arg(aliases=["--fov"])] = 0.0
+    """Field of view of the picture's longer side."""
+    calibration: str = ""
+    """File with the cameras, by video name: Pose2Sim's toml or Qualisys's qca.txt."""
+    person: str = ""
+    """largest, or a number, where several people are in view."""
+    detections: str = ""
+    """Folder with another detector's files, named after the videos; the keypoints then come from these."""
+    format: str = ""
+    """Format of these files: openpose, mmpose, alphapose, coco or blazepose."""
+    moving: bool = False
+    """The camera moves: one camera a frame."""
+    seed: int = 0
+    """Seed of the split by video."""
+    sheets: bool = True
+    """Draw a picture of each clip over its video, in OUT/sheets."""
+
+    def extra(self) -> dict[str, str]:
+        """The importer's own options."""
+        numbers = {"fps": self.fps, "focal": self.focal, "fov": self.fov_degrees}
+        words = {"calibration": self.calibration, "person": self.person, "detections": self.detections}
+        words |= {"format": self.format, "moving": "yes" if self.moving else ""}
+        chosen = {key: f"{value:g}" for key, value in numbers.items() if value != 0}
+        return chosen | {key: value for key, value in words.items() if value}
+
+
+def from_video(words: Sequence[str]) -> int:
+    """Videos to a data set, with a picture of each clip."""
+    options = parse(FromVideo, "data from-video", words)
+    if options.sheets:
+        drawing.require()
+    torch.set_num_threads(1)  # arrays this small only wait for each other
+    importer, done = make(options)
+    tell(importer, done, options.out)
+    if options.sheets:
+        with bars() as progress:
+            draw_sheets(options.out, counting(progress, "drawing"))
+        console.print(f"    look at {options.out}/sheets: do the bones sit on the person?")
+    out = options.out
+    following = f"Next: videomdm data refine {out}, then videomdm train --arm 2d --clips {out} --save_dir runs/2d"
+    console.print(following, soft_wrap=True)
+    return 0
+
+
+def make(options: FromVideo) -> tuple[VideoImporter, Imported]:
+    """Run the import, and write what was found out about the videos."""
+    importer = VideoImporter(
+        options.source, ImportOptions(seed=options.seed, captions=options.captions, extra=options.extra())
+    )
+    importer.cache = os.path.join(options.out, "detections")
+    tagger = find_tagger()
+    if tagger is None:
+        console.print("    captions stay without parts of speech: spaCy and its English model (extra mdm) are missing")
+    with bars() as progress:
+        importer.watching = _Watched(progress)
+        done = run_import(importer, options.out, tagger=tagger, progress=counting(progress, "clips"), name=options.name)
+    place = os.path.join(options.out, FACTS)
+    files.write_bytes(place, (json.dumps(_facts(importer), indent=2, sort_keys=True) + "\n").encode())
+    return importer, done
+
+
+class _Watched:
+    """A bar a video, which goes away when the video is through."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress, self.tasks = progress, dict[str, TaskID]()
+
+    def __call__(self, video: str, done: int, total: int) -> None:
+        if video not in self.tasks:
+            for task in self.tasks.values():
+                self.progress.update(task, visible=False)
+            self.tasks[video] = self.progress.add_task(video[-24:], total=total)
+        self.progress.update(self.tasks[video], completed=done, total=total)
+
+
+def _facts(importer: VideoImporter) -> dict[str, Any]:
+    videos = {name: {**f.facts, "notes": f.notes, "clips": f.clips} for name, f in importer.found.items()}
+    return {"videos": videos, "left_out": importer.refused}
+
+
+def tell(importer: VideoImporter, done: Imported, out: str) -> None:
+    """What came of each video, and what was left out and why."""
+    card = done.card
+    counts = ", ".join(f"{count} {split}" for split, count in card.counts.items())
+    console.print(f"{out}: {counts} clips of {card.skeleton} at {card.fps:g} fps, content {card.content_hash[:12]}")
+    for name, found in importer.found.items():
+        console.print(
+            f"    {name}: {_sentence(found.facts, found.clips)}", markup=False, highlight=False, soft_wrap=True
+        )
+        for note in found.notes:
+            console.print(f"        {note}", markup=False, highlight=False, soft_wrap=True)
+    for name, reason in {**importer.refused, **done.left_out}.items():
+        console.print(f"    left out {name}: {reason}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _sentence(facts: Mapping[str, Any], clips: Mapping[str, Mapping[str, Any]]) -> str:
+    seconds = sum(clip["frames"] for clip in clips.values())
+    errors = [clip["error_pixels"] for clip in clips.values() if "error_pixels" in clip]
+    words = [
+        f"{len(clips)} clip(s), {seconds} frames",
+        f"focal length {facts['focal']:.0f} px ({facts['focal_told_by']})",
+    ]
+    if "camera_roll_degrees" in facts:
+        pitch, roll = facts["camera_pitch_degrees"], facts["camera_roll_degrees"]
+        words.append(f"camera pitched {pitch:+.0f}° and rolled {roll:+.0f}° (by {facts['up_told_by']})")
+    if errors:
+        words.append(f"lifted pose {sum(errors) / len(errors):.0f} px off the keypoints (RMS)")
+    return ", ".join(words)
+
+
+def draw_sheets(out: str, progress: Any = None) -> None:
+    """A picture of each clip of a data set that was made from videos, where there is none yet."""
+    card, content = read_card(out), files.read_json(os.path.join(out, FACTS))
+    rows = [
+        (clip_id, place, [] if found["focal_told_by"] != "assumed" else ["the focal length is assumed"])
+        for found in content["videos"].values()
+        for clip_id, place in found["clips"].items()
+    ]
+    _forget_others(Path(out) / "sheets", card.content_hash)
+    for number, (clip_id, place, notes) in enumerate(rows):
+        sheet = Path(out) / "sheets" / f"{files.checked_id(clip_id, FACTS)}.png"
+        if not sheet.exists():
+            _draw(sheet, out, card, clip_id, place, notes)
+        if progress:
+            progress(number + 1, len(rows))
+
+
+def _forget_others(folder: Path, content: str) -> None:
+    """Remove pictures of clips that are no longer as they were."""
+    mark = folder / MADE
+    if not mark.is_file() or mark.read_text(encoding="utf-8") != content:
+        for sheet in folder.glob("*.png"):
+            sheet.unlink()
+        files.write_bytes(str(mark), content.encode())
+
+
+def _draw(sheet: Path, out: str, card: Any, clip_id: str, place: Mapping[str, Any], notes: Sequence[str]) -> None:
+    try:
+        clip = read_clip(out, card, clip_id)
+        shown = contact_sheet.shown_frames(clip)
+        times = [place["start"] + number / card.fps for number in shown]
+        pictures = list(zip(shown, pictures_at(place["video"], times), strict=False))
+        sheet.parent.mkdir(parents=True, exist_ok=True)
+        beside = sheet.with_suffix(".part")
+        contact_sheet.contact_sheet(str(beside), clip, pictures, notes=notes)
+        beside.replace(sheet)
+    except DatasetError as error:  # a clip that was left out, or a video that was moved since
+        console.print(f"    no picture of {clip_id}: {error}", markup=False, highlight=False, soft_wrap=True)
+
+
+def pictures_at(path: str, times: Sequence[float]) -> list[Any]:
+    """The frames of a video that are nearest to some times, which rise."""
+    video = open_video(path)
+    found: list[Any] = []
+    for time, picture in frames(video, max(0.0, times[0] - 1.0), times[-1] + 1.0):
+        while len(found) < len(times) and time >= times[len(found)] - 0.5 / video.fps:
+            found.append(picture)
+        if len(found) == len(times):
+            break
+    return found

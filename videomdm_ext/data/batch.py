@@ -1,0 +1,183 @@
+"""From clips to batches: crops in their own canonical frame, padded, and the flat tensors of an observation."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from videomdm_ext.data.clip import Array, Clip
+from videomdm_ext.errors import DatasetError
+from videomdm_ext.geometry.cameras import reexpress
+from videomdm_ext.motion.features import decode_root
+from videomdm_ext.motion.initial_heading import initial_heading
+from videomdm_ext.skeletons import Skeleton
+from videomdm_ext.supervision.observation import PREFIX
+
+OBSERVED = ("keypoints", "confidence", "extrinsics", "initial_heading")
+"""What a batch holds of an observation, by the names that `Observation` has for them."""
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Frames start to start + T of a clip, in the crop's own canonical frame. Tensors, float32.
+
+    teacher and truth [T, D], keypoints [T, J, 2], confidence [T, J], extrinsics and truth_extrinsics [T, 3, 4];
+    initial_heading and truth_heading are the radians by which the crop was turned back, in the teacher and the truth;
+    `known` marks motion that is given and that no camera saw.
+    """
+
+    id: str
+    teacher: Tensor
+    keypoints: Tensor
+    confidence: Tensor
+    extrinsics: Tensor
+    initial_heading: float
+    truth: Tensor | None
+    truth_extrinsics: Tensor | None
+    truth_heading: float | None
+    known: bool = False
+
+    @property
+    def length(self) -> int:
+        return len(self.teacher)
+
+
+@dataclass(frozen=True)
+class Path:
+    """Headings [T] and roots [T, 3] of a motion, float64: where the canonical frame of each crop lies in its clip.
+
+    `initial` is the heading that the first frame itself had when its rotation channels were made: 0, unless the vectors
+    were cut from a longer clip or canonicalised by another rule than their headings'.
+    """
+
+    headings: Tensor
+    roots: Tensor
+    initial: float = 0.0
+
+    @classmethod
+    def of(cls, features: Array, skeleton: Skeleton) -> "Path":
+        """From raw features [T, D]."""
+        raw = torch.from_numpy(features.astype(np.float64))
+        return cls(*decode_root(raw, skeleton), initial_heading(raw, skeleton))
+
+
+def crop(clip: Clip, start: int, length: int, *, path: Path | None = None, with_truth: bool = True) -> Crop:
+    """Cut teacher, truth, keypoints, confidence and camera together.
+
+    Features are slices of the stored vectors, as MDM's are; decoding a slice starts again at the origin, facing +z,
+    so the camera moves there too (METHOD 6), by the heading and place that the whole clip has at `start`.
+    `path` is the teacher's, where it is at hand already; without `with_truth` the crop has none.
+    """
+    if start < 0 or length < 1 or start + length > clip.length:
+        raise DatasetError(
+            f"{clip.label}: expected a crop within {clip.length} frames, found {length} frames from frame {start}. "
+            "Choose a shorter crop."
+        )
+    frames = slice(start, start + length)
+    extrinsics, heading = _moved_camera(path or Path.of(clip.teacher, clip.skeleton), clip.extrinsics, frames)
+    truth, truth_extrinsics, truth_heading = None, None, None
+    if with_truth and clip.truth is not None and clip.truth_extrinsics is not None:
+        truth = _tensor(clip.truth[frames])
+        truth_extrinsics, truth_heading = _moved_camera(
+            Path.of(clip.truth, clip.skeleton), clip.truth_extrinsics, frames
+        )
+    return Crop(
+        id=clip.id,
+        teacher=_tensor(clip.teacher[frames]),
+        keypoints=_tensor(clip.keypoints[frames]),
+        confidence=_tensor(clip.confidence[frames]),
+        extrinsics=extrinsics,
+        initial_heading=heading,
+        truth=truth,
+        truth_extrinsics=truth_extrinsics,
+        truth_heading=truth_heading,
+        known=clip.is_known,
+    )
+
+
+def collate(crops: Sequence[Crop], *, length: int) -> dict[str, Tensor | None]:
+    """Pad crops to `length` frames with zeros and stack them.
+
+    -> teacher and truth [B, T, D], keypoints [B, T, J, 2], confidence [B, T, J] (0 in the padding), extrinsics
+    [B, T, 3, 4] (those of the last frame in the padding), initial_heading [B], lengths [B], known [B]. `truth` is None
+    unless every crop has one, and so are truth_extrinsics and truth_heading.
+    """
+    longest = max(item.length for item in crops)
+    if longest > length:
+        raise DatasetError(f"batch: expected crops of at most {length} frames, found {longest}. Crop before collating.")
+    truths = [item.truth for item in crops if item.truth is not None]
+    cameras = [item.truth_extrinsics for item in crops if item.truth_extrinsics is not None]
+    known = len(truths) == len(cameras) == len(crops)
+    return {
+        "teacher": _padded([item.teacher for item in crops], length),
+        "keypoints": _padded([item.keypoints for item in crops], length),
+        "confidence": _padded([item.confidence for item in crops], length),
+        "extrinsics": _held([item.extrinsics for item in crops], length),
+        "initial_heading": torch.tensor([item.initial_heading for item in crops]),
+        "truth": _padded(truths, length) if known else None,
+        "truth_extrinsics": _held(cameras, length) if known else None,
+        "truth_heading": torch.tensor([item.truth_heading for item in crops]) if known else None,
+        "lengths": torch.tensor([item.length for item in crops]),
+        "known": torch.tensor([item.known for item in crops]),
+    }
+
+
+def tensor_of(batch: Mapping[str, Tensor | None], name: str) -> Tensor:
+    """A tensor of a collated batch that is never missing."""
+    tensor = batch[name]
+    assert tensor is not None
+    return tensor
+
+
+def flatten_observation(batch: Mapping[str, Tensor | None], *, mixed: bool = False) -> dict[str, Tensor]:
+    """The observed tensors of a collated batch under the keys that `Observation.take` looks for in `cond['y']`.
+
+    `mixed` adds which clips are known, for data sets that hold some.
+    """
+    observed = {name: batch[name] for name in (*OBSERVED, *(("known",) if mixed else ()))}
+    return {PREFIX + name: tensor for name, tensor in observed.items() if tensor is not None}
+
+
+def moved_camera(features: Array, skeleton: Skeleton, extrinsics: Array, frames: slice) -> Array:
+    """A clip's camera [3, 4], or [T, 3, 4] of these frames, in the canonical frame of a crop."""
+    path = Path.of(features, skeleton)
+    heading, origin = _place(path, frames.start)
+    cameras = torch.from_numpy((extrinsics[frames] if extrinsics.ndim == 3 else extrinsics).astype(np.float64))
+    shape = cameras.shape[:-2]
+    return reexpress(cameras, heading.expand(shape), origin.expand(*shape, 3)).float().numpy()
+
+
+def _place(path: Path, start: int) -> tuple[Tensor, Tensor]:
+    """Heading [] and ground position [3] of the clip at a frame."""
+    return path.headings[start], path.roots[start] * path.roots.new_tensor((1.0, 0.0, 1.0))
+
+
+def _moved_camera(path: Path, extrinsics: Array, frames: slice) -> tuple[Tensor, float]:
+    """The clip's camera [T, 3, 4] for the canonical frame of a crop, and the heading its rotation channels start at."""
+    count = frames.stop - frames.start
+    heading, origin = _place(path, frames.start)
+    cameras = torch.from_numpy((extrinsics[frames] if extrinsics.ndim == 3 else extrinsics[None]).astype(np.float64))
+    moved = reexpress(cameras, heading.expand(len(cameras)), origin.expand(len(cameras), 3)).float()
+    return moved.expand(count, 3, 4), heading.item() + path.initial
+
+
+def _tensor(values: Array) -> Tensor:
+    return torch.from_numpy(values.astype(np.float32))
+
+
+def _padded(tensors: Sequence[Tensor], length: int) -> Tensor:
+    """Stack [t, ...] tensors as [B, length, ...], zero behind their ends."""
+    padded = tensors[0].new_zeros((len(tensors), length, *tensors[0].shape[1:]))
+    for row, tensor in zip(padded, tensors, strict=True):
+        row[: len(tensor)] = tensor
+    return padded
+
+
+def _held(tensors: Sequence[Tensor], length: int) -> Tensor:
+    """Stack [t, ...] tensors as [B, length, ...], the last frame repeated behind their ends."""
+    padded = _padded(tensors, length)
+    for row, tensor in zip(padded, tensors, strict=True):
+        row[len(tensor) :] = tensor[-1]
+    return padded

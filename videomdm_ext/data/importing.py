@@ -1,0 +1,136 @@
+"""Run an importer: split by trial, lift where the source has no lifter, write clip by clip, go on where it stopped."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from videomdm_ext import plugins
+from videomdm_ext.data.building import Builder
+from videomdm_ext.data.card import Card
+from videomdm_ext.data.folder import read_clip
+from videomdm_ext.data.layout import SPLITS
+from videomdm_ext.data.observing import find_lifter, lift
+from videomdm_ext.data.recording import to_clip
+from videomdm_ext.data.refined import measured_error
+from videomdm_ext.data.sources.base import SHARES, Importer, Member
+from videomdm_ext.data.texts import Tagger, untagged
+from videomdm_ext.errors import ConfigError, DatasetError
+
+Progress = Callable[[int, int], None]
+"""`progress(done, total)` in clips."""
+MEASURED = 256
+"""Clips, about, on which the lifter's error on the card is measured."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """The card of a finished import, and why members were left out, by id."""
+
+    card: Card
+    left_out: dict[str, str]
+
+
+def find_importer(name: str) -> type[Importer]:
+    """A registered importer by its name."""
+    known = plugins.collect(plugins.create_manager(), "datasets")
+    if name not in known:
+        raise ConfigError(f"data import {name!r}: expected one of {', '.join(sorted(known)) or 'none'}. Correct it.")
+    found: type[Importer] = known[name]
+    return found
+
+
+def run_import(
+    importer: Importer, out: str, *, tagger: Tagger | None = None, progress: Progress | None = None, name: str = ""
+) -> Imported:
+    """Make a data set folder of everything the source holds; started again after an interruption, it goes on.
+
+    A member that cannot be used is left out and told; DatasetError where none can.
+    """
+    members = importer.members()
+    if not members:
+        raise importer.refuse(importer.source, f"clips for {importer.name}", "none", "Name the folder that holds them.")
+    options = importer.options
+    model = None
+    if not importer.has_lifter:
+        model = find_lifter(options.lifter, options.seed, importer.skeleton, importer.lifter_extra)
+    builder = Builder(out, _card(importer, name), tagger=_tagger(importer, tagger or untagged))
+    splits = split_by_trial(members, options.seed, options.split)
+    left_out: dict[str, str] = {}
+    for number, member in enumerate(members):
+        if member.id not in builder:
+            try:
+                recording = importer.read(member)
+                recording = recording if model is None else lift(model, recording)
+                builder.add(to_clip(recording, importer.heading), splits[member.id])
+            except DatasetError as error:
+                left_out[member.id] = str(error)
+        if progress:
+            progress(number + 1, len(members))
+    if not builder.done:
+        first = next(iter(left_out.values()))
+        raise DatasetError(f"{importer.source}: expected clips that can be used, found none. The first: {first}")
+    measured = lifter_error(out, builder.card, list(builder.done))
+    return Imported(builder.finish(lifter_error=measured), left_out)
+
+
+def _tagger(importer: Importer, other: Tagger) -> Tagger:
+    """The source's own words and tags of a caption, where it has them."""
+    return lambda caption: importer.tagged.get(caption) or other(caption)
+
+
+def split_by_trial(members: Sequence[Member], seed: int, shares: tuple[float, float, float] = SHARES) -> dict[str, str]:
+    """The split of every member: the source's own where it has one, else by trial, so that no trial is on two sides.
+
+    Trials are ordered by a hash of seed and name; test and validation take their share of them, each that has one at
+    least one trial where there are as many trials as splits with a share, and training the rest, never none.
+    """
+    free = sorted({_trial(m) for m in members if not m.split}, key=lambda trial: _order(seed, trial))
+    counts = _counts(len(free), shares)
+    given = dict.fromkeys(free[: counts[2]], "test") | dict.fromkeys(free[counts[2] : counts[1] + counts[2]], "val")
+    splits = {m.id: m.split or given.get(_trial(m), "train") for m in members}
+    wrong = sorted(set(splits.values()) - set(SPLITS))
+    if wrong:
+        raise DatasetError(
+            f"splits: expected {', '.join(SPLITS)}, found {', '.join(wrong)}. Correct the source's lists."
+        )
+    return splits
+
+
+def _counts(trials: int, shares: tuple[float, float, float]) -> list[int]:
+    """How many trials training, validation and test get."""
+    counts = [0, 0, 0]
+    if trials >= sum(share > 0 for share in shares):
+        counts[1:] = [max(1, round(share * trials)) if share > 0 else 0 for share in shares[1:]]
+    while sum(counts) >= trials > 0:
+        counts[counts.index(max(counts))] -= 1
+    return [trials - sum(counts), *counts[1:]]
+
+
+def _trial(member: Member) -> str:
+    return member.trial or member.id
+
+
+def _order(seed: int, trial: str) -> str:
+    return hashlib.sha256(f"split/{seed}/{trial}".encode()).hexdigest()
+
+
+def _card(importer: Importer, name: str) -> Card:
+    options = dataclasses.asdict(importer.options)
+    return Card(
+        name=name or importer.name,
+        skeleton=importer.skeleton.name,
+        fps=importer.fps,
+        lifter=importer.lifter,
+        licence=importer.licence or "as the source",
+        sources=importer.sources or (importer.name,),
+        heading=importer.heading,
+        recipe={"importer": importer.name, **options},
+    )
+
+
+def lifter_error(path: str, card: Card, ids: Sequence[str]) -> dict[str, float]:
+    """What the teachers of some of these clips get wrong, seen from their cameras; empty where no clip has a truth."""
+    step = max(len(ids) // MEASURED, 1)
+    clips = [read_clip(path, card, clip_id) for clip_id in ids[::step]]
+    return {key: round(value, 5) for key, value in measured_error(clips, clips).items()}

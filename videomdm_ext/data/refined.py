@@ -1,0 +1,169 @@
+"""Refined teachers of a folder, made once for all its clips and kept beside the lifted ones.
+
+DIR/refined/LIFTER/ID.npz holds features [T, D], extrinsics, the camera in the refined clip's own canonical frame, and
+keypoints [T, J, 2], where that camera sees the refined motion: those of the clip without their tremble;
+skeleton.npz the shared bone lengths [J - 1] and mean pose [3 (J - 1)]; Mean.npy and Std.npy those of the training
+split; made.txt, written last, the content hash of the clips they were made from.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import blobfile as bf
+import numpy as np
+import torch
+from torch import Tensor
+
+from videomdm_ext.data import files
+from videomdm_ext.data.batch import collate, crop, tensor_of
+from videomdm_ext.data.card import Card
+from videomdm_ext.data.clip import Array, Clip
+from videomdm_ext.data.folder import SPLITS, read_folder
+from videomdm_ext.data.ground import floor_height
+from videomdm_ext.geometry.cameras import project, reexpress, to_camera
+from videomdm_ext.motion.accuracy import measure_error
+from videomdm_ext.motion.features import decode, encode, mean_and_std
+from videomdm_ext.motion.kinematics import HeadingRule, canonicalise, heading
+from videomdm_ext.skeletons import by_name
+from videomdm_ext.supervision.observation import Observation
+from videomdm_ext.supervision.refinement import Progress, Shared, refine
+
+GROUP = 256
+"""Clips that are refined together; the first group estimates skeleton and poses for the rest."""
+MARK = "made.txt"
+WAY = "3"
+"""Of making them: other ways give other teachers."""
+ABOVE = 0.3
+"""Height, m, above which the lowest joint is not taken to stand on the floor."""
+
+
+def folder_of(path: str, card: Card) -> str:
+    """Where a folder keeps the refined teachers of its lifter."""
+    return bf.join(path, "refined", card.lifter)
+
+
+def is_made(path: str, card: Card) -> bool:
+    """Whether they are there, whole, and of the clips as they are now."""
+    mark = bf.join(folder_of(path, card), MARK)
+    return bool(bf.exists(mark)) and files.read_text(mark).strip() == identity(card)
+
+
+def identity(card: Card) -> str:
+    """Of the refined teachers that this version makes: the content of their clips, and the way of making them."""
+    return f"{card.content_hash} {WAY}"
+
+
+def make_refined(path: str, card: Card, progress: Progress | None = None) -> None:
+    """Refine the teachers of all splits; the training clips alone estimate what is shared, and no truth is read.
+
+    Motion that is known as it is stays as it is.
+    """
+    folder = folder_of(path, card)
+    files.check_writable(folder)
+    mark = bf.join(folder, MARK)
+    if bf.exists(mark):  # an earlier version's must not vouch for a half of this one
+        bf.remove(mark)
+    shared: Shared | None = None
+    for split in ("train", *(name for name in SPLITS if name != "train" and card.counts.get(name))):
+        clips = read_folder(path, split)[1]
+        made = [clip for clip in clips if clip.is_known]
+        seen = [clip for clip in clips if not clip.is_known]
+        for start in range(0, len(seen), GROUP):
+            refined, shared = refine_clips(seen[start : start + GROUP], card.heading, shared, progress)
+            made += refined
+        for clip in made:
+            arrays = {"features": clip.teacher, "extrinsics": clip.extrinsics, "keypoints": clip.keypoints}
+            files.write_bytes(bf.join(folder, f"{clip.id}.npz"), files.arrays_bytes(arrays))
+        if split == "train":
+            _write_summary(folder, made, card, shared)
+    files.write_bytes(mark, f"{identity(card)}\n".encode())
+
+
+def refine_clips(
+    clips: Sequence[Clip], rule: HeadingRule, shared: Shared | None = None, progress: Progress | None = None
+) -> tuple[list[Clip], Shared]:
+    """Clips with refined teachers, each in its own canonical frame, and what they share."""
+    skeleton = clips[0].skeleton
+    longest = max(clip.length for clip in clips)
+    batch = collate([crop(clip, 0, clip.length) for clip in clips], length=longest)
+    observation = Observation.of(
+        keypoints=tensor_of(batch, "keypoints"),
+        confidence=tensor_of(batch, "confidence"),
+        extrinsics=tensor_of(batch, "extrinsics"),
+        initial_heading=tensor_of(batch, "initial_heading"),
+        valid=torch.arange(longest) < tensor_of(batch, "lengths").unsqueeze(1),
+    )
+    lifted = decode(tensor_of(batch, "teacher"), skeleton)
+    positions, shared = refine(lifted, observation, skeleton, shared=shared, progress=progress)
+    return [_replaced(clip, positions[i, : clip.length], rule) for i, clip in enumerate(clips)], shared
+
+
+def read_refined(path: str, card: Card, clips: Sequence[Clip]) -> tuple[list[Clip], tuple[Array, Array]]:
+    """The clips with their refined teachers in the place of the lifted ones, and the refined Mean and Std [D]."""
+    folder = folder_of(path, card)
+    refined = []
+    for clip in clips:
+        arrays = files.read_arrays(bf.join(folder, f"{clip.id}.npz"), needed=("features", "extrinsics", "keypoints"))
+        refined.append(
+            dataclasses.replace(
+                clip,
+                teacher=arrays["features"],
+                extrinsics=arrays["extrinsics"],
+                keypoints=arrays["keypoints"],
+            )
+        )
+    mean, std = (files.read_array(bf.join(folder, name)) for name in ("Mean.npy", "Std.npy"))
+    return refined, (mean, std)
+
+
+def measured_error(clips: Sequence[Clip], refined: Sequence[Clip]) -> dict[str, float]:
+    """What refined teachers of these clips get wrong, seen from their cameras, mean over the clips that have a truth.
+
+    The figures of `measure_error`; empty where no clip has a truth.
+    """
+    rows = []
+    for clip, made in zip(clips, refined, strict=True):
+        if clip.truth is not None and clip.truth_extrinsics is not None:
+            true, found = _seen(clip.truth, clip.truth_extrinsics, clip), _seen(made.teacher, made.extrinsics, clip)
+            rows.append(measure_error(found, true, clip.skeleton, fps=clip.fps))
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]} if rows else {}
+
+
+def _seen(features: Array, extrinsics: Array, clip: Clip) -> Tensor:
+    """Decoded positions [T, J, 3] in camera coordinates."""
+    camera = torch.from_numpy(extrinsics)
+    camera = camera if camera.ndim == 3 else camera.unsqueeze(0)
+    return to_camera(decode(torch.from_numpy(features), clip.skeleton), camera)
+
+
+def _replaced(clip: Clip, positions: Tensor, rule: HeadingRule) -> Clip:
+    """The clip with these positions [T, J, 3], in its old canonical frame, as its teacher.
+
+    The floor is put where the refined feet are, unless they are so far above it that they may stand on something else.
+    """
+    height = floor_height(positions)
+    floor = positions.new_tensor((0.0, height if height < ABOVE else 0.0, 0.0))
+    moved, turned, origin = canonicalise(positions - floor, clip.skeleton, rule)
+    origin = origin + floor
+    features = encode(moved, clip.skeleton, heading(moved, clip.skeleton, rule))
+    camera = torch.from_numpy(clip.extrinsics)
+    shape = camera.shape[:-2]
+    extrinsics = reexpress(camera, turned.expand(shape), origin.expand(*shape, 3))
+    seen = project(moved, extrinsics if extrinsics.ndim == 3 else extrinsics.unsqueeze(0))[0].numpy()
+    known = (clip.confidence > 0)[..., None]
+    return dataclasses.replace(
+        clip,
+        teacher=features.numpy(),
+        extrinsics=extrinsics.numpy(),
+        keypoints=np.where(known, seen, clip.keypoints),
+    )
+
+
+def _write_summary(folder: str, clips: Sequence[Clip], card: Card, shared: Shared | None) -> None:
+    mean, std = mean_and_std([torch.from_numpy(clip.teacher) for clip in clips], by_name(card.skeleton))
+    for name, values in (("Mean.npy", mean), ("Std.npy", std)):
+        files.write_bytes(bf.join(folder, name), files.array_bytes(values.numpy()))
+    if shared is None:
+        return
+    common = {"lengths": shared.lengths.numpy(), "mean_pose": shared.mean.numpy()}
+    files.write_bytes(bf.join(folder, "skeleton.npz"), files.arrays_bytes(common))

@@ -1,0 +1,251 @@
+"""The importer `fit3d`: the official folder, four calibrated cameras a take, its motion projected.
+
+SOURCE/train/SUBJECT/joints3d_25/ACTION.json                {"joints3d_25": [T, 25, 3]}, metres, z up, 50 fps
+SOURCE/train/SUBJECT/camera_parameters/CAMERA/ACTION.json   {"extrinsics": {"R", "T"}, "intrinsics_w_distortion": ...}
+SOURCE/train/SUBJECT/rep_ann.json                           {ACTION: [frames between repetitions]} (optional)
+SOURCE/fit3d_info.json                                      {"train_subj_names": [], "subj_to_act": {}} (optional)
+SOURCE/train/SUBJECT/smplx/ACTION.json                      SMPL-X parameters (used with --option smpl=FOLDER)
+
+SOURCE may also be the folder `train` itself, or lie above a folder `fit3d`. A take is cut at its repetitions, or evenly
+where none are annotated, into parts of at most 196 frames at 20 fps, and every part is a clip for each camera. T is the
+camera's place: X_camera = R (X_world - T). Keypoints are the projected motion on the normalised plane, where no lens
+distorts; the intrinsics, for drawing, are those of the undistorted image where the source has them. With --option
+keypoints=DIR they are what a detector found in the videos (`fit3d_keypoints`).
+
+What is public does not say beyond doubt on which side joints 1 to 3 and 11 to 13 are. They are taken as Human3.6M's
+(right leg, left leg, left arm, right arm) and checked: toes point ahead (`sides_of`). Only the train split has a truth;
+the test split, without joints3d_25, holds nothing to import. So the subjects of the train split are drawn to train,
+val and test, unless some that fit3d_info.json does not name for training have a truth here too: these are then tested
+on. A take that it lists and that is not here is told as left out.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property, lru_cache
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import blobfile as bf
+import torch
+from torch import Tensor
+
+from videomdm_ext.data import files
+from videomdm_ext.data.recording import Recording, frames_at, resample
+from videomdm_ext.data.sources.base import Importer, ImportOptions, Member
+from videomdm_ext.data.sources.captions import caption_table, stems
+from videomdm_ext.data.sources.fit3d_files import Info, numbers, read_camera, read_info, read_json, read_lens
+from videomdm_ext.data.sources.fit3d_joints import smpl22_of
+from videomdm_ext.data.sources.fit3d_keypoints import Detected, check_alike, read_detected
+from videomdm_ext.data.sources.fit3d_smplx import smplx_joints
+from videomdm_ext.data.sources.joints import y_up
+from videomdm_ext.data.sources.results import FRAMES_OF, as_long_as, lifter_name, placed, read_results
+from videomdm_ext.data.video.detections import FORMATS
+from videomdm_ext.errors import ConfigError, DatasetError
+from videomdm_ext.geometry.cameras import project, to_pixels
+from videomdm_ext.hookspecs import Register, hookimpl
+
+SOURCE_FPS = 50.0
+LONGEST = 196
+"""Frames of a part at 20 fps, without the one that is dropped."""
+
+
+class Fit3DImporter(Importer):
+    """Fit3D's takes; clips are named SUBJECT_ACTION_pPART_cCAMERA."""
+
+    name = "fit3d"
+    about = "The official Fit3D folder: takes of exercises before four calibrated cameras."
+    licence = "Fit3D (Fieraru et al. 2021), for research, as its licence says"
+    sources = ("Fit3D (Fieraru et al. 2021), joints projected to its own cameras",)
+    extras: ClassVar[Mapping[str, str] | None] = {
+        "test": "subjects to test on, separated by commas; by default drawn by the seed",
+        "keypoints": "folder of a detector's files, SUBJECT/CAMERA/ACTION..., in the place of the projected motion",
+        "format": f"of these files: {', '.join(FORMATS)}",
+        "smpl": "folder of body models, to take the joints from the SMPL-X parameters",
+        "lifted": "folder of a lifter's joints, ID.npy, 20 fps",
+        "lifted_frame": "whose axes they are in: camera, or world for the clip's own world with y up",
+        "lifted_name": "what to call that lifter",
+    }
+
+    def __init__(self, source: str, options: ImportOptions) -> None:
+        super().__init__(source, options)
+        self.results = self.extra("lifted")
+        if self.results:
+            self.has_lifter = lifter_name(self.results, self.extra("lifted_name"))
+        self.lifted_frame = self.extra("lifted_frame", "camera", among=FRAMES_OF)
+        self.keypoints, self.format = self.extra("keypoints"), self.extra("format")
+        if bool(self.keypoints) != bool(self.format):
+            raise ConfigError("--option keypoints: expected --option format with it, found one of the two. Give both.")
+        if self.keypoints:
+            self.extra("format", among=FORMATS)
+            self.sources = ("Fit3D (Fieraru et al. 2021), keypoints of a detector",)
+        self._take = lru_cache(maxsize=2)(self._read_take)
+        self._detected = lru_cache(maxsize=8)(self._read_detected)
+
+    def members(self) -> Sequence[Member]:
+        """One for every part of a take and camera. Reads the takes that have no annotated repetitions."""
+        return list(self._members())
+
+    def read(self, member: Member) -> Recording:
+        """A part as one camera saw it."""
+        subject, action, camera, start, stop = member.place
+        whole = self._take(subject, action)
+        stop = min(stop, len(whole))
+        if stop - start < 2:
+            advice = "Do the annotated repetitions belong to this take?"
+            raise self.refuse(member.id, f"frames from {start} on", f"a take of {len(whole)}", advice)
+        at = frames_at(stop - start, SOURCE_FPS, self.fps)[: LONGEST + 1] + start
+        truth = resample(whole, at)
+        extrinsics, intrinsics = read_camera(self._camera_file(subject, camera, action))
+        points = self._projected(member, truth, extrinsics, intrinsics)
+        confidence = torch.ones_like(points[..., 0])
+        if self.keypoints:
+            projected = points
+            points, confidence = self._detected(subject, action, camera).at(at.numpy() / SOURCE_FPS)
+            check_alike(points, confidence, projected, member.id)
+        lifted = None
+        if self.results:
+            _, results = read_results(self.results, (member.id,), truth.shape[1])
+            results = as_long_as(results, len(truth), bf.join(self.results, member.id))
+            lifted = placed(results, self.lifted_frame, extrinsics)
+        return Recording(
+            id=member.id,
+            texts=self._texts(subject, action),
+            fps=self.fps,
+            skeleton=self.skeleton,
+            keypoints=points,
+            confidence=confidence,
+            extrinsics=extrinsics,
+            lifted=lifted,
+            truth=truth,
+            intrinsics=intrinsics,
+            source=bf.join(subject, "joints3d_25", action),
+        )
+
+    def _projected(self, member: Member, truth: Tensor, extrinsics: Tensor, intrinsics: Tensor | None) -> Tensor:
+        """The motion on the normalised plane [T, 22, 2]; refused where the camera looks elsewhere."""
+        points, depth = project(truth, extrinsics.unsqueeze(0))
+        if not bool((depth > 0).all()) or not in_picture(points, intrinsics):
+            found = f"one outside, {depth.median():.1f} m from it"
+            advice = "Do R and T fit X_camera = R (X_world - T)?"
+            raise self.refuse(f"{member.id}, camera {member.place[2]}", "a person in the picture", found, advice)
+        return points
+
+    @cached_property
+    def _root(self) -> str:
+        """The folder of the subjects."""
+        tried = [bf.join(self.source, *parts) for parts in (("train",), ("fit3d", "train"), ())]
+        for folder in tried:
+            if bf.isdir(folder) and any(
+                bf.isdir(bf.join(folder, n, "joints3d_25")) for n in sorted(bf.listdir(folder))
+            ):
+                return folder
+        expected = "train/SUBJECT/joints3d_25/ACTION.json"
+        raise self.refuse(self.source, expected, "no such files", "Name the folder that holds `train`.")
+
+    def _members(self) -> Iterator[Member]:
+        subjects = [n for n in sorted(bf.listdir(self._root)) if bf.isdir(bf.join(self._root, n, "joints3d_25"))]
+        for subject in subjects:
+            files.checked_id(subject, self._root)
+            cameras = _folders(bf.join(self._root, subject, "camera_parameters"))
+            repetitions, split = self._repetitions(subject), self._split(subject, subjects)
+            for action in self._actions(subject):
+                name = files.checked_id(f"{subject}_{action.replace(' ', '_')}", self._root)
+                takes = list(self._parts(subject, action, repetitions))
+                for part, (start, stop) in enumerate(takes):
+                    for camera in cameras:
+                        clip_id = f"{name}_p{part}_c{files.checked_id(camera, subject)}"
+                        place = (subject, action, camera, start, stop)
+                        yield Member(clip_id, subject, split, place)
+
+    def _actions(self, subject: str) -> list[str]:
+        """Takes of a subject: those that are here, and those that should be."""
+        here = stems(bf.join(self._root, subject, "joints3d_25"), ".json")
+        return sorted({*here, *self._info.actions.get(subject, ())})
+
+    def _split(self, subject: str, subjects: Sequence[str]) -> str:
+        named = {name.strip() for name in self.extra("test").split(",")} - {""}
+        held_out = named or set(subjects) & self._info.tested
+        return "" if not held_out else "test" if subject in held_out else "train"
+
+    @cached_property
+    def _info(self) -> Info:
+        return read_info(self._root)
+
+    def _repetitions(self, subject: str) -> Mapping[str, Any]:
+        place = bf.join(self._root, subject, "rep_ann.json")
+        return read_json(place) if bf.exists(place) else {}
+
+    def _parts(self, subject: str, action: str, repetitions: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
+        """First and last + 1 frame at 50 fps of every part of a take."""
+        longest = int(LONGEST * SOURCE_FPS / self.fps) + 1
+        marks = repetitions.get(action)
+        if isinstance(marks, list) and len(marks) > 1 and all(isinstance(m, int | float) and m >= 0 for m in marks):
+            yield from grouped([int(mark) for mark in sorted(marks)], longest)
+            return
+        try:
+            frames = len(self._take(subject, action))
+        except DatasetError:
+            frames = 1  # `read` refuses it, with the reason
+        pieces = max(1, -(-frames // longest))
+        edges = [round(i * frames / pieces) for i in range(pieces + 1)]
+        yield from pairwise(edges)
+
+    def _read_take(self, subject: str, action: str) -> Tensor:
+        """Joints [T, 22, 3] at 50 fps, y up, from SMPL-X where body models are at hand, else from the 25 joints."""
+        if self.extra("smpl"):
+            parameters = read_json(bf.join(self._root, subject, "smplx", f"{action}.json"))
+            return y_up(smplx_joints(parameters, self.extra("smpl"), f"{subject}/smplx/{action}.json"))
+        place = bf.join(self._root, subject, "joints3d_25", f"{action}.json")
+        joints = numbers(read_json(place).get("joints3d_25"), place, "joints3d_25", (None, 25, 3))
+        return y_up(smpl22_of(joints, place))
+
+    def _read_detected(self, subject: str, action: str, camera: str) -> Detected:
+        """What the detector found in a whole take."""
+        take, frames = (subject, action, camera), len(self._take(subject, action))
+        lens = read_lens(self._camera_file(subject, camera, action))
+        return read_detected(self.keypoints, self.format, take, frames=frames, fps=SOURCE_FPS, lens=lens)
+
+    def _camera_file(self, subject: str, camera: str, action: str) -> str:
+        return bf.join(self._root, subject, "camera_parameters", camera, f"{action}.json")
+
+    def _texts(self, subject: str, action: str) -> tuple[str, ...]:
+        return self._given.get(f"{subject}_{action}") or self._given.get(action) or (caption_of(action),)
+
+    @cached_property
+    def _given(self) -> Mapping[str, tuple[str, ...]]:
+        return caption_table(self.options.captions) if self.options.captions else {}
+
+
+def _folders(folder: str) -> list[str]:
+    """Names of what a folder holds, sorted; DatasetError where it is missing."""
+    if not bf.isdir(folder):
+        raise DatasetError(f"{folder}: expected a folder for each camera, found none. Unpack the cameras' files.")
+    return sorted(name for name in bf.listdir(folder) if bf.isdir(bf.join(folder, name)))
+
+
+def caption_of(action: str) -> str:
+    """A caption from the name of an exercise."""
+    return f"a person does the exercise {' '.join(action.replace('_', ' ').lower().split())}."
+
+
+def grouped(marks: Sequence[int], longest: int) -> Iterator[tuple[int, int]]:
+    """Runs of whole repetitions between `marks` of at most `longest` frames; a repetition that is longer is cut."""
+    start = marks[0]
+    for mark, following in zip(marks[1:], [*marks[2:], None], strict=True):
+        if following is None or following - start > longest:
+            for piece in range(start, mark, longest):
+                yield piece, min(piece + longest, mark)
+            start = mark
+
+
+def in_picture(points: Tensor, intrinsics: Tensor | None) -> bool:
+    """Whether the middle of points [T, J, 2] lies in an image whose middle the camera's axis meets, about."""
+    if intrinsics is None:
+        return True
+    centre = to_pixels(points, intrinsics).flatten(0, 1).median(0).values
+    return bool(((centre > 0) & (centre < 2 * intrinsics[:2, 2])).all())
+
+
+@hookimpl
+def register_datasets(register: Register) -> None:
+    """Offer this importer under its name."""
+    register(Fit3DImporter.name, Fit3DImporter)

@@ -1,0 +1,1 @@
+"""From videos: frames, a detector's keypoints, people, cameras, cuts, and the importer."""

@@ -1,0 +1,148 @@
+"""From the frames of a video to stretches of even rate with the 22 joints, and on to clips with their captions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from videomdm_ext.data.clip import MIN_FRAMES
+from videomdm_ext.data.sources.joint_maps import BLAZEPOSE33, confidence22, to_smpl22
+from videomdm_ext.data.video.captions import Caption
+from videomdm_ext.data.video.people import segments
+from videomdm_ext.data.video.watch import Sighting
+from videomdm_ext.skeletons import SMPL22
+
+Numbers = NDArray[np.float64]
+
+LONGEST = 196
+"""Frames of a clip, at most."""
+BAD = 0.35
+"""Mean confidence of hips, knees, ankles and shoulders below which a frame is none."""
+UNSURE = 0.5
+"""Factor on the confidence of keypoints between two frames of which one lacks them."""
+_CORE = [SMPL22.index(f"{side}_{part}") for side in ("l", "r") for part in ("hip", "knee", "ankle", "shoulder")]
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A part of a video at an even rate, from `start` seconds on: T frames.
+
+    pixels [T, 22, 2] and confidence [T, 22] in the picture; body [T, 22, 3] metres, hip-centred, along camera axes.
+    """
+
+    start: float
+    pixels: Tensor
+    confidence: Tensor
+    body: Tensor
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The rows of a stretch that make a clip, the second of the video at which they begin, and its captions."""
+
+    rows: slice
+    start: float
+    texts: tuple[str, ...]
+
+    @property
+    def count(self) -> int:
+        return int(self.rows.stop - self.rows.start)
+
+
+def stretches(seen: Sighting, fps: float) -> tuple[list[Stretch], list[str]]:
+    """Parts of a video that show one person without a break, long enough to use, and notes about the others."""
+    pixels, confidence = to_smpl22(seen.pixels, seen.layout), confidence22(seen.score, seen.layout)
+    sure = np.where(seen.presence > 0, 1.0, 0.0)[:, None]  # without a lifted pose a frame is none
+    score = confidence[:, _CORE] * sure
+    found: list[Stretch] = []
+    dropped: list[float] = []
+    for first, stop in segments(seen.times, pixels[:, _CORE], score, _breaks(seen), bad=BAD):
+        seconds = seen.times[stop - 1] - seen.times[first]
+        if int(seconds * fps + 1e-6) < MIN_FRAMES:  # a clip loses the last of its frames
+            dropped.append(float(seconds))
+            continue
+        found.append(_stretch(seen, pixels, confidence, slice(first, stop), fps))
+    notes = []
+    if dropped:
+        notes.append(
+            f"{len(dropped)} part(s) shorter than {MIN_FRAMES} frames at {fps:g} fps were left out, "
+            f"{sum(dropped):.1f} s in all."
+        )
+    return found, notes
+
+
+def _breaks(seen: Sighting) -> Numbers:
+    """Share of the picture that changed [F], 1 where another track begins."""
+    known = seen.part.copy()
+    for frame in range(1, len(known)):
+        if known[frame] < 0:
+            known[frame] = known[frame - 1]
+    other = np.concatenate(([False], np.diff(known) != 0))
+    return np.where(other, 1.0, seen.changes)
+
+
+def _stretch(seen: Sighting, pixels: Numbers, confidence: Numbers, rows: slice, fps: float) -> Stretch:
+    """Bring some frames of a video to an even rate by their times."""
+    times = seen.times[rows]
+    count = int((times[-1] - times[0]) * fps + 1e-6) + 1
+    at = times[0] + np.arange(count) / fps
+    body = to_smpl22(seen.world[rows], BLAZEPOSE33)
+    placed = _at_times(at, times, pixels[rows], confidence[rows] > 0)
+    lifted = _at_times(at, times, body, np.broadcast_to((seen.presence[rows] > 0)[:, None], body.shape[:2]))
+    sure = confidence_at(at, times, confidence[rows])
+    return Stretch(float(times[0]), *(torch.from_numpy(values) for values in (placed, sure, lifted)))
+
+
+def _at_times(at: Numbers, times: Numbers, values: Numbers, known: NDArray[np.bool_]) -> Numbers:
+    """Values [F, J, C] between those frames in which a joint is known, linearly in time; 0 for one never
+    known. -> [T, J, C]"""
+    out = np.zeros((len(at), *values.shape[1:]))
+    for joint in range(values.shape[1]):
+        rows = known[:, joint]
+        for channel in range(values.shape[2]) if rows.any() else ():
+            out[:, joint, channel] = np.interp(at, times[rows], values[rows, joint, channel])
+    return out
+
+
+def confidence_at(at: Numbers, times: Numbers, confidence: Numbers) -> Numbers:
+    """Confidence [F, J] at other times [T]: linear, and less where one of the two frames beside lacks the joint."""
+    after = np.searchsorted(times, at - 1e-9).clip(0, len(times) - 1)
+    before = (after - (times[after] > at + 1e-9)).clip(0, None)
+    span = np.maximum(times[after] - times[before], 1e-9)
+    share = ((at - times[before]) / span).clip(0, 1)[:, None]
+    between = confidence[before] * (1 - share) + confidence[after] * share
+    lacking = np.minimum(confidence[before], confidence[after]) <= 0
+    return np.where(lacking, between * UNSURE, between)
+
+
+def cut(stretch: Stretch, captions: Sequence[Caption], fps: float) -> list[Piece]:
+    """Clips of a stretch: its parts of at most LONGEST frames with the captions of the whole video, and one for every
+    caption of a part of it."""
+    count = len(stretch.pixels)
+    pieces = []
+    whole = tuple(dict.fromkeys(caption.text for caption in captions if caption.is_whole))
+    if whole:
+        pieces += [Piece(rows, stretch.start + rows.start / fps, whole) for rows in _even(0, count)]
+    for start, stop in dict.fromkeys((c.start, c.stop) for c in captions if not c.is_whole):
+        texts = tuple(dict.fromkeys(c.text for c in captions if (c.start, c.stop) == (start, stop)))
+        low = max(0, int(np.ceil((start - stretch.start) * fps - 1e-6)))
+        high = min(count, int(min((stop - stretch.start) * fps + 1e-6, count)) + 1)
+        pieces += [Piece(rows, stretch.start + rows.start / fps, texts) for rows in _even(low, high)]
+    return pieces
+
+
+def _even(low: int, high: int) -> list[slice]:
+    """Rows low to high - 1 in equal parts that make clips of at most LONGEST frames; none where they are too few.
+
+    A clip loses the last of its frames, so that neighbouring parts share one.
+    """
+    steps = high - low - 1
+    if steps < MIN_FRAMES:
+        return []
+    parts = -(-steps // LONGEST)
+    edges = [low + round(part * steps / parts) for part in range(parts + 1)]
+    return [slice(a, b + 1) for a, b in pairwise(edges)]

@@ -1,0 +1,299 @@
+"""The importer `video`: any videos of people, by MediaPipe (extra `video`) or from another detector's files.
+
+A video is watched once; its frames are cut where the person is out of sight, jumps, or the picture changes; every
+stretch is brought to an even rate by its time stamps, placed in front of the camera, and turned upright. The camera is
+taken to stand still unless `moving` says otherwise. There is no true motion: the teacher is MediaPipe's.
+"""
+
+import math
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from videomdm_ext.data import files, ground
+from videomdm_ext.data.clip import MIN_FRAMES
+from videomdm_ext.data.recording import Recording
+from videomdm_ext.data.sources.base import Importer, ImportOptions, Member
+from videomdm_ext.data.video import frames as video_frames
+from videomdm_ext.data.video.calibration import Calibration, camera_of, read_calibration
+from videomdm_ext.data.video.captions import Caption, captions_of, read_captions
+from videomdm_ext.data.video.cutting import Piece, Stretch, cut, stretches
+from videomdm_ext.data.video.detections import FORMATS
+from videomdm_ext.data.video.frames import Video, open_video
+from videomdm_ext.data.video.moving import upright_moving
+from videomdm_ext.data.video.placing import (
+    DEFAULT_FIELD,
+    Lens,
+    corrected,
+    find_lens,
+    focal_of,
+    lens_of,
+    reprojection,
+    stand,
+    turned,
+)
+from videomdm_ext.data.video.watch import Choice, Sighting, stem, watch
+from videomdm_ext.errors import ConfigError, DatasetError
+from videomdm_ext.geometry import cameras
+from videomdm_ext.hookspecs import Register, hookimpl
+
+Watching = Callable[[str, int, int], None]
+"""`watching(video, done, total)` in frames."""
+FASTEST = 60.0
+"""Frames per second of a data set, at most."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One video as far as it is understood: lens, up in camera coordinates (None of a moving camera), stretches."""
+
+    video: Video
+    lens: Lens
+    up: ground.Up | None
+    pieces: tuple[tuple[Piece, Stretch], ...]
+    bodies: tuple[Tensor, ...]
+    """Positions [T, 22, 3] of each piece in camera coordinates."""
+
+
+@dataclass
+class Findings:
+    """What is worth telling of one video: facts by name, notes in words, clips with where they lie in the video."""
+
+    facts: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    clips: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+class VideoImporter(Importer):
+    """`source` is a video or a folder of videos. `cache` is a folder that keeps what was seen; empty: none.
+
+    After `members`, `refused` tells by name why videos were left out, and `found` what is known of the others.
+    """
+
+    name = "video"
+    about = "videos of people, watched by MediaPipe or with another detector's files; captions in --captions FILE"
+    licence = "as the videos"
+    has_lifter = "mediapipe"
+    extras = {  # noqa: RUF012
+        "fps": "frames per second of the data set, 20",
+        "focal": "focal length in pixels",
+        "fov": "field of view of the picture's longer side, in degrees",
+        "calibration": "file with the cameras: Pose2Sim's toml or Qualisys's qca.txt",
+        "person": "largest, or a number, where several people are in view",
+        "detections": "folder with another detector's files, named after the videos",
+        "format": f"of these files: {', '.join(FORMATS)}",
+        "moving": "yes: the camera moves",
+    }
+
+    def __init__(self, source: str, options: ImportOptions) -> None:
+        super().__init__(source, options)
+        self.fps = self.extra_number("fps", 20.0)
+        self.cache = ""
+        self.moving = self.extra("moving", "no", among=("yes", "no")) == "yes"
+        self.watching: Watching | None = None
+        self.refused: dict[str, str] = {}
+        self.found: dict[str, Findings] = {}
+        self._seen: dict[str, Seen] = {}
+        self._check()
+
+    def _check(self) -> None:
+        """Options that do not go together are refused before any work."""
+        extra = self.options.extra
+        if self.fps > FASTEST:
+            raise ConfigError(f"--fps: expected at most {FASTEST:g}, found {self.fps:g}. Correct it.")
+        told = [key for key in ("focal", "fov", "calibration") if extra.get(key)]
+        if len(told) > 1:
+            raise ConfigError(f"--{told[0]}: expected one source of the focal length, found also --{told[1]}. Choose.")
+        if bool(extra.get("detections")) != bool(extra.get("format")):
+            raise ConfigError("--detections: expected --format with it, found one of the two. Give both, or neither.")
+        if extra.get("format"):
+            self.extra("format", among=FORMATS)
+        person = extra.get("person", "")
+        if person not in ("", "largest") and not person.isdigit():
+            raise ConfigError(f"--person: expected 'largest' or a number from 0, found {person!r}. Correct it.")
+        if not self.options.captions:
+            raise ConfigError(
+                "--captions: expected a file with lines NAME<tab>CAPTION, one or more a video, perhaps with its start "
+                "and end in seconds behind further tabs, found none. Write one."
+            )
+
+    def members(self) -> Sequence[Member]:
+        """The clips of all videos; the videos are watched for it, unless that was kept."""
+        captions = read_captions(self.options.captions)
+        members: list[Member] = []
+        for clip_stem, path in self._videos():
+            try:
+                members += self._members_of(clip_stem, path, captions_of(captions, path, self.options.captions))
+            except DatasetError as error:
+                self.refused[os.path.basename(path)] = str(error)
+                self.found.pop(clip_stem, None)
+        if not members:
+            first = next(iter(self.refused.values()), "")
+            found = f"none that can be used. The first: {first}" if first else "none"
+            endings = ", ".join(video_frames.ENDINGS)
+            raise DatasetError(f"{self.source}: expected a video, or a folder of videos ({endings}), found {found}")
+        return members
+
+    def _videos(self) -> list[tuple[str, str]]:
+        """A stem for ids, and the path, of every video; two of one name get numbers."""
+        if os.path.isdir(self.source):
+            names = [n for n in files.list_files(self.source) if n.lower().endswith(video_frames.ENDINGS)]
+            paths = [os.path.join(self.source, name) for name in names]
+        else:
+            paths = [self.source]
+        used: dict[str, int] = {}
+        rows = []
+        for path in paths:
+            clean = re.sub(r"[^A-Za-z0-9_.-]+", "_", stem(path)).strip("._-") or "video"
+            used[clean] = used.get(clean, 0) + 1
+            rows.append((clean if used[clean] == 1 else f"{clean}_v{used[clean]}", path))
+        return rows
+
+    def _members_of(self, clip_stem: str, path: str, captions: Sequence[Caption]) -> list[Member]:
+        findings = self.found[clip_stem] = Findings()
+        video = open_video(path)
+        extra = self.options.extra
+        choice = Choice(extra.get("person", ""), extra.get("detections", ""), extra.get("format", ""))
+        told = self.watching
+        progress = None if told is None else (lambda done, total: told(os.path.basename(path), done, total))
+        sighting = watch(video, choice, self.cache, progress)
+        long_enough, notes = stretches(sighting, self.fps)
+        findings.notes += notes
+        pieces = [(piece, s) for s in long_enough for piece in cut(s, captions, self.fps)]
+        if not pieces:
+            raise DatasetError(
+                f"{path}: expected {MIN_FRAMES + 1} frames in a row ({(MIN_FRAMES + 1) / self.fps:.2f} s) of one "
+                f"person with a caption, found fewer. {' '.join(notes)} Leave the video out."
+            )
+        seen = self._seen[path] = self._understood(video, sighting, pieces, findings)
+        for number, (piece, stretch) in enumerate(seen.pieces):
+            findings.clips[f"{clip_stem}_{number}"] = {
+                "video": path,
+                "start": round(piece.start, 4),
+                "frames": piece.count,
+                "confidence": round(float(stretch.confidence[piece.rows].mean()), 3),
+                "error_pixels": round(self._error(seen, number) * seen.lens.focal, 2),
+            }
+        return [Member(f"{clip_stem}_{n}", trial=clip_stem, place=(path, n)) for n in range(len(seen.pieces))]
+
+    def _understood(
+        self, video: Video, sighting: Sighting, pieces: list[tuple[Piece, Stretch]], findings: Findings
+    ) -> Seen:
+        """Lens, positions in front of the camera, and up, of one video."""
+        calibration = self._calibration(video)
+        lens = self._lens(video, sighting, [stretch for _, stretch in pieces], calibration)
+        if lens.told_by == "assumed":
+            findings.notes.append(
+                f"The focal length could not be told; a field of view of {math.degrees(DEFAULT_FIELD):.0f} degrees of "
+                "the longer side is assumed. Give --focal or --fov-degrees if you know better."
+            )
+        kept, bodies = self._standing(pieces, lens, video, findings)
+        up = None if self.moving else _up(calibration, bodies, self)
+        findings.facts |= {"focal": round(lens.focal, 1), "focal_told_by": lens.told_by, "size": list(video.size)}
+        if up is not None:
+            degrees = {"up_deviation": up.deviation, "camera_pitch": up.pitch, "camera_roll": up.roll}
+            findings.facts |= {f"{name}_degrees": round(math.degrees(angle), 1) for name, angle in degrees.items()}
+            findings.facts["up_told_by"] = up.witness
+        return Seen(video, lens, up, tuple(kept), tuple(bodies))
+
+    def _standing(
+        self, pieces: list[tuple[Piece, Stretch]], lens: Lens, video: Video, findings: Findings
+    ) -> tuple[list[tuple[Piece, Stretch]], list[Tensor]]:
+        """Positions [T, 22, 3] in camera coordinates of those pieces that can be placed, and these pieces."""
+        kept, bodies = [], []
+        for piece, stretch in pieces:
+            image, weight = self._image(stretch, piece, lens), stretch.confidence[piece.rows].square()
+            place = f"{video.path} from {piece.start:.2f} s"
+            try:
+                body = stand(turned(stretch.body[piece.rows], image, self.skeleton), image, weight, self.fps, place)
+            except DatasetError as error:
+                findings.notes.append(f"Left out: {error}")
+                continue
+            kept.append((piece, stretch))
+            bodies.append(body if self.moving else corrected(body, image, weight, place))
+        if not kept:
+            raise DatasetError(findings.notes[-1].removeprefix("Left out: "))
+        return kept, bodies
+
+    def _error(self, seen: Seen, number: int) -> float:
+        """Root mean square distance of a placed clip from its keypoints, on the normalised plane."""
+        piece, stretch = seen.pieces[number]
+        image, weight = self._image(stretch, piece, seen.lens), stretch.confidence[piece.rows].square()
+        return reprojection(seen.bodies[number], image, weight)
+
+    def _calibration(self, video: Video) -> Calibration | None:
+        place = self.options.extra.get("calibration", "")
+        return camera_of(read_calibration(place), stem(video.path), place) if place else None
+
+    def _lens(self, video: Video, sighting: Sighting, seen: list[Stretch], calibration: Calibration | None) -> Lens:
+        if calibration is not None:
+            return Lens(calibration.scaled(sighting.size), "calibration", calibration.distortion)
+        size = sighting.size
+        if self.options.extra.get("focal"):
+            return lens_of(self.extra_number("focal", 1.0) * self._scale(video), size, "given")
+        if self.options.extra.get("fov"):
+            degrees = self.extra_number("fov", 60.0)
+            if not 5 <= degrees <= 150:
+                raise ConfigError(f"--fov-degrees: expected 5 to 150 degrees, found {degrees:g}. Correct it.")
+            return lens_of(focal_of(math.radians(degrees), size), size, "given")
+        parts = [torch.cat([getattr(s, name) for s in seen]) for name in ("body", "pixels", "confidence")]
+        return find_lens(parts[0], parts[1], parts[2].square(), size, self.skeleton)
+
+    def _scale(self, video: Video) -> float:
+        """What the pictures of a large video are scaled by before anything looks at them."""
+        return max(video.size) / max(video.whole_size)
+
+    def _image(self, stretch: Stretch, piece: Piece, lens: Lens) -> Tensor:
+        """Keypoints [T, 22, 2] on the normalised plane."""
+        return cameras.normalise(stretch.pixels[piece.rows], lens.intrinsics, lens.distortion)
+
+    def read(self, member: Member) -> Recording:
+        """One clip in its own world: y up, the floor at y = 0."""
+        path, number = member.place
+        seen = self._seen[path]
+        piece, stretch = seen.pieces[number]
+        image, confidence = self._image(stretch, piece, seen.lens), stretch.confidence[piece.rows]
+        body = seen.bodies[number]
+        if seen.up is None:
+            lifted, extrinsics = upright_moving(body, image, confidence.square(), self.skeleton, self.fps, member.id)
+        else:
+            lifted, extrinsics = upright(body, seen.up.direction)
+        return Recording(
+            id=member.id,
+            texts=piece.texts,
+            fps=self.fps,
+            skeleton=self.skeleton,
+            keypoints=image.float(),
+            confidence=confidence.float(),
+            extrinsics=extrinsics.float(),
+            lifted=lifted.float(),
+            intrinsics=seen.lens.intrinsics.float(),
+            image_size=seen.video.size,
+            source=f"{path} from {piece.start:.2f} s",
+        )
+
+
+def _up(calibration: Calibration | None, bodies: list[Tensor], importer: VideoImporter) -> ground.Up:
+    known = None if calibration is None else calibration.up
+    if known is not None:
+        return ground.Up(known, 0.0, "calibration")
+    return ground.find_up(bodies, importer.skeleton, importer.fps)
+
+
+def upright(body: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions [T, J, 3] in camera coordinates in a world with y up and the floor at y = 0, and the camera [3, 4]."""
+    turn = ground.world_from_camera(up.to(body))
+    world = body @ turn.T
+    lift = world.new_tensor((0.0, -ground.floor_height(world), 0.0))
+    return world + lift, torch.cat((turn.T, -(turn.T @ lift).unsqueeze(-1)), -1)
+
+
+@hookimpl
+def register_datasets(register: Register) -> None:
+    """Offer this importer under its name."""
+    register(VideoImporter.name, VideoImporter)

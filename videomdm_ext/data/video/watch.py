@@ -1,0 +1,253 @@
+"""What was seen in one video: one person's joints in the image and in space, frame by frame, kept in a file.
+
+Detection is the slow part, so its result is kept under the hash of the video and of all that it depends on.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import blobfile as bf
+import numpy as np
+from numpy.typing import NDArray
+
+from videomdm_ext.data import files
+from videomdm_ext.data.sources.joint_maps import BLAZEPOSE33, LAYOUTS, Layout
+from videomdm_ext.data.video import frames as video_frames
+from videomdm_ext.data.video import mediapipe_pose
+from videomdm_ext.data.video.detections import Detections, find_file, read_detections
+from videomdm_ext.data.video.frames import Picture, Video
+from videomdm_ext.data.video.mediapipe_pose import Found, find_in_box, find_people
+from videomdm_ext.data.video.people import (
+    Track,
+    choose,
+    colour_change,
+    follow,
+    follow_boxes,
+    histogram,
+    overlap,
+)
+from videomdm_ext.errors import DatasetError
+
+Numbers = NDArray[np.float64]
+Progress = Callable[[int, int], None]
+
+VERSION = 1
+"""Of the way in which videos are watched; a new one does not trust what an old one kept."""
+SURVEY = 0.25
+"""Seconds between the frames that are searched for several people, at least."""
+SURVEYED = 240
+"""Frames that are searched so, at most."""
+LOST = 0.3
+"""Seconds after which a person's box is taken from the survey again."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Whom to watch: `person` is empty, `largest` or a number; detections of another program lie in a folder."""
+
+    person: str = ""
+    detections: str = ""
+    format: str = ""
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """One person in F frames; a frame without him has score 0.
+
+    times [F] seconds; pixels [F, K, 2] and score [F, K] of the joints of a detector's layout, in a picture of `size`;
+    world [F, 33, 3] BlazePose's joints in metres, centred on the hips; presence [F] how surely they are right; changes
+    [F] share of the pixels that changed colour since the frame before; part [F] number of the track, -1 for none.
+    """
+
+    layout: Layout
+    size: tuple[int, int]
+    times: Numbers
+    pixels: Numbers
+    score: Numbers
+    world: Numbers
+    presence: Numbers
+    changes: Numbers
+    part: Numbers
+
+
+def watch(video: Video, choice: Choice, cache: str = "", progress: Progress | None = None) -> Sighting:
+    """Watch a video, or take what was kept in the folder `cache` of an earlier time. DatasetError without a person."""
+    place = bf.join(cache, f"{fingerprint(video.path, choice)}.npz") if cache else ""
+    if place and bf.exists(place):
+        return _read(place)
+    seen = _with_detections(video, choice, progress) if choice.detections else _alone(video, choice, progress)
+    if not (seen.score > 0).any():
+        raise DatasetError(f"{video.path}: expected a person in view, found none. Leave it out.")
+    if place:
+        files.write_bytes(place, files.arrays_bytes(_arrays(seen)))
+        return _read(place)  # in the precision in which it is kept, as an interrupted import finds it
+    return seen
+
+
+def fingerprint(path: str, choice: Choice) -> str:
+    """A name for what is seen in a video: a hash of its content, of the choice and of the other program's files."""
+    digest = hashlib.sha256(json.dumps([VERSION, choice.person, choice.format]).encode())
+    places = [path]
+    if choice.detections:
+        found = find_file(choice.detections, stem(path), choice.format)
+        names = files.list_files(found, ".json") if os.path.isdir(found) else []
+        places += [os.path.join(found, name) for name in names] or [found]
+    for place in places:
+        with open(place, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:20]
+
+
+def stem(path: str) -> str:
+    """A file's name without folder and ending."""
+    return os.path.splitext(os.path.basename(path))[0]
+
+
+def _alone(video: Video, choice: Choice, progress: Progress | None) -> Sighting:
+    """MediaPipe by itself: look who is there, then watch one person."""
+    tracks, times = survey(video)
+    chosen = choose(tracks, times, choice.person, video.path)
+    if choice.person or _is_crowd(tracks, chosen):
+        boxes = [(times[track.frames], track) for track in chosen]
+        return _gather(video, _in_boxes(_pictures(video, progress), boxes), BLAZEPOSE33)
+    find = mediapipe_pose.engine(following=True)
+    seen = ((time, picture, find(picture), 0) for time, picture in _pictures(video, progress))
+    return _gather(video, seen, BLAZEPOSE33)
+
+
+def _is_crowd(tracks: list[Track], chosen: list[Track]) -> bool:
+    """Whether others were seen in more than one frame, however small."""
+    return sum(len(track.frames) > 1 for track in tracks) > len(chosen)
+
+
+def survey(video: Video) -> tuple[list[Track], Numbers]:
+    """Everybody in frames SURVEY apart or farther, and the times [N] of these frames."""
+    step = max(SURVEY, video.seconds / SURVEYED)
+    find = mediapipe_pose.engine(following=False)
+    times: list[float] = []
+    boxes: list[list[Numbers | None]] = []
+    for time, picture in video_frames.frames(video):
+        if not times or time >= times[-1] + step - 1e-6:
+            times.append(time)
+            boxes.append([found.box for found in find_people(picture, find)])
+    if not times:
+        raise DatasetError(f"{video.path}: expected frames, found none. Leave it out.")
+    found_times = np.array(times)
+    return follow_boxes(boxes, found_times, nearest=0.05, patience=2.5 * step), found_times
+
+
+def _pictures(video: Video, progress: Progress | None) -> Iterator[tuple[float, Picture]]:
+    for number, (time, picture) in enumerate(video_frames.frames(video)):
+        yield time, picture
+        if progress:
+            progress(number + 1, max(video.count, number + 1))
+
+
+Row = tuple[float, Picture, Found | None, int]
+"""Time, picture, who was found, and the number of the track."""
+
+
+def _in_boxes(pictures: Iterable[tuple[float, Picture]], tracks: list[tuple[Numbers, Track]]) -> Iterator[Row]:
+    """Watch the chosen tracks, each in its box; between the frames of the tracks the person found last tells where."""
+    find = mediapipe_pose.engine(following=False)
+    last: Found | None = None
+    lost = -np.inf
+    for time, picture in pictures:
+        part, box = _expected(tracks, time)
+        found = None
+        if box is not None:
+            near = last is not None and time - lost <= LOST and overlap(last.box, box) > 0.1
+            found = find_in_box(picture, last.box if near and last is not None else box, find)
+        if found is not None:
+            last, lost = found, time
+        yield time, picture, found, part
+
+
+def _expected(tracks: list[tuple[Numbers, Track]], time: float) -> tuple[int, Numbers | None]:
+    """Which track is in view at a time, and its box [4] there."""
+    for number, (times, track) in enumerate(tracks):
+        margin = SURVEY if len(times) > 1 else 0.0
+        if times[0] - margin <= time <= times[-1] + margin:
+            return number, np.array([np.interp(time, times, side) for side in track.boxes.T])
+    return -1, None
+
+
+def _with_detections(video: Video, choice: Choice, progress: Progress | None) -> Sighting:
+    """The image from another program's files; space from the same file, or from MediaPipe in that person's box."""
+    place = find_file(choice.detections, stem(video.path), choice.format)
+    given = read_detections(place, choice.format, count=video.count, fps=video.fps)
+    given = dataclasses.replace(given, pixels=given.pixels * (max(video.size) / max(video.whole_size)))
+    chosen = choose(follow(given), given.times, choice.person, place)
+    rows = {
+        int(frame): (number, int(slot))
+        for number, track in enumerate(chosen)
+        for frame, slot in zip(track.frames, track.slots, strict=True)
+    }
+    pictures = _pictures(video, progress)
+    if given.world is None:
+        lifted = _gather(video, _in_boxes(pictures, [(given.times[t.frames], t) for t in chosen]), BLAZEPOSE33)
+    else:
+        lifted = _gather(video, ((time, picture, None, -1) for time, picture in pictures), BLAZEPOSE33)
+    return _joined(given, rows, lifted)
+
+
+def _joined(given: Detections, rows: Mapping[int, tuple[int, int]], lifted: Sighting) -> Sighting:
+    """The person of `rows`, frame to (track, slot), at the times of the other program's frames."""
+    count, joints = len(given.times), len(given.layout.joints)
+    nearest = np.abs(lifted.times[None] - given.times[:, None]).argmin(1)
+    pixels, score, part = np.zeros((count, joints, 2)), np.zeros((count, joints)), np.full(count, -1.0)
+    world, presence = lifted.world[nearest], lifted.presence[nearest]
+    for frame, (number, slot) in rows.items():
+        pixels[frame], score[frame], part[frame] = given.pixels[frame, slot], given.score[frame, slot], number
+        if given.world is not None:
+            world[frame], presence[frame] = given.world[frame, slot], given.score[frame, slot].mean()
+    return dataclasses.replace(
+        lifted, layout=given.layout, times=given.times, pixels=pixels, score=score, part=part, world=world,
+        presence=presence, changes=_changes_at(given.times, lifted),
+    )  # fmt: skip
+
+
+def _changes_at(times: Numbers, lifted: Sighting) -> Numbers:
+    """The greatest change of colour between each time and the one before."""
+    ends = np.searchsorted(lifted.times, times + 1e-6)
+    starts = np.concatenate(([0], ends[:-1]))
+    return np.array([lifted.changes[a:b].max(initial=0.0) for a, b in zip(starts, ends, strict=True)])
+
+
+def _gather(video: Video, rows: Iterable[Row], layout: Layout) -> Sighting:
+    """Stack what was found in each frame, and measure how the picture changes."""
+    times, found, parts, changes = [], [], [], []
+    before: Numbers | None = None
+    for time, picture, person, part in rows:
+        colours = histogram(picture)
+        changes.append(0.0 if before is None else colour_change(before, colours))
+        before = colours
+        times.append(time)
+        parts.append(part)
+        found.append(person)
+    nobody = Found(np.zeros((33, 2)), np.zeros(33), np.zeros((33, 3)))
+    people = [nobody if person is None else person for person in found]
+    return Sighting(
+        layout, video.size, np.array(times), np.stack([p.pixels for p in people]),
+        np.stack([p.visibility for p in people]), np.stack([p.world for p in people]),
+        np.array([p.presence for p in people]), np.array(changes), np.array(parts, dtype=np.float64),
+    )  # fmt: skip
+
+
+def _arrays(seen: Sighting) -> dict[str, files.Array]:
+    """The arrays of the file that is kept; the layout is told by its place among the known ones."""
+    arrays = {field.name: getattr(seen, field.name) for field in dataclasses.fields(seen)}
+    arrays["layout"] = np.array([list(LAYOUTS).index(seen.layout.name)])
+    return {name: np.asarray(values, dtype=np.float32) for name, values in arrays.items()}
+
+
+def _read(place: str) -> Sighting:
+    names = tuple(field.name for field in dataclasses.fields(Sighting))
+    arrays = {name: values.astype(np.float64) for name, values in files.read_arrays(place, needed=names).items()}
+    layout = list(LAYOUTS.values())[int(arrays.pop("layout")[0])]
+    width, height = arrays.pop("size")
+    return Sighting(layout=layout, size=(round(width), round(height)), **arrays)

@@ -1,0 +1,161 @@
+"""Between this package and a host: the host's parser gets the options, and the final arguments swap module globals.
+
+Only names that the host looks up at call time are replaced. Under `--supervision 3d` with no option of ours in use,
+nothing is.
+"""
+
+import argparse
+import functools
+import importlib
+import sys
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pluggy
+
+from videomdm_ext import plugins
+from videomdm_ext.config import Fairness, Source, Supervision
+from videomdm_ext.errors import HostError
+from videomdm_ext.mdm import bundles, clip_text, clips, compat, faster, loop, savings, streams, text_choice
+from videomdm_ext.mdm.checkout import STANDIN
+from videomdm_ext.mdm.data import HostDataset
+from videomdm_ext.options import from_args
+
+
+def begin() -> None:
+    """Make the process ready before a checkout's modules are imported. Repeating it is harmless."""
+    compat.prepare()
+    savings.attach()
+    loop.attach()
+    clip_text.attach()
+
+
+@cache
+def manager() -> pluggy.PluginManager:
+    """The plugins of this process, the host's own first."""
+    return plugins.create_manager()
+
+
+def add_options(group: "argparse._ArgumentGroup") -> None:
+    """Add every plugin's options to the host's existing group, so that its args.json restores them."""
+    manager().hook.add_options(group=group)
+
+
+def activate(args: argparse.Namespace) -> None:
+    """Check the final arguments, then let the host build what they ask for."""
+    moved = text_choice.explicit(sys.argv[1:], "clips")
+    if moved is not None:  # the folder may lie elsewhere than where args.json says that the training found it
+        args.clips = moved
+    if streams.trains_paired(args):
+        bundles.prepare(args, bundled=not _in_standin())
+    manager().hook.configure(args=args)
+    terms = plugins.collect(manager(), "loss_terms")
+    model_util = importlib.import_module("utils.model_util")
+    diffusion = manager().hook.make_diffusion(base=_own(model_util, "SpacedDiffusion"), args=args, terms=terms)
+    _swap(model_util, "SpacedDiffusion", diffusion)
+    encoder = manager().hook.make_text_encoder(args=args)
+    denoiser = with_text_encoder(_own(model_util, "MDM"), encoder)
+    _swap(model_util, "MDM", faster.quicker(denoiser, faster.activate(args, sys.argv[1:])))
+    _swap_data(args)
+    _pair(args)
+
+
+def _in_standin() -> bool:
+    """Whether the host in use is the stand-in, whose optimizer files hold what a bundle does."""
+    place = importlib.import_module("utils.parser_util").__file__
+    return Path(place or "").resolve().is_relative_to(STANDIN)
+
+
+def _pair(args: argparse.Namespace) -> None:
+    """With --paired, data read anew and own random streams in training, on top of what is swapped already."""
+    model_util: Any = importlib.import_module("utils.model_util")
+    get_data = importlib.import_module("data_loaders.get_data")
+    if streams.trains_paired(args):
+        model_util.SpacedDiffusion = streams.paired_diffusion(model_util.SpacedDiffusion, args.seed)
+        model_util.MDM = streams.paired_model(model_util.MDM, args.seed)
+    if hasattr(get_data, "get_dataset_class"):
+        classes = streams.fresh_dataset_class(_own(get_data, "get_dataset_class"), args.seed)
+        _swap(get_data, "get_dataset_class", classes if from_args(Fairness, args).paired else None)
+
+
+def _swap(module: Any, name: str, replacement: Any | None) -> None:
+    """Replace a module's global, or put the host's own back with None; the host's own stays beside it."""
+    own = _own(module, name)
+    setattr(module, f"_host_{name}", own)
+    setattr(module, name, own if replacement is None else replacement)
+
+
+def _own(module: Any, name: str) -> Any:
+    """The host's own global, whether or not it is replaced."""
+    return getattr(module, f"_host_{name}", getattr(module, name))
+
+
+def with_text_encoder(base: type, encoder: Any) -> type:
+    """The host's MDM, which asks `encoder(texts)` [B, 512], where there is one, in place of loading CLIP."""
+    if encoder is None:
+        return base
+
+    class WithTextEncoder(base):
+        def load_and_freeze_clip(self, clip_version: str) -> Any:
+            return encoder
+
+        def clip_encode_text(self, raw_text: Sequence[str]) -> Any:
+            device = next(self.parameters()).device
+            return encoder(raw_text).to(device).unsqueeze(0)
+
+    return WithTextEncoder
+
+
+def evaluated_class(get_data: Any, name: str, mode: str) -> type:
+    """The host's dataset class for its evaluators; the stand-in has neither."""
+    if not hasattr(get_data, "get_dataset_class"):
+        raise HostError(
+            f"{get_data.__file__}: expected evaluators for mode {mode!r}, found the stand-in, which has none. Run it "
+            "in an MDM checkout with --mdm, or evaluate with videomdm report."
+        )
+    found: type = get_data.get_dataset_class(name)
+    return found
+
+
+def _swap_data(args: argparse.Namespace) -> None:
+    """Train on --clips where it is given, and let plugins wrap what the host loads."""
+    source, supervision = from_args(Source, args), from_args(Supervision, args)
+    get_data = importlib.import_module("data_loaders.get_data")
+    wrapping = manager().hook.wrap_dataset.get_hookimpls()
+    if not source.clips and not wrapping:
+        _swap(get_data, "get_dataset", None)
+        _swap(get_data, "get_collate_fn", None)
+        return
+    host_dataset, host_collate = _own(get_data, "get_dataset"), _own(get_data, "get_collate_fn")
+    opened: list[Any] = []
+
+    @functools.wraps(host_dataset)
+    def get_dataset(name: str, num_frames: int, split: str = "train", hml_mode: str = "train", **named: Any) -> Any:
+        if not source.clips:
+            dataset = host_dataset(name, num_frames, split, hml_mode, **named)
+        elif hml_mode in ("eval", "gt"):
+            named = {"num_frames": num_frames, "mode": hml_mode, **named}
+            dataset = clips.open_evaluation(
+                evaluated_class(get_data, name, hml_mode), source, supervision, split=split, **named
+            )
+        else:
+            dataset = clips.open_for(source, supervision, args, split=split, mode=hml_mode, num_frames=num_frames)
+        opened[:] = [dataset]
+        return plugins.wrap_dataset(manager(), dataset, args=args, split=split)
+
+    @functools.wraps(host_collate)
+    def get_collate_fn(name: str, hml_mode: str = "train", pred_len: int = 0, batch_size: int = 1) -> Any:
+        dataset = opened[-1] if opened else None
+        if not isinstance(dataset, HostDataset):
+            return host_collate(name, hml_mode, pred_len, batch_size)
+        if len(dataset) < batch_size:
+            raise HostError(
+                f"{source.clips}: expected {batch_size} clips for a batch, found {len(dataset)}. "
+                "Lower --batch_size, or --num_samples when sampling."
+            )
+        return dataset.collate
+
+    _swap(get_data, "get_dataset", get_dataset)
+    _swap(get_data, "get_collate_fn", get_collate_fn)

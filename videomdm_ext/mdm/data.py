@@ -1,0 +1,214 @@
+"""A folder of clips as the host's dataset: crops, captions, and what the camera saw of them."""
+
+import argparse
+import dataclasses
+import hashlib
+import logging
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from videomdm_ext.config import Source, Supervision
+from videomdm_ext.data.batch import Crop, Path, collate, crop, flatten_observation, tensor_of
+from videomdm_ext.data.card import Card
+from videomdm_ext.data.clip import Array, Clip, with_truth_as_teacher
+from videomdm_ext.data.folder import read_folder, read_statistics
+from videomdm_ext.data.refined import is_made, make_refined, read_refined
+from videomdm_ext.errors import ConfigError
+from videomdm_ext.geometry.cameras import perturb_azimuth
+from videomdm_ext.motion.features import FeatureSpace
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class HostDataset:
+    """Clips with the attributes that MDM's programs read from a dataset.
+
+    Item: (crop, caption). The crop and the caption of an item depend on the seed, the epoch and the clip alone where
+    the host tells the epoch (`set_epoch`); otherwise they come from Python's generator, as MDM's do. `pad_to` fixes the
+    frames of a batch; `observed` says whether batches hold what the cameras saw, which sampling has no use for.
+    """
+
+    clips: Sequence[Clip]
+    space: FeatureSpace
+    crop_frames: int
+    seed: int
+    epoch: int | None = None
+    pad_to: int | None = None
+    observed: bool = True
+    opt: SimpleNamespace = field(default_factory=SimpleNamespace)
+
+    def __post_init__(self) -> None:
+        self.opt = SimpleNamespace(joints_num=self.space.skeleton.num_joints, max_motion_length=self.crop_frames)
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> tuple[Crop, str]:
+        clip = self.clips[index]
+        draw = random.Random(self._stream(clip)) if self.epoch is not None else random
+        length = min(clip.length, self.crop_frames)
+        start = draw.randint(0, clip.length - length)
+        cut = crop(clip, start, length, path=self.paths[index], with_truth=False)
+        return cut, draw.choice(clip.texts)
+
+    def _stream(self, clip: Clip) -> int:
+        label = f"{self.seed}/{self.epoch}/{clip.id}".encode()
+        return int.from_bytes(hashlib.sha256(label).digest()[:8], "big")
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    @property
+    def num_features(self) -> int:
+        return self.space.skeleton.num_features
+
+    @property
+    def mean(self) -> np.ndarray[Any, Any]:
+        return self.space.mean.numpy()
+
+    @property
+    def std(self) -> np.ndarray[Any, Any]:
+        return self.space.std.numpy()
+
+    @property
+    def t2m_dataset(self) -> "HostDataset":
+        return self
+
+    def inv_transform(self, features: Tensor) -> Tensor:
+        """z-scored [..., D] to raw features."""
+        return features * self.space.std.to(features.device) + self.space.mean.to(features.device)
+
+    @cached_property
+    def paths(self) -> list[Path]:
+        """Headings and roots of every clip, for its crops."""
+        return [Path.of(clip.teacher, clip.skeleton) for clip in self.clips]
+
+    @cached_property
+    def mixed(self) -> bool:
+        """Whether some clips supervise in 3D."""
+        return any(clip.is_known for clip in self.clips)
+
+    @cached_property
+    def batch_length(self) -> int:
+        """Frames of a padded batch: the longest crop there can be, or what `pad_to` asks for."""
+        return self.pad_to or min(self.crop_frames, max(clip.length for clip in self.clips))
+
+    def collate(self, items: Sequence[tuple[Crop, str]]) -> tuple[Tensor, dict[str, dict[str, Any]]]:
+        """-> x_start [B, D, 1, T], z-scored, zero in the padding; the condition with text, mask and observation."""
+        crops = [item for item, _ in items]
+        batch = collate(crops, length=self.batch_length)
+        lengths = tensor_of(batch, "lengths")
+        valid = torch.arange(self.batch_length) < lengths.unsqueeze(1)
+        motion = self.space.features(tensor_of(batch, "teacher")) * valid[:, None, None]
+        y = {
+            "mask": valid[:, None, None],
+            "lengths": lengths,
+            "text": [text for _, text in items],
+            "db_key": [item.id for item in crops],
+            **(flatten_observation(batch, mixed=self.mixed) if self.observed else {}),
+        }
+        return motion, {"y": y}
+
+
+@dataclass
+class Prompts(HostDataset):
+    """Captions for sampling, without motion: every item asks for `crop_frames` frames."""
+
+    def collate(self, items: Sequence[tuple[Crop, str]]) -> tuple[Tensor, dict[str, dict[str, Any]]]:
+        """-> an empty motion [B, D, 1, 1], as MDM's own captions come with; the condition with text and lengths."""
+        lengths = torch.full((len(items),), self.crop_frames)
+        y = {
+            "mask": torch.ones(len(items), 1, 1, 1, dtype=torch.bool),
+            "lengths": lengths,
+            "text": [text for _, text in items],
+            "db_key": [item.id for item, _ in items],
+        }
+        return torch.zeros(len(items), self.num_features, 1, 1), {"y": y}
+
+
+def open_dataset(
+    source: Source, supervision: Supervision, split: str, seed: int, kind: type[HostDataset] = HostDataset
+) -> HostDataset:
+    """The clips of --clips with the teacher that the supervision names in the place of the diffused motion."""
+    card, clips = read_folder(source.clips, split)
+    clips, (mean, std) = with_teacher(source.clips, card, clips, supervision.diffused)
+    clips = [with_azimuth_error(clip, supervision.azimuth_noise_degrees) for clip in clips]
+    space = FeatureSpace(clips[0].skeleton, torch.from_numpy(mean), torch.from_numpy(std), card.heading)
+    return kind(clips, space, source.crop_frames, seed)
+
+
+def with_teacher(path: str, card: Card, clips: Sequence[Clip], diffused: str) -> tuple[list[Clip], tuple[Array, Array]]:
+    """The clips with what is diffused as their teacher, refined first where that is asked; its Mean and Std [D]."""
+    if diffused == "gt":
+        return [with_truth_as_teacher(clip) for clip in clips], read_statistics(path)
+    if diffused == "refined":
+        if not is_made(path, card):
+            logger.info("refining the teachers of %s", path)
+            make_refined(path, card)
+        return read_refined(path, card, clips)
+    return list(clips), read_statistics(path, card.lifter)
+
+
+def with_azimuth_error(clip: Clip, degrees: float) -> Clip:
+    """The clip with its camera moved on an orbit about the clip's origin, by an angle that depends on the id alone."""
+    if degrees == 0:
+        return clip
+    seed = int.from_bytes(hashlib.sha256(f"azimuth/{clip.id}".encode()).digest()[:8], "big")
+    angle = math.radians(degrees) * random.Random(seed).gauss()
+    extrinsics = torch.from_numpy(clip.extrinsics)
+    moved = perturb_azimuth(extrinsics, torch.full(extrinsics.shape[:-2], angle))
+    return dataclasses.replace(clip, extrinsics=moved.numpy())
+
+
+def check_source(source: Source, supervision: Supervision) -> None:
+    """Refuse, before work begins, what cannot be trained: 2D supervision or a lifted teacher without clips."""
+    if source.clips:
+        return
+    if supervision.supervision == "2d" or supervision.teacher in ("lifted", "refined"):
+        asked = "--supervision 2d" if supervision.supervision == "2d" else f"--teacher {supervision.teacher}"
+        raise ConfigError(f"{asked}: expected --clips with a folder of 2D clips, found none. Make one: videomdm data.")
+
+
+WITH_CLIPS: Mapping[str, str] = {
+    "context_len": "prefix completion (DiP) trains on MDM's own windows of fixed length; leave --clips out",
+    "pred_len": "prefix completion (DiP) trains on MDM's own windows of fixed length; leave --clips out",
+    "autoregressive": "only a prefix-completion model samples in a loop; leave --clips out",
+}
+"""Options of the host that --clips cannot serve, and why."""
+UNDER_2D: Mapping[str, str] = {
+    "lambda_rcxyz": "it compares with 3D positions, which 2D supervision does not have",
+    "lambda_vel": "it compares with 3D velocities, which 2D supervision does not have",
+    "lambda_fc": "it needs true foot contacts; --weight_floor keeps feet on the floor from 2D",
+    "lambda_target_loc": "goals are read from true 3D motion",
+    "multi_target_cond": "goals are read from true 3D motion",
+    **WITH_CLIPS,
+}
+"""Options of the host that make no sense under --supervision 2d, and why."""
+
+
+def check_host(source: Source, supervision: Supervision, args: argparse.Namespace) -> None:
+    """Refuse options of the host that our data or our loss cannot serve. Raises ConfigError with the reason."""
+    two = supervision.supervision == "2d"
+    if not source.clips and not two:
+        return
+    asked = "--supervision 2d" if two else "--clips"
+    dataset = getattr(args, "dataset", "humanml")
+    if dataset != "humanml":
+        raise ConfigError(
+            f"--dataset {dataset} with {asked}: expected humanml, whose 263 features, captions and evaluators our "
+            "clips use. Leave --dataset out and name the data with --clips."
+        )
+    for name, reason in (UNDER_2D if two else WITH_CLIPS).items():
+        value = getattr(args, name, 0)
+        if value:
+            raise ConfigError(f"--{name} {value} with {asked}: expected it to be left out: {reason}.")

@@ -1,0 +1,174 @@
+"""MDM's own evaluation of a checkpoint, eval/eval_humanml.py: what it needs, how it is started, what its log says."""
+
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import videomdm_ext
+from videomdm_ext.errors import ConfigError, HostError
+from videomdm_ext.mdm import clips, official
+from videomdm_ext.mdm.checkout import Checkout
+
+PROGRAM = "eval.eval_humanml"
+REPLICATIONS = {"wo_mm": 20, "debug": 5, "mm_short": 5}
+"""Modes of the program, with their replications."""
+OF_DATA = ("new_joint_vecs", "texts", "Mean.npy", "Std.npy", "test.txt")
+TRUTH, MADE = "ground truth", "vald"
+"""What the program calls the true motions and those of the checkpoint."""
+SCORES = {
+    "Matching Score": "mm_dist",
+    "R_precision": "r_precision",
+    "FID": "fid",
+    "Diversity": "diversity",
+    "MultiModality": "multimodality",
+}
+"""Sections of the log, with our names."""
+FIXED = {"ff_size": 1024, "num_heads": 4}
+"""What the stand-in has options for, and MDM's denoiser has not."""
+_NUMBER = r"(-?\d+\.\d{4}|nan|-?inf)"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores by name of each replication, their means, and the half-widths that the program prints beside."""
+
+    replications: tuple[Mapping[str, float], ...]
+    mean: Mapping[str, float]
+    half_width: Mapping[str, float]
+
+
+# -- before it runs ---------------------------------------------------------------------------------------------------
+
+
+def check(checkout: Checkout) -> None:
+    """Raise HostError unless the checkout has the program and the evaluator's files."""
+    program = checkout.root / f"{PROGRAM.replace('.', '/')}.py"
+    if checkout.kind != "mdm" or not program.is_file():
+        raise HostError(f"{program}: expected MDM's evaluation, found none. Name a checkout of MDM with --mdm PATH.")
+    absent = official.problem(checkout.root)
+    if absent:
+        raise HostError(absent)
+
+
+def check_arguments(args: Mapping[str, Any], place: Path) -> None:
+    """Raise ConfigError unless the program can build the denoiser that was trained with these arguments."""
+    if args.get("dataset") != "humanml":
+        raise ConfigError(
+            f"{place}: expected a run with --dataset humanml, found {args.get('dataset')}. Leave it out: this "
+            "evaluation is HumanML3D's."
+        )
+    for name, value in FIXED.items():
+        if args.get(name, value) != value:
+            raise ConfigError(
+                f"{place}: expected a denoiser with --{name} {value}, as every one of MDM has, found {args[name]}. "
+                "Train in an MDM checkout (--mdm), or with that option."
+            )
+
+
+def check_own_data(checkout: Checkout) -> Path:
+    """The checkout's HumanML3D; ConfigError names what is not there of it."""
+    folder = checkout.root / clips.OWN_DATA
+    absent = [str(folder / part) for part in OF_DATA if not (folder / part).exists()]
+    if absent:
+        raise ConfigError(
+            f"{folder}: expected HumanML3D to evaluate on, found no {', '.join(absent)}. Get it as MDM's README says."
+        )
+    return folder
+
+
+def check_truth(path: str) -> bool:
+    """Whether a run on these clips is evaluated on their own truth; ConfigError where they have it, but too little."""
+    ids = clips.with_truth(path, "test")
+    if ids is None:
+        return False
+    frames = [len(np.load(clips.truth_of(path, clip_id), mmap_mode="r")) for clip_id in ids]
+    good = sum(clips.FRAMES[0] <= count <= clips.FRAMES[1] for count in frames)
+    if good < clips.LEAST:
+        raise ConfigError(
+            f"{path}: expected {clips.LEAST} or more test clips of {clips.FRAMES[0]} to {clips.FRAMES[1]} frames for "
+            f"MDM's evaluation, found {good} of {len(ids)}. Score a small set with videomdm bench score."
+        )
+    return True
+
+
+# -- the program ------------------------------------------------------------------------------------------------------
+
+
+def command(checkout: Checkout, checkpoint: Path, *, mode: str, guidance: float, seed: int) -> list[str]:
+    """The command line; it is to be started in the checkout's folder."""
+    words = ["--model_path", str(checkpoint), "--eval_mode", mode, "--seed", str(seed)]
+    start = [sys.executable, "-m", "videomdm_ext.run", "--mdm", str(checkout.root), PROGRAM]
+    return [*start, *words, "--guidance_param", str(guidance)]
+
+
+def environment() -> dict[str, str]:
+    """The environment with this package on the path, and no compiled files left in the checkout."""
+    package = str(Path(videomdm_ext.__file__).parents[1])
+    path = os.pathsep.join(part for part in (package, os.environ.get("PYTHONPATH", "")) if part)
+    return {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def log_in(folder: Path) -> Path | None:
+    """The log that the program has written beside a checkpoint in this folder."""
+    return next(iter(sorted(folder.glob("eval_humanml_*.log"))), None)
+
+
+# -- its log ----------------------------------------------------------------------------------------------------------
+
+
+def replications_done(text: str) -> int:
+    """Replications that a log has finished."""
+    return text.count("!!! DONE !!!")
+
+
+def read_log(text: str, mode: str) -> dict[str, Scores] | None:
+    """Scores by TRUTH and MADE; None for a log that is not finished."""
+    parts = re.split(r"^=+ Replication \d+ =+$", text, flags=re.MULTILINE)[1:]
+    sections = re.split(r"^=+ (.+) Summary =+$", text, flags=re.MULTILINE)
+    summary = dict(zip(sections[1::2], sections[2::2], strict=True))
+    found = {who: _scores(who, parts, summary) for who in (TRUTH, MADE)}
+    expected = {"mm_dist", "r_precision_1", "r_precision_2", "r_precision_3", "fid", "diversity"}
+    if mode == "mm_short":
+        expected |= {"multimodality"}
+    for who, scores in found.items():
+        wanted = expected - ({"multimodality"} if who == TRUTH else set())
+        if set(scores.mean) != wanted or not parts or any(set(part) != wanted for part in scores.replications):
+            return None
+    return found
+
+
+def _scores(who: str, parts: Sequence[str], summary: Mapping[str, str]) -> Scores:
+    mean: dict[str, float] = {}
+    half_width: dict[str, float] = {}
+    for section, name in SCORES.items():
+        for top, value, half in _summed(who, summary.get(section, "")):
+            mean[f"{name}{top}"], half_width[f"{name}{top}"] = value, half
+    return Scores(tuple(_replication(who, part) for part in parts), mean, half_width)
+
+
+def _summed(who: str, section: str) -> list[tuple[str, float, float]]:
+    """Endings of names ("" or "_1" to "_3"), means and half-widths in a section of the summary."""
+    found = []
+    for line in re.findall(rf"^---> \[{who}\](.*)$", section, re.MULTILINE):
+        for top, mean, half in re.findall(
+            rf"(?:\(top (\d)\))? ?Mean: {_NUMBER} CInt(?:erval)?: {_NUMBER}(?:;|$)", line
+        ):
+            found.append((f"_{top}" if top else "", float(mean), float(half)))
+    return found
+
+
+def _replication(who: str, part: str) -> dict[str, float]:
+    """Scores by name in the part of the log that a replication has written."""
+    part = part.partition("!!! DONE !!!")[0]
+    names = {section.lower(): name for section, name in SCORES.items()}
+    found = {}
+    for section, rest in re.findall(rf"^---> \[{who}\] ([\w ]+): (.+)$", part, re.MULTILINE):
+        for top, value in re.findall(rf"(?:\(top (\d)\): )?{_NUMBER}(?:\s|$)", rest):
+            found[names.get(section.lower(), section) + (f"_{top}" if top else "")] = float(value)
+    return found

@@ -1,0 +1,187 @@
+"""MDM's training loop with whole checkpoints, and, with --paired, with exact steps and own random streams."""
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from videomdm_ext.errors import HostError
+from videomdm_ext.mdm import bundles, imports, savings, streams
+
+Host: Any = object
+"""Stands for MDM's TrainLoop, which follows the classes below in the order of look-up."""
+
+
+def attach() -> None:
+    """Arrange for train.training_loop to hand out our subclass of its TrainLoop. Repeating it is harmless."""
+    imports.after("train.training_loop", replace)
+
+
+def replace(module: ModuleType) -> None:
+    """Put our subclass in the place of the module's TrainLoop."""
+    own: Any = module.TrainLoop
+    if issubclass(own, Whole):
+        return
+    whole = type(own.__name__, (Whole, own), {"host": module, "__module__": own.__module__})
+    whole.paired = type("PairedTrainLoop", (Paired, whole), {"__module__": own.__module__})  # type: ignore[attr-defined]
+    module.TrainLoop = whole  # type: ignore[attr-defined]
+
+
+class Whole(Host):
+    """MDM's loop with the same results; a checkpoint appears whole or not at all. With --paired it is a `Paired`."""
+
+    host: ModuleType
+    paired: type
+    data: Any
+    save_dir: Any
+    average: savings.Average | None = None
+
+    def __new__(cls, args: argparse.Namespace, *rest: Any, **named: Any) -> "Whole":
+        wanted = getattr(args, "paired", False) and not issubclass(cls, Paired)
+        return object.__new__(cls.paired if wanted else cls)
+
+    def __init__(self, args: argparse.Namespace, train_platform: Any, model: Any, diffusion: Any, data: Any) -> None:
+        bundles.sweep(args.save_dir)
+        super().__init__(args, train_platform, model, diffusion, data)
+        if self.device.type == "cuda" and not args.multi_target_cond:
+            self.data = savings.OnDevice(self.data, self.device)
+
+    def _load_optimizer_state(self) -> None:
+        """MDM asks for an AdamW that a CUDA graph can hold, which no CPU has."""
+        super()._load_optimizer_state()
+        on_cpu = next(self.model.parameters()).device.type == "cpu"
+        for group in self.opt.param_groups if on_cpu else ():
+            group["capturable"] = False
+
+    def save(self) -> None:
+        folder = self.save_dir
+        with bundles.beside(folder) as partial:
+            self.save_dir = partial
+            try:
+                super().save()
+            finally:
+                self.save_dir = folder
+
+    def update_average_model(self) -> None:
+        if not self.args.use_ema:
+            return
+        if self.average is None:
+            everything = self.args.eval_during_training or self.args.gen_during_training
+            means, weights = savings.averaged(self.model, self.model_avg, frozen=everything)
+            self.average = savings.Average(means, weights, self.args.avg_model_beta)
+        self.average.update()
+
+
+class Paired(Host):
+    """Exactly `last_step` updates; model{N}.pt holds N of them, and a resumed run equals an uninterrupted one.
+
+    Every draw of a step has a stream of its own (`streams`); what an evaluation draws leaves no trace.
+    """
+
+    data: Any
+
+    def __init__(self, args: argparse.Namespace, train_platform: Any, model: Any, diffusion: Any, data: Any) -> None:
+        if len(data) == 0:
+            raise HostError(
+                f"--batch_size {args.batch_size}: expected as many clips or more, as --paired counts whole batches; "
+                f"found {len(data.dataset)}. Lower --batch_size."
+            )
+        bundles.prepare(args, bundled=True)
+        loader, self.order = streams.keyed_loader(data, args.seed)
+        self.host_data = data
+        path = args.resume_checkpoint
+        self.resumed = bundles.read(Path(path), args) if path else None
+        super().__init__(args, train_platform, model, diffusion, loader)
+        self.last_step = min(args.num_steps, args.lr_anneal_steps or args.num_steps)
+        self._resume_optimizer()
+        self.saved_step, self.resumed = self.step, None
+
+    def _load_and_sync_parameters(self) -> None:
+        """Weights, average and step of the bundle."""
+        if self.resumed is None:
+            return
+        load = vars(self.host)["load_model_wo_clip"]
+        load(self.model, self.resumed["model"])
+        if self.model_avg is not None:
+            load(self.model_avg, self.resumed["model_avg"])
+        self.step = self.resumed["step"]
+
+    def _resume_optimizer(self) -> None:
+        """The optimizer and the generators; a weight once trained has a gradient, if only of zeros, ever after."""
+        if self.resumed is None:
+            return
+        self.opt.load_state_dict(self.resumed["opt"])
+        for weight in self.opt.state:
+            weight.grad = torch.zeros_like(weight)
+        streams.restore_random_states(self.resumed["random"])
+        print(f"resumed {self.args.resume_checkpoint} at step {self.step}")
+
+    def run_loop(self) -> None:
+        print(f"{self.last_step} updates, of which {self.step} are done")
+        while self.step < self.last_step:
+            epoch, done = divmod(self.step, len(self.data))
+            self.order.begin(epoch, done)
+            self.run_epoch(done)
+        if self.step != self.saved_step:
+            self.checkpoint()
+
+    def run_epoch(self, done: int) -> None:
+        """The rest of an epoch of which `done` batches are done, or as much of it as there are steps."""
+        for motion, condition in tqdm(self.data, initial=done, total=len(self.data)):
+            self.update(motion, condition["y"])
+            if self.step % self.log_interval == 0:
+                self.report()
+            if self.step % self.save_interval == 0:
+                self.checkpoint()
+            if self.step >= self.last_step:
+                return
+
+    def update(self, motion: Tensor, y: dict[str, Any]) -> None:
+        """One update with a batch; the host's own count is one behind while it lasts, as in MDM."""
+        streams.seed_all(streams.derive(self.args.seed, "goals", self.step))
+        self.cond_modifiers(y, motion)
+        moved = {name: value.to(self.device) if torch.is_tensor(value) else value for name, value in y.items()}
+        self.diffusion.begin_step(self.step)
+        self.run_step(motion.to(self.device), {"y": moved})
+        self.step += 1
+
+    def report(self) -> None:
+        """Hand the means since the last report to the platform."""
+        means = vars(self.host)["logger"].get_current().dumpkvs()
+        print(f"step {self.step}: loss {means['loss']:.5f}")
+        for name, value in means.items():
+            if name not in ("step", "samples") and "_q" not in name:
+                self.train_platform.report_scalar(name=name, value=value, iteration=self.step, group_name="Loss")
+
+    def checkpoint(self) -> None:
+        """Save, then evaluate and generate where that is asked for."""
+        self.save()
+        self.saved_step = self.step
+        with self.aside(), streams.preserved():
+            self.evaluate()
+            self.generate_during_training()
+
+    def save(self) -> None:
+        bundles.write(self)
+        super().save()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Within, the models do not train, and the host sees its own data; afterwards all is as it was."""
+        modules = [module for model in (self.model, self.model_avg) if model is not None for module in model.modules()]
+        modes, data = [module.training for module in modules], self.data
+        for module in modules:
+            module.training = False
+        self.data = self.host_data
+        try:
+            yield
+        finally:
+            for module, mode in zip(modules, modes, strict=True):
+                module.training = mode
+            self.data = data

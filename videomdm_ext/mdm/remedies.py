@@ -1,0 +1,283 @@
+"""Changes to single MDM modules for current packages and absent files, each made only where it is needed.
+
+A change gets the module right after its import. What it replaces are names in that module: numpy, scipy, matplotlib
+and torch stay as they are for everyone else.
+"""
+
+import functools
+import importlib
+import inspect
+import pickle
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from videomdm_ext.errors import HostError
+from videomdm_ext.mdm import placeholders
+
+_used: dict[str, None] = {}
+
+
+def use(name: str) -> None:
+    """Note that a remedy serves in this process."""
+    _used[name] = None
+
+
+def used() -> tuple[str, ...]:
+    """The remedies that serve in this process."""
+    return tuple(_used)
+
+
+class Beside(ModuleType):
+    """A module with some names of its own beside those of another."""
+
+    def __init__(self, other: ModuleType, **own: Any) -> None:
+        super().__init__(other.__name__)
+        vars(self).update(own, other=other)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(vars(self)["other"], name)
+
+
+# -- numpy, scipy, torch ----------------------------------------------------------------------------------------------
+
+PLAIN: dict[str, type] = {"float": float, "int": int, "bool": bool, "object": object, "str": str, "complex": complex}
+
+
+def lost_names() -> dict[str, type]:
+    """Python's types that numpy once gave under its own name, and does not give now."""
+    return {name: kind for name, kind in PLAIN.items() if name not in vars(np)}
+
+
+def numpy_names(module: ModuleType) -> None:
+    """Let the module say np.float and the like."""
+    lost = lost_names()
+    if lost and not isinstance(module.np, Beside):
+        vars(module)["np"] = Beside(module.np, **lost)
+        use("numpy")
+
+
+def root_has_switch() -> bool:
+    """Whether scipy's matrix root still takes `disp`."""
+    linalg: Any = importlib.import_module("scipy.linalg")
+    return "disp" in inspect.signature(linalg.sqrtm).parameters
+
+
+def matrix_root(module: ModuleType) -> None:
+    """Let the module ask scipy's matrix root for its error with disp=False."""
+    if root_has_switch():
+        return
+    own = module.linalg.sqrtm
+
+    def sqrtm(matrix: Any, disp: bool = True, **named: Any) -> Any:
+        root = own(matrix, **named)
+        return root if disp else (root, root_error(root, np.asarray(matrix)))
+
+    vars(module)["linalg"] = Beside(module.linalg, sqrtm=sqrtm)
+    use("scipy")
+
+
+def root_error(root: np.ndarray, matrix: np.ndarray) -> float:
+    """|R R - A|^2 / |A| by Frobenius norms, as scipy gave it; infinite where the root is not finite."""
+    if not np.isfinite(root).all():
+        return float("inf")
+    return float(np.linalg.norm(root @ root - matrix) ** 2 / np.linalg.norm(matrix))
+
+
+EVALUATOR = Path("t2m", "text_mot_match", "model", "finest.tar")
+
+
+def numbers() -> list[Any]:
+    """What the weights of older checkpoints may hold beside tensors: numpy's numbers and arrays."""
+    core: Any = importlib.import_module("numpy._core.multiarray")
+    kinds = [type(np.dtype(code)) for code in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "?")]
+    names = [(getattr(core, name), f"numpy.core.multiarray.{name}") for name in ("scalar", "_reconstruct")]
+    return [*names, core.scalar, core._reconstruct, np.dtype, np.ndarray, *kinds]
+
+
+def old_checkpoints(module: ModuleType) -> None:
+    """Let torch.load in this module read numpy's numbers as well, and say where the evaluator's come from."""
+    name = "torch" if hasattr(module, "torch") else "th"
+    own = getattr(module, name)
+
+    @functools.wraps(own.load)
+    def load(file: Any, *rest: Any, **named: Any) -> Any:
+        try:
+            return own.load(file, *rest, **named)
+        except FileNotFoundError as error:
+            if Path(file).name != EVALUATOR.name:
+                raise
+            raise HostError(
+                f"{file}: expected the weights of MDM's evaluator, found none. "
+                "Run bash prepare/download_t2m_evaluators.sh in the checkout."
+            ) from error
+        except pickle.UnpicklingError:
+            use("torch")
+            with torch.serialization.safe_globals(numbers()):
+                return own.load(file, *rest, **named)
+
+    vars(module)[name] = Beside(own, load=load)
+
+
+# -- drawing ----------------------------------------------------------------------------------------------------------
+
+
+def draws_by_itself() -> bool:
+    """Whether matplotlib still has what MDM's drawing uses."""
+    agg: Any = importlib.import_module("matplotlib.backends.backend_agg")
+    return hasattr(agg.FigureCanvasAgg, "tostring_rgb")
+
+
+def drawing(module: ModuleType) -> None:
+    """Let plot_3d_motion draw: a picture's bytes, axes that belong to their figure, the distance of the eye."""
+    if placeholders.is_absent("moviepy.editor"):
+        vars(module)["plot_3d_motion"] = _cannot_draw
+    elif not draws_by_itself():
+        vars(module)["mplfig_to_npimage"] = placeholders.picture
+        vars(module)["p3"] = Beside(module.p3, Axes3D=attached(module.p3.Axes3D))
+        use("matplotlib")
+
+
+def attached(own: Any) -> Any:
+    """matplotlib's 3D axes, of the figure they are made with, with `dist`, and lines that can be set to none."""
+
+    class Axes3D(own):
+        lines = property(own.lines.fget, lambda self, _: emptied(own.lines.fget(self)))
+        collections = property(own.collections.fget, lambda self, _: emptied(own.collections.fget(self)))
+
+        def __init__(self, figure: Any, *rest: Any, **named: Any) -> None:
+            super().__init__(figure, *rest, **named)
+            if self not in figure.axes:
+                figure.add_axes(self)
+
+        @property
+        def dist(self) -> float:
+            return float(self._dist)
+
+        @dist.setter
+        def dist(self, distance: float) -> None:
+            self._dist = distance
+
+    return Axes3D
+
+
+def emptied(artists: Any) -> None:
+    """Remove what axes show."""
+    for artist in list(artists):
+        artist.remove()
+
+
+def _cannot_draw(save_path: str, *_: Any, **__: Any) -> None:
+    """In place of plot_3d_motion where nothing can make a video of it."""
+    why = placeholders.PACKAGES["moviepy"].advice
+    raise HostError(
+        f"{save_path}: expected moviepy to draw it, found none that can be imported. {why}. "
+        f"The motions themselves are saved: {Path(save_path).parent / 'results.npy'}."
+    )
+
+
+# -- absent files -----------------------------------------------------------------------------------------------------
+
+
+class WithoutSMPL(nn.Module):
+    """Stands in for the SMPL body, which the 263 features never ask."""
+
+    num_betas = 10
+
+    def __init__(self, why: str) -> None:
+        super().__init__()
+        self.why = why
+
+    def forward(self, *_: Any, **__: Any) -> Any:
+        raise HostError(
+            f"SMPL: expected the body model for joint rotations, found {self.why}. Data sets with rotations "
+            "(humanact12, uestc) need it to sample, to evaluate and for --lambda_rcxyz and --lambda_fc: "
+            f"run bash prepare/download_smpl_files.sh in the checkout, and {placeholders.EXTRA}."
+        )
+
+
+def body_problem(root: Path = Path()) -> str:
+    """Why SMPL cannot be built from files below `root`; empty where it can."""
+    absent = [str(path) for path in body_files(root) if not path.is_file()]
+    return f"no {' and no '.join(absent)}" if absent else ""
+
+
+def body_files(root: Path) -> list[Path]:
+    """The files that MDM's utils/config.py names."""
+    return [root / "body_models" / "smpl" / name for name in ("SMPL_NEUTRAL.pkl", "J_regressor_extra.npy")]
+
+
+def body(module: ModuleType) -> None:
+    """Build MDM's SMPL where its files and packages are there, and an empty module otherwise."""
+    own = module.SMPL
+
+    @functools.wraps(own, updated=())
+    def smpl(*positional: Any, **named: Any) -> nn.Module:
+        why = body_problem()
+        try:
+            if not why:
+                built: nn.Module = own(*positional, **named)
+                return built
+        except (ImportError, HostError) as error:
+            why = str(error).rstrip(".")
+        use("SMPL")
+        return WithoutSMPL(why)
+
+    vars(module)["SMPL"] = smpl
+
+
+VECTORS = tuple(f"our_vab_{end}" for end in ("data.npy", "words.pkl", "idx.pkl"))
+
+
+def word_vectors(module: ModuleType) -> None:
+    """Let a training set be built without GloVe, which training never reads; evaluation is refused instead."""
+    own, build = module.WordVectorizer, module.HumanML3D.__init__
+    modes: list[str] = []
+
+    @contextmanager
+    def remembered(mode: str) -> Iterator[None]:
+        modes.append(mode)
+        try:
+            yield
+        finally:
+            modes.pop()
+
+    @functools.wraps(build)
+    def initialise(self: Any, mode: str, *rest: Any, **named: Any) -> None:
+        with remembered(mode):
+            build(self, mode, *rest, **named)
+
+    @functools.wraps(own, updated=())
+    def vectorizer(folder: str, prefix: str) -> Any:
+        absent = [path for name in VECTORS if not (path := Path(folder) / name).is_file()]
+        if not absent:
+            return own(folder, prefix)
+        if modes[-1:] != ["train"]:
+            raise HostError(
+                f"{absent[0]}: expected GloVe's word vectors for the evaluator, found none. "
+                "Run bash prepare/download_glove.sh in the checkout."
+            )
+        use("GloVe")
+        return without_vectors(own)()
+
+    vars(module)["WordVectorizer"] = vectorizer
+    module.HumanML3D.__init__ = initialise
+
+
+def without_vectors(own: Any) -> Callable[[], Any]:
+    """A subclass of MDM's vectorizer that knows no word: zeros of GloVe's width, and the word's own tag."""
+
+    class WithoutVectors(own):
+        def __init__(self) -> None:
+            self.word2vec: dict[str, np.ndarray] = {}
+
+        def __getitem__(self, item: str) -> tuple[np.ndarray, np.ndarray]:
+            return np.zeros(300), self._get_pos_ohot(item.rpartition("/")[2])
+
+    return WithoutVectors
