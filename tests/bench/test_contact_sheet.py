@@ -84,3 +84,12 @@ def test_a_moving_camera_few_frames_and_notes_are_drawn_too(tmp_path):
 def test_a_clip_without_a_lens_is_refused_with_another_way(tmp_path):
     with pytest.raises(DatasetError, match="data show"):
         contact_sheet.contact_sheet(str(tmp_path / "x.png"), make_clip(), [(0, np.zeros((4, 4, 3), np.uint8))])
+
+
+@pytest.mark.parametrize("unseen", [0, slice(None)])
+def test_a_frame_without_a_seen_joint_and_a_clip_without_one_are_drawn(tmp_path, unseen):
+    clip, pictures = filmed_clip()
+    confidence = clip.confidence.copy()
+    confidence[unseen] = 0
+    page = drawn(tmp_path / "sheet.png", dataclasses.replace(clip, confidence=confidence), pictures)
+    assert len(pixels_of(page[page.shape[0] // 3 :], drawing.LEFT)) > 200  # the lifted pose is there all the same

@@ -75,6 +75,25 @@ def test_pictures_are_drawn_once_and_again_when_the_clips_are_others(command, mo
     assert drawn == ["dance_0", "walk_one_0"] * 2
 
 
+def test_a_picture_that_fails_is_one_warning_and_the_finished_set_is_announced(command, monkeypatch, capsys):
+    words, out = command
+    real = videos.contact_sheet.contact_sheet
+
+    def draw(path, clip, *given, **more):
+        Path(path).write_bytes(b"half a picture")
+        if clip.id == "dance_0":
+            raise ValueError("a pen broke")
+        real(path, clip, *given, **more)
+
+    monkeypatch.setattr(videos.contact_sheet, "contact_sheet", draw)
+    assert cli.main(words) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("no picture of dance_0: ValueError: a pen broke") == 1
+    assert f"Next: videomdm data refine {out}" in shown
+    assert {p.name for p in (out / "sheets").iterdir()} == {"walk_one_0.png", videos.MADE}
+    verify_folder(str(out))
+
+
 def test_one_bad_video_is_told_and_recorded(command, capsys):
     words, out = command
     (out.parent / "videos" / "dance.gif").write_bytes(b"")

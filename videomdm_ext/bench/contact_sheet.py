@@ -68,7 +68,7 @@ def contact_sheet(path: str, clip: Clip, pictures: Iterable[tuple[int, Picture]]
 
 
 def _in_pixels(clip: Clip) -> tuple[Array, Array, float]:
-    """Keypoints and reprojected teacher [T, J, 2] in pixels, and how far apart they usually are."""
+    """Keypoints and reprojected teacher [T, J, 2] in pixels, and their median distance (nan where none was seen)."""
     assert clip.intrinsics is not None
     intrinsics = torch.from_numpy(clip.intrinsics).double()
     camera = torch.from_numpy(clip.extrinsics).double()
@@ -77,8 +77,8 @@ def _in_pixels(clip: Clip) -> tuple[Array, Array, float]:
     seen, lifted = (
         cameras.to_pixels(p, intrinsics).numpy() for p in (torch.from_numpy(clip.keypoints).double(), points)
     )
-    known = clip.confidence > UNSURE
-    return seen, lifted, float(np.median(np.linalg.norm(seen - lifted, axis=-1)[known]))
+    apart = np.linalg.norm(seen - lifted, axis=-1)[clip.confidence > UNSURE]
+    return seen, lifted, float(np.median(apart)) if apart.size else math.nan
 
 
 def _from_the_side(clip: Clip) -> Array:
@@ -110,10 +110,10 @@ def _facts(clip: Clip, error: float, notes: Sequence[str]) -> list[str]:
     size = clip.image_size or (0, 0)
     field = math.degrees(2 * math.atan(max(size) / 2 / float(clip.intrinsics[0, 0])))
     kind = "a moving camera" if clip.extrinsics.ndim == 3 else "a still camera"
+    off = "no joint seen" if math.isnan(error) else f"lifted pose {error:.0f} px from the keypoints (median)"
     return [
         f"{clip.length} frames at {clip.fps:g} fps, {clip.length / clip.fps:.1f} s · mean confidence "
-        f"{clip.confidence.mean():.2f} · lifted pose {error:.0f} px from the keypoints (median) · "
-        f"{size[0]} x {size[1]} px, {kind}, field of view {field:.0f}°",
+        f"{clip.confidence.mean():.2f} · {off} · {size[0]} x {size[1]} px, {kind}, field of view {field:.0f}°",
         *notes,
     ]
 
@@ -184,6 +184,8 @@ def _draw_bones(axes: "Axes", points: Array, clip: Clip, confidence: Array) -> N
     ends = [(skeleton.parents[joint], joint) for joint in range(1, skeleton.num_joints)]
     sure = [float(min(confidence[a], confidence[b])) for a, b in ends]
     shown = [(points[[a, b]], skeleton.joints[b], s) for (a, b), s in zip(ends, sure, strict=True) if s > UNSURE]
+    if not shown:
+        return  # matplotlib takes no empty list of opacities
     segments = [bone for bone, _, _ in shown]
     opacity = [0.45 + 0.55 * s for _, _, s in shown]
     colours = [drawing.side(joint) for _, joint, _ in shown]

@@ -21,7 +21,7 @@ from videomdm_ext.data.sources.base import ImportOptions
 from videomdm_ext.data.tagging import find_tagger
 from videomdm_ext.data.video.frames import frames, open_video
 from videomdm_ext.data.video.importer import VideoImporter
-from videomdm_ext.errors import DatasetError
+from videomdm_ext.errors import VideoMDMError
 
 FACTS = "videos.json"
 """File in the data set's folder with what was found out about each video, and where its clips lie."""
@@ -186,17 +186,20 @@ def _forget_others(folder: Path, content: str) -> None:
 
 
 def _draw(sheet: Path, out: str, card: Any, clip_id: str, place: Mapping[str, Any], notes: Sequence[str]) -> None:
+    """Draw one clip. A picture that fails is one printed line: the data set is whole without it."""
+    beside = sheet.with_suffix(".part")
     try:
         clip = read_clip(out, card, clip_id)
         shown = contact_sheet.shown_frames(clip)
         times = [place["start"] + number / card.fps for number in shown]
         pictures = list(zip(shown, pictures_at(place["video"], times), strict=False))
         sheet.parent.mkdir(parents=True, exist_ok=True)
-        beside = sheet.with_suffix(".part")
         contact_sheet.contact_sheet(str(beside), clip, pictures, notes=notes)
         beside.replace(sheet)
-    except DatasetError as error:  # a clip that was left out, or a video that was moved since
-        console.print(f"    no picture of {clip_id}: {error}", markup=False, highlight=False, soft_wrap=True)
+    except Exception as error:
+        beside.unlink(missing_ok=True)
+        reason = str(error) if isinstance(error, VideoMDMError) else f"{type(error).__name__}: {error}"
+        console.print(f"    no picture of {clip_id}: {reason}", markup=False, highlight=False, soft_wrap=True)
 
 
 def pictures_at(path: str, times: Sequence[float]) -> list[Any]:
