@@ -1,0 +1,176 @@
+"""Golden values: what a fixed seed gives, bit for bit. A change that only moves code changes none of them.
+
+They are computed in a process of its own whose mathematics is that of the oldest x86 processors and of one thread, so
+that they hold on every one. A change that means to alter them says so in its commit and writes golden.json anew:
+
+    python tests/test_golden.py --write
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+STORED = HERE / "golden.json"
+PLAIN = {
+    "ATEN_CPU_CAPABILITY": "default",
+    "DNNL_MAX_CPU_ISA": "SSE41",
+    "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX,-AVX2,-FMA,-FMA4,-AVX512F,-AVX_Usable,-AVX2_Usable,-FMA_Usable",
+    "MKL_CBWR": "COMPATIBLE",
+    "MKL_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "ONEDNN_MAX_CPU_ISA": "SSE41",
+    "OPENBLAS_CORETYPE": "Prescott",
+    "OPENBLAS_NUM_THREADS": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONPATH": os.pathsep.join(map(str, (HERE.parent, HERE, HERE / "bench"))),
+}
+"""No instruction that some x86 processors lack, one thread, and no order of sums that depends on the processor."""
+SMALL = (
+    "--layers", "1", "--latent_dim", "16", "--diffusion_steps", "8", "--batch_size", "3", "--crop_frames", "20",
+    "--text_features", "words", "--use_ema", "--avg_model_beta", "0.9", "--lr", "1e-2", "--num_steps", "6",
+    "--log_interval", "6", "--save_interval", "6", "--mask_frames",
+)  # fmt: skip
+TRAININGS = {
+    "3d": ("--supervision", "3d"),
+    "2d": ("--supervision", "2d", "--teacher", "lifted", "--unroll", "off"),
+    "2d unrolled": ("--supervision", "2d", "--teacher", "lifted", "--unroll", "on", "--objective", "reprojection"),
+}
+
+
+def compute(place: Path) -> dict[str, Any]:
+    """Return all but MDM's: a data set's content, checkpoints of the stand-in, a bench, and exported files."""
+    import small_bench
+    import torch
+    from clips import motion
+
+    from videomdm_ext.bench.stages import Bench
+    from videomdm_ext.render.bvh import to_bvh
+    from videomdm_ext.render.fitting import fit
+    from videomdm_ext.render.glb import to_glb
+    from videomdm_ext.skeletons import SMPL22
+
+    torch.set_num_threads(1)
+    plan = small_bench.make_plan(place / "set", steps=20, arms=("3d", "3d-on-teacher", "2d"))
+    Bench(plan, place / "bench", workers=0).run()
+    fitted = fit(motion("walk")[:40], SMPL22, 20.0)
+    return {
+        "data set": plan.content,
+        "checkpoints of the stand-in": train(place, ()),
+        "metrics.json": hash_rounded(place / "bench" / "metrics.json"),
+        "scores": scores(place / "bench" / "metrics.json"),
+        "walk.bvh": digest(to_bvh(fitted, SMPL22, 20.0).encode()),
+        "walk.glb": digest(to_glb(fitted, SMPL22, 20.0, "walk")),
+    }
+
+
+def compute_mdm(place: Path) -> dict[str, Any]:
+    """Return checkpoints of the same trainings by MDM."""
+    import small_bench
+    import torch
+
+    torch.set_num_threads(1)
+    small_bench.write_set(place / "set")
+    return {"checkpoints of MDM": train(place, ("--mdm", "auto"))}
+
+
+def train(place: Path, host: tuple[str, ...]) -> dict[str, str]:
+    """Return a hash of the last checkpoint of each training on the set in PLACE."""
+    from videomdm_ext import run
+
+    found = {}
+    for name, words in TRAININGS.items():
+        save = place / f"save-{name}"
+        known = ["--clips", str(place / "set"), "--save_dir", str(save)]
+        if run.main([*host, "train.train_mdm", *known, *SMALL, *words]):
+            raise SystemExit(f"the training {name} failed")
+        found[name] = hash_checkpoint(save / "model000000006.pt")
+    return found
+
+
+def hash_checkpoint(path: Path) -> str:
+    """Return a hash of the names, types, shapes and bytes of a checkpoint's weights and of their moving average."""
+    import torch
+
+    found, stored = hashlib.sha256(), torch.load(path)
+    for kind in ("model", "model_avg"):
+        for name, tensor in sorted(stored[kind].items()):
+            found.update(f"{kind}/{name} {tensor.dtype} {list(tensor.shape)}".encode())
+            found.update(tensor.detach().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+def hash_rounded(path: Path) -> str:
+    """Return a hash of a JSON file, its numbers in ten digits: the last bits of a logarithm are the C library's."""
+    content = json.loads(path.read_text(encoding="utf-8"), parse_float=lambda text: f"{float(text):.10g}")
+    return digest(json.dumps(content).encode())
+
+
+def scores(path: Path) -> dict[str, dict[str, str]]:
+    """Return each arm's scores in six digits: they show what changed where metrics.json did."""
+    arms = json.loads(path.read_text(encoding="utf-8"))["arms"]
+    return {arm["name"]: {k: f"{v:.6g}" for k, v in arm["trainings"][0]["metrics"].items()} for arm in arms}
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def computed(kind: str, place: Path) -> dict[str, Any]:
+    """Return what `compute` or `compute_mdm` finds in a new process with plain mathematics."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("VIDEOMDM_PLUGINS")}
+    command = [sys.executable, str(Path(__file__).resolve()), "--compute", kind, str(place)]
+    done = subprocess.run(command, env={**environment, **PLAIN}, cwd=place, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+    return dict(json.loads((place / f"{kind}.json").read_text(encoding="utf-8")))
+
+
+def stored() -> dict[str, Any]:
+    return dict(json.loads(STORED.read_text(encoding="utf-8")))
+
+
+@pytest.mark.slow
+def test_a_fixed_seed_gives_the_golden_data_set_checkpoints_scores_and_files(tmp_path):
+    found = computed("own", tmp_path)
+    assert found == {name: stored()[name] for name in found}, "python tests/test_golden.py --write, if it is meant"
+    assert {*found, "checkpoints of MDM"} == set(stored())
+
+
+@pytest.mark.slow
+@pytest.mark.mdm
+def test_a_fixed_seed_gives_the_golden_checkpoints_of_mdm(tmp_path):
+    found = computed("mdm", tmp_path)
+    assert found == {name: stored()[name] for name in found}, "python tests/test_golden.py --write, if it is meant"
+
+
+def main(words: list[str]) -> None:
+    """`--write`: renew golden.json, MDM's part where a checkout is found; `--compute KIND PLACE`: one part of it."""
+    if words[:1] == ["--compute"]:
+        kind, place = words[1], Path(words[2])
+        content = compute(place) if kind == "own" else compute_mdm(place)
+        (place / f"{kind}.json").write_text(json.dumps(content), encoding="utf-8")
+    elif words == ["--write"]:
+        found = stored() if STORED.is_file() else {}
+        for kind in ("own", "mdm"):
+            with tempfile.TemporaryDirectory() as place:
+                try:
+                    found |= computed(kind, Path(place))
+                except RuntimeError as error:
+                    print(f"{kind}: left as it was. {error}", file=sys.stderr)
+        STORED.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    else:
+        raise SystemExit("python tests/test_golden.py --write")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
