@@ -35,7 +35,7 @@ CARD = Card(
 )
 LEVELS = {
     "3d": {"pose_frechet": 5.0, "acceleration": 5.0, "bone_length_error": 0.003, "motion_energy": 0.9, "jitter": 60.0},
-    "3d-on-teacher": {
+    "lifted": {
         "pose_frechet": 20.0, "acceleration": 11.0, "bone_length_error": 0.03, "motion_energy": 1.3, "jitter": 90.0,
     },
     "2d": {"pose_frechet": 10.0, "acceleration": 4.5, "bone_length_error": 0.005, "motion_energy": 0.8, "jitter": 40.0},
@@ -72,7 +72,7 @@ def with_scores(arm: Arm, metric: str, scores: Sequence[float]) -> Arm:
 def scattered() -> Results:
     """-> results whose 2D arm has one score that is lower only by chance."""
     return make_results(
-        make_arm("3d"), make_arm("3d-on-teacher"), with_scores(make_arm("2d"), "pose_frechet", (5.0, 19.0, 34.0))
+        make_arm("3d"), make_arm("lifted"), with_scores(make_arm("2d"), "pose_frechet", (5.0, 19.0, 34.0))
     )
 
 

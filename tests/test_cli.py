@@ -442,7 +442,7 @@ def test_the_text_features_are_minilm_where_it_is_installed_and_words_elsewhere(
     ("words", "passed"),
     [
         (["--arm", "2d", "--lr", "1"], ["train.train_mdm", "--supervision", "2d", "--lr", "1"]),
-        (["--lr", "1", "--arm=3d-on-teacher"], ["train.train_mdm", "--teacher", "lifted", "--lr", "1"]),
+        (["--lr", "1", "--arm=lifted"], ["train.train_mdm", "--teacher", "lifted", "--lr", "1"]),
         (["--mdm", "auto", "--lr", "1"], ["--mdm", "auto", "train.train_mdm", "--lr", "1"]),
         (
             ["--seed", "3", "--mdm=x", "--arm", "2d"],
@@ -482,7 +482,7 @@ def test_refine_makes_the_refined_teachers(folder, monkeypatch, capsys):
 def test_a_run_is_trained_and_sampled_by_its_verbs(folder, tmp_path, capsys):
     """In this process: train writes a checkpoint, sample takes captions or the training clips' own."""
     place = tmp_path / "run"
-    assert cli.main(["train", "--arm", "3d-on-teacher", "--clips", folder, "--save_dir", str(place), *SMALL]) == 0
+    assert cli.main(["train", "--arm", "lifted", "--clips", folder, "--save_dir", str(place), *SMALL]) == 0
     assert (place / "model000000004.pt").is_file()
     assert f"Next: videomdm sample --checkpoint {place} --text" in capsys.readouterr().out
     words = ["sample", "--run", str(place), "--count", "2", "--frames", "18"]

@@ -30,7 +30,7 @@ def write_set(folder: Path) -> Card:
 def make_plan(folder: Path, **changes: Any) -> Plan:
     """-> a plan on the set: two arms that need no refined teacher, one seed, two replications."""
     plan = Plan(
-        str(folder), write_set(folder).content_hash, ("3d", "3d-on-teacher"), seeds=1, steps=60, batch_size=4,
+        str(folder), write_set(folder).content_hash, ("3d", "lifted"), seeds=1, steps=60, batch_size=4,
         crop_frames=16, latent_dim=16, layers=1, ff_size=16, diffusion_steps=4, samples=6, replications=2, windows=2,
     )  # fmt: skip
     return dataclasses.replace(plan, **changes)

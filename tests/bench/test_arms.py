@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import pytest
 import yaml
@@ -13,9 +14,15 @@ from videomdm_ext.errors import ConfigError
 from videomdm_ext.options import add_arguments, difference, from_args
 
 
+def file_of(name: str) -> Path:
+    """-> the only file of an arm, wherever below the folder."""
+    (place,) = FOLDER.rglob(f"{name}.yaml")
+    return place
+
+
 def written(name: str) -> dict[str, object]:
     """-> the options in an arm's file."""
-    entries = yaml.safe_load((FOLDER / f"{name}.yaml").read_text("utf-8"))
+    entries = yaml.safe_load(file_of(name).read_text("utf-8"))
     return {name: value for name, value in entries.items() if name not in ("of", "declare")}
 
 
@@ -34,16 +41,16 @@ def test_the_flags_of_an_arm_give_the_host_its_supervision(name):
 
 
 def test_the_arms_of_the_demo_are_there_and_differ_in_supervision_and_teacher_alone():
-    arms = {name: load_arm(name).supervision for name in ("3d", "3d-on-teacher", "2d")}
+    arms = {name: load_arm(name).supervision for name in ("3d", "lifted", "2d")}
     assert {name: (arm.supervision, arm.diffused) for name, arm in arms.items()} == {
-        "3d": ("3d", "gt"), "3d-on-teacher": ("3d", "lifted"), "2d": ("2d", "refined"),
+        "3d": ("3d", "gt"), "lifted": ("3d", "lifted"), "2d": ("2d", "refined"),
     }  # fmt: skip
     for arm in arms.values():
         assert set(difference(arm, arms["3d"])) <= {"supervision", "teacher"}
 
 
 def test_the_arm_of_the_paper_reprojects_with_alignment_on_the_lifted_motion():
-    arm = load_arm("2d-reprojection").supervision
+    arm = load_arm("paper").supervision
     assert (arm.supervision, arm.diffused, arm.objective) == ("2d", "lifted", "reprojection")
     assert arm.weight_position > 0
     assert arm.weight_velocity > arm.weight_position
@@ -55,13 +62,13 @@ ABLATIONS = {
     "2d-gt": ("2d", {"teacher": ("gt", "auto")}),
     "2d-unrolled": ("2d", {"unroll": ("on", "auto")}),
     "2d-both": ("2d", {"objective": ("both", "ray")}),
-    "2d-reprojection-refined": ("2d-reprojection", {"teacher": ("auto", "lifted")}),
-    "2d-reprojection-gt": ("2d-reprojection", {"teacher": ("gt", "lifted")}),
-    "2d-reprojection-no-depth-weight": ("2d-reprojection", {"depth_weight": ("none", "depth2")}),
-    "2d-reprojection-mean-depth": ("2d-reprojection", {"depth_weight": ("mean1", "depth2")}),
-    "2d-reprojection-not-unrolled": ("2d-reprojection", {"unroll": ("off", "auto")}),
-    "2d-reprojection-no-alignment": ("2d-reprojection", {"weight_alignment": (0.0, 1.0)}),
-    "2d-reprojection-no-velocity": ("2d-reprojection", {"weight_velocity": (0.0, 350 / 22)}),
+    "paper-refined": ("paper", {"teacher": ("auto", "lifted")}),
+    "paper-gt": ("paper", {"teacher": ("gt", "lifted")}),
+    "paper-no-depth-weight": ("paper", {"depth_weight": ("none", "depth2")}),
+    "paper-mean-depth": ("paper", {"depth_weight": ("mean1", "depth2")}),
+    "paper-not-unrolled": ("paper", {"unroll": ("off", "auto")}),
+    "paper-no-alignment": ("paper", {"weight_alignment": (0.0, 1.0)}),
+    "paper-no-velocity": ("paper", {"weight_velocity": (0.0, 350 / 22)}),
 }
 
 
@@ -78,7 +85,7 @@ def test_an_ablation_is_another_arm_less_one_part(name):
 def test_every_file_declares_exactly_in_what_it_differs_from_its_arm(name):
     arm = load_arm(name)
     assert set(difference(arm.supervision, load_arm(arm.of).supervision)) == set(arm.declares)
-    assert "declare:" in (FOLDER / f"{name}.yaml").read_text("utf-8")
+    assert "declare:" in file_of(name).read_text("utf-8")
 
 
 def test_an_arm_without_a_declaration_declares_what_its_file_names(tmp_path):
@@ -101,7 +108,7 @@ def test_a_wrong_declaration_is_an_error_that_names_the_file(tmp_path, content, 
 
 
 def test_every_file_says_what_it_is_for():
-    assert all((FOLDER / f"{name}.yaml").read_text("utf-8").startswith("# ") for name in known_arms())
+    assert all(file_of(name).read_text("utf-8").startswith("# ") for name in known_arms())
 
 
 def test_a_file_of_ones_own_is_an_arm_of_its_name(tmp_path):
@@ -114,8 +121,19 @@ def test_a_file_of_ones_own_is_an_arm_of_its_name(tmp_path):
 
 
 def test_an_unknown_arm_is_an_error_that_lists_those_that_are_there():
-    with pytest.raises(ConfigError, match=r"arm '4d': expected one of .*3d-on-teacher"):
+    with pytest.raises(ConfigError, match=r"arm '4d': expected one of .*lifted"):
         load_arm("4d")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("3d-on-teacher", "lifted"), ("3d-on-refined", "refined"), ("2d-reprojection", "paper"),
+     ("2d-reprojection-no-velocity", "paper-no-velocity")],
+)  # fmt: skip
+def test_an_arms_old_name_is_refused_with_its_present_one(old, new):
+    with pytest.raises(ConfigError, match=f"arm '{old}': it is called '{new}' now"):
+        load_arm(old)
+    assert load_arm(new).name == new
 
 
 @pytest.mark.parametrize(

@@ -51,10 +51,10 @@ def test_what_the_host_is_given_beside_the_supervision_counts_too(monkeypatch, o
 
 
 def test_a_training_with_equal_passes_differs_from_its_arm_in_its_steps_alone():
-    plan = a_plan("3d", "2d-reprojection", seeds=1, equal_passes=True, steps=980)
+    plan = a_plan("3d", "paper", seeds=1, equal_passes=True, steps=980)
     three, unrolled, again = plan.runs()
-    assert again.label == "2d-reprojection, equal passes"
-    assert again.name == "2d-reprojection-equal-passes-0"
+    assert again.label == "paper, equal passes"
+    assert again.name == "paper-equal-passes-0"
     assert unrolled.passes() == pytest.approx(980 * 1.96)
     assert again.passes() == pytest.approx(three.passes(), rel=0.01)
     apart = fairness.apart(fairness.given(unrolled, OUT), fairness.given(again, OUT))
@@ -63,8 +63,8 @@ def test_a_training_with_equal_passes_differs_from_its_arm_in_its_steps_alone():
 
 
 def test_the_table_shows_each_option_in_which_arms_differ_and_no_other():
-    head, *rows = fairness.table(a_plan("3d", "3d-on-teacher", "2d-reprojection").runs(), OUT)
-    assert head == ["option", "3d", "3d-on-teacher", "2d-reprojection"]
+    head, *rows = fairness.table(a_plan("3d", "lifted", "paper").runs(), OUT)
+    assert head == ["option", "3d", "lifted", "paper"]
     assert {row[0]: row[1:] for row in rows} == {
         "supervision": ["3d", "3d", "2d"],
         "teacher": ["gt", "lifted", "lifted"],
@@ -83,7 +83,7 @@ def trained(run: Run, out: Path, **changes: object) -> None:
     (run.folder(out) / "args.json").write_text(json.dumps({**stored, **changes}), encoding="utf-8")
 
 
-@pytest.mark.parametrize("arm", ["3d", "2d", "2d-reprojection-no-velocity"])
+@pytest.mark.parametrize("arm", ["3d", "2d", "paper-no-velocity"])
 def test_a_folder_trained_with_these_arguments_goes_on_and_with_others_is_refused(tmp_path, arm):
     run = Run(a_plan(arm), arm, 1)
     fairness.check_trained(run, tmp_path)

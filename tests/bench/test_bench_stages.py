@@ -37,7 +37,7 @@ def _without_pictures() -> Any:
 def plan(tmp_path_factory) -> Plan:
     """-> a plan with a curve, a choice by it, and an arm that unrolls, trained again with equal passes."""
     folder = tmp_path_factory.mktemp("bench") / "data"
-    arms = ("3d", "2d-reprojection")
+    arms = ("3d", "paper")
     return make_plan(folder, arms=arms, steps=50, curve=2, select="pose_frechet", equal_passes=True)
 
 
@@ -60,7 +60,7 @@ def contents(folder: Path) -> dict[str, int]:
 
 def test_a_bench_leaves_every_file_of_its_plan_and_nothing_to_complain_about(plan, out):
     assert listing.problems(out) == []
-    assert [arm["name"] for arm in content(out)["arms"]] == ["3d", "2d-reprojection", "2d-reprojection, equal passes"]
+    assert [arm["name"] for arm in content(out)["arms"]] == ["3d", "paper", "paper, equal passes"]
     for arm in content(out)["arms"]:
         (training,) = arm["trainings"]
         assert len(training["replications"]) == 2
@@ -68,7 +68,7 @@ def test_a_bench_leaves_every_file_of_its_plan_and_nothing_to_complain_about(pla
         assert pair[0] != pair[1]
         assert training["metrics"]["pose_frechet"] == pytest.approx(sum(pair) / 2)
         assert training["parameters"] > 1000
-    assert content(out)["arms"][2]["equal_passes_of"] == "2d-reprojection"
+    assert content(out)["arms"][2]["equal_passes_of"] == "paper"
     run = json.loads((out / "run.json").read_text("utf-8"))
     assert run["command"] == ["videomdm", "bench"]
     assert run["runs"]["3d-0"]["arguments"] == Run(plan, "3d", 0).arguments(out)
@@ -78,7 +78,7 @@ def test_a_bench_leaves_every_file_of_its_plan_and_nothing_to_complain_about(pla
 
 
 def test_replications_share_captions_and_noise_over_arms_and_differ_among_each_other(plan, out):
-    found = [read_motions(out / "samples" / name / "000.npz") for name in ("3d-0", "2d-reprojection-0")]
+    found = [read_motions(out / "samples" / name / "000.npz") for name in ("3d-0", "paper-0")]
     assert found[0][1] == found[1][1]
     assert [len(m) for m in found[0][0]["samples"]] == [len(m) for m in found[1][0]["samples"]]
     other = read_motions(out / "samples" / "3d-0" / "001.npz")
@@ -145,7 +145,7 @@ def test_another_judge_or_another_reference_makes_all_scores_again(plan, out, mo
 
 
 def test_the_curve_and_the_choice_read_validation_clips_alone(plan, out):
-    for name in ("3d-0", "2d-reprojection-0"):
+    for name in ("3d-0", "paper-0"):
         captions = read_motions(out / "samples" / name / "step000000025.npz")[1]
         assert set(captions) == {f"to dance {number}" for number in range(3)}
         chosen = json.loads((out / "runs" / name / "chosen.json").read_text("utf-8"))
@@ -153,7 +153,7 @@ def test_the_curve_and_the_choice_read_validation_clips_alone(plan, out):
         assert (chosen["split"], chosen["metric"]) == ("val", "pose_frechet")
     progress = content(out)["arms"][0]["trainings"][0]["progress"]
     assert progress["steps"] == [25, 50]
-    assert not (out / "runs" / "2d-reprojection-equal-passes-0" / "chosen.json").exists()
+    assert not (out / "runs" / "paper-equal-passes-0" / "chosen.json").exists()
     assert any("checkpoints were chosen" in note for note in content(out)["notes"])
     assert "checkpoints were chosen" in (out / "report.md").read_text("utf-8")
 
@@ -202,7 +202,7 @@ def test_a_plan_may_grow_and_be_judged_otherwise_and_nothing_else(plan, out, tmp
     place = tmp_path / "plan.json"
     place.write_bytes((out / "plan.json").read_bytes())
     for change in (
-        {"arms": (*plan.arms, "3d-on-teacher")}, {"seeds": 2}, {"replications": 3}, {"windows": 5}, {"without": ()},
+        {"arms": (*plan.arms, "lifted")}, {"seeds": 2}, {"replications": 3}, {"windows": 5}, {"without": ()},
     ):  # fmt: skip
         comparison.check_plan(dataclasses.replace(plan, **change), tmp_path, comparison.read_card(plan.clips))
     for name, change in {
@@ -264,7 +264,7 @@ def test_a_set_without_truth_cannot_train_the_3d_arm_nor_be_compared_with_but_by
     with pytest.raises(ConfigError, match="expected a truth for every training clip, which 3d learns from"):
         comparison.prepare(small, tmp_path / "out")
     with pytest.raises(ConfigError, match=r"expected a truth for every clip of its split train .*Take views-2d"):
-        Bench(dataclasses.replace(small, arms=("2d-reprojection",)), tmp_path / "out").prepare()
+        Bench(dataclasses.replace(small, arms=("paper",)), tmp_path / "out").prepare()
 
 
 # -- ls and validate --------------------------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ def write_blind(folder: Path, change: Any = blind) -> str:
 
 def make_plan(folder: Path, content: str, **changes: Any) -> Plan:
     plan = Plan(
-        str(folder), content, ("3d-on-teacher", "2d-reprojection"), seeds=1, steps=40, batch_size=4, crop_frames=16,
+        str(folder), content, ("lifted", "paper"), seeds=1, steps=40, batch_size=4, crop_frames=16,
         latent_dim=16, layers=1, ff_size=16, diffusion_steps=4, samples=6, windows=2, without=(),
     )  # fmt: skip
     return dataclasses.replace(plan, **changes)
@@ -134,11 +134,11 @@ def test_rows_without_truth_are_those_of_keypoints_and_only_these_rank(out):
 def test_the_claims_are_of_the_views_and_against_the_teacher_alone(out):
     found = content(out)
     assert found["primary"] == [f"{NAME}/fid"]
-    assert list(found["comparisons"]) == ["2d-reprojection"]
-    (first,) = [entry for entry in found["comparisons"]["2d-reprojection"] if entry["headline"]]
+    assert list(found["comparisons"]) == ["paper"]
+    (first,) = [entry for entry in found["comparisons"]["paper"] if entry["headline"]]
     assert (first["metric"], first["closure"], first["ratio"]) == (f"{NAME}/fid", None, None)
     assert "closes" not in " ".join([*found["headline"], *found["verdict"]])
-    assert "3d-on-teacher" in found["headline"][0]
+    assert "lifted" in found["headline"][0]
 
 
 def test_what_is_left_out_is_told_with_the_reason(out):
@@ -153,11 +153,11 @@ def test_what_is_left_out_is_told_with_the_reason(out):
 
 
 def test_the_choice_by_views_reads_validation_clips(plan, out):
-    for name in ("3d-on-teacher-0", "2d-reprojection-0"):
+    for name in ("lifted-0", "paper-0"):
         chosen = json.loads((out / "runs" / name / "chosen.json").read_text("utf-8"))
         assert chosen["step"] == (20, 40)[chosen["errors"].index(min(chosen["errors"]))]
     assert (out / "scores" / "calibration-val.json").is_file()
-    assert "truth" not in read_motions(out / "samples" / "3d-on-teacher-0" / "heldout.npz")[0]
+    assert "truth" not in read_motions(out / "samples" / "lifted-0" / "heldout.npz")[0]
 
 
 def test_scoring_again_gives_equal_bytes(plan, out):
@@ -170,8 +170,8 @@ def test_scoring_again_gives_equal_bytes(plan, out):
 @pytest.mark.parametrize(
     ("changes", "found"),
     [
-        ({"arms": ("3d", "3d-on-teacher")}, "expected a truth for every training clip, which 3d learns from"),
-        ({"arms": ("3d-on-teacher", "2d-gt")}, "expected a truth for every training clip, which 2d-gt learns from"),
+        ({"arms": ("3d", "lifted")}, "expected a truth for every training clip, which 3d learns from"),
+        ({"arms": ("lifted", "2d-gt")}, "expected a truth for every training clip, which 2d-gt learns from"),
         ({"without": (NAME,)}, "Take views-2d, which needs none, out of --without"),
         ({"primary": ("jitter",)}, "--primary jitter: expected a metric that needs no truth, such as views-2d/fid"),
         ({"select": "pose_frechet"}, "--select pose_frechet: expected a metric that needs no truth"),

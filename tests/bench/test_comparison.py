@@ -33,7 +33,7 @@ CARD = Card(
     name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",),
     lifter_error={"mpjpe": 0.1, "root_aligned_mpjpe": 0.05, "pa_mpjpe": 0.04, "bone_wander": 0.02},
 )  # fmt: skip
-ARMS = ("3d", "3d-on-teacher", "2d")
+ARMS = ("3d", "lifted", "2d")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -100,9 +100,9 @@ def test_a_distance_is_parted_into_what_the_denoiser_and_what_its_teacher_got_wr
     assert rows["3d"]["data_pose_frechet"] == pytest.approx(0, abs=1e-6)
     assert rows["3d"]["own_pose_frechet"] == pytest.approx(rows["3d"]["pose_frechet"], rel=1e-4)
     lifted = results.calibration.teacher["pose_frechet"]
-    assert rows["3d-on-teacher"]["data_pose_frechet"] == pytest.approx(lifted, rel=1e-4)
+    assert rows["lifted"]["data_pose_frechet"] == pytest.approx(lifted, rel=1e-4)
     assert 0 < rows["2d"]["data_pose_frechet"] != pytest.approx(lifted, rel=1e-2)
-    on_lifted = rows["3d-on-teacher"]
+    on_lifted = rows["lifted"]
     assert on_lifted["own_pose_frechet"] != pytest.approx(on_lifted["pose_frechet"], rel=1e-3)
 
 
@@ -139,7 +139,7 @@ def test_what_is_missing_is_made_again_and_the_rest_is_left_alone(plan, out):
     before = {name: read_both(out / "samples" / f"{name}-0") for name in ("3d", "2d")}
     weights = torch.load(cut / "model000000060.pt")["model_avg"]
     kept = {path: path.stat().st_mtime_ns for path in (out / "runs" / "3d-0").glob("*.pt")}
-    for place in ("3d-on-teacher-0/000.npz", "3d-on-teacher-0/heldout.npz", "3d-0/heldout.npz"):
+    for place in ("lifted-0/000.npz", "lifted-0/heldout.npz", "3d-0/heldout.npz"):
         kept[out / "samples" / place] = (out / "samples" / place).stat().st_mtime_ns
     gone = [out / "samples" / "2d-0" / name for name in ("000.npz", "heldout.npz")]
     for path in (lost, cut / "model000000060.pt", cut / "opt000000060.pt", *gone):
@@ -194,7 +194,7 @@ def test_teachers_are_refined_only_where_an_arm_needs_them(plan, tmp_path):
     path = str(tmp_path / "data")
     card = write_folder(path, {"train": [make_clip()], "test": [make_clip(name="walk")]}, CARD)
     small = dataclasses.replace(plan, clips=path, content=card.content_hash, batch_size=1)
-    prepare(dataclasses.replace(small, arms=("3d", "3d-on-teacher")), tmp_path / "three")
+    prepare(dataclasses.replace(small, arms=("3d", "lifted")), tmp_path / "three")
     assert not is_made(path, card)
     prepare(dataclasses.replace(small, arms=("2d-ray",)), tmp_path / "ray")
     assert not is_made(path, card)
@@ -233,7 +233,7 @@ def test_unknown_arms_and_folders_that_cannot_be_written_are_refused_before_any_
 
 def test_runs_are_ordered_seed_by_seed_and_all_get_the_same_settings(plan, tmp_path):
     runs = dataclasses.replace(plan, seeds=2).runs()
-    assert [run.name for run in runs] == ["3d-0", "3d-on-teacher-0", "2d-0", "3d-1", "3d-on-teacher-1", "2d-1"]
+    assert [run.name for run in runs] == ["3d-0", "lifted-0", "2d-0", "3d-1", "lifted-1", "2d-1"]
     words = [set(zip(run.arguments(tmp_path), run.arguments(tmp_path)[1:], strict=False)) for run in runs[:3]]
     differing = {pair[0] for pair in words[0] ^ words[1] | words[0] ^ words[2] if pair[0].startswith("--")}
     assert differing <= {"--save_dir", "--teacher", "--supervision", "--overwrite"}
@@ -244,7 +244,7 @@ def test_the_passes_of_a_walk_are_counted(plan):
     full = dataclasses.replace(plan, diffusion_steps=50, steps=100)
     assert Run(full, "3d", 0).passes() == 100
     assert Run(full, "2d", 0).passes() == 100
-    assert Run(full, "2d-reprojection", 0).passes() == pytest.approx(100 * (0.68 + 4 * 0.32))
+    assert Run(full, "paper", 0).passes() == pytest.approx(100 * (0.68 + 4 * 0.32))
 
 
 def test_steps_are_read_from_the_log_of_a_run(plan, tmp_path):

@@ -24,7 +24,7 @@ def spread() -> Results:
         with_scores(make_arm(name), "pose_frechet", [level * factor for factor in factors])
         for name, level, factors in (
             ("3d", 5.0, (1.0, 1.1, 0.9)),
-            ("3d-on-teacher", 20.0, (1.0, 1.02, 0.97)),
+            ("lifted", 20.0, (1.0, 1.02, 0.97)),
             ("2d", 8.0, (1.0, 0.9, 1.05)),
         )
     ]
@@ -68,7 +68,7 @@ def test_one_seed_is_a_point_without_a_line() -> None:
 
 
 def test_an_interval_without_finite_ends_is_dashed_from_end_to_end() -> None:
-    control = with_scores(make_arm("3d-on-teacher"), "pose_frechet", (2.0, 40.0, 9.0))
+    control = with_scores(make_arm("lifted"), "pose_frechet", (2.0, 40.0, 9.0))
     plots = forest.forest_plots(make_results(make_arm("3d"), control, make_arm("2d")))
     row = drawn(next(plot for plot in plots if plot.name == "closure"), "pose Fréchet distance")
     assert 'class="span open" x1="0.00%" x2="100.00%"' in row
@@ -84,7 +84,7 @@ def test_an_interval_beyond_the_axis_ends_in_an_arrow_within_it() -> None:
 
 
 def test_an_arm_that_is_frozen_is_not_drawn() -> None:
-    still = make_results(make_arm("3d"), make_arm("3d-on-teacher"), make_arm("2d", motion_energy=0.01))
+    still = make_results(make_arm("3d"), make_arm("lifted"), make_arm("2d", motion_energy=0.01))
     assert forest.forest_plots(still) == []
 
 
@@ -99,7 +99,7 @@ def drawn_row(plot: forest.Plot, metric: str) -> str:
 
 
 def test_a_score_that_is_not_finite_has_no_bar() -> None:
-    broken = make_results(make_arm("3d"), make_arm("3d-on-teacher"), make_arm("2d", pose_frechet=math.nan))
+    broken = make_results(make_arm("3d"), make_arm("lifted"), make_arm("2d", pose_frechet=math.nan))
     assert all(bar.metric != "pose_frechet" for plot in forest.forest_plots(broken) for bar in plot.bars)
 
 

@@ -56,6 +56,6 @@ def test_every_arm_of_a_distance_lies_within_its_panel() -> None:
 
 
 def test_titles_are_narrower_where_the_names_of_arms_take_their_room() -> None:
-    assert pictures.title_width(["3d", "3d-on-teacher", "2d"]) == 40
-    assert pictures.title_width(["2d", "2d-reprojection-no-depth-weight"]) == 35
+    assert pictures.title_width(["3d", "lifted", "2d"]) == 40
+    assert pictures.title_width(["2d", "a-name-of-an-arm-that-is-long"]) == 35
     assert pictures.title_width(["x" * 500]) == 20

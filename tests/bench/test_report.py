@@ -35,7 +35,7 @@ def test_a_metric_that_does_not_separate_the_teacher_takes_no_part_in_the_verdic
 
 
 def test_an_arm_that_does_not_move_is_marked_as_frozen() -> None:
-    results = make_results(make_arm("3d"), make_arm("3d-on-teacher"), make_arm("2d", motion_energy=0.2))
+    results = make_results(make_arm("3d"), make_arm("lifted"), make_arm("2d", motion_energy=0.2))
     text = report.markdown(results, {})
     assert "2d (frozen)" in text
     assert "not counted, frozen" in text
@@ -49,7 +49,7 @@ def test_one_seed_has_no_interval() -> None:
 
 
 def test_the_held_out_error_is_shown_in_millimetres_beside_that_of_the_teacher() -> None:
-    results = held_out({"3d": (0.020, 0.021, 0.019), "3d-on-teacher": (0.06, 0.061, 0.062), "2d": (0.04, 0.041, 0.039)})
+    results = held_out({"3d": (0.020, 0.021, 0.019), "lifted": (0.06, 0.061, 0.062), "2d": (0.04, 0.041, 0.039)})
     rows = [line for line in report.markdown(results, {}).splitlines() if line.startswith("| MPJPE of denoised")]
     scores, comparison, ranking = ([cell.strip() for cell in row.split("|")[1:-1]] for row in rows)
     assert scores[0] == "MPJPE of denoised held-out clips, root-aligned (mm)"
@@ -59,7 +59,7 @@ def test_the_held_out_error_is_shown_in_millimetres_beside_that_of_the_teacher()
     assert comparison[-1] == "better"
 
 
-@pytest.mark.parametrize("names", [("2d",), ("3d", "2d"), ("3d", "3d-on-teacher"), ("3d-on-teacher", "2d")])
+@pytest.mark.parametrize("names", [("2d",), ("3d", "2d"), ("3d", "lifted"), ("lifted", "2d")])
 def test_any_selection_of_arms_is_reported(names: tuple[str, ...]) -> None:
     results = make_results(*(make_arm(name, 2) for name in names))
     assert verdict(results)
@@ -68,7 +68,7 @@ def test_any_selection_of_arms_is_reported(names: tuple[str, ...]) -> None:
 
 
 def test_a_score_that_is_not_finite_is_written_as_such() -> None:
-    results = make_results(make_arm("3d"), make_arm("3d-on-teacher"), make_arm("2d", pose_frechet=math.nan))
+    results = make_results(make_arm("3d"), make_arm("lifted"), make_arm("2d", pose_frechet=math.nan))
     assert "not finite" in report.markdown(results, {})
     stored = json.loads(report.to_json(results))
     assert stored["arms"][2]["trainings"][0]["metrics"]["pose_frechet"] is None
@@ -112,12 +112,12 @@ def test_an_ablation_is_held_against_the_full_method_too() -> None:
 
 
 def test_a_variation_is_held_against_the_arm_that_it_varies_too() -> None:
-    varied = dataclasses.replace(make_arm("2d"), name="2d-reprojection")
-    worse = dataclasses.replace(make_arm("2d", pose_frechet=18.0), name="blind", of="2d-reprojection")
+    varied = dataclasses.replace(make_arm("2d"), name="paper")
+    worse = dataclasses.replace(make_arm("2d", pose_frechet=18.0), name="blind", of="paper")
     results = make_results(*(make_arm(name) for name in LEVELS), varied, worse)
     text = report.markdown(results, {})
     section = text.split("## Against the arm that each varies")[1].split("## ")[0]
-    assert "`blind` is worse than `2d-reprojection`" in section
+    assert "`blind` is worse than `paper`" in section
     assert "| blind | -8.08 ± 0.20 |" in section
     found = json.loads(to_json(results))
     assert list(found["against_varied"]) == ["blind"]
@@ -130,7 +130,7 @@ def test_equal_passes_are_told_with_the_passes_of_each() -> None:
     short = dataclasses.replace(short, trainings=tuple(dataclasses.replace(r, passes=100) for r in short.trainings))
     text = report.markdown(make_results(*(make_arm(name) for name in LEVELS), short), {})
     section = text.split("## At equal passes")[1].split("## ")[0]
-    assert "`2d, equal passes` 100, `3d-on-teacher` 400" in section
+    assert "`2d, equal passes` 100, `lifted` 400" in section
     assert "| 2d, equal passes | +10.10 ± 0.25 |" in section
 
 
@@ -203,7 +203,7 @@ def test_the_terminal_shows_every_arm_and_n() -> None:
     with console.file:
         console.print(report.terminal_table(make_results()))
         text = console.export_text()
-    for part in ("3d-on-teacher", "pose Fréchet distance", "halves", "N = 18"):
+    for part in ("lifted", "pose Fréchet distance", "halves", "N = 18"):
         assert part in text
 
 

@@ -45,7 +45,7 @@ def test_only_what_is_found_better_is_bold() -> None:
 def test_nothing_is_bold_where_no_difference_is_detected_or_the_arm_does_not_move() -> None:
     pose = next(row for row in rows_of(latex(scattered())) if row[0].startswith("pose"))
     assert not any("textbf" in cell for cell in pose)
-    still = make_results(make_arm("3d"), make_arm("3d-on-teacher"), make_arm("2d", motion_energy=0.01))
+    still = make_results(make_arm("3d"), make_arm("lifted"), make_arm("2d", motion_energy=0.01))
     assert "textbf" not in latex(still)
     assert "Bold" not in latex(still)
 

@@ -19,7 +19,7 @@ from videomdm_ext.bench.metrics import by_name
 from videomdm_ext.bench.results import Arm, Curve, Results, Training, compare, headline, verdict
 
 SEEDS = (3, 5, 10)
-ARMS = ("3d", "3d-on-teacher", "2d")
+ARMS = ("3d", "lifted", "2d")
 METRICS = ("pose_frechet", "kinematic_frechet", "bone_length_error", "foot_skating", "acceleration", "text-motion/fid")
 BEST, FAR = 10.0, 500.0
 CALIBRATION = Calibration(

@@ -187,7 +187,7 @@ def test_the_report_has_a_line_a_view_means_and_a_picture(tmp_path):
     rows = [Row("cam01", "cam01_0", "lifted", 30, 60, 90, 70), Row("cam02", "cam02_0", "lifted", 10, 100, 130, 110)]
     assert "**70** | **100** | **80**" in table(rows)
     true = torch.from_numpy(FILMS[0].seen)
-    shown = {"cam01_0": {"truth": true, "known": torch.ones(true.shape[:2]).bool(), "lifted": true, "2d": true}}
+    shown = {"cam01_0": {"truth": true, "known": torch.ones(true.shape[:2]).bool(), "lifted": true, "arm 2d": true}}
     card = Card("video", "smpl22", 20.0, "mediapipe", "", ("x",), counts={"train": 2})
     place = write_report(tmp_path, rows, shown, About(77, card, "so many", {"cam01": {"focal": 1.5}}))
     text = " ".join(place.read_text().split())

@@ -22,7 +22,7 @@ from videomdm_ext.data.video import watch as video_watch
 from videomdm_ext.errors import VideoMDMError
 from videomdm_ext.skeletons import SMPL22
 
-SOURCES = ("lifted", "refined", "3d-on-teacher", "2d")
+SOURCES = ("lifted", "refined", "arm lifted", "arm 2d")
 DIRECT = [SMPL22.index(f"{s}_{p}") for s in "lr" for p in ("hip", "knee", "ankle", "shoulder", "elbow", "wrist")]
 STEPS = 60
 """One checkpoint, at step 50, before the end."""

@@ -36,7 +36,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, borrowed_process: None) ->
     place = tmp_path_factory.mktemp("trained")
     data, run = str(place / "set"), place / "run"
     write_folder(data, {"train": [make_clip(), make_clip(name="walk")], "test": [make_clip(name="jump")]}, CARD)
-    assert cli.main(["train", "--arm", "3d-on-teacher", "--clips", data, "--save_dir", str(run), *SMALL]) == 0
+    assert cli.main(["train", "--arm", "lifted", "--clips", data, "--save_dir", str(run), *SMALL]) == 0
     return data, run
 
 

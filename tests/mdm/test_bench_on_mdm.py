@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.mdm, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
-ARMS = ("2d-reprojection", "3d-on-teacher")
+ARMS = ("paper", "lifted")
 SIZES = ("--layers", "1", "--latent-dim", "32", "--ff-size", "1024", "--dropout", "0.1", "--diffusion-steps", "4")
 BENCH = ("--arms", ",".join(ARMS), "--seeds", "1", "--steps", "40", "--curve", "2", "--batch-size", "4", *SIZES)
 BENCH += ("--crop-frames", "16", "--samples", "6", "--replications", "1", "--windows", "1", "--workers", "1")
@@ -86,9 +86,9 @@ def test_a_bench_on_mdm_killed_in_a_training_ends_with_the_metrics_of_an_uninter
     root = mdm_checkout.root
     before = status(root)
     whole = bench(root, place, "whole")  # beside the other one: importing takes longer than training
-    killed = bench(root, place, "killed", KILL_AFTER="2d-reprojection-0/opt000000020.pt")
+    killed = bench(root, place, "killed", KILL_AFTER="paper-0/opt000000020.pt")
     ended(killed, place / "killed.txt", -signal.SIGKILL)
-    run = place / "killed" / "runs" / "2d-reprojection-0"
+    run = place / "killed" / "runs" / "paper-0"
     assert (run / "model000000020.pt").is_file()
     assert not (run / "model000000040.pt").exists()
     assert not (place / "killed" / "metrics.json").exists()

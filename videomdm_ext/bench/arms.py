@@ -15,6 +15,8 @@ from videomdm_ext.options import as_flags, difference, from_mapping, read_yaml
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "arms"
 ROOT = "2d"
 """The arm that the others are variations of, unless they name another one."""
+RENAMED = {"3d-on-teacher": "lifted", "3d-on-refined": "refined", "2d-reprojection": "paper"}
+"""Arms by the name that they had before."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,16 @@ class ArmConfig:
 
 
 def known_arms() -> list[str]:
-    """Names of the arms that come with the package's sources."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    """Names of the arms that come with the package's sources; those of subfolders too, without the folder."""
+    return sorted(path.stem for path in FOLDER.rglob("*.yaml"))
+
+
+def renamed(name: str) -> str | None:
+    """The present name of an arm that had the name `name`, or None."""
+    for old, new in RENAMED.items():
+        if name == old or name.startswith(f"{old}-"):
+            return name.replace(old, new, 1)
+    return None
 
 
 def arm_name(arm: str) -> str:
@@ -44,14 +54,21 @@ def arm_name(arm: str) -> str:
 
 def load_arm(name: str) -> ArmConfig:
     """An arm by its name, or by the path of its YAML file. ConfigError says which there are."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+    path = Path(name) if name.endswith((".yaml", ".yml")) else _place(name)
     if not path.is_file():
+        if present := renamed(name):
+            raise ConfigError(f"arm {name!r}: it is called {present!r} now. Use that name.")
         known = ", ".join(known_arms()) or f"none: {FOLDER} is missing; install with pip install -e"
         raise ConfigError(f"arm {name!r}: expected one of {known}, or a YAML file. Found neither.")
     entries = read_yaml(path)
     of, declares = entries.pop("of", ROOT), entries.pop("declare", list(entries))
     supervision = from_mapping(Supervision, entries, str(path))
     return ArmConfig(arm_name(name), supervision, _options(declares, path), _known(of, path))
+
+
+def _place(name: str) -> Path:
+    """The file of a known arm, or where it would be."""
+    return next(FOLDER.rglob(f"{name}.yaml"), FOLDER / f"{name}.yaml")
 
 
 def _options(declares: Any, path: Path) -> tuple[str, ...]:

@@ -43,7 +43,7 @@ class Plan:
 
     clips: str
     content: str
-    arms: tuple[str, ...] = ("3d", "3d-on-teacher", "2d")
+    arms: tuple[str, ...] = ("3d", "lifted", "2d")
     seeds: int = 3
     steps: int = 650
     batch_size: int = 16

@@ -12,7 +12,7 @@ from videomdm_ext.bench.metrics import METRICS
 from videomdm_ext.bench.statistics import mean_interval
 from videomdm_ext.data.card import Card
 
-REFERENCE, CONTROL, FULL = "3d", "3d-on-teacher", "2d"
+REFERENCE, CONTROL, FULL = "3d", "lifted", "2d"
 """The arm that sees the truth, the arm that a 2D method must beat, and the full method that ablations are held against.
 
 Every arm but the first two is compared with both."""

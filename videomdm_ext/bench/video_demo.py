@@ -30,7 +30,7 @@ from videomdm_ext.mdm import checkout
 from videomdm_ext.motion.features import decode
 from videomdm_ext.supervision.unrolling import noised
 
-ARMS = ("3d-on-teacher", "2d")
+ARMS = ("lifted", "2d")
 NOISED_TO = 0.1
 """Share of the schedule to which clips are noised before a denoiser says what they are."""
 DRAWS = 8

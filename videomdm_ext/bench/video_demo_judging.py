@@ -129,7 +129,7 @@ def judge(plan: Plan, out: Path, places: Mapping[str, Mapping[str, Any]], truth:
         times = places[clip.id]["start"] + torch.arange(clip.length, dtype=torch.float64) / clip.fps
         true, known = truth.seen_by(view, times)
         motions = {"lifted": _seen(clip), "refined": _seen(refined[clip.id])}
-        motions |= {arm: by_clip[clip.id].double() for arm, by_clip in said.items()}
+        motions |= {f"arm {arm}": by_clip[clip.id].double() for arm, by_clip in said.items()}
         rows += [score(view, clip.id, name, motion, true, known) for name, motion in motions.items()]
         shown[clip.id] = {"truth": true, "known": known, **motions}
     return rows, shown

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 NAMES = {
     "lifted": "lifted (one view)",
     "refined": "refined on its rays",
-    "3d-on-teacher": "3D-trained on lifted",
-    "2d": "2D-supervised",
+    "arm lifted": "3D-trained on lifted",
+    "arm 2d": "2D-supervised",
 }
-COLOURS = {"truth": "#9a9a9a", "lifted": "#d55e00", "2d": "#0072b2"}
-LOOKS = {"truth": (4.5, 1), "lifted": (1.8, 2), "2d": (1.8, 3)}
+COLOURS = {"truth": "#9a9a9a", "lifted": "#d55e00", "arm 2d": "#0072b2"}
+LOOKS = {"truth": (4.5, 1), "lifted": (1.8, 2), "arm 2d": (1.8, 3)}
 MOMENTS = 6
 TEXT = """# Depth from one view, judged by four
 
@@ -142,7 +142,7 @@ def depth_picture(path: str, shown: Mapping[str, Mapping[str, Tensor]]) -> None:
                 _draw_moment(place, motions, int(frame))
             row[0].set_ylabel(name, size=11, color=INK)
         line = require("matplotlib.lines").Line2D
-        words = {"truth": "all four views", "lifted": NAMES["lifted"], "2d": NAMES["2d"]}
+        words = {"truth": "all four views", "lifted": NAMES["lifted"], "arm 2d": NAMES["arm 2d"]}
         handles = [line([], [], color=COLOURS[n], lw=LOOKS[n][0], label=text) for n, text in words.items()]
         figure.legend(handles=handles, loc="outside upper center", ncols=3)
         figure.text(0.005, 0.995, "from the side, camera at the left, pelvis aligned", size=9, color=QUIET, va="top")

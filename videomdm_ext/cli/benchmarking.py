@@ -35,7 +35,7 @@ class Options:
 
     dataset: str
     """Folder of a data set."""
-    arms: str = "3d,3d-on-teacher,2d"
+    arms: str = "3d,lifted,2d"
     """Names in configs/arms, or YAML files, with commas between."""
     seeds: int = 3
     """Trainings of each arm."""

@@ -51,7 +51,7 @@ class Demo:
     """Decay of the weights' moving average; longer trainings bear a longer one."""
     adam_beta2: float = 0.999
     """Decay of the optimizer's squared gradients."""
-    arms: tuple[str, ...] = ("3d", "3d-on-teacher", "2d")
+    arms: tuple[str, ...] = ("3d", "lifted", "2d")
     """Names in configs/arms, or YAML files."""
     fast: bool = False
     """One seed, few steps, a quarter of the data: a minute or two, and too short to mean anything."""
