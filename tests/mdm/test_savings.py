@@ -116,33 +116,20 @@ def test_a_model_without_weights_or_gradients_has_no_norms():
     assert savings.norms([nn.Parameter(torch.ones(4))], {}) == (0.0, 4.0)
 
 
-@pytest.mark.parametrize("exact", [True, False])
-def test_the_average_is_that_of_one_weight_at_a_time_even_where_all_at_once_gives_other_bits(exact, monkeypatch):
-    if not exact:
-        own = savings.Average._at_once
-        monkeypatch.setattr(savings.Average, "_at_once", lambda self, pairs: (own(self, pairs), pairs[0][0].add_(1e-3)))
-    weights = parameters()
-    means = [weight.detach().flip(0).clone() for weight in weights]
-    slow = [mean.clone() for mean in means]
-    average = savings.Average(means, weights, 0.99)
-    for _ in range(3):
-        average.update()
-        for mean, weight in zip(slow, weights, strict=True):
-            mean.mul_(0.99).add_(weight.detach(), alpha=1 - 0.99)
-        assert all(map(torch.equal, means, slow))
-        with torch.no_grad():
-            torch._foreach_mul_(weights, 1.1)
-    assert len(average.together) == (len(weights) - 1 if exact else 0), "one weight is of half precision"
-
-
-def test_of_the_text_encoder_only_what_is_asked_for_is_averaged():
-    model, average = (nn.ModuleDict({"clip_model": nn.Linear(2, 2), "head": nn.Linear(2, 3)}) for _ in range(2))
-    model["clip_model"].requires_grad_(False)
+@pytest.mark.parametrize("frozen", [True, False])
+def test_the_average_moves_by_the_hosts_own_operations_and_of_the_text_encoder_where_it_is_asked_for(frozen):
+    model, average = (nn.ModuleDict({"clip_model": nn.Linear(9, 9), "head": nn.Linear(9, 3)}) for _ in range(2))
+    model["clip_model"].half().requires_grad_(False)
+    average["clip_model"].half()
     model["head"].bias.requires_grad_(False)
-    means, weights = savings.averaged(model, average, frozen=False)
-    assert [id(mean) for mean in means] == [id(average["head"].weight), id(average["head"].bias)]
-    assert [id(weight) for weight in weights] == [id(model["head"].weight), id(model["head"].bias)]
-    assert len(savings.averaged(model, average, frozen=True)[0]) == 4
+    slow = [mean.detach().clone() for mean in average.parameters()]
+    moved = [2, 3] if not frozen else [0, 1, 2, 3]
+    for _ in range(3):
+        savings.move_average(model, average, 0.99, frozen=frozen)
+        for index, weight in enumerate(model.parameters()):
+            if index in moved:
+                slow[index].mul_(0.99).add_(weight.data, alpha=1 - 0.99)
+        assert all(map(torch.equal, average.parameters(), slow))
 
 
 # -- batches ----------------------------------------------------------------------------------------------------------

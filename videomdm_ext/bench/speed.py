@@ -2,7 +2,8 @@
 
 Each variant runs in its own process (bench/speed_worker.py) on the same batch, and the
 processes take turns step by step, so that a busy machine slows them alike. Captions are new in the first pass over the
-pool and known in the second, as in the first and the later epochs of a training.
+pool and known in the second, as in the first and the later epochs of a training: only --text_once makes a difference
+of that.
 """
 
 import dataclasses
@@ -36,7 +37,7 @@ from videomdm_ext.skeletons import SMPL22
 
 PARTS = ("text encoding", "denoiser forward", "loss", "backward", "optimizer and norms", "average", "rest")
 PHASES = ("first epoch", "later epochs")
-VARIANTS = ("stock", "3d", "2d")
+VARIANTS = ("stock", "3d", "3d --text_once", "2d")
 WORDS = ("a person", "walks", "turns left", "turns right", "jumps", "sits down", "and", "then", "slowly", "in a circle")
 FPS = 20.0
 TOWER: dict[str, int] = {}
@@ -82,8 +83,13 @@ class Speeds:
     def ratios(self) -> dict[str, float]:
         """Quotients of total times, by what they compare."""
         total = {name: {p: timing.seconds[p]["total"] for p in PHASES} for name, timing in self.timings.items()}
-        stock = {f"stock / 3d, {p}": total["stock"][p] / total["3d"][p] for p in PHASES if "stock" in total}
-        return {**stock, **{f"2d / 3d, {p}": total["2d"][p] / total["3d"][p] for p in PHASES}}
+        pairs = [("stock", "3d"), ("3d", "3d --text_once"), ("2d", "3d")]
+        return {
+            f"{one} / {two}, {phase}": total[one][phase] / total[two][phase]
+            for one, two in pairs
+            for phase in PHASES
+            if {one, two} <= total.keys()
+        }
 
     @property
     def same_weights(self) -> bool | None:

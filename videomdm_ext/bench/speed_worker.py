@@ -104,6 +104,7 @@ def build(folder: Path, variant: str, plan: dict[str, Any], sizes: Sizes) -> Any
         "train.train_mdm", "--save_dir", str(folder / variant), "--batch_size", str(sizes.batch), "--use_ema",
         "--layers", str(sizes.layers), "--latent_dim", str(sizes.width), "--log_interval", "1000000",
         *([] if variant == "stock" else ["--text_features", "clip"]),
+        *(["--text_once"] if variant == "3d --text_once" else []),
         *([*as_flags(source), *as_flags(TWO)] if variant == "2d" else []),
     ]  # fmt: skip
     args = importlib.import_module("utils.parser_util").train_args()

@@ -18,7 +18,7 @@ import pluggy
 from videomdm_ext import plugins
 from videomdm_ext.config import Fairness, Source, Supervision
 from videomdm_ext.errors import HostError
-from videomdm_ext.mdm import bundles, clip_text, clips, compat, faster, loop, savings, streams, text_choice
+from videomdm_ext.mdm import bundles, clips, compat, faster, loop, savings, streams, text_choice
 from videomdm_ext.mdm.checkout import STANDIN
 from videomdm_ext.mdm.data import HostDataset
 from videomdm_ext.options import from_args
@@ -29,7 +29,6 @@ def begin() -> None:
     compat.prepare()
     savings.attach()
     loop.attach()
-    clip_text.attach()
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Speed for last bits, each only where it is asked for: one pass of guidance, bf16 autocast, TF32, torch.compile.
+"""Speed for last bits, each only where it is asked for: one pass of guidance, bf16, TF32, torch.compile, texts once.
 
 Unlike the host's other options these are no part of a checkpoint: what the command line of a program says wins over
 what args.json records.
@@ -25,6 +25,8 @@ READ = ("mask", "text", "text_embed", "action", "prefix", "target_cond", "target
 """What a denoiser reads of a batch's condition, one entry a clip."""
 HALF = object()
 """Given to `mask_cond` as force_mask: the second half of the batch has no condition."""
+TEXTS = 200_000
+"""Texts whose features are kept, 2 KB each; the one longest unused is forgotten first."""
 
 _one_pass = False
 
@@ -57,8 +59,12 @@ def activate(args: argparse.Namespace, argv: Sequence[str]) -> Speed:
 
 
 def quicker(base: type, speed: Speed) -> type:
-    """The host's MDM with autocast and compiled as `speed` says; `base` itself where it says neither."""
-    if speed.autocast == "off" and not speed.compile_model:
+    """The host's MDM as `speed` says; `base` itself where it asks for nothing that concerns the denoiser.
+
+    With `text_once`, a text's features depend on nothing but the text, so that a resumed training sees the same ones.
+    A copy of the model, such as the moving average, shares them.
+    """
+    if speed.autocast == "off" and not (speed.compile_model or speed.text_once):
         return base
 
     class Quicker(base):
@@ -66,21 +72,52 @@ def quicker(base: type, speed: Speed) -> type:
             super().__init__(*positional, **named)
             if speed.compile_model:
                 _compile(self)
+            self._features_of = functools.lru_cache(TEXTS)(self._encode_alone)
 
         def forward(self, x: Tensor, timesteps: Tensor, y: Any = None) -> Tensor:
             with torch.autocast(x.device.type, torch.bfloat16, enabled=speed.autocast == "bf16"):
                 output: Tensor = super().forward(x, timesteps, y)
             return output.float()
 
+        def load_and_freeze_clip(self, clip_version: str) -> Any:
+            tower = super().load_and_freeze_clip(clip_version)
+            if speed.text_once and hasattr(tower, "token_embedding"):
+                tower.encode_text = functools.partial(encode_to_the_end, tower)
+            return tower
+
         def clip_encode_text(self, raw_text: Any) -> Any:
-            with torch.autocast(next(self.parameters()).device.type, enabled=False):
-                return super().clip_encode_text(raw_text)
+            device = next(self.parameters()).device
+            with torch.autocast(device.type, enabled=False):
+                if not speed.text_once:
+                    return super().clip_encode_text(raw_text)
+                return torch.stack([self._features_of(text) for text in raw_text]).to(device).unsqueeze(0)
+
+        def _encode_alone(self, text: str) -> Any:
+            return super().clip_encode_text([text])[0, 0]
 
         def bert_encode_text(self, raw_text: Any) -> Any:
             with torch.autocast(next(self.parameters()).device.type, enabled=False):
                 return super().bert_encode_text(raw_text)
 
     return Quicker
+
+
+def encode_to_the_end(tower: Any, tokens: Tensor) -> Tensor:
+    """CLIP's text features of tokens [B, T], without those behind the last end token (the highest). -> [B, C]
+
+    The tower is causal and its feature is read at the end token, so what follows cannot matter but for last bits.
+    """
+    ends = tokens.argmax(dim=-1)
+    length, precision = int(ends.max()) + 1, tower.dtype
+    embedded = tower.token_embedding(tokens[:, :length]).to(precision)
+    states = (embedded + tower.positional_embedding[:length].to(precision)).transpose(0, 1)
+    for block in tower.transformer.resblocks:
+        normal = block.ln_1(states)
+        mask = block.attn_mask[:length, :length].to(states)
+        states = states + block.attn(normal, normal, normal, need_weights=False, attn_mask=mask)[0]
+        states = states + block.mlp(block.ln_2(states))
+    last = states[ends, torch.arange(len(tokens), device=tokens.device)]
+    return tower.ln_final(last).to(precision) @ tower.text_projection
 
 
 def _compile(denoiser: Any) -> None:

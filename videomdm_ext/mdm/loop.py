@@ -40,7 +40,6 @@ class Whole(Host):
     paired: type
     data: Any
     save_dir: Any
-    average: savings.Average | None = None
 
     def __new__(cls, args: argparse.Namespace, *rest: Any, **named: Any) -> "Whole":
         wanted = getattr(args, "paired", False) and not issubclass(cls, Paired)
@@ -69,13 +68,9 @@ class Whole(Host):
                 self.save_dir = folder
 
     def update_average_model(self) -> None:
-        if not self.args.use_ema:
-            return
-        if self.average is None:
+        if self.args.use_ema:
             everything = self.args.eval_during_training or self.args.gen_during_training
-            means, weights = savings.averaged(self.model, self.model_avg, frozen=everything)
-            self.average = savings.Average(means, weights, self.args.avg_model_beta)
-        self.average.update()
+            savings.move_average(self.model, self.model_avg, self.args.avg_model_beta, frozen=everything)
 
 
 class Paired(Host):

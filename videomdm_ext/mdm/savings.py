@@ -1,7 +1,10 @@
-"""Savings in MDM's own modules that leave every bit of a result as it was."""
+"""Savings in MDM's own modules that leave every bit of a result as it was.
+
+Each does the host's own operations on the host's own numbers, one tensor at a time; it only leaves out what nobody
+reads, and copies between devices. What might round otherwise somewhere is in faster.py, and asked for by name.
+"""
 
 import functools
-import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
@@ -13,8 +16,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from videomdm_ext.mdm import imports
-
-logger = logging.getLogger(__name__)
 
 TABLES = 64
 """Schedule tables kept on their device, a few KB each; the one longest unused is forgotten first."""
@@ -143,58 +144,12 @@ def _stamp(parameter: Tensor) -> tuple[int, int]:
     return parameter.data_ptr(), parameter._version
 
 
-class Average:
-    """A moving average of many weights in few operations, checked at its first use against one weight at a time.
-
-    Half-precision weights go one at a time: all at once, the factor would be rounded to their precision first.
-    """
-
-    def __init__(self, averages: Sequence[Tensor], weights: Sequence[Tensor], beta: float) -> None:
-        pairs = list(zip(averages, weights, strict=True))
-        self.single = [pair for pair in pairs if pair[0].dtype != torch.float32]
-        self.together = [pair for pair in pairs if pair[0].dtype == torch.float32]
-        self.beta, self.examined = beta, False
-
-    @torch.no_grad()
-    def update(self) -> None:
-        """average = beta average + (1 - beta) weight"""
-        self._one_by_one(self.single)
-        if not self.together:
-            return
-        if not self.examined:
-            self._examine()
-            return
-        self._at_once(self.together)
-
-    def _examine(self) -> None:
-        self.examined = True
-        slow = [(average.clone(), weight) for average, weight in self.together]
-        self._one_by_one(slow)
-        self._at_once(self.together)
-        if not all(torch.equal(ours, own) for (ours, _), (own, _) in zip(self.together, slow, strict=True)):
-            logger.info("averaging all weights at once gives other bits on this device; they are averaged one by one")
-            for (ours, _), (own, _) in zip(self.together, slow, strict=True):
-                ours.copy_(own)
-            self.single, self.together = self.single + self.together, []
-
-    def _at_once(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
-        averages, weights = map(list, zip(*pairs, strict=True))
-        torch._foreach_mul_(averages, self.beta)
-        torch._foreach_add_(averages, weights, alpha=1 - self.beta)
-
-    def _one_by_one(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
-        for average, weight in pairs:
-            average.mul_(self.beta).add_(weight, alpha=1 - self.beta)
-
-
-def averaged(model: Any, average: Any, *, frozen: bool) -> tuple[list[Tensor], list[Tensor]]:
-    """The averages to move and their weights; of the text encoder, which is never saved, only with `frozen`."""
-    pairs = [
-        (mean, weight)
-        for (name, weight), mean in zip(model.named_parameters(), average.parameters(), strict=True)
-        if frozen or weight.requires_grad or not name.startswith("clip_model.")
-    ]
-    return [mean for mean, _ in pairs], [weight for _, weight in pairs]
+@torch.no_grad()
+def move_average(model: Any, average: Any, beta: float, *, frozen: bool) -> None:
+    """average = beta average + (1 - beta) weight; of the text encoder, which is never saved, only with `frozen`."""
+    for (name, weight), mean in zip(model.named_parameters(), average.parameters(), strict=True):
+        if frozen or weight.requires_grad or not name.startswith("clip_model."):
+            mean.mul_(beta).add_(weight, alpha=1 - beta)
 
 
 # -- batches ----------------------------------------------------------------------------------------------------------
