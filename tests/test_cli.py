@@ -196,15 +196,15 @@ def test_an_option_or_value_that_does_not_exist_is_status_2_and_the_nearest_is_n
 SAID = """
 import os, sys
 from videomdm_ext.cli import main as cli
-for words in (["licenses"], ["check", FOLDER, "--no-cache"], ["check", "--help"], ["check", FOLDER, "--stric"]):
-    words = ["data", *words] if words[0] == "check" else words
+for words in (["import", "list"], ["check", FOLDER, "--no-cache"], ["check", "--help"], ["check", FOLDER, "--stric"]):
+    words = ["data", *words]
     try:
         print("status", cli.main(words), flush=True)
     except SystemExit as stop:
         print("status", stop.code, flush=True)
 """
 CUT_OFF = """
-for words in (["licenses", "--json"], ["licenses"]):
+for words in (["data", "import", "list"], ["data", "import", "list", "."]):
     reader, writer = os.pipe()
     os.close(reader)
     os.dup2(writer, 1)
@@ -347,14 +347,6 @@ def test_status_and_doctor_answer_in_json(monkeypatch, tmp_path, capsys):
 def test_the_stand_ins_status_is_compared_with_no_commit(capsys):
     found = told(["status", "--mdm", str(checkouts.checkout.STANDIN), "--json"], capsys)
     assert (found["kind"], found["nearest_known_commit"], found["differing_files"]) == ("standin", None, [])
-
-
-def test_licenses_answers_in_json(capsys):
-    found = told(["licenses", "--json"], capsys)
-    assert set(found) == {"bundled", "packages"}
-    assert all(set(asset) == {"name", "licence", "attribution", "text", "about"} for asset in found["bundled"])
-    assert all(set(package) == {"name", "extras", "licence", "installed"} for package in found["packages"])
-    assert all(Path(asset["text"]).is_file() for asset in found["bundled"])
 
 
 def test_an_error_leaves_standard_output_to_json_alone(tmp_path, capsys):

@@ -47,7 +47,7 @@ MDM_ONLY = {"eval.eval_humanml"}
 """Modules in the documents that MDM has and the stand-in has not."""
 RUN = {
     "data check", "data import", "data merge", "data refine", "data show", "doctor", "export", "host pin", "install",
-    "licenses", "status", "uninstall", "view",
+    "status", "uninstall", "view",
 }  # fmt: skip
 """Verbs whose documented commands are run on small data, where they are given with what they need."""
 TOO_LONG = {
@@ -344,13 +344,13 @@ def runnable(command: Command) -> bool:
         verb, rest = verb_of(command.words)
     except AssertionError:
         return False  # another test tells it
-    return verb in RUN and not NOT_INSTALLED & set(rest) and (bool(rest) or verb in ("licenses", "host pin"))
+    return verb in RUN and not NOT_INSTALLED & set(rest) and (bool(rest) or verb == "host pin")
 
 
 MORE = tuple(
     Command(tuple(f"videomdm {words}".split()), "as documented by --help")
     for words in (
-        "host pin", "licenses", "status --mdm mdm", "data check set --no-cache --quarantine bad.txt",
+        "host pin", "status --mdm mdm", "data check set --no-cache --quarantine bad.txt",
         "data merge set other --out both", "view set --out set.html --count 1",
     )
 )  # fmt: skip

@@ -2,7 +2,8 @@
 
 import json
 import os
-from importlib.util import find_spec
+import sys
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,16 @@ import torch
 from numpy.typing import NDArray
 
 from videomdm_ext.data.motions import BUNDLED, load_motions
-from videomdm_ext.data.sources import deepmimic, deepmimic_pose
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.skeletons import SMPL22
+
+PLACE = Path(__file__).parents[2] / "third_party" / "deepmimic" / "convert.py"
+SPEC = spec_from_file_location("deepmimic_convert", PLACE)
+assert SPEC is not None
+assert SPEC.loader is not None
+deepmimic = module_from_spec(SPEC)
+sys.modules[SPEC.name] = deepmimic  # for its dataclasses
+SPEC.loader.exec_module(deepmimic)
 
 IDENTITY = [1.0, 0.0, 0.0, 0.0]
 OFFSETS = {
@@ -116,8 +124,8 @@ def test_a_seam_in_height_is_closed_too() -> None:
 def test_what_lies_far_from_a_seam_is_left_alone() -> None:
     frames = standing(count=61)
     frames[:, KNEE] = np.linspace(-0.5, -1.5, 61)[:, None]
-    recorded = deepmimic_pose.repeat(deepmimic_pose.recording(torch.from_numpy(frames)), 2)
-    closed = deepmimic_pose.close_seams(recorded, [60])
+    recorded = deepmimic.repeat(deepmimic.recording(torch.from_numpy(frames)), 2)
+    closed = deepmimic.close_seams(recorded, [60])
     before, after = recorded.rotations["right_knee"], closed.rotations["right_knee"]
     assert torch.equal(before[:54], after[:54])
     assert torch.equal(before[67:], after[67:])
@@ -172,6 +180,17 @@ def test_the_command_converts_a_folder_and_reports_what_is_missing(
     assert "1 clips, 60 frames, 3.0 s" in capsys.readouterr().out
     assert [motion.name for motion in load_motions(target)] == ["made_up"]
     assert deepmimic.main(["--from", str(tmp_path / "nowhere"), "--to", str(target)]) == 1
+
+
+def test_a_saved_bundle_reads_back_the_same_and_has_the_same_bytes(tmp_path: Path) -> None:
+    bundled = {motion.name: motion for motion in load_motions()}
+    for name in ("a.npz", "b.npz"):
+        deepmimic.save_motions(tmp_path / name, list(bundled.values()), {"file": "digest"})
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    for motion in load_motions(tmp_path / "a.npz"):
+        assert np.array_equal(motion.positions, bundled[motion.name].positions)
+        assert motion.captions == bundled[motion.name].captions
+        assert motion.loop == bundled[motion.name].loop
 
 
 @pytest.fixture

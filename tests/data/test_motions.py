@@ -14,7 +14,6 @@ from videomdm_ext.data.motions import (
     Motion,
     load_motions,
     mirrored,
-    save_motions,
     time_scaled,
     with_pace,
 )
@@ -209,16 +208,6 @@ def test_retiming_words() -> None:
     assert with_pace("a person walks.", 1.05) == "a person walks."
     with pytest.raises(DatasetError, match=r"walk.*from 0.25 to 4, not 9"):
         time_scaled(MOTIONS["walk"], 9)
-
-
-def test_a_saved_bundle_reads_back_the_same_and_has_the_same_bytes(tmp_path: Path) -> None:
-    for name in ("a.npz", "b.npz"):
-        save_motions(tmp_path / name, list(MOTIONS.values()), {"file": "digest"})
-    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
-    for motion in load_motions(tmp_path / "a.npz"):
-        assert np.array_equal(motion.positions, MOTIONS[motion.name].positions)
-        assert motion.captions == MOTIONS[motion.name].captions
-        assert motion.loop == MOTIONS[motion.name].loop
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no zip", b"PK\x03\x04 broken"])

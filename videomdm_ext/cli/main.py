@@ -43,7 +43,6 @@ VERBS = {
     "uninstall": ("cli.checkouts", "uninstall", "Take that out again; every byte is as before."),
     "status": ("cli.checkouts", "status", "Say whether a checkout is installed, and how it differs."),
     "doctor": ("cli.checkouts", "doctor", "Say how a checkout and the installed packages fit."),
-    "licenses": ("cli.licences", "licences", "Print the licence of everything that this package brings along."),
     "host pin": ("cli.checkouts", "pin", "Name the supported commits of MDM, and how to get one."),
 }
 """Verb: module, function that takes the remaining arguments and returns the exit status, one line of help."""

@@ -1,10 +1,8 @@
 """Real motions that come with the package: 22 SMPL joints at 20 fps with captions, mirrored and retimed at will."""
 
 import dataclasses
-import io
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,30 +48,6 @@ class Motion:
             raise DatasetError(f"motion {self.name}: expected at least one caption, found none. Write one.")
 
 
-def save_motions(path: Path, motions: Sequence[Motion], sources: Mapping[str, str]) -> None:
-    """Write a bundle; `sources` maps the files it was made from to their SHA-256. Same content, same bytes."""
-    arrays: dict[str, NDArray[np.generic]] = {motion.name: motion.positions for motion in motions}
-    most = max(len(motion.captions) for motion in motions)
-    arrays |= {
-        "meta.names": np.array([motion.name for motion in motions]),
-        "meta.captions": np.array([(*m.captions, *[""] * (most - len(m.captions))) for m in motions]),
-        "meta.loop": np.array([motion.loop for motion in motions]),
-        "meta.fps": np.array(FPS),
-        "meta.joints": np.array(SMPL22.joints),
-        "meta.sources": np.array(sorted(sources.items())),
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    with zipfile.ZipFile(beside, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as bundle:
-        for name, array in arrays.items():
-            content = io.BytesIO()
-            np.save(content, array, allow_pickle=False)
-            entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            bundle.writestr(entry, content.getvalue(), compresslevel=9)
-    beside.replace(path)
-
-
 def load_motions(path: Path = BUNDLED) -> list[Motion]:
     """The motions of a bundle, in alphabetical order; by default those that come with the package."""
     try:
@@ -90,7 +64,7 @@ def load_motions(path: Path = BUNDLED) -> list[Motion]:
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise DatasetError(
             f"{path}: expected a bundle of motions, found a file that cannot be read as one ({error}). "
-            "Make it with python -m videomdm_ext.data.sources.deepmimic."
+            "Make it with third_party/deepmimic/convert.py."
         ) from error
 
 
