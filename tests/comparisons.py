@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from videomdm_ext.bench.calibration import Calibration
+from videomdm_ext.bench.reference_rows import Calibration
 from videomdm_ext.bench.results import Arm, Curve, Results, Training
 from videomdm_ext.data.card import Card
 

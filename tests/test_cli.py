@@ -19,8 +19,7 @@ import torch
 from clips import make_clip
 
 from videomdm_ext import __version__, plugins, run
-from videomdm_ext.bench.comparison import Plan
-from videomdm_ext.bench.sampling import read_motions
+from videomdm_ext.bench.run import Plan
 from videomdm_ext.cli import benchmarking, checkouts, sampling
 from videomdm_ext.cli import main as cli
 from videomdm_ext.cli import training as verbs
@@ -28,6 +27,7 @@ from videomdm_ext.data.folder import Card, read_card, write_folder
 from videomdm_ext.data.refined import is_made
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.hookspecs import hookimpl
+from videomdm_ext.inference.sample import read_motions
 from videomdm_ext.mdm import compat
 from videomdm_ext.supervision import refinement
 
@@ -319,7 +319,7 @@ def test_bench_ls_in_words_ends_with_a_command(bench, tmp_path, capsys):
 
 @pytest.mark.parametrize(("problems", "following"), [([], "view"), (["report.md: missing"], "bench report")])
 def test_bench_validate_answers_in_json_and_in_words(monkeypatch, capsys, problems, following):
-    monkeypatch.setattr(benchmarking.listing, "problems", lambda out: problems)
+    monkeypatch.setattr(benchmarking.provenance, "problems", lambda out: problems)
     status = 1 if problems else 0
     assert told(["bench", "validate", "b", "--json"], capsys, status) == {"folder": "b", "problems": problems}
     assert cli.main(["bench", "validate", "b"]) == status
@@ -385,7 +385,7 @@ def test_an_option_of_the_demo_that_cannot_be_used_is_refused_before_anything_is
     tmp_path, monkeypatch, capsys, words, named
 ):
     monkeypatch.setattr(verbs, "_demo_data", lambda data, fast: read_card(str(data)))
-    monkeypatch.setattr(verbs.comparison, "execute", lambda *a, **k: pytest.fail("a training was started"))
+    monkeypatch.setattr(verbs.engine, "execute", lambda *a, **k: pytest.fail("a training was started"))
     write_folder(str(tmp_path / "data"), {"train": [make_clip()]}, dataclasses.replace(CARD, lifter_error=ERROR))
     assert cli.main(["demo", "--out", str(tmp_path), *words]) == 1
     assert named in capsys.readouterr().err

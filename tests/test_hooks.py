@@ -16,8 +16,7 @@ import pytest
 import torch
 
 from videomdm_ext import hookspecs, plugins
-from videomdm_ext.bench.evaluators.base import Evaluator, Ground
-from videomdm_ext.bench.evaluators.making import make_all
+from videomdm_ext.bench.evaluators.base import Evaluator, Ground, make_all
 from videomdm_ext.data.card import Card
 from videomdm_ext.errors import ConfigError, PluginError
 from videomdm_ext.hookspecs import hookimpl

@@ -20,7 +20,7 @@ from small_bench import make_plan
 
 from videomdm_ext.bench import report
 from videomdm_ext.bench.plan import Plan
-from videomdm_ext.bench.stages import Bench
+from videomdm_ext.bench.run import Bench
 
 BY_RENAME, BY_TIME = 17, 3
 DIED = 9

@@ -38,10 +38,10 @@ def test_a_bench_killed_at_20_random_moments_ends_with_the_metrics_of_an_uninter
 ORPHAN = """
 import multiprocessing, os, sys, time
 from pathlib import Path
-from videomdm_ext.bench import comparison
+from videomdm_ext.bench import run
 
 def work():
-    comparison._start_worker()
+    run._start_worker()
     Path(sys.argv[1]).write_text(str(os.getpid()))
     time.sleep(60)
 

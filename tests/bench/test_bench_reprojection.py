@@ -11,9 +11,9 @@ import torch
 from clips import make_clip
 from torch import Tensor
 
-from videomdm_ext.bench.calibration import Calibration
+from videomdm_ext.bench.keypoint_scores import other_views, reprojection_scores, weighted_distance
 from videomdm_ext.bench.metrics import METRICS, by_name
-from videomdm_ext.bench.reprojection import other_views, reprojection_scores, weighted_distance
+from videomdm_ext.bench.reference_rows import Calibration
 from videomdm_ext.data.batch import crop
 from videomdm_ext.data.clip import Clip
 from videomdm_ext.geometry import cameras

@@ -12,15 +12,16 @@ import pytest
 import torch
 from small_bench import make_plan
 
-from videomdm_ext.bench import comparison, jury, listing, report, schema
+from videomdm_ext.bench import provenance, report, scoring
+from videomdm_ext.bench import run as engine
 from videomdm_ext.bench.evaluators.base import Evaluator, UnavailableError
 from videomdm_ext.bench.plan import Plan, Run, read_plan
 from videomdm_ext.bench.reference import motion, read_reference, start_of
-from videomdm_ext.bench.sampling import read_motions
-from videomdm_ext.bench.stages import Bench
+from videomdm_ext.bench.run import Bench
 from videomdm_ext.cli import benchmarking
 from videomdm_ext.data.folder import read_folder, write_folder
 from videomdm_ext.errors import ConfigError
+from videomdm_ext.inference.sample import read_motions
 
 pytestmark = pytest.mark.usefixtures("borrowed_process")
 
@@ -59,7 +60,7 @@ def contents(folder: Path) -> dict[str, int]:
 
 
 def test_a_bench_leaves_every_file_of_its_plan_and_nothing_to_complain_about(plan, out):
-    assert listing.problems(out) == []
+    assert provenance.problems(out) == []
     assert [arm["name"] for arm in content(out)["arms"]] == ["3d", "paper", "paper, equal passes"]
     for arm in content(out)["arms"]:
         (training,) = arm["trainings"]
@@ -109,7 +110,7 @@ def test_scores_are_made_again_where_their_samples_changed_and_nowhere_else(plan
     assert changed == {f"3d-0/{name}.json" for name in ("001", "several", "owndata", "heldout")}
     one, two = (json.loads((copy / "scores/3d-0" / name).read_text("utf-8")) for name in ("000.json", "001.json"))
     assert one["scores"] == two["scores"]
-    assert any("changed since run.json" in problem for problem in listing.problems(copy))
+    assert any("changed since run.json" in problem for problem in provenance.problems(copy))
 
 
 def test_scoring_anew_writes_every_score_and_the_same_ones(plan, out, tmp_path):
@@ -121,10 +122,10 @@ def test_scoring_anew_writes_every_score_and_the_same_ones(plan, out, tmp_path):
 
 
 def test_another_judge_or_another_reference_makes_all_scores_again(plan, out, monkeypatch):
-    key = jury.call_jury(plan, out)._key("train")
-    assert key == jury.call_jury(plan, out)._key("train")
-    assert key != jury.call_jury(plan, out)._key("val")
-    assert key != jury.call_jury(dataclasses.replace(plan, windows=3), out)._key("train")
+    key = scoring.make_scoring(plan, out)._key("train")
+    assert key == scoring.make_scoring(plan, out)._key("train")
+    assert key != scoring.make_scoring(plan, out)._key("val")
+    assert key != scoring.make_scoring(dataclasses.replace(plan, windows=3), out)._key("train")
 
     class Heights(Evaluator):
         name = "heights"
@@ -137,11 +138,11 @@ def test_another_judge_or_another_reference_makes_all_scores_again(plan, out, mo
     def missing(ground):
         raise UnavailableError("no weights")
 
-    monkeypatch.setattr(jury.plugins, "collect", lambda *a: {"heights": lambda ground: Heights(), "far": missing})
-    judged = jury.call_jury(plan, out)
+    monkeypatch.setattr(scoring.plugins, "collect", lambda *a: {"heights": lambda ground: Heights(), "far": missing})
+    judged = scoring.make_scoring(plan, out)
     assert judged._key("train") != key
     assert judged.missing == {"far": "no weights"}
-    assert jury.call_jury(dataclasses.replace(plan, without=("heights", "far")), out).evaluators == ()
+    assert scoring.make_scoring(dataclasses.replace(plan, without=("heights", "far")), out).evaluators == ()
 
 
 def test_the_curve_and_the_choice_read_validation_clips_alone(plan, out):
@@ -167,7 +168,7 @@ def test_the_checkpoint_that_was_chosen_is_the_one_that_is_sampled(plan, out, tm
     for step in (25, 50):
         run.chosen(copy).write_text(json.dumps({**chosen, "step": step}), encoding="utf-8")
         run.replication(copy, 0).unlink()
-        comparison.make_samples(run, copy)
+        engine.make_samples(run, copy)
         made[step] = read_motions(run.replication(copy, 0))[0]["samples"]
     assert not torch.equal(made[25][0], made[50][0])
     assert all(torch.equal(a, b) for a, b in zip(made[chosen["step"]], before, strict=True))
@@ -177,8 +178,8 @@ def test_a_curve_of_a_training_without_its_checkpoints_is_an_error_that_says_wha
     run = Run(plan, "3d", 0)
     shutil.copytree(run.folder(out), run.folder(tmp_path))
     run.checkpoint(tmp_path, 25).unlink()
-    with pytest.raises(comparison.HostError, match=r"expected the checkpoint of step 25 for --curve, found none"):
-        comparison.make_curve(run, tmp_path)
+    with pytest.raises(engine.HostError, match=r"expected the checkpoint of step 25 for --curve, found none"):
+        engine.make_curve(run, tmp_path)
 
 
 def test_windows_are_the_same_frames_of_truth_and_teacher_and_depend_on_the_clip_alone(plan):
@@ -204,14 +205,12 @@ def test_a_plan_may_grow_and_be_judged_otherwise_and_nothing_else(plan, out, tmp
     for change in (
         {"arms": (*plan.arms, "lifted")}, {"seeds": 2}, {"replications": 3}, {"windows": 5}, {"without": ()},
     ):  # fmt: skip
-        comparison.check_plan(dataclasses.replace(plan, **change), tmp_path, comparison.read_card(plan.clips))
+        engine.check_plan(dataclasses.replace(plan, **change), tmp_path, engine.read_card(plan.clips))
     for name, change in {
         "steps": 51, "learning_rate": 0.1, "samples": 7, "seeds": 0, "replications": 1, "arms": ("3d",), "guidance": 2,
     }.items():  # fmt: skip
         with pytest.raises(ConfigError, match=rf"holds another comparison than this one: {name} \("):
-            comparison.check_plan(
-                dataclasses.replace(plan, **{name: change}), tmp_path, comparison.read_card(plan.clips)
-            )
+            engine.check_plan(dataclasses.replace(plan, **{name: change}), tmp_path, engine.read_card(plan.clips))
 
 
 def test_a_plan_of_before_the_bench_is_taken_up(plan, tmp_path):
@@ -231,7 +230,7 @@ def test_a_plan_of_before_the_bench_is_taken_up(plan, tmp_path):
     ):
         del known[name]
     (tmp_path / "plan.json").write_text(json.dumps({**known, "settings": {}}), encoding="utf-8")
-    comparison.check_plan(old, tmp_path, comparison.read_card(plan.clips))
+    engine.check_plan(old, tmp_path, engine.read_card(plan.clips))
     assert read_plan(tmp_path) == old
 
 
@@ -262,7 +261,7 @@ def test_a_set_without_truth_cannot_train_the_3d_arm_nor_be_compared_with_but_by
     )
     small = dataclasses.replace(plan, clips=str(tmp_path / "blind"), content=card.content_hash, curve=0, select="")
     with pytest.raises(ConfigError, match="expected a truth for every training clip, which 3d learns from"):
-        comparison.prepare(small, tmp_path / "out")
+        engine.prepare(small, tmp_path / "out")
     with pytest.raises(ConfigError, match=r"expected a truth for every clip of its split train .*Take views-2d"):
         Bench(dataclasses.replace(small, arms=("paper",)), tmp_path / "out").prepare()
 
@@ -271,14 +270,14 @@ def test_a_set_without_truth_cannot_train_the_3d_arm_nor_be_compared_with_but_by
 
 
 def test_benches_are_listed_with_how_far_they_are(plan, out, tmp_path):
-    (found,) = listing.benches(out.parent)
+    (found,) = provenance.benches(out.parent)
     assert (found.folder, found.stage, found.plan) == (out, "reported", plan)
     assert found.headline == content(out)["verdict"][0]
     copy = shutil.copytree(out, tmp_path / "copy")
     shutil.rmtree(copy / "samples" / "3d-0")
-    assert listing.stage(plan, copy) == "sampling, 2 of 3 runs"
+    assert provenance.stage(plan, copy) == "sampling, 2 of 3 runs"
     shutil.rmtree(copy / "runs" / "3d-0")
-    assert listing.stage(plan, copy).startswith("training, ")
+    assert provenance.stage(plan, copy).startswith("training, ")
     assert benchmarking.ls([str(tmp_path)]) == 0
 
 
@@ -300,7 +299,7 @@ def test_benches_are_listed_with_how_far_they_are(plan, out, tmp_path):
 def test_validate_tells_what_is_missing_or_changed(out, tmp_path, break_it, told):
     copy = shutil.copytree(out, tmp_path / "copy")
     break_it(copy)
-    assert any(told in problem for problem in listing.problems(copy))
+    assert any(told in problem for problem in provenance.problems(copy))
     assert benchmarking.validate([str(copy)]) == 1
 
 
@@ -312,15 +311,15 @@ def test_validate_is_content_with_a_whole_bench(out):
 
 
 def test_metrics_json_follows_the_published_schema_and_a_spoilt_one_does_not(out):
-    good, rules = content(out), schema.metrics_schema()
-    assert schema.faults(good, rules) == []
-    assert schema.faults({**good, "clips": 1.5}, rules) == ["$.clips: expected integer, found 1.5"]
-    assert schema.faults({**good, "clips": True}, rules) == ["$.clips: expected integer, found true"]
-    assert schema.faults({**good, "arms": []}, rules) == ["$.arms: expected 1 entries or more, found 0"]
+    good, rules = content(out), provenance.metrics_schema()
+    assert provenance.schema_faults(good, rules) == []
+    assert provenance.schema_faults({**good, "clips": 1.5}, rules) == ["$.clips: expected integer, found 1.5"]
+    assert provenance.schema_faults({**good, "clips": True}, rules) == ["$.clips: expected integer, found true"]
+    assert provenance.schema_faults({**good, "arms": []}, rules) == ["$.arms: expected 1 entries or more, found 0"]
     del good["verdict"]
-    assert schema.faults(good, rules) == ["$: expected an entry 'verdict', found none"]
+    assert provenance.schema_faults(good, rules) == ["$: expected an entry 'verdict', found none"]
     good["arms"][0]["trainings"][0]["metrics"]["jitter"] = "high"
-    assert "$.arms[0].trainings[0].metrics.jitter: expected number or null" in schema.faults(good, rules)[1]
+    assert "$.arms[0].trainings[0].metrics.jitter: expected number or null" in provenance.schema_faults(good, rules)[1]
 
 
 def test_the_schema_uses_only_words_that_the_check_knows():
@@ -330,14 +329,14 @@ def test_the_schema_uses_only_words_that_the_check_knows():
         below += [inner[name] for name in ("items", "additionalProperties") if name in inner]
         return set(value).union(*map(words, below))
 
-    assert words(schema.metrics_schema()) <= schema.KNOWN
+    assert words(provenance.metrics_schema()) <= provenance.KNOWN
 
 
 def test_the_check_agrees_with_the_library(out):
     library = pytest.importorskip("jsonschema", reason="an independent check of the schema: pip install jsonschema")
-    good, rules = content(out), schema.metrics_schema()
+    good, rules = content(out), provenance.metrics_schema()
     library.validate(good, rules)
     for spoilt in ({**good, "clips": "6"}, {**good, "arms": []}, {**good, "card": {}}, {"title": "x"}):
-        assert schema.faults(spoilt, rules)
+        assert provenance.schema_faults(spoilt, rules)
         with pytest.raises(library.ValidationError):
             library.validate(spoilt, rules)

@@ -17,16 +17,16 @@ from clips import make_clip
 from small_bench import CARD
 from torch import Tensor
 
-from videomdm_ext.bench import jury, listing, report, schema, seen
+from videomdm_ext.bench import keypoint_scores, provenance, report, scoring
 from videomdm_ext.bench.evaluators.views_2d import NAME, VIEWS, Views2D
 from videomdm_ext.bench.plan import Plan
 from videomdm_ext.bench.reference import drawn_start, read_reference, refilmed
-from videomdm_ext.bench.sampling import read_motions
-from videomdm_ext.bench.stages import Bench
+from videomdm_ext.bench.run import Bench
 from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.folder import write_folder
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.geometry import cameras
+from videomdm_ext.inference.sample import read_motions
 from videomdm_ext.motion.features import decode, encode
 from videomdm_ext.motion.kinematics import canonicalise
 from videomdm_ext.skeletons import NBA16, SMPL22, Skeleton
@@ -99,8 +99,8 @@ def content(out: Path) -> dict[str, Any]:
 
 
 def test_a_bench_without_truth_is_whole_and_follows_the_schema(out):
-    assert listing.problems(out) == []
-    assert schema.faults(content(out), schema.metrics_schema()) == []
+    assert provenance.problems(out) == []
+    assert provenance.schema_faults(content(out), provenance.metrics_schema()) == []
 
 
 def test_the_arms_are_scored_from_held_out_views_and_on_held_out_keypoints(out):
@@ -199,7 +199,7 @@ def of_nba(clip: Clip) -> Clip:
 def test_clips_of_16_joints_are_compared_too(tmp_path):
     plan = make_plan(tmp_path / "data", write_blind(tmp_path / "data", of_nba), steps=4)
     Bench(plan, tmp_path / "out", workers=0).run()
-    assert listing.problems(tmp_path / "out") == []
+    assert provenance.problems(tmp_path / "out") == []
     assert all(arm["trainings"][0]["metrics"][f"{NAME}/fid"] > 0 for arm in content(tmp_path / "out")["arms"])
 
 
@@ -220,10 +220,10 @@ def test_windows_of_keypoints_are_those_of_their_frames_and_none_comes_twice(pla
 
 
 def test_a_window_in_which_a_joint_is_hardly_found_is_left_out_and_too_few_are_an_error():
-    whole, hardly = (seen.View(torch.zeros(8, 22, 2), torch.full((8, 22), c), "", "") for c in (0.5, 0.0))
-    assert seen.whole_views([whole, hardly, whole], "here") == (whole, whole)
+    whole, hardly = (keypoint_scores.View(torch.zeros(8, 22, 2), torch.full((8, 22), c), "", "") for c in (0.5, 0.0))
+    assert keypoint_scores.whole_views([whole, hardly, whole], "here") == (whole, whole)
     with pytest.raises(DatasetError, match=r"here: expected at least 2 windows .* found 1 of 2"):
-        seen.whole_views([whole, hardly], "here")
+        keypoint_scores.whole_views([whole, hardly], "here")
 
 
 @cache
@@ -252,12 +252,16 @@ def deeper(positions: Tensor, camera: Tensor, size: float, seed: int) -> Tensor:
     return cameras.to_world(points, there)
 
 
-def blind_scorer(motions: Sequence[tuple[Tensor, Tensor]], skeleton: Skeleton = SMPL22) -> seen.SeenScorer:
+def blind_scorer(
+    motions: Sequence[tuple[Tensor, Tensor]], skeleton: Skeleton = SMPL22
+) -> keypoint_scores.KeypointScores:
     views = [
-        seen.View(cameras.project(clip, camera.unsqueeze(0))[0], torch.ones(clip.shape[:2]), "a", f"{number // 4}")
+        keypoint_scores.View(
+            cameras.project(clip, camera.unsqueeze(0))[0], torch.ones(clip.shape[:2]), "a", f"{number // 4}"
+        )
         for number, (clip, camera) in enumerate(motions)
     ]
-    return seen.SeenScorer(views, ["a"] * len(views), Views2D(), skeleton, 20.0)
+    return keypoint_scores.KeypointScores(views, ["a"] * len(views), Views2D(), skeleton, 20.0)
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +273,7 @@ def motions() -> list[tuple[Tensor, Tensor]]:
 
 
 def test_a_teacher_whose_depth_is_grossly_wrong_scores_worse_though_its_camera_cannot_see_it(motions):
-    scoring, fid = blind_scorer(motions), f"{NAME}/fid"
+    scorer, fid = blind_scorer(motions), f"{NAME}/fid"
     captions = ["a"] * len(motions)
     good, poor, gross = (
         [deeper(*motion, size, number) for number, motion in enumerate(motions)] for size in (0.0, 0.05, 0.25)
@@ -277,9 +281,9 @@ def test_a_teacher_whose_depth_is_grossly_wrong_scores_worse_though_its_camera_c
     for wrong, (true, camera) in zip(gross, motions, strict=True):
         image = [cameras.project(clip, camera.unsqueeze(0))[0] for clip in (wrong, true)]
         torch.testing.assert_close(*image, rtol=0, atol=1e-9)
-    scores = [scoring.score(clips, captions)[fid] for clips in (good, poor, gross)]
+    scores = [scorer.score(clips, captions)[fid] for clips in (good, poor, gross)]
     assert scores[0] < scores[1] < scores[2]
-    calibration = scoring.calibrate(gross)
+    calibration = scorer.calibrate(gross)
     assert calibration.teacher[fid] == scores[2] > 3 * scores[0]
     assert calibration.ranking(fid)[0]
     assert calibration.floor[fid] > 0
@@ -295,7 +299,7 @@ def test_the_floor_without_truth_is_what_right_motions_score_for_their_cameras()
     again = [[filmed(name, start, azimuth + turn * turn) for azimuth, name, start in by_clip] for turn in (1, 2, 3)]
     fid, teacher, captions = f"{NAME}/fid", [clip for clip, _ in right], ["a"] * len(right)
     plain, films = blind_scorer(right), [blind_scorer(one) for one in again]
-    refilmed_too = seen.SeenScorer(
+    refilmed_too = keypoint_scores.KeypointScores(
         plain.views, captions, Views2D(), SMPL22, 20.0, refilmed=[one.views for one in films]
     )
     found, without = refilmed_too.calibrate(teacher), plain.calibrate(teacher)
@@ -333,9 +337,9 @@ def test_kinematic_measures_without_truth_are_told_and_rank_nothing(motions):
 
 
 def test_samples_that_are_not_finite_score_nan_without_truth_too(motions):
-    scoring = blind_scorer(motions)
+    scorer = blind_scorer(motions)
     made = [clip for clip, _ in motions[1:]] + [torch.full((24, 22, 3), math.nan).double()]
-    found = scoring.score(made, ["a"] * len(made))
+    found = scorer.score(made, ["a"] * len(made))
     assert all(math.isnan(value) for name, value in found.items() if name != "clips")
 
 
@@ -344,33 +348,37 @@ def test_samples_that_are_not_finite_score_nan_without_truth_too(motions):
 
 def test_held_out_cameras_are_as_far_and_as_high_as_the_clips_own(plan):
     clips = list(read_reference(plan, "train").clips)
-    elevation, depth = seen.camera_place(clips[0])
+    elevation, depth = keypoint_scores.camera_place(clips[0])
     positions = decode(torch.from_numpy(clips[0].teacher), SMPL22)
     points = cameras.to_camera(positions, torch.from_numpy(clips[0].extrinsics).unsqueeze(0))
     assert depth == pytest.approx(points[..., 2].min().item(), rel=1e-5)
     assert elevation == pytest.approx(0.2, abs=0.06)
-    found = seen.own_range(clips)
-    assert found.elevation[0] <= sorted(seen.camera_place(clip)[0] for clip in clips)[2] <= found.elevation[1]
+    found = keypoint_scores.own_range(clips)
+    assert (
+        found.elevation[0] <= sorted(keypoint_scores.camera_place(clip)[0] for clip in clips)[2] <= found.elevation[1]
+    )
     assert found.nearest_joint[0] < found.nearest_joint[1]
     far = [dataclasses.replace(clip, extrinsics=clip.extrinsics + np.float32([[0, 0, 0, 0]] * 2 + [[0, 0, 0, 40]]))
            for clip in clips]  # fmt: skip
-    assert seen.own_range(far).nearest_joint[0] == pytest.approx(found.nearest_joint[0] + 40, rel=1e-4)
-    assert seen.own_range(far[:1]).elevation[0] == pytest.approx(seen.own_range(far[:1]).elevation[1])
+    assert keypoint_scores.own_range(far).nearest_joint[0] == pytest.approx(found.nearest_joint[0] + 40, rel=1e-4)
+    assert keypoint_scores.own_range(far[:1]).elevation[0] == pytest.approx(
+        keypoint_scores.own_range(far[:1]).elevation[1]
+    )
 
 
 def test_a_camera_that_looks_up_is_lower_than_the_person(plan):
     clip = read_reference(plan, "train").clips[0]
     root = decode(torch.from_numpy(clip.teacher), SMPL22)[:, 0].mean(0)
     below = cameras.orbit(*torch.tensor((0.4, -0.3, 5.0)), root).numpy()
-    assert seen.camera_place(dataclasses.replace(clip, extrinsics=below))[0] == pytest.approx(-0.3, abs=0.05)
+    assert keypoint_scores.camera_place(dataclasses.replace(clip, extrinsics=below))[0] == pytest.approx(-0.3, abs=0.05)
 
 
 def test_the_cards_range_of_cameras_goes_before_the_clips_own(plan, out, monkeypatch):
     reference = read_reference(plan, "train")
     told = dataclasses.replace(reference.card, recipe={"optics": {}})
     space = Views2D()
-    assert seen.with_own_range(space, told, reference.clips) is space
-    (own,) = jury.call_jury(plan, out).evaluators
+    assert keypoint_scores.with_own_range(space, told, reference.clips) is space
+    (own,) = scoring.make_scoring(plan, out).evaluators
     assert isinstance(own, Views2D)
-    assert own.optics.nearest_joint == seen.own_range(reference.clips).nearest_joint
+    assert own.optics.nearest_joint == keypoint_scores.own_range(reference.clips).nearest_joint
     assert own.identity != space.identity

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.bench import metrics
-from videomdm_ext.bench.calibration import Calibration, calibrate, separates, split_half, static_pose
+from videomdm_ext.bench.reference_rows import Calibration, calibrate, separates, split_half, static_pose
 from videomdm_ext.data.motions import load_motions
 from videomdm_ext.skeletons import SMPL22
 

@@ -14,18 +14,20 @@ import torch
 from clips import make_clip
 
 from videomdm_ext import plugins
-from videomdm_ext.bench import comparison, cost, sampling
+from videomdm_ext.bench import cost
+from videomdm_ext.bench import run as engine
 from videomdm_ext.bench.collect import gather
-from videomdm_ext.bench.comparison import execute, prepare
-from videomdm_ext.bench.jury import call_jury, with_plugins
 from videomdm_ext.bench.plan import Plan, Run, read_plan
 from videomdm_ext.bench.report import write
-from videomdm_ext.bench.sampling import newest_checkpoint, read_motions
+from videomdm_ext.bench.run import execute, prepare
+from videomdm_ext.bench.scoring import make_scoring, with_plugins
 from videomdm_ext.data import refined
 from videomdm_ext.data.folder import Card, read_card, write_folder
 from videomdm_ext.data.refined import identity, is_made
 from videomdm_ext.errors import ConfigError, DatasetError, HostError, PluginError, VideoMDMError
 from videomdm_ext.hookspecs import hookimpl
+from videomdm_ext.inference import sample as sampling
+from videomdm_ext.inference.sample import newest_checkpoint, read_motions
 from videomdm_ext.mdm import adapter, checkout
 from videomdm_ext.supervision import refinement
 
@@ -108,9 +110,9 @@ def test_a_distance_is_parted_into_what_the_denoiser_and_what_its_teacher_got_wr
 
 def test_the_part_of_the_denoiser_is_told_only_of_samples_for_training_captions(plan, out):
     run = plan.runs()[0]
-    assert call_jury(plan, out).against_own_data(run)
+    assert make_scoring(plan, out).against_own_data(run)
     elsewhere = dataclasses.replace(plan, reference="test")
-    assert call_jury(elsewhere, out).against_own_data(run) == {}
+    assert make_scoring(elsewhere, out).against_own_data(run) == {}
 
 
 def test_captions_lengths_and_the_held_out_clips_are_the_same_for_all_arms(out):
@@ -163,7 +165,7 @@ def test_nothing_is_started_where_nothing_is_missing(plan, tmp_path, monkeypatch
         run.held_out(tmp_path).parent.mkdir(parents=True)
         run.held_out(tmp_path).touch()
         run.replication(tmp_path, 0).touch()
-    monkeypatch.setattr(comparison, "ProcessPoolExecutor", lambda *a, **k: pytest.fail("a process was started"))
+    monkeypatch.setattr(engine, "ProcessPoolExecutor", lambda *a, **k: pytest.fail("a process was started"))
     execute(plan, tmp_path, workers=1, watch=lambda steps: None)
 
 
@@ -184,7 +186,7 @@ def test_another_plan_in_the_folder_is_refused_and_the_same_one_goes_on(plan, tm
 def test_a_comparison_trained_on_teachers_of_an_earlier_version_goes_no_further(plan, out, monkeypatch):
     assert (out / "runs" / "2d-0" / "teachers.txt").read_text("utf-8").strip() == identity(read_card(plan.clips))
     assert not (out / "runs" / "3d-0" / "teachers.txt").exists()
-    monkeypatch.setattr(comparison, "make_refined", lambda *a: pytest.fail("work was done"))
+    monkeypatch.setattr(engine, "make_refined", lambda *a: pytest.fail("work was done"))
     monkeypatch.setattr(refined, "WAY", "4")
     with pytest.raises(ConfigError, match=r"2d-0/teachers\.txt: expected refined teachers as this version makes them"):
         prepare(plan, out)
@@ -222,7 +224,7 @@ def test_an_arm_from_a_file_has_its_runs_in_the_folder_and_no_twin(plan, tmp_pat
 
 
 def test_unknown_arms_and_folders_that_cannot_be_written_are_refused_before_any_work(plan, tmp_path, monkeypatch):
-    monkeypatch.setattr(comparison, "make_refined", lambda *a: pytest.fail("work was done"))
+    monkeypatch.setattr(engine, "make_refined", lambda *a: pytest.fail("work was done"))
     with pytest.raises(ConfigError, match="arm '4d'"):
         prepare(dataclasses.replace(plan, arms=("2d", "4d")), tmp_path)
     assert not (tmp_path / "plan.json").exists()

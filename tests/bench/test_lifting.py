@@ -12,13 +12,14 @@ import pytest
 import torch
 from clips import make_clip
 
-from videomdm_ext.bench import lifting, lifting_scores, sampling
-from videomdm_ext.bench.lifting import Lifting, lift, spans, teacher_of, truth_of
-from videomdm_ext.bench.sampling import Trained
 from videomdm_ext.data.batch import crop
 from videomdm_ext.data.clip import Clip
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.geometry.cameras import image_points, to_camera
+from videomdm_ext.inference import lift as lifting
+from videomdm_ext.inference import sample as sampling
+from videomdm_ext.inference.lift import Lifting, lift, spans, teacher_of, truth_of
+from videomdm_ext.inference.sample import Trained
 from videomdm_ext.mdm import adapter, checkout, launcher
 from videomdm_ext.motion.features import FeatureSpace, decode, mean_and_std
 from videomdm_ext.skeletons import NBA16, SMPL22
@@ -123,7 +124,7 @@ def test_soft_guidance_takes_a_wrong_teacher_nearer_and_hard_guidance_onto_every
     keypoints[:, 5] = np.nan
     clip = dataclasses.replace(clip, confidence=unsure, keypoints=keypoints)
     soft, hard = (lift(a_trained(clip), [clip], Lifting(Guidance(mode=mode)))[0] for mode in ("soft", "hard"))
-    before, between = (lifting_scores.off_rays(motion, clip) for motion in (teacher_of(clip), soft))
+    before, between = (lifting.off_rays(motion, clip) for motion in (teacher_of(clip), soft))
     assert between < 0.5 * before
     off = (image_points(hard, 0.5)[0] - torch.from_numpy(keypoints)).abs().amax(-1)
     sure = [joint for joint in range(22) if joint not in (5, 9)]
@@ -259,8 +260,8 @@ def test_the_truth_itself_has_no_error():
     clip = make_clip(moving=True)
     truth = truth_of(clip)
     assert truth is not None
-    found = lifting_scores.measure(truth, clip)
-    assert set(found) == set(lifting_scores.COLUMNS)
+    found = lifting.measure(truth, clip)
+    assert set(found) == set(lifting.COLUMNS)
     assert (found.pop("pck50"), found.pop("pck100")) == (1, 1)
     assert max(found.values()) < 1e-3
 
@@ -269,42 +270,42 @@ def test_each_figure_sees_its_own_kind_of_error():
     clip = make_clip()
     truth = truth_of(clip)
     assert truth is not None
-    away = lifting_scores.measure(truth + torch.tensor((0.0, 0.0, 0.2)), clip)
+    away = lifting.measure(truth + torch.tensor((0.0, 0.0, 0.2)), clip)
     assert away["mpjpe"] == pytest.approx(0.2, abs=1e-4)
     assert away["depth"] > 0.15
     assert max(away[name] for name in ("root_aligned_mpjpe", "pa_mpjpe", "acceleration_error")) < 1e-3
     assert away["pck50"] == 1
     bent = truth.clone()
     bent[:, 20, 0] += 0.07
-    off = lifting_scores.measure(bent, clip)
+    off = lifting.measure(bent, clip)
     assert (off["pck50"], off["pck100"]) == (pytest.approx(21 / 22), 1)
     assert off["root_aligned_mpjpe"] == pytest.approx(0.07 / 22, abs=1e-5)
     shaking = truth + 0.01 * torch.tensor((1.0, -1.0)).repeat(len(truth))[: len(truth), None, None]
     expected = 0.04 * 400 * 3**0.5
-    assert lifting_scores.measure(shaking, clip)["acceleration_error"] == pytest.approx(expected, rel=1e-3)
+    assert lifting.measure(shaking, clip)["acceleration_error"] == pytest.approx(expected, rel=1e-3)
 
 
 def test_along_its_ray_a_joint_is_not_off_it_and_across_it_is_as_far_as_it_moved():
     clip = make_clip()
     truth = truth_of(clip)
     assert truth is not None
-    assert lifting_scores.off_rays(1.2 * truth, clip) < 1e-4
+    assert lifting.off_rays(1.2 * truth, clip) < 1e-4
     across = torch.linalg.cross(truth, torch.tensor((0.0, 1.0, 0.0)).expand_as(truth))
     moved = truth + 0.05 * torch.nn.functional.normalize(across, dim=-1)
-    assert lifting_scores.off_rays(moved, clip) == pytest.approx(0.05, rel=1e-2)
+    assert lifting.off_rays(moved, clip) == pytest.approx(0.05, rel=1e-2)
     nowhere = np.where(np.arange(22)[:, None] == 4, np.nan, clip.keypoints).astype(np.float32)
     half = dataclasses.replace(clip, keypoints=nowhere)
-    assert lifting_scores.off_rays(moved, half) == pytest.approx(0.05, rel=1e-2)
+    assert lifting.off_rays(moved, half) == pytest.approx(0.05, rel=1e-2)
 
 
 def test_without_a_truth_the_image_alone_is_measured_and_means_are_over_what_there_is():
     clip = make_clip(truth=None, truth_extrinsics=None)
-    found = lifting_scores.measure(teacher_of(clip), clip)
+    found = lifting.measure(teacher_of(clip), clip)
     assert list(found) == ["image"]
     rows = [found, {"image": found["image"] + 0.01, "mpjpe": 0.2}]
-    means = lifting_scores.means(rows)
+    means = lifting.means(rows)
     assert means == {"image": pytest.approx(found["image"] + 0.005), "mpjpe": 0.2}
-    first, second, third = lifting_scores.table({"a teacher": means, "prior": found}).splitlines()
+    first, second, third = lifting.table({"a teacher": means, "prior": found}).splitlines()
     assert first.split() == ["MPJPE", "off", "its", "rays"]
     assert second.split()[:3] == ["a", "teacher", "200.0"]
     assert third.split() == ["prior", f"{1000 * found['image']:.1f}"]

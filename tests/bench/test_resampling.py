@@ -11,8 +11,8 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videomdm_ext.bench import resampling
-from videomdm_ext.bench.resampling import SignFlip, clip_interval, sign_flip
+from videomdm_ext.bench import statistics
+from videomdm_ext.bench.statistics import SignFlip, clip_interval, sign_flip
 
 
 @given(st.lists(st.integers(-50, 50), min_size=1, max_size=7))
@@ -47,7 +47,7 @@ def test_many_seeds_are_drawn_and_agree_with_scipys_permutation_test() -> None:
 def test_the_drawn_p_value_is_near_the_exact_one(monkeypatch: pytest.MonkeyPatch) -> None:
     differences = np.random.default_rng(5).normal(0.6, 1, 12).tolist()
     exact = sign_flip(differences)
-    monkeypatch.setattr(resampling, "EXACT_UP_TO", 4)
+    monkeypatch.setattr(statistics, "EXACT_UP_TO", 4)
     assert exact.exact
     assert sign_flip(differences).p == pytest.approx(exact.p, abs=0.01)
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from videomdm_ext.bench import sampling
-from videomdm_ext.bench.sampling import prompts, read_motions, sample, write_motions
 from videomdm_ext.errors import ConfigError
+from videomdm_ext.inference import sample as sampling
+from videomdm_ext.inference.sample import prompts, read_motions, sample, write_motions
 from videomdm_ext.motion.features import FeatureSpace
 from videomdm_ext.skeletons import SMPL22
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from videomdm_ext.bench import metrics, text_metrics
-from videomdm_ext.bench.calibration import Calibration, calibrate
+from videomdm_ext.bench import metrics
+from videomdm_ext.bench.embedding_scores import TruthScores, held_out_scores
 from videomdm_ext.bench.evaluators.base import Evaluator
 from videomdm_ext.bench.evaluators.views_2d import Views2D
-from videomdm_ext.bench.scoring import Scorer, held_out_scores
+from videomdm_ext.bench.reference_rows import Calibration, calibrate
 from videomdm_ext.data.motions import load_motions
 from videomdm_ext.errors import DatasetError, PluginError
 from videomdm_ext.skeletons import SMPL22
@@ -70,8 +70,8 @@ class Distrusted(Poses):
     distrust = "its retrieval is near chance"  # type: ignore[assignment]
 
 
-def scorer(*evaluators: Evaluator) -> Scorer:
-    return Scorer(CLIPS, CAPTIONS, evaluators or (Poses(),), SMPL22, FPS)
+def scorer(*evaluators: Evaluator) -> TruthScores:
+    return TruthScores(CLIPS, CAPTIONS, evaluators or (Poses(),), SMPL22, FPS)
 
 
 def noisy(size: float, clips: Sequence[Tensor] = CLIPS, seed: int = 0) -> list[Tensor]:
@@ -105,8 +105,8 @@ def test_scores_are_those_of_the_spaces_rows() -> None:
         assert found[f"{name}/fid"] == pytest.approx(metrics.frechet(*rows[0], *rows[1]), rel=1e-9)
     rows, texts = space.motions(made, FPS), space.captions(captions)
     assert texts is not None
-    assert found["poses/mm_dist"] == pytest.approx(text_metrics.mm_distances(rows, texts).mean().item())
-    tops = text_metrics.r_precision(rows, texts, captions, text_metrics.seeded_groups(40, 0))
+    assert found["poses/mm_dist"] == pytest.approx(metrics.mm_distances(rows, texts).mean().item())
+    tops = metrics.r_precision(rows, texts, captions, metrics.seeded_groups(40, 0))
     assert [found[f"poses/r_precision_{top}"] for top in (1, 2, 3)] == pytest.approx(tops)
 
 
@@ -241,7 +241,7 @@ def test_what_cannot_be_scored_is_refused_by_name() -> None:
     with pytest.raises(DatasetError, match=r"samples: expected a caption for each of .* clips, found 1"):
         scorer().score(CLIPS, CAPTIONS[:1])
     with pytest.raises(DatasetError, match="reference: expected a caption"):
-        Scorer(CLIPS, [], [Poses()], SMPL22, FPS)
+        TruthScores(CLIPS, [], [Poses()], SMPL22, FPS)
     with pytest.raises(DatasetError, match="teacher: expected a caption"):
         scorer().calibrate(CLIPS[1:])
     with pytest.raises(PluginError, match="poses, poses"):

@@ -14,8 +14,8 @@ import pytest
 import scipy.stats
 from comparisons import CARD
 
-from videomdm_ext.bench.calibration import Calibration
 from videomdm_ext.bench.metrics import by_name
+from videomdm_ext.bench.reference_rows import Calibration
 from videomdm_ext.bench.results import Arm, Curve, Results, Training, compare, headline, verdict
 
 SEEDS = (3, 5, 10)

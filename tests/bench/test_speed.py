@@ -9,13 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from videomdm_ext.bench import speed
-from videomdm_ext.bench.speed import PARTS, PHASES, Sizes, Speeds, Timing, captions, medians
-from videomdm_ext.bench.speed_worker import Clock
 from videomdm_ext.cli import main as cli
 from videomdm_ext.cli import speed as verb
 from videomdm_ext.errors import HostError
 from videomdm_ext.mdm import checkout
+from videomdm_ext.mdm.speed import measure
+from videomdm_ext.mdm.speed.measure import PARTS, PHASES, Clock, Sizes, Speeds, Timing, captions, medians
 
 SMALL = Sizes(batch=4, frames=24, layers=1, width=32, steps=2, threads=1)
 
@@ -103,7 +102,7 @@ def test_an_edited_checkout_has_no_stock_mdm(tmp_path):
     (tmp_path / "utils").mkdir()
     (tmp_path / "utils" / "parser_util.py").write_text("from videomdm_ext.mdm import installed\n")
     with pytest.raises(HostError, match=f"videomdm uninstall --mdm {tmp_path}"):
-        speed.measure(checkout.Checkout(tmp_path, None, "mdm"), SMALL)
+        measure.measure(checkout.Checkout(tmp_path, None, "mdm"), SMALL)
 
 
 def test_without_mdm_the_message_says_how_to_get_one(monkeypatch, tmp_path, capsys):
@@ -121,14 +120,14 @@ def test_sizes_that_cannot_be_timed_are_refused(words, capsys):
 def test_a_process_that_fails_is_an_error_with_its_last_words(tmp_path):
     broken = checkout.Checkout(tmp_path, None, "standin")
     (tmp_path / "plan.json").write_text("{}")
-    with speed.worker(tmp_path, "3d", broken, SMALL) as ask, pytest.raises(HostError, match=r"timing 3d .* KeyError"):
+    with measure.worker(tmp_path, "3d", broken, SMALL) as ask, pytest.raises(HostError, match=r"timing 3d .* KeyError"):
         ask("warm-up")
 
 
 @pytest.fixture
 def _small_tower(monkeypatch, tmp_path):
-    monkeypatch.setattr(speed, "TOWER", {"width": 64, "layers": 2, "heads": 2})
-    monkeypatch.setattr(speed.text_choice, "weights", lambda: tmp_path / "none.pt")
+    monkeypatch.setattr(measure, "TOWER", {"width": 64, "layers": 2, "heads": 2})
+    monkeypatch.setattr(measure.text_choice, "weights", lambda: tmp_path / "none.pt")
 
 
 def check(speeds: Speeds, variants: tuple[str, ...]) -> None:
@@ -145,7 +144,7 @@ def check(speeds: Speeds, variants: tuple[str, ...]) -> None:
 @pytest.mark.usefixtures("_small_tower")
 def test_the_stand_in_is_timed_in_all_variants_but_stock_mdm():
     watched: list[tuple[int, int]] = []
-    speeds = speed.measure(checkout.standin(), SMALL, lambda done, total: watched.append((done, total)))
+    speeds = measure.measure(checkout.standin(), SMALL, lambda done, total: watched.append((done, total)))
     check(speeds, ("3d", ONCE, "2d"))
     assert watched == [(number, 5) for number in range(1, 6)]
     assert speeds.timings["3d"].digest != speeds.timings["2d"].digest
@@ -155,7 +154,7 @@ def test_the_stand_in_is_timed_in_all_variants_but_stock_mdm():
 @pytest.mark.slow
 @pytest.mark.usefixtures("_small_tower")
 def test_stock_mdm_and_ours_in_3d_take_the_same_steps_and_text_is_encoded_once_where_that_is_asked_for():
-    speeds = speed.measure(checkout.find(), SMALL)
+    speeds = measure.measure(checkout.find(), SMALL)
     check(speeds, ("stock", "3d", ONCE, "2d"))
     assert speeds.same_weights
     assert speeds.timings["3d"].digest != speeds.timings["2d"].digest
@@ -167,7 +166,7 @@ def test_stock_mdm_and_ours_in_3d_take_the_same_steps_and_text_is_encoded_once_w
 
 
 def test_the_batch_has_what_the_cameras_saw(tmp_path: Path):
-    speed.write_batch(tmp_path, SMALL)
+    measure.write_batch(tmp_path, SMALL)
     batch = torch.load(tmp_path / "batch.pt")
     assert batch["motion"].shape == (4, 263, 1, 24)
     assert batch["y"]["mask"].all()

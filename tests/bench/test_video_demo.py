@@ -15,18 +15,16 @@ import torch
 from clips import make_clip
 from filmed import FOCAL, SIZE, film
 
-from videomdm_ext.bench import video_demo_judging, video_demo_report, video_demo_sources
-from videomdm_ext.bench.sampling import Trained
-from videomdm_ext.bench.triangulation import triangulate
-from videomdm_ext.bench.video_demo import denoise
-from videomdm_ext.bench.video_demo_judging import score, true_motion
+from videomdm_ext.bench import video_demo, video_demo_report
+from videomdm_ext.bench.video_demo import VIEWS, Film, Sources, denoise, find_wheels, lay_out, score, true_motion
 from videomdm_ext.bench.video_demo_report import About, Row, table, write_report
-from videomdm_ext.bench.video_demo_sources import VIEWS, Film, Sources, find_wheels, lay_out
 from videomdm_ext.data.card import Card
 from videomdm_ext.data.sources.joint_maps import BLAZEPOSE33
 from videomdm_ext.data.video.calibration import Calibration, read_calibration
 from videomdm_ext.data.video.watch import Sighting
 from videomdm_ext.errors import VideoMDMError
+from videomdm_ext.geometry.triangulation import triangulate
+from videomdm_ext.inference.sample import Trained
 from videomdm_ext.motion.features import FeatureSpace, decode
 from videomdm_ext.skeletons import SMPL22
 
@@ -77,9 +75,9 @@ def watched_films(monkeypatch, sightings):
         name: Calibration(name, SIZE, lens, torch.zeros(5).double(), camera)
         for name, camera in zip(VIEWS, CAMERAS, strict=True)
     }
-    monkeypatch.setattr(video_demo_sources, "read_calibration", lambda place: cameras)
-    monkeypatch.setattr(video_demo_judging, "open_video", lambda place: SimpleNamespace(path=place))
-    monkeypatch.setattr(video_demo_judging, "watch", lambda video, *_: sightings[Path(video.path).stem])
+    monkeypatch.setattr(video_demo, "read_calibration", lambda place: cameras)
+    monkeypatch.setattr(video_demo, "open_video", lambda place: SimpleNamespace(path=place))
+    monkeypatch.setattr(video_demo, "watch", lambda video, *_: sightings[Path(video.path).stem])
     return Sources(tuple(Film(name, Path(f"{name}.mp4"), Path("c"), "a person walks.") for name in VIEWS))
 
 
@@ -122,7 +120,7 @@ def test_a_calibration_without_places_cannot_judge(tmp_path):
         '[cam01]\nname = "cam01"\nsize = [320, 240]\nmatrix = [[300, 0, 160], [0, 300, 120], [0, 0, 1]]\n'
     )
     with pytest.raises(VideoMDMError, match=r"lenses.toml: expected where the camera cam01 stands"):
-        video_demo_judging._place(Film("cam01", Path("cam01.mp4"), tmp_path / "lenses.toml", ""))
+        video_demo._place(Film("cam01", Path("cam01.mp4"), tmp_path / "lenses.toml", ""))
 
 
 def test_no_lens_that_is_laid_out_tells_where_its_camera_stands(monkeypatch, tmp_path):
@@ -203,9 +201,9 @@ def test_the_report_has_a_line_a_view_means_and_a_picture(tmp_path):
 
 
 def test_missing_wheels_are_told_with_how_to_get_them(monkeypatch, tmp_path):
-    monkeypatch.setattr(video_demo_sources, "_folder_of", lambda package: None)
+    monkeypatch.setattr(video_demo, "_folder_of", lambda package: None)
     with pytest.raises(VideoMDMError, match=r"pip install --no-deps pose2sim==0.10.49"):
         find_wheels()
-    monkeypatch.setattr(video_demo_sources, "_folder_of", lambda package: tmp_path)
+    monkeypatch.setattr(video_demo, "_folder_of", lambda package: tmp_path)
     with pytest.raises(VideoMDMError, match=r"cam01.mp4"):
         find_wheels()

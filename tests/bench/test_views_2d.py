@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from videomdm_ext.bench import metrics
-from videomdm_ext.bench.calibration import static_pose
 from videomdm_ext.bench.evaluators import views_2d
 from videomdm_ext.bench.evaluators.base import Ground
 from videomdm_ext.bench.evaluators.views_2d import VIEWS, Views2D, features, project_views
+from videomdm_ext.bench.reference_rows import static_pose
 from videomdm_ext.data.card import Card
 from videomdm_ext.data.motions import load_motions
 from videomdm_ext.data.observing import Optics

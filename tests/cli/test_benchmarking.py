@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from videomdm_ext.bench.stages import Bench
+from videomdm_ext.bench.run import Bench
 from videomdm_ext.cli import benchmarking
 from videomdm_ext.cli.main import VERBS, main
 from videomdm_ext.errors import ConfigError

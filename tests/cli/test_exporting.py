@@ -11,9 +11,9 @@ import pytest
 import torch
 from bodies import body_arrays, write_body
 
-from videomdm_ext.bench.sampling import write_motions
 from videomdm_ext.cli.main import main
 from videomdm_ext.data.motions import load_motions
+from videomdm_ext.inference.sample import write_motions
 
 WALK = torch.from_numpy(next(m.positions for m in load_motions() if m.name == "walk"))
 

@@ -13,12 +13,12 @@ import pytest
 import torch
 from clips import make_clip
 
-from videomdm_ext.bench import lifting
-from videomdm_ext.bench.sampling import read_motions
 from videomdm_ext.cli import lifting as verb
 from videomdm_ext.cli import main as cli
 from videomdm_ext.data.folder import Card, read_folder, read_statistics, write_folder
 from videomdm_ext.geometry.cameras import to_camera, to_world
+from videomdm_ext.inference import lift as lifting
+from videomdm_ext.inference.sample import read_motions
 from videomdm_ext.lifters.joint_results import Joints
 
 CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))

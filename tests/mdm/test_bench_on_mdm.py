@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from clips import make_clip
 
-from videomdm_ext.bench import listing
+from videomdm_ext.bench import provenance
 from videomdm_ext.data.card import Card
 from videomdm_ext.data.folder import write_folder
 
@@ -98,7 +98,7 @@ def test_a_bench_on_mdm_killed_in_a_training_ends_with_the_metrics_of_an_uninter
     assert status(root) == before
 
     monkeypatch.chdir(place)
-    assert listing.problems(Path("whole")) == listing.problems(Path("killed")) == []
+    assert provenance.problems(Path("whole")) == provenance.problems(Path("killed")) == []
     content = json.loads((place / "whole/metrics.json").read_text("utf-8"))
     assert [arm["name"] for arm in content["arms"]] == list(ARMS)
     for arm in content["arms"]:

@@ -7,18 +7,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from videomdm_ext.bench import cost, fairness, learning
+from videomdm_ext.bench import cost, fairness
 from videomdm_ext.bench.arms import settings
-from videomdm_ext.bench.comparison import chosen_step
 from videomdm_ext.bench.evaluators.views_2d import NAME as VIEWS_2D
 from videomdm_ext.bench.facts import Facts, Judge, worst_cases
-from videomdm_ext.bench.jury import Jury, call_jury
+from videomdm_ext.bench.metrics import describe_groups
 from videomdm_ext.bench.plan import EQUAL_PASSES, Plan, Run
 from videomdm_ext.bench.reference import Reference, first_frames, motion_of
 from videomdm_ext.bench.results import Arm, Curve, Example, Results, Training
-from videomdm_ext.bench.sampling import read_motions
-from videomdm_ext.bench.text_metrics import describe_groups
+from videomdm_ext.bench.scoring import Scoring, make_scoring
 from videomdm_ext.errors import ConfigError
+from videomdm_ext.inference.sample import read_motions
 
 EXAMPLES = 3
 """Captions whose motions are drawn."""
@@ -36,51 +35,51 @@ def check_whole(plan: Plan, out: Path) -> None:
         raise ConfigError(f"{out}: expected samples of all runs, found none of {', '.join(missing)}. Run it again.")
 
 
-def gather(plan: Plan, out: Path, jury: Jury | None = None) -> Results:
+def gather(plan: Plan, out: Path, scoring: Scoring | None = None) -> Results:
     """Score every run of the plan against the true motions of the plan's split."""
     check_whole(plan, out)
-    jury = jury or call_jury(plan, out)
-    reference, calibration, runs = jury.reference(plan.reference), jury.calibration(), plan.runs()
+    scoring = scoring or make_scoring(plan, out)
+    reference, calibration, runs = scoring.reference(plan.reference), scoring.calibration(), plan.runs()
     calibration = dataclasses.replace(
         calibration,
-        teacher={**calibration.teacher, **jury.held_out(runs[0], "teacher")},
-        floor={**calibration.floor, **jury.held_out(runs[0], "truth")},  # what the keypoints themselves are off
+        teacher={**calibration.teacher, **scoring.held_out(runs[0], "teacher")},
+        floor={**calibration.floor, **scoring.held_out(runs[0], "truth")},  # what the keypoints themselves are off
     )
     labels = dict.fromkeys(run.label for run in runs)
     return Results(
-        arms=tuple(_arm([run for run in runs if run.label == label], out, jury) for label in labels),
+        arms=tuple(_arm([run for run in runs if run.label == label], out, scoring) for label in labels),
         calibration=calibration,
         card=reference.card,
         clips=plan.samples,
         text_features=TEXT_FEATURES[plan.text_features],
-        examples=examples(plan, out, jury),
-        notes=notes(plan, out, jury),
-        primary=jury.primary,
-        captions=tuple(shown(plan, out, jury)[0]),
+        examples=examples(plan, out, scoring),
+        notes=notes(plan, out, scoring),
+        primary=scoring.primary,
+        captions=tuple(shown(plan, out, scoring)[0]),
     )
 
 
-def _arm(runs: Sequence[Run], out: Path, jury: Jury) -> Arm:
+def _arm(runs: Sequence[Run], out: Path, scoring: Scoring) -> Arm:
     """The trainings of one arm."""
     again = runs[0].label.removesuffix(EQUAL_PASSES) if runs[0].equal_passes else ""
-    trained, config = tuple(score_run(run, out, jury) for run in runs), runs[0].config
+    trained, config = tuple(score_run(run, out, scoring) for run in runs), runs[0].config
     return Arm(runs[0].label, trained, settings(config), again, config.of)
 
 
-def score_run(run: Run, out: Path, jury: Jury) -> Training:
+def score_run(run: Run, out: Path, scoring: Scoring) -> Training:
     """All scores of one run, with its losses and what it cost."""
-    found = [jury.replication(run, number) for number in range(run.plan.replications)]
+    found = [scoring.replication(run, number) for number in range(run.plan.replications)]
     rows = [row["scores"] for row in found]
     facts = cost.read(run.folder(out))
     seconds = cost.read_seconds(run.folder(out))
     return Training(
         seed=run.seed,
-        metrics={**means(rows), **jury.several(run), **jury.against_own_data(run), **jury.held_out(run)},
+        metrics={**means(rows), **scoring.several(run), **scoring.against_own_data(run), **scoring.held_out(run)},
         losses=read_losses(run.folder(out) / "progress.csv"),
-        steps=chosen_step(run, out) or run.steps,
+        steps=run.chosen_step(out) or run.steps,
         passes=round(run.passes()),
         seconds=math.nan if seconds is None else seconds,
-        progress=learning.progress(run, jury),
+        progress=scoring.progress(run),
         replications=tuple(rows),
         memory=facts.get("memory") or None,
         parameters=facts.get("parameters"),
@@ -112,22 +111,22 @@ def read_losses(path: Path) -> Curve:
     return Curve(steps, {name: [float(row[name]) for row in rows] for name in terms})
 
 
-def examples(plan: Plan, out: Path, jury: Jury) -> tuple[Example, ...]:
+def examples(plan: Plan, out: Path, scoring: Scoring) -> tuple[Example, ...]:
     """The first captions with different motions: truth, teacher, and what each arm made of them with the first seed."""
-    captions, example = shown(plan, out, jury)
-    by_caption = {text: clip for clip in jury.reference(plan.reference).clips for text in clip.texts}
+    captions, example = shown(plan, out, scoring)
+    by_caption = {text: clip for clip in scoring.reference(plan.reference).clips for text in clip.texts}
     chosen: dict[str, int] = {}
     for index, caption in enumerate(captions):
         chosen.setdefault(motion_of(by_caption[caption]), index)
     return tuple(example(index) for index in list(chosen.values())[:EXAMPLES])
 
 
-def shown(plan: Plan, out: Path, jury: Jury) -> tuple[list[str], Any]:
+def shown(plan: Plan, out: Path, scoring: Scoring) -> tuple[list[str], Any]:
     """The captions of the samples, and a function that makes an `Example` of one by its index."""
     runs = [run for run in plan.runs() if run.seed == 0]
     made = {run.label: read_motions(run.replication(out, 0)) for run in runs}
     captions = next(iter(made.values()))[1]
-    by_caption = {text: clip for clip in jury.reference(plan.reference).clips for text in clip.texts}
+    by_caption = {text: clip for clip in scoring.reference(plan.reference).clips for text in clip.texts}
 
     def example(index: int) -> Example:
         clip = by_caption[captions[index]]
@@ -139,13 +138,13 @@ def shown(plan: Plan, out: Path, jury: Jury) -> tuple[list[str], Any]:
     return captions, example
 
 
-def tell(plan: Plan, out: Path, results: Results, jury: Jury, run: Mapping[str, Any] | None = None) -> Facts:
+def tell(plan: Plan, out: Path, results: Results, scoring: Scoring, run: Mapping[str, Any] | None = None) -> Facts:
     """What the report tells beside the scores: who judged, how the arms differ, the worst captions, what ran."""
-    missing = tuple(Judge(name, missing=reason) for name, reason in jury.missing.items())
-    captions, example = shown(plan, out, jury)
+    missing = tuple(Judge(name, missing=reason) for name, reason in scoring.missing.items())
+    captions, example = shown(plan, out, scoring)
     rows = fairness.table(plan.runs(), out)
     return Facts(
-        judges=(*(Judge.of(evaluator) for evaluator in jury.evaluators), *missing),
+        judges=(*(Judge.of(evaluator) for evaluator in scoring.evaluators), *missing),
         differences="\n".join(
             f"{row[0]}: {', '.join(f'{arm} {value}' for arm, value in zip(rows[0][1:], row[1:], strict=True))}"
             for row in rows[1:]
@@ -156,14 +155,14 @@ def tell(plan: Plan, out: Path, results: Results, jury: Jury, run: Mapping[str, 
     )
 
 
-def notes(plan: Plan, out: Path, jury: Jury) -> tuple[str, ...]:
+def notes(plan: Plan, out: Path, scoring: Scoring) -> tuple[str, ...]:
     """What a reader must know to judge the numbers."""
     split = {"train": "training", "val": "validation", "test": "test"}[plan.reference]
     found = [
         f"A denoiser of {plan.layers} layers, {plan.latent_dim} wide, after {plan.steps} steps of batch "
         f"{plan.batch_size} on crops of {plan.crop_frames} frames; curves over steps say how far it converged.",
-        compared_with(plan, split, jury.reference(plan.reference)),
-        f"The lifter is {jury.card.lifter}; its error is on the data set's card.",
+        compared_with(plan, split, scoring.reference(plan.reference)),
+        f"The lifter is {scoring.card.lifter}; its error is on the data set's card.",
         f"Guidance scale {plan.guidance:g}; the weights are the moving average; captions, lengths and x_T are equal "
         "for all arms.",
     ]
@@ -174,7 +173,7 @@ def notes(plan: Plan, out: Path, jury: Jury) -> tuple[str, ...]:
         )
     if plan.select:
         steps = ", ".join(
-            f"{run.name} {chosen_step(run, out) or run.steps}" for run in plan.runs() if not run.equal_passes
+            f"{run.name} {run.chosen_step(out) or run.steps}" for run in plan.runs() if not run.equal_passes
         )
         found.append(
             f"**The checkpoints were chosen** by {plan.select} on validation clips, not fixed beforehand: step {steps}."
@@ -185,7 +184,7 @@ def notes(plan: Plan, out: Path, jury: Jury) -> tuple[str, ...]:
         )
     if plan.mdm:
         found.append("MDM's own denoiser and trainer; it does not clip gradients, as the stand-in does.")
-    if any(one != VIEWS_2D for one in jury.identities):
+    if any(one != VIEWS_2D for one in scoring.identities):
         found.append(f"R-precision of the samples is taken in {describe_groups(plan.samples)}.")
     return tuple(found)
 

@@ -13,9 +13,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from videomdm_ext.bench.metrics import by_name
-from videomdm_ext.bench.resampling import ClipInterval, SignFlip, clip_interval, sign_flip
 from videomdm_ext.bench.scores import CONTROL, FULL, REFERENCE, Arm, Results
-from videomdm_ext.bench.statistics import LEVEL, Adjusted, Estimate, Ratio, holm, mean_interval, paired_ratio
+from videomdm_ext.bench.statistics import (
+    LEVEL,
+    Adjusted,
+    ClipInterval,
+    Estimate,
+    Ratio,
+    SignFlip,
+    clip_interval,
+    holm,
+    mean_interval,
+    paired_ratio,
+    sign_flip,
+)
 
 REACHED, EXCLUDED = 0.8, 0.5
 """The share of the gap that is aimed at, and one that its interval must leave out."""

@@ -178,6 +178,12 @@ class Run:
     def chosen(self, out: Path) -> Path:
         return self.folder(out) / "chosen.json"
 
+    def chosen_step(self, out: Path) -> int | None:
+        """The step that --select chose, or None for the last one."""
+        if not self.plan.select or self.equal_passes:
+            return None
+        return int(json.loads(self.chosen(out).read_text(encoding="utf-8"))["step"])
+
     def checkpoint(self, out: Path, step: int | None = None) -> Path:
         return self.folder(out) / f"model{self.steps if step is None else step:09d}.pt"
 

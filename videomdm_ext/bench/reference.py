@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.bench.evaluators.views_2d import VIEWS, Views2D, is_whole, project_views
+from videomdm_ext.bench.keypoint_scores import View, whole_views
 from videomdm_ext.bench.plan import Plan
-from videomdm_ext.bench.seen import View, whole_views
 from videomdm_ext.data.card import Card
 from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.folder import read_folder

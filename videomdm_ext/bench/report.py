@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from videomdm_ext.bench import pictures
 from videomdm_ext.bench.animation import animation
-from videomdm_ext.bench.calibration import Calibration
 from videomdm_ext.bench.document import Section, plain, unmarked
 from videomdm_ext.bench.document import markdown as written
 from videomdm_ext.bench.facts import Facts
 from videomdm_ext.bench.metrics import by_name
 from videomdm_ext.bench.pictures import Panel
+from videomdm_ext.bench.reference_rows import Calibration
 from videomdm_ext.bench.report_html import page
 from videomdm_ext.bench.report_json import to_json
 from videomdm_ext.bench.report_tex import latex

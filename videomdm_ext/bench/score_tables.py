@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from videomdm_ext.bench.document import Block, Items, Table, plain
 from videomdm_ext.bench.metrics import by_name
 from videomdm_ext.bench.numerals import estimate_text, number, p_text, ratio_text
-from videomdm_ext.bench.resampling import ClipInterval
 from videomdm_ext.bench.results import (
     CONTROL,
     FULL,
@@ -23,7 +22,7 @@ from videomdm_ext.bench.results import (
     variation_verdict,
     variations,
 )
-from videomdm_ext.bench.statistics import mean_interval
+from videomdm_ext.bench.statistics import ClipInterval, mean_interval
 
 CALIBRATION = ("truth", "split halves", "teacher", "static pose", "shuffled captions")
 READING = (

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from videomdm_ext.bench.calibration import Calibration
 from videomdm_ext.bench.metrics import METRICS
+from videomdm_ext.bench.reference_rows import Calibration
 from videomdm_ext.bench.statistics import mean_interval
 from videomdm_ext.data.card import Card
 

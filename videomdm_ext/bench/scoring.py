@@ -1,75 +1,303 @@
-"""Every score of samples against the true motions: the plain metrics, and those in the space of each evaluator."""
+"""Scores of a comparison: the evaluators, what is scored against what, and the files that keep scores.
 
-from collections.abc import Sequence
+OUT/scores/ARM-SEED/REP.json     scores of a replication, and of each of its clips
+OUT/scores/ARM-SEED/heldout.json, several.json, step*.json   held-out clips; all replications together; the curve
+OUT/scores/ARM-SEED/owndata.json                             all replications against what the arm was trained on
+OUT/scores/calibration.json      the rows that are not arms
+Each holds a key: what was scored, against what and by whom. Where the key fits, nothing is computed again.
+"""
 
-from videomdm_ext.bench import metrics
-from videomdm_ext.bench.calibration import Calibration, calibrate, static_pose
-from videomdm_ext.bench.evaluators.base import Evaluator
-from videomdm_ext.bench.metrics import Clips
-from videomdm_ext.bench.spaces import SPLITS, Embedded, Scores, Spaces, check_captions, mean
-from videomdm_ext.motion import accuracy
-from videomdm_ext.skeletons import Skeleton
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from videomdm_ext import __version__, plugins
+from videomdm_ext.bench.embedding_scores import EmbeddingScores, TruthScores, held_out_scores
+from videomdm_ext.bench.evaluators.base import Evaluator, Ground, Progress, make_all
+from videomdm_ext.bench.evaluators.views_2d import NAME as VIEWS_2D
+from videomdm_ext.bench.evaluators.views_2d import Views2D
+from videomdm_ext.bench.keypoint_scores import KeypointScores, reprojection_scores, with_own_range
+from videomdm_ext.bench.metrics import is_finite, pose_frechet
+from videomdm_ext.bench.plan import Plan, Run
+from videomdm_ext.bench.reference import Reference, read_reference, refilmed, taught
+from videomdm_ext.bench.reference_rows import Calibration
+from videomdm_ext.bench.scores import PRIMARY, Curve
+from videomdm_ext.data.card import Card
+from videomdm_ext.data.files import write_bytes
+from videomdm_ext.data.folder import read_card, read_folder
+from videomdm_ext.errors import ConfigError, HostError, PluginError
+from videomdm_ext.inference.sample import read_motions
+from videomdm_ext.mdm import adapter, checkout
+from videomdm_ext.skeletons import by_name
+
+DIGITS = 7
+"""Significant digits of a single clip's score that are kept."""
+RULES = 1
+"""Version of the rules of scoring: a change makes all scores anew."""
+HELD_OUT_RULES = 2
+"""The same, of held-out clips alone."""
+BLIND = "It compares with true motions, and no truth is known of the clips of split {split}; views-2d needs none."
+"""Why an evaluator is left out."""
+REFILMED = 4
+"""Times that the teachers are filmed by other cameras, for the floor without truth."""
+BLIND_PRIMARY = (f"{VIEWS_2D}/fid",)
+"""The metric that claims are made in where no truth is known, and none was chosen."""
+
+Scores = dict[str, float]
 
 
-class Scorer(Spaces):
-    """Scores sets of samples against one set of true clips, each with a caption."""
+@dataclass
+class Scoring:
+    """The evaluators that could be made, why others could not, and scorers for each split, made when needed."""
 
-    def __init__(
-        self,
-        reference: Clips,
-        captions: Sequence[str],
-        evaluators: Sequence[Evaluator],
-        skeleton: Skeleton,
-        fps: float,
-        *,
-        seed: int = 0,
-    ) -> None:
-        metrics.check_clips(reference, skeleton, "reference")
-        check_captions(reference, captions, "reference")
-        super().__init__(evaluators, skeleton, fps, seed=seed)
-        self.reference, self.captions = list(reference), tuple(captions)
+    plan: Plan
+    out: Path
+    card: Card
+    evaluators: tuple[Evaluator, ...] = ()
+    missing: Mapping[str, str] = field(default_factory=dict)
+    anew: bool = False
+    scorers: dict[str, EmbeddingScores] = field(default_factory=dict)
+    references: dict[str, Reference] = field(default_factory=dict)
+    lessons: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
 
-    def plain_scores(self, samples: Clips) -> Scores:
-        return metrics.score(samples, self.reference, self.skeleton, self.fps)
+    def reference(self, split: str) -> Reference:
+        if split not in self.references:
+            self.references[split] = read_reference(self.plan, split)
+        return self.references[split]
 
-    def embed_truth(self, evaluator: Evaluator) -> Embedded:
-        return self.embed(evaluator, self.reference, self.captions)
+    def scorer(self, split: str) -> EmbeddingScores:
+        if split not in self.scorers:
+            self.scorers[split] = self._make_scorer(self.reference(split))
+        return self.scorers[split]
 
-    def calibrate(self, teacher: Clips, groups: Sequence[str] | None = None, seed: int = 0) -> Calibration:
-        """The rows that are not arms: truth, floor, teacher, static pose, shuffled captions.
+    def _make_scorer(self, found: Reference) -> EmbeddingScores:
+        """Against the truth, or against keypoints where there is none."""
+        skeleton, fps = by_name(self.card.skeleton), self.card.fps
+        if not found.views:
+            return TruthScores(found.truth, found.captions, self.evaluators, skeleton, fps)
+        space = next((one for one in self.evaluators if isinstance(one, Views2D)), None)
+        if space is None:
+            raise ConfigError(
+                f"{self.plan.clips}: expected the evaluator {VIEWS_2D}, as some clips have no truth to compare with, "
+                f"found it left out. Take it out of --without."
+            )
+        again = [refilmed(found.clips, self.plan, space, seed) for seed in range(REFILMED)]
+        return KeypointScores(found.views, found.captions, space, skeleton, fps, refilmed=again)
 
-        `teacher` are the teacher's own motions of the reference's clips, in their order; `groups` as in
-        `calibrate`. Precision and recall of the truth are those of one half against the other, as a set would
-        hold itself whole.
+    @property
+    def primary(self) -> tuple[str, ...]:
+        """The metrics that claims are made in: the plan's, or what there is without truth."""
+        blind = bool(self.reference(self.plan.reference).views)
+        return BLIND_PRIMARY if blind and self.plan.primary == PRIMARY else self.plan.primary
+
+    @property
+    def identities(self) -> dict[str, str]:
+        return {evaluator.name: evaluator.identity for evaluator in self.evaluators}
+
+    # -- what is scored -----------------------------------------------------------------------------------------------
+
+    def replication(self, run: Run, number: int) -> dict[str, Any]:
+        """-> scores and per_clip of one replication."""
+        return self._of_samples(run.replication(self.out, number), run.scores(self.out, number), self.plan.reference)
+
+    def curve_point(self, run: Run, step: int) -> Scores:
+        """Scores of the samples for validation captions."""
+        made = self._of_samples(run.curve_samples(self.out, step), run.curve_scores(self.out, step), "val")
+        return dict(made["scores"])
+
+    def progress(self, run: Run) -> Curve | None:
+        """The scores at the steps of the curve, or None for a training without one."""
+        steps = [] if run.equal_passes else self.plan.curve_steps
+        if not steps:
+            return None
+        rows = [self.curve_point(run, step) for step in steps]
+        names = [name for name in rows[0] if all(name in row for row in rows) and name != "clips"]
+        return Curve(steps, {name: [row[name] for row in rows] for name in names})
+
+    def several(self, run: Run) -> Scores:
+        """What takes all replications of a training: how far those of one caption are apart."""
+        places = [run.replication(self.out, number) for number in range(self.plan.replications)]
+
+        def compute() -> dict[str, Any]:
+            read = [read_motions(place) for place in places]
+            sets = [groups["samples"] for groups, _ in read]
+            return {"scores": self.scorer(self.plan.reference).multimodality(sets, read[0][1])}
+
+        key = [self._key(self.plan.reference), *map(digest, places)]
+        return dict(self._kept(run.scores(self.out, 0).with_name("several.json"), key, compute)["scores"])
+
+    def against_own_data(self, run: Run) -> Scores:
+        """How far a training's samples are from the motion that taught it, and that from the truth, if it is known.
+
+        The first is what the denoiser gets wrong, the second what its teacher did. None where samples follow other
+        captions than those of the training clips.
         """
-        check_captions(teacher, self.captions, "teacher")
-        names = list(groups) if groups is not None else [""] * len(self.reference)
-        plain = calibrate(self.reference, teacher, self.skeleton, self.fps, groups=names, seed=seed, splits=SPLITS)
-        still = [clip.to(self.reference[0].dtype) for clip in static_pose(self.reference, self.skeleton)]
-        rows = self.rows(teacher, self.captions, still, names, seed)
-        for row in ("truth", "floor", "teacher", "static"):
-            rows[row] = {**getattr(plain, row), **rows[row]}
-        return Calibration(**rows, clips=plain.clips, distrust=self.distrust)
+        reference, plan = self.reference(self.plan.reference), self.plan
+        if plan.reference != "train" or reference.views:
+            return {}
+        diffused, skeleton = run.config.supervision.diffused, by_name(self.card.skeleton)
+        if diffused not in self.lessons:
+            self.lessons[diffused] = taught(plan, reference, diffused)
+        data = self.lessons[diffused]
+        places = [run.replication(self.out, number) for number in range(plan.replications)]
+
+        def compute() -> dict[str, Any]:
+            sets = [read_motions(place)[0]["samples"] for place in places]
+            distances = [pose_frechet(made, data, skeleton) if is_finite(made) else math.nan for made in sets]
+            own, its = math.fsum(distances) / len(distances), pose_frechet(data, reference.truth, skeleton)
+            return {"scores": {"own_pose_frechet": own, "data_pose_frechet": its}}
+
+        lesson = hashlib.sha256(torch.cat(data).numpy().tobytes()).hexdigest()
+        key = [self._key(plan.reference), lesson, *map(digest, places)]
+        return dict(self._kept(run.scores(self.out, 0).with_name("owndata.json"), key, compute)["scores"])
+
+    def held_out(self, run: Run, kind: str = "prediction") -> Scores:
+        """Errors of held-out clips made clean, of their teachers, or of the truth where it is known."""
+        place = run.held_out(self.out)
+
+        def compute() -> dict[str, Any]:
+            groups, _ = read_motions(place)
+            rows = reprojection_scores(groups, read_folder(self.plan.clips, "test")[1])
+            for one in ("prediction", "teacher") if "truth" in groups else ():
+                rows[one] = {**held_out_scores(groups[one], groups["truth"], self.card.fps), **rows[one]}
+            return rows
+
+        parts = [str(HELD_OUT_RULES), self.card.content_hash, digest(place)]
+        rows = self._kept(run.scores(self.out, 0).with_name("heldout.json"), parts, compute)
+        return dict(rows.get(kind, {}))
+
+    def calibration(self, split: str = "") -> Calibration:
+        """The rows that are not arms."""
+        split = split or self.plan.reference
+        name = "calibration.json" if split == self.plan.reference else f"calibration-{split}.json"
+
+        def compute() -> dict[str, Any]:
+            found = self.reference(split)
+            return dataclasses.asdict(self.scorer(split).calibrate(found.teacher, found.groups))
+
+        return Calibration(**self._kept(self.out / "scores" / name, [self._key(split)], compute))
+
+    # -- how it is kept -----------------------------------------------------------------------------------------------
+
+    def _of_samples(self, samples: Path, place: Path, split: str) -> dict[str, Any]:
+        def compute() -> dict[str, Any]:
+            groups, captions = read_motions(samples)
+            made, scorer = groups["samples"], self.scorer(split)
+            scores = scorer.score(made, captions)
+            if not self.reference(split).views:  # a plugin's metric may read the truth
+                scores = with_plugins(scores, made, self.reference(split))
+            rows = scorer.per_clip(made, captions)
+            per_clip = {name: [float(f"{value:.{DIGITS}g}") for value in values] for name, values in rows.items()}
+            return {"scores": scores, "per_clip": per_clip}
+
+        return self._kept(place, [self._key(split), digest(samples)], compute)
+
+    def _key(self, split: str) -> str:
+        facts = [RULES, __version__, self.reference(split).key, sorted(self.identities.items()), *plugin_names()]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+    def _kept(self, place: Path, parts: list[str], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        return kept(place, parts, compute, anew=self.anew)
 
 
-def held_out_scores(made: Clips, truth: Clips, fps: float) -> Scores:
-    """Errors of clips against the true ones in camera coordinates, means over clips, by the names of METRICS.
+def plugin_names() -> list[str]:
+    """Plugins that add metrics, whose code has no hash."""
+    return sorted(impl.plugin_name for impl in adapter.manager().hook.add_metrics.get_hookimpls())
 
-    All but PA-MPJPE and acceleration after the roots are made one; along the ray of a true joint is the depth, across
-    it the image.
+
+def with_plugins(scores: Scores, samples: list[Any], reference: Reference) -> Scores:
+    """The scores with the metrics of plugins, which are columns. PluginError for a name that is taken."""
+    added = plugins.add_metrics(adapter.manager(), samples=samples, reference=list(reference.truth))
+    taken = sorted(added.keys() & scores.keys())
+    if taken:
+        raise PluginError(f"metric {taken[0]!r}: a plugin's name for a built-in score. Rename it in the plugin.")
+    return {**scores, **added}
+
+
+def make_scoring(plan: Plan, out: Path, *, anew: bool = False, progress: Progress | None = None) -> Scoring:
+    """Make every evaluator that is registered and not left out by the plan. `anew`: no kept score counts."""
+    card, reference = read_card(plan.clips), read_reference(plan, plan.reference)
+    ground = Ground(
+        clips=plan.clips, card=card, cache=out / "evaluators", text_features=plan.text_features,
+        checkout=find_checkout(plan), progress=progress or (lambda what, done, total: None),
+    )  # fmt: skip
+    blind = blinded(plan, reference)
+    made, missing = make_all(adapter.manager(), ground, without={*plan.without, *blind})
+    judges = [_as_filmed(one, reference) if reference.views else one for one in made]
+    return Scoring(plan, out, card, tuple(judges), {**missing, **blind}, anew, references={plan.reference: reference})
+
+
+def blinded(plan: Plan, reference: Reference) -> dict[str, str]:
+    """The evaluators that are left out as there is no truth to compare with, by name, each with the reason."""
+    names = plugins.collect(adapter.manager(), "evaluators") if reference.views else ()
+    reason = BLIND.format(split=plan.reference)
+    return {name: reason for name in names if name != VIEWS_2D and name not in plan.without}
+
+
+def _as_filmed(evaluator: Evaluator, reference: Reference) -> Evaluator:
+    """Held-out cameras as far and as high as those that saw the clips."""
+    return with_own_range(evaluator, reference.card, reference.clips) if isinstance(evaluator, Views2D) else evaluator
+
+
+def find_checkout(plan: Plan) -> checkout.Checkout | None:
+    """The plan's checkout, or one at a usual place, whose evaluator files may be used."""
+    if plan.mdm:
+        return checkout.find(plan.mdm)
+    try:
+        return checkout.find()
+    except HostError:
+        return None
+
+
+def kept(place: Path, parts: list[str], compute: Callable[[], dict[str, Any]], *, anew: bool = False) -> dict[str, Any]:
+    """What the file holds where its key fits, else, or if it is wanted anew, what is computed now and written there.
+
+    `parts` say what was scored, against what and by whom; numbers that are not finite are NaN.
     """
-    rows = []
-    for clip, true in zip(made, truth, strict=True):
-        aligned = accuracy.root_aligned(clip, true)
-        depth, image = accuracy.depth_and_image_error(aligned, true)
-        row = {
-            "heldout_mpjpe": accuracy.root_aligned_mpjpe(clip, true),
-            "heldout_pa_mpjpe": accuracy.pa_mpjpe(clip, true),
-            "heldout_depth_error": depth,
-            "heldout_image_error": image,
-            "heldout_pck_50": accuracy.pck(aligned, true, within=0.05),
-            "heldout_pck_100": accuracy.pck(aligned, true, within=0.1),
-            "heldout_acceleration_error": accuracy.acceleration_error(clip, true, fps),
-        }
-        rows.append({name: value.item() for name, value in row.items()})
-    return {name: mean([row[name] for row in rows]) for name in rows[0]}
+    key = hashlib.sha256("/".join(parts).encode()).hexdigest()
+    stored = {} if anew else read_scores(place)
+    if stored.get("key") != key:
+        stored = {"key": key, "parts": parts, **_nulls(compute())}
+        text = json.dumps(stored, indent=1, sort_keys=True, allow_nan=False) + "\n"
+        write_bytes(str(place), text.encode())
+    return {name: _numbers(entry) for name, entry in stored.items() if name not in ("key", "parts")}
+
+
+def read_scores(place: Path) -> dict[str, Any]:
+    """A file of scores; empty where there is none, or something else, which is then written anew."""
+    try:
+        found = json.loads(place.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def digest(place: Path) -> str:
+    """Hex SHA-256 of a file."""
+    return hashlib.sha256(place.read_bytes()).hexdigest()
+
+
+def _nulls(value: Any) -> Any:
+    """NaN and infinity as None, which JSON has."""
+    if isinstance(value, Mapping):
+        return {name: _nulls(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_nulls(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _numbers(value: Any) -> Any:
+    """None as NaN."""
+    if isinstance(value, Mapping):
+        return {name: _numbers(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [_numbers(entry) for entry in value]
+    return math.nan if value is None else value

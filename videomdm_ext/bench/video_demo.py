@@ -1,34 +1,288 @@
-"""The demo on real videos: four views of one person, each made into a clip by itself; then all four tell the truth.
+"""The demo on real videos: four views of one person, each made into a clip by itself; then all four give the truth.
 
 Every view goes through the importer of videos with its lens alone. A 3D arm (on the lifted motion) and the 2D arm are
 trained for a short time on these clips. The motion that all four calibrated views triangulate, which no training saw,
-judges what each view's lifter, refinement and denoisers say. The videos come with the wheels of Pose2Sim and Sports2D.
+judges what each view's lifter, refinement and denoisers make of it. The videos come with the wheels of Pose2Sim and
+Sports2D, which are looked into but never imported.
 """
 
 import dataclasses
+import importlib.util
+import json
+import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from videomdm_ext.bench import comparison, sampling
-from videomdm_ext.bench.comparison import Plan, Run
-from videomdm_ext.bench.video_demo_judging import TrueMotion, judge, true_motion, watched
+from videomdm_ext.bench import run as engine
+from videomdm_ext.bench.run import Plan, Run
 from videomdm_ext.bench.video_demo_report import About, Row, write_report
-from videomdm_ext.bench.video_demo_sources import Sources, find_wheels, lay_out
 from videomdm_ext.data import files
 from videomdm_ext.data.batch import Crop, collate, crop, tensor_of
 from videomdm_ext.data.card import Card
+from videomdm_ext.data.clip import Clip
+from videomdm_ext.data.folder import read_folder
 from videomdm_ext.data.importing import run_import
+from videomdm_ext.data.refined import read_refined
 from videomdm_ext.data.sources.base import ImportOptions, Member
+from videomdm_ext.data.sources.joint_maps import confidence22, to_smpl22
+from videomdm_ext.data.video.calibration import Calibration, camera_of, read_calibration
+from videomdm_ext.data.video.frames import open_video
 from videomdm_ext.data.video.importer import VideoImporter, Watching
-from videomdm_ext.geometry.cameras import to_camera
+from videomdm_ext.data.video.watch import Choice, Sighting, watch
+from videomdm_ext.errors import VideoMDMError
+from videomdm_ext.geometry.cameras import normalise, project, to_camera
+from videomdm_ext.geometry.triangulation import NEAR, triangulate
+from videomdm_ext.inference import sample as sampling
 from videomdm_ext.mdm import checkout
+from videomdm_ext.motion.accuracy import pa_mpjpe, root_aligned_mpjpe
 from videomdm_ext.motion.features import decode
 from videomdm_ext.supervision.unrolling import noised
+
+ADVICE = (
+    "pip install --no-deps pose2sim==0.10.49 sports2d==0.8.34 (without --no-deps they bring much that is not needed)"
+)
+VIEWS = ("cam01", "cam02", "cam03", "cam04")
+CAPTION = "a man stands on one leg, leans forward and swings his arms."
+ALONE, ALONE_CAPTION = "walk", "a woman walks past a wall."
+PERSON = "largest"
+
+
+@dataclass(frozen=True)
+class Film:
+    """One video under its name, the file that holds its camera's calibration, and what happens in it."""
+
+    name: str
+    video: Path
+    calibration: Path
+    caption: str
+
+    @property
+    def camera(self) -> Calibration:
+        """The camera of this name, or the only one of its file."""
+        place = str(self.calibration)
+        return camera_of(read_calibration(place), self.name, place)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """`views` show one person at the same time from places that the calibration tells: they judge. `others` only train.
+
+    Another detector's files, named after the films, may lie in the folder `detections`; without them MediaPipe looks.
+    """
+
+    views: tuple[Film, ...]
+    others: tuple[Film, ...] = ()
+    detections: str = ""
+    format: str = ""
+
+    @property
+    def films(self) -> tuple[Film, ...]:
+        return self.views + self.others
+
+    @property
+    def choice(self) -> Choice:
+        """Whom to watch in every film, and by which detector."""
+        return Choice(PERSON, self.detections, self.format)
+
+    @property
+    def extra(self) -> dict[str, str]:
+        """The same for the importer of videos."""
+        given = {"person": PERSON, "detections": self.detections, "format": self.format}
+        return {key: value for key, value in given.items() if value}
+
+
+def find_wheels() -> Sources:
+    """The videos of the installed wheels; VideoMDMError says how to get them."""
+    folder = _folder_of("Pose2Sim")
+    if folder is None:
+        raise VideoMDMError(
+            f"demo --video: expected the package pose2sim with its videos, found none. Get it: {ADVICE}"
+        )
+    demo = folder / "Demo_SinglePerson"
+    calibration = demo / "calibration" / "Calib.qca.txt"
+    views = tuple(Film(name, demo / "videos" / f"{name}.mp4", calibration, CAPTION) for name in VIEWS)
+    missing = [str(place) for place in (*(view.video for view in views), calibration) if not place.is_file()]
+    if missing:
+        raise VideoMDMError(f"demo --video: expected {missing[0]}, found none. Install that version: {ADVICE}")
+    other = _folder_of("Sports2D")
+    alone = None if other is None else other / "Demo" / "demo.mp4"
+    if alone is None or not alone.is_file() or not alone.with_name("Calib_demo.toml").is_file():
+        return Sources(views)
+    return Sources(views, (Film(ALONE, alone, alone.with_name("Calib_demo.toml"), ALONE_CAPTION),))
+
+
+def _folder_of(package: str) -> Path | None:
+    found = importlib.util.find_spec(package)
+    places = [] if found is None else list(found.submodule_search_locations or ())
+    return Path(places[0]) if places else None
+
+
+def lay_out(films: Sequence[Film], out: Path) -> None:
+    """OUT/videos, OUT/captions.txt and OUT/lenses.toml, as the importer of videos takes them."""
+    (out / "videos").mkdir(parents=True, exist_ok=True)
+    for film in films:
+        place = place_of(film, out)
+        if not place.exists():
+            beside = place.with_suffix(".part")
+            shutil.copyfile(film.video, beside)
+            beside.replace(place)
+    captions = "".join(f"{film.name}\t{film.caption}\n" for film in films)
+    files.write_bytes(str(out / "captions.txt"), captions.encode())
+    files.write_bytes(str(out / "lenses.toml"), "\n".join(map(_lens, films)).encode())
+
+
+def place_of(film: Film, out: Path) -> Path:
+    """Where the demo keeps a film."""
+    return out / "videos" / f"{film.name}{film.video.suffix.lower()}"
+
+
+def _lens(film: Film) -> str:
+    """A table of Pose2Sim's toml, without where the camera stands."""
+    camera, name = film.camera, json.dumps(film.name)
+    return (
+        f"[{name}]\nname = {name}\nsize = {list(camera.size)}\nmatrix = {camera.intrinsics.tolist()}\n"
+        f"distortions = {camera.distortion.tolist()}\n"
+    )
+
+
+SEEN_BY = 3
+"""Views that have to agree about a joint for it to judge."""
+FEWEST = 15
+"""Joints of a frame that have to be known."""
+
+
+@dataclass(frozen=True)
+class TrueMotion:
+    """What all views triangulate: positions [F, 22, 3] in the world of the calibration, which joints may judge
+    [F, 22], times [F], the cameras [3, 4] by view, the share of its judged joints with which each view agrees, and the
+    median reprojection error in pixels.
+    """
+
+    positions: Tensor
+    known: Tensor
+    times: Tensor
+    extrinsics: Mapping[str, Tensor]
+    agreement: Mapping[str, float]
+    error: float
+
+    @property
+    def summary(self) -> str:
+        """The quality in words."""
+        return (
+            f"{len(self.times)} frames; {100 * float(self.known.double().mean()):.0f} % of the joints are agreed on by "
+            f"{SEEN_BY} or more of {len(self.extrinsics)} views, at a median reprojection error of {self.error:.0f} px"
+        )
+
+    def seen_by(self, view: str, times: Tensor) -> tuple[Tensor, Tensor]:
+        """Positions [T, 22, 3] in a camera's coordinates at the frames nearest to times [T], and which are known."""
+        nearest = (self.times[None] - times[:, None]).abs().argmin(1)
+        return to_camera(self.positions[nearest], self.extrinsics[view].unsqueeze(0)), self.known[nearest]
+
+
+def watched(film: Film, sources: Sources, out: Path, watching: Watching | None = None) -> Sighting:
+    """What is seen in one film; kept in OUT/detections, so that it is watched once."""
+    video = open_video(str(place_of(film, out)))
+    progress = None if watching is None else partial(watching, Path(video.path).name)
+    return watch(video, sources.choice, str(out / "detections"), progress)
+
+
+def true_motion(sources: Sources, out: Path) -> TrueMotion:
+    """Triangulate the keypoints that were kept of each view; the views run in step."""
+    names = [film.name for film in sources.views]
+    sightings = [watched(film, sources, out) for film in sources.views]
+    count = min(len(seen.times) for seen in sightings)
+    flat = [_on_plane(film, seen) for film, seen in zip(sources.views, sightings, strict=True)]
+    points, weights = (torch.stack([pair[part][:count] for pair in flat]) for part in (0, 1))
+    extrinsics = torch.stack([_place(film) for film in sources.views])
+    found = triangulate(points, weights, extrinsics)
+    known = found.views >= SEEN_BY
+    near = torch.stack([_near(found.positions, *pair) for pair in zip(points, extrinsics, strict=True)]) & (weights > 0)
+    agreement = {name: float(one[known].double().mean()) for name, one in zip(names, near, strict=True)}
+    error = float(sources.views[0].camera.intrinsics[0, 0]) * float(found.error[known].median())
+    times = torch.from_numpy(sightings[0].times)[:count]
+    return TrueMotion(found.positions, known, times, dict(zip(names, extrinsics, strict=True)), agreement, error)
+
+
+def _on_plane(film: Film, seen: Sighting) -> tuple[Tensor, Tensor]:
+    """One view's keypoints [F, 22, 2] on the normalised plane, and their confidence [F, 22]."""
+    camera = film.camera
+    pixels = torch.from_numpy(to_smpl22(seen.pixels, seen.layout))
+    points = normalise(pixels, camera.scaled(seen.size), camera.distortion)
+    return points, torch.from_numpy(confidence22(seen.score, seen.layout))
+
+
+def _near(positions: Tensor, points: Tensor, camera: Tensor) -> Tensor:
+    """Which of a view's points [F, 22, 2] are where its camera sees the positions."""
+    return torch.linalg.vector_norm(project(positions, camera.unsqueeze(0))[0] - points, dim=-1) <= NEAR
+
+
+def _place(film: Film) -> Tensor:
+    extrinsics = film.camera.extrinsics
+    if extrinsics is None:
+        raise VideoMDMError(
+            f"{film.calibration}: expected where the camera {film.name} stands, found its lens alone. Name a whole "
+            "calibration of the views."
+        )
+    return extrinsics
+
+
+Shown = dict[str, dict[str, Tensor]]
+"""By clip: the truth and each source's motion [T, 22, 3] in camera coordinates, and `known` [T, 22]."""
+
+
+def judge(plan: Plan, out: Path, places: Mapping[str, Mapping[str, Any]], truth: TrueMotion) -> tuple[list[Row], Shown]:
+    """Errors of each view's lifted and refined motion and of the denoisers, against what all views say.
+
+    `places` tells of each clip its `video` and the second of its `start` there.
+    """
+    card, clips = read_folder(plan.clips, "train")
+    refined = {clip.id: clip for clip in read_refined(plan.clips, card, clips)[0]}
+    said = {run.arm: _read_said(run.samples(out)) for run in plan.runs()}
+    rows: list[Row] = []
+    shown: Shown = {}
+    for clip in clips:
+        view = Path(places[clip.id]["video"]).stem
+        if view not in truth.extrinsics:
+            continue
+        times = places[clip.id]["start"] + torch.arange(clip.length, dtype=torch.float64) / clip.fps
+        true, known = truth.seen_by(view, times)
+        motions = {"lifted": _seen(clip), "refined": _seen(refined[clip.id])}
+        motions |= {f"arm {arm}": by_clip[clip.id].double() for arm, by_clip in said.items()}
+        rows += [score(view, clip.id, name, motion, true, known) for name, motion in motions.items()]
+        shown[clip.id] = {"truth": true, "known": known, **motions}
+    return rows, shown
+
+
+def _read_said(place: Path) -> dict[str, Tensor]:
+    return {name: motions[0] for name, motions in sampling.read_motions(place)[0].items()}
+
+
+def _seen(clip: Clip) -> Tensor:
+    camera = torch.from_numpy(clip.extrinsics).double()
+    return to_camera(decode(torch.from_numpy(clip.teacher).double(), clip.skeleton), camera.unsqueeze(0))
+
+
+def score(view: str, clip_id: str, source: str, motion: Tensor, true: Tensor, known: Tensor) -> Row:
+    """Errors in millimetres over the known joints of those frames in which most of them are, the root among them."""
+    frames = [t for t in range(len(motion)) if known[t, 0] and int(known[t].sum()) >= FEWEST]
+    if not frames:
+        return Row(view, clip_id, source, 0, math.nan, math.nan, math.nan)
+    pairs = [(motion[t, known[t]].unsqueeze(0), true[t, known[t]].unsqueeze(0)) for t in frames]
+    depth = [((one - one[:, :1]) - (other - other[:, :1]))[..., 2].abs().mean() for one, other in pairs]
+    figures = [
+        torch.stack([pa_mpjpe(*pair) for pair in pairs]),
+        torch.stack([root_aligned_mpjpe(*pair) for pair in pairs]),
+        torch.stack(depth),
+    ]
+    return Row(view, clip_id, source, len(frames), *(1000 * float(figure.mean()) for figure in figures))
+
 
 ARMS = ("lifted", "2d")
 NOISED_TO = 0.1
@@ -66,8 +320,8 @@ def run_video_demo(
     importer, card = make_clips(sources, out, watching)
     batch = min(8, card.counts["train"])
     plan = Plan(str(out / "data"), card.content_hash, arms=ARMS, seeds=1, steps=steps, crop_frames=48, batch_size=batch)
-    comparison.prepare(plan, out, refining)
-    comparison.execute(plan, out, workers=workers, watch=training or (lambda done: None), finish=say)
+    engine.prepare(plan, out, refining)
+    engine.execute(plan, out, workers=workers, watch=training or (lambda done: None), finish=say)
     truth = true_motion(sources, out)
     rows, shown = judge(plan, out, _places(importer), truth)
     place = write_report(out, rows, shown, About(steps, card, truth.summary, _told(importer, truth)))

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from videomdm_ext.bench.drawing import INK, QUIET, require
 from videomdm_ext.bench.pictures import DPI, STYLE
-from videomdm_ext.bench.triangulation import NEAR
 from videomdm_ext.data import files
 from videomdm_ext.data.card import Card
+from videomdm_ext.geometry.triangulation import NEAR
 from videomdm_ext.skeletons import SMPL22
 
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ import torch
 import tyro
 from rich.markup import escape
 
-from videomdm_ext.bench import drawing, listing
+from videomdm_ext.bench import drawing, provenance
 from videomdm_ext.bench.plan import Plan, Run, read_plan
 from videomdm_ext.bench.report import terminal_table
 from videomdm_ext.bench.results import headline, verdict
+from videomdm_ext.bench.run import Bench
 from videomdm_ext.bench.scores import PRIMARY, Results
-from videomdm_ext.bench.stages import Bench
 from videomdm_ext.cli.console import bars, by_name, console, counting, parse
 from videomdm_ext.cli.training import text_choice
 from videomdm_ext.data.folder import read_card
@@ -225,7 +225,7 @@ def ls(words: Sequence[str]) -> int:
     options = parse(Ls, "bench ls", words)
     if not options.folder.is_dir():
         raise ConfigError(f"{options.folder}: expected a folder, found none. Name the folder where benches lie.")
-    found = listing.benches(options.folder)
+    found = provenance.benches(options.folder)
     if options.json:
         print(json.dumps([_as_json(made) for made in found], indent=2))
         return 0
@@ -242,7 +242,7 @@ def ls(words: Sequence[str]) -> int:
     return 0
 
 
-def _as_json(made: listing.Listed) -> dict[str, Any]:
+def _as_json(made: provenance.Listed) -> dict[str, Any]:
     """What --json tells of a bench."""
     plan = made.plan
     told = {"folder": str(made.folder), "arms": list(plan.arms), "seeds": plan.seeds, "steps": plan.steps}
@@ -262,7 +262,7 @@ class Validate:
 def validate(words: Sequence[str]) -> int:
     """Say what is missing or changed in a bench. -> 1 where something is"""
     options = parse(Validate, "bench validate", words)
-    problems = listing.problems(options.out)
+    problems = provenance.problems(options.out)
     if options.json:
         print(json.dumps({"folder": str(options.out), "problems": problems}, indent=2))
         return 1 if problems else 0

@@ -12,10 +12,10 @@ from torch import Tensor
 from videomdm_ext.bench import drawing
 from videomdm_ext.bench.animation import animation
 from videomdm_ext.bench.results import Example
-from videomdm_ext.bench.sampling import read_motions
 from videomdm_ext.cli.console import console, parse
 from videomdm_ext.data import files
 from videomdm_ext.errors import ConfigError, DatasetError
+from videomdm_ext.inference.sample import read_motions
 from videomdm_ext.render.body import Body, read_body
 from videomdm_ext.render.bvh import to_bvh
 from videomdm_ext.render.fitting import fit

@@ -10,9 +10,6 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from videomdm_ext.bench import lifting, lifting_scores, sampling
-from videomdm_ext.bench.lifting import Lifting, cameras_of
-from videomdm_ext.bench.sampling import Trained
 from videomdm_ext.cli.console import bars, console, counting, parse
 from videomdm_ext.cli.sampling import chosen, load, next_command, write
 from videomdm_ext.config import Supervision
@@ -23,6 +20,10 @@ from videomdm_ext.data.folder import SPLITS, read_card, read_clip
 from videomdm_ext.data.layout import read_ids
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.geometry.cameras import to_world
+from videomdm_ext.inference import lift as lifting
+from videomdm_ext.inference import sample as sampling
+from videomdm_ext.inference.lift import Lifting, cameras_of
+from videomdm_ext.inference.sample import Trained
 from videomdm_ext.mdm.data import with_teacher
 from videomdm_ext.options import from_args
 from videomdm_ext.render.scenes import clip_scene
@@ -152,16 +153,16 @@ def taught_by(kind: str, options: Lift, card: Card, found: Sequence[Clip]) -> li
 def report(out: Path, clips: Sequence[Clip], sources: dict[str, list[Tensor]]) -> None:
     """Print the mean errors, and write those of each clip to OUT/lifted.json."""
     rows = {
-        name: [lifting_scores.measure(motion, clip) for motion, clip in zip(motions, clips, strict=True)]
+        name: [lifting.measure(motion, clip) for motion, clip in zip(motions, clips, strict=True)]
         for name, motions in sources.items()
     }
-    means = {name: lifting_scores.means(found) for name, found in rows.items()}
+    means = {name: lifting.means(found) for name, found in rows.items()}
     each = [{"id": clip.id} | {name: rows[name][i] for name in rows} for i, clip in enumerate(clips)]
     content = json.dumps({"units": "metres, seconds, shares", "mean": means, "clips": each}, indent=1)
     write_bytes(str(out / "lifted.json"), content.encode())
     truths = sum(clip.truth is not None for clip in clips)
     console.print(f"{len(clips)} clips, {truths} with a truth; means over clips, mm where no other unit is named")
-    console.print(lifting_scores.table(means), soft_wrap=True, highlight=False)
+    console.print(lifting.table(means), soft_wrap=True, highlight=False)
 
 
 def write_all(

@@ -11,12 +11,13 @@ from pathlib import Path
 from torch import Tensor
 
 from videomdm_ext import run
-from videomdm_ext.bench import drawing, pictures, sampling
+from videomdm_ext.bench import drawing, pictures
 from videomdm_ext.bench.results import Example
-from videomdm_ext.bench.sampling import Trained
 from videomdm_ext.cli.console import console, parse
 from videomdm_ext.data.files import check_writable, read_text, write_bytes
 from videomdm_ext.errors import ConfigError
+from videomdm_ext.inference import sample as sampling
+from videomdm_ext.inference.sample import Trained
 from videomdm_ext.mdm import adapter
 from videomdm_ext.render.bvh import to_bvh
 from videomdm_ext.render.fitting import fit

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
-from videomdm_ext.bench.speed import PARTS, PHASES, Sizes, Speeds, measure
 from videomdm_ext.cli.console import bars, console, counting, parse
 from videomdm_ext.data.files import check_writable
 from videomdm_ext.errors import ConfigError, HostError
 from videomdm_ext.mdm import checkout
+from videomdm_ext.mdm.speed.measure import PARTS, PHASES, Sizes, Speeds, measure
 
 COLUMNS = {
     "stock": ("stock MDM", ("later epochs",)),

@@ -10,13 +10,14 @@ import tyro
 from rich.markup import escape
 
 from videomdm_ext import run
-from videomdm_ext.bench import comparison, drawing
+from videomdm_ext.bench import drawing
+from videomdm_ext.bench import run as engine
 from videomdm_ext.bench.arms import load_arm
 from videomdm_ext.bench.collect import gather, tell
-from videomdm_ext.bench.jury import call_jury
 from videomdm_ext.bench.plan import Plan, read_plan
 from videomdm_ext.bench.report import terminal_table, write
 from videomdm_ext.bench.results import headline, verdict
+from videomdm_ext.bench.scoring import make_scoring
 from videomdm_ext.bench.video_demo import run_video_demo
 from videomdm_ext.bench.video_demo_report import table
 from videomdm_ext.cli.console import bars, by_name, console, counting, lifter_summary, parse, say_refined
@@ -144,7 +145,7 @@ def compare(plan: Plan, out: Path, workers: int) -> int:
     """Run the stages of a comparison that are left, and show the result."""
     console.print("[bold]2/4[/] the 2D arm's teacher, refined on the rays of its keypoints")
     with bars() as progress:
-        comparison.prepare(plan, out, counting(progress, "refining"))
+        engine.prepare(plan, out, counting(progress, "refining"))
     say_refined(plan.clips)
     console.print(f"[bold]3/4[/] {len(plan.runs())} trainings of {plan.steps} steps, {workers} at a time")
     with bars() as progress:
@@ -154,7 +155,7 @@ def compare(plan: Plan, out: Path, workers: int) -> int:
             for name, steps in done.items():
                 progress.update(tasks[name], completed=steps)
 
-        comparison.execute(plan, out, workers=workers, watch=watch)
+        engine.execute(plan, out, workers=workers, watch=watch)
     console.print("[bold]4/4[/] scores and pictures")
     return show(plan, out)
 
@@ -162,9 +163,9 @@ def compare(plan: Plan, out: Path, workers: int) -> int:
 def show(plan: Plan, out: Path) -> int:
     """Score, write the report, print the table and the verdict."""
     with console.status("scoring"):
-        jury = call_jury(plan, out)
-        results = gather(plan, out, jury)
-        place = write(results, out, tell(plan, out, results, jury))
+        scoring = make_scoring(plan, out)
+        results = gather(plan, out, scoring)
+        place = write(results, out, tell(plan, out, results, scoring))
     console.print(terminal_table(results))
     for sentence in [
         *(f"[bold]{escape(sentence)}[/]" for sentence in headline(results)),

@@ -13,7 +13,6 @@ import tyro
 
 from videomdm_ext.bench.plan import Plan, read_plan
 from videomdm_ext.bench.reference import first_frames, motion_of
-from videomdm_ext.bench.sampling import read_motions
 from videomdm_ext.cli.console import console, parse
 from videomdm_ext.data import files
 from videomdm_ext.data.clip import Array, Clip
@@ -21,6 +20,7 @@ from videomdm_ext.data.folder import read_clip, read_folder
 from videomdm_ext.data.layout import CARD, SPLITS, read_card, read_ids
 from videomdm_ext.data.refined import is_made, read_refined
 from videomdm_ext.errors import ConfigError, DatasetError
+from videomdm_ext.inference.sample import read_motions
 from videomdm_ext.render.page import Scene, Track, page
 from videomdm_ext.render.scenes import clip_scene
 from videomdm_ext.skeletons import SKELETONS, Skeleton, by_name

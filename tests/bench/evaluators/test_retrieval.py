@@ -7,8 +7,8 @@ import itertools
 import pytest
 import torch
 
+from videomdm_ext.bench.evaluators.base import TrueMotion
 from videomdm_ext.bench.evaluators.retrieval import Retrieval, chance, retrieve
-from videomdm_ext.bench.evaluators.true_motions import TrueMotion
 
 KINDS = 12
 

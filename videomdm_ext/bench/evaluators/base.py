@@ -2,20 +2,27 @@
 
 An evaluator is registered as a function that makes it (hook `register_evaluators`): `make(ground) -> Evaluator`. What
 has to be trained or loaded is trained or loaded there; `UnavailableError` says why it cannot be had here, and the
-report then does without it.
+report then does without it. Evaluators are made from true motions alone; no teacher is read.
 """
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+import pluggy
+import torch
 from torch import Tensor
 
+from videomdm_ext import plugins
 from videomdm_ext.data.card import Card
-from videomdm_ext.errors import VideoMDMError
+from videomdm_ext.data.folder import read_clip
+from videomdm_ext.data.layout import read_ids
+from videomdm_ext.errors import PluginError, VideoMDMError
 from videomdm_ext.mdm.checkout import Checkout
+from videomdm_ext.motion.features import decode
 
 Progress = Callable[[str, int, int], None]
 """`progress(what, done, total)`."""
@@ -71,3 +78,68 @@ class Evaluator(ABC):
     def captions(self, captions: Sequence[str]) -> Tensor | None:
         """-> [N, D] in the same space, or None where it has no text side."""
         return None
+
+
+def make_all(
+    manager: pluggy.PluginManager, ground: Ground, *, without: Collection[str] = ()
+) -> tuple[list[Evaluator], dict[str, str]]:
+    """-> the evaluators in the order of loading, and for each that cannot be had here the reason, by name.
+
+    `without` names those that are not wanted: they are neither made nor told.
+    """
+    made: list[Evaluator] = []
+    missing: dict[str, str] = {}
+    for name, make in plugins.collect(manager, "evaluators").items():
+        if name in without:
+            continue
+        try:
+            made.append(_checked(name, make(ground)))
+        except UnavailableError as error:
+            missing[name] = str(error)
+    return made, missing
+
+
+def _checked(name: str, evaluator: object) -> Evaluator:
+    """The evaluator, if it is one and calls itself what it is registered as: metrics bear its name."""
+    if not isinstance(evaluator, Evaluator) or evaluator.name != name:
+        found = f"one named {evaluator.name!r}" if isinstance(evaluator, Evaluator) else type(evaluator).__name__
+        raise PluginError(
+            f"evaluator {name!r}: expected make(ground) to return an Evaluator of this name, found {found}. "
+            "Correct the plugin (docs/hooks.md)."
+        )
+    return evaluator
+
+
+@dataclass(frozen=True)
+class TrueMotion:
+    """positions [T, J, 3], m, y up, and the captions of one clip."""
+
+    id: str
+    positions: Tensor
+    texts: tuple[str, ...]
+
+
+def read_true(ground: Ground, splits: Sequence[str], limit: int) -> list[TrueMotion]:
+    """The true motions of some splits, at most `limit` clips chosen by their ids' hashes, in the order of their ids.
+
+    Clips without a truth are left out; the order in which the data set lists its clips makes no difference.
+    """
+    listed = [clip_id for split in splits if ground.card.counts.get(split) for clip_id in read_ids(ground.clips, split)]
+    chosen = sorted(sorted(listed, key=lambda clip_id: hashlib.sha256(clip_id.encode()).digest())[:limit])
+    clips = [read_clip(ground.clips, ground.card, clip_id) for clip_id in chosen]
+    return [
+        TrueMotion(clip.id, decode(torch.from_numpy(clip.truth), clip.skeleton), clip.texts)
+        for clip in clips
+        if clip.truth is not None
+    ]
+
+
+def training_truth(ground: Ground, limit: int, name: str) -> list[TrueMotion]:
+    """The training clips' true motions; UnavailableError where there are none, as with clips from videos."""
+    motions = read_true(ground, ("train",), limit)
+    if not motions:
+        raise UnavailableError(
+            f"{ground.clips}: expected training clips with a true motion for the evaluator {name}, found none. "
+            "Compare without it (views-2d needs no truth), or import motion that is known."
+        )
+    return motions

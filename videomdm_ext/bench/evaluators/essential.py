@@ -11,8 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from videomdm_ext.bench.evaluators.base import Evaluator, Ground
-from videomdm_ext.bench.evaluators.true_motions import training_truth
+from videomdm_ext.bench.evaluators.base import Evaluator, Ground, training_truth
 from videomdm_ext.hookspecs import Register, hookimpl
 from videomdm_ext.motion.features import encode, mean_and_std, redundant
 from videomdm_ext.skeletons import Skeleton, by_name

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from videomdm_ext.bench.evaluators.base import TrueMotion
 from videomdm_ext.bench.evaluators.text_motion_training import random_crop
-from videomdm_ext.bench.evaluators.true_motions import TrueMotion
-from videomdm_ext.bench.text_metrics import TOPS, distances, seeded_groups
+from videomdm_ext.bench.metrics import TOPS, distances, seeded_groups
 
 FRAMES = 64
 """Frames of a crop, at most."""

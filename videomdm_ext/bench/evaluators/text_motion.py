@@ -15,11 +15,16 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from videomdm_ext.bench.evaluators.base import Evaluator, Ground, UnavailableError
+from videomdm_ext.bench.evaluators.base import (
+    Evaluator,
+    Ground,
+    TrueMotion,
+    UnavailableError,
+    read_true,
+    training_truth,
+)
 from videomdm_ext.bench.evaluators.retrieval import Retrieval, retrieve
-from videomdm_ext.bench.evaluators.text_motion_network import TextMotion, frame_features
-from videomdm_ext.bench.evaluators.text_motion_training import Settings, new_model, train
-from videomdm_ext.bench.evaluators.true_motions import TrueMotion, read_true, training_truth
+from videomdm_ext.bench.evaluators.text_motion_training import Settings, TextMotion, frame_features, new_model, train
 from videomdm_ext.data import files
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.hookspecs import Register, hookimpl

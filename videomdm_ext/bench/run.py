@@ -1,4 +1,4 @@
-"""Train and sample what is missing of a comparison, several runs at a time. Every stage resumes; `plan` says the files.
+"""The stages of a comparison: train, sample, score, report. Each does what is missing and leaves the rest alone.
 
 `workers` trainings run at a time, in processes of one thread, or, with 0, one after the other in this process.
 """
@@ -6,25 +6,35 @@
 import contextlib
 import dataclasses
 import json
+import math
 import multiprocessing
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from videomdm_ext.bench import cost, fairness, sampling
+from videomdm_ext.bench import collect, cost, fairness, provenance, report
 from videomdm_ext.bench.arms import arm_name, load_arm
-from videomdm_ext.bench.checks import check_numbers, check_plan, check_truth, clips_of, write_plan
+from videomdm_ext.bench.evaluators.base import Progress
+from videomdm_ext.bench.evaluators.views_2d import NAME as VIEWS_2D
+from videomdm_ext.bench.fairness import check_numbers, check_plan, check_truth, clips_of, write_plan
 from videomdm_ext.bench.plan import Plan, Run
-from videomdm_ext.data.files import check_writable
+from videomdm_ext.bench.reference import has_truth
+from videomdm_ext.bench.results import Results
+from videomdm_ext.bench.scores import PRIMARY
+from videomdm_ext.bench.scoring import Scoring, make_scoring
+from videomdm_ext.data.clip import Clip
+from videomdm_ext.data.files import check_writable, write_bytes
 from videomdm_ext.data.folder import read_card
 from videomdm_ext.data.refined import identity, is_made, make_refined
 from videomdm_ext.errors import ConfigError, HostError
+from videomdm_ext.inference import sample as sampling
 from videomdm_ext.mdm import adapter, launcher, logs
 
 DENOISE_AT = 0.2
@@ -167,7 +177,7 @@ def make_samples(run: Run, out: Path) -> None:
     if not missing:
         return
     plan = run.plan
-    trained = _load(run, run.checkpoint(out, chosen_step(run, out)))
+    trained = _load(run, run.checkpoint(out, run.chosen_step(out)))
     cost.note(run.folder(out), parameters=sum(weight.numel() for weight in trained.model.parameters_wo_clip()))
     wanted = sampling.prompts(_prompted(plan, plan.reference, trained), plan.samples, seed=0)
     for number in range(plan.replications):
@@ -195,14 +205,6 @@ def make_curve(run: Run, out: Path) -> None:
         sampling.write_motions(run.curve_samples(out, step), {"samples": made}, [text for text, _ in wanted])
 
 
-def chosen_step(run: Run, out: Path) -> int | None:
-    """The step that --select chose for the run, or None for the last one."""
-    place = run.chosen(out)
-    if not run.plan.select or run.equal_passes:
-        return None
-    return int(json.loads(place.read_text(encoding="utf-8"))["step"])
-
-
 def _load(run: Run, checkpoint: Path) -> sampling.Trained:
     if run.plan.mdm:
         adapter.begin()
@@ -213,3 +215,129 @@ def _load(run: Run, checkpoint: Path) -> sampling.Trained:
 def _prompted(plan: Plan, split: str, trained: sampling.Trained) -> Any:
     """The data whose captions are sampled."""
     return trained.dataset if split == "train" else dataclasses.replace(trained.dataset, clips=clips_of(plan, split))
+
+
+def select(run: Run, out: Path, scoring: Scoring) -> int:
+    """The step whose samples for validation captions have the least error in `plan.select`; the earliest of equals."""
+    metric = run.plan.select
+    found = scoring.progress(run)
+    if found is None or metric not in found.terms:
+        known = ", ".join(found.terms) if found else "none"
+        raise ConfigError(f"--select: expected a metric that is scored here ({known}), found {metric!r}.")
+    calibration = scoring.calibration("val")
+    errors = [calibration.error(metric, value) for value in found.terms[metric]]
+    best = min(range(len(errors)), key=lambda index: (not math.isfinite(errors[index]), errors[index]))
+    content = {
+        "step": found.steps[best],
+        "metric": metric,
+        "split": "val",
+        "errors": [error if math.isfinite(error) else None for error in errors],
+    }
+    write_bytes(str(run.chosen(out)), (json.dumps(content, indent=2) + "\n").encode())
+    return found.steps[best]
+
+
+SEEN_HELD_OUT = ("heldout_reprojection",)
+"""Scores of held-out clips that need no truth."""
+
+
+def _nothing(what: str, done: int, total: int) -> None:
+    """No progress is shown."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A plan in its folder, how many trainings run at a time, and who hears of progress."""
+
+    plan: Plan
+    out: Path
+    workers: int = 2
+    command: Sequence[str] = ()
+    progress: Progress = _nothing
+    refining: Callable[[int, int], None] | None = None
+    watch: Watch = field(default=lambda done: None)
+
+    def prepare(self) -> None:
+        """Check everything before work begins."""
+        if self.workers < 1 and self.plan.mdm:
+            raise ConfigError("--workers 0: expected 1 or more with --mdm, whose logger needs a process for each run.")
+        check_numbers(self.plan)
+        check_judged(self.plan)
+        prepare(self.plan, self.out, self.refining)
+
+    def train(self) -> None:
+        """Train and sample what is missing; with --select the checkpoints are chosen in between."""
+        plan, out = self.plan, self.out
+        if plan.select:
+            todo = [run for run in plan.runs() if not run.is_trained(out) or run.missing_curve(out)]
+            perform(plan, out, todo, make_curve, workers=self.workers, watch=self.watch)
+            scoring = make_scoring(plan, out, progress=self.progress)
+            for run in plan.runs():
+                if not run.equal_passes and not run.chosen(out).is_file():
+                    select(run, out, scoring)
+        execute(plan, out, workers=self.workers, watch=self.watch)
+
+    def score(self, *, anew: bool = False) -> Scoring:
+        """Score what is not scored yet, or all of it; the scores are kept in files."""
+        collect.check_whole(self.plan, self.out)
+        scoring = make_scoring(self.plan, self.out, anew=anew, progress=self.progress)
+        runs = self.plan.runs()
+        total = len(runs) * self.plan.replications
+        self.progress("scoring", 0, total)
+        for split in (self.plan.reference, *(["val"] if self.plan.select else [])):
+            scoring.calibration(split)
+        for place, run in enumerate(runs):
+            for number in range(self.plan.replications):
+                scoring.replication(run, number)
+                self.progress("scoring", place * self.plan.replications + number + 1, total)
+            scoring.several(run)
+            scoring.against_own_data(run)
+            scoring.held_out(run)
+            scoring.progress(run)
+        scoring.anew = False
+        return scoring
+
+    def report(self, scoring: Scoring | None = None) -> tuple[Results, Path]:
+        """Write run.json, metrics.json, the report and its pictures. -> results, the path of report.md"""
+        scoring = scoring or make_scoring(self.plan, self.out, progress=self.progress)
+        results = collect.gather(self.plan, self.out, scoring)
+        facts = provenance.told(provenance.write(self.plan, self.out, scoring, self.command))
+        return results, report.write(results, self.out, collect.tell(self.plan, self.out, results, scoring, facts))
+
+    def run(self) -> tuple[Results, Path]:
+        """All of it."""
+        self.prepare()
+        self.train()
+        return self.report(self.score())
+
+
+def check_judged(plan: Plan) -> None:
+    """There are held-out clips, and what is asked for can be scored with what is known of them. ConfigError otherwise.
+
+    Where clips that samples are compared with have no truth, their keypoints are compared with, by views-2d alone.
+    """
+    clips_of(plan, "test")
+    asked = {plan.reference: ("primary", () if plan.primary == PRIMARY else plan.primary)}
+    if plan.curve:
+        asked = {"val": ("select", (plan.select,) if plan.select else ()), **asked}
+    for split, (option, names) in asked.items():
+        clips = clips_of(plan, split)
+        if not has_truth(clips):
+            _check_blind(plan, clips, f"its split {split}", option, names)
+
+
+def _check_blind(plan: Plan, clips: Sequence[Clip], what: str, option: str, names: Sequence[str]) -> None:
+    """Keypoints can be compared with instead of the truth, and the metrics `names` are known then."""
+    blind = [clip.id for clip in clips if clip.truth is None]
+    found = f"found none for {len(blind)} of {len(clips)} ({blind[0]}, ...)"
+    if VIEWS_2D in plan.without:
+        raise ConfigError(
+            f"{plan.clips}: expected a truth for every clip of {what} to compare with, {found}. Take {VIEWS_2D}, which "
+            "needs none, out of --without."
+        )
+    for name in names:
+        if not (name.startswith(f"{VIEWS_2D}/") or (option == "primary" and name in SEEN_HELD_OUT)):
+            raise ConfigError(
+                f"--{option} {name}: expected a metric that needs no truth, such as {VIEWS_2D}/fid, as every clip of "
+                f"{what} would have to have one, {found}. Choose another."
+            )

@@ -1,4 +1,4 @@
-"""Scores in the spaces of evaluators, against whatever is known of the truth there.
+"""Scores in the embedding spaces of evaluators, against what is known of the truth there.
 
 A clip is positions [T, J, 3] in metres, y up, without padding. In a space a score is called "EVALUATOR/METRIC". A space
 with a row a frame, or several rows a clip, has those metrics alone that make sense there; one without a text side has
@@ -15,11 +15,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from videomdm_ext.bench import metrics, text_metrics
-from videomdm_ext.bench.calibration import Calibration, halves
+from videomdm_ext.bench import metrics
 from videomdm_ext.bench.evaluators.base import Evaluator
 from videomdm_ext.bench.metrics import Clips
+from videomdm_ext.bench.reference_rows import Calibration, calibrate, halves, static_pose
 from videomdm_ext.errors import DatasetError, PluginError
+from videomdm_ext.motion import accuracy
 from videomdm_ext.skeletons import Skeleton
 
 SPLITS = 8
@@ -60,17 +61,17 @@ class Embedded:
 
     @cached_property
     def radii(self) -> Tensor:
-        return text_metrics.radii(self.rows)
+        return metrics.radii(self.rows)
 
     @cached_property
     def gallery(self) -> tuple[list[str], Tensor]:
         """The different captions in sorted order, and their rows; with a text side only."""
         assert self.texts is not None
-        different, own = text_metrics.distinct(self.captions)
+        different, own = metrics.distinct(self.captions)
         return different, self.texts[[int((own == place).nonzero()[0]) for place in range(len(different))]]
 
 
-class Spaces(ABC):
+class EmbeddingScores(ABC):
     """Scores sets of samples in the spaces of evaluators; what is known of the truth there is kept.
 
     `seed` draws the groups of R-precision, the pairs of the diversity and the halves of the floor.
@@ -115,7 +116,7 @@ class Spaces(ABC):
         for name, evaluator in self.evaluators.items():
             made = self.embed(evaluator, samples, captions)
             if made.texts is not None:
-                found[f"{name}/mm_dist"] = text_metrics.mm_distances(made.rows, made.texts).tolist()
+                found[f"{name}/mm_dist"] = metrics.mm_distances(made.rows, made.texts).tolist()
         return found
 
     def multimodality(self, replications: Sequence[Clips], captions: Sequence[str]) -> Scores:
@@ -124,7 +125,7 @@ class Spaces(ABC):
         for name, evaluator in self.evaluators.items() if len(replications) > 1 else ():
             sets = [self.embed(evaluator, clips[:MULTIMODAL], captions[:MULTIMODAL]) for clips in replications]
             if sets[0].texts is not None:
-                found[f"{name}/multimodality"] = text_metrics.multimodality(torch.stack([made.rows for made in sets]))
+                found[f"{name}/multimodality"] = metrics.multimodality(torch.stack([made.rows for made in sets]))
         return found
 
     def rows(
@@ -184,24 +185,24 @@ class Spaces(ABC):
         enough = min(len(made.rows), len(truth.rows)) > 1
         found = {"fid": metrics.frechet(*made.gaussian, *truth.gaussian) if enough else math.nan}
         if self.evaluators[name].per_clip:
-            apart = text_metrics.distances(made.rows, truth.rows)
-            found["precision"], found["recall"] = text_metrics.precision_and_recall(apart, made.radii, truth.radii)
-            found["diversity"] = text_metrics.diversity(made.rows, self.seed)
+            apart = metrics.distances(made.rows, truth.rows)
+            found["precision"], found["recall"] = metrics.precision_and_recall(apart, made.radii, truth.radii)
+            found["diversity"] = metrics.diversity(made.rows, self.seed)
         return {f"{name}/{metric}": value for metric, value in found.items()} | self._of_captions(made, name)
 
     def _of_captions(self, made: Embedded, name: str) -> Scores:
         """How well motions and their captions fit; the gallery holds the captions of the reference too."""
         if made.texts is None:
             return {}
-        groups = text_metrics.seeded_groups(len(made.captions), self.seed)
+        groups = metrics.seeded_groups(len(made.captions), self.seed)
         all_texts, rows = self._joint_gallery(made, self.truth(name))
         own = torch.tensor([all_texts[caption] for caption in made.captions])
         tops = {
-            "r_precision": text_metrics.r_precision(made.rows, made.texts, made.captions, groups),
-            "r_precision_gallery": text_metrics.hits(made.rows, rows, own).mean(0).tolist(),
+            "r_precision": metrics.r_precision(made.rows, made.texts, made.captions, groups),
+            "r_precision_gallery": metrics.hits(made.rows, rows, own).mean(0).tolist(),
         }
         found = {f"{name}/{kind}_{top}": v for kind, row in tops.items() for top, v in zip((1, 2, 3), row, strict=True)}
-        return found | {f"{name}/mm_dist": text_metrics.mm_distances(made.rows, made.texts).mean().item()}
+        return found | {f"{name}/mm_dist": metrics.mm_distances(made.rows, made.texts).mean().item()}
 
     def _joint_gallery(self, made: Embedded, truth: Embedded) -> tuple[dict[str, int], Tensor]:
         """The different captions of both sets with their places, and their rows."""
@@ -245,3 +246,67 @@ def check_captions(clips: Clips, captions: Sequence[str], what: str) -> None:
             f"{what}: expected a caption for each of {len(clips)} clips, found {len(captions)}. "
             "Give every clip one; of several, the first."
         )
+
+
+class TruthScores(EmbeddingScores):
+    """Scores sets of samples against one set of true clips, each with a caption."""
+
+    def __init__(
+        self,
+        reference: Clips,
+        captions: Sequence[str],
+        evaluators: Sequence[Evaluator],
+        skeleton: Skeleton,
+        fps: float,
+        *,
+        seed: int = 0,
+    ) -> None:
+        metrics.check_clips(reference, skeleton, "reference")
+        check_captions(reference, captions, "reference")
+        super().__init__(evaluators, skeleton, fps, seed=seed)
+        self.reference, self.captions = list(reference), tuple(captions)
+
+    def plain_scores(self, samples: Clips) -> Scores:
+        return metrics.score(samples, self.reference, self.skeleton, self.fps)
+
+    def embed_truth(self, evaluator: Evaluator) -> Embedded:
+        return self.embed(evaluator, self.reference, self.captions)
+
+    def calibrate(self, teacher: Clips, groups: Sequence[str] | None = None, seed: int = 0) -> Calibration:
+        """The rows that are not arms: truth, floor, teacher, static pose, shuffled captions.
+
+        `teacher` are the teacher's own motions of the reference's clips, in their order; `groups` as in
+        `calibrate`. Precision and recall of the truth are those of one half against the other, as a set would
+        hold itself whole.
+        """
+        check_captions(teacher, self.captions, "teacher")
+        names = list(groups) if groups is not None else [""] * len(self.reference)
+        plain = calibrate(self.reference, teacher, self.skeleton, self.fps, groups=names, seed=seed, splits=SPLITS)
+        still = [clip.to(self.reference[0].dtype) for clip in static_pose(self.reference, self.skeleton)]
+        rows = self.rows(teacher, self.captions, still, names, seed)
+        for row in ("truth", "floor", "teacher", "static"):
+            rows[row] = {**getattr(plain, row), **rows[row]}
+        return Calibration(**rows, clips=plain.clips, distrust=self.distrust)
+
+
+def held_out_scores(made: Clips, truth: Clips, fps: float) -> Scores:
+    """Errors of clips against the true ones in camera coordinates, means over clips, by the names of METRICS.
+
+    All but PA-MPJPE and acceleration after the roots are made one; along the ray of a true joint is the depth, across
+    it the image.
+    """
+    rows = []
+    for clip, true in zip(made, truth, strict=True):
+        aligned = accuracy.root_aligned(clip, true)
+        depth, image = accuracy.depth_and_image_error(aligned, true)
+        row = {
+            "heldout_mpjpe": accuracy.root_aligned_mpjpe(clip, true),
+            "heldout_pa_mpjpe": accuracy.pa_mpjpe(clip, true),
+            "heldout_depth_error": depth,
+            "heldout_image_error": image,
+            "heldout_pck_50": accuracy.pck(aligned, true, within=0.05),
+            "heldout_pck_100": accuracy.pck(aligned, true, within=0.1),
+            "heldout_acceleration_error": accuracy.acceleration_error(clip, true, fps),
+        }
+        rows.append({name: value.item() for name, value in row.items()})
+    return {name: mean([row[name] for row in rows]) for name in rows[0]}

@@ -1,4 +1,4 @@
-"""The rows that are not arms: the truth, its halves, a teacher's data, a still pose; and what may rank by them."""
+"""Rows that are not arms: the truth, its halves, a teacher's data, a still pose; and which metrics may rank by them."""
 
 import math
 from collections.abc import Mapping, Sequence

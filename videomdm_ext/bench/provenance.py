@@ -1,0 +1,325 @@
+"""run.json, which says how a comparison was made; the benches under a folder; whether the files of one are whole.
+
+run.json holds all that must be known to repeat a comparison, and what it took. It holds times; metrics.json none.
+"""
+
+import datetime
+import hashlib
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from videomdm_ext import __version__
+from videomdm_ext.bench import cost, fairness
+from videomdm_ext.bench.plan import Plan, Run, read_plan
+from videomdm_ext.bench.scoring import Scoring, digest
+from videomdm_ext.data.files import write_bytes
+from videomdm_ext.data.folder import read_card
+from videomdm_ext.errors import VideoMDMError
+from videomdm_ext.mdm import checkout, known
+
+SOURCES = Path(__file__).resolve().parents[2]
+PACKAGES = ("torch", "numpy", "roma", "scipy", "transformers")
+"""Packages whose versions can change a number."""
+
+
+def write(plan: Plan, out: Path, scoring: Scoring, command: Sequence[str]) -> dict[str, Any]:
+    """Write run.json. -> its content"""
+    host = plan.host()
+    content = {
+        "command": list(command) or _earlier(out),
+        "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "sources": {"commit": checkout.commit_of(SOURCES), "dirty": is_dirty(SOURCES)},
+        "host": host_facts(host),
+        "environment": {
+            "platform": platform.platform(),
+            "python": platform.python_version(),
+            "threads": torch.get_num_threads(),
+        },
+        "device": device(),
+        "dataset": {"content_hash": scoring.card.content_hash, "name": scoring.card.name, "folder": plan.clips},
+        "evaluators": scoring.identities,
+        "evaluators_missing": dict(scoring.missing),
+        "seeds": {
+            "training": list(range(plan.seeds)),
+            "noise": {run.name: [run.noise_seed(number) for number in range(plan.replications)] for run in plan.runs()},
+        },
+        "runs": {run.name: run_facts(run, out) for run in plan.runs()},
+    }
+    write_bytes(str(out / "run.json"), (json.dumps(content, indent=2) + "\n").encode())
+    return content
+
+
+def _earlier(out: Path) -> list[str]:
+    """The command in the run.json that is there."""
+    try:
+        return list(json.loads((out / "run.json").read_text(encoding="utf-8"))["command"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return []
+
+
+def run_facts(run: Run, out: Path) -> dict[str, Any]:
+    """One training: what the host was given, what it cost, and hashes of what it left."""
+    step = run.chosen_step(out) or run.steps
+    places = [run.replication(out, number) for number in range(run.plan.replications)]
+    return {
+        "arguments": run.arguments(out),
+        "steps": run.steps,
+        "samples_seen": run.steps * run.plan.batch_size,
+        "passes": round(run.passes()),
+        "seconds": cost.read_seconds(run.folder(out)),
+        **{name: cost.read(run.folder(out)).get(name) for name in ("memory", "parameters")},
+        "checkpoint": {"step": step, "sha256": digest(run.checkpoint(out, step))},
+        "samples": {place.name: digest(place) for place in (*places, run.held_out(out))},
+    }
+
+
+def versions() -> dict[str, str]:
+    found = {"videomdm_ext": __version__}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def device() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine() or sys.platform})"
+
+
+def host_facts(host: checkout.Checkout) -> dict[str, Any]:
+    """Which host: its commit, files that are not the commit's own, and a hash of what is read or wrapped."""
+    if host.kind == "standin":
+        return {"kind": host.kind, "sha256": hash_files(host.root, sorted(host.root.rglob("*.py")))}
+    nearest, differing = known.closest(host.root)
+    return {
+        "kind": host.kind,
+        "commit": host.commit,
+        "supported_commit": nearest.commit,
+        "differing": differing,
+        "dirty": is_dirty(host.root),
+        "sha256": hash_files(host.root, [host.root / seam for seam in checkout.SEAMS]),
+    }
+
+
+def hash_files(root: Path, places: Sequence[Path]) -> str:
+    """Hex SHA-256 of names and contents."""
+    total = hashlib.sha256()
+    for place in places:
+        total.update(f"{place.relative_to(root).as_posix()}\n{digest(place)}\n".encode())
+    return total.hexdigest()
+
+
+def is_dirty(root: Path) -> bool | None:
+    """Whether a repository holds changes that are not committed; None where it is no repository."""
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "status", "--porcelain"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return bool(done.stdout.strip())
+
+
+def told(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What of run.json a report shows, one line each."""
+    host = content["host"]
+    dirty = " with changes that are not committed" if content["sources"]["dirty"] else ""
+    return {
+        "command": " ".join(content["command"]),
+        "package": f"videomdm_ext {content['versions']['videomdm_ext']}, commit {content['sources']['commit']}{dirty}",
+        "host": f"{host['kind']} {host.get('commit') or host['sha256'][:12]}",
+        "versions": ", ".join(f"{name} {version}" for name, version in content["versions"].items()),
+        "device": content["device"],
+        "data set content": content["dataset"]["content_hash"],
+    }
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A bench in a list: its folder, its plan, how far it is, and the first sentence of its verdict."""
+
+    folder: Path
+    plan: Plan
+    stage: str
+    headline: str
+
+
+def benches(folder: Path) -> list[Listed]:
+    """Every folder with a plan.json under a folder, itself among them, in the order of their names."""
+    found = []
+    for place in sorted(folder.rglob("plan.json")):
+        try:
+            plan = read_plan(place.parent)
+        except VideoMDMError:
+            continue  # another program's plan
+        found.append(Listed(place.parent, plan, stage(plan, place.parent), headline(place.parent)))
+    return found
+
+
+def stage(plan: Plan, out: Path) -> str:
+    """How far a bench is, in words."""
+    runs = plan.runs()
+    trained = sum(run.is_trained(out) for run in runs)
+    sampled = sum(not run.missing_samples(out) or run.samples(out).is_file() for run in runs)
+    if trained < len(runs):
+        done = sum(run.steps_done(out) for run in runs) / sum(run.steps for run in runs)
+        return f"training, {100 * done:.0f} % of the steps"
+    if sampled < len(runs):
+        return f"sampling, {sampled} of {len(runs)} runs"
+    return "reported" if (out / "report.md").is_file() else "sampled"
+
+
+def headline(out: Path) -> str:
+    """The first sentence of the verdict in metrics.json, or nothing."""
+    try:
+        return str(json.loads((out / "metrics.json").read_text(encoding="utf-8"))["verdict"][0])
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
+
+
+def problems(out: Path) -> list[str]:
+    """What is missing or changed in the folder of a bench, one line each."""
+    plan = read_plan(out)
+    found = []
+    try:
+        card = read_card(plan.clips)
+        if card.content_hash != plan.content:
+            found.append(f"{plan.clips}: other clips than those of plan.json")
+        fairness.check_pairs(plan.runs(), out)
+    except VideoMDMError as error:
+        found.append(str(error))
+    record = _read(out / "run.json", found)
+    for run in plan.runs():
+        found += _of_run(run, out, record.get("runs", {}).get(run.name, {}))
+    content = _read(out / "metrics.json", found)
+    if content:
+        faults = schema_faults(content, metrics_schema())
+        found += [f"{out / 'metrics.json'}: {fault}" for fault in faults]
+        found += [] if faults else _of_metrics(plan, content, out / "metrics.json")
+    return found + [
+        f"{out / name}: missing" for name in ("report.md", "report.html", "table.tex") if not (out / name).is_file()
+    ]
+
+
+def _of_run(run: Run, out: Path, recorded: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with the files of one training."""
+    try:
+        fairness.check_trained(run, out)
+    except VideoMDMError as error:
+        yield str(error)
+    for place in (run.folder(out) / "args.json", run.checkpoint(out), *run.missing_samples(out)):
+        if not place.is_file():
+            yield f"{place}: missing"
+    hashes: dict[Path, str] = {
+        run.held_out(out).with_name(name): sha for name, sha in recorded.get("samples", {}).items()
+    }
+    step = recorded.get("checkpoint", {}).get("step")
+    if step is not None:
+        hashes[run.checkpoint(out, step)] = recorded["checkpoint"]["sha256"]
+    for place, sha in hashes.items():
+        if place.is_file() and digest(place) != sha:
+            yield f"{place}: changed since run.json was written"
+
+
+def _of_metrics(plan: Plan, content: dict[str, Any], place: Path) -> Iterator[str]:
+    """Whether metrics.json has the plan's arms and seeds."""
+    arms = {arm["name"]: arm for arm in content["arms"]}
+    for label in dict.fromkeys(run.label for run in plan.runs()):
+        seeds = [training["seed"] for training in arms.get(label, {}).get("trainings", ())]
+        if seeds != list(range(plan.seeds)):
+            yield f"{place}: {label}: expected seeds {list(range(plan.seeds))}, found {seeds}"
+
+
+def _read(place: Path, found: list[str]) -> dict[str, Any]:
+    """A JSON file's object; what is wrong with it goes to `found`."""
+    try:
+        content = json.loads(place.read_text(encoding="utf-8"))
+        if isinstance(content, dict):
+            return content
+        found.append(f"{place}: expected an object")
+    except OSError:
+        found.append(f"{place}: missing")
+    except ValueError as error:
+        found.append(f"{place}: not JSON ({error})")
+    return {}
+
+
+PLACE = Path(__file__).with_name("metrics_schema.json")
+KINDS: Mapping[str, tuple[type, ...]] = {
+    "object": (dict,),
+    "array": (list,),
+    "string": (str,),
+    "boolean": (bool,),
+    "integer": (int,),
+    "number": (int, float),
+    "null": (type(None),),
+}
+KNOWN = {
+    "$schema", "$defs", "$ref", "title", "description", "type", "enum", "required", "properties",
+    "additionalProperties", "items", "minItems",
+}  # fmt: skip
+"""Words of JSON Schema that a schema may use here."""
+
+
+def metrics_schema() -> dict[str, Any]:
+    """The schema of metrics.json."""
+    return dict(json.loads(PLACE.read_text(encoding="utf-8")))
+
+
+def schema_faults(value: Any, schema: Mapping[str, Any]) -> list[str]:
+    """What in a value does not follow the schema, each with its place; empty where all does."""
+    return list(_faults(value, schema, schema, "$"))
+
+
+def _faults(value: Any, schema: Mapping[str, Any], whole: Mapping[str, Any], place: str) -> Iterator[str]:
+    if "$ref" in schema:
+        schema = whole["$defs"][schema["$ref"].rpartition("/")[2]]
+    kinds = schema.get("type", [])
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    if kinds and not any(_is(value, kind) for kind in kinds):
+        yield f"{place}: expected {' or '.join(kinds)}, found {_brief(value)}"
+        return
+    if "enum" in schema and value not in schema["enum"]:
+        yield f"{place}: expected one of {', '.join(map(str, schema['enum']))}, found {_brief(value)}"
+    if isinstance(value, dict):
+        yield from _of_object(value, schema, whole, place)
+    if isinstance(value, list):
+        if len(value) < schema.get("minItems", 0):
+            yield f"{place}: expected {schema['minItems']} entries or more, found {len(value)}"
+        for index, entry in enumerate(value if "items" in schema else ()):
+            yield from _faults(entry, schema["items"], whole, f"{place}[{index}]")
+
+
+def _of_object(
+    value: Mapping[str, Any], schema: Mapping[str, Any], whole: Mapping[str, Any], place: str
+) -> Iterator[str]:
+    for name in schema.get("required", ()):
+        if name not in value:
+            yield f"{place}: expected an entry {name!r}, found none"
+    known, others = schema.get("properties", {}), schema.get("additionalProperties")
+    for name, entry in value.items():
+        inner = known.get(name, others)
+        if inner is not None:
+            yield from _faults(entry, inner, whole, f"{place}.{name}")
+
+
+def _is(value: Any, kind: str) -> bool:
+    """Whether a value is of a kind; true and false are no numbers."""
+    return isinstance(value, KINDS[kind]) and not (isinstance(value, bool) and kind in ("integer", "number"))
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) < 40 else f"{text[:37]}..."

@@ -1,0 +1,1 @@
+"""Sampling and lifting with a trained checkpoint."""
