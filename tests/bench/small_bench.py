@@ -8,7 +8,7 @@ from typing import Any
 
 from clips import make_clip
 
-from videomdm_ext.bench.plan import Plan
+from videomdm_ext.bench.plan import DEMO, Plan
 from videomdm_ext.data.folder import Card, write_folder
 
 CARD = Card(
@@ -27,10 +27,11 @@ def write_set(folder: Path) -> Card:
     )
 
 
-def make_plan(folder: Path, **changes: Any) -> Plan:
-    """-> a plan on the set: two arms that need no refined teacher, one seed, two replications."""
-    plan = Plan(
-        str(folder), write_set(folder).content_hash, ("3d", "lifted"), seeds=1, steps=60, batch_size=4,
+def make_plan(folder: Path, content: str = "", **changes: Any) -> Plan:
+    """-> a plan on a set, which is written without `content`: arms without refined teachers, a seed, 2 replications."""
+    plan = dataclasses.replace(
+        DEMO, clips=str(folder), content=content or write_set(folder).content_hash, arms=("3d", "lifted"),
+        text_features="words", seeds=1, steps=60, batch_size=4,
         crop_frames=16, latent_dim=16, layers=1, ff_size=16, diffusion_steps=4, samples=6, replications=2, windows=2,
     )  # fmt: skip
     return dataclasses.replace(plan, **changes)

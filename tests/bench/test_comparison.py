@@ -17,7 +17,7 @@ from videomdm_ext import plugins
 from videomdm_ext.bench import cost
 from videomdm_ext.bench import run as engine
 from videomdm_ext.bench.collect import gather
-from videomdm_ext.bench.plan import Plan, Run, read_plan
+from videomdm_ext.bench.plan import DEMO, Plan, Run, read_plan
 from videomdm_ext.bench.report import write
 from videomdm_ext.bench.run import execute, prepare
 from videomdm_ext.bench.scoring import make_scoring, with_plugins
@@ -55,8 +55,9 @@ def plan(tmp_path_factory) -> Plan:
         make_clip(name=name, texts=(f"to {name}", f"to {name} again")) for name in ("dance_a", "walk", "jump", "punch")
     ]
     card = write_folder(path, {"train": train, "test": [make_clip(name="dance_b", texts=("to dance",))]}, CARD)
-    return Plan(
-        path, card.content_hash, ARMS, seeds=1, steps=60, batch_size=4, crop_frames=24, latent_dim=32, layers=1,
+    return dataclasses.replace(
+        DEMO, clips=path, content=card.content_hash, arms=ARMS, text_features="words", seeds=1, steps=60,
+        batch_size=4, crop_frames=24, latent_dim=32, layers=1,
         ff_size=48, diffusion_steps=10, samples=6,
     )  # fmt: skip
 

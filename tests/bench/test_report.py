@@ -13,7 +13,7 @@ from rich.console import Console
 
 from videomdm_ext.bench import report
 from videomdm_ext.bench.facts import Case, Facts, Judge
-from videomdm_ext.bench.provenance import metrics_schema, schema_faults
+from videomdm_ext.bench.provenance import schema_faults
 from videomdm_ext.bench.report_json import to_json
 from videomdm_ext.bench.results import Example, Results, Training, verdict
 from videomdm_ext.data.motions import load_motions
@@ -122,7 +122,7 @@ def test_a_variation_is_held_against_the_arm_that_it_varies_too() -> None:
     found = json.loads(to_json(results))
     assert list(found["against_varied"]) == ["blind"]
     assert found["against_varied"]["blind"][0]["outcome"] == "worse"
-    assert schema_faults(found, metrics_schema()) == []
+    assert schema_faults(found) == []
 
 
 def test_equal_passes_are_told_with_the_passes_of_each() -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from videomdm_ext.cli import benchmarking as verb
 from videomdm_ext.cli import main as cli
-from videomdm_ext.cli import speed as verb
 from videomdm_ext.errors import HostError
 from videomdm_ext.mdm import checkout
 from videomdm_ext.mdm.speed import measure
@@ -47,13 +47,13 @@ def test_ratios_are_of_total_times_in_each_phase():
 
 def test_different_weights_are_said(capsys):
     assert SPEEDS.same_weights
-    verb.show(Speeds(SMALL, {**SPEEDS.timings, "stock": timing(6.0, digest="other")}, "CPU", "CLIP"))
+    verb._show_speeds(Speeds(SMALL, {**SPEEDS.timings, "stock": timing(6.0, digest="other")}, "CPU", "CLIP"))
     assert "after these steps: different" in capsys.readouterr().out
     assert Speeds(SMALL, {"3d": timing(1.0), "2d": timing(1.0)}, "CPU", "CLIP").same_weights is None
 
 
 def test_the_table_shows_every_part_of_every_variant(capsys):
-    verb.show(SPEEDS)
+    verb._show_speeds(SPEEDS)
     shown = capsys.readouterr().out
     for part in (*PARTS, "total", "stock MDM", "3d", "2d, no unrolling", "first epoch", "later epochs"):
         assert part in shown, part

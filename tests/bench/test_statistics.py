@@ -14,25 +14,6 @@ from hypothesis import strategies as st
 from videomdm_ext.bench import statistics
 
 
-@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 5, 9, 10, 19, 30, 101])
-@pytest.mark.parametrize("level", [0.01, 0.6, 0.95, 0.999])
-def test_the_t_quantile_is_scipys(freedom: int, level: float) -> None:
-    expected = scipy.stats.t.ppf(0.5 + level / 2, freedom)
-    assert statistics.t_quantile(level, freedom) == pytest.approx(expected, rel=1e-9)
-
-
-@given(st.floats(0, 50), st.integers(1, 60))
-def test_the_probability_is_scipys(t: float, freedom: int) -> None:
-    expected = 1 - 2 * scipy.stats.t.sf(t, freedom)
-    assert statistics.student_probability(t, freedom) == pytest.approx(expected, abs=1e-12)
-
-
-@pytest.mark.parametrize(("level", "freedom"), [(0.0, 3), (1.0, 3), (0.95, 0)])
-def test_a_level_or_a_freedom_without_a_quantile_is_refused(level: float, freedom: int) -> None:
-    with pytest.raises(ValueError, match="expected"):
-        statistics.t_quantile(level, freedom)
-
-
 def test_the_interval_of_a_mean_is_scipys() -> None:
     values = [3.1, 2.7, 4.4]
     found = statistics.mean_interval(values)
@@ -45,21 +26,6 @@ def test_one_value_has_a_mean_and_no_interval() -> None:
     found = statistics.mean_interval([2.0])
     assert found == statistics.Estimate(2.0, None, 1)
     assert found.low is found.high is found.detectable is None
-
-
-def test_a_paired_difference_takes_the_seeds_in_common_and_keeps_its_sign() -> None:
-    found = statistics.paired_difference({0: 5.0, 1: 7.0, 2: 100.0}, {1: 4.0, 0: 3.0, 9: 1.0})
-    assert found is not None
-    assert (found.mean, found.n) == (2.5, 2)
-    assert statistics.paired_difference({0: 1.0}, {1: 1.0}) is None
-
-
-def test_pairing_removes_what_seeds_share() -> None:
-    first = {0: 1.0, 1: 11.0, 2: 21.0}
-    second = {seed: value - 0.5 for seed, value in first.items()}
-    found = statistics.paired_difference(first, second)
-    assert found is not None
-    assert found.half_width == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 30])

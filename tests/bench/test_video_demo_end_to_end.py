@@ -85,17 +85,15 @@ class Interrupted:
         heard: dict[str, None] = {}
         self.watched.append([])
 
-        def watching(name, done, total):
-            heard[name] = None
+        def progress(name, done, total):
+            if name.endswith(".gif"):
+                heard[name] = None
             self.watched[-1] = list(heard)
-            if name == stop_at:
+            trained = stop_training and name.startswith("training") and any(self.out.glob("runs/*/model*.pt"))
+            if name == stop_at or trained:
                 raise KeyboardInterrupt
 
-        def training(done):
-            if stop_training and any(self.out.glob("runs/*/model*.pt")):
-                raise KeyboardInterrupt
-
-        return run_video_demo(self.out, self.sources, steps=STEPS, workers=1, watching=watching, training=training)
+        return run_video_demo(self.out, self.sources, steps=STEPS, workers=1, progress=progress)
 
 
 @pytest.fixture(scope="module")

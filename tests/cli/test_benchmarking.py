@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -20,7 +19,7 @@ def asked(monkeypatch) -> list[Bench]:
     """-> the benches that were asked for; none is carried out."""
     found: list[Bench] = []
     monkeypatch.setattr(benchmarking, "read_card", lambda path: CARD)
-    monkeypatch.setattr(benchmarking, "tell", lambda *a: 0)
+    monkeypatch.setattr(benchmarking, "show", lambda *a: 0)
     monkeypatch.setattr(Bench, "run", lambda self: (found.append(self), (None, None))[1])
     return found
 
@@ -71,8 +70,7 @@ def test_too_few_samples_for_groups_of_32_are_told(asked, capsys):
 @pytest.mark.parametrize("words", [["--protocol", "mdm", "--out", "x"], ["--protocol=mdm", "--out", "x"]])
 def test_the_published_protocol_gets_the_other_words(monkeypatch, words):
     got: list[list[str]] = []
-    stand_in = SimpleNamespace(protocol=lambda rest: got.append(rest) or 4)
-    monkeypatch.setitem(sys.modules, "videomdm_ext.cli.protocol", stand_in)
+    monkeypatch.setattr(benchmarking, "protocol", lambda rest: got.append(rest) or 4)
     assert benchmarking.bench(words) == 4
     assert got == [["--out", "x"]]
 

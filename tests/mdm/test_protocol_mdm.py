@@ -21,7 +21,7 @@ from humanml import WORDS, make_clips, write_evaluator
 from tolerances import EQUAL_WEIGHTS
 
 from videomdm_ext.bench import protocol_mdm
-from videomdm_ext.cli.protocol import protocol
+from videomdm_ext.cli.benchmarking import protocol
 from videomdm_ext.data.card import Card
 from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.folder import write_folder

@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from videomdm_ext.bench.arms import ArmConfig, arm_name, load_arm
+from videomdm_ext.bench.evaluators.views_2d import NAME as VIEWS_2D
 from videomdm_ext.bench.metrics import METRICS, SPACE_METRICS
-from videomdm_ext.bench.plan import MDM_FIXED, Plan, Run
+from videomdm_ext.bench.plan import MDM_FIXED, Plan, Run, read_plan
+from videomdm_ext.bench.reference import has_truth
+from videomdm_ext.bench.scores import PRIMARY
 from videomdm_ext.config import Supervision
 from videomdm_ext.data.card import Card
 from videomdm_ext.data.clip import Clip
@@ -28,6 +31,17 @@ GROWING = ("arms", "seeds", "replications")
 JUDGING = ("windows", "reference", "primary", "without")
 """What a folder's plan may have otherwise than before: saved samples are scored again."""
 
+SEEN_HELD_OUT = ("heldout_reprojection",)
+"""Scores of held-out clips that need no truth."""
+PLACES = ("save_dir", "clips", "save_interval", "resume_checkpoint", "overwrite")
+"""What a run is given that does not change what it learns; the clips' content is on the plan."""
+FEWER_STEPS = ("num_steps", "lr_anneal_steps")
+"""In what a training with equal passes is meant to differ."""
+TEACHERS = "teachers.txt"
+"""In a run's folder: the identity of the refined teachers that it was trained on."""
+
+Difference = Mapping[str, tuple[str, str]]
+
 
 def check_numbers(plan: Plan) -> None:
     """The plan's own figures fit together. ConfigError names the option."""
@@ -37,6 +51,8 @@ def check_numbers(plan: Plan) -> None:
             raise ConfigError(
                 f"--{name.replace('_', '-')}: expected {least} or more, found {getattr(plan, name)}. Correct it."
             )
+    if not (0 <= plan.average < 1 and 0 < plan.adam_beta2 < 1):
+        raise ConfigError("--average and --adam-beta2: expected numbers from 0 to under 1. Correct the option.")
     if plan.curve > plan.steps:
         raise ConfigError(f"--curve {plan.curve}: expected no more points than the {plan.steps} steps. Lower it.")
     for option, name in (("select", plan.select), *(("primary", name) for name in plan.primary)):
@@ -77,6 +93,38 @@ def check_truth(plan: Plan, arms: Sequence[Supervision]) -> None:
         )
 
 
+def check_judged(plan: Plan) -> None:
+    """There are held-out clips, and what is asked for can be scored with what is known of them. ConfigError otherwise.
+
+    Where clips that samples are compared with have no truth, their keypoints are compared with, by views-2d alone.
+    """
+    clips_of(plan, "test")
+    asked = {plan.reference: ("primary", () if plan.primary == PRIMARY else plan.primary)}
+    if plan.curve:
+        asked = {"val": ("select", (plan.select,) if plan.select else ()), **asked}
+    for split, (option, names) in asked.items():
+        clips = clips_of(plan, split)
+        if not has_truth(clips):
+            _check_blind(plan, clips, f"its split {split}", option, names)
+
+
+def _check_blind(plan: Plan, clips: Sequence[Clip], what: str, option: str, names: Sequence[str]) -> None:
+    """Keypoints can be compared with instead of the truth, and the metrics `names` are known then."""
+    blind = [clip.id for clip in clips if clip.truth is None]
+    found = f"found none for {len(blind)} of {len(clips)} ({blind[0]}, ...)"
+    if VIEWS_2D in plan.without:
+        raise ConfigError(
+            f"{plan.clips}: expected a truth for every clip of {what} to compare with, {found}. Take {VIEWS_2D}, which "
+            "needs none, out of --without."
+        )
+    for name in names:
+        if not (name.startswith(f"{VIEWS_2D}/") or (option == "primary" and name in SEEN_HELD_OUT)):
+            raise ConfigError(
+                f"--{option} {name}: expected a metric that needs no truth, such as {VIEWS_2D}/fid, as every clip of "
+                f"{what} would have to have one, {found}. Choose another."
+            )
+
+
 def clips_of(plan: Plan, split: str) -> list[Clip]:
     """The clips of one split. ConfigError where there are none."""
     if not read_card(plan.clips).counts.get(split):
@@ -91,12 +139,7 @@ def check_plan(plan: Plan, out: Path, card: Card) -> None:
         raise ConfigError(f"{plan.clips}: its clips are not those of {place}. Choose another --out.")
     if not place.is_file():
         return
-    try:
-        stored = json.loads(place.read_text(encoding="utf-8"))
-        settings = stored.pop("settings", {})
-        before = Plan(**stored)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{place}: expected the plan of a comparison ({error}). Choose another --out.") from error
+    before, settings = read_plan(out), json.loads(place.read_text(encoding="utf-8")).get("settings", {})
     found = [
         f"{name} ({getattr(before, name)}, now {getattr(plan, name)})"
         for name in (item.name for item in dataclasses.fields(Plan))
@@ -141,14 +184,7 @@ def write_plan(plan: Plan, out: Path) -> None:
         write_bytes(str(place), text.encode())
 
 
-PLACES = ("save_dir", "clips", "save_interval", "resume_checkpoint", "overwrite")
-"""What a run is given that does not change what it learns; the clips' content is on the plan."""
-FEWER_STEPS = ("num_steps", "lr_anneal_steps")
-"""In what a training with equal passes is meant to differ."""
-TEACHERS = "teachers.txt"
-"""In a run's folder: the identity of the refined teachers that it was trained on."""
-
-Difference = Mapping[str, tuple[str, str]]
+# -- equal but for what is declared ------------------------------------------------------------------------------------
 
 
 def given(run: Run, out: Path) -> dict[str, str]:

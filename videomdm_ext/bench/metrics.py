@@ -175,11 +175,6 @@ def bone_length_error(samples: Clips, reference: Clips, skeleton: Skeleton) -> f
     return (made - true).square().mean().sqrt().item()
 
 
-def clip_measures(positions: Tensor, skeleton: Skeleton, fps: float) -> dict[str, float]:
-    """The kinematic measures of one clip [T, J, 3], by the names of METRICS."""
-    return {name: values[0] for name, values in every_clips_measures([positions], skeleton, fps).items()}
-
-
 def every_clips_measures(clips: Clips, skeleton: Skeleton, fps: float) -> dict[str, list[float]]:
     """The kinematic measures, by name, one value a clip in the order of the clips; equal lengths go together."""
     by_length: dict[int, list[int]] = {}

@@ -9,9 +9,11 @@ OUT/scores/ARM-SEED/REP.json    their scores
 
 import csv
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from videomdm_ext.bench.arms import ArmConfig, arm_name, load_arm
 from videomdm_ext.bench.scores import PRIMARY
@@ -31,47 +33,74 @@ TRAINED_EVALUATORS = ("t2m", "text-motion", "views-2d")
 """Evaluators that are large, or are trained first."""
 
 
+Hidden = tyro.conf.Suppress[tyro.conf.Fixed[str]]
+"""Not an option of the command line: a verb sets it."""
+
+
 @dataclass(frozen=True)
 class Plan:
-    """What is equal for all arms, and which arms and seeds there are.
+    """What is equal for all arms, and which arms and seeds there are. Its fields are the options of `bench` and `demo`.
 
-    A training is sampled in `replications` with fixed seeds, and compared with `windows` random crops of every clip of
-    the split `reference` (1: their first frames). `curve` scores that many checkpoints on validation clips; `select`
-    names the metric that then chooses the checkpoint. `primary` names the metrics that claims are made in, `without`
-    the evaluators that are not made.
+    `clips` is the data set's folder and `content` the hash of its clips.
     """
 
-    clips: str
-    content: str
+    clips: Hidden = ""
+    content: Hidden = ""
     arms: tuple[str, ...] = ("3d", "lifted", "2d")
+    """Names in configs/arms, or YAML files, with commas or spaces between."""
     seeds: int = 3
-    steps: int = 650
-    batch_size: int = 16
-    crop_frames: int = 32
-    learning_rate: float = 2e-3
-    latent_dim: int = 192
-    layers: int = 2
-    ff_size: int = 384
+    """Trainings of each arm."""
+    steps: int = 20000
+    """Steps of each training; the learning rate falls to zero over them."""
+    batch_size: int = 32
+    """Crops of a step."""
+    crop_frames: int = 64
+    """Longest crop of a clip, frames."""
+    learning_rate: Annotated[float, tyro.conf.arg(name="lr")] = 5e-4
+    """Learning rate."""
+    latent_dim: int = 256
+    """Width of the denoiser."""
+    layers: int = 4
+    """Layers of the denoiser."""
+    ff_size: int = 512
+    """Width of its feed-forward layers; with --mdm always 1024."""
     dropout: float = 0.0
+    """Dropout of the denoiser; with --mdm always 0.1."""
     diffusion_steps: int = 50
-    average: float = 0.99
-    adam_beta2: float = 0.999
-    text_features: str = "words"
-    samples: int = 128
+    """Steps of the diffusion."""
+    average: float = 0.999
+    """Decay of the weights' moving average; longer trainings bear a longer one."""
+    adam_beta2: float = 0.99
+    """Decay of the optimizer's squared gradients."""
+    text_features: str = "auto"
+    """words, minilm, clip, or auto: MiniLM where it is installed."""
+    samples: int = 1000
+    """Motions of each replication."""
     guidance: float = 1.0
-    replications: int = 1
-    windows: int = 1
+    """Classifier-free guidance scale of the samples."""
+    replications: int = 20
+    """Times each training is sampled, with a fixed list of seeds."""
+    windows: int = 4
+    """Random crops of each true clip that samples are compared with; 1: its first frames."""
     reference: str = "train"
+    """Split whose captions are sampled and whose truth is compared with: train, val or test."""
     mdm: str = ""
+    """MDM checkout that trains and samples, auto searches for one; empty: the stand-in."""
     curve: int = 0
+    """Checkpoints of each training that are scored on validation clips; 0: none."""
     select: str = ""
+    """Report the checkpoint with the best of this metric on validation clips; empty: the last one."""
     equal_passes: bool = False
+    """Train arms that unroll again, with as many denoiser passes as the others."""
     primary: tuple[str, ...] = PRIMARY
-    without: tuple[str, ...] = TRAINED_EVALUATORS
+    """Metrics that claims are made in, chosen beforehand, with commas or spaces between."""
+    without: tuple[str, ...] = ()
+    """Evaluators that are not made, with commas or spaces between."""
 
     def __post_init__(self) -> None:
-        for name in ("arms", "primary", "without"):  # lists, where they were read from JSON
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("arms", "primary", "without"):  # lists where they were read from JSON
+            words = (word.strip() for part in getattr(self, name) for word in part.split(","))
+            object.__setattr__(self, name, tuple(word for word in words if word))
 
     def runs(self) -> list["Run"]:
         """All pairs of arm and seed, seed by seed, so that an early stop leaves whole comparisons."""
@@ -101,16 +130,24 @@ class Plan:
         return checkout.find(self.mdm) if self.mdm else checkout.standin()
 
 
+DEMO = Plan(
+    seeds=5, steps=360, batch_size=16, crop_frames=32, learning_rate=2e-3, latent_dim=192, layers=2, ff_size=384,
+    average=0.99, adam_beta2=0.999, samples=128, replications=1, windows=1, without=TRAINED_EVALUATORS,
+)  # fmt: skip
+"""The plan of `demo`, of which entries are taken that an earlier version's plan.json does not hold."""
+
+
 def read_plan(out: Path) -> Plan:
     """The plan of a comparison's folder."""
     place = out / "plan.json"
     try:
         stored: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
         stored.pop("settings", None)
-        return Plan(**stored)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        return replace(DEMO, **{"clips": stored["clips"], **stored})
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise ConfigError(
-            f"{place}: expected the plan of a comparison ({error}). Make one: videomdm demo, or videomdm bench."
+            f"{place}: expected the plan of a comparison ({error}). Make one in a folder of its own: videomdm demo, or "
+            "videomdm bench."
         ) from error
 
 

@@ -9,9 +9,10 @@ import json
 import platform
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from videomdm_ext.errors import VideoMDMError
 from videomdm_ext.mdm import checkout, known
 
 SOURCES = Path(__file__).resolve().parents[2]
+SCHEMA = Path(__file__).with_name("metrics_schema.json")
 PACKAGES = ("torch", "numpy", "roma", "scipy", "transformers")
 """Packages whose versions can change a number."""
 
@@ -155,6 +157,11 @@ class Listed:
     stage: str
     headline: str
 
+    def as_json(self) -> dict[str, Any]:
+        plan = self.plan
+        facts = {"folder": str(self.folder), "dataset": plan.clips, "stage": self.stage, "headline": self.headline}
+        return facts | {"arms": list(plan.arms), "seeds": plan.seeds, "steps": plan.steps}
+
 
 def benches(folder: Path) -> list[Listed]:
     """Every folder with a plan.json under a folder, itself among them, in the order of their names."""
@@ -205,7 +212,7 @@ def problems(out: Path) -> list[str]:
         found += _of_run(run, out, record.get("runs", {}).get(run.name, {}))
     content = _read(out / "metrics.json", found)
     if content:
-        faults = schema_faults(content, metrics_schema())
+        faults = schema_faults(content)
         found += [f"{out / 'metrics.json'}: {fault}" for fault in faults]
         found += [] if faults else _of_metrics(plan, content, out / "metrics.json")
     return found + [
@@ -256,70 +263,15 @@ def _read(place: Path, found: list[str]) -> dict[str, Any]:
     return {}
 
 
-PLACE = Path(__file__).with_name("metrics_schema.json")
-KINDS: Mapping[str, tuple[type, ...]] = {
-    "object": (dict,),
-    "array": (list,),
-    "string": (str,),
-    "boolean": (bool,),
-    "integer": (int,),
-    "number": (int, float),
-    "null": (type(None),),
-}
-KNOWN = {
-    "$schema", "$defs", "$ref", "title", "description", "type", "enum", "required", "properties",
-    "additionalProperties", "items", "minItems",
-}  # fmt: skip
-"""Words of JSON Schema that a schema may use here."""
-
-
-def metrics_schema() -> dict[str, Any]:
-    """The schema of metrics.json."""
-    return dict(json.loads(PLACE.read_text(encoding="utf-8")))
-
-
-def schema_faults(value: Any, schema: Mapping[str, Any]) -> list[str]:
-    """What in a value does not follow the schema, each with its place; empty where all does."""
-    return list(_faults(value, schema, schema, "$"))
-
-
-def _faults(value: Any, schema: Mapping[str, Any], whole: Mapping[str, Any], place: str) -> Iterator[str]:
-    if "$ref" in schema:
-        schema = whole["$defs"][schema["$ref"].rpartition("/")[2]]
-    kinds = schema.get("type", [])
-    kinds = [kinds] if isinstance(kinds, str) else kinds
-    if kinds and not any(_is(value, kind) for kind in kinds):
-        yield f"{place}: expected {' or '.join(kinds)}, found {_brief(value)}"
-        return
-    if "enum" in schema and value not in schema["enum"]:
-        yield f"{place}: expected one of {', '.join(map(str, schema['enum']))}, found {_brief(value)}"
-    if isinstance(value, dict):
-        yield from _of_object(value, schema, whole, place)
-    if isinstance(value, list):
-        if len(value) < schema.get("minItems", 0):
-            yield f"{place}: expected {schema['minItems']} entries or more, found {len(value)}"
-        for index, entry in enumerate(value if "items" in schema else ()):
-            yield from _faults(entry, schema["items"], whole, f"{place}[{index}]")
-
-
-def _of_object(
-    value: Mapping[str, Any], schema: Mapping[str, Any], whole: Mapping[str, Any], place: str
-) -> Iterator[str]:
-    for name in schema.get("required", ()):
-        if name not in value:
-            yield f"{place}: expected an entry {name!r}, found none"
-    known, others = schema.get("properties", {}), schema.get("additionalProperties")
-    for name, entry in value.items():
-        inner = known.get(name, others)
-        if inner is not None:
-            yield from _faults(entry, inner, whole, f"{place}.{name}")
-
-
-def _is(value: Any, kind: str) -> bool:
-    """Whether a value is of a kind; true and false are no numbers."""
-    return isinstance(value, KINDS[kind]) and not (isinstance(value, bool) and kind in ("integer", "number"))
-
-
-def _brief(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) < 40 else f"{text[:37]}..."
+def schema_faults(content: Any) -> list[str]:
+    """What in the content of a metrics.json does not follow the published schema, each with its place."""
+    try:
+        jsonschema = import_module("jsonschema")
+    except ImportError as error:
+        raise VideoMDMError(
+            "bench validate: expected the package jsonschema to check metrics.json with, found none. "
+            "Install it: pip install -e '.[demo]' -c constraints.txt."
+        ) from error
+    rules = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    found = jsonschema.Draft202012Validator(rules).iter_errors(content)
+    return sorted(f"{error.json_path}: {textwrap.shorten(error.message, 160)}" for error in found)

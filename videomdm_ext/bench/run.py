@@ -13,7 +13,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,10 @@ import torch
 from videomdm_ext.bench import collect, cost, fairness, provenance, report
 from videomdm_ext.bench.arms import arm_name, load_arm
 from videomdm_ext.bench.evaluators.base import Progress
-from videomdm_ext.bench.evaluators.views_2d import NAME as VIEWS_2D
 from videomdm_ext.bench.fairness import check_numbers, check_plan, check_truth, clips_of, write_plan
 from videomdm_ext.bench.plan import Plan, Run
-from videomdm_ext.bench.reference import has_truth
 from videomdm_ext.bench.results import Results
-from videomdm_ext.bench.scores import PRIMARY
 from videomdm_ext.bench.scoring import Scoring, make_scoring
-from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.files import check_writable, write_bytes
 from videomdm_ext.data.folder import read_card
 from videomdm_ext.data.refined import identity, is_made, make_refined
@@ -68,22 +65,24 @@ def prepare(plan: Plan, out: Path, refining: Callable[[int, int], None] | None =
 # -- trainings --------------------------------------------------------------------------------------------------------
 
 
-def execute(plan: Plan, out: Path, *, workers: int, watch: Watch, finish: Finish | None = None) -> None:
-    """Train every run that is not done, then sample it, or let `finish(run, out)` write what is to be scored.
+def execute(
+    plan: Plan,
+    out: Path,
+    *,
+    workers: int,
+    watch: Watch,
+    finish: Finish | None = None,
+    todo: Sequence[Run] | None = None,
+) -> None:
+    """Train the runs of `todo` to their ends, then `finish(run, out)`; by default sample what is missing.
 
-    `watch` is told the steps of each run, now and then.
+    `watch` gets the steps of each run, now and then.
     """
-    if finish is None:
+    if todo is None:
         todo = [run for run in plan.runs() if run.missing_samples(out) or run.missing_curve(out)]
-    else:
-        todo = [run for run in plan.runs() if not run.samples(out).is_file()]
-    perform(plan, out, todo, finish or make_samples, workers=workers, watch=watch)
-
-
-def perform(plan: Plan, out: Path, todo: Sequence[Run], finish: Finish, *, workers: int, watch: Watch) -> None:
-    """Complete these runs."""
     if not todo:
         return
+    finish = finish or make_samples
     if workers == 0:
         for run in todo:
             complete(run, out, finish)
@@ -237,45 +236,40 @@ def select(run: Run, out: Path, scoring: Scoring) -> int:
     return found.steps[best]
 
 
-SEEN_HELD_OUT = ("heldout_reprojection",)
-"""Scores of held-out clips that need no truth."""
-
-
-def _nothing(what: str, done: int, total: int) -> None:
-    """No progress is shown."""
-
-
 @dataclass(frozen=True)
 class Bench:
-    """A plan in its folder, how many trainings run at a time, and who hears of progress."""
+    """A plan in its folder, how many trainings run at a time, and who hears of progress: (what, done, total)."""
 
     plan: Plan
     out: Path
     workers: int = 2
     command: Sequence[str] = ()
-    progress: Progress = _nothing
-    refining: Callable[[int, int], None] | None = None
-    watch: Watch = field(default=lambda done: None)
+    progress: Progress = lambda what, done, total: None
 
     def prepare(self) -> None:
-        """Check everything before work begins."""
-        if self.workers < 1 and self.plan.mdm:
-            raise ConfigError("--workers 0: expected 1 or more with --mdm, whose logger needs a process for each run.")
+        """Check everything before work begins; refine the teachers where an arm needs them."""
+        if self.workers < 0 or (self.workers < 1 and self.plan.mdm):
+            why = " with --mdm, whose logger needs a process for each run" if self.plan.mdm else ", or 0"
+            raise ConfigError(f"--workers {self.workers}: expected 1 or more{why}. Correct it.")
         check_numbers(self.plan)
-        check_judged(self.plan)
-        prepare(self.plan, self.out, self.refining)
+        fairness.check_judged(self.plan)
+        prepare(self.plan, self.out, partial(self.progress, "refining"))
 
     def train(self) -> None:
         """Train and sample what is missing; with --select the checkpoints are chosen in between."""
-        plan, out = self.plan, self.out
+        plan, out, workers = self.plan, self.out, self.workers
         if plan.select:
             todo = [run for run in plan.runs() if not run.is_trained(out) or run.missing_curve(out)]
-            perform(plan, out, todo, make_curve, workers=self.workers, watch=self.watch)
+            execute(plan, out, workers=workers, watch=self._watch, finish=make_curve, todo=todo)
             scoring = make_scoring(plan, out, progress=self.progress)
             for run in plan.runs():
                 if not run.equal_passes and not run.chosen(out).is_file():
                     select(run, out, scoring)
-        execute(plan, out, workers=self.workers, watch=self.watch)
+        execute(plan, out, workers=workers, watch=self._watch)
+
+    def _watch(self, done: Mapping[str, int]) -> None:
+        for run in self.plan.runs():
+            self.progress(run.name, done[run.name], run.steps)
 
     def score(self, *, anew: bool = False) -> Scoring:
         """Score what is not scored yet, or all of it; the scores are kept in files."""
@@ -309,35 +303,3 @@ class Bench:
         self.prepare()
         self.train()
         return self.report(self.score())
-
-
-def check_judged(plan: Plan) -> None:
-    """There are held-out clips, and what is asked for can be scored with what is known of them. ConfigError otherwise.
-
-    Where clips that samples are compared with have no truth, their keypoints are compared with, by views-2d alone.
-    """
-    clips_of(plan, "test")
-    asked = {plan.reference: ("primary", () if plan.primary == PRIMARY else plan.primary)}
-    if plan.curve:
-        asked = {"val": ("select", (plan.select,) if plan.select else ()), **asked}
-    for split, (option, names) in asked.items():
-        clips = clips_of(plan, split)
-        if not has_truth(clips):
-            _check_blind(plan, clips, f"its split {split}", option, names)
-
-
-def _check_blind(plan: Plan, clips: Sequence[Clip], what: str, option: str, names: Sequence[str]) -> None:
-    """Keypoints can be compared with instead of the truth, and the metrics `names` are known then."""
-    blind = [clip.id for clip in clips if clip.truth is None]
-    found = f"found none for {len(blind)} of {len(clips)} ({blind[0]}, ...)"
-    if VIEWS_2D in plan.without:
-        raise ConfigError(
-            f"{plan.clips}: expected a truth for every clip of {what} to compare with, {found}. Take {VIEWS_2D}, which "
-            "needs none, out of --without."
-        )
-    for name in names:
-        if not (name.startswith(f"{VIEWS_2D}/") or (option == "primary" and name in SEEN_HELD_OUT)):
-            raise ConfigError(
-                f"--{option} {name}: expected a metric that needs no truth, such as {VIEWS_2D}/fid, as every clip of "
-                f"{what} would have to have one, {found}. Choose another."
-            )

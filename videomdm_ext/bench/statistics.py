@@ -3,7 +3,7 @@ over seeds, and the bootstrap over clips.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -43,8 +43,10 @@ class Estimate:
             return 1.0
         if self.half_width == 0:
             return 0.0
+        from scipy.special import stdtr
+
         t = abs(self.mean) / self.half_width * t_quantile(self.level, self.n - 1)
-        return 1 - student_probability(t, self.n - 1)
+        return float(2 * stdtr(self.n - 1, -t))
 
     @property
     def detectable(self) -> float | None:
@@ -79,29 +81,11 @@ class Adjusted:
     level: float
 
 
-def student_probability(t: float, freedom: int) -> float:
-    """P(|T| < t) for whole degrees of freedom, by the finite sums of Abramowitz and Stegun 26.7.3 and 26.7.4."""
-    angle = math.atan(t / math.sqrt(freedom))
-    sine, cosine = math.sin(angle), math.cos(angle)
-    odd = freedom % 2
-    term, total = (cosine, 0.0) if odd else (1.0, 0.0)
-    for power in range(1 if odd else 0, freedom - 1, 2):
-        total += term
-        term *= cosine**2 * (power + 1) / (power + 2)
-    return 2 / math.pi * (angle + sine * total) if odd else sine * total
-
-
-@lru_cache(maxsize=1024)
 def t_quantile(level: float, freedom: int) -> float:
-    """t with P(|T| < t) = level, by bisection of the angle atan(t / sqrt(freedom))."""
-    if not 0 < level < 1 or freedom < 1:
-        raise ValueError(f"expected 0 < level < 1 and freedom >= 1, found {level} and {freedom}")
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        middle = 0.5 * (low + high)
-        below = student_probability(math.tan(middle) * math.sqrt(freedom), freedom) < level
-        low, high = (middle, high) if below else (low, middle)
-    return math.tan(0.5 * (low + high)) * math.sqrt(freedom)
+    """t with P(|T| < t) = level."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, (1 + level) / 2))
 
 
 @lru_cache(maxsize=1024)
@@ -135,12 +119,6 @@ def mean_interval(values: Sequence[float], level: float = LEVEL) -> Estimate:
     if n == 1:
         return Estimate(mean, None, n, level)
     return Estimate(mean, t_quantile(level, n - 1) * math.sqrt(_covariance(values, values) / n), n, level)
-
-
-def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -> Estimate | None:
-    """Interval of first - second over the seeds that both have; None where there are none."""
-    seeds = [seed for seed in first if seed in second]
-    return mean_interval([first[seed] - second[seed] for seed in seeds]) if seeds else None
 
 
 def paired_ratio(numerator: Sequence[float], denominator: Sequence[float], level: float = LEVEL) -> Ratio:
@@ -224,16 +202,13 @@ def sign_flip(differences: Sequence[float], *, seed: int = 0) -> SignFlip:
     smallest = 2.0 ** (1 - n) if exact else 1 / (1 + DRAWS)
     if not np.isfinite(values).all():
         return SignFlip(1.0, smallest, n, exact)
-    signs = _all_signs(n) if exact else 1 - 2 * np.random.default_rng(seed).integers(0, 2, (DRAWS, n))
+    if exact:
+        bits = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
+    else:
+        bits = np.random.default_rng(seed).integers(0, 2, (DRAWS, n))
     bound = abs(math.fsum(differences)) - 1e-12 * np.abs(values).sum()
-    hits = int((np.abs(signs @ values) >= bound).sum())
+    hits = int((np.abs((1 - 2 * bits) @ values) >= bound).sum())
     return SignFlip(hits / 2**n if exact else (1 + hits) / (1 + DRAWS), smallest, n, exact)
-
-
-@lru_cache(maxsize=EXACT_UP_TO)
-def _all_signs(n: int) -> NDArray[np.int64]:
-    """[2^n, n]"""
-    return 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
 
 
 def clip_interval(

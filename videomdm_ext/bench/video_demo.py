@@ -11,8 +11,8 @@ import importlib.util
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.bench import run as engine
-from videomdm_ext.bench.run import Plan, Run
+from videomdm_ext.bench.evaluators.base import Progress
+from videomdm_ext.bench.plan import DEMO, Plan, Run
 from videomdm_ext.bench.video_demo_report import About, Row, write_report
 from videomdm_ext.data import files
 from videomdm_ext.data.batch import Crop, collate, crop, tensor_of
@@ -307,21 +308,28 @@ def run_video_demo(
     *,
     steps: int,
     workers: int = 2,
-    watching: Watching | None = None,
-    refining: Callable[[int, int], None] | None = None,
-    training: Callable[[Mapping[str, int]], None] | None = None,
+    progress: Progress = lambda what, done, total: None,
 ) -> VideoDemo:
     """All of it, of the installed wheels' videos where no `sources` are given; started again, it goes on.
 
-    The callbacks hear of frames of a video, of clips, of steps of each run.
+    `progress` hears of frames of a video, of clips, of steps of each run: (what, done, total).
     """
     files.check_writable(str(out))
     sources = sources or find_wheels()
-    importer, card = make_clips(sources, out, watching)
+    importer, card = make_clips(sources, out, progress)
     batch = min(8, card.counts["train"])
-    plan = Plan(str(out / "data"), card.content_hash, arms=ARMS, seeds=1, steps=steps, crop_frames=48, batch_size=batch)
-    engine.prepare(plan, out, refining)
-    engine.execute(plan, out, workers=workers, watch=training or (lambda done: None), finish=say)
+    plan = replace(
+        DEMO, clips=str(out / "data"), content=card.content_hash, arms=ARMS, seeds=1, steps=steps, crop_frames=48,
+        batch_size=batch, text_features="words",
+    )  # fmt: skip
+
+    def watch(done: Mapping[str, int]) -> None:
+        for name, done_steps in done.items():
+            progress(f"training {name}", done_steps, steps)
+
+    engine.prepare(plan, out, partial(progress, "refining"))
+    todo = [run for run in plan.runs() if not run.samples(out).is_file()]
+    engine.execute(plan, out, workers=workers, watch=watch, finish=say, todo=todo)
     truth = true_motion(sources, out)
     rows, shown = judge(plan, out, _places(importer), truth)
     place = write_report(out, rows, shown, About(steps, card, truth.summary, _told(importer, truth)))

@@ -1,29 +1,40 @@
-"""The verbs `bench`, `bench score`, `bench report`, `bench ls` and `bench validate`."""
+"""The verbs `bench`, `bench score`, `report`, `ls`, `validate` and `speed`, and `bench --protocol mdm`."""
 
+import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 import torch
 import tyro
 from rich.markup import escape
+from rich.table import Table
 
-from videomdm_ext.bench import drawing, provenance
-from videomdm_ext.bench.plan import Plan, Run, read_plan
+from videomdm_ext.bench import drawing, protocol_mdm, provenance
+from videomdm_ext.bench.plan import Plan, read_plan
+from videomdm_ext.bench.protocol_mdm import Asked, Evaluated, Settings
+from videomdm_ext.bench.protocol_mdm_report import document
 from videomdm_ext.bench.report import terminal_table
-from videomdm_ext.bench.results import headline, verdict
+from videomdm_ext.bench.results import Results, headline, verdict
 from videomdm_ext.bench.run import Bench
-from videomdm_ext.bench.scores import PRIMARY, Results
 from videomdm_ext.cli.console import bars, by_name, console, counting, parse
-from videomdm_ext.cli.training import text_choice
+from videomdm_ext.data.files import check_writable, write_bytes
 from videomdm_ext.data.folder import read_card
-from videomdm_ext.errors import ConfigError
+from videomdm_ext.errors import ConfigError, HostError
+from videomdm_ext.mdm import checkout, text
+from videomdm_ext.mdm.speed.measure import PARTS, PHASES, Sizes, Speeds, measure
 
 GROUP = 32
 """Samples of a group of R-precision."""
+COLUMNS = {
+    "stock": ("stock MDM", ("later epochs",)),
+    "3d": ("3d", ("later epochs",)),
+    "3d --text_once": ("3d --text_once", PHASES),
+    "2d": ("2d, no unrolling", ("later epochs",)),
+}
+"""What `bench speed` shows of each variant; epochs are alike where no text is kept."""
 
 
 @dataclass(frozen=True)
@@ -35,90 +46,37 @@ class Options:
 
     dataset: str
     """Folder of a data set."""
-    arms: str = "3d,lifted,2d"
-    """Names in configs/arms, or YAML files, with commas between."""
-    seeds: int = 3
-    """Trainings of each arm."""
-    steps: int = 20000
-    """Steps of each training; the learning rate falls to zero over them."""
-    mdm: str = ""
-    """MDM checkout that trains and samples, auto searches for one; empty: the stand-in."""
+    plan: Plan
     out: Path | None = None
     """Folder of the bench, by default runs/bench-DATASET."""
-    replications: int = 20
-    """Times each training is sampled, with a fixed list of seeds."""
-    samples: int = 1000
-    """Motions of each replication."""
-    crop_frames: int = 64
-    """Longest crop of a clip, frames."""
-    batch_size: int = 32
-    """Crops of a step."""
-    layers: int = 4
-    """Layers of the denoiser."""
-    latent_dim: int = 256
-    """Width of the denoiser."""
-    ff_size: int = 512
-    """Width of its feed-forward layers; with --mdm always 1024."""
-    dropout: float = 0.0
-    """Dropout of the denoiser; with --mdm always 0.1."""
-    lr: float = 5e-4
-    """Learning rate."""
-    average: float = 0.999
-    """Decay of the weights' moving average."""
-    adam_beta2: float = 0.99
-    """Decay of the optimizer's squared gradients."""
-    diffusion_steps: int = 50
-    """Steps of the diffusion."""
-    guidance: float = 1.0
-    """Classifier-free guidance scale of the samples."""
-    text_features: str = "auto"
-    """words, minilm, clip, or auto: MiniLM where it is installed."""
     workers: int = 2
     """Trainings at a time, one thread each; 0: one after the other in this process."""
     threads: int = 0
     """Threads for scoring; 0: torch's own choice."""
-    windows: int = 4
-    """Random crops of each true clip that samples are compared with."""
-    reference: str = "train"
-    """Split whose captions are sampled and whose truth is compared with: train, val or test."""
-    equal_passes: bool = False
-    """Train arms that unroll again, with as many denoiser passes as the others."""
-    curve: int = 0
-    """Checkpoints of each training that are scored on validation clips; 0: none."""
-    select: str = ""
-    """Report the checkpoint with the best of this metric on validation clips; empty: the last one."""
-    primary: str = ",".join(PRIMARY)
-    """Metrics that claims are made in, chosen beforehand, with commas between."""
-    without: str = ""
-    """Evaluators that are not made, with commas between."""
 
 
 def bench(words: Sequence[str]) -> int:
     """All stages, or the published protocol."""
     rest = _without_protocol(list(words))
     if rest is not None:
-        return int(import_module("videomdm_ext.cli.protocol").protocol(rest))
+        return protocol(rest)
     options = parse(Options, "bench", words)
     drawing.require()
-    plan, out = plan_of(options), options.out or Path("runs") / f"bench-{Path(options.dataset).name}"
+    out = options.out or Path("runs") / f"bench-{Path(options.dataset).name}"
     if options.workers < 0 or options.threads < 0:
         raise ConfigError("--workers and --threads: expected 0 or more. Correct the option.")
     if options.threads:
         torch.set_num_threads(options.threads)
+    content = read_card(options.dataset).content_hash
+    plan = dataclasses.replace(
+        options.plan, clips=options.dataset, content=content, text_features=text_choice(options.plan.text_features)
+    )
     console.print(f"{out}: {len(plan.runs())} trainings, {plan.replications} replications of {plan.samples} motions")
     if plan.samples < GROUP:
         console.print(f"R-precision in groups of {plan.samples}: {GROUP} samples or more would make groups of {GROUP}.")
-    command = ["videomdm", "bench", *words]
     with bars() as progress:
-        show = by_name(progress)
-
-        def watch(done: Mapping[str, int]) -> None:
-            for run in plan.runs():
-                show(run.name, done[run.name], run.steps)
-
-        made = Bench(plan, out, options.workers, command, show, counting(progress, "refining"), watch)
-        results, place = made.run()
-    return tell(results, place, plan.runs()[-1], out)
+        results, place = Bench(plan, out, options.workers, ["videomdm", "bench", *words], by_name(progress)).run()
+    return show(results, place, f"bench validate {out}")
 
 
 def _without_protocol(words: list[str]) -> list[str] | None:
@@ -133,81 +91,67 @@ def _without_protocol(words: list[str]) -> list[str] | None:
     return None
 
 
-def plan_of(options: Options) -> Plan:
-    """The plan that the options ask for."""
-    return Plan(
-        clips=options.dataset,
-        content=read_card(options.dataset).content_hash,
-        arms=_listed(options.arms),
-        seeds=options.seeds,
-        steps=options.steps,
-        batch_size=options.batch_size,
-        crop_frames=options.crop_frames,
-        learning_rate=options.lr,
-        latent_dim=options.latent_dim,
-        layers=options.layers,
-        ff_size=options.ff_size,
-        dropout=options.dropout,
-        diffusion_steps=options.diffusion_steps,
-        average=options.average,
-        adam_beta2=options.adam_beta2,
-        text_features=text_choice(options.text_features),
-        samples=options.samples,
-        guidance=options.guidance,
-        replications=options.replications,
-        windows=options.windows,
-        reference=options.reference,
-        mdm=options.mdm,
-        curve=options.curve,
-        select=options.select,
-        equal_passes=options.equal_passes,
-        primary=_listed(options.primary),
-        without=_listed(options.without),
-    )
+def text_choice(asked: str) -> str:
+    """`auto` resolved; the choice is printed, recorded with the run, and stated in the report."""
+    if asked not in ("auto", *text.ENCODERS):
+        raise ConfigError(f"--text-features: expected auto, {', '.join(text.ENCODERS)}, found {asked!r}.")
+    chosen = asked if asked != "auto" else "minilm" if text.available("minilm") else "words"
+    console.print(f"text features: {chosen}")
+    return chosen
 
 
-def _listed(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def tell(results: Results, place: Path, run: Run, out: Path) -> int:
-    """The table, the verdict, and what comes next."""
+def show(results: Results, place: Path, following: str) -> int:
+    """Print the table, the verdict, and the next command."""
     console.print(terminal_table(results))
     for sentence in [
         *(f"[bold]{escape(sentence)}[/]" for sentence in headline(results)),
         *map(escape, verdict(results)),
     ]:
         console.print(sentence)
-    console.print(f"\nReport: {place}\nNext: videomdm bench validate {out}")
+    console.print(f"\nReport: {place}\nNext: videomdm {following}")
     return 0
 
 
 @dataclass(frozen=True)
 class Existing:
-    """Work on what a bench has made."""
+    """Work on the files of a bench or a demo."""
 
     out: Annotated[Path, tyro.conf.Positional]
     """Folder of a bench, with plan.json."""
 
 
+@dataclass(frozen=True)
+class Report:
+    """Rebuild the report of a demo or a bench; only what has no score yet is scored."""
+
+    out: Annotated[Path, tyro.conf.Positional] = Path("runs/demo")
+    """Folder of a comparison, with plan.json."""
+
+
 def score(words: Sequence[str]) -> int:
     """Score saved samples again, all of them, and report."""
-    return _again(words, "bench score", anew=True)
+    out = parse(Existing, "bench score", words).out
+    return _again(out, f"bench validate {out}", anew=True)
 
 
 def report(words: Sequence[str]) -> int:
-    """Rebuild the report; only what has no score yet is scored."""
-    return _again(words, "bench report", anew=False)
+    """`bench report`: rebuild the report; only what has no score yet is scored."""
+    out = parse(Existing, "bench report", words).out
+    return _again(out, f"bench validate {out}")
 
 
-def _again(words: Sequence[str], verb: str, *, anew: bool) -> int:
-    options = parse(Existing, verb, words)
+def report_demo(words: Sequence[str]) -> int:
+    """`report`: as `bench report`, by default of the demo."""
+    out = parse(Report, "report", words).out
+    return _again(out, f"view {out}")
+
+
+def _again(out: Path, following: str, *, anew: bool = False) -> int:
     drawing.require()
-    plan = read_plan(options.out)
     with bars() as progress:
-        made = Bench(plan, options.out, progress=by_name(progress))
+        made = Bench(read_plan(out), out, progress=by_name(progress))
         results, place = made.report(made.score(anew=anew))
-    return tell(results, place, plan.runs()[-1], options.out)
+    return show(results, place, following)
 
 
 @dataclass(frozen=True)
@@ -227,14 +171,13 @@ def ls(words: Sequence[str]) -> int:
         raise ConfigError(f"{options.folder}: expected a folder, found none. Name the folder where benches lie.")
     found = provenance.benches(options.folder)
     if options.json:
-        print(json.dumps([_as_json(made) for made in found], indent=2))
+        print(json.dumps([one.as_json() for one in found], indent=2))
         return 0
-    for made in found:
-        plan = made.plan
-        what = f"{', '.join(plan.arms)}; {plan.seeds} seeds, {plan.steps} steps; {made.stage}"
-        console.print(f"[bold]{made.folder}[/]: {what}")
-        if made.headline:
-            console.print(f"    {made.headline}", markup=False)
+    for one in found:
+        what = f"{', '.join(one.plan.arms)}; {one.plan.seeds} seeds, {one.plan.steps} steps; {one.stage}"
+        console.print(f"[bold]{one.folder}[/]: {what}")
+        if one.headline:
+            console.print(f"    {one.headline}", markup=False)
     if not found:
         console.print(f"{options.folder}: no bench.")
     following = f"videomdm bench validate {found[0].folder}" if found else "videomdm bench --dataset DIR"
@@ -242,16 +185,9 @@ def ls(words: Sequence[str]) -> int:
     return 0
 
 
-def _as_json(made: provenance.Listed) -> dict[str, Any]:
-    """What --json tells of a bench."""
-    plan = made.plan
-    told = {"folder": str(made.folder), "arms": list(plan.arms), "seeds": plan.seeds, "steps": plan.steps}
-    return told | {"dataset": plan.clips, "stage": made.stage, "headline": made.headline}
-
-
 @dataclass(frozen=True)
 class Validate:
-    """Say what is missing or changed in the folder of a bench. Exit status: 0 nothing, 1 something."""
+    """Report what is missing or changed in the folder of a bench. Exit status: 0 nothing, 1 something."""
 
     out: Annotated[Path, tyro.conf.Positional]
     """Folder of a bench, with plan.json."""
@@ -260,7 +196,7 @@ class Validate:
 
 
 def validate(words: Sequence[str]) -> int:
-    """Say what is missing or changed in a bench. -> 1 where something is"""
+    """Report what is missing or changed in a bench. -> 1 where something is"""
     options = parse(Validate, "bench validate", words)
     problems = provenance.problems(options.out)
     if options.json:
@@ -272,3 +208,142 @@ def validate(words: Sequence[str]) -> int:
     following = "bench report" if problems else "view"
     console.print(f"Next: videomdm {following} {options.out}", markup=False, soft_wrap=True)
     return 1 if problems else 0
+
+
+# -- the published protocol -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """MDM's own evaluation of trained runs, through a checkout's own code; hours a run, and it goes on from where it
+    was."""
+
+    out: Path | None = None
+    """Folder of a bench, whose runs are evaluated unless others are named; protocol_mdm.md and the logs go there."""
+    run: tuple[Path, ...] = ()
+    """Folders of trained runs."""
+    model_path: tuple[Path, ...] = ()
+    """Checkpoints, where not the last of a run is wanted."""
+    mdm: str = "auto"
+    """MDM checkout with the evaluator's files; auto searches for one."""
+    eval_mode: Literal["wo_mm", "debug", "mm_short"] = "wo_mm"
+    """wo_mm: 20 replications, as published; debug: 5; mm_short: 5, with multimodality."""
+    guidance: float = 2.5
+    """Classifier-free guidance, MDM's own default."""
+    seed: int = 10
+    """Seed of the evaluation, MDM's own default."""
+
+
+def protocol(words: Sequence[str]) -> int:
+    """Evaluate run by run; the report is written after each."""
+    options = parse(Protocol, "bench --protocol mdm", words)
+    host = checkout.find(None if options.mdm == "auto" else options.mdm)
+    asked, out = _asked(options)
+    settings = Settings(options.eval_mode, options.guidance, options.seed)
+    protocol_mdm.check(host, asked)
+    check_writable(str(out))
+    evaluated: list[Evaluated] = []
+    with bars() as progress:
+        watch = by_name(progress)
+        for run in asked:
+            evaluated.append(protocol_mdm.evaluate(host, run, settings, out, watch))
+            write_bytes(str(out / "protocol_mdm.json"), protocol_mdm.as_json(evaluated, settings).encode())
+            write_bytes(str(out / "protocol_mdm.md"), document(evaluated, settings).encode())
+    console.print((out / "protocol_mdm.md").read_text(encoding="utf-8"), markup=False)
+    console.print(f"{out / 'protocol_mdm.json'}: every number\nNext: videomdm bench ls {out.parent}")
+    return 0
+
+
+def _asked(options: Protocol) -> tuple[list[Asked], Path]:
+    """The checkpoints to evaluate, and the folder of the results."""
+    named = [*map(protocol_mdm.of_run, options.run), *map(protocol_mdm.of_checkpoint, options.model_path)]
+    if named:
+        return named, options.out or Path("runs/protocol_mdm")
+    if options.out is None:
+        raise ConfigError(
+            "--out, --run, --model_path: expected the folder of a bench, of runs, or a checkpoint, found none. "
+            "Name one of them."
+        )
+    return protocol_mdm.runs_of_bench(options.out), options.out
+
+
+# -- speed ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class BenchSpeed:
+    """Time the parts of a training step: MDM as it is, with this package in 3D, and in 2D without unrolling."""
+
+    mdm: str = "auto"
+    """MDM checkout; auto searches for one."""
+    standin: bool = False
+    """Time the stand-in instead, which has no stock variant."""
+    batch: int = 64
+    """Clips of a step."""
+    frames: int = 196
+    """Frames of a clip."""
+    layers: int = 8
+    """Layers of the denoiser."""
+    width: int = 512
+    """Width of the denoiser."""
+    steps: int = 5
+    """Steps timed in each phase; the median is shown."""
+    threads: int = 0
+    """Threads of each process; 0: torch's own choice."""
+    cpu_time: bool = False
+    """Count the processes' CPU seconds instead of the clock's, for a machine that others use at the same time."""
+    out: Path | None = None
+    """Folder for speed.json."""
+
+
+def speed(words: Sequence[str]) -> int:
+    """Measure, print, write."""
+    options = parse(BenchSpeed, "bench speed", words)
+    if min(options.batch, options.layers, options.steps) < 1 or options.frames < 16 or options.width % 8:
+        raise ConfigError(
+            "--batch, --layers, --steps: expected 1 or more; --frames: 16 or more; --width: a multiple of 8. "
+            "Correct the option."
+        )
+    if options.out is not None:
+        check_writable(str(options.out))
+    names = ("batch", "frames", "layers", "width", "steps", "cpu_time")
+    sizes = Sizes(
+        **{name: getattr(options, name) for name in names}, threads=options.threads or torch.get_num_threads()
+    )
+    try:
+        host = checkout.standin() if options.standin else checkout.find(None if options.mdm == "auto" else options.mdm)
+    except HostError as error:
+        raise HostError(f"{error} videomdm host pin says which, or time the stand-in with --standin.") from error
+    with bars() as progress:
+        speeds = measure(host, sizes, counting(progress, "steps"))
+    _show_speeds(speeds)
+    if options.out is not None:
+        (options.out / "speed.json").write_text(speeds.as_json(), encoding="utf-8")
+        console.print(f"{options.out / 'speed.json'}: every number\nNext: videomdm bench --dataset DIR --mdm PATH")
+    return 0
+
+
+def _show_speeds(speeds: Speeds) -> None:
+    """Print seconds by part, a column for each variant and phase, and what follows from them."""
+    sizes = speeds.sizes
+    unit = "CPU seconds" if sizes.cpu_time else "seconds"
+    title = f"A step of {sizes.batch} clips, {sizes.frames} frames, {sizes.layers} layers of {sizes.width}; {unit}"
+    table = Table(title=title, title_justify="left")
+    table.add_column("part")
+    shown = [(v, name, phase) for v, (name, phases) in COLUMNS.items() for phase in phases if v in speeds.timings]
+    for variant, name, phase in shown:
+        table.add_column(f"{name}\n{phase}" if variant == "3d --text_once" else name, justify="right")
+    for part in (*PARTS, "total"):
+        cells = [f"{speeds.timings[variant].seconds[phase][part]:.3f}" for variant, _, phase in shown]
+        table.add_row(part, *cells, style="bold" if part == "total" else None)
+    console.print(table)
+    console.print(f"{speeds.device}; text: {speeds.text}")
+    console.print(
+        f"{sizes.pool} captions, each drawn once an epoch; --text_once keeps them. Medians of {sizes.steps} steps, "
+        "taken in turns."
+    )
+    for name, ratio in speeds.ratios().items():
+        console.print(f"{name}: {ratio:.2f}")
+    if speeds.same_weights is not None:
+        equal = "equal, bit for bit" if speeds.same_weights else "[bold red]different[/]"
+        console.print(f"Weights of stock MDM and of ours in 3d after these steps: {equal}")

@@ -29,8 +29,13 @@ Arguments = TypeVar("Arguments")
 
 
 def parse(arguments: type[Arguments], verb: str, words: Sequence[str]) -> Arguments:
-    """A dataclass from the command line; --help describes its fields."""
-    return tyro.cli(arguments, prog=f"videomdm {verb}", args=list(words), config=(tyro.conf.FlagCreatePairsOff,))
+    """A dataclass from the command line; --help describes its fields, and those of dataclasses in it."""
+    return tyro.cli(
+        arguments,
+        prog=f"videomdm {verb}",
+        args=list(words),
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+    )
 
 
 @contextmanager
