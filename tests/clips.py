@@ -12,7 +12,7 @@ from videomdm_ext.data.motions import load_motions
 from videomdm_ext.geometry import cameras
 from videomdm_ext.motion.features import encode
 from videomdm_ext.motion.kinematics import canonicalise
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 
 def motion(name: str = "dance_a") -> torch.Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 from clips import motion
 from PIL import Image, ImageDraw
 
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 SIZE, FOCAL, FPS = (320, 240), 300.0, 25.0
 BLAZE = {"shoulder": 11, "elbow": 13, "wrist": 15, "hip": 23, "knee": 25, "ankle": 27}

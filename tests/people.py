@@ -12,7 +12,7 @@ from videomdm_ext.data.motions import load_motions
 from videomdm_ext.geometry.cameras import orbit, project, uniform
 from videomdm_ext.motion.features import FeatureSpace, encode, mean_and_std
 from videomdm_ext.motion.kinematics import RAW, HeadingRule, canonicalise, heading
-from videomdm_ext.skeletons import SMPL22, Skeleton
+from videomdm_ext.motion.skeletons import SMPL22, Skeleton
 from videomdm_ext.supervision.observation import Observation
 
 

@@ -54,10 +54,10 @@ def compute(place: Path) -> dict[str, Any]:
     from clips import motion
 
     from videomdm_ext.bench.run import Bench
+    from videomdm_ext.motion.skeletons import SMPL22
     from videomdm_ext.render.bvh import to_bvh
     from videomdm_ext.render.fitting import fit
     from videomdm_ext.render.glb import to_glb
-    from videomdm_ext.skeletons import SMPL22
 
     torch.set_num_threads(1)
     plan = small_bench.make_plan(place / "set", steps=20, arms=("3d", "lifted", "2d"))

@@ -10,7 +10,7 @@ from PIL import Image
 from videomdm_ext.bench import animation
 from videomdm_ext.bench.results import Example
 from videomdm_ext.data.motions import load_motions
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 WALK = {motion.name: motion.positions for motion in load_motions()}["walk"]
 

@@ -18,7 +18,7 @@ from videomdm_ext.data.batch import crop
 from videomdm_ext.data.clip import Clip
 from videomdm_ext.geometry import cameras
 from videomdm_ext.motion.features import decode
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 OWN, OTHER = "heldout_reprojection", "heldout_other_view"
 FRAMES = 20

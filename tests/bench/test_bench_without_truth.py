@@ -30,7 +30,7 @@ from videomdm_ext.geometry import cameras
 from videomdm_ext.inference.sample import read_motions
 from videomdm_ext.motion.features import decode, encode
 from videomdm_ext.motion.kinematics import canonicalise
-from videomdm_ext.skeletons import NBA16, SMPL22, Skeleton
+from videomdm_ext.motion.skeletons import NBA16, SMPL22, Skeleton
 
 pytestmark = pytest.mark.usefixtures("borrowed_process")
 

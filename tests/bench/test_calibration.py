@@ -11,7 +11,7 @@ from torch import Tensor
 from videomdm_ext.bench import metrics
 from videomdm_ext.bench.reference_rows import Calibration, calibrate, separates, split_half, static_pose
 from videomdm_ext.data.motions import load_motions
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 FPS = 20.0
 MOTIONS = {motion.name: torch.from_numpy(motion.positions).double() for motion in load_motions()}

@@ -11,7 +11,7 @@ from PIL import Image
 
 from videomdm_ext.bench import contact_sheet, drawing
 from videomdm_ext.errors import DatasetError
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 SIZE, FOCAL = (640, 480), 500.0
 

@@ -8,7 +8,7 @@ import pytest
 from videomdm_ext.bench import drawing
 from videomdm_ext.bench.results import Example
 from videomdm_ext.errors import VideoMDMError
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 
 def test_a_figure_keeps_left_and_right_as_a_camera_in_front_sees_them() -> None:

@@ -22,7 +22,7 @@ from videomdm_ext.inference.lift import Lifting, lift, spans, teacher_of, truth_
 from videomdm_ext.inference.sample import Trained
 from videomdm_ext.mdm import adapter, checkout, launcher
 from videomdm_ext.motion.features import FeatureSpace, decode, mean_and_std
-from videomdm_ext.skeletons import NBA16, SMPL22
+from videomdm_ext.motion.skeletons import NBA16, SMPL22
 from videomdm_ext.supervision.guidance import Guidance
 from videomdm_ext.supervision.observation import Observation
 

@@ -16,7 +16,7 @@ from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.rotations import rotate_yaw
 from videomdm_ext.motion import measures
 from videomdm_ext.motion.kinematics import bone_lengths
-from videomdm_ext.skeletons import NBA16, SMPL22
+from videomdm_ext.motion.skeletons import NBA16, SMPL22
 
 FPS = 20.0
 MOTIONS = {motion.name: torch.from_numpy(motion.positions).double() for motion in load_motions()}

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from videomdm_ext.bench import pictures
 from videomdm_ext.bench.results import Curve, Example
 from videomdm_ext.bench.statistics import Estimate
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 PNG = b"\x89PNG"
 

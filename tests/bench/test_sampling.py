@@ -14,7 +14,7 @@ from videomdm_ext.errors import ConfigError
 from videomdm_ext.inference import sample as sampling
 from videomdm_ext.inference.sample import prompts, read_motions, sample, write_motions
 from videomdm_ext.motion.features import FeatureSpace
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 
 def some_clips() -> SimpleNamespace:

@@ -18,7 +18,7 @@ from videomdm_ext.bench.evaluators.views_2d import Views2D
 from videomdm_ext.bench.reference_rows import Calibration, calibrate
 from videomdm_ext.data.motions import load_motions
 from videomdm_ext.errors import DatasetError, PluginError
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 FPS = 20.0
 MOTIONS = {motion.name: torch.from_numpy(motion.positions).double() for motion in load_motions()}

@@ -26,7 +26,7 @@ from videomdm_ext.errors import VideoMDMError
 from videomdm_ext.geometry.triangulation import triangulate
 from videomdm_ext.inference.sample import Trained
 from videomdm_ext.motion.features import FeatureSpace, decode
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 FILMS = [
     film("walk", azimuth=a, pitch=-10.0, roll=r, at=(0.0, 0.9, 1.2))

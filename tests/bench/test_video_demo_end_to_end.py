@@ -19,7 +19,7 @@ from videomdm_ext.bench.video_demo_report import means
 from videomdm_ext.data.video import importer as video
 from videomdm_ext.data.video import watch as video_watch
 from videomdm_ext.errors import VideoMDMError
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 SOURCES = ("lifted", "refined", "arm lifted", "arm 2d")
 DIRECT = [SMPL22.index(f"{s}_{p}") for s in "lr" for p in ("hip", "knee", "ankle", "shoulder", "elbow", "wrist")]

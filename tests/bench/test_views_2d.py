@@ -23,7 +23,7 @@ from videomdm_ext.data.motions import load_motions
 from videomdm_ext.data.observing import Optics
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.cameras import orbit, to_camera, to_world
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 FPS = 20.0
 MOTIONS = {motion.name: torch.from_numpy(motion.positions).double() for motion in load_motions()}

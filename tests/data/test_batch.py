@@ -14,7 +14,7 @@ from videomdm_ext.data.clip import Clip
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.cameras import project
 from videomdm_ext.motion.features import decode, decode_root, encode
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 from videomdm_ext.supervision.observation import Observation
 
 

@@ -16,7 +16,7 @@ from videomdm_ext.data.card import Card
 from videomdm_ext.data.folder import read_card, read_clip, read_folder, verify_folder, write_folder
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.motion.features import Moments, channels, mean_and_std
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
 CLIPS = [make_clip(), make_clip(name="walk", moving=True), make_clip(name="jump")]

@@ -31,7 +31,7 @@ from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.cameras import project
 from videomdm_ext.motion.features import decode, encode
 from videomdm_ext.motion.kinematics import heading
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 CARD = Card(name="walks", skeleton="smpl22", fps=20.0, lifter="synthetic", licence="zlib", sources=("a source",))
 NAMES = {"train": ("walk", "jump", "kick", "dance_a"), "test": ("dance_b",)}

@@ -11,7 +11,7 @@ from clips import make_clip
 
 from videomdm_ext.data.clip import MIN_FRAMES, Clip, validate, with_truth_as_teacher
 from videomdm_ext.errors import DatasetError
-from videomdm_ext.skeletons import NBA16
+from videomdm_ext.motion.skeletons import NBA16
 
 CLIP = make_clip()
 T = CLIP.length

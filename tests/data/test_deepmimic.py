@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from videomdm_ext.data.motions import BUNDLED, load_motions
 from videomdm_ext.errors import DatasetError
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 PLACE = Path(__file__).parents[2] / "third_party" / "deepmimic" / "convert.py"
 SPEC = spec_from_file_location("deepmimic_convert", PLACE)

@@ -17,7 +17,7 @@ from videomdm_ext.errors import DatasetError, PluginError
 from videomdm_ext.geometry.cameras import project
 from videomdm_ext.motion.accuracy import mpjpe, pa_mpjpe
 from videomdm_ext.motion.features import decode
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 Built = tuple[Card, str, dict[str, list[Clip]]]
 

@@ -18,7 +18,7 @@ from videomdm_ext.data.texts import caption_tokens, parse_texts
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.motion.features import mean_and_std
 from videomdm_ext.motion.kinematics import HUMANML3D
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 CARD = Card(
     name="two dances",

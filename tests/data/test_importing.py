@@ -16,7 +16,7 @@ from videomdm_ext.data.sources.base import Importer, ImportOptions, Member
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.geometry.cameras import project
 from videomdm_ext.motion.features import decode
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 NAMES = ("walk", "jump", "kick", "punch", "spin")
 

@@ -18,7 +18,7 @@ from videomdm_ext.data.motions import (
     with_pace,
 )
 from videomdm_ext.errors import DatasetError
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 CONSTANT_BONE_M = 1e-3
 ON_THE_FLOOR_M = 0.03

@@ -20,7 +20,7 @@ from videomdm_ext.geometry.cameras import project, to_camera
 from videomdm_ext.motion.accuracy import root_aligned_mpjpe
 from videomdm_ext.motion.features import decode, mean_and_std
 from videomdm_ext.motion.kinematics import HUMANML3D, RAW
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 from videomdm_ext.supervision import refinement
 
 CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))

@@ -11,7 +11,7 @@ from tolerances import CROPPED_PROJECTION, ROTATION_FLOAT64
 
 from videomdm_ext.geometry import cameras
 from videomdm_ext.motion.features import decode, decode_root, encode
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 angles = st.floats(-math.pi, math.pi)
 TARGET = torch.tensor((0.3, 1.1, -0.4), dtype=torch.float64)

@@ -10,7 +10,7 @@ from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry import cameras
 from videomdm_ext.lifters.base import Lifter
 from videomdm_ext.motion.kinematics import forward_kinematics
-from videomdm_ext.skeletons import Skeleton
+from videomdm_ext.motion.skeletons import Skeleton
 
 
 def swaying(skeleton: Skeleton, frames: int) -> Tensor:

@@ -19,7 +19,7 @@ from videomdm_ext.lifters.body_results import Gvhmr, Wham
 from videomdm_ext.lifters.joint_results import ElePose, Joints, MediaPipeResults, MotionBert, MvLift
 from videomdm_ext.lifters.skeleton_maps import to_skeleton
 from videomdm_ext.motion.accuracy import mpjpe, pa_mpjpe, root_aligned_mpjpe
-from videomdm_ext.skeletons import NBA16, SMPL22
+from videomdm_ext.motion.skeletons import NBA16, SMPL22
 
 ADAPTERS = {kind.name: kind for kind in (Wham, Gvhmr, MotionBert, MvLift, ElePose, MediaPipeResults, Joints)}
 PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from videomdm_ext.errors import PluginError
 from videomdm_ext.lifters.base import Lifter, LifterInfo
-from videomdm_ext.skeletons import NBA16, SMPL22
+from videomdm_ext.motion.skeletons import NBA16, SMPL22
 
 
 class Faithful(Lifter):

@@ -12,7 +12,7 @@ from torch import nn
 
 from videomdm_ext.data.motions import load_motions
 from videomdm_ext.motion.features import channels, encode
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 WORDS = {"a": "DET", "person": "NOUN", "walk": "VERB", "jump": "VERB", "dance": "VERB", "run": "VERB"}
 WORDS |= {"forward": "ADV", "backward": "ADV", "slowly": "ADV", "quickly": "ADV", "left": "ADJ", "then": "ADV"}

@@ -15,7 +15,7 @@ from tolerances import FEATURES_AGAINST_MDM
 from videomdm_ext.mdm.checkout import Checkout
 from videomdm_ext.motion.features import channels, encode
 from videomdm_ext.motion.kinematics import HUMANML3D, bone_vectors, heading
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 SCRIPT = """
 import sys

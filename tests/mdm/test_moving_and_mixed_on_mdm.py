@@ -20,7 +20,7 @@ from videomdm_ext.data.merging import merge
 from videomdm_ext.data.recording import Recording, to_clip
 from videomdm_ext.geometry.cameras import project
 from videomdm_ext.mdm import checkout, patching
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 pytestmark = [pytest.mark.mdm, pytest.mark.slow]
 

@@ -26,7 +26,7 @@ SMALL = [
 PLUGIN = '''
 from videomdm_ext.hookspecs import hookimpl
 from videomdm_ext.lifters.base import Lifter, LifterInfo
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 class Lifted(Lifter):
     """The truth, half a metre further to the right."""

@@ -11,7 +11,7 @@ from videomdm_ext.geometry.rotations import matrix_from_6d
 from videomdm_ext.motion import features
 from videomdm_ext.motion.features import channels, decode, decode_root, encode
 from videomdm_ext.motion.kinematics import HUMANML3D, RAW, HeadingRule, contacts, heading
-from videomdm_ext.skeletons import NBA16, SKELETONS, SMPL22, Skeleton
+from videomdm_ext.motion.skeletons import NBA16, SKELETONS, SMPL22, Skeleton
 
 each_skeleton = pytest.mark.parametrize("skeleton", SKELETONS.values(), ids=SKELETONS)
 each_rule = pytest.mark.parametrize("rule", [RAW, HUMANML3D], ids=["raw", "humanml3d"])

@@ -16,7 +16,7 @@ from tolerances import BATCHED_KINEMATICS
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.motion import kinematics
 from videomdm_ext.motion.kinematics import HUMANML3D, HeadingRule
-from videomdm_ext.skeletons import NBA16, SKELETONS, SMPL22, Skeleton, by_name
+from videomdm_ext.motion.skeletons import NBA16, SKELETONS, SMPL22, Skeleton, by_name
 
 each_skeleton = pytest.mark.parametrize("skeleton", SKELETONS.values(), ids=SKELETONS)
 

@@ -7,7 +7,7 @@ import torch
 from people import random_motion, real_motions, turned
 
 from videomdm_ext.motion import measures
-from videomdm_ext.skeletons import NBA16, SMPL22
+from videomdm_ext.motion.skeletons import NBA16, SMPL22
 
 FPS = 20.0
 

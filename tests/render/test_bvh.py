@@ -10,9 +10,9 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from videomdm_ext.data.motions import load_motions, time_scaled
+from videomdm_ext.motion.skeletons import SMPL22
 from videomdm_ext.render.bvh import to_bvh
 from videomdm_ext.render.fitting import Fitted, fit
-from videomdm_ext.skeletons import SMPL22
 
 MOTIONS = {motion.name: motion for motion in load_motions()}
 SAME_M = 1e-5

@@ -12,11 +12,11 @@ from bodies import PARENTS, WALK, body_arrays, write_body
 from scipy.spatial.transform import Rotation
 
 from videomdm_ext.errors import ConfigError, DatasetError
+from videomdm_ext.motion.skeletons import SMPL22
 from videomdm_ext.render.body import read_body
 from videomdm_ext.render.fitting import fit
 from videomdm_ext.render.mesh import at_rest, capsules
 from videomdm_ext.render.rest import rest_offsets
-from videomdm_ext.skeletons import SMPL22
 
 
 @pytest.fixture(scope="module")

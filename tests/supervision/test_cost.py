@@ -9,7 +9,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 from videomdm_ext.config import Supervision
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 from videomdm_ext.supervision.objective import Objective
 
 BATCH, FRAMES = 64, 196

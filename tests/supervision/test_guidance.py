@@ -13,7 +13,7 @@ from videomdm_ext.geometry.cameras import project, reexpress, to_camera
 from videomdm_ext.geometry.rays import closest_on_ray
 from videomdm_ext.motion.features import FeatureSpace, decode
 from videomdm_ext.motion.kinematics import RAW, HeadingRule, canonicalise
-from videomdm_ext.skeletons import NBA16, SMPL22, Skeleton
+from videomdm_ext.motion.skeletons import NBA16, SMPL22, Skeleton
 from videomdm_ext.supervision.guidance import Guidance, guide, place
 from videomdm_ext.supervision.observation import Observation
 

@@ -13,7 +13,7 @@ from videomdm_ext.config import Supervision
 from videomdm_ext.geometry.cameras import orbit
 from videomdm_ext.motion.features import FeatureSpace, decode
 from videomdm_ext.motion.kinematics import HUMANML3D, RAW, HeadingRule, heading
-from videomdm_ext.skeletons import NBA16, SMPL22, Skeleton
+from videomdm_ext.motion.skeletons import NBA16, SMPL22, Skeleton
 from videomdm_ext.supervision.objective import Objective, Prediction
 from videomdm_ext.supervision.observation import Observation
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from people import observe, orbiting, random_motion
 
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 from videomdm_ext.supervision.observation import PREFIX, Observation, confidence_weight
 
 S = torch.tensor((0.0, 0.2, 0.5, 0.7, 1.0))

@@ -7,7 +7,7 @@ import torch
 from people import real_batch, turned
 from torch import Tensor
 
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 from videomdm_ext.supervision.poses import FREEDOM, aligned_poses, estimate_poses, unlikeliness
 
 LEAST = 0.005

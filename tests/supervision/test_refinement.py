@@ -14,7 +14,7 @@ from torch import Tensor
 from videomdm_ext.geometry.cameras import orbit, project, to_camera, to_world, uniform
 from videomdm_ext.motion.accuracy import bone_wander, mpjpe, root_aligned_mpjpe
 from videomdm_ext.motion.kinematics import bone_lengths, bone_vectors, smooth
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 from videomdm_ext.supervision.observation import Observation
 from videomdm_ext.supervision.poses import aligned_poses, estimate_poses, unlikeliness
 from videomdm_ext.supervision.refinement import Refinement, Shared, refine, tremble, trust

@@ -9,7 +9,7 @@ from videomdm_ext.geometry.cameras import project, to_camera
 from videomdm_ext.geometry.rays import closest_on_ray
 from videomdm_ext.motion.features import decode
 from videomdm_ext.motion.kinematics import HUMANML3D, RAW, HeadingRule, wrap_angle
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 from videomdm_ext.supervision.targets import headings_of, hold, on_rays, ray_target
 
 

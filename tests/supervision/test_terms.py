@@ -9,7 +9,7 @@ from tolerances import DEPTH_WEIGHT_SPREAD
 from torch import Tensor
 
 from videomdm_ext.geometry.cameras import orbit, project
-from videomdm_ext.skeletons import NBA16, SMPL22
+from videomdm_ext.motion.skeletons import NBA16, SMPL22
 from videomdm_ext.supervision import terms
 from videomdm_ext.supervision.terms import Reprojected
 

@@ -31,7 +31,7 @@ from torch import Tensor
 from videomdm_ext.data.motions import FPS, Motion
 from videomdm_ext.errors import DatasetError, VideoMDMError
 from videomdm_ext.motion.kinematics import canonicalise
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 PREFIX, SUFFIX, SKELETON_FILE = "humanoid3d_", ".txt", "humanoid.urdf"
 

@@ -14,7 +14,7 @@ import numpy as np
 from videomdm_ext.bench import drawing
 from videomdm_ext.bench.drawing import INK, LEFT, MIDDLE, PAPER, QUIET, RIGHT, RULE, Array, require
 from videomdm_ext.bench.results import Example
-from videomdm_ext.skeletons import Skeleton
+from videomdm_ext.motion.skeletons import Skeleton
 
 SHADES = ("#d4d4d4", "#cfcfcf", "#e4e4e4")
 """Shadow, and the grid near and far."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from videomdm_ext.bench.results import Example
 from videomdm_ext.errors import VideoMDMError
-from videomdm_ext.skeletons import Skeleton
+from videomdm_ext.motion.skeletons import Skeleton
 
 Array = NDArray[np.floating[Any]]
 

@@ -21,7 +21,7 @@ from videomdm_ext.bench.metrics import Clips
 from videomdm_ext.bench.reference_rows import Calibration, calibrate, halves, static_pose
 from videomdm_ext.errors import DatasetError, PluginError
 from videomdm_ext.motion import accuracy
-from videomdm_ext.skeletons import Skeleton
+from videomdm_ext.motion.skeletons import Skeleton
 
 SPLITS = 8
 """Random splits of the truth, and random exchanges of its captions, whose mean is told."""

@@ -27,7 +27,7 @@ from videomdm_ext.data.observing import Optics
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.cameras import image_points, to_camera, to_world
 from videomdm_ext.motion.features import decode
-from videomdm_ext.skeletons import Skeleton
+from videomdm_ext.motion.skeletons import Skeleton
 
 MOST_CAMERAS = 256
 """Clips whose cameras tell the range of the held-out ones, evenly chosen."""

@@ -20,7 +20,7 @@ from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.rotations import rotate_yaw
 from videomdm_ext.motion import measures
 from videomdm_ext.motion.kinematics import bone_lengths, heading
-from videomdm_ext.skeletons import Skeleton
+from videomdm_ext.motion.skeletons import Skeleton
 
 Clips = Sequence[Tensor]
 

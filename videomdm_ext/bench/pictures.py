@@ -15,7 +15,7 @@ from videomdm_ext.bench import drawing
 from videomdm_ext.bench.drawing import INK, LEFT, MIDDLE, PAPER, QUIET, RIGHT, RULE, Array, require
 from videomdm_ext.bench.results import Curve, Example
 from videomdm_ext.bench.statistics import Estimate
-from videomdm_ext.skeletons import Skeleton
+from videomdm_ext.motion.skeletons import Skeleton
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,7 @@ import numpy as np
 from videomdm_ext.bench import drawing
 from videomdm_ext.bench.drawing import Array
 from videomdm_ext.bench.results import Example
-from videomdm_ext.skeletons import Skeleton
+from videomdm_ext.motion.skeletons import Skeleton
 
 MOST = 2_500_000
 """Bytes of packed motions in a page; what comes after them is left out."""

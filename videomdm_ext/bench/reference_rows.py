@@ -17,7 +17,7 @@ from videomdm_ext.bench.metrics import (
     score,
 )
 from videomdm_ext.errors import DatasetError
-from videomdm_ext.skeletons import Skeleton
+from videomdm_ext.motion.skeletons import Skeleton
 
 RANKING_FACTOR = 2.0
 """A metric may rank arms if the teacher's own data is at least this many times as far from the truth as the floor."""

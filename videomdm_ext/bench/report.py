@@ -20,7 +20,7 @@ from videomdm_ext.bench.score_tables import score_table, seeds_text
 from videomdm_ext.bench.sections import sections
 from videomdm_ext.bench.statistics import mean_interval
 from videomdm_ext.data.files import check_writable, write_bytes
-from videomdm_ext.skeletons import by_name as skeleton_by_name
+from videomdm_ext.motion.skeletons import by_name as skeleton_by_name
 
 if TYPE_CHECKING:
     from rich.table import Table

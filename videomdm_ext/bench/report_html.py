@@ -18,7 +18,7 @@ from videomdm_ext.bench.numerals import number
 from videomdm_ext.bench.player import player_content, strip_html
 from videomdm_ext.bench.results import Example, Results, headline, verdict
 from videomdm_ext.bench.sections import sections
-from videomdm_ext.skeletons import by_name as skeleton_by_name
+from videomdm_ext.motion.skeletons import by_name as skeleton_by_name
 
 COLOURS = 8
 """Colours of arms in report.css."""

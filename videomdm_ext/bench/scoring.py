@@ -36,7 +36,7 @@ from videomdm_ext.data.folder import read_card, read_folder
 from videomdm_ext.errors import ConfigError, HostError, PluginError
 from videomdm_ext.inference.sample import read_motions
 from videomdm_ext.mdm import adapter, checkout
-from videomdm_ext.skeletons import by_name
+from videomdm_ext.motion.skeletons import by_name
 
 DIGITS = 7
 """Significant digits of a single clip's score that are kept."""

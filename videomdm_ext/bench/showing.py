@@ -15,7 +15,7 @@ from videomdm_ext.bench.drawing import INK, MIDDLE, QUIET, RULE, Array, require
 from videomdm_ext.bench.pictures import DPI, STYLE
 from videomdm_ext.bench.shown import Shown, camera_facts, finite_or_zero, has, misfit
 from videomdm_ext.data.findings import ERROR, KINDS, counted
-from videomdm_ext.skeletons import Skeleton
+from videomdm_ext.motion.skeletons import Skeleton
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

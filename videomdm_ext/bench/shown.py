@@ -17,7 +17,7 @@ from videomdm_ext.data.findings import Finding
 from videomdm_ext.data.layout import SPLITS, read_card, read_ids
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.motion.features import decode
-from videomdm_ext.skeletons import Skeleton, by_name
+from videomdm_ext.motion.skeletons import Skeleton, by_name
 
 CAMERAS = {"teacher": "extrinsics", "truth": "truth_extrinsics"}
 FARTHEST = 1e6

@@ -15,7 +15,7 @@ from videomdm_ext.bench.pictures import DPI, STYLE
 from videomdm_ext.data import files
 from videomdm_ext.data.card import Card
 from videomdm_ext.geometry.triangulation import NEAR
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

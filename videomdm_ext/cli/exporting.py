@@ -16,11 +16,11 @@ from videomdm_ext.cli.console import console, parse
 from videomdm_ext.data import files
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.inference.sample import read_motions
+from videomdm_ext.motion.skeletons import SKELETONS, Skeleton
 from videomdm_ext.render.body import Body, read_body
 from videomdm_ext.render.bvh import to_bvh
 from videomdm_ext.render.fitting import fit
 from videomdm_ext.render.glb import to_glb
-from videomdm_ext.skeletons import SKELETONS, Skeleton
 
 FORMATS = ("bvh", "glb", "mp4", "gif")
 SHOWN = 8

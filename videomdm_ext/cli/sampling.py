@@ -19,11 +19,11 @@ from videomdm_ext.errors import ConfigError
 from videomdm_ext.inference import sample as sampling
 from videomdm_ext.inference.sample import Trained
 from videomdm_ext.mdm import adapter
+from videomdm_ext.motion.skeletons import Skeleton
 from videomdm_ext.render.bvh import to_bvh
 from videomdm_ext.render.fitting import fit
 from videomdm_ext.render.glb import to_glb
 from videomdm_ext.render.page import Scene, Track, page
-from videomdm_ext.skeletons import Skeleton
 
 FORMATS = ("npz", "bvh", "glb", "page", "png")
 LONGEST_CAPTION = 1000

@@ -21,9 +21,9 @@ from videomdm_ext.data.layout import CARD, SPLITS, read_card, read_ids
 from videomdm_ext.data.refined import is_made, read_refined
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.inference.sample import read_motions
+from videomdm_ext.motion.skeletons import SKELETONS, Skeleton, by_name
 from videomdm_ext.render.page import Scene, Track, page
 from videomdm_ext.render.scenes import clip_scene
-from videomdm_ext.skeletons import SKELETONS, Skeleton, by_name
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.cameras import reexpress
 from videomdm_ext.motion.features import decode_root
 from videomdm_ext.motion.initial_heading import initial_heading
-from videomdm_ext.skeletons import Skeleton
+from videomdm_ext.motion.skeletons import Skeleton
 from videomdm_ext.supervision.observation import PREFIX
 
 OBSERVED = ("keypoints", "confidence", "extrinsics", "initial_heading")

@@ -18,7 +18,7 @@ from videomdm_ext.data.layout import CARD, SPLITS, content_hash, contents, names
 from videomdm_ext.data.texts import Tagger, untagged
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.motion.features import Moments
-from videomdm_ext.skeletons import by_name
+from videomdm_ext.motion.skeletons import by_name
 
 MARKS = "building"
 RECIPE = "recipe.json"

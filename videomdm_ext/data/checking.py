@@ -24,7 +24,7 @@ from videomdm_ext.data.findings import FILES, STATES, WHOLE, Checked, Counts, Fi
 from videomdm_ext.data.remembering import Seen, recall, remember, remembered, version
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.motion.features import Moments
-from videomdm_ext.skeletons import Skeleton, by_name
+from videomdm_ext.motion.skeletons import Skeleton, by_name
 
 ALIKE = "teacher and truth alike, so it is the keypoints or both cameras"
 """What is wrong with both motions' projections is wrong with the keypoints, or with both cameras."""

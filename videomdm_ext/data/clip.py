@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.cameras import is_rotation
 from videomdm_ext.motion.features import decode
-from videomdm_ext.skeletons import Skeleton
+from videomdm_ext.motion.skeletons import Skeleton
 
 MIN_FRAMES = 16
 """Shorter clips teach no motion."""

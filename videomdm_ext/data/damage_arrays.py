@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from videomdm_ext.data.clip import MIN_FRAMES, WIDEST_IMAGE, Array
 from videomdm_ext.data.damage_files import Files, Raw
 from videomdm_ext.data.findings import WARNING
-from videomdm_ext.skeletons import Skeleton
+from videomdm_ext.motion.skeletons import Skeleton
 
 MOTIONS = {"teacher": "extrinsics", "truth": "truth_extrinsics"}
 """Each motion and its camera."""

@@ -15,7 +15,7 @@ from videomdm_ext.data.clip import Array
 from videomdm_ext.data.damage_files import Files
 from videomdm_ext.data.damage_motion import Moved, Positions
 from videomdm_ext.data.findings import ERROR, WARNING
-from videomdm_ext.skeletons import Skeleton
+from videomdm_ext.motion.skeletons import Skeleton
 
 NEAREST, FARTHEST = 0.1, 100.0
 """Metres of the person's median depth."""

@@ -17,7 +17,7 @@ from videomdm_ext.data.damage_files import Files
 from videomdm_ext.data.findings import ERROR, WARNING
 from videomdm_ext.motion.features import channels, decode
 from videomdm_ext.motion.kinematics import RAW, HeadingRule, heading
-from videomdm_ext.skeletons import Skeleton
+from videomdm_ext.motion.skeletons import Skeleton
 
 Positions = NDArray[np.float64]
 

@@ -16,7 +16,7 @@ from videomdm_ext.data.findings import ERROR, WARNING, WHOLE, Finding
 from videomdm_ext.data.layout import CARD, SPLITS, names, read_card
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.motion.features import Moments
-from videomdm_ext.skeletons import by_name
+from videomdm_ext.motion.skeletons import by_name
 
 PART = re.compile(r"_[smv]\d+$")
 """The end of an id that tells segments, mirror images, speeds and views of one trial apart."""

@@ -17,7 +17,7 @@ from videomdm_ext.data.motions import FPS, Motion, load_motions, mirrored, time_
 from videomdm_ext.data.observing import Optics, find_lifter, lift, observe, own_generator
 from videomdm_ext.data.recording import Recording, to_clip
 from videomdm_ext.motion.accuracy import measure_error
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 HELD_OUT = ("dance_b", "getup_faceup", "run")
 MAX_FRAMES = 60

@@ -22,7 +22,7 @@ from videomdm_ext.data.clip import MIN_FRAMES, Array, Clip, validate
 from videomdm_ext.data.layout import CARD, SPLITS, content_hash, names, read_card, read_ids
 from videomdm_ext.data.texts import Tagger, parse_texts
 from videomdm_ext.errors import DatasetError
-from videomdm_ext.skeletons import by_name
+from videomdm_ext.motion.skeletons import by_name
 
 
 def write_folder(path: str, clips: Mapping[str, Sequence[Clip]], card: Card, *, tagger: Tagger | None = None) -> Card:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from videomdm_ext.skeletons import Skeleton
+from videomdm_ext.motion.skeletons import Skeleton
 
 AXIS_SIGMA = math.radians(7.0)
 """Standard deviation of the axis of a person who stands, as a lifter has it, however long one looks."""

@@ -10,7 +10,7 @@ from videomdm_ext.data.card import Card
 from videomdm_ext.data.clip import Array, Clip
 from videomdm_ext.data.texts import Tagger, caption_tokens
 from videomdm_ext.errors import ConfigError, DatasetError
-from videomdm_ext.skeletons import by_name
+from videomdm_ext.motion.skeletons import by_name
 
 CARD = "dataset.json"
 SPLITS = ("train", "val", "test")

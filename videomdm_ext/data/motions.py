@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videomdm_ext.errors import DatasetError
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 FPS = 20
 BUNDLED = Path(__file__).parent / "bundled" / "deepmimic.npz"

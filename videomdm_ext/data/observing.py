@@ -14,7 +14,7 @@ from videomdm_ext import plugins
 from videomdm_ext.data.recording import Recording
 from videomdm_ext.errors import PluginError
 from videomdm_ext.geometry import cameras
-from videomdm_ext.skeletons import Skeleton
+from videomdm_ext.motion.skeletons import Skeleton
 
 PREFIX = "lifter."
 """Options with this prefix go to the lifter alone."""

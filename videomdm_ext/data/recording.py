@@ -13,7 +13,7 @@ from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.cameras import reexpress
 from videomdm_ext.motion.features import encode
 from videomdm_ext.motion.kinematics import RAW, HeadingRule, canonicalise, heading
-from videomdm_ext.skeletons import Skeleton
+from videomdm_ext.motion.skeletons import Skeleton
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from videomdm_ext.errors import DatasetError, PluginError
 from videomdm_ext.geometry import cameras
-from videomdm_ext.skeletons import Skeleton
+from videomdm_ext.motion.skeletons import Skeleton
 
 
 @dataclass(frozen=True)

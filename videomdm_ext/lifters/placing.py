@@ -12,7 +12,7 @@ from torch import Tensor
 from videomdm_ext.geometry.cameras import to_camera
 from videomdm_ext.geometry.rotations import yaw_matrix
 from videomdm_ext.motion.kinematics import smooth
-from videomdm_ext.skeletons import Skeleton
+from videomdm_ext.motion.skeletons import Skeleton
 
 LIMBS = {"knee": 0.422, "ankle": 0.410, "elbow": 0.275, "wrist": 0.259}
 """Metres of thigh, shank, upper arm and forearm by the joint at their end: the bundled motions' means."""

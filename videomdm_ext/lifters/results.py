@@ -20,7 +20,7 @@ from videomdm_ext.lifters.arrays import read_npy, read_npz
 from videomdm_ext.lifters.base import Lifter, LifterInfo
 from videomdm_ext.lifters.description import OPTIONS, Description
 from videomdm_ext.lifters.skeleton_maps import can_map, to_skeleton
-from videomdm_ext.skeletons import SMPL22, Skeleton
+from videomdm_ext.motion.skeletons import SMPL22, Skeleton
 
 SMALLEST, LARGEST = 0.6, 1.6
 """Sizes of a person against the usual one that metres may show."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.errors import ConfigError
-from videomdm_ext.skeletons import NBA16, SMPL22, Skeleton
+from videomdm_ext.motion.skeletons import NBA16, SMPL22, Skeleton
 
 _SMPL24 = (*SMPL22.joints, "l_hand", "r_hand")
 _FINGERS = tuple(f"{s}_{f}{n}" for s in "lr" for f in ("index", "middle", "pinky", "ring", "thumb") for n in (1, 2, 3))

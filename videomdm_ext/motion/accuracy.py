@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.motion.kinematics import bone_lengths
-from videomdm_ext.skeletons import Skeleton
+from videomdm_ext.motion.skeletons import Skeleton
 
 
 def mpjpe(positions: Tensor, truth: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from videomdm_ext.errors import ConfigError, DatasetError
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 BODY_JOINTS = SMPL22.num_joints
 GENDERS = ("neutral", "male", "female")

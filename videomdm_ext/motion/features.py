@@ -13,7 +13,7 @@ from torch import Tensor
 
 from videomdm_ext.geometry.rotations import rotate_yaw, rotate_yaw_together
 from videomdm_ext.motion.kinematics import RAW, HeadingRule, contacts, heading, inverse_kinematics, wrap_angle
-from videomdm_ext.skeletons import Skeleton
+from videomdm_ext.motion.skeletons import Skeleton
 
 
 @dataclass(frozen=True)

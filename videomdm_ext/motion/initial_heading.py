@@ -11,7 +11,7 @@ from torch import Tensor
 
 from videomdm_ext.motion.features import channels, rotations
 from videomdm_ext.motion.kinematics import bone_vectors, wrap_angle
-from videomdm_ext.skeletons import Skeleton
+from videomdm_ext.motion.skeletons import Skeleton
 
 NOTHING = 1e-3
 """Radians, below which an angle is rounding."""

@@ -16,7 +16,7 @@ from videomdm_ext.geometry.rotations import (
     rotate_yaw_together,
     yaw_quaternion,
 )
-from videomdm_ext.skeletons import Skeleton
+from videomdm_ext.motion.skeletons import Skeleton
 
 CONTACT_SPEED = 0.002
 """Squared displacement per frame, m^2, under which HumanML3D calls a foot joint in contact."""

@@ -16,9 +16,9 @@ from torch import Tensor
 from videomdm_ext.data import files
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.motion.body_models import BODY_JOINTS, GENDERS, SITES, find_model, unpickled
+from videomdm_ext.motion.skeletons import SMPL22
 from videomdm_ext.render.mesh import Mesh, Part
 from videomdm_ext.render.rest import rest_offsets
-from videomdm_ext.skeletons import SMPL22
 
 SKIN = (0.45, 0.45, 0.5)
 INFLUENCES = 4

@@ -11,9 +11,9 @@ import roma
 import torch
 from torch import Tensor
 
+from videomdm_ext.motion.skeletons import Skeleton
 from videomdm_ext.render.fitting import Fitted
 from videomdm_ext.render.rest import children
-from videomdm_ext.skeletons import Skeleton
 
 CENTIMETRES = 100.0
 USUAL = "ZXY"

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.rotations import shortest_arc
+from videomdm_ext.motion.skeletons import Skeleton
 from videomdm_ext.render.rest import children, rest_offsets
 from videomdm_ext.render.twist import cue, twist
-from videomdm_ext.skeletons import Skeleton
 
 DOUBT = 0.03
 """How far joints may be off, m: bones as short as this start as they are in their parent's frame."""

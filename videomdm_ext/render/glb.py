@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from videomdm_ext import __version__
+from videomdm_ext.motion.skeletons import Skeleton
 from videomdm_ext.render.fitting import Fitted
 from videomdm_ext.render.mesh import Mesh, Part, at_rest, capsules
 from videomdm_ext.render.rest import children
-from videomdm_ext.skeletons import Skeleton
 
 VERTICES, INDICES = 34962, 34963
 """glTF's names for what a piece of the buffer holds."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.geometry.rotations import shortest_arc
-from videomdm_ext.skeletons import Skeleton
+from videomdm_ext.motion.skeletons import Skeleton
 
 Colour = tuple[float, float, float]
 LEFT, RIGHT, MIDDLE = (0.0, 0.184, 0.497), (0.855, 0.184, 0.033), (0.06, 0.06, 0.06)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.motion.kinematics import contacts
-from videomdm_ext.skeletons import Skeleton
+from videomdm_ext.motion.skeletons import Skeleton
 
 SCRIPTS = ("three.min.js", "motion.js", "picture.js", "figures.js", "viewer.js")
 """In the order in which they run."""

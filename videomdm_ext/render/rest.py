@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.motion.kinematics import bone_lengths, bone_vectors
-from videomdm_ext.skeletons import Skeleton
+from videomdm_ext.motion.skeletons import Skeleton
 
 DIRECTIONS = {"shoulder": (1.0, 0.0, 0.0), "elbow": (1.0, 0.0, 0.0), "wrist": (1.0, 0.0, 0.0),
               "foot": (0.0, -0.4, 0.9)}  # fmt: skip

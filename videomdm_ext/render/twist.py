@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from videomdm_ext.motion.skeletons import Skeleton
 from videomdm_ext.render.rest import children
-from videomdm_ext.skeletons import Skeleton
 
 HINGES = {"hip": (1.0, 0.0, 0.0), "l_shoulder": (0.0, -1.0, 0.0), "r_shoulder": (0.0, 1.0, 0.0)}
 """The axis about which the next joint bends, in the rest pose."""

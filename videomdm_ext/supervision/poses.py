@@ -9,7 +9,7 @@ from torch import Tensor
 
 from videomdm_ext.geometry.rotations import rotate_yaw
 from videomdm_ext.motion.kinematics import heading
-from videomdm_ext.skeletons import Skeleton
+from videomdm_ext.motion.skeletons import Skeleton
 
 FREEDOM = 5.0
 """Degrees of freedom: the fewer, the heavier the tails."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from videomdm_ext.geometry.cameras import to_camera, to_world
 from videomdm_ext.motion.kinematics import bone_lengths, bone_vectors
-from videomdm_ext.skeletons import Skeleton
+from videomdm_ext.motion.skeletons import Skeleton
 from videomdm_ext.supervision.observation import Observation
 from videomdm_ext.supervision.poses import aligned_poses, estimate_poses, unlikeliness
 from videomdm_ext.supervision.targets import on_rays

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from videomdm_ext.geometry.cameras import image_points, to_camera
 from videomdm_ext.motion.kinematics import bone_lengths
-from videomdm_ext.skeletons import Skeleton
+from videomdm_ext.motion.skeletons import Skeleton
 
 
 def masked_mean(values: Tensor, weight: Tensor) -> Tensor:

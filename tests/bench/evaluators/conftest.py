@@ -16,7 +16,7 @@ from videomdm_ext.data.motions import load_motions, mirrored, time_scaled
 from videomdm_ext.geometry.cameras import orbit
 from videomdm_ext.motion.features import encode
 from videomdm_ext.motion.kinematics import canonicalise
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 CARD = Card(name="known", skeleton="smpl22", fps=20.0, lifter="none", licence="zlib", sources=("bundled motion",))
 DONE = ("cartwheel", "crawl", "kick", "punch", "roll", "walk")

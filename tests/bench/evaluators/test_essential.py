@@ -15,7 +15,7 @@ from videomdm_ext.bench.evaluators import essential
 from videomdm_ext.bench.evaluators.base import UnavailableError
 from videomdm_ext.data.folder import read_folder
 from videomdm_ext.motion.features import decode
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from videomdm_ext.mdm import official
 from videomdm_ext.mdm.checkout import Checkout
 from videomdm_ext.motion.features import decode, encode
 from videomdm_ext.motion.kinematics import HUMANML3D_FILES, heading
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
 MEAN = torch.linspace(-1, 1, 263)

@@ -17,7 +17,7 @@ from videomdm_ext.bench.evaluators.base import TrueMotion, UnavailableError, rea
 from videomdm_ext.bench.evaluators.text_motion_training import Settings, batches, contrastive, frame_features, moments
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.mdm import text
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 SMALL = Settings(steps=60, batch=24, longest=32, width=32, out=16, text_width=64, learning_rate=5e-3)
 ROUNDING = 1e-5

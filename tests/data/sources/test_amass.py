@@ -18,7 +18,7 @@ from videomdm_ext.data.sources.base import ImportOptions
 from videomdm_ext.data.sources.body_models import read_model
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.motion.kinematics import bone_lengths
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19)
 """SMPL's tree, written out."""

@@ -21,7 +21,7 @@ from videomdm_ext.data.sources.bvh import BvhImporter
 from videomdm_ext.data.sources.bvh_takes import Reading, read_header, read_take
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.motion.kinematics import bone_lengths
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 pytest.importorskip("pybvh", reason='BVH needs pybvh: pip install -e ".[import]" -c constraints.txt')
 

@@ -19,7 +19,7 @@ from videomdm_ext.data.sources.fit3d_joints import smpl22_of
 from videomdm_ext.data.sources.fit3d_keypoints import Detected
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.motion.features import decode
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 CAMERAS = {"50591643": ((4.0, 2.0, 1.5), 1.1), "65906101": ((-3.5, -3.0, 1.6), 0.9)}
 """Place, m, and a factor of the focal length."""

@@ -11,7 +11,7 @@ from filmed import film
 
 from videomdm_ext.data import ground
 from videomdm_ext.data.video.importer import upright
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 
 def angle(one, other):

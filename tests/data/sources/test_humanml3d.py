@@ -25,7 +25,7 @@ from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.motion.features import channels, decode, decode_root, encode
 from videomdm_ext.motion.initial_heading import initial_heading
 from videomdm_ext.motion.kinematics import HUMANML3D_FILES, canonicalise, heading
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 EXACT = Optics(noise=0.0)
 ROTATIONS = channels(SMPL22).rotations

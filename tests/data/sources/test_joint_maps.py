@@ -17,7 +17,7 @@ from videomdm_ext.data.sources.joint_maps import (
     to_smpl22,
 )
 from videomdm_ext.errors import ConfigError
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 DIRECT = [f"{side}_{part}" for side in "lr" for part in ("hip", "knee", "ankle", "shoulder", "elbow", "wrist")]
 

@@ -12,7 +12,7 @@ from videomdm_ext.data.sources.base import ImportOptions
 from videomdm_ext.data.sources.nba import NBAImporter
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.motion.features import decode
-from videomdm_ext.skeletons import NBA16
+from videomdm_ext.motion.skeletons import NBA16
 
 J = NBA16.index
 FRAMES = 90

@@ -13,7 +13,7 @@ from videomdm_ext.data.sources.base import ImportOptions
 from videomdm_ext.data.sources.release import ReleaseImporter
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.motion.features import decode
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 NAMES = ("walk", "jump", "kick", "spin")
 

@@ -31,7 +31,7 @@ from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.geometry import cameras
 from videomdm_ext.motion.features import decode
 from videomdm_ext.motion.kinematics import heading
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 DIRECT = [SMPL22.index(f"{s}_{p}") for s in "lr" for p in ("hip", "knee", "ankle", "shoulder", "elbow", "wrist")]
 

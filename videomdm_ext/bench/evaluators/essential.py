@@ -14,7 +14,7 @@ from torch import Tensor
 from videomdm_ext.bench.evaluators.base import Evaluator, Ground, training_truth
 from videomdm_ext.hookspecs import Register, hookimpl
 from videomdm_ext.motion.features import encode, mean_and_std, redundant
-from videomdm_ext.skeletons import Skeleton, by_name
+from videomdm_ext.motion.skeletons import Skeleton, by_name
 
 NAME = "essential"
 VERSION = 1

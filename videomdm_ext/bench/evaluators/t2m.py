@@ -20,7 +20,7 @@ from videomdm_ext.hookspecs import Register, hookimpl
 from videomdm_ext.mdm import official
 from videomdm_ext.motion.features import encode
 from videomdm_ext.motion.kinematics import HUMANML3D_FILES, canonicalise, heading
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 UNTAGGED = "OTHER"
 """The tag of every word in data that was made without a tagger."""

@@ -30,7 +30,7 @@ from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.hookspecs import Register, hookimpl
 from videomdm_ext.mdm import text
 from videomdm_ext.mdm.text import TextEncoder
-from videomdm_ext.skeletons import Skeleton, by_name
+from videomdm_ext.motion.skeletons import Skeleton, by_name
 
 logger = logging.getLogger(__name__)
 

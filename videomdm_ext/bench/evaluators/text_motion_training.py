@@ -16,7 +16,7 @@ from videomdm_ext.data.motions import swap_sides
 from videomdm_ext.geometry.rotations import rotate_yaw_together
 from videomdm_ext.mdm.text import WIDTH, TextEncoder
 from videomdm_ext.motion.kinematics import heading
-from videomdm_ext.skeletons import Skeleton
+from videomdm_ext.motion.skeletons import Skeleton
 
 
 def frame_features(positions: Tensor, skeleton: Skeleton, fps: float) -> Tensor:

@@ -10,7 +10,7 @@ from videomdm_ext.data.observing import PREFIX, Optics, lifter_options, options_
 from videomdm_ext.data.recording import Recording
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.motion.kinematics import RAW, HeadingRule
-from videomdm_ext.skeletons import SMPL22, Skeleton
+from videomdm_ext.motion.skeletons import SMPL22, Skeleton
 
 SHARES = (0.8, 0.05, 0.15)
 """Of the trials, for training, validation and test."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.errors import DatasetError
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 Rule = str | tuple[str, str, float]
 Rules = Mapping[str, Rule]

@@ -30,7 +30,7 @@ from videomdm_ext.data.sources.bvh_names import (
 from videomdm_ext.data.sources.joints import y_up
 from videomdm_ext.data.sources.takes import grounded
 from videomdm_ext.errors import DatasetError
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.errors import DatasetError
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 SPINE = {"pelvis": 0.201, "spine1": 0.433, "spine2": 0.663, "spine3": 0.767, "neck": 1.074}
 """Shares of u above the middle of the hips."""

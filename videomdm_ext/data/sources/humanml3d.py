@@ -32,7 +32,7 @@ from videomdm_ext.geometry.rotations import rotate_yaw_together
 from videomdm_ext.hookspecs import Register, hookimpl
 from videomdm_ext.motion.features import channels, decode, decode_root
 from videomdm_ext.motion.kinematics import HUMANML3D_FILES
-from videomdm_ext.skeletons import SMPL22, Skeleton
+from videomdm_ext.motion.skeletons import SMPL22, Skeleton
 
 SHORTEST, LONGEST = 40, 199
 """Frames of the clips that MDM reads."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videomdm_ext.errors import ConfigError
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 Numbers = NDArray[np.float64]
 

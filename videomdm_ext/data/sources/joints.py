@@ -24,7 +24,7 @@ from videomdm_ext.data.sources.base import Importer, Member
 from videomdm_ext.data.sources.captions import caption_table, read_captions, stems, tags_of
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.hookspecs import Register, hookimpl
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 PIECE = re.compile(r"_s\d+$")
 """The end of the name of a piece of a longer trial."""

@@ -31,7 +31,7 @@ from videomdm_ext.data.sources.results import as_long_as, lifter_name, read_resu
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.geometry.cameras import orbit, to_world
 from videomdm_ext.hookspecs import Register, hookimpl
-from videomdm_ext.skeletons import NBA16
+from videomdm_ext.motion.skeletons import NBA16
 
 STRIDE = 2
 """Of 60 frames a second, every second one."""

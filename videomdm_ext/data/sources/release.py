@@ -30,7 +30,7 @@ from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.cameras import project
 from videomdm_ext.hookspecs import Register, hookimpl
 from videomdm_ext.motion.kinematics import HUMANML3D_FILES
-from videomdm_ext.skeletons import by_name
+from videomdm_ext.motion.skeletons import by_name
 
 TEACHERS = ("mvlift_vecs", "wham_vecs", "elepose_vecs", "teacher_vecs")
 """Folders that are looked for."""

@@ -14,7 +14,7 @@ from videomdm_ext.data.sources.joint_maps import BLAZEPOSE33, confidence22, to_s
 from videomdm_ext.data.video.captions import Caption
 from videomdm_ext.data.video.people import segments
 from videomdm_ext.data.video.watch import Sighting
-from videomdm_ext.skeletons import SMPL22
+from videomdm_ext.motion.skeletons import SMPL22
 
 Numbers = NDArray[np.float64]
 

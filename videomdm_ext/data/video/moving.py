@@ -9,7 +9,7 @@ from torch import Tensor
 from videomdm_ext.data import ground
 from videomdm_ext.geometry import pnp
 from videomdm_ext.motion.kinematics import smooth
-from videomdm_ext.skeletons import Skeleton
+from videomdm_ext.motion.skeletons import Skeleton
 
 STEADY = 0.5
 """Seconds over which the direction up of a moving camera is smoothed."""

@@ -16,7 +16,7 @@ from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry import cameras, pnp
 from videomdm_ext.geometry.rotations import shortest_arc
 from videomdm_ext.motion.kinematics import smooth
-from videomdm_ext.skeletons import Skeleton
+from videomdm_ext.motion.skeletons import Skeleton
 
 DEFAULT_FIELD = math.radians(60.0)
 """Field of view of the picture's longer side where nothing tells it: between a phone's and a camera's."""

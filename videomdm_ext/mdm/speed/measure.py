@@ -36,8 +36,8 @@ from videomdm_ext.errors import HostError
 from videomdm_ext.mdm import adapter, checkout, compat, launcher, text_choice, tower
 from videomdm_ext.mdm.checkout import Checkout
 from videomdm_ext.mdm.data import open_dataset
+from videomdm_ext.motion.skeletons import SMPL22
 from videomdm_ext.options import as_flags
-from videomdm_ext.skeletons import SMPL22
 from videomdm_ext.supervision.observation import PREFIX
 
 PARTS = ("text encoding", "denoiser forward", "loss", "backward", "optimizer and norms", "average", "rest")
