@@ -4,8 +4,20 @@ import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
+
+
+class BuildWithFolders(build_py):
+    """Put the folders that the package reads, and that stand beside it in the repository, into a wheel."""
+
+    def run(self) -> None:
+        """Build the package; an editable install reads the folders where they are."""
+        super().run()
+        if not self.editable_mode:
+            for name in ("configs", "patches"):
+                self.copy_tree(name, f"{self.build_lib}/videomdm_ext/{name}")
 
 
 def read_version() -> str:
@@ -103,6 +115,7 @@ setup(
         "test": TEST,
         "dev": DEV,
     },
+    cmdclass={"build_py": BuildWithFolders},
     entry_points={"console_scripts": ["videomdm = videomdm_ext.cli.main:main"]},
     classifiers=[
         "Programming Language :: Python :: 3.11",

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 from collections.abc import Mapping
+from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +12,18 @@ import yaml
 from videomdm_ext.errors import ConfigError
 
 Config = TypeVar("Config")
+
+
+def repository() -> Path | None:
+    """Return the clone that this package runs from, or None where it was installed from a wheel."""
+    root = Path(str(resources.files("videomdm_ext"))).parent
+    return root if (root / "setup.py").is_file() else None
+
+
+def shipped(name: str) -> Path:
+    """Return the folder `configs` or `patches`: beside the package in a clone, inside it in a wheel (setup.py)."""
+    inside = Path(str(resources.files("videomdm_ext") / name))
+    return inside if inside.is_dir() else inside.parents[1] / name
 
 
 def add_arguments(group: "argparse._ArgumentGroup", config: type[Any]) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 
 from videomdm_ext.config import Supervision
 from videomdm_ext.errors import ConfigError
-from videomdm_ext.options import as_flags, difference, from_mapping, read_yaml
+from videomdm_ext.options import as_flags, difference, from_mapping, read_yaml, shipped
 
-FOLDER = Path(__file__).resolve().parents[2] / "configs" / "arms"
+FOLDER = shipped("configs") / "arms"
 ROOT = "2d"
 """The arm that the others are variations of, unless they name another one."""
 RENAMED = {"3d-on-teacher": "lifted", "3d-on-refined": "refined", "2d-reprojection": "paper"}
@@ -35,7 +35,7 @@ class ArmConfig:
 
 
 def known_arms() -> list[str]:
-    """Names of the arms that come with the package's sources; those of subfolders too, without the folder."""
+    """Return the names of the arms that come with the package; those of subfolders too, without the folder."""
     return sorted(path.stem for path in FOLDER.rglob("*.yaml"))
 
 
@@ -58,8 +58,7 @@ def load_arm(name: str) -> ArmConfig:
     if not path.is_file():
         if present := renamed(name):
             raise ConfigError(f"arm {name!r}: it is called {present!r} now. Use that name.")
-        known = ", ".join(known_arms()) or f"none: {FOLDER} is missing; install with pip install -e"
-        raise ConfigError(f"arm {name!r}: expected one of {known}, or a YAML file. Found neither.")
+        raise ConfigError(f"arm {name!r}: expected one of {', '.join(known_arms())}, or a YAML file. Found neither.")
     entries = read_yaml(path)
     of, declares = entries.pop("of", ROOT), entries.pop("declare", list(entries))
     supervision = from_mapping(Supervision, entries, str(path))

@@ -26,8 +26,8 @@ from videomdm_ext.data.files import write_bytes
 from videomdm_ext.data.folder import read_card
 from videomdm_ext.errors import VideoMDMError
 from videomdm_ext.mdm import checkout, known
+from videomdm_ext.options import repository
 
-SOURCES = Path(__file__).resolve().parents[2]
 SCHEMA = Path(__file__).with_name("metrics_schema.json")
 PACKAGES = ("torch", "numpy", "roma", "scipy", "transformers")
 """Packages whose versions can change a number."""
@@ -35,12 +35,12 @@ PACKAGES = ("torch", "numpy", "roma", "scipy", "transformers")
 
 def write(plan: Plan, out: Path, scoring: Scoring, command: Sequence[str]) -> dict[str, Any]:
     """Write run.json. -> its content"""
-    host = plan.host()
+    host, root = plan.host(), repository()
     content = {
         "command": list(command) or _earlier(out),
         "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": versions(),
-        "sources": {"commit": checkout.commit_of(SOURCES), "dirty": is_dirty(SOURCES)},
+        "sources": {"commit": root and checkout.commit_of(root), "dirty": root and is_dirty(root)},
         "host": host_facts(host),
         "environment": {
             "platform": platform.platform(),
@@ -137,10 +137,11 @@ def is_dirty(root: Path) -> bool | None:
 def told(content: Mapping[str, Any]) -> dict[str, Any]:
     """What of run.json a report shows, one line each."""
     host = content["host"]
+    commit = f"commit {content['sources']['commit']}" if content["sources"]["commit"] else "not from a clone"
     dirty = " with changes that are not committed" if content["sources"]["dirty"] else ""
     return {
         "command": " ".join(content["command"]),
-        "package": f"videomdm_ext {content['versions']['videomdm_ext']}, commit {content['sources']['commit']}{dirty}",
+        "package": f"videomdm_ext {content['versions']['videomdm_ext']}, {commit}{dirty}",
         "host": f"{host['kind']} {host.get('commit') or host['sha256'][:12]}",
         "versions": ", ".join(f"{name} {version}" for name, version in content["versions"].items()),
         "device": content["device"],

@@ -141,7 +141,3 @@ def _members(name: str) -> str:
 def _table(rows: Sequence[tuple[str, str]]) -> list[str]:
     width = max(len(verb) for verb, _ in rows)
     return [f"  {verb:<{width}}  {about}" for verb, about in rows]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

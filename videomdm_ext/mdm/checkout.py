@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from videomdm_ext.errors import HostError
+from videomdm_ext.options import repository
 
 SEAMS = (
     "utils/parser_util.py",
@@ -58,9 +59,10 @@ def find(explicit: str | os.PathLike[str] | None = None) -> Checkout:
 
 
 def default_places() -> list[Path]:
-    """Folders searched when nothing names one."""
-    repository = Path(__file__).resolve().parents[2]
-    return [repository / "third_party" / NAME, Path.home() / ".cache" / "videomdm" / NAME]
+    """Return the folders that are searched when nothing names one: in the package's clone, and in the cache."""
+    root = repository()
+    own = [] if root is None else [root / "third_party" / NAME]
+    return [*own, Path.home() / ".cache" / "videomdm" / NAME]
 
 
 def open_checkout(root: Path, *, asked_by: str) -> Checkout:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from videomdm_ext.errors import HostError
 from videomdm_ext.mdm.placing import PATH, Insertion, numbers, ours, unix
+from videomdm_ext.options import shipped
 
-PATCHES = Path(__file__).resolve().parents[2] / "patches"
+PATCHES = shipped("patches")
 HUNK = re.compile(r"@@ -([1-9][0-9]*),0 \+([1-9][0-9]*) @@")
 
 
@@ -41,10 +42,7 @@ def known() -> list[Known]:
     """Every commit with a file in patches/, the newest first."""
     records = sorted(PATCHES.glob("*.json")) if PATCHES.is_dir() else []
     if not records:
-        raise HostError(
-            f"{PATCHES}: expected this package's patches, found none. Install the package from a clone of its "
-            "repository: pip install -e ."
-        )
+        raise HostError(f"{PATCHES}: expected this package's patches, found none. Install the package anew.")
     return sorted((_read(record) for record in records), key=lambda commit: commit.date, reverse=True)
 
 
