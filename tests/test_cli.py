@@ -478,6 +478,22 @@ def test_refine_makes_the_refined_teachers(folder, monkeypatch, capsys):
 
 
 @pytest.mark.usefixtures("borrowed_process")
+@pytest.mark.parametrize(
+    "words", [["train", "--arm", "3d", *SMALL, "--save_dir"], ["demo", "--out"], ["bench", "--out"]]
+)
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "RANK"])
+def test_one_of_several_processes_trains_nothing_and_writes_nothing(folder, tmp_path, monkeypatch, capsys, words, name):
+    monkeypatch.setenv(name, "2")
+    data = {"train": ["--clips", folder], "demo": [], "bench": ["--dataset", folder, "--text-features", "words"]}
+    before = sorted(tmp_path.rglob("*"))
+    assert cli.main([*words, str(tmp_path / "run"), *data[words[0]]]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {name}=2: expected one process")
+    assert len(said.splitlines()) == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.usefixtures("borrowed_process")
 def test_a_run_is_trained_and_sampled_by_its_verbs(folder, tmp_path, capsys):
     """In this process: train writes a checkpoint, sample takes captions or the training clips' own."""
     place = tmp_path / "run"

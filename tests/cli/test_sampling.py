@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -145,6 +146,10 @@ def spoil(run: Path, place: Path, how: str) -> Path:
             for name in [name for name in weights if "poseEmbedding.weight" in name]:
                 weights[name] = weights[name][:, :191]
         torch.save(stored, newest)
+    elif how == "not finite":
+        stored = torch.load(newest, weights_only=True)
+        next(iter(stored.get("model_avg", stored).values())).view(-1)[0] = math.nan
+        torch.save(stored, newest)
     elif how == "lost arguments":
         (place / "args.json").unlink()
     elif how == "other arguments":
@@ -159,6 +164,7 @@ def spoil(run: Path, place: Path, how: str) -> Path:
         ("cut", "does not fit the arguments in"),
         ("list", "does not fit the arguments in"),
         ("skeleton", "expected 263 channels (22 joints) of smpl22, the skeleton of the clips in"),
+        ("not finite", "model000000002.pt: expected finite numbers, found others in "),
         ("lost arguments", "args.json: expected the run's arguments as JSON"),
         ("other arguments", "args.json: expected the run's arguments as JSON"),
     ],

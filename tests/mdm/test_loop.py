@@ -6,7 +6,9 @@ Here it runs on a small host with MDM's names; test_paired_runs.py has whole tra
 from __future__ import annotations
 
 import copy
+import math
 import random
+import re
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from videomdm_ext.errors import HostError
-from videomdm_ext.mdm import bundles, loop
+from videomdm_ext.mdm import bundles, divergence, loop
 
 
 def same(first: object, second: object) -> bool:
@@ -54,7 +56,8 @@ class Trainer:
                 weight.grad.zero_()
         weights = list(self.model["head"].parameters())[: 1 + (self.step + 1) % 2]
         self.seen.append((self.step, motion, torch.rand(()).item()))
-        sum((weight * self.seen[-1][2]).sum() for weight in weights).backward()
+        terms = self.diffusion.training_losses(weights, self.seen[-1][2])
+        terms["loss"].sum().backward()
         self.opt.step()
         self.update_average_model()
 
@@ -64,6 +67,12 @@ class Trainer:
     def save(self) -> None:
         for name in ("model", "opt"):
             Path(self.save_dir, f"{name}{self.step:09d}.pt").write_text(name)
+
+    def total_step(self) -> int:
+        return self.step
+
+    def ckpt_file_name(self) -> str:
+        return f"model{self.step:09d}.pt"
 
     def evaluate(self) -> None:
         modules = [*self.model.modules(), *(self.model_avg.modules() if self.model_avg else ())]
@@ -78,6 +87,9 @@ class Step:
     def begin_step(self, step: int) -> None:
         torch.manual_seed(step)
 
+    def training_losses(self, weights: list[Tensor], scale: float) -> dict[str, Tensor]:
+        return {"loss": sum((weight * scale).sum() for weight in weights)[None]}
+
 
 def small_host() -> Any:
     """-> a module with our loop on the small trainer."""
@@ -91,8 +103,15 @@ def small_host() -> Any:
 
 def small(folder: Path, **changes: Any) -> Any:
     """-> a loop of the small host over ten numbers in batches of three."""
-    given = {"save_dir": str(folder), "num_steps": 5, "save_interval": 2, "lr_anneal_steps": 0, "use_ema": True}
-    given |= {"paired": True, "seed": 1, "avg_model_beta": 0.5, "resume_checkpoint": "", "overwrite": False}
+    given = {
+        "save_dir": str(folder),
+        "num_steps": 5,
+        "save_interval": 2,
+        "lr_anneal_steps": 0,
+        "use_ema": True,
+        "lr": 0.1,
+    }
+    given |= {"paired": True, "seed": 1, "lr": 0.1, "avg_model_beta": 0.5, "resume_checkpoint": "", "overwrite": False}
     given |= {"eval_during_training": True, "gen_during_training": True, "multi_target_cond": False, "batch_size": 3}
     folder.mkdir(exist_ok=True)
     torch.manual_seed(0)
@@ -162,6 +181,72 @@ def test_what_fails_in_saving_leaves_the_folder_as_it_was(tmp_path, monkeypatch)
         made.save()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model000000000.pt", "opt000000000.pt"]
     assert made.save_dir == str(tmp_path)
+
+
+# -- divergence -------------------------------------------------------------------------------------------------------
+
+
+def spoil(made: Any, what: str, at: int) -> None:
+    """From update `at` + 1 on, something of the small loop is not finite."""
+    update, losses = made.update_average_model, made.diffusion.training_losses
+
+    def spoiled_update() -> None:
+        update()
+        if made.step == at:
+            if what == "weight":
+                made.model["head"].weight.data[0, 1] = math.inf
+            elif what == "average":
+                made.model_avg["head"].bias.data[1] = math.nan
+            elif what == "optimizer":
+                made.opt.state[made.model["head"].weight]["exp_avg_sq"][0, 0] = math.inf
+
+    def spoiled_losses(*positional: Any) -> dict[str, Tensor]:
+        terms: dict[str, Tensor] = losses(*positional)
+        if made.step == at and what == "loss":
+            made.loss = made.loss + math.nan
+        return terms
+
+    made.update_average_model, made.diffusion.training_losses = spoiled_update, spoiled_losses
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("loss", "the loss is nan at step 4"),
+        ("weight", r"the weight head\.weight is not finite at step 4"),
+        ("average", r"model_avg\.head\.bias, which model000000004\.pt would hold, is not finite"),
+        ("optimizer", r"opt\.state\.0\.exp_avg_sq, which model000000004\.pt would hold, is not finite"),
+    ],
+)
+def test_a_paired_run_stops_where_it_diverges_and_names_the_last_good_checkpoint(tmp_path, capsys, what, said):
+    made = small(tmp_path / "run", num_steps=8)
+    spoil(made, what, at=3)
+    with pytest.raises(HostError, match=f"run: {said}.*last good checkpoint is .*model000000002.pt. Lower --lr"):
+        made.run_loop()
+    assert {bundles.step_of(path) for path in bundles.checkpoints(tmp_path / "run")} == {2}
+    assert len(list((tmp_path / "run").iterdir())) == 3
+    content = torch.load(tmp_path / "run" / "bundle000000002.pt")
+    assert divergence.first_broken(content) == ""
+
+
+def test_a_run_by_the_hosts_own_count_stops_too_and_says_where_no_checkpoint_was_written(tmp_path):
+    made = small(tmp_path, paired=False)
+    spoil(made, "weight", at=0)
+    with pytest.raises(HostError, match=r"not finite at step 0; the training stopped\. No checkpoint was written"):
+        made.run_step(torch.zeros(3), {"y": {}})
+    with pytest.raises(HostError, match=r"model\.head\.weight, which model000000000\.pt would hold"):
+        made.save()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_resumed_run_that_diverges_names_the_checkpoint_that_it_went_on_from(tmp_path, capsys):
+    small(tmp_path / "run", num_steps=2).run_loop()
+    start = str(tmp_path / "run" / "model000000002.pt")
+    (tmp_path / "other").mkdir()
+    resumed = small(tmp_path / "other", resume_checkpoint=start)
+    spoil(resumed, "weight", at=2)
+    with pytest.raises(HostError, match=f"at step 3.*last good checkpoint is {re.escape(start)}"):
+        resumed.run_loop()
 
 
 # -- where a run starts -----------------------------------------------------------------------------------------------

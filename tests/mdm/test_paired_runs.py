@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ from torch import Tensor
 from videomdm_ext.data.card import Card
 from videomdm_ext.data.folder import write_folder
 from videomdm_ext.data.motions import load_motions
-from videomdm_ext.mdm import bundles, checkout
+from videomdm_ext.mdm import bundles, checkout, divergence
 
 ROOT = Path(__file__).parents[2]
 CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
@@ -130,6 +131,10 @@ ARMS = {
     "2d": ("--supervision", "2d", "--unroll", "off"),
     "walked": ("--supervision", "2d", "--unroll", "on", "--objective", "reprojection"),
 }
+FEW = ("3d", "2d")
+DIVERGED = ("diverged", "whole_diverged")
+OTHER_RATE = ("--num_steps", "30", "--lr_anneal_steps", "100")
+"""MDM goes on at the rate of its checkpoint, unless the rate falls."""
 Run = tuple[str, list[str], dict[str, int]]
 
 
@@ -151,8 +156,13 @@ def seven(name: str, *words: str, folder: str = "", kill: dict[str, int] | None 
 
 
 def arms() -> list[Run]:
+    """The arms, two of them also with fewer clips than a batch, and one that diverges at once."""
     common = (*SMALL, "--paired", "--num_steps", "4", "--clips", "set", "--crop_frames", "20", "--teacher", "lifted")
-    return [(name, ["--save_dir", name, *common, *words], {}) for name, words in ARMS.items()]
+    large = (*common, "--batch_size", "64")
+    few = [(f"few_{name}", ["--save_dir", f"few_{name}", *large, *ARMS[name]], {}) for name in FEW]
+    diverged = ["--save_dir", "diverged", *common, "--save_interval", "1", "--lr", "1e30", *ARMS["2d"]]
+    plan = [(name, ["--save_dir", name, *common, *words], {}) for name, words in ARMS.items()]
+    return [*plan, *few, ("diverged", diverged, {})]
 
 
 def continuations(*words: str) -> list[Run]:
@@ -207,6 +217,7 @@ def mdm(mdm_checkout: checkout.Checkout, tmp_path_factory: pytest.TempPathFactor
         ("few", ["--save_dir", "few", *SMALL, *SEVEN, "--batch_size", "64"], {}),
         ("whole_first", whole("--num_steps", "4"), {"kill_file": 3}),
         ("whole", whole("--num_steps", "4", "--overwrite"), {}),
+        ("whole_diverged", whole(*OTHER_RATE, "--overwrite", "--lr", "1e30"), {}),
     ]
     (place / "model000000003.pt").write_bytes(b"")
     return SimpleNamespace(place=place, status=drive(place, place, plan))
@@ -279,6 +290,45 @@ def test_draws_differ_from_step_to_step_and_conditions_are_hidden_now_and_then(r
     assert len({tuple(draw["t"].tolist()) for draw in draws[:7]}) > 5
     hidden = torch.cat([mask.flatten() for draw in draws for mask in draw["masks"]]).float().mean()
     assert 0 < hidden < 0.4
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_two_arms_with_fewer_clips_than_a_batch_train_on_all_of_them_and_see_the_same(request, host):
+    runs = host_of(request, host)
+    first, second = (must(runs, f"few_{name}") for name in FEW)
+    assert [len(draws["x"]) for draws in first] == [9] * 4
+    for ours, theirs in zip(first, second, strict=True):
+        for name in ("x", "text", "t", "noise"):
+            assert same(ours[name], theirs[name]), name
+    assert not same(first[0]["x"], first[1]["x"])
+    assert "set: 9 training clips, fewer than --batch_size 64; it is 9 instead" in output(runs, "few_2d")
+    assert json.loads((runs.place / "few_2d/args.json").read_text())["batch_size"] == 9
+
+
+# -- divergence -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "name"), [("standin", "diverged"), *(pytest.param("mdm", n, marks=pytest.mark.mdm) for n in DIVERGED)]
+)
+def test_a_run_that_diverges_stops_with_a_message_and_leaves_no_such_number(request, host, name):
+    runs = host_of(request, host)
+    place = runs.place / name.split("_")[0]
+    assert runs.status[name] == 1
+    last = "No checkpoint was written before"
+    if newest := bundles.newest(place):
+        last = f"The last good checkpoint is {newest.relative_to(runs.place)}"
+    (said,) = re.findall(r"^error: .*", output(runs, name), re.MULTILINE)
+    assert re.search(r"the (loss|weight) .* at step \d+; the training stopped\. " + re.escape(last), said), said
+    assert "Lower --lr, which is 1e+30" in said
+    assert [path.name for path in place.glob("*.pt") if divergence.broken_in(path)] == []
+    assert newest or name == "diverged"
+
+
+@pytest.mark.mdm
+@pytest.mark.parametrize("name", ["straight", "elsewhere"])
+def test_the_bar_of_a_paired_run_ends_at_its_last_step(mdm, name):
+    assert re.findall(r"(\d+)%.*\| (\d+)/(\d+) \[", output(mdm, name))[-1] == ("100", "7", "7")
 
 
 # -- continuation -----------------------------------------------------------------------------------------------------
@@ -359,7 +409,7 @@ def test_a_named_checkpoint_is_continued_in_another_folder(mdm):
     [
         ("other_lr", "--lr: expected 0.01 as in straight/bundle000000003.pt, found 0.1"),
         ("unbundled", "--resume_checkpoint model000000003.pt: expected bundle000000003.pt with --paired"),
-        ("few", "--batch_size 64: expected as many clips or more, as --paired counts whole batches; found 18"),
+        ("few", "--batch_size 64: expected as many clips or more, found 18"),
     ],
 )
 def test_what_cannot_be_continued_or_begun_is_refused_with_the_option(mdm, name, message):

@@ -248,6 +248,7 @@ class Bench:
 
     def prepare(self) -> None:
         """Check everything before work begins; refine the teachers where an arm needs them."""
+        adapter.check_one_process()
         if self.workers < 0 or (self.workers < 1 and self.plan.mdm):
             why = " with --mdm, whose logger needs a process for each run" if self.plan.mdm else ", or 0"
             raise ConfigError(f"--workers {self.workers}: expected 1 or more{why}. Correct it.")

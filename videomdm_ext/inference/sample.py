@@ -13,7 +13,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 from zipfile import BadZipFile
 
@@ -26,15 +25,12 @@ from videomdm_ext.data.batch import collate, crop
 from videomdm_ext.data.folder import read_folder
 from videomdm_ext.errors import ConfigError, HostError
 from videomdm_ext.geometry.cameras import to_camera
-from videomdm_ext.mdm import adapter, launcher
+from videomdm_ext.mdm import adapter, divergence, launcher
 from videomdm_ext.mdm.checkout import Checkout
 from videomdm_ext.mdm.data import HostDataset, open_dataset
 from videomdm_ext.motion.features import FeatureSpace, decode
 from videomdm_ext.options import from_args
 from videomdm_ext.supervision.unrolling import noised
-
-MALFORMED = (RuntimeError, LookupError, TypeError, AttributeError, AssertionError, OSError, EOFError, UnpicklingError)
-"""What the hosts raise for a file that is no checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +81,14 @@ def load(checkout: Checkout, checkpoint: Path, *, device: str = "cpu", clips: st
         raise HostError(
             f"{stored}: expected the run's arguments as JSON ({error}). Keep args.json beside it."
         ) from error
+    divergence.refuse(checkpoint)
     args.paired = False  # a matter of the training
     if clips:
         args.clips = clips
     launcher.use(checkout, add_options=adapter.add_options, activate=adapter.activate)
     model_util = importlib.import_module("utils.model_util")
     try:
-        adapter.activate(args)
+        adapter.activate(args, loading=True)
         dataset = open_dataset(from_args(Source, args), from_args(Supervision, args), "train", args.seed)
         model, diffusion = model_util.create_model_and_diffusion(args, argparse.Namespace(dataset=dataset))
         use_average = args.use_ema
@@ -101,7 +98,7 @@ def load(checkout: Checkout, checkpoint: Path, *, device: str = "cpu", clips: st
         raise HostError(f"{stored}: expected all arguments of a run ({error}). Keep the run's own file.") from error
     try:
         model_util.load_saved_model(model, str(checkpoint), use_avg=use_average)
-    except (*MALFORMED, HostError) as error:
+    except (*divergence.MALFORMED, HostError) as error:
         raise HostError(_misfit(checkpoint, stored, dataset, error)) from error
     model.to(device)  # MDM's own returns nothing
     model.eval()

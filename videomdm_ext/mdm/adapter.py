@@ -7,6 +7,7 @@ nothing is.
 import argparse
 import functools
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -17,8 +18,9 @@ import pluggy
 
 from videomdm_ext import plugins
 from videomdm_ext.config import Fairness, Source, Supervision
+from videomdm_ext.data.folder import read_card
 from videomdm_ext.errors import HostError
-from videomdm_ext.mdm import bundles, clips, compat, faster, loop, savings, streams, text_choice
+from videomdm_ext.mdm import bundles, clips, compat, divergence, faster, loop, savings, streams, text_choice
 from videomdm_ext.mdm.checkout import STANDIN
 from videomdm_ext.mdm.data import HostDataset
 from videomdm_ext.options import from_args
@@ -42,14 +44,26 @@ def add_options(group: "argparse._ArgumentGroup") -> None:
     manager().hook.add_options(group=group)
 
 
-def activate(args: argparse.Namespace) -> None:
-    """Check the final arguments, then let the host build what they ask for."""
+def activate(args: argparse.Namespace, *, loading: bool = False) -> None:
+    """Check the final arguments, then let the host build what they ask for.
+
+    `loading`: they are those of a training whose checkpoint is to be used, and nothing is trained with them.
+    """
+    trains = not loading and hasattr(args, "save_dir") and hasattr(args, "num_steps")
+    if trains:
+        check_one_process()
     moved = text_choice.explicit(sys.argv[1:], "clips")
     if moved is not None:  # the folder may lie elsewhere than where args.json says that the training found it
         args.clips = moved
     if streams.trains_paired(args):
         bundles.prepare(args, bundled=not _in_standin())
+    if trains:
+        divergence.refuse_resumed(args)
+    elif getattr(args, "model_path", ""):
+        divergence.refuse(Path(args.model_path))
     manager().hook.configure(args=args)
+    if trains:
+        fit_batch(args)
     terms = plugins.collect(manager(), "loss_terms")
     model_util = importlib.import_module("utils.model_util")
     diffusion = manager().hook.make_diffusion(base=_own(model_util, "SpacedDiffusion"), args=args, terms=terms)
@@ -59,6 +73,25 @@ def activate(args: argparse.Namespace) -> None:
     _swap(model_util, "MDM", faster.quicker(denoiser, faster.activate(args, sys.argv[1:])))
     _swap_data(args)
     _pair(args)
+
+
+def check_one_process() -> None:
+    """Raise HostError in one of several processes, as torchrun starts them."""
+    for name, alone in (("WORLD_SIZE", "1"), ("RANK", "0")):
+        found = os.environ.get(name, "") or alone
+        if found != alone:
+            raise HostError(
+                f"{name}={found}: expected one process, as training on several is not supported and each would train "
+                "the same into one folder; start it without torchrun, or unset WORLD_SIZE and RANK."
+            )
+
+
+def fit_batch(args: argparse.Namespace) -> None:
+    """Lower --batch_size to the number of training clips where there are fewer, for every arm alike, and print it."""
+    count = read_card(args.clips).counts.get("train", 0) if args.clips else 0
+    if 0 < count < args.batch_size:
+        print(f"{args.clips}: {count} training clips, fewer than --batch_size {args.batch_size}; it is {count} instead")
+        args.batch_size = count
 
 
 def _in_standin() -> bool:

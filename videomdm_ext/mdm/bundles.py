@@ -68,11 +68,16 @@ def _flush(path: Path) -> None:
 # -- where a paired run starts ----------------------------------------------------------------------------------------
 
 
-def newest(folder: str | os.PathLike[str]) -> Path | None:
-    """The model*.pt with the highest step in the folder."""
+def checkpoints(folder: str | os.PathLike[str]) -> list[Path]:
+    """Every model*.pt of the folder, by its step."""
     place = Path(folder)
     found = [path for path in place.iterdir() if CHECKPOINT.fullmatch(path.name)] if place.is_dir() else []
-    return max(found, key=step_of, default=None)
+    return sorted(found, key=step_of)
+
+
+def newest(folder: str | os.PathLike[str]) -> Path | None:
+    """The model*.pt with the highest step in the folder."""
+    return next(reversed(checkpoints(folder)), None)
 
 
 def step_of(path: Path) -> int:
@@ -124,19 +129,19 @@ def without_text_encoder(weights: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in weights.items() if not name.startswith("clip_model.")}
 
 
-def write(loop: Any) -> None:
-    """Write the bundle of the loop's step."""
-    content = {
-        "step": loop.step,
-        "model": without_text_encoder(loop.model.state_dict()),
-        "opt": loop.opt.state_dict(),
-        "random": random_states(),
-        "args": json.dumps(vars(loop.args)),
-    }
+def content_of(loop: Any) -> dict[str, Any]:
+    """Weights, their average where there is one, and the optimizer's state: what MDM saves of a loop."""
+    content = {"model": without_text_encoder(loop.model.state_dict()), "opt": loop.opt.state_dict()}
     if loop.model_avg is not None:
         content["model_avg"] = without_text_encoder(loop.model_avg.state_dict())
+    return content
+
+
+def write(loop: Any) -> None:
+    """Write the bundle of the loop's step."""
+    rest = {"step": loop.step, "random": random_states(), "args": json.dumps(vars(loop.args))}
     with beside(loop.save_dir) as partial:
-        torch.save(content, Path(partial) / f"bundle{loop.step:09d}.pt")
+        torch.save({**content_of(loop), **rest}, Path(partial) / f"bundle{loop.step:09d}.pt")
 
 
 def read(checkpoint: Path, args: argparse.Namespace) -> dict[str, Any]:

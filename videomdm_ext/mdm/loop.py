@@ -5,14 +5,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from videomdm_ext.errors import HostError
-from videomdm_ext.mdm import bundles, imports, savings, streams
+from videomdm_ext.mdm import bundles, divergence, imports, savings, streams
 
 Host: Any = object
 """Stands for MDM's TrainLoop, which follows the classes below in the order of look-up."""
@@ -34,20 +34,31 @@ def replace(module: ModuleType) -> None:
 
 
 class Whole(Host):
-    """MDM's loop with the same results; a checkpoint appears whole or not at all. With --paired it is a `Paired`."""
+    """MDM's loop with the same results, which stops where it diverges. With --paired it is a `Paired`.
+
+    A checkpoint appears whole or not at all.
+    """
 
     host: ModuleType
     paired: type
     data: Any
     save_dir: Any
+    loss: Tensor
 
     def __new__(cls, args: argparse.Namespace, *rest: Any, **named: Any) -> "Whole":
         wanted = getattr(args, "paired", False) and not issubclass(cls, Paired)
         return object.__new__(cls.paired if wanted else cls)
 
     def __init__(self, args: argparse.Namespace, train_platform: Any, model: Any, diffusion: Any, data: Any) -> None:
+        if len(data) == 0:
+            raise HostError(
+                f"--batch_size {args.batch_size}: expected as many clips or more, found {len(data.dataset)}. Lower it."
+            )
         bundles.sweep(args.save_dir)
+        trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+        self.guard = divergence.Guard(args, trained)
         super().__init__(args, train_platform, model, diffusion, data)
+        self._keep_loss(diffusion)
         if self.device.type == "cuda" and not args.multi_target_cond:
             self.data = savings.OnDevice(self.data, self.device)
 
@@ -58,7 +69,28 @@ class Whole(Host):
         for group in self.opt.param_groups if on_cpu else ():
             group["capturable"] = False
 
+    def _keep_loss(self, diffusion: Any) -> None:
+        """MDM's step hands its loss to nobody; from now on the last one [B] is kept."""
+        own = diffusion.training_losses
+
+        def training_losses(*positional: Any, **named: Any) -> dict[str, Tensor]:
+            terms: dict[str, Tensor] = own(*positional, **named)
+            self.loss = terms["loss"].detach()
+            return terms
+
+        diffusion.training_losses = training_losses
+
+    def run_step(self, batch: Tensor, cond: dict[str, Any]) -> None:
+        super().run_step(batch, cond)
+        self.guard.check_step(self.number_of_step(), self.loss)
+
+    def number_of_step(self) -> int:
+        """The step that is being done, as MDM counts."""
+        return int(self.total_step())
+
     def save(self) -> None:
+        self.guard.check_saved(bundles.content_of(self), self.ckpt_file_name())
+        self.save_beside()
         folder = self.save_dir
         with bundles.beside(folder) as partial:
             self.save_dir = partial
@@ -66,6 +98,10 @@ class Whole(Host):
                 super().save()
             finally:
                 self.save_dir = folder
+        self.guard.good = Path(folder) / self.ckpt_file_name()
+
+    def save_beside(self) -> None:
+        """Write what MDM does not save; nothing here."""
 
     def update_average_model(self) -> None:
         if self.args.use_ema:
@@ -82,11 +118,6 @@ class Paired(Host):
     data: Any
 
     def __init__(self, args: argparse.Namespace, train_platform: Any, model: Any, diffusion: Any, data: Any) -> None:
-        if len(data) == 0:
-            raise HostError(
-                f"--batch_size {args.batch_size}: expected as many clips or more, as --paired counts whole batches; "
-                f"found {len(data.dataset)}. Lower --batch_size."
-            )
         bundles.prepare(args, bundled=True)
         loader, self.order = streams.keyed_loader(data, args.seed)
         self.host_data = data
@@ -119,17 +150,19 @@ class Paired(Host):
 
     def run_loop(self) -> None:
         print(f"{self.last_step} updates, of which {self.step} are done")
-        while self.step < self.last_step:
-            epoch, done = divmod(self.step, len(self.data))
-            self.order.begin(epoch, done)
-            self.run_epoch(done)
+        with tqdm(initial=self.step, total=self.last_step, unit="step") as bar:
+            while self.step < self.last_step:
+                epoch, done = divmod(self.step, len(self.data))
+                self.order.begin(epoch, done)
+                self.run_epoch(bar)
         if self.step != self.saved_step:
             self.checkpoint()
 
-    def run_epoch(self, done: int) -> None:
-        """The rest of an epoch of which `done` batches are done, or as much of it as there are steps."""
-        for motion, condition in tqdm(self.data, initial=done, total=len(self.data)):
+    def run_epoch(self, bar: "tqdm[NoReturn]") -> None:
+        """The rest of an epoch, or as much of it as there are steps."""
+        for motion, condition in self.data:
             self.update(motion, condition["y"])
+            bar.update()
             if self.step % self.log_interval == 0:
                 self.report()
             if self.step % self.save_interval == 0:
@@ -162,9 +195,12 @@ class Paired(Host):
             self.evaluate()
             self.generate_during_training()
 
-    def save(self) -> None:
+    def number_of_step(self) -> int:
+        """The updates with the one that is being done, which the host's own count does not have yet."""
+        return int(self.step) + 1
+
+    def save_beside(self) -> None:
         bundles.write(self)
-        super().save()
 
     @contextmanager
     def aside(self) -> Iterator[None]:

@@ -11,12 +11,6 @@ import torch
 CHECKPOINT = re.compile(r"model(\d+)\.pt")
 
 
-def newest(folder):
-    """The model*.pt with the highest step in the folder, or None."""
-    found = [path for path in Path(folder).iterdir() if CHECKPOINT.fullmatch(path.name)]
-    return max(found, key=step_of, default=None)
-
-
 def step_of(path):
     """The step in a checkpoint's name; 0 for any other name."""
     match = CHECKPOINT.fullmatch(Path(path).name)

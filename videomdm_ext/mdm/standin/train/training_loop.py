@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import math
 import time
 from itertools import islice
 from pathlib import Path
@@ -17,6 +16,7 @@ from utils import dist_util
 from utils.model_util import load_model_wo_clip
 
 from videomdm_ext.errors import HostError
+from videomdm_ext.mdm.divergence import Guard, start_of
 
 
 class TrainLoop:
@@ -25,6 +25,7 @@ class TrainLoop:
     def __init__(self, args, train_platform, model, diffusion, data):
         if len(data) == 0:
             raise HostError(f"{len(data.dataset)} clips do not fill a batch of {args.batch_size}: lower --batch_size.")
+        self.guard = Guard(args, {name: weight for name, weight in model.named_parameters() if weight.requires_grad})
         self.args, self.train_platform, self.data = args, train_platform, data
         self.model, self.diffusion = model, diffusion
         self.save_dir = Path(args.save_dir)
@@ -37,11 +38,9 @@ class TrainLoop:
         self.schedule_sampler = create_named_schedule_sampler("uniform", diffusion)
         self.progress = Progress(self.save_dir / "progress.csv")
         self.random_states = None
-        checkpoint = checkpoints.newest(self.save_dir) or args.resume_checkpoint
-        if getattr(args, "paired", False):
-            checkpoint = args.resume_checkpoint
+        checkpoint = start_of(args)
         if checkpoint:
-            self.resume(Path(checkpoint))
+            self.resume(checkpoint)
 
     def resume(self, path):
         """Take up weights, average, optimizer, log and random states of a checkpoint."""
@@ -117,6 +116,7 @@ class TrainLoop:
         self.opt.step()
         self.update_average_model()
         self.step += 1
+        self.guard.check_step(self.step, losses["loss"])
         self.progress.add(losses)
         return losses
 
@@ -141,11 +141,6 @@ class TrainLoop:
         for name, value in means.items():
             self.train_platform.report_scalar(name=name, value=value, iteration=self.step, group_name="Loss")
         tqdm.write(f"step[{self.step}]: loss[{means['loss']:0.5f}]")
-        if not math.isfinite(means["loss"]):
-            raise HostError(
-                f"{self.save_dir}: the loss is {means['loss']} at step {self.step}. Lower --lr, or limit "
-                "the gradient with --gradient_clip 1."
-            )
 
     def ckpt_file_name(self):
         return f"model{self.step:09d}.pt"
@@ -158,13 +153,15 @@ class TrainLoop:
             "step": self.step,
             "progress": self.progress.state(),
         }
-        checkpoints.save(bundle, self.save_dir / f"opt{self.step:09d}.pt")
         weights = checkpoints.without_text_encoder(self.model.state_dict())
         if self.model_avg is not None:
             average = checkpoints.without_text_encoder(self.model_avg.state_dict())
             weights = {"model": weights, "model_avg": average}
-        checkpoints.save(weights, self.save_dir / self.ckpt_file_name())
-        self.saved_step = self.step
+        place = self.save_dir / self.ckpt_file_name()
+        self.guard.check_saved({"weights": weights, "opt": bundle["opt"]}, place.name)
+        checkpoints.save(bundle, self.save_dir / f"opt{self.step:09d}.pt")
+        checkpoints.save(weights, place)
+        self.guard.good, self.saved_step = place, self.step
 
 
 def copy_sharing_text_encoder(model):

@@ -1,0 +1,102 @@
+"""A training stops at the step that diverges, writes nothing that is not finite, and nothing uses what once was."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from clips import make_clip
+from hypothesis import given
+from hypothesis import strategies as st
+
+from videomdm_ext import run
+from videomdm_ext.data.folder import Card, write_folder
+from videomdm_ext.mdm import bundles, divergence
+
+CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
+BROKEN = (math.nan, math.inf, -math.inf)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 5), st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.int64]))
+    ),
+    st.data(),
+)
+def test_one_number_that_is_not_finite_is_found_wherever_it_is_and_the_largest_finite_ones_are_fine(kinds, data):
+    tensors = [
+        torch.full((size, 2), torch.finfo(kind).max if kind.is_floating_point else 2**62, dtype=kind)
+        for size, kind in kinds
+    ]
+    assert divergence.all_finite(tensors)
+    assert divergence.first_broken({"a": tensors}) == ""
+    places = [i for i, (size, kind) in enumerate(kinds) if size and kind.is_floating_point]
+    if places:
+        place = data.draw(st.sampled_from(places))
+        tensors[place][data.draw(st.integers(0, kinds[place][0] - 1)), 1] = data.draw(st.sampled_from(BROKEN))
+        assert not divergence.all_finite(tensors)
+        assert divergence.first_broken({"x": 1, "a": tensors}) == f"a.{place}"
+
+
+# -- whole trainings of the stand-in ----------------------------------------------------------------------------------
+
+SMALL = [
+    "--layers", "1", "--latent_dim", "16", "--ff_size", "24", "--num_heads", "2", "--diffusion_steps", "8",
+    "--batch_size", "2", "--crop_frames", "12", "--text_features", "words", "--use_ema", "--save_interval", "2",
+    "--supervision", "2d", "--teacher", "lifted",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("diverging")
+    write_folder(str(place / "set"), {"train": [make_clip(), make_clip(name="walk")]}, CARD)
+    return place
+
+
+def train(place: Path, name: str, *words: str) -> int:
+    given = ["--save_dir", str(place / name), "--clips", str(place / "set"), *SMALL, *words]
+    return run.main(["train.train_mdm", *given])
+
+
+@pytest.mark.usefixtures("borrowed_process")
+@pytest.mark.parametrize("paired", [(), ("--paired",)])
+def test_a_run_of_the_stand_in_that_diverges_is_stopped_and_its_good_checkpoint_goes_on(folder, capsys, paired):
+    name = f"run{len(paired)}"
+    goes_on = ("--resume_checkpoint", "latest") if paired else ("--overwrite",)
+    assert train(folder, name, *paired, "--num_steps", "4") == 0
+    before = {path.name: path.read_bytes() for path in (folder / name).glob("*.pt")}
+    capsys.readouterr()
+    assert train(folder, name, *paired, *goes_on, "--num_steps", "20", "--lr", "1e30") == 1
+    said = capsys.readouterr().err
+    assert re.search(r"error: .*: the (loss|weight) .* at step [567]; the training stopped\.", said)
+    last = bundles.newest(folder / name)
+    assert f"The last good checkpoint is {last}. Lower --lr, which is 1e+30, or limit the gradient with" in said
+    assert len(said.splitlines()) == 1
+    assert {path.name: path.read_bytes() for path in (folder / name).glob("*.pt")}.items() >= before.items()
+    assert not [path for path in (folder / name).glob("*.pt") if divergence.broken_in(path)]
+    assert train(folder, name, *paired, *goes_on, "--num_steps", "6", "--lr", "1e-4") == 0
+
+
+@pytest.mark.usefixtures("borrowed_process")
+@pytest.mark.parametrize("kind", ["model", "opt"])
+def test_a_run_does_not_go_on_from_numbers_that_are_not_finite_and_writes_nothing(folder, capsys, kind):
+    assert train(folder, kind, "--num_steps", "4") == 0
+    place = folder / kind / f"{kind}000000004.pt"
+    content = torch.load(place, weights_only=True)
+    name, tensor = next((name, tensor) for name, tensor in divergence.tensors_in(content) if tensor.ndim)
+    tensor.view(-1)[0] = math.nan
+    torch.save(content, place)
+    before = {path.name: path.read_bytes() for path in (folder / kind).iterdir()}
+    capsys.readouterr()
+    assert train(folder, kind, "--overwrite", "--num_steps", "6", "--log_interval", "1") == 1
+    said = capsys.readouterr().err
+    assert f"error: {place}: expected finite numbers, found others in {name}, as its training diverged." in said
+    assert f"Use {folder / kind / 'model000000002.pt'}, the last good one, and remove what is later." in said
+    assert {path.name: path.read_bytes() for path in (folder / kind).iterdir()} == before
+    words = ["--model_path", str(folder / kind / "model000000004.pt"), "--num_samples", "1", "--motion_length", "0.5"]
+    assert run.main(["sample.generate", *words]) == (1 if kind == "model" else 0)
+    assert ("expected finite numbers" in capsys.readouterr().err) == (kind == "model")
