@@ -10,9 +10,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from videomdm_ext.bench import pictures
-from videomdm_ext.bench.results import Curve, Example
+from videomdm_ext.bench.results import Curve
 from videomdm_ext.bench.statistics import Estimate
-from videomdm_ext.motion.skeletons import SMPL22
 
 PNG = b"\x89PNG"
 
@@ -27,13 +26,6 @@ def test_scores_that_are_not_finite_are_drawn(tmp_path: Path) -> None:
     arms = {"2d": ([1.0], Estimate(1.0, None, 1)), "x": ([math.nan], Estimate(math.nan, None, 1))}
     path = tmp_path / "metrics.png"
     pictures.metric_bars(str(path), [pictures.Panel("score", arms)])
-    assert path.read_bytes()[:4] == PNG
-
-
-def test_a_strip_of_motion_that_is_not_finite_is_drawn(tmp_path: Path) -> None:
-    wild = np.full((4, 22, 3), np.nan, dtype=np.float32)
-    path = tmp_path / "strips.png"
-    pictures.strips(str(path), [Example("wild", {"2d": wild})], SMPL22, 20.0)
     assert path.read_bytes()[:4] == PNG
 
 

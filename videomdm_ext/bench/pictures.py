@@ -1,4 +1,4 @@
-"""Still pictures of a report: loss curves, metrics with intervals, and stick-figure strips.
+"""Still pictures of a report: loss curves, and metrics with intervals.
 
 Figures are 12 inches wide. Needs the `demo` extra; nothing is imported before a picture is made.
 """
@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from videomdm_ext.bench import drawing
-from videomdm_ext.bench.drawing import INK, LEFT, MIDDLE, PAPER, QUIET, RIGHT, RULE, Array, require
-from videomdm_ext.bench.results import Curve, Example
+from videomdm_ext.bench.results import Curve
 from videomdm_ext.bench.statistics import Estimate
-from videomdm_ext.motion.skeletons import Skeleton
+from videomdm_ext.render.figures import DPI, INK, QUIET, STYLE, Array, require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,14 +21,6 @@ if TYPE_CHECKING:
 
 ARMS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#5d3a9b")
 """Okabe and Ito's palette, which colour-blind readers can tell apart."""
-DPI = 150
-STYLE = {
-    "font.family": "DejaVu Sans", "font.size": 10, "text.color": INK, "axes.edgecolor": QUIET, "axes.labelcolor": INK,
-    "axes.titlesize": 10.5, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.spines.top": False,
-    "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "grid.color": RULE, "grid.linewidth": 0.7,
-    "xtick.color": QUIET, "ytick.color": QUIET, "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.frameon": False,
-    "figure.facecolor": PAPER, "savefig.facecolor": PAPER,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -75,68 +65,6 @@ def metric_bars(path: str, panels: Sequence[Panel]) -> None:
             axes.set_yticks(range(len(arms)), arms if number % columns == 0 else [""] * len(arms))
             axes.tick_params(axis="y", length=0)
         _finish(figure, path, _panel_legend(panels))
-
-
-def strips(path: str, examples: Sequence[Example], skeleton: Skeleton, fps: float, *, poses: int = 8) -> None:
-    """One row for each caption and motion: poses evenly over time, side by side, from one fixed camera."""
-    examples = [drawing.finite(example) for example in examples]
-    rows = [(example, name) for example in examples for name in example.motions]
-    top = drawing.highest(examples)
-    width, inches = 12.0, 0.7  # of the page, and for a metre
-    row = inches * (top + 0.25)
-    height = row * len(rows) + 0.42 * len(examples) + 0.5
-    with require("matplotlib").rc_context(STYLE):
-        figure = require("matplotlib.figure").Figure(figsize=(width, height), dpi=DPI)
-        edge = height - 0.45
-        _sides_legend(figure, height)
-        for example in examples:
-            edge -= 0.42
-            longest = max(len(motion) for motion in example.motions.values())
-            title = textwrap.shorten(example.caption, 105)
-            figure.text(0.012, (edge + 0.12) / height, f"“{title}”  {longest / fps:.1f} s", size=11, weight="bold")
-            for name, motion in example.motions.items():
-                edge -= row
-                axes = figure.add_axes((0.0, edge / height, 1.0, row / height))
-                _draw_strip(axes, motion, skeleton, name, poses, (width / inches, top))
-        _save(figure, path)
-
-
-def _draw_strip(
-    axes: "Axes", motion: Array, skeleton: Skeleton, name: str, poses: int, size: tuple[float, float]
-) -> None:
-    """A row of poses on a ground line; `size` is the width of the page and the height of a row, metres."""
-    page, top = size
-    label = 1.9
-    axes.set(xlim=(0, page), ylim=(-0.2, top + 0.05))
-    axes.axis("off")
-    axes.plot((label, page - 0.2), (0, 0), color=RULE, lw=1.2, zorder=0)
-    axes.text(0.2, 0.45 * top, textwrap.fill(name, 16), size=10, va="center")
-    step = (page - label - 0.2) / poses
-    chosen = motion[np.linspace(0, len(motion) - 1, poses).round().astype(int)]
-    seen = drawing.seen(chosen - chosen[:, :1] * np.array((1, 0, 1)), azimuth=-0.65, elevation=0.06)
-    seen[..., 0] += label + step * (np.arange(poses)[:, None] + 0.5)
-    _draw_figures(axes, seen, skeleton)
-
-
-def _draw_figures(axes: "Axes", poses: Array, skeleton: Skeleton) -> None:
-    """Bones of poses [N, J, 3] (right, up, towards the reader), in each the far ones first, and heads."""
-    segments, colours = [], []
-    for points in poses:
-        for joint in drawing.far_to_near(points[:, 2], skeleton):
-            segments.append(points[[skeleton.parents[joint], joint], :2])
-            colours.append(drawing.side(skeleton.joints[joint]))
-    lines = require("matplotlib.collections").LineCollection(segments, colors=colours, linewidths=2.0, capstyle="round")
-    axes.add_collection(lines)
-    if "head" in skeleton.joints:
-        heads = poses[:, skeleton.index("head")]
-        axes.scatter(heads[:, 0], heads[:, 1], s=34, color=MIDDLE, linewidths=0, zorder=3)
-
-
-def _sides_legend(figure: "Figure", height: float) -> None:
-    line = require("matplotlib.lines").Line2D
-    handles = [line([], [], color=c, lw=3, label=name) for c, name in ((LEFT, "left"), (RIGHT, "right"))]
-    place = (0.99, 1 - 0.05 / height)
-    figure.legend(handles=handles, loc="upper right", ncols=2, bbox_to_anchor=place, borderaxespad=0)
 
 
 def _draw_curves(axes: "Axes", curves: Sequence[Curve], term: str, colour: str) -> None:

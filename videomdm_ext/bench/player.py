@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from videomdm_ext.bench import drawing
-from videomdm_ext.bench.drawing import Array
-from videomdm_ext.bench.results import Example
 from videomdm_ext.motion.skeletons import Skeleton
+from videomdm_ext.render import figures
+from videomdm_ext.render.figures import Array, Example
 
 MOST = 2_500_000
 """Bytes of packed motions in a page; what comes after them is left out."""
-SIDES = {drawing.LEFT: "left", drawing.RIGHT: "right", drawing.MIDDLE: "middle"}
+SIDES = {figures.LEFT: "left", figures.RIGHT: "right", figures.MIDDLE: "middle"}
 POSES = 6
 
 
@@ -33,7 +32,7 @@ def player_content(
     stored: list[dict[str, Any]] = []
     size = 0
     for title, example in examples:
-        motions = [{"name": n, "positions": packed(m)} for n, m in drawing.finite(example).motions.items() if len(m)]
+        motions = [{"name": n, "positions": packed(m)} for n, m in example.finite.motions.items() if len(m)]
         size += sum(len(motion["positions"]) for motion in motions)
         if size > most and stored:
             break
@@ -41,7 +40,7 @@ def player_content(
     content = {
         "fps": fps,
         "parents": skeleton.parents,
-        "sides": [SIDES[drawing.side(joint)] for joint in skeleton.joints],
+        "sides": [SIDES[figures.side(joint)] for joint in skeleton.joints],
         "head": skeleton.index("head") if "head" in skeleton.joints else -1,
         "examples": stored,
     }
@@ -53,16 +52,16 @@ def player_content(
 
 def strip_html(name: str, motion: Array, skeleton: Skeleton) -> str:
     """Poses of a motion [T, J, 3] from left to right in time, each at its own place."""
-    motion = drawing.finite(Example("", {name: motion})).motions[name]
+    motion = Example("", {name: motion}).finite.motions[name]
     chosen = motion[np.linspace(0, len(motion) - 1, POSES).round().astype(int)]
-    seen = drawing.seen(chosen - chosen[:, :1] * np.array((1, 0, 1)), azimuth=-0.65, elevation=0.06)
+    seen = figures.seen(chosen - chosen[:, :1] * np.array((1, 0, 1)), azimuth=-0.65, elevation=0.06)
     seen[..., 0] += 1.1 * (np.arange(POSES)[:, None] + 0.5)
     seen[..., 1] = 2.0 - seen[..., 1]
     paths: dict[str, list[str]] = {}
     for points in seen.clip(-1, 1.1 * POSES + 1):
-        for joint in drawing.far_to_near(points[:, 2], skeleton):
+        for joint in figures.far_to_near(points[:, 2], skeleton):
             (x, y), (to_x, to_y) = points[skeleton.parents[joint], :2], points[joint, :2]
-            side = SIDES[drawing.side(skeleton.joints[joint])]
+            side = SIDES[figures.side(skeleton.joints[joint])]
             paths.setdefault(side, []).append(f"M{x:.2f} {y:.2f}L{to_x:.2f} {to_y:.2f}")
     drawn = "".join(f'<path class="{side}" d="{"".join(parts)}"/>' for side, parts in paths.items())
     floor = f'<path class="floor" d="M0 2H{1.1 * POSES:.1f}"/>'

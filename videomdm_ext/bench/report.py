@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videomdm_ext.bench import pictures
-from videomdm_ext.bench.animation import animation
 from videomdm_ext.bench.document import Section, plain, unmarked
 from videomdm_ext.bench.document import markdown as written
 from videomdm_ext.bench.facts import Facts
@@ -21,6 +20,7 @@ from videomdm_ext.bench.sections import sections
 from videomdm_ext.bench.statistics import mean_interval
 from videomdm_ext.data.files import check_writable, write_bytes
 from videomdm_ext.motion.skeletons import by_name as skeleton_by_name
+from videomdm_ext.render import figures
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -97,8 +97,8 @@ def draw(results: Results, folder: str) -> dict[str, str]:
             "strips.png": "Samples, from left to right in time",
             "motion.gif": "Samples of one caption, side by side",
         }
-        pictures.strips(f"{folder}/strips.png", results.examples, skeleton, fps)
-        animation(f"{folder}/motion.gif", results.examples[0], skeleton, fps=fps)
+        figures.save(figures.strips(results.examples, skeleton, fps), f"{folder}/strips.png")
+        figures.animation(f"{folder}/motion.gif", results.examples[0], skeleton, fps=fps)
     return images
 
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from videomdm_ext.bench.metrics import METRICS
 from videomdm_ext.bench.reference_rows import Calibration
 from videomdm_ext.bench.statistics import mean_interval
 from videomdm_ext.data.card import Card
+from videomdm_ext.render.figures import Example
 
 REFERENCE, CONTROL, FULL = "3d", "lifted", "2d"
 """The arm that sees the truth, the arm that a 2D method must beat, and the full method that ablations are held against.
@@ -30,14 +30,6 @@ class Curve:
 
     steps: Sequence[int]
     terms: Mapping[str, Sequence[float]]
-
-
-@dataclass(frozen=True)
-class Example:
-    """One caption and motions [T, J, 3] made for it, by name, in the order in which they are shown."""
-
-    caption: str
-    motions: Mapping[str, NDArray[np.floating[Any]]]
 
 
 @dataclass(frozen=True)

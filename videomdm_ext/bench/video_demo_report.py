@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from videomdm_ext.bench.drawing import INK, QUIET, require
-from videomdm_ext.bench.pictures import DPI, STYLE
 from videomdm_ext.data import files
 from videomdm_ext.data.card import Card
 from videomdm_ext.geometry.triangulation import NEAR
 from videomdm_ext.motion.skeletons import SMPL22
+from videomdm_ext.render.figures import DPI, INK, QUIET, STYLE, require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,7 +12,7 @@ import tyro
 from rich.markup import escape
 from rich.table import Table
 
-from videomdm_ext.bench import drawing, protocol_mdm, provenance
+from videomdm_ext.bench import protocol_mdm, provenance
 from videomdm_ext.bench.plan import Plan, read_plan
 from videomdm_ext.bench.protocol_mdm import Asked, Evaluated, Settings
 from videomdm_ext.bench.protocol_mdm_report import document
@@ -25,6 +25,7 @@ from videomdm_ext.data.folder import read_card
 from videomdm_ext.errors import ConfigError, HostError
 from videomdm_ext.mdm import checkout, text
 from videomdm_ext.mdm.speed.measure import PARTS, PHASES, Sizes, Speeds, measure
+from videomdm_ext.render import figures
 
 GROUP = 32
 """Samples of a group of R-precision."""
@@ -61,7 +62,7 @@ def bench(words: Sequence[str]) -> int:
     if rest is not None:
         return protocol(rest)
     options = parse(Options, "bench", words)
-    drawing.require()
+    figures.require()
     out = options.out or Path("runs") / f"bench-{Path(options.dataset).name}"
     if options.workers < 0 or options.threads < 0:
         raise ConfigError("--workers and --threads: expected 0 or more. Correct the option.")
@@ -147,7 +148,7 @@ def report_demo(words: Sequence[str]) -> int:
 
 
 def _again(out: Path, following: str, *, anew: bool = False) -> int:
-    drawing.require()
+    figures.require()
     with bars() as progress:
         made = Bench(read_plan(out), out, progress=by_name(progress))
         results, place = made.report(made.score(anew=anew))

@@ -9,12 +9,13 @@ import tyro
 from rich.table import Table
 from rich.text import Text
 
-from videomdm_ext.bench import drawing, showing
-from videomdm_ext.bench.shown import gather
 from videomdm_ext.cli.console import bars, console, counting, parse
 from videomdm_ext.data import files
 from videomdm_ext.data.checking import check_folder
 from videomdm_ext.data.findings import ERROR, FILES, KINDS, STATES, Checked, by_kind, counted
+from videomdm_ext.render import figures
+from videomdm_ext.render.clip_sheet import clip_figure
+from videomdm_ext.render.clip_view import view_clip
 
 EXAMPLES = 3
 """Findings of one kind that are printed."""
@@ -140,11 +141,11 @@ class Show:
 def show(words: Sequence[str]) -> int:
     """One picture of one clip, also of a damaged one."""
     options = parse(Show, "data show", words)
-    drawing.require()
+    figures.require()
     out = options.out or Path(f"{options.id}.png")
-    shown = gather(str(options.clips), options.id)
+    shown = view_clip(str(options.clips), options.id)
     files.check_writable(str(out.absolute().parent))
-    showing.draw(str(out), shown)
+    clip_figure(str(out), shown)
     console.print(f"{out}: {shown.title}", soft_wrap=True, markup=False)
     for item in shown.findings:
         console.print(f"    {item.level} {item.kind}: {item.message}", soft_wrap=True, markup=False)

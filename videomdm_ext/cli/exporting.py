@@ -9,14 +9,12 @@ import torch
 import tyro
 from torch import Tensor
 
-from videomdm_ext.bench import drawing
-from videomdm_ext.bench.animation import animation
-from videomdm_ext.bench.results import Example
 from videomdm_ext.cli.console import console, parse
 from videomdm_ext.data import files
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.inference.sample import read_motions
 from videomdm_ext.motion.skeletons import SKELETONS, Skeleton
+from videomdm_ext.render import figures
 from videomdm_ext.render.body import Body, read_body
 from videomdm_ext.render.bvh import to_bvh
 from videomdm_ext.render.fitting import fit
@@ -86,10 +84,10 @@ def _formats(options: Export) -> list[str]:
     if options.smpl and "glb" not in formats:
         raise ConfigError(f"--smpl: expected glb among the formats, found {options.format!r}. Add it to --format.")
     if {"mp4", "gif"} & set(formats):
-        drawing.require()
-        drawing.require("PIL.Image")
+        figures.require()
+        figures.require("PIL.Image")
     if "mp4" in formats:
-        drawing.require("imageio_ffmpeg", "video")
+        figures.require("imageio_ffmpeg", "video")
     return formats
 
 
@@ -123,8 +121,8 @@ def write(
 ) -> tuple[float, float, str]:
     """One motion's files. -> how far the fit is off, mm: mean, most, and where; no joint where nothing was fitted"""
     for ending in [name for name in formats if name in ("mp4", "gif")]:
-        example = Example(move.caption, {move.name: move.positions.numpy()})
-        animation(str(out / f"{move.name}.{ending}"), example, skeleton, fps=fps)
+        example = figures.Example(move.caption, {move.name: move.positions.numpy()})
+        figures.animation(str(out / f"{move.name}.{ending}"), example, skeleton, fps=fps)
     if not {"bvh", "glb"} & set(formats):
         return 0.0, 0.0, ""
     sized = body.sized(move.positions) if body else None

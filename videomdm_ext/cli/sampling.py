@@ -11,8 +11,6 @@ from pathlib import Path
 from torch import Tensor
 
 from videomdm_ext import run
-from videomdm_ext.bench import drawing, pictures
-from videomdm_ext.bench.results import Example
 from videomdm_ext.cli.console import console, parse
 from videomdm_ext.data.files import check_writable, read_text, write_bytes
 from videomdm_ext.errors import ConfigError
@@ -20,6 +18,7 @@ from videomdm_ext.inference import sample as sampling
 from videomdm_ext.inference.sample import Trained
 from videomdm_ext.mdm import adapter
 from videomdm_ext.motion.skeletons import Skeleton
+from videomdm_ext.render import figures
 from videomdm_ext.render.bvh import to_bvh
 from videomdm_ext.render.fitting import fit
 from videomdm_ext.render.glb import to_glb
@@ -96,8 +95,8 @@ def sample(words: Sequence[str]) -> int:
         sampling.write_motions(out / "samples.npz", {"samples": made}, said)
     write(out, "samples", list(zip(said, made, strict=True)), scenes, formats, skeleton, fps)
     if "png" in formats:
-        shown = [Example(caption, {"sample": m.numpy()}) for caption, m in zip(said[:6], made[:6], strict=True)]
-        pictures.strips(str(out / "samples.png"), shown, skeleton, fps)
+        shown = [figures.Example(caption, {"sample": m.numpy()}) for caption, m in zip(said[:6], made[:6], strict=True)]
+        figures.save(figures.strips(shown, skeleton, fps), str(out / "samples.png"))
     console.print(f"{out}: {len(made)} motions, {' '.join(formats)}", soft_wrap=True)
     console.print(next_command(out, "samples", formats), soft_wrap=True)
     return 0
@@ -116,7 +115,7 @@ def chosen(formats: str) -> list[str]:
     if not found or any(name not in FORMATS for name in found):
         raise ConfigError(f"--formats: expected names among {','.join(FORMATS)}, found {formats!r}. Correct it.")
     if "png" in found:
-        drawing.require()
+        figures.require()
     return found
 
 

@@ -9,7 +9,6 @@ from typing import Annotated
 import tyro
 
 from videomdm_ext import run
-from videomdm_ext.bench import drawing
 from videomdm_ext.bench.arms import load_arm
 from videomdm_ext.bench.fairness import check_numbers
 from videomdm_ext.bench.plan import DEMO, Plan
@@ -25,6 +24,7 @@ from videomdm_ext.data.folder import read_card
 from videomdm_ext.data.refined import make_refined
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.mdm import adapter
+from videomdm_ext.render import figures
 
 VIDEO_STEPS = 1200
 """Steps of the trainings on videos, unless asked for others."""
@@ -54,7 +54,7 @@ class Demo:
 def demo(words: Sequence[str]) -> int:
     """The main job on bundled real motion."""
     options = parse(Demo, "demo", words)
-    drawing.require()
+    figures.require()
     adapter.check_one_process()
     plan = options.plan
     if options.workers < 1 or plan.steps < FEWEST_STEPS:

@@ -11,7 +11,6 @@ import torch
 import tyro
 from rich.progress import Progress, TaskID
 
-from videomdm_ext.bench import contact_sheet, drawing
 from videomdm_ext.cli.console import bars, console, counting, parse
 from videomdm_ext.data import files
 from videomdm_ext.data.folder import read_clip
@@ -22,6 +21,7 @@ from videomdm_ext.data.tagging import find_tagger
 from videomdm_ext.data.video.frames import frames, open_video
 from videomdm_ext.data.video.importer import VideoImporter
 from videomdm_ext.errors import VideoMDMError
+from videomdm_ext.render import clip_sheet, figures
 
 FACTS = "videos.json"
 """File in the data set's folder with what was found out about each video, and where its clips lie."""
@@ -79,7 +79,7 @@ def from_video(words: Sequence[str]) -> int:
     """Videos to a data set, with a picture of each clip."""
     options = parse(FromVideo, "data from-video", words)
     if options.sheets:
-        drawing.require()
+        figures.require()
     torch.set_num_threads(1)  # arrays this small only wait for each other
     importer, done = make(options)
     tell(importer, done, options.out)
@@ -190,11 +190,11 @@ def _draw(sheet: Path, out: str, card: Any, clip_id: str, place: Mapping[str, An
     beside = sheet.with_suffix(".part")
     try:
         clip = read_clip(out, card, clip_id)
-        shown = contact_sheet.shown_frames(clip)
+        shown = clip_sheet.shown_frames(clip)
         times = [place["start"] + number / card.fps for number in shown]
         pictures = list(zip(shown, pictures_at(place["video"], times), strict=False))
         sheet.parent.mkdir(parents=True, exist_ok=True)
-        contact_sheet.contact_sheet(str(beside), clip, pictures, notes=notes)
+        clip_sheet.contact_sheet(str(beside), clip, pictures, notes=notes)
         beside.replace(sheet)
     except Exception as error:
         beside.unlink(missing_ok=True)

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from videomdm_ext.bench.drawing import Array
 from videomdm_ext.data.card import Card
 from videomdm_ext.data.checking import examine
 from videomdm_ext.data.damage_image import project
@@ -18,6 +17,7 @@ from videomdm_ext.data.layout import SPLITS, read_card, read_ids
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.motion.features import decode
 from videomdm_ext.motion.skeletons import Skeleton, by_name
+from videomdm_ext.render.figures import Array
 
 CAMERAS = {"teacher": "extrinsics", "truth": "truth_extrinsics"}
 FARTHEST = 1e6
@@ -25,7 +25,7 @@ FARTHEST = 1e6
 
 
 @dataclass(frozen=True)
-class Shown:
+class ClipView:
     """What there is to draw: keypoints [T, J, 2], confidence [T, J], of each motion its positions [T, J, 3] and image
     points [T, J, 2], and the teacher's extrinsics; None, or left out, where it could not be read."""
 
@@ -57,71 +57,63 @@ class Shown:
         return f"{self.clip_id}, {self.split}, {self.length} frames, {seconds:.1f} s"
 
 
-def gather(path: str, clip_id: str) -> Shown:
+def view_clip(path: str, clip_id: str) -> ClipView:
     """Read what can be read of a clip; DatasetError where there is nothing of it."""
     card = read_card(path)
     raw, findings = examine(path, card, clip_id)
+    ids = {split: _ids(path, split) for split in SPLITS}
     if not raw.arrays and not raw.texts:
-        known = ", ".join(_ids(path)[:3])
+        known = ", ".join([one for split in SPLITS for one in ids[split]][:3])
         raise DatasetError(
             f"{path}: expected a clip {clip_id!r} with files that can be read, found none. "
             f"{findings[0].message if findings else ''}. Ids there: {known} ..."
         )
     skeleton, arrays = by_name(card.skeleton), raw.arrays
-    positions, projected = _motions(arrays, skeleton)
-    return Shown(
-        clip_id=clip_id,
-        split=next((split for split in SPLITS if clip_id in _ids(path, split)), "in no split"),
-        card=card,
-        texts=raw.texts,
-        findings=findings,
-        keypoints=_seen(arrays, skeleton),
-        confidence=_shaped(arrays.get("confidence"), (skeleton.num_joints,)),
-        positions=positions,
-        projected=projected,
-        extrinsics=arrays.get("extrinsics"),
-    )
-
-
-def _motions(arrays: Mapping[str, Any], skeleton: Skeleton) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Positions and image points of the motions that can be decoded."""
+    confidence = _shaped(arrays.get("confidence"), (skeleton.num_joints,))
+    points = _shaped(arrays.get("points"), (skeleton.num_joints, 2))
+    if points is not None and confidence is not None and confidence.shape == points.shape[:-1]:
+        points = np.where((confidence > 0)[..., None], points, np.nan)
     positions = {
         name: _drawable(decode(torch.from_numpy(arrays[name].astype(np.float64)), skeleton).numpy())
         for name in CAMERAS
         if name in arrays and arrays[name].shape[1:] == (skeleton.num_features,) and len(arrays[name])
     }
-    projected = {}
+    return ClipView(
+        clip_id=clip_id,
+        split=next((split for split in SPLITS if clip_id in ids[split]), "in no split"),
+        card=card,
+        texts=raw.texts,
+        findings=findings,
+        keypoints=points,
+        confidence=confidence,
+        positions=positions,
+        projected=_projected(positions, arrays),
+        extrinsics=arrays.get("extrinsics"),
+    )
+
+
+def _projected(positions: Mapping[str, Array], arrays: Mapping[str, Any]) -> dict[str, Array]:
+    """Image points of the motions whose camera can be read, NaN behind it."""
+    found = {}
     for name, moved in positions.items():
         camera = arrays.get(CAMERAS[name])
         if camera is not None and camera.shape in ((3, 4), (len(moved), 3, 4)):
             depth, points = project(moved.astype(np.float64), camera)
-            projected[name] = _drawable(np.where((depth > 0)[..., None], points, np.nan))
-    return positions, projected
+            found[name] = _drawable(np.where((depth > 0)[..., None], points, np.nan))
+    return found
 
 
-def _ids(path: str, *splits: str) -> list[str]:
-    """Ids of these splits, or of all; an unreadable list has none."""
-    ids: list[str] = []
-    for split in splits or SPLITS:
-        try:
-            ids += read_ids(path, split)
-        except DatasetError:
-            continue
-    return ids
+def _ids(path: str, split: str) -> list[str]:
+    """Ids of a split; an unreadable list has none."""
+    try:
+        return list(read_ids(path, split))
+    except DatasetError:
+        return []
 
 
 def _shaped(values: Array | None, shape: tuple[int, ...]) -> Array | None:
     """The values as numbers that can be drawn, if each frame of them has this shape."""
     return None if values is None or values.shape[1:] != shape or not len(values) else _drawable(values)
-
-
-def _seen(arrays: Mapping[str, Any], skeleton: Skeleton) -> Array | None:
-    """Keypoints, NaN where the detector saw nothing."""
-    points = _shaped(arrays.get("points"), (skeleton.num_joints, 2))
-    confidence = arrays.get("confidence")
-    if points is None or confidence is None or confidence.shape != points.shape[:-1]:
-        return points
-    return np.where((confidence > 0)[..., None], points, np.nan)
 
 
 def _drawable(values: Array) -> Array:
@@ -131,23 +123,37 @@ def _drawable(values: Array) -> Array:
         return np.where(np.abs(made) < FARTHEST, made, np.nan)
 
 
+def has(values: Array | None) -> bool:
+    return values is not None and bool(np.isfinite(values).any())
+
+
+def extent(points: Array) -> tuple[Array, Array]:
+    """Lowest and highest image point [T, 2] of each frame; one in which nothing was seen is at the image's middle."""
+    empty: NDArray[np.bool_] = ~np.asarray(np.isfinite(points).any(axis=(1, 2)))
+    known = np.where(np.expand_dims(empty, (1, 2)), 0.0, points)
+    return np.nanmin(known, 1), np.nanmax(known, 1)
+
+
+def size_of(points: Array) -> float:
+    """The median diagonal of the person over the frames."""
+    low, high = extent(points)
+    return max(float(np.median(np.linalg.norm(high - low, axis=-1))), 1e-9)
+
+
 def misfit(points: Array, keypoints: Array | None) -> Array | None:
     """Median distance from the keypoints in each frame, as a share of the person. [T]"""
     if keypoints is None or not has(keypoints):
         return None
     frames = min(len(points), len(keypoints))
-    with np.errstate(all="ignore"):
-        apart = np.linalg.norm(points[:frames] - keypoints[:frames], axis=-1)
-        extent = np.nanmax(finite_or_zero(keypoints), 1) - np.nanmin(finite_or_zero(keypoints), 1)
-    size = max(float(np.median(np.linalg.norm(extent, axis=-1))), 1e-9)
+    apart = np.linalg.norm(points[:frames] - keypoints[:frames], axis=-1)
     apart = np.where(np.isfinite(apart), apart, np.inf)
-    middle = np.median(apart, axis=1) / size
+    middle = np.median(apart, axis=1) / size_of(keypoints)
     return np.where(np.isfinite(middle), middle, np.nan)
 
 
-def camera_facts(shown: Shown) -> list[str]:
+def camera_facts(view: ClipView) -> list[str]:
     """The camera in words: where it stands about the person at the first frame, and whether it moves."""
-    camera = shown.extrinsics
+    camera = view.extrinsics
     if camera is None or camera.shape[-2:] != (3, 4) or camera.ndim not in (2, 3) or not np.isfinite(camera).all():
         return ["none that can be read"]
     matrices = camera.reshape(-1, 3, 4).astype(np.float64)
@@ -165,13 +171,3 @@ def camera_facts(shown: Shown) -> list[str]:
         f"stands {side} the person, at {azimuth:.0f}°",
         f"looks {abs(pitch):.0f}° {'down' if pitch > 0 else 'up'}, turned by {roll:.0f}° about its axis",
     ]
-
-
-def finite_or_zero(points: Array) -> Array:
-    """Frames in which nothing was seen are at the middle of the image."""
-    empty: NDArray[np.bool_] = ~np.asarray(np.isfinite(points).any(axis=(1, 2)))
-    return np.where(np.expand_dims(empty, (1, 2)), 0.0, points)
-
-
-def has(values: Array | None) -> bool:
-    return values is not None and bool(np.isfinite(values).any())

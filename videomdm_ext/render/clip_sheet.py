@@ -1,0 +1,413 @@
+"""Pictures of one clip, to look at: over its own video (`contact_sheet`), and by itself (`clip_figure`).
+
+Everything is drawn from the clip as it is in the data set, so that a wrong camera, axis or side shows. `clip_figure`
+draws a damaged clip as far as it can be read. Needs the `demo` extra.
+"""
+
+import math
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from videomdm_ext.data.clip import Clip
+from videomdm_ext.data.findings import ERROR, KINDS, counted
+from videomdm_ext.errors import DatasetError
+from videomdm_ext.geometry import cameras
+from videomdm_ext.motion.features import decode
+from videomdm_ext.motion.skeletons import Skeleton
+from videomdm_ext.render import figures
+from videomdm_ext.render.clip_view import ClipView, camera_facts, extent, has, misfit, size_of
+from videomdm_ext.render.figures import INK, LEFT, QUIET, RIGHT, RULE, WIDTH, Array, draw_poses, require
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Picture = NDArray[np.uint8]
+Place = tuple[float, float]
+"""Bottom and height of a row, as shares of the page."""
+GOOD, WARNED, WRONG = "#1b7837", "#b35806", "#b2182b"
+
+# -- over its video: what the detector saw, the lifted pose as the clip's camera sees it, the lifted pose from the side
+
+MOMENTS = 7
+"""Frames that are drawn."""
+SHEET, LABELS = 13.0, 1.2
+"""Inches of the page, and of the words at its left."""
+MARGIN = 0.22
+"""Share of the person's largest size around him."""
+UNSURE = 0.05
+"""Confidence up to which a keypoint is not drawn."""
+PAINT = 0.55
+"""How far the video is turned to white under the lifted pose."""
+WORDS = {
+    "keypoints": "what the\ndetector saw",
+    "lifted": "lifted pose\nthrough the\nclip's camera",
+    "side": "lifted pose\nfrom the side,\nthe camera is\nat the left",
+}
+"""What the rows show."""
+HIGH = 2.0
+"""Metres that the side view shows, at least."""
+
+
+def shown_frames(clip: Clip, count: int = MOMENTS) -> list[int]:
+    """Numbers of the frames that a sheet shows, evenly over the clip."""
+    return [int(n) for n in np.linspace(0, clip.length - 1, min(count, clip.length)).round()]
+
+
+def contact_sheet(path: str, clip: Clip, pictures: Iterable[tuple[int, Picture]], *, notes: Sequence[str] = ()) -> None:
+    """Draw a clip over its video as a PNG: pairs of a frame's number and its picture [height, width, 3]."""
+    shown = list(pictures)
+    if not shown or clip.intrinsics is None or clip.image_size is None:
+        raise DatasetError(
+            f"{clip.label}: expected intrinsics, an image size and pictures of the video to draw it on, found none. "
+            "Draw it without: videomdm data show."
+        )
+    scale = shown[0][1].shape[1] / clip.image_size[0]
+    keypoints, lifted, error = _in_pixels(clip)
+    side = _from_the_side(clip)
+    window = _window(keypoints, clip.confidence, shown) * scale
+    column = (SHEET - LABELS - 0.1) / max(len(shown), 4)
+    tall = min(column * float((window[0, 3] - window[0, 1]) / (window[0, 2] - window[0, 0])), 4.2)
+    lines = [line for fact in _facts(clip, error, notes) for line in textwrap.wrap(fact, 175)]
+    head, below = 0.62 + 0.19 * len(lines), column * 1.25
+    height = head + 2 * tall + below + 0.35
+    rows = {"keypoints": (height - head - tall, tall), "lifted": (height - head - 2 * tall - 0.08, tall)}
+    rows["side"] = (0.3, below)
+    with figures.styled():
+        figure = figures.new_figure(SHEET, height)
+        _sheet_head(figure, clip, lines, height)
+        for place, (number, picture) in enumerate(shown):
+            left, wide = (LABELS + place * column) / SHEET, (column - 0.05) / SHEET
+            axes = {name: figure.add_axes((left, y / height, wide, high / height)) for name, (y, high) in rows.items()}
+            sure = np.where(clip.confidence[number] > UNSURE, clip.confidence[number], 0.0)
+            known = np.where(sure[:, None] > 0, keypoints[number] * scale, np.nan)
+            opacity = 0.45 + 0.55 * np.minimum(sure, sure[list(clip.skeleton.parents)])
+            _draw_picture(axes["keypoints"], picture, window[place], 0.0)
+            draw_poses(axes["keypoints"], known[None], clip.skeleton, opacity=opacity, halo=0.7)
+            _draw_picture(axes["lifted"], picture, window[place], PAINT)
+            draw_poses(axes["lifted"], lifted[number][None] * scale, clip.skeleton, halo=0.7)
+            dots: dict[str, Any] = {
+                "s": 4 + 12 * sure[sure > 0],
+                "facecolors": "white",
+                "edgecolors": INK,
+                "linewidths": 0.7,
+                "zorder": 4,
+            }
+            axes["lifted"].scatter(known[sure > 0, 0], known[sure > 0, 1], **dots)
+            _draw_side_view(axes["side"], side[number], clip.skeleton, below / column)
+            axes["side"].set_xlabel(f"{number / clip.fps:.2f} s", size=9, labelpad=2)
+        for name, (y, high) in rows.items():
+            figure.text(0.1 / SHEET, (y + high / 2) / height, WORDS[name], size=9.5, va="center", color=INK)
+        figures.save(figure, path)
+
+
+def _in_pixels(clip: Clip) -> tuple[Array, Array, float]:
+    """Keypoints and reprojected teacher [T, J, 2] in pixels, and their median distance (nan where none was seen)."""
+    assert clip.intrinsics is not None
+    intrinsics = torch.from_numpy(clip.intrinsics).double()
+    camera = torch.from_numpy(clip.extrinsics).double()
+    positions = decode(torch.from_numpy(clip.teacher).double(), clip.skeleton)
+    points, _ = cameras.project(positions, camera if camera.ndim == 3 else camera.unsqueeze(0), nearest=0.05)
+    seen, lifted = (
+        cameras.to_pixels(p, intrinsics).numpy() for p in (torch.from_numpy(clip.keypoints).double(), points)
+    )
+    apart = np.linalg.norm(seen - lifted, axis=-1)[clip.confidence > UNSURE]
+    return seen, lifted, float(np.median(apart)) if apart.size else math.nan
+
+
+def _from_the_side(clip: Clip) -> Array:
+    """Teacher [T, J, 3] as right, up and near, from the camera's right or left, where more is seen of the person."""
+    positions = decode(torch.from_numpy(clip.teacher), clip.skeleton)
+    camera = clip.extrinsics if clip.extrinsics.ndim == 2 else clip.extrinsics[len(clip.extrinsics) // 2]
+    centre = -camera[:, :3].T @ camera[:, 3]
+    middle = positions[:, 0].mean(0).numpy()
+    azimuth = math.atan2(centre[0] - middle[0], centre[2] - middle[2]) + math.pi / 2
+    return figures.seen(positions.numpy().astype(np.float64), azimuth=azimuth, elevation=0.0)
+
+
+def _window(keypoints: Array, confidence: Array, shown: Sequence[tuple[int, Picture]]) -> Array:
+    """Left, top, right and bottom [N, 4] of the part of each picture that is drawn, all of one size, in pixels."""
+    boxes = []
+    for number, _ in shown:
+        seen = keypoints[number][confidence[number] > UNSURE]
+        seen = keypoints[number] if len(seen) < 2 else seen
+        boxes.append((*seen.min(0), *seen.max(0)))
+    sides = np.array(boxes)
+    middle, reach = (sides[:, :2] + sides[:, 2:]) / 2, (sides[:, 2:] - sides[:, :2]).max(0) / 2
+    reach = reach + MARGIN * reach.max()
+    reach[0] = max(reach[0], 0.55 * reach[1])
+    return np.concatenate((middle - reach, middle + reach), 1)
+
+
+def _facts(clip: Clip, error: float, notes: Sequence[str]) -> list[str]:
+    assert clip.intrinsics is not None
+    size = clip.image_size or (0, 0)
+    field = math.degrees(2 * math.atan(max(size) / 2 / float(clip.intrinsics[0, 0])))
+    kind = "a moving camera" if clip.extrinsics.ndim == 3 else "a still camera"
+    off = "no joint seen" if math.isnan(error) else f"lifted pose {error:.0f} px from the keypoints (median)"
+    return [
+        f"{clip.length} frames at {clip.fps:g} fps, {clip.length / clip.fps:.1f} s · mean confidence "
+        f"{clip.confidence.mean():.2f} · {off} · {size[0]} x {size[1]} px, {kind}, field of view {field:.0f}°",
+        *notes,
+    ]
+
+
+def _sheet_head(figure: "Figure", clip: Clip, lines: Sequence[str], height: float) -> None:
+    title = textwrap.shorten(f"{clip.id}: “{clip.texts[0]}”", 110)
+    figure.text(0.1 / SHEET, 1 - 0.28 / height, title, size=12, weight="bold", va="center")
+    for number, line in enumerate(lines):
+        figure.text(0.1 / SHEET, 1 - (0.55 + 0.19 * number) / height, line, size=8.5, color=QUIET, va="center")
+    dot = require("matplotlib.lines").Line2D([], [], color=INK, marker="o", ls="", ms=4, mfc="white", label="keypoint")
+    handles = figures.sides(dot, names=("person's left", "right"))
+    place = (0.995, 1 - 0.06 / height)
+    figure.legend(handles=handles, loc="upper right", ncols=3, bbox_to_anchor=place, borderaxespad=0)
+
+
+def _draw_picture(axes: "Axes", picture: Picture, window: Array, white: float) -> None:
+    """The part of a picture in a window; what lies outside of it is grey."""
+    left, top, right, bottom = window
+    low_x, low_y = max(0, int(left)), max(0, int(top))
+    part = picture[low_y : max(low_y + 1, math.ceil(bottom)), low_x : max(low_x + 1, math.ceil(right))]
+    step = max(1, part.shape[0] // 700)
+    pale = (part[::step, ::step] * (1 - white) + 255 * white).astype(np.uint8)
+    edges = (low_x - 0.5, low_x + part.shape[1] - 0.5, low_y + part.shape[0] - 0.5, low_y - 0.5)
+    axes.imshow(pale, extent=edges, aspect="auto", interpolation="bilinear")
+    axes.set(xlim=(left, right), ylim=(bottom, top))
+    axes.set_facecolor("#bbbbbb")
+    figures.bare(axes)
+
+
+def _draw_side_view(axes: "Axes", pose: Array, skeleton: Skeleton, ratio: float) -> None:
+    """A pose [J, 3] (right, up, near) with the floor at height 0."""
+    high = max(HIGH, float(pose[:, 1].max()) + 0.15)
+    low = min(-0.15, float(pose[:, 1].min()) - 0.05)
+    half = (high - low) / ratio / 2
+    middle = float(pose[:, 0].mean())
+    axes.plot((middle - half, middle + half), (0, 0), color=QUIET, lw=1.0, zorder=0)
+    axes.axhspan(low, 0, color=RULE, alpha=0.5, zorder=0)
+    draw_poses(axes, pose[None], skeleton, width=2.2, head=30)
+    axes.set(xlim=(middle - half, middle + half), ylim=(low, high))
+    figures.bare(axes)
+
+
+# -- by itself: what the camera saw, what the motions make of it, and what the check found ----------------------------
+
+COLOURS = {"keypoints": INK, "teacher": "#d01c8b", "truth": "#1b9e4b"}
+NAMES = {"keypoints": "keypoints (2D detector)", "teacher": "teacher (lifted)", "truth": "truth (measured)"}
+LOOKS = {"truth": (5.0, 2, 0.45), "teacher": (2.2, 3, 0.9), "keypoints": (1.0, 4, 1.0)}
+"""Width, order and opacity of a figure in the image."""
+FRAMES = 6
+"""Moments that are drawn."""
+TOLD = 3
+"""Findings that are written out."""
+NARROW = 0.62
+"""Width of an image's panel, as a share of its height."""
+GAP = 0.5
+"""Inches above a row."""
+ENDS = ("l_wrist", "l_ankle")
+"""Joints with a large dot, which tells left from right."""
+
+
+def clip_figure(path: str, view: ClipView) -> None:
+    """Write the picture, a PNG 12 inches wide."""
+    rows = [*(view.positions or ("",))]
+    heights = [2.9, *[1.7] * len(rows), 3.1]
+    texts = "   ".join(f"“{text}”" for text in view.texts) or "no caption could be read"
+    caption = textwrap.wrap(textwrap.shorten(texts, 330), 125)
+    head = 0.85 + 0.18 * len(caption)
+    height = head + sum(heights) + GAP * len(heights) + 0.45
+    places, edge = [], height - head
+    for row in heights:
+        edge -= row + GAP
+        places.append((edge / height, row / height))
+    moments = np.linspace(0, max(view.length - 1, 0), FRAMES).round().astype(int)
+    with figures.styled():
+        figure = figures.new_figure(WIDTH, height)
+        _draw_head(figure, view, caption, height)
+        _draw_image_row(figure, view, moments, places[0])
+        for name, place in zip(rows, places[1:-1], strict=True):
+            _draw_motion(figure, view, name, moments, place)
+        _draw_foot(figure, view, places[-1])
+        figures.save(figure, path)
+
+
+def _heading(figure: "Figure", place: Place, text: str, colour: str = INK, lift: float = 0.1) -> None:
+    """A row's heading, so many inches above it."""
+    edge = place[0] + place[1] + lift / figure.get_figheight()
+    figure.text(0.02, edge, text, weight="bold", size=10.5, color=colour)
+
+
+def _draw_head(figure: "Figure", view: ClipView, caption: Sequence[str], height: float) -> None:
+    errors = sum(item.level == ERROR for item in view.findings)
+    state = f"{counted(errors, 'error')}, {counted(len(view.findings) - errors, 'warning')}"
+    colour = WRONG if errors else WARNED if view.findings else GOOD
+    figure.text(0.02, 1 - 0.3 / height, view.title, size=14, weight="bold")
+    figure.text(0.98, 1 - 0.3 / height, state if view.findings else "nothing found wrong", size=12, weight="bold",
+                color=colour, ha="right")  # fmt: skip
+    figure.text(0.02, 1 - 0.42 / height, "\n".join(caption), size=10, va="top")
+    line = require("matplotlib.lines").Line2D
+    present = [name for name in COLOURS if name in view.positions or (name == "keypoints" and has(view.keypoints))]
+    handles = [line([], [], color=COLOURS[name], lw=2.5, label=NAMES[name]) for name in present]
+    handles.append(line([], [], color=QUIET, marker="o", ms=6, lw=0, label="left wrist and ankle"))
+    place = (0.02, 1 - (0.55 + 0.18 * len(caption)) / height)
+    figure.legend(handles=handles, loc="upper left", ncols=4, bbox_to_anchor=place, borderaxespad=0, borderpad=0)
+
+
+def _draw_image_row(figure: "Figure", view: ClipView, moments: Array, place: Place) -> None:
+    """The image plane at a few moments, all at the same scale, each about the person."""
+    layers = {"keypoints": view.keypoints} if view.keypoints is not None else {}
+    layers |= view.projected
+    _heading(figure, place, "In the image: u to the right, v down, on the plane one metre away", lift=0.27)
+    if not any(has(layer) for layer in layers.values()):
+        _say(figure, place, "No keypoints, and no motion with its camera, could be read.")
+        return
+    centres, half = _frame(layers, moments)
+    width = 0.96 / len(moments)
+    for column, moment in enumerate(moments):
+        axes = figure.add_axes((0.02 + column * width + 0.004, place[0], width - 0.008, place[1]))
+        _draw_image(axes, view, layers, int(moment), centres[column], half)
+
+
+def _frame(layers: Mapping[str, Array], moments: Array) -> tuple[Array, float]:
+    """Centres of the panels [N, 2] and half their height: the first layer in full, the others if they are near."""
+    first = next(layer for layer in layers.values() if has(layer))
+    low, high = extent(first)
+    size = max(size_of(first), 1e-3)
+    chosen = np.minimum(moments, len(first) - 1)
+    centres = (low[chosen] + high[chosen]) / 2
+    half = 0.6 * size
+    for layer in layers.values():
+        apart = np.abs(layer[np.minimum(moments, len(layer) - 1)] - centres[:, None]) / np.array((NARROW, 1.0))
+        apart = apart[np.isfinite(apart)]
+        if len(apart):
+            half = max(half, min(1.1 * float(np.quantile(apart, 0.995)), 1.6 * size))
+    return centres, half
+
+
+def _draw_image(
+    axes: "Axes", view: ClipView, layers: Mapping[str, Array], moment: int, centre: Array, half: float
+) -> None:
+    """What was seen and what the motions project to at a moment; what lies outside is said."""
+    outside, ends = [], [view.skeleton.index(joint) for joint in ENDS if joint in view.skeleton.joints]
+    for name, layer in layers.items():
+        if moment >= len(layer):
+            outside.append(f"{name}: ended")
+            continue
+        points, colour = layer[moment], COLOURS[name]
+        width, order, alpha = LOOKS[name]
+        draw_poses(axes, points[None], view.skeleton, colour=colour, width=width, opacity=alpha, order=order)
+        dots: dict[str, Any] = {"s": 18 + 9 * width, "color": colour, "linewidths": 0, "zorder": order, "alpha": alpha}
+        axes.scatter(points[ends, 0], points[ends, 1], **dots)
+        inside = np.asarray(np.abs(points - centre) < half).all(-1)
+        if not np.isfinite(points).any():
+            outside.append(f"{name}: {'not seen' if name == 'keypoints' else 'behind the camera'}")
+        elif not inside.any():
+            outside.append(f"{name}: outside, at\n({np.nanmean(points[:, 0]):.1f}, {np.nanmean(points[:, 1]):.1f})")
+    box = axes.get_window_extent()
+    wide = half * box.width / box.height
+    axes.set(xlim=(centre[0] - wide, centre[0] + wide), ylim=(centre[1] + half, centre[1] - half))
+    axes.set_title(f"{moment / view.card.fps:.2f} s", size=9, weight="normal")
+    axes.locator_params(nbins=3)
+    axes.tick_params(labelsize=6.5, length=0, pad=1)
+    for spine in axes.spines.values():
+        spine.set(visible=True, color=RULE)
+    axes.text(0.04, 0.03, "\n".join(outside), transform=axes.transAxes, size=7, color=WRONG, va="bottom")
+
+
+def _draw_motion(figure: "Figure", view: ClipView, name: str, moments: Array, place: Place) -> None:
+    """Poses of a motion from the person's right at the start, side by side on the floor, with metres at the left."""
+    bottom, height = place
+    if not name:
+        _say(figure, place, "Neither the teacher nor a truth could be decoded.")
+        return
+    title = f"{name.capitalize()} in 3D, seen from the person's right: starts facing right, stands on the floor"
+    _heading(figure, place, title, COLOURS[name])
+    for at, side, colour in ((0.9, "left", LEFT), (0.94, "right", RIGHT)):
+        edge = bottom + height + 0.1 / figure.get_figheight()
+        figure.text(at, edge, side, color=colour, weight="bold", size=10)
+    axes = figure.add_axes((0.055, bottom, 0.925, height))
+    motion = view.positions[name]
+    aside = figures.in_place(motion[np.minimum(moments, len(motion) - 1)])
+    seen = figures.seen(aside, azimuth=-math.pi / 2, elevation=0.0)
+    values = seen[..., 1][np.isfinite(seen[..., 1])]
+    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
+    low, high = min(low, 0.0), max(high, 0.0, low + 0.5)
+    span = max(1.12 * (high - low), 1.9 if high - low < 4 else 0.0)
+    wide = span * (0.925 * WIDTH) / (height * figure.get_figheight())
+    columns = wide * (np.arange(len(seen))[:, None] + 0.5) / len(seen)
+    draw_poses(axes, seen + columns[..., None] * np.array((1, 0, 0)), view.skeleton, head=26)
+    middle = (low + high) / 2
+    axes.axhline(0, color=QUIET, lw=1.2, zorder=0)
+    axes.set(xlim=(0, wide), ylim=(middle - span / 2, middle + span / 2), xticks=[], ylabel="height, m")
+    axes.spines["bottom"].set_visible(False)
+    axes.locator_params(axis="y", nbins=5)
+
+
+def _draw_foot(figure: "Figure", view: ClipView, place: Place) -> None:
+    """Confidence by joint and time, the misfit over time, and in words the camera and the findings."""
+    bottom, height = place
+    _draw_confidence(figure, view, (0.075, bottom, 0.24, height))
+    _draw_misfit(figure, view, (0.385, bottom, 0.195, height))
+    lines = [("Camera", INK, "bold"), *((line, INK, "normal") for line in camera_facts(view))]
+    lines.append(("What the check found", INK, "bold"))
+    if not view.findings:
+        lines.append(("nothing", GOOD, "normal"))
+    for item in view.findings[:TOLD]:
+        colour = WRONG if item.level == ERROR else WARNED
+        lines.append((f"{item.level} {item.kind}: {KINDS[item.kind][0]}", colour, "bold"))
+        lines.append((textwrap.shorten(item.message, 170), colour, "normal"))
+        lines.append((item.advice, INK, "normal"))
+    if len(view.findings) > TOLD:
+        lines.append((f"and {len(view.findings) - TOLD} more: videomdm data check", QUIET, "normal"))
+    top, step = bottom + height + 0.16 / figure.get_figheight(), 0.155 / figure.get_figheight()
+    for text, colour, weight in lines:
+        for line in textwrap.wrap(text, 66):
+            top -= step
+            figure.text(0.615, top, line, size=8.5, color=colour, weight=weight)
+        top -= 0.3 * step
+
+
+def _draw_confidence(figure: "Figure", view: ClipView, box: tuple[float, float, float, float]) -> None:
+    axes = figure.add_axes(box)
+    axes.set_title("Confidence of the detector")
+    if view.confidence is None:
+        _none(axes)
+        return
+    seconds = len(view.confidence) / view.card.fps
+    ends = (0, seconds, view.skeleton.num_joints - 0.5, -0.5)
+    picture = axes.imshow(view.confidence.T, aspect="auto", vmin=0, vmax=1, cmap="viridis", extent=ends)
+    axes.set_yticks(range(view.skeleton.num_joints), view.skeleton.joints)
+    axes.tick_params(axis="y", labelsize=6.5, length=0)
+    axes.set_xlabel("seconds", size=8, labelpad=1)
+    axes.grid(False)
+    bar = figure.colorbar(picture, cax=figure.add_axes((box[0] + box[2] + 0.005, box[1], 0.008, box[3])))
+    bar.ax.tick_params(labelsize=7)
+
+
+def _draw_misfit(figure: "Figure", view: ClipView, box: tuple[float, float, float, float]) -> None:
+    axes = figure.add_axes(box)
+    axes.set_title("Off the keypoints, % of person")
+    found = {name: misfit(points, view.keypoints) for name, points in view.projected.items()}
+    drawn = {name: apart for name, apart in found.items() if apart is not None and np.isfinite(apart).any()}
+    if not drawn:
+        _none(axes)
+        return
+    for name, apart in drawn.items():
+        axes.plot(np.arange(len(apart)) / view.card.fps, 100 * apart, color=COLOURS[name], lw=1.8, label=name)
+    axes.set_ylim(0, min(max(10.0, 1.2 * axes.get_ylim()[1]), 300.0))
+    axes.set_xlabel("seconds", size=8, labelpad=1)
+    axes.legend(fontsize=8, loc="upper right")
+
+
+def _none(axes: "Axes") -> None:
+    axes.set(xticks=[], yticks=[])
+    axes.text(0.5, 0.5, "none", transform=axes.transAxes, ha="center", va="center", color=WRONG, size=12)
+
+
+def _say(figure: "Figure", place: Place, message: str) -> None:
+    figure.text(0.5, place[0] + place[1] / 2, message, ha="center", va="center", color=WRONG, size=12)
