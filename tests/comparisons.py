@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from videomdm_ext.bench.reference_rows import Calibration
 from videomdm_ext.bench.results import Arm, Curve, Results, Training
-from videomdm_ext.data.card import Card
+from videomdm_ext.data.folder import Card
 
 CALIBRATION = Calibration(
     truth={"acceleration": 4.0, "bone_length_error": 0.0, "motion_energy": 1.0, "pose_frechet": 0.0, "jitter": 50.0},

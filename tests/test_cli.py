@@ -207,7 +207,7 @@ for words in (["import", "list"], ["check", FOLDER, "--no-cache"], ["check", "--
         print("status", stop.code, flush=True)
 """
 CUT_OFF = """
-for words in (["data", "import", "list"], ["data", "import", "list", "."]):
+for words in (["data", "check", FOLDER, "--json"], ["data", "import", "list"]):
     reader, writer = os.pipe()
     os.close(reader)
     os.dup2(writer, 1)
@@ -254,7 +254,7 @@ def colours(said: str) -> set[str]:
 
 
 def test_in_a_pipe_there_are_no_colours_no_bars_and_a_reader_may_leave(folder):
-    script = SAID.replace("FOLDER", repr(folder)) + CUT_OFF
+    script = (SAID + CUT_OFF).replace("FOLDER", repr(folder))
     words = [sys.executable, "-W", "error", "-c", script]
     done = subprocess.run(words, capture_output=True, text=True, env=environment(), check=True)
     assert [line for line in done.stdout.splitlines() if line.startswith("status")] == [

@@ -28,9 +28,7 @@ from videomdm_ext import plugins, run
 from videomdm_ext.cli import checkouts
 from videomdm_ext.cli import main as cli
 from videomdm_ext.config import Fairness, Source, Speed, Supervision
-from videomdm_ext.data.card import Card
-from videomdm_ext.data.folder import read_folder, write_folder
-from videomdm_ext.data.layout import read_card
+from videomdm_ext.data.folder import Card, read_card, read_folder, write_folder
 from videomdm_ext.errors import VideoMDMError
 from videomdm_ext.lifters.base import Lifter
 from videomdm_ext.mdm import checkout, patching

@@ -17,7 +17,7 @@ import torch
 
 from videomdm_ext import hookspecs, plugins
 from videomdm_ext.bench.evaluators.base import Evaluator, Ground, make_all
-from videomdm_ext.data.card import Card
+from videomdm_ext.data.folder import Card
 from videomdm_ext.errors import ConfigError, PluginError
 from videomdm_ext.hookspecs import hookimpl
 

@@ -14,8 +14,7 @@ from clips import make_clip
 from videomdm_ext.bench import protocol_mdm, protocol_mdm_report
 from videomdm_ext.bench.protocol_mdm import Settings
 from videomdm_ext.cli.benchmarking import protocol
-from videomdm_ext.data.card import Card
-from videomdm_ext.data.folder import write_folder
+from videomdm_ext.data.folder import Card, write_folder
 from videomdm_ext.errors import ConfigError, HostError
 from videomdm_ext.mdm import checkout, evaluation, official
 

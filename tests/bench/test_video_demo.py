@@ -18,14 +18,14 @@ from filmed import FOCAL, SIZE, film
 from videomdm_ext.bench import video_demo, video_demo_report
 from videomdm_ext.bench.video_demo import VIEWS, Film, Sources, denoise, find_wheels, lay_out, score, true_motion
 from videomdm_ext.bench.video_demo_report import About, Row, table, write_report
-from videomdm_ext.data.card import Card
-from videomdm_ext.data.sources.joint_maps import BLAZEPOSE33
+from videomdm_ext.data.folder import Card
 from videomdm_ext.data.video.calibration import Calibration, read_calibration
 from videomdm_ext.data.video.watch import Sighting
 from videomdm_ext.errors import VideoMDMError
 from videomdm_ext.geometry.triangulation import triangulate
 from videomdm_ext.inference.sample import Trained
 from videomdm_ext.motion.features import FeatureSpace, decode
+from videomdm_ext.motion.joint_maps import BLAZEPOSE33
 from videomdm_ext.motion.skeletons import SMPL22
 
 FILMS = [

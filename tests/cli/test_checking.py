@@ -10,8 +10,7 @@ import pytest
 from clips import make_clip
 
 from videomdm_ext.cli.main import main
-from videomdm_ext.data.card import Card
-from videomdm_ext.data.folder import write_folder
+from videomdm_ext.data.folder import Card, write_folder
 
 CARD = Card(name="two", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
 

@@ -12,7 +12,7 @@ from people import real_motions
 from videomdm_ext import plugins
 from videomdm_ext.cli import main as cli
 from videomdm_ext.cli.importing import grouped, pairs
-from videomdm_ext.data.layout import read_card
+from videomdm_ext.data.folder import read_card
 from videomdm_ext.errors import ConfigError
 
 KINDS = ("joints", "humanml3d", "fit3d", "nba", "release")

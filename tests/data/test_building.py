@@ -10,10 +10,17 @@ import pytest
 import torch
 from clips import make_clip
 
-from videomdm_ext.data import building, files
-from videomdm_ext.data.building import Builder, is_unfinished
-from videomdm_ext.data.card import Card
-from videomdm_ext.data.folder import read_card, read_clip, read_folder, verify_folder, write_folder
+from videomdm_ext.data import files, folder
+from videomdm_ext.data.folder import (
+    Builder,
+    Card,
+    is_unfinished,
+    read_card,
+    read_clip,
+    read_folder,
+    verify_folder,
+    write_folder,
+)
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.motion.features import Moments, channels, mean_and_std
 from videomdm_ext.motion.skeletons import SMPL22
@@ -130,4 +137,4 @@ def test_marks_of_a_finished_set_are_gone_and_the_card_says_what_was_changed(tmp
     card = builder.finish(lifter_error={"mpjpe": 0.1})
     assert read_card(str(tmp_path)) == card
     assert card.lifter_error == {"mpjpe": 0.1}
-    assert not (tmp_path / building.MARKS).exists()
+    assert not (tmp_path / folder.MARKS).exists()

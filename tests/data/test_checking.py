@@ -18,15 +18,13 @@ import torch
 from clips import make_clip, motion
 
 from videomdm_ext.data import checking, files
-from videomdm_ext.data.card import Card
 from videomdm_ext.data.checking import check_folder
+from videomdm_ext.data.clip import Recording, to_clip
 from videomdm_ext.data.damage_set import trial
 from videomdm_ext.data.demo import build_demo
 from videomdm_ext.data.findings import KINDS, Checked
-from videomdm_ext.data.folder import write_folder
-from videomdm_ext.data.layout import SPLITS, content_hash, read_card, read_ids
-from videomdm_ext.data.observing import Optics, find_lifter, lift, observe, own_generator
-from videomdm_ext.data.recording import Recording, to_clip
+from videomdm_ext.data.folder import SPLITS, Card, content_hash, read_card, read_ids, write_folder
+from videomdm_ext.data.synthetic_camera import Optics, find_lifter, lift, observe, own_generator
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.cameras import project
 from videomdm_ext.motion.features import decode, encode
@@ -79,7 +77,7 @@ class Folder:
 
     def put(self, clip) -> None:
         """Write the victim's files anew."""
-        from videomdm_ext.data.layout import contents
+        from videomdm_ext.data.folder import contents
         from videomdm_ext.data.texts import untagged
 
         for name, data in contents(dataclasses.replace(clip, id=VICTIM), CARD, untagged).items():

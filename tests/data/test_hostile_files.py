@@ -18,10 +18,9 @@ from clips import make_clip
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from videomdm_ext.data import files, npfiles
-from videomdm_ext.data.card import Card
+from videomdm_ext.data import files
 from videomdm_ext.data.checking import check_folder
-from videomdm_ext.data.folder import read_clip, write_folder
+from videomdm_ext.data.folder import Card, read_clip, write_folder
 from videomdm_ext.errors import DatasetError
 
 MIB = 1 << 20
@@ -43,7 +42,7 @@ def npy(header: str, content: bytes = b"", version: int = 1) -> bytes:
     """-> the bytes of an array with any header."""
     text = header.encode("latin1") + b"\n"
     size = struct.pack("<H" if version == 1 else "<I", len(text))
-    return npfiles.MAGIC + bytes((version, 0)) + size + text + content
+    return np.lib.format.MAGIC_PREFIX + bytes((version, 0)) + size + text + content
 
 
 def declares(shape: str, descr: str = "'<f4'", content: bytes = b"", fortran: str = "False") -> bytes:
@@ -87,19 +86,19 @@ HEADERS = {
     "a little less than there is": (declares("(3, 3)", content=bytes(48)), r"declares \[3, 3\], 36 bytes, and has 48"),
     "a negative length": (declares("(-4, -3)", content=bytes(48)), "declares the shape"),
     "a length that overflows": (declares(f"({1 << 62}, {1 << 62})", content=bytes(48)), "more than the"),
-    "a length of words": (declares("('4', 3)", content=bytes(48)), "declares the shape"),
+    "a length of words": (declares("('4', 3)", content=bytes(48)), "shape is not valid"),
     "a length that is a bool": (declares("(True, 12)", content=bytes(48)), "declares the shape"),
     "sixty dimensions": (declares("(" + "1, " * 60 + ")", content=bytes(4)), "declares the shape"),
     "objects": (declares("(1,)", "'|O'", bytes(8)), "found a pickle .it holds pickled objects"),
     "complex numbers": (declares("(2,)", "'<c8'", bytes(16)), "'<c8', not plain numbers"),
     "words": (declares("(2,)", "'<U2'", bytes(16)), "'<U2', not plain numbers"),
     "dates": (declares("(2,)", "'<M8[s]'", bytes(16)), "not plain numbers"),
-    "a record": (declares("(2,)", "[('a', '<f4'), ('b', '|O')]", bytes(16)), "not plain numbers"),
-    "a dtype of a billion": (declares("(1,)", "('<f4', (1000000000,))", bytes(16)), "not plain numbers"),
+    "a record": (declares("(2,)", "[('a', '<f4'), ('b', '|O')]", bytes(16)), "found a pickle"),
+    "a dtype of a billion": (declares("(1,)", "('<f4', (1000000000,))", bytes(16)), "found something else"),
     "a program": (npy("__import__('os').mkdir('x')", bytes(16)), "found something else"),
     "a nest of lists": (npy("[" * 5000, bytes(16)), "found something else"),
     "a huge number": (declares("(" + "9" * 9000 + ",)", content=bytes(4)), "found something else"),
-    "an unfinished header": (declares("(4, 3)", content=bytes(48))[:40], "cut off"),
+    "an unfinished header": (declares("(4, 3)", content=bytes(48))[:40], "found something else"),
     "a version of the future": (npy("{}", version=9), "unknown version"),
     "another magic": (b"\x93NUMPX" + declares("(4, 3)", content=bytes(48))[6:], "does not begin as an array"),
     "nothing": (b"", "does not begin as an array"),
@@ -114,7 +113,8 @@ def test_an_array_whose_header_declares_nonsense_is_refused_before_anything_is_a
     with pytest.raises(DatasetError, match=message) as caught:
         files.array_from(content, "x.npy")
     assert str(caught.value).startswith("x.npy: expected one array of numbers (.npy), found ")
-    assert peak(lambda: refusal(content)) < MIB
+    assert len(str(caught.value)) < 400
+    assert peak(lambda: refusal(content)) < 8 * MIB
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
@@ -319,7 +319,7 @@ edits = st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_siz
 
 @given(name=st.sampled_from(["x.npy", "x.npz"]), content=st.binary(max_size=400), magic=st.booleans())
 def test_random_bytes_raise_nothing_but_a_dataset_error(name: str, content: bytes, magic: bool):
-    start = {"x.npy": npfiles.MAGIC + b"\x01\x00", "x.npz": b"PK\x03\x04"}[name] if magic else b""
+    start = {"x.npy": np.lib.format.MAGIC_PREFIX + b"\x01\x00", "x.npz": b"PK\x03\x04"}[name] if magic else b""
     holds(start + content, name)
 
 

@@ -9,9 +9,10 @@ import torch
 from clips import camera, motion
 
 from videomdm_ext.data import importing
+from videomdm_ext.data.clip import Recording, to_clip
 from videomdm_ext.data.folder import read_card, read_folder
 from videomdm_ext.data.importing import find_importer, run_import, split_by_trial
-from videomdm_ext.data.recording import Recording, frames_at, resample, to_clip
+from videomdm_ext.data.motions import frames_at, resample
 from videomdm_ext.data.sources.base import Importer, ImportOptions, Member
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.geometry.cameras import project

@@ -10,9 +10,8 @@ import torch
 from clips import make_clip
 
 from videomdm_ext.config import Source, Supervision
-from videomdm_ext.data.card import Card
 from videomdm_ext.data.clip import validate
-from videomdm_ext.data.folder import read_card, read_folder, write_folder
+from videomdm_ext.data.folder import Card, read_card, read_folder, write_folder
 from videomdm_ext.data.merging import merge
 from videomdm_ext.data.refined import make_refined, read_refined
 from videomdm_ext.errors import ConfigError, DatasetError

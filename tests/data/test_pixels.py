@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from clips import make_clip
 
-from videomdm_ext.data.card import Card
 from videomdm_ext.data.checking import check_folder
-from videomdm_ext.data.folder import read_folder, write_folder
+from videomdm_ext.data.folder import Card, read_folder, write_folder
 from videomdm_ext.errors import DatasetError
 
 CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))

@@ -13,7 +13,7 @@ from clips import make_clip
 from videomdm_ext.data import refined
 from videomdm_ext.data.clip import Clip, with_truth_as_teacher
 from videomdm_ext.data.folder import Card, read_folder, write_folder
-from videomdm_ext.data.ground import floor_height
+from videomdm_ext.data.motions import floor_height
 from videomdm_ext.data.refined import is_made, make_refined, measured_error, read_refined, refine_clips
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.cameras import project, to_camera

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from videomdm_ext.errors import ConfigError
-from videomdm_ext.lifters.description import Description
+from videomdm_ext.lifters.results import Description
 
 AXES = torch.eye(3)
 """x, y and z, one a row."""

@@ -14,8 +14,7 @@ import pytest
 from clips import make_clip
 
 from videomdm_ext.bench import provenance
-from videomdm_ext.data.card import Card
-from videomdm_ext.data.folder import write_folder
+from videomdm_ext.data.folder import Card, write_folder
 
 pytestmark = [pytest.mark.mdm, pytest.mark.slow]
 

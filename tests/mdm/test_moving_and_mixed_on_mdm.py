@@ -13,11 +13,9 @@ import pytest
 import torch
 from clips import camera, make_clip, motion
 
-from videomdm_ext.data.card import Card
-from videomdm_ext.data.clip import Clip, with_truth_as_teacher
-from videomdm_ext.data.folder import read_folder, write_folder
+from videomdm_ext.data.clip import Clip, Recording, to_clip, with_truth_as_teacher
+from videomdm_ext.data.folder import Card, read_folder, write_folder
 from videomdm_ext.data.merging import merge
-from videomdm_ext.data.recording import Recording, to_clip
 from videomdm_ext.geometry.cameras import project
 from videomdm_ext.mdm import checkout, patching
 from videomdm_ext.motion.skeletons import SMPL22

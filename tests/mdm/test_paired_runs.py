@@ -20,8 +20,7 @@ import torch
 from clips import make_clip
 from torch import Tensor
 
-from videomdm_ext.data.card import Card
-from videomdm_ext.data.folder import write_folder
+from videomdm_ext.data.folder import Card, write_folder
 from videomdm_ext.data.motions import load_motions
 from videomdm_ext.mdm import bundles, checkout, divergence
 

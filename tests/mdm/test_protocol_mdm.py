@@ -22,9 +22,8 @@ from tolerances import EQUAL_WEIGHTS
 
 from videomdm_ext.bench import protocol_mdm
 from videomdm_ext.cli.benchmarking import protocol
-from videomdm_ext.data.card import Card
 from videomdm_ext.data.clip import Clip
-from videomdm_ext.data.folder import write_folder
+from videomdm_ext.data.folder import Card, write_folder
 from videomdm_ext.data.motions import load_motions
 from videomdm_ext.errors import ConfigError, HostError
 from videomdm_ext.mdm import checkout, clips, evaluation, official

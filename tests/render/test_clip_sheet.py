@@ -12,8 +12,7 @@ from clips import make_clip
 from matplotlib.image import imread
 from PIL import Image
 
-from videomdm_ext.data.card import Card
-from videomdm_ext.data.folder import write_folder
+from videomdm_ext.data.folder import Card, write_folder
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.motion.skeletons import SMPL22
 from videomdm_ext.render import clip_sheet, figures

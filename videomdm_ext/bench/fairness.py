@@ -19,10 +19,9 @@ from videomdm_ext.bench.plan import MDM_FIXED, Plan, Run, read_plan
 from videomdm_ext.bench.reference import has_truth
 from videomdm_ext.bench.scores import PRIMARY
 from videomdm_ext.config import Supervision
-from videomdm_ext.data.card import Card
 from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.files import write_bytes
-from videomdm_ext.data.folder import read_card, read_folder
+from videomdm_ext.data.folder import Card, read_card, read_folder
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.options import difference, from_args
 

@@ -13,9 +13,8 @@ from torch import Tensor
 from videomdm_ext.bench.evaluators.views_2d import VIEWS, Views2D, is_whole, project_views
 from videomdm_ext.bench.keypoint_scores import View, whole_views
 from videomdm_ext.bench.plan import Plan
-from videomdm_ext.data.card import Card
 from videomdm_ext.data.clip import Clip
-from videomdm_ext.data.folder import read_folder
+from videomdm_ext.data.folder import Card, read_folder
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.mdm.data import with_teacher
 from videomdm_ext.motion.features import decode

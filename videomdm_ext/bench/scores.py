@@ -9,7 +9,7 @@ import numpy as np
 from videomdm_ext.bench.metrics import METRICS
 from videomdm_ext.bench.reference_rows import Calibration
 from videomdm_ext.bench.statistics import mean_interval
-from videomdm_ext.data.card import Card
+from videomdm_ext.data.folder import Card
 from videomdm_ext.render.figures import Example
 
 REFERENCE, CONTROL, FULL = "3d", "lifted", "2d"

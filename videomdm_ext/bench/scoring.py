@@ -30,9 +30,8 @@ from videomdm_ext.bench.plan import Plan, Run
 from videomdm_ext.bench.reference import Reference, read_reference, refilmed, taught
 from videomdm_ext.bench.reference_rows import Calibration
 from videomdm_ext.bench.scores import PRIMARY, Curve
-from videomdm_ext.data.card import Card
 from videomdm_ext.data.files import write_bytes
-from videomdm_ext.data.folder import read_card, read_folder
+from videomdm_ext.data.folder import Card, read_card, read_folder
 from videomdm_ext.errors import ConfigError, HostError, PluginError
 from videomdm_ext.inference.sample import read_motions
 from videomdm_ext.mdm import adapter, checkout

@@ -26,13 +26,11 @@ from videomdm_ext.bench.plan import DEMO, Plan, Run
 from videomdm_ext.bench.video_demo_report import About, Row, write_report
 from videomdm_ext.data import files
 from videomdm_ext.data.batch import Crop, collate, crop, tensor_of
-from videomdm_ext.data.card import Card
 from videomdm_ext.data.clip import Clip
-from videomdm_ext.data.folder import read_folder
+from videomdm_ext.data.folder import Card, read_folder
 from videomdm_ext.data.importing import run_import
 from videomdm_ext.data.refined import read_refined
 from videomdm_ext.data.sources.base import ImportOptions, Member
-from videomdm_ext.data.sources.joint_maps import confidence22, to_smpl22
 from videomdm_ext.data.video.calibration import Calibration, camera_of, read_calibration
 from videomdm_ext.data.video.frames import open_video
 from videomdm_ext.data.video.importer import VideoImporter, Watching
@@ -44,6 +42,7 @@ from videomdm_ext.inference import sample as sampling
 from videomdm_ext.mdm import checkout
 from videomdm_ext.motion.accuracy import pa_mpjpe, root_aligned_mpjpe
 from videomdm_ext.motion.features import decode
+from videomdm_ext.motion.joint_maps import confidence22, to_smpl22
 from videomdm_ext.supervision.unrolling import noised
 
 ADVICE = (

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from videomdm_ext.data import files
-from videomdm_ext.data.card import Card
+from videomdm_ext.data.folder import Card
 from videomdm_ext.geometry.triangulation import NEAR
 from videomdm_ext.motion.skeletons import SMPL22
 from videomdm_ext.render.figures import DPI, INK, QUIET, STYLE, require

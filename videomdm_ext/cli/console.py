@@ -17,8 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from videomdm_ext.data.card import Card
-from videomdm_ext.data.folder import read_folder
+from videomdm_ext.data.folder import Card, read_folder
 from videomdm_ext.data.refined import is_made, measured_error, read_refined
 
 MEASURED = {"mpjpe": "MPJPE", "root_aligned_mpjpe": "root-aligned", "pa_mpjpe": "PA"}

@@ -13,11 +13,9 @@ from torch import Tensor
 from videomdm_ext.cli.console import bars, console, counting, parse
 from videomdm_ext.cli.sampling import chosen, load, next_command, write
 from videomdm_ext.config import Supervision
-from videomdm_ext.data.card import Card
 from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.files import check_writable, write_bytes
-from videomdm_ext.data.folder import SPLITS, read_card, read_clip
-from videomdm_ext.data.layout import read_ids
+from videomdm_ext.data.folder import SPLITS, Card, read_card, read_clip, read_ids
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.geometry.cameras import to_world
 from videomdm_ext.inference import lift as lifting

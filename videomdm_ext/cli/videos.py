@@ -13,11 +13,10 @@ from rich.progress import Progress, TaskID
 
 from videomdm_ext.cli.console import bars, console, counting, parse
 from videomdm_ext.data import files
-from videomdm_ext.data.folder import read_clip
+from videomdm_ext.data.folder import read_card, read_clip
 from videomdm_ext.data.importing import Imported, run_import
-from videomdm_ext.data.layout import read_card
 from videomdm_ext.data.sources.base import ImportOptions
-from videomdm_ext.data.tagging import find_tagger
+from videomdm_ext.data.texts import find_tagger
 from videomdm_ext.data.video.frames import frames, open_video
 from videomdm_ext.data.video.importer import VideoImporter
 from videomdm_ext.errors import VideoMDMError

@@ -15,9 +15,9 @@ from videomdm_ext.bench.plan import Plan, read_plan
 from videomdm_ext.bench.reference import first_frames, motion_of
 from videomdm_ext.cli.console import console, parse
 from videomdm_ext.data import files
-from videomdm_ext.data.clip import Array, Clip
-from videomdm_ext.data.folder import read_clip, read_folder
-from videomdm_ext.data.layout import CARD, SPLITS, read_card, read_ids
+from videomdm_ext.data.clip import Clip
+from videomdm_ext.data.files import Array
+from videomdm_ext.data.folder import CARD, SPLITS, read_card, read_clip, read_folder, read_ids
 from videomdm_ext.data.refined import is_made, read_refined
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.inference.sample import read_motions

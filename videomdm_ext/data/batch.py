@@ -7,12 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videomdm_ext.data.clip import Array, Clip
+from videomdm_ext.data.clip import Clip, Path, crop_camera
+from videomdm_ext.data.files import Array
 from videomdm_ext.errors import DatasetError
-from videomdm_ext.geometry.cameras import reexpress
-from videomdm_ext.motion.features import decode_root
-from videomdm_ext.motion.initial_heading import initial_heading
-from videomdm_ext.motion.skeletons import Skeleton
 from videomdm_ext.supervision.observation import PREFIX
 
 OBSERVED = ("keypoints", "confidence", "extrinsics", "initial_heading")
@@ -44,25 +41,6 @@ class Crop:
         return len(self.teacher)
 
 
-@dataclass(frozen=True)
-class Path:
-    """Headings [T] and roots [T, 3] of a motion, float64: where the canonical frame of each crop lies in its clip.
-
-    `initial` is the heading that the first frame itself had when its rotation channels were made: 0, unless the vectors
-    were cut from a longer clip or canonicalised by another rule than their headings'.
-    """
-
-    headings: Tensor
-    roots: Tensor
-    initial: float = 0.0
-
-    @classmethod
-    def of(cls, features: Array, skeleton: Skeleton) -> "Path":
-        """From raw features [T, D]."""
-        raw = torch.from_numpy(features.astype(np.float64))
-        return cls(*decode_root(raw, skeleton), initial_heading(raw, skeleton))
-
-
 def crop(clip: Clip, start: int, length: int, *, path: Path | None = None, with_truth: bool = True) -> Crop:
     """Cut teacher, truth, keypoints, confidence and camera together.
 
@@ -76,13 +54,11 @@ def crop(clip: Clip, start: int, length: int, *, path: Path | None = None, with_
             "Choose a shorter crop."
         )
     frames = slice(start, start + length)
-    extrinsics, heading = _moved_camera(path or Path.of(clip.teacher, clip.skeleton), clip.extrinsics, frames)
+    extrinsics, heading = crop_camera(path or Path.of(clip.teacher, clip.skeleton), clip.extrinsics, frames)
     truth, truth_extrinsics, truth_heading = None, None, None
     if with_truth and clip.truth is not None and clip.truth_extrinsics is not None:
         truth = _tensor(clip.truth[frames])
-        truth_extrinsics, truth_heading = _moved_camera(
-            Path.of(clip.truth, clip.skeleton), clip.truth_extrinsics, frames
-        )
+        truth_extrinsics, truth_heading = crop_camera(Path.of(clip.truth, clip.skeleton), clip.truth_extrinsics, frames)
     return Crop(
         id=clip.id,
         teacher=_tensor(clip.teacher[frames]),
@@ -138,29 +114,6 @@ def flatten_observation(batch: Mapping[str, Tensor | None], *, mixed: bool = Fal
     """
     observed = {name: batch[name] for name in (*OBSERVED, *(("known",) if mixed else ()))}
     return {PREFIX + name: tensor for name, tensor in observed.items() if tensor is not None}
-
-
-def moved_camera(features: Array, skeleton: Skeleton, extrinsics: Array, frames: slice) -> Array:
-    """A clip's camera [3, 4], or [T, 3, 4] of these frames, in the canonical frame of a crop."""
-    path = Path.of(features, skeleton)
-    heading, origin = _place(path, frames.start)
-    cameras = torch.from_numpy((extrinsics[frames] if extrinsics.ndim == 3 else extrinsics).astype(np.float64))
-    shape = cameras.shape[:-2]
-    return reexpress(cameras, heading.expand(shape), origin.expand(*shape, 3)).float().numpy()
-
-
-def _place(path: Path, start: int) -> tuple[Tensor, Tensor]:
-    """Heading [] and ground position [3] of the clip at a frame."""
-    return path.headings[start], path.roots[start] * path.roots.new_tensor((1.0, 0.0, 1.0))
-
-
-def _moved_camera(path: Path, extrinsics: Array, frames: slice) -> tuple[Tensor, float]:
-    """The clip's camera [T, 3, 4] for the canonical frame of a crop, and the heading its rotation channels start at."""
-    count = frames.stop - frames.start
-    heading, origin = _place(path, frames.start)
-    cameras = torch.from_numpy((extrinsics[frames] if extrinsics.ndim == 3 else extrinsics[None]).astype(np.float64))
-    moved = reexpress(cameras, heading.expand(len(cameras)), origin.expand(len(cameras), 3)).float()
-    return moved.expand(count, 3, 4), heading.item() + path.initial
 
 
 def _tensor(values: Array) -> Tensor:

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 
 from videomdm_ext.data import damage_arrays, damage_files, damage_image, damage_motion, damage_set, files, findings
-from videomdm_ext.data.card import Card
-from videomdm_ext.data.clip import Array, Clip, validate
+from videomdm_ext.data.clip import Clip, validate
 from videomdm_ext.data.damage_files import Files, Raw
 from videomdm_ext.data.damage_image import Image
 from videomdm_ext.data.damage_motion import Moved
+from videomdm_ext.data.files import Array
 from videomdm_ext.data.findings import FILES, STATES, WHOLE, Checked, Counts, Finding
+from videomdm_ext.data.folder import Card
 from videomdm_ext.data.remembering import Seen, recall, remember, remembered, version
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.motion.features import Moments

@@ -3,8 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from videomdm_ext.data.clip import MIN_FRAMES, WIDEST_IMAGE, Array
+from videomdm_ext.data.clip import MIN_FRAMES, WIDEST_IMAGE
 from videomdm_ext.data.damage_files import Files, Raw
+from videomdm_ext.data.files import Array
 from videomdm_ext.data.findings import WARNING
 from videomdm_ext.motion.skeletons import Skeleton
 

@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 
 import blobfile as bf
 
-from videomdm_ext.data import files, pixels
-from videomdm_ext.data.card import Card
-from videomdm_ext.data.clip import Array
+from videomdm_ext.data import files
+from videomdm_ext.data.files import Array
 from videomdm_ext.data.findings import ERROR, WARNING, Finding
-from videomdm_ext.data.layout import names
+from videomdm_ext.data.folder import Card, names, on_plane
 from videomdm_ext.data.texts import parse_texts
 from videomdm_ext.errors import DatasetError
 
@@ -89,7 +88,7 @@ def parse(found: Files) -> Raw:
     parsers: dict[str, Callable[[bytes, str], dict[str, Array]]] = {
         "teacher": lambda data, name: {"teacher": files.array_from(data, name)},
         "truth": lambda data, name: {"truth": files.array_from(data, name)},
-        "keypoints": lambda data, name: files.arrays_from(data, name, needed=pixels.NEEDED),
+        "keypoints": lambda data, name: files.arrays_from(data, name, needed=("confidence",)),
         "camera": lambda data, name: files.arrays_from(data, name, needed=("extrinsics",)),
     }
     for key, parser in parsers.items():
@@ -102,7 +101,7 @@ def parse(found: Files) -> Raw:
                 found.add(kind, str(error))
     if found.states["keypoints"] == "found":
         try:
-            raw.arrays["points"] = pixels.on_plane(raw.arrays, raw.arrays, found.places["keypoints"])
+            raw.arrays["points"] = on_plane(raw.arrays, raw.arrays, found.places["keypoints"])
         except DatasetError as error:
             found.states["keypoints"] = "corrupt"
             found.add("corrupt-file", str(error))

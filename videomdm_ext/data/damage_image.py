@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from videomdm_ext.data.clip import Array
 from videomdm_ext.data.damage_files import Files
 from videomdm_ext.data.damage_motion import Moved, Positions
+from videomdm_ext.data.files import Array
 from videomdm_ext.data.findings import ERROR, WARNING
 from videomdm_ext.motion.skeletons import Skeleton
 

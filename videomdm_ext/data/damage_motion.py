@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from videomdm_ext.data.clip import Array
 from videomdm_ext.data.damage_files import Files
+from videomdm_ext.data.files import Array
 from videomdm_ext.data.findings import ERROR, WARNING
 from videomdm_ext.motion.features import channels, decode
 from videomdm_ext.motion.kinematics import RAW, HeadingRule, heading

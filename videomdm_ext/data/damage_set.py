@@ -9,11 +9,9 @@ import blobfile as bf
 import numpy as np
 
 from videomdm_ext.data import files
-from videomdm_ext.data.building import is_unfinished
-from videomdm_ext.data.card import Card
-from videomdm_ext.data.clip import Array
+from videomdm_ext.data.files import Array
 from videomdm_ext.data.findings import ERROR, WARNING, WHOLE, Finding
-from videomdm_ext.data.layout import CARD, SPLITS, names, read_card
+from videomdm_ext.data.folder import CARD, SPLITS, Card, is_unfinished, names, read_card
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.motion.features import Moments
 from videomdm_ext.motion.skeletons import by_name

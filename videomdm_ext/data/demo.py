@@ -11,11 +11,10 @@ import numpy as np
 import torch
 
 from videomdm_ext.data import files
-from videomdm_ext.data.clip import Clip
+from videomdm_ext.data.clip import Clip, Recording, to_clip
 from videomdm_ext.data.folder import Card, write_folder
 from videomdm_ext.data.motions import FPS, Motion, load_motions, mirrored, time_scaled
-from videomdm_ext.data.observing import Optics, find_lifter, lift, observe, own_generator
-from videomdm_ext.data.recording import Recording, to_clip
+from videomdm_ext.data.synthetic_camera import Optics, find_lifter, lift, observe, own_generator
 from videomdm_ext.motion.accuracy import measure_error
 from videomdm_ext.motion.skeletons import SMPL22
 

@@ -1,23 +1,35 @@
 """Files of a dataset folder, local or remote, through blobfile: whole or not at all, and never a pickle.
 
-What is read may have been written by an enemy: sizes are looked at before anything is read, special files are not
-opened, and `npfiles` parses arrays.
+What is read may have been written by an enemy. Sizes are looked at before anything is read, special files are not
+opened, and arrays are checked by their headers: the number of elements that one declares has to fit the bytes that are
+there before anything is allocated. Only plain numbers are read: no pickles, no records, no complex numbers; words on
+demand.
 """
 
 import io
 import json
+import math
 import os
+import pickle
 import re
+import struct
+import tokenize
+import warnings
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 import blobfile as bf
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
-from videomdm_ext.data import npfiles
-from videomdm_ext.data.clip import Array
 from videomdm_ext.errors import DatasetError
+
+Array = NDArray[np.float32]
 
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 BYTES_LIMIT = 1 << 30
@@ -26,6 +38,29 @@ TEXT_LIMIT = 1 << 28
 """Bytes of a text file: motion files and detectors' results are texts too."""
 JSON_LIMIT = 1 << 26
 """Bytes of a card or another small JSON file."""
+HEADER_LIMIT = 10_000
+"""Bytes of an array's header; numpy's own limit."""
+ELEMENTS_LIMIT = 1 << 28
+"""Elements of one array, 1 GiB as float32: a hundred times the longest clip."""
+ARCHIVE_LIMIT, MEMBERS_LIMIT = 1 << 30, 256
+"""Bytes of all arrays of an archive, unpacked, and their number."""
+RATIO_LIMIT, RATIO_FLOOR = 100, 1 << 24
+"""An archive that unpacks to more than the floor may be at most this many times as large unpacked as packed."""
+DIMENSIONS_LIMIT = 8
+BROKEN = (
+    ValueError, SyntaxError, TypeError, KeyError, IndexError, EOFError, OSError, OverflowError, MemoryError,
+    RuntimeError, UserWarning, tokenize.TokenError, struct.error, zlib.error, zipfile.BadZipFile,
+    pickle.UnpicklingError,
+)  # fmt: skip
+"""What broken files make the parsers raise."""
+
+
+class NotPlainError(ValueError):
+    """The file holds something else than plain numbers."""
+
+
+class PickleError(NotPlainError):
+    """The file holds pickled objects, which may run any program when they are loaded."""
 
 
 class PickleInsideError(DatasetError):
@@ -144,9 +179,11 @@ def entries(folder: str) -> Iterator[str]:
         yield from (e.name for e in found if not e.name.startswith(".") and (e.is_symlink() or not e.is_dir()))
 
 
-def as_array(values: Sequence[float]) -> Array:
-    """Numbers as an array of float32."""
-    return np.asarray(values, dtype=np.float32)
+def stems(folder: str, ending: str) -> list[str]:
+    """Names of the files in a folder that end so, without the ending, sorted; none where there is no folder."""
+    if not bf.isdir(folder):
+        return []
+    return sorted(name.removesuffix(ending) for name in bf.listdir(folder) if name.endswith(ending))
 
 
 def array_bytes(array: Array) -> bytes:
@@ -173,8 +210,8 @@ def read_array(path: str) -> Array:
 def array_from(content: bytes, path: str) -> Array:
     """The array of the bytes of a .npy file as float32; messages name `path`."""
     try:
-        return npfiles.parse_array(content)
-    except npfiles.BROKEN as error:
+        return _numbers(content)
+    except BROKEN as error:
         raise _unreadable(path, "one array of numbers (.npy)", error) from error
 
 
@@ -186,14 +223,20 @@ def read_arrays(path: str, *, needed: tuple[str, ...], optional: tuple[str, ...]
     return arrays_from(read_bytes(path), path, needed=needed, optional=optional)
 
 
+def read_only(path: str, needed: tuple[str, ...]) -> dict[str, Array]:
+    """These arrays of a .npz file as float32, whatever else it holds."""
+    return read_arrays(path, needed=needed, optional=())
+
+
 def arrays_from(
     content: bytes, path: str, *, needed: tuple[str, ...], optional: tuple[str, ...] | None = None
 ) -> dict[str, Array]:
     """The arrays of the bytes of a .npz file as float32; messages name `path`."""
     try:
-        arrays = npfiles.parse_arrays(content, None if optional is None else needed + optional)
-    except npfiles.BROKEN_ARCHIVE as error:
-        raise _unreadable(path, f"arrays {', '.join(needed)} (.npz)", error) from error
+        members = _members(content, None if optional is None else needed + optional)
+        arrays = {name: _numbers(data) for name, data in members.items()}
+    except BROKEN as error:
+        raise _unreadable(path, f"arrays {', '.join(needed or optional or ())} (.npz)", error) from error
     missing = [name for name in needed if name not in arrays]
     if missing:
         found = ", ".join(arrays) or "none"
@@ -201,9 +244,132 @@ def arrays_from(
     return arrays
 
 
+def texts_from(content: bytes, path: str, names: tuple[str, ...]) -> dict[str, NDArray[np.str_]]:
+    """The arrays of words of the bytes of a .npz file; messages name `path`."""
+    try:
+        members = _members(content, names)
+        return {name: _read(members[name], "U") for name in names}
+    except BROKEN as error:
+        raise _unreadable(path, f"words {', '.join(names)} (.npz)", error) from error
+
+
+def read_tensors(path: str) -> dict[str, Any]:
+    """The dictionary of tensors, or of dictionaries of tensors, that torch.save wrote; nothing else is let in."""
+    content = read_bytes(path)
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            _check_members(archive.infolist(), len(content))
+        found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        if not isinstance(found, dict):
+            raise ValueError(f"it holds a {type(found).__name__}")
+    except BROKEN as error:
+        raise _unreadable(path, "a dictionary of tensors and nothing else", error) from error
+    return found
+
+
+def start_of_member(path: str, name: str) -> tuple[bytes, int]:
+    """The first HEADER_LIMIT bytes of an array in a local .npz file, and its whole size, without the rest of the file.
+
+    KeyError, or another of BROKEN, where there is none.
+    """
+    with zipfile.ZipFile(path) as archive:
+        info = archive.getinfo(f"{name}.npy")
+        with archive.open(info) as file:
+            return file.read(HEADER_LIMIT), info.file_size
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the first bytes of an array declare; its numbers begin at `start`."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    fortran: bool
+    start: int
+
+
+def header_of(content: bytes, total: int, kinds: str = "biuf") -> Header:
+    """The header of an array whose first bytes are `content`, of `total` bytes in all. Raises one of BROKEN."""
+    if content[:1] == b"\x80":
+        raise PickleError("it is a pickle")
+    if content[:6] != np.lib.format.MAGIC_PREFIX:
+        raise NotPlainError("it does not begin as an array of numpy does")
+    file = io.BytesIO(content[: HEADER_LIMIT + 12])
+    read = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(np.lib.format.read_magic(file))
+    if read is None:
+        raise NotPlainError("its header has an unknown version")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a header of Python 2 is one that nobody writes any more
+        shape, fortran, dtype = read(file)
+    if dtype.hasobject:
+        raise PickleError("it holds pickled objects")
+    if dtype.kind not in kinds or (dtype.itemsize > 8 and dtype.kind != "U"):
+        raise NotPlainError(f"it holds {dtype.str!r}, not plain {'words' if kinds == 'U' else 'numbers'}")
+    if len(shape) > DIMENSIONS_LIMIT or not all(type(n) is int and 0 <= n < 1 << 63 for n in shape):
+        raise NotPlainError(f"its header declares the shape {str(shape)[:60]}")
+    if math.prod(shape) > ELEMENTS_LIMIT:
+        raise NotPlainError(f"it declares {list(shape)} elements, more than the {ELEMENTS_LIMIT} allowed")
+    size = math.prod(shape) * dtype.itemsize
+    if size != total - file.tell():
+        raise NotPlainError(f"it declares {list(shape)}, {size} bytes, and has {total - file.tell()}")
+    return Header(dtype, shape, fortran, file.tell())
+
+
+def _read(content: bytes, kinds: str = "biuf") -> NDArray[Any]:
+    header = header_of(content, len(content), kinds)
+    flat = np.frombuffer(content, header.dtype, offset=header.start) if len(content) > header.start else np.zeros(0)
+    return flat.reshape(header.shape, order="F" if header.fortran else "C")
+
+
+def _numbers(content: bytes) -> Array:
+    with np.errstate(all="ignore"):  # what is too large for float32 becomes infinite, and is found as such
+        return _read(content).astype(np.float32)
+
+
+def _members(content: bytes, wanted: tuple[str, ...] | None) -> dict[str, bytes]:
+    """Bytes of the arrays of a .npz file by name, those `wanted` or all; headers are checked before unpacking."""
+    if content[:1] == b"\x80":
+        raise PickleError("it is a pickle")
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        _check_members(archive.infolist(), len(content))
+        members = {_name(info): info for info in archive.infolist()}
+        found = {}
+        for name, info in members.items():
+            if wanted is None or name in wanted:
+                with archive.open(info) as file:
+                    header_of(file.read(HEADER_LIMIT), info.file_size, "biufU")
+                found[name] = archive.read(info)
+        return found
+
+
+def _check_members(members: list[zipfile.ZipInfo], packed: int) -> None:
+    """Refuse an archive that does harm when it is unpacked."""
+    total = sum(info.file_size for info in members)
+    if len(members) > MEMBERS_LIMIT or len({info.filename for info in members}) < len(members):
+        raise NotPlainError(f"it has {len(members)} members, more than {MEMBERS_LIMIT} or some of one name")
+    if total > ARCHIVE_LIMIT or (total > RATIO_FLOOR and total > RATIO_LIMIT * packed):
+        raise NotPlainError(f"it unpacks from {packed} to {total} bytes, far more than an archive of motions does")
+    if sum(info.compress_size for info in members) > packed:
+        raise NotPlainError("its members overlap")
+    for info in members:
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & 1:
+            raise NotPlainError(f"its member {info.filename[:40]!r} is encrypted or packed in a way numpy does not")
+
+
+def _name(info: zipfile.ZipInfo) -> str:
+    """The name of the array in a member; one that would leave a folder is refused, although nothing is unpacked."""
+    path = PurePosixPath(info.filename.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or ":" in info.filename or not info.filename.endswith(".npy"):
+        raise NotPlainError(f"it has a member {info.filename[:60]!r}, which is no name of an array")
+    return info.filename[: -len(".npy")]
+
+
 def _unreadable(path: str, expected: str, error: BaseException) -> DatasetError:
-    if isinstance(error, npfiles.PickleError):
+    if isinstance(error, PickleError | pickle.UnpicklingError):
         advice = "Pickled arrays are never loaded, they may run any program. Make the file again without."
         return PickleInsideError(f"{path}: expected {expected}, found a pickle ({error}). {advice}")
     advice = "Pickled arrays are never loaded. Make the file again."
-    return DatasetError(f"{path}: expected {expected}, found something else ({error}). {advice}")
+    return DatasetError(f"{path}: expected {expected}, found something else ({str(error)[:200]}). {advice}")

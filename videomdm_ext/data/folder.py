@@ -8,21 +8,283 @@ DIR/teacher_vecs/LIFTER/ID.npy        [T, D] raw features of the teacher; Mean.n
 DIR/keypoints_2d/ID.npz               points [T, J, 2] on the normalised plane, confidence [T, J]
 DIR/cameras/ID.npz                    extrinsics and, with a truth, truth_extrinsics [3, 4] or [T, 3, 4]
 DIR/texts/ID.txt                      HumanML3D's lines: caption#word/TAG word/TAG#0.0#0.0
+
+A folder is written clip by clip, so that it need not fit into memory and an interrupted import goes on. While it is
+being built it has no card, and DIR/building/ holds one small file a clip: its split and its place in the order. A clip
+counts once that file is there, and it is written after the clip's own files.
 """
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import blobfile as bf
 import numpy as np
+import torch
 
-from videomdm_ext.data import files, pixels
-from videomdm_ext.data.building import Builder
-from videomdm_ext.data.card import Card
-from videomdm_ext.data.clip import MIN_FRAMES, Array, Clip, validate
-from videomdm_ext.data.layout import CARD, SPLITS, content_hash, names, read_card, read_ids
-from videomdm_ext.data.texts import Tagger, parse_texts
-from videomdm_ext.errors import DatasetError
+from videomdm_ext.data import files
+from videomdm_ext.data.clip import MIN_FRAMES, Clip, validate
+from videomdm_ext.data.files import Array
+from videomdm_ext.data.texts import Tagger, caption_tokens, parse_texts, untagged
+from videomdm_ext.errors import ConfigError, DatasetError
+from videomdm_ext.geometry.cameras import normalise
+from videomdm_ext.motion.features import Moments
+from videomdm_ext.motion.kinematics import RAW, HeadingRule
 from videomdm_ext.motion.skeletons import by_name
+
+FORMAT = 1
+"""Version of the folder format; a reader refuses any other."""
+CARD, MARKS, RECIPE = "dataset.json", "building", "recipe.json"
+SPLITS = ("train", "val", "test")
+NEEDED = ("confidence",)
+"""Arrays of a keypoints file, beside `points`, or `pixels`."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a folder holds. `lifter` names the maker of the teacher; `lifter_error` its measured figures, by name.
+
+    `heading` is the rule by which headings of the feature vectors were found, `counts` the clips of each split,
+    `recipe` the settings it was made with, `content_hash` the SHA-256 of all clip files. `write_folder` fills in
+    counts and hash.
+    """
+
+    name: str
+    skeleton: str
+    fps: float
+    lifter: str
+    licence: str
+    sources: tuple[str, ...]
+    heading: HeadingRule = RAW
+    units: str = "m"
+    lifter_error: Mapping[str, float] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+    content_hash: str = ""
+
+    def to_json(self) -> str:
+        """The text of dataset.json; the same card always gives the same text."""
+        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, path: str) -> "Card":
+        """Read the text of dataset.json; DatasetError names `path` and the entry that does not fit."""
+        entries = files.parse_json(text, path)
+        if not isinstance(entries, dict) or entries.get("format") != FORMAT:
+            found = entries.get("format") if isinstance(entries, dict) else type(entries).__name__
+            raise DatasetError(f"{path}: expected format {FORMAT}, found {found!r}. Make the data set again.")
+        return cls._checked({key: value for key, value in entries.items() if key != "format"}, path)
+
+    @classmethod
+    def _checked(cls, entries: dict[str, Any], path: str) -> "Card":
+        known = {item.name: item for item in dataclasses.fields(cls)}
+        needed = ("name", "skeleton", "fps", "lifter", "licence", "sources", "heading", "content_hash")
+        missing = [name for name in needed if name not in entries]
+        unknown = [name for name in entries if name not in known]
+        if missing or unknown:
+            raise DatasetError(
+                f"{path}: expected the entries of format {FORMAT}, found {', '.join(missing) or 'none'} missing and "
+                f"{', '.join(unknown) or 'none'} unknown. Make the data set again, or correct the card."
+            )
+        try:
+            heading, sources = HeadingRule(**entries["heading"]), tuple(entries["sources"])
+            card = cls(**{**entries, "heading": heading, "sources": sources, "fps": float(entries["fps"])})
+        except (TypeError, ValueError) as error:
+            raise DatasetError(f"{path}: an entry has the wrong type ({error}). Correct the card.") from error
+        if card.units != "m" or not card.fps > 0:
+            raise DatasetError(
+                f"{path}: expected units 'm' and a positive fps, found {card.units!r} and {card.fps:g}. "
+                "Convert the data set, then correct the card."
+            )
+        return card
+
+
+def read_card(path: str) -> Card:
+    """The card of a folder; DatasetError says how to get one where there is none."""
+    place = bf.join(path, CARD)
+    if not bf.exists(place):
+        raise DatasetError(
+            f"{place}: expected the card of a complete data set, found none. "
+            "Correct the folder, or make the data set again: it may have been interrupted."
+        )
+    card = Card.from_json(files.read_text(place), place)
+    try:
+        by_name(card.skeleton)
+    except ConfigError as error:
+        raise DatasetError(f"{place}: {error}") from error
+    files.checked_id(card.lifter, place)
+    return card
+
+
+def read_ids(path: str, split: str) -> list[str]:
+    """The ids of a split; at least one, none twice."""
+    place = bf.join(path, f"{split}.txt")
+    ids = [files.checked_id(line.strip(), place) for line in files.read_text(place).splitlines() if line.strip()]
+    if not ids or len(set(ids)) < len(ids):
+        found = "none" if not ids else f"{len(ids) - len(set(ids))} twice"
+        raise DatasetError(f"{place}: expected ids, each once, found {found}. Correct the list.")
+    return ids
+
+
+def names(clip_id: str, card: Card) -> dict[str, str]:
+    """Where a clip's files lie in the folder, in the order in which they are hashed."""
+    return {
+        "teacher": f"teacher_vecs/{card.lifter}/{clip_id}.npy",
+        "truth": f"new_joint_vecs/{clip_id}.npy",
+        "keypoints": f"keypoints_2d/{clip_id}.npz",
+        "camera": f"cameras/{clip_id}.npz",
+        "texts": f"texts/{clip_id}.txt",
+    }
+
+
+def contents(clip: Clip, card: Card, tagger: Tagger) -> dict[str, bytes]:
+    """Names and contents of a clip's files."""
+    place = names(clip.id, card)
+    cameras = {"extrinsics": clip.extrinsics}
+    content = {place["teacher"]: files.array_bytes(clip.teacher)}
+    if clip.truth is not None and clip.truth_extrinsics is not None:
+        content[place["truth"]] = files.array_bytes(clip.truth)
+        cameras["truth_extrinsics"] = clip.truth_extrinsics
+    if clip.intrinsics is not None:
+        cameras["intrinsics"] = clip.intrinsics
+    if clip.image_size is not None:
+        cameras["image_size"] = np.asarray(clip.image_size, dtype=np.float32)
+    seen = {"points": clip.keypoints, "confidence": clip.confidence}
+    lines = [f"{text}#{caption_tokens(text, tagger)}#0.0#0.0\n" for text in clip.texts]
+    content[place["keypoints"]] = files.arrays_bytes(seen)
+    content[place["camera"]] = files.arrays_bytes(cameras)
+    content[place["texts"]] = "".join(lines).encode()
+    return content
+
+
+def content_hash(path: str, card: Card, ids: Iterable[str]) -> str:
+    """SHA-256 over names and contents of the files of these clips, in this order; a truth need not be there."""
+    content = hashlib.sha256()
+    for clip_id in ids:
+        for key, name in names(clip_id, card).items():
+            place = bf.join(path, name)
+            if key != "truth" or bf.exists(place):
+                data = files.read_bytes(place)
+                content.update(f"{name}\0{len(data)}\0".encode())
+                content.update(data)
+    return content.hexdigest()
+
+
+class Builder:
+    """A folder in the making. `add` clips, then `finish`; a second Builder with the same card goes on.
+
+    Raises DatasetError where the folder holds another data set, or another recipe's unfinished clips.
+    """
+
+    def __init__(self, path: str, card: Card, *, tagger: Tagger | None = None, min_frames: int = MIN_FRAMES) -> None:
+        files.checked_id(card.lifter, "lifter")
+        files.check_writable(path)
+        self.path, self.card, self.tagger, self.min_frames = path, card, tagger or untagged, min_frames
+        self._retire_card()
+        self._check_recipe()
+        self.done = {mark["id"]: (mark["split"], int(mark["place"])) for mark in self._marks()}
+
+    def __contains__(self, clip_id: str) -> bool:
+        """Whether the clip is written, all of it."""
+        return clip_id in self.done
+
+    def forget(self) -> None:
+        """Start from nothing: what an interrupted import left is written again."""
+        for clip_id in self.done:
+            bf.remove(self._mark(f"{clip_id}.json"))
+        self.done = {}
+
+    def add(self, clip: Clip, split: str) -> None:
+        """Check and write one clip."""
+        if split not in SPLITS:
+            raise DatasetError(f"{clip.label}: expected a split among {', '.join(SPLITS)}, found {split!r}.")
+        if files.checked_id(clip.id, clip.label) in self.done:
+            raise DatasetError(f"{clip.label}: the id {clip.id!r} appears twice. Give every clip its own.")
+        if clip.skeleton.name != self.card.skeleton:
+            raise DatasetError(
+                f"{clip.label}: expected {self.card.skeleton} as on the card, found {clip.skeleton.name}. "
+                "Re-import the clip, or correct the card."
+            )
+        validate(clip, fps=self.card.fps, min_frames=self.min_frames)
+        for name, data in contents(clip, self.card, self.tagger).items():
+            files.write_bytes(bf.join(self.path, name), data)
+        place = len(self.done)
+        mark = json.dumps({"id": clip.id, "split": split, "place": place})
+        files.write_bytes(self._mark(f"{clip.id}.json"), mark.encode())
+        self.done[clip.id] = (split, place)
+
+    def finish(self, **changes: object) -> Card:
+        """Write splits, statistics and, last, the card with counts, hash and `changes`. -> the card"""
+        order = sorted(self.done, key=lambda clip_id: self.done[clip_id][1])
+        members = {split: [i for i in order if self.done[i][0] == split] for split in SPLITS}
+        if not members["train"]:
+            found = ", ".join(f"{split} ({len(ids)})" for split, ids in members.items() if ids) or "none"
+            raise DatasetError(f"{self.path}: expected clips in the split train, found {found}. Put clips there.")
+        for split, ids in members.items():
+            files.write_bytes(bf.join(self.path, f"{split}.txt"), "".join(f"{i}\n" for i in ids).encode())
+        self._write_statistics(members["train"])
+        ordered = [clip_id for split in SPLITS for clip_id in members[split]]
+        self.card = dataclasses.replace(
+            self.card,
+            counts={split: len(ids) for split, ids in sorted(members.items()) if ids},
+            content_hash=content_hash(self.path, self.card, ordered),
+            **changes,  # type: ignore[arg-type]
+        )
+        files.write_bytes(bf.join(self.path, CARD), self.card.to_json().encode())
+        bf.rmtree(bf.join(self.path, MARKS))
+        return read_card(self.path)
+
+    def _write_statistics(self, ids: list[str]) -> None:
+        """Mean and Std of the truth (of the teacher where there is none) and of the teacher."""
+        skeleton = by_name(self.card.skeleton)
+        teacher, truth = Moments(skeleton), Moments(skeleton)
+        for clip_id in ids:
+            place = {key: bf.join(self.path, name) for key, name in names(clip_id, self.card).items()}
+            teacher.add(torch.from_numpy(files.read_array(place["teacher"])))
+            if bf.exists(place["truth"]):
+                truth.add(torch.from_numpy(files.read_array(place["truth"])))
+        lifted = bf.join(self.path, "teacher_vecs", self.card.lifter)
+        for folder, moments in ((self.path, truth if truth.count else teacher), (lifted, teacher)):
+            for name, values in zip(("Mean.npy", "Std.npy"), moments.mean_and_std(), strict=True):
+                files.write_bytes(bf.join(folder, name), files.array_bytes(values.numpy()))
+
+    def _retire_card(self) -> None:
+        """Remove the card of an earlier version; refuse to write over another data set."""
+        place = bf.join(self.path, CARD)
+        if not bf.exists(place):
+            return
+        found = read_card(self.path).name
+        if found != self.card.name:
+            raise DatasetError(
+                f"{place}: expected no data set or {self.card.name!r}, found {found!r}. Choose another folder."
+            )
+        bf.remove(place)
+
+    def _check_recipe(self) -> None:
+        """Clips of an unfinished import may only be taken over by an import of the same recipe."""
+        place, wanted = self._mark(RECIPE), self.card.to_json()
+        if bf.exists(place) and files.read_text(place) != wanted:
+            raise DatasetError(
+                f"{place}: an unfinished import with other settings lies here. Start it again with its own settings, "
+                f"or remove {self.path}."
+            )
+        files.write_bytes(place, wanted.encode())
+
+    def _marks(self) -> Iterator[dict[str, str]]:
+        for name in bf.listdir(bf.join(self.path, MARKS)):
+            if name.endswith(".json") and name != RECIPE:
+                yield files.read_json(self._mark(name))
+
+    def _mark(self, name: str) -> str:
+        return bf.join(self.path, MARKS, name)
+
+
+def is_unfinished(path: str) -> bool:
+    """Whether an import was interrupted in this folder."""
+    return bool(bf.exists(bf.join(path, MARKS, RECIPE)))
 
 
 def write_folder(path: str, clips: Mapping[str, Sequence[Clip]], card: Card, *, tagger: Tagger | None = None) -> Card:
@@ -54,7 +316,7 @@ def read_folder(path: str, split: str, *, min_frames: int = MIN_FRAMES) -> tuple
 def read_clip(path: str, card: Card, clip_id: str, *, min_frames: int = MIN_FRAMES) -> Clip:
     """One clip, checked."""
     place = {key: bf.join(path, name) for key, name in names(files.checked_id(clip_id, path), card).items()}
-    seen = files.read_arrays(place["keypoints"], needed=pixels.NEEDED)
+    seen = files.read_arrays(place["keypoints"], needed=NEEDED)
     cameras = files.read_arrays(place["camera"], needed=("extrinsics",))
     known = bf.exists(place["truth"])
     clip = Clip(
@@ -62,7 +324,7 @@ def read_clip(path: str, card: Card, clip_id: str, *, min_frames: int = MIN_FRAM
         fps=card.fps,
         skeleton=by_name(card.skeleton),
         teacher=files.read_array(place["teacher"]),
-        keypoints=pixels.on_plane(seen, cameras, place["keypoints"]),
+        keypoints=on_plane(seen, cameras, place["keypoints"]),
         confidence=seen["confidence"],
         extrinsics=cameras["extrinsics"],
         texts=parse_texts(files.read_text(place["texts"]), place["texts"]),
@@ -121,9 +383,24 @@ def _check_whole(path: str, clips: Mapping[str, Sequence[Clip]], card: Card) -> 
         seen.add(clip.id)
 
 
-def _check_member(clip: Clip, card: Card) -> None:
-    if clip.skeleton.name != card.skeleton:
+def on_plane(seen: Mapping[str, Array], camera: Mapping[str, Array], place: str) -> Array:
+    """`points` [T, J, 2] as they are, or `pixels` [T, J, 2] with the camera's intrinsics and lens removed.
+
+    `camera` may hold intrinsics [3, 3] and distortion [5] (k1, k2, p1, p2, k3). DatasetError names the file `place`.
+    """
+    if "points" in seen:
+        return seen["points"]
+    if "pixels" not in seen:
+        found = ", ".join(seen) or "none"
+        raise DatasetError(f"{place}: expected points or pixels, found {found}. Make the data set again.")
+    matrix, distortion = camera.get("intrinsics"), camera.get("distortion")
+    if matrix is None or matrix.shape != (3, 3) or not matrix[0, 0] * matrix[1, 1] > 0:
+        found = "none" if matrix is None else str(matrix.tolist())
         raise DatasetError(
-            f"{clip.label}: expected {card.skeleton} as on the card, found {clip.skeleton.name}. "
-            "Re-import the clip, or correct the card."
+            f"{place}: pixels, expected intrinsics [3, 3] in the clip's camera file, found {found}. Write them there, "
+            "or points on the normalised plane."
         )
+    lens = None if distortion is None else torch.from_numpy(distortion).double()
+    points = normalise(torch.from_numpy(seen["pixels"]).double(), torch.from_numpy(matrix).double(), lens)
+    result: Array = points.float().numpy()
+    return result

@@ -6,14 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from videomdm_ext import plugins
-from videomdm_ext.data.building import Builder
-from videomdm_ext.data.card import Card
-from videomdm_ext.data.folder import read_clip
-from videomdm_ext.data.layout import SPLITS
-from videomdm_ext.data.observing import find_lifter, lift
-from videomdm_ext.data.recording import to_clip
+from videomdm_ext.data.clip import to_clip
+from videomdm_ext.data.folder import SPLITS, Builder, Card, read_clip
 from videomdm_ext.data.refined import measured_error
 from videomdm_ext.data.sources.base import SHARES, Importer, Member
+from videomdm_ext.data.synthetic_camera import find_lifter, lift
 from videomdm_ext.data.texts import Tagger, untagged
 from videomdm_ext.errors import ConfigError, DatasetError
 

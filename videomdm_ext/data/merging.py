@@ -5,10 +5,7 @@ from collections.abc import Callable, Sequence
 
 import blobfile as bf
 
-from videomdm_ext.data.building import Builder
-from videomdm_ext.data.card import Card
-from videomdm_ext.data.folder import read_clip
-from videomdm_ext.data.layout import SPLITS, read_card, read_ids
+from videomdm_ext.data.folder import SPLITS, Builder, Card, read_card, read_clip, read_ids
 from videomdm_ext.errors import ConfigError, DatasetError
 
 EQUAL = ("skeleton", "fps", "heading", "units")

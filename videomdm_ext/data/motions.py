@@ -1,20 +1,28 @@
-"""Real motions that come with the package: 22 SMPL joints at 20 fps with captions, mirrored and retimed at will."""
+"""Motions in time: resampled, put on their floor; and the real ones that come with the package, mirrored or retimed."""
 
 import dataclasses
 import re
-import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import roma
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from videomdm_ext.data import files
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.motion.skeletons import SMPL22
 
 FPS = 20
 BUNDLED = Path(__file__).parent / "bundled" / "deepmimic.npz"
 
+UNSURE = 0.5
+"""Factor on the confidence of keypoints between two frames of which one lacks them."""
+FLOOR = 0.05
+"""Quantile over the frames of the lowest joint's height at which the floor is; a single stray frame moves it little."""
 SIDES = {"left": "right", "right": "left", "clockwise": "counterclockwise", "counterclockwise": "clockwise"}
 PLAIN_PACE = 0.1
 """Durations changed by less than this share keep their captions: nobody would say slowly or quickly."""
@@ -22,6 +30,68 @@ SUBJECT = re.compile(r"^((?:a|the) (?:person|man|woman|figure)|someone|somebody)
 PACE = re.compile(r"\b(slow|slowly|quick|quickly|fast|rapidly)\b", re.IGNORECASE)
 
 Positions = NDArray[np.float32]
+Numbers = NDArray[np.float64]
+
+
+def frames_at(count: int, fps: float, wanted: float) -> Tensor:
+    """Fractional numbers of the frames of a recording of `count` frames at `fps` that a rate of `wanted` shows."""
+    last = (count - 1) / fps
+    return torch.arange(int(last * wanted + 1e-6) + 1, dtype=torch.float64) * (fps / wanted)
+
+
+def resample(values: Tensor, frames: Sequence[float] | Tensor) -> Tensor:
+    """Values [T, ...] at fractional frame numbers [S], linearly. -> [S, ...]"""
+    low, high, share = _beside(len(values), torch.as_tensor(frames, dtype=torch.float64))
+    share = share.to(values.dtype).reshape(-1, *[1] * (values.ndim - 1))
+    return values[low] * (1 - share) + values[high] * share
+
+
+def resample_rotations(turns: Tensor, frames: Tensor) -> Tensor:
+    """Rotations [T, ..., 3, 3] at fractional frame numbers [S], along the shortest way. -> [S, ..., 3, 3]"""
+    low, high, share = _beside(len(turns), frames)
+    between = roma.rotmat_to_rotvec(turns[low].transpose(-1, -2) @ turns[high])
+    return turns[low] @ roma.rotvec_to_rotmat(share.to(turns.dtype).reshape(-1, *[1] * (between.ndim - 1)) * between)
+
+
+def _beside(count: int, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Numbers [S] of the frames before and after, and the share of the one after."""
+    at = frames.clamp(0, count - 1)
+    low = at.floor().long().clamp_max(max(count - 2, 0))
+    return low, (low + 1).clamp_max(count - 1), at - low
+
+
+def interpolate(at: Numbers, times: Numbers, values: Numbers, known: NDArray[np.bool_]) -> Numbers:
+    """Values [F, J, C] at other times [T], linearly between those of the rising `times` [F] at which `known` [F, J].
+
+    Beyond the first and the last known time the value stays; a joint that is never known gets 0. -> [T, J, C]
+    """
+    out = np.zeros((len(at), *values.shape[1:]))
+    for joint in range(values.shape[1]):
+        rows = known[:, joint]
+        for channel in range(values.shape[2]) if rows.any() else ():
+            out[:, joint, channel] = np.interp(at, times[rows], values[rows, joint, channel])
+    return out
+
+
+def interpolate_confidence(at: Numbers, times: Numbers, confidence: Numbers) -> Numbers:
+    """Confidence [F, J] at other times [T]: linear, and less where one of the two frames beside lacks the joint."""
+    after = np.searchsorted(times, at - 1e-9).clip(0, len(times) - 1)
+    before = (after - (times[after] > at + 1e-9)).clip(0, None)
+    span = np.maximum(times[after] - times[before], 1e-9)
+    share = ((at - times[before]) / span).clip(0, 1)[:, None]
+    between = confidence[before] * (1 - share) + confidence[after] * share
+    lacking = np.minimum(confidence[before], confidence[after]) <= 0
+    return np.where(lacking, between * UNSURE, between)
+
+
+def floor_height(positions: Tensor) -> float:
+    """Height of the floor under a clip [T, J, 3] with y up, metres: a low quantile of each frame's lowest joint."""
+    return float(torch.quantile(positions[..., 1].amin(-1), FLOOR))
+
+
+def grounded(positions: Tensor) -> Tensor:
+    """The motion [T, J, 3] with its floor at y = 0."""
+    return positions - positions.new_tensor((0.0, floor_height(positions), 0.0))
 
 
 @dataclass(frozen=True)
@@ -50,22 +120,17 @@ class Motion:
 
 def load_motions(path: Path = BUNDLED) -> list[Motion]:
     """The motions of a bundle, in alphabetical order; by default those that come with the package."""
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as bundle:
-            if tuple(bundle["meta.joints"].tolist()) != SMPL22.joints or int(bundle["meta.fps"]) != FPS:
-                raise DatasetError(
-                    f"{path}: expected {SMPL22.name} at {FPS} fps, found others. Convert the clips anew."
-                )
-            facts = zip(bundle["meta.names"], bundle["meta.captions"], bundle["meta.loop"], strict=True)
-            return [
-                Motion(str(name), bundle[str(name)], tuple(str(text) for text in texts if text), bool(loop))
-                for name, texts, loop in facts
-            ]
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise DatasetError(
-            f"{path}: expected a bundle of motions, found a file that cannot be read as one ({error}). "
-            "Make it with third_party/deepmimic/convert.py."
-        ) from error
+    advice = "Make the bundle with third_party/deepmimic/convert.py."
+    content = files.read_bytes(str(path))
+    texts = files.texts_from(content, str(path), ("meta.names", "meta.captions", "meta.joints"))
+    names, captions = texts["meta.names"].tolist(), texts["meta.captions"].tolist()
+    facts = files.arrays_from(content, str(path), needed=("meta.loop", "meta.fps", *names), optional=())
+    if tuple(texts["meta.joints"].tolist()) != SMPL22.joints or facts["meta.fps"] != FPS:
+        raise DatasetError(f"{path}: expected {SMPL22.name} at {FPS} fps, found others. {advice}")
+    if not len(names) == len(captions) == len(facts["meta.loop"]):
+        raise DatasetError(f"{path}: expected captions and a loop for each of {len(names)} motions. {advice}")
+    rows = zip(names, captions, facts["meta.loop"], strict=True)
+    return [Motion(name, facts[name], tuple(text for text in said if text), bool(loop)) for name, said, loop in rows]
 
 
 def mirrored(motion: Motion) -> Motion:

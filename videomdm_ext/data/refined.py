@@ -16,10 +16,10 @@ from torch import Tensor
 
 from videomdm_ext.data import files
 from videomdm_ext.data.batch import collate, crop, tensor_of
-from videomdm_ext.data.card import Card
-from videomdm_ext.data.clip import Array, Clip
-from videomdm_ext.data.folder import SPLITS, read_folder
-from videomdm_ext.data.ground import floor_height
+from videomdm_ext.data.clip import Clip
+from videomdm_ext.data.files import Array
+from videomdm_ext.data.folder import SPLITS, Card, read_folder
+from videomdm_ext.data.motions import floor_height
 from videomdm_ext.geometry.cameras import project, reexpress, to_camera
 from videomdm_ext.motion.accuracy import measure_error
 from videomdm_ext.motion.features import decode, encode, mean_and_std

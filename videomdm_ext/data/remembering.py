@@ -14,8 +14,8 @@ from typing import Any
 import blobfile as bf
 
 from videomdm_ext.data import damage_arrays, damage_files, damage_image, damage_motion, damage_set, files, findings
-from videomdm_ext.data.card import Card
 from videomdm_ext.data.findings import FILES, STATES, Finding
+from videomdm_ext.data.folder import Card
 from videomdm_ext.errors import DatasetError
 
 CACHE = "checked.json"

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videomdm_ext.data.batch import OBSERVED, Crop, Path, collate, crop, tensor_of
-from videomdm_ext.data.clip import Clip
+from videomdm_ext.data.batch import OBSERVED, Crop, collate, crop, tensor_of
+from videomdm_ext.data.clip import Clip, Path
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.geometry.cameras import to_camera
 from videomdm_ext.geometry.rays import closest_on_ray

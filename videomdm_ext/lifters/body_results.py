@@ -15,10 +15,10 @@ import roma
 import torch
 from torch import Tensor
 
+from videomdm_ext.data import files
+from videomdm_ext.data.files import Array
 from videomdm_ext.hookspecs import Register, hookimpl
-from videomdm_ext.lifters.arrays import Numbers, as_numbers, read_npz, read_pt
-from videomdm_ext.lifters.description import Description
-from videomdm_ext.lifters.results import ResultsLifter
+from videomdm_ext.lifters.results import Description, ResultsLifter
 from videomdm_ext.motion import body_models
 from videomdm_ext.motion.body_models import BODY_JOINTS, BodyModel
 
@@ -35,7 +35,7 @@ class BodyLifter(ResultsLifter):
     endings: ClassVar[tuple[str, ...]] = (".npz",)
     kind: ClassVar[str]
 
-    def parameters(self, path: Path) -> dict[str, Numbers]:
+    def parameters(self, path: Path) -> dict[str, Array]:
         """What a file has of turns, moved and betas, or joints, in the frame that is declared; perhaps fps."""
         raise NotImplementedError("a subclass reads its tool's files")
 
@@ -64,7 +64,7 @@ class BodyLifter(ResultsLifter):
         """What a file should hold, in words."""
         return "parameters of a body"
 
-    def _turns(self, path: Path, values: Numbers) -> Tensor:
+    def _turns(self, path: Path, values: Array) -> Tensor:
         """Rotations [T, 22, 3, 3] of the first joints, from vectors [T, 3 K], [T, K, 3] or matrices [T, K, 3, 3]."""
         found = torch.from_numpy(values).double()
         if found.ndim == 2 and found.shape[1] % 3 == 0:
@@ -81,7 +81,7 @@ class BodyLifter(ResultsLifter):
     @cached_property
     def _model(self) -> BodyModel:
         path = body_models.find_model(self.said["smpl"], self.kind, "neutral")
-        return body_models.read_model(path, lambda name, needed: read_npz(Path(name), needed))
+        return body_models.read_model(path, files.read_only)
 
 
 class Wham(BodyLifter):
@@ -98,11 +98,11 @@ class Wham(BodyLifter):
         "('pose', 'trans', 'pose_world', 'trans_world', 'betas', 'frame_ids')})\""
     }
 
-    def parameters(self, path: Path) -> dict[str, Numbers]:
+    def parameters(self, path: Path) -> dict[str, Array]:
         """Those of the camera, or of WHAM's world."""
         end = "_world" if self.description.frame == "own" else ""
         names = {f"pose{end}": "turns", f"trans{end}": "moved"}
-        found = read_npz(path, (*names, "betas", "joints", "frame_ids", "fps"))
+        found = files.read_arrays(str(path), needed=(), optional=(*names, "betas", "joints", "frame_ids", "fps"))
         frames = found.pop("frame_ids", None)
         if frames is not None and (frames.reshape(-1)[1:] - frames.reshape(-1)[:-1] != 1).any():
             what = "frame_ids with gaps"
@@ -123,19 +123,21 @@ class Gvhmr(BodyLifter):
     endings: ClassVar[tuple[str, ...]] = (".pt", ".npz")
     written = ("hmr4d_results.pt", "hmr4d_results.npz")
 
-    def parameters(self, path: Path) -> dict[str, Numbers]:
+    def parameters(self, path: Path) -> dict[str, Array]:
         """Those of the camera, or of GVHMR's world; of a .npz the only ones, with these four names."""
         names = ("global_orient", "body_pose", "transl", "betas")
         if path.suffix == ".npz":
-            found = read_npz(path, (*names, "joints", "fps"))
+            found = files.read_arrays(str(path), needed=(), optional=(*names, "joints", "fps"))
         else:
-            group = read_pt(path).get(f"smpl_params_{'global' if self.description.frame == 'own' else 'incam'}")
+            group = files.read_tensors(str(path)).get(
+                f"smpl_params_{'global' if self.description.frame == 'own' else 'incam'}"
+            )
             parts = {name: as_numbers(group.get(name)) for name in names} if isinstance(group, dict) else {}
             found = {name: values for name, values in parts.items() if values is not None}
         self._join_turns(path, found)
         return {"moved" if name == "transl" else name: values for name, values in found.items()}
 
-    def _join_turns(self, path: Path, found: dict[str, Numbers]) -> None:
+    def _join_turns(self, path: Path, found: dict[str, Array]) -> None:
         """Put the turns of root and body [T, 66] in the place of the two."""
         if "global_orient" in found and "body_pose" in found:
             root, body = found.pop("global_orient"), found.pop("body_pose")
@@ -146,6 +148,12 @@ class Gvhmr(BodyLifter):
 
     def tells(self) -> str:
         return "global_orient, body_pose, transl and betas"
+
+
+def as_numbers(value: object) -> Array | None:
+    """A tensor of a file as an array; None for anything else."""
+    plain = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_complex()
+    return value.detach().float().numpy() if isinstance(value, Tensor) and plain else None
 
 
 @hookimpl

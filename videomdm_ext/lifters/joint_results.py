@@ -7,8 +7,7 @@ of a .npz.
 from typing import ClassVar
 
 from videomdm_ext.hookspecs import Register, hookimpl
-from videomdm_ext.lifters.description import OPTIONS, Description
-from videomdm_ext.lifters.results import ResultsLifter
+from videomdm_ext.lifters.results import OPTIONS, Description, ResultsLifter
 
 
 class MotionBert(ResultsLifter):

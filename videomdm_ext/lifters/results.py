@@ -4,22 +4,25 @@ DIR/ID.npy, DIR/ID.npz or, in a folder DIR/ID, a file that the tool itself write
 `Description`; files that do not fit are refused.
 """
 
+import dataclasses
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from videomdm_ext.data import files
+from videomdm_ext.data.motions import resample
+from videomdm_ext.data.video.placing import FEWEST, stand
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.geometry.cameras import to_camera, to_world
-from videomdm_ext.lifters import placing
-from videomdm_ext.lifters.arrays import read_npy, read_npz
+from videomdm_ext.geometry.rotations import yaw_matrix
 from videomdm_ext.lifters.base import Lifter, LifterInfo
-from videomdm_ext.lifters.description import OPTIONS, Description
-from videomdm_ext.lifters.skeleton_maps import can_map, to_skeleton
+from videomdm_ext.motion.joint_maps import LAYOUTS, LIFTERS, can_map, to_skeleton
 from videomdm_ext.motion.skeletons import SMPL22, Skeleton
 
 SMALLEST, LARGEST = 0.6, 1.6
@@ -32,8 +35,104 @@ MIRRORED = 0.1
 """By so much the correlation may be better with left and right exchanged."""
 OFF = 2.0
 """Of a person's size in the image, the distance between lifted joints and keypoints at most."""
+LIMBS = {"knee": 0.422, "ankle": 0.410, "elbow": 0.275, "wrist": 0.259}
+"""Metres of thigh, shank, upper arm and forearm by the joint at their end: the bundled motions' means."""
+SMOOTHED = 0.15
+"""Seconds, standard deviation of the filter over the depth of a person whom keypoints place."""
 _ID = re.compile(r"\w[\w. -]*")
 _AXES = "xyz"
+SKELETONS = tuple(layout.name for layout in LIFTERS)
+UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001}
+"""Metres in each."""
+FRAMES = ("camera", "world", "own")
+"""The camera's axes, the clip's own world, or a level world of the lifter's, turned and moved against the clip's."""
+UP_AXES = {"camera": ("-y", "y"), "world": ("y", "z", "-y"), "own": ("y", "z", "-y")}
+"""A camera's y points down as OpenCV's, or up, with z towards the viewer then."""
+SCALES = ("metric", "arbitrary")
+ROOTS = ("absolute", "relative")
+OPTIONS = {
+    "skeleton": f"joints of the files: {', '.join(SKELETONS)}",
+    "units": f"of the files: {', '.join(UNITS)}",
+    "up": "their upward axis: y, z or -y; -y for a camera with y down",
+    "fps": "frames per second of the files, by default those of the clip",
+    "frame": "camera, world for the clip's own world, own for a level world of the lifter's",
+    "scale": "metric, or arbitrary: fixed by the lengths of arms and legs",
+    "root": "absolute, or relative: placed by the 2D keypoints",
+}
+"""Keys of options that change a description, each with a line of help."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the files of a lifter hold. `fps` is None where they follow the clip frame by frame."""
+
+    skeleton: str
+    units: str = "m"
+    up_axis: str = "-y"
+    fps: float | None = None
+    frame: str = "camera"
+    scale: str = "metric"
+    root: str = "absolute"
+
+    def __post_init__(self) -> None:
+        _among("skeleton", self.skeleton, SKELETONS)
+        _among("units", self.units, tuple(UNITS))
+        _among("frame", self.frame, FRAMES)
+        _among("up", self.up_axis, UP_AXES[self.frame], f" of frame {self.frame}")
+        _among("scale", self.scale, SCALES)
+        _among("root", self.root, ROOTS)
+        if self.fps is not None and not (math.isfinite(self.fps) and self.fps > 0):
+            raise ConfigError(f"fps of the lifter: expected a number above 0, found {self.fps:g}. Correct it.")
+        if self.frame == "own" and self.root == "relative":
+            raise ConfigError("root of the lifter: expected absolute with frame own, found relative. Choose another.")
+        if self.frame == "world" and self.scale == "arbitrary" and self.root == "absolute":
+            raise ConfigError(
+                "scale of the lifter: expected metric with an absolute root in the clip's world, found arbitrary. "
+                "Say root=relative, so that the keypoints place the person."
+            )
+
+    def changed(self, options: Mapping[str, str]) -> "Description":
+        """The description with what options KEY=VALUE of `OPTIONS` say instead."""
+        found: dict[str, object] = {{"up": "up_axis"}.get(key, key): value for key, value in options.items()}
+        if "fps" in options:
+            found["fps"] = _number(options["fps"])
+        if "up" not in options and options.get("frame", self.frame) in UP_AXES:
+            was, now = (frame == "camera" for frame in (self.frame, options.get("frame", self.frame)))
+            if was != now:
+                found["up_axis"] = "-y" if now else "y"
+        return dataclasses.replace(self, **found)  # type: ignore[arg-type]
+
+    @property
+    def joints(self) -> int:
+        """Joints of a pose in the files."""
+        return len(LAYOUTS[self.skeleton].joints)
+
+    def turned(self, positions: Tensor) -> Tensor:
+        """Positions [..., 3] of the files in metres, a camera's with x right, y down, z forward, a world's y up.
+
+        All axes stay right-handed. Units of an arbitrary scale mean nothing and are left alone.
+        """
+        if self.scale == "metric":
+            positions = positions * UNITS[self.units]
+        x, y, z = positions.unbind(-1)
+        if self.up_axis == "z":
+            return torch.stack((x, z, -y), -1)
+        usual = "-y" if self.frame == "camera" else "y"
+        return positions if self.up_axis == usual else torch.stack((x, -y, -z), -1)
+
+
+def _among(key: str, found: str, expected: tuple[str, ...], where: str = "") -> None:
+    if found not in expected:
+        raise ConfigError(
+            f"{key} of the lifter: expected one of {', '.join(expected)}{where}, found {found!r}. Correct it."
+        )
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 class ResultsLifter(Lifter):
@@ -77,8 +176,8 @@ class ResultsLifter(Lifter):
     def read(self, path: Path) -> Tensor:
         """Positions [N, K, 3] of a file as it has them; here a .npy, or `joints` of a .npz."""
         if path.suffix == ".npy":
-            return torch.from_numpy(read_npy(path))
-        arrays = read_npz(path, ("joints", "fps"))
+            return torch.from_numpy(files.read_array(str(path)))
+        arrays = files.read_arrays(str(path), needed=(), optional=("joints", "fps"))
         if "joints" not in arrays:
             raise self.refuse(path, "an array `joints`", "none", "Write it, [T, J, 3].")
         self.check_rate(path, arrays)
@@ -151,13 +250,12 @@ class ResultsLifter(Lifter):
             expected = f"{round(least) + 1} frames at {rate} for the clip's {frames} at {fps:g} fps"
             advice = f"Lift the whole clip; if the file has about {guess:.4g} fps, say --option lifter.fps=RATE."
             raise self.refuse(path, expected, len(found), advice)
-        at = torch.arange(frames, dtype=found.dtype) * step
-        low = at.floor().long().clamp_max(len(found) - 2)
-        return torch.lerp(found[low], found[low + 1], (at - low)[:, None, None])
+        longer = torch.cat((found, 2 * found[-1:] - found[-2:-1]))
+        return resample(longer, torch.arange(frames, dtype=torch.float64) * step)
 
     def _sized(self, path: Path, found: Tensor) -> Tensor:
         """The motion in metres: arbitrary scale fixed by the limbs, metric scale checked by them."""
-        ratio = placing.size_ratio(found, self.info.skeleton)
+        ratio = size_ratio(found, self.info.skeleton)
         if not ratio > 0:
             raise self.refuse(path, "a person with arms and legs", "none", f"Are these the results of {self.name}?")
         if self.description.scale == "arbitrary":
@@ -176,24 +274,25 @@ class ResultsLifter(Lifter):
         """The motion in the world of the clip."""
         frame = self.description.frame
         if frame == "own":
-            return placing.place_whole(found, keypoints, confidence, extrinsics)
+            return place_whole(found, keypoints, confidence, extrinsics)
         if self.description.root == "absolute":
             return found if frame == "world" else to_world(found, extrinsics)
         if frame == "world":
             found = found @ extrinsics[..., :3].transpose(-1, -2)
         found = found - found[:, :1]
-        placed = placing.place_root(found, keypoints, confidence, fps)
+        weight = confidence.double().square() * torch.isfinite(keypoints).all(-1)
+        placed = stand(found.double(), keypoints.double().nan_to_num(), weight, SMOOTHED * fps)
         if placed is None:
             what = "no frame with enough of them, or none in front of the camera"
             raise self.refuse(path, "keypoints that place the person", what, "Leave the clip out.")
-        return to_world(placed, extrinsics)
+        return to_world(placed.to(found.dtype), extrinsics)
 
     def _check_image(
         self, path: Path, found: tuple[Tensor, Tensor], keypoints: Tensor, confidence: Tensor, extrinsics: Tensor
     ) -> None:
         """Refuse poses that the keypoints of the clip contradict; found in their own frame, and as placed."""
         seen = to_camera(found[1], extrinsics)
-        alike = placing.agreement(seen, keypoints, confidence)
+        alike = agreement(seen, keypoints, confidence)
         if math.isnan(alike):
             return
         if alike < UNSURE:
@@ -202,7 +301,7 @@ class ResultsLifter(Lifter):
             what = f"poses that correlate with them by {alike:.2f}"
             advice = "Do the axes fit, and is it the clip's camera? Say lifter.frame and lifter.up where they differ."
             raise self.refuse(path, f"poses as the keypoints show, {ALIKE:g} or more", what, advice)
-        other = placing.agreement(seen[:, list(self.info.skeleton.mirror)], keypoints, confidence)
+        other = agreement(seen[:, list(self.info.skeleton.mirror)], keypoints, confidence)
         if other > alike + MIRRORED:
             what = f"poses that fit better with the sides exchanged ({other:.2f}, not {alike:.2f})"
             raise self.refuse(path, "left and right as in the keypoints", what, "Correct the order of the joints.")
@@ -234,3 +333,56 @@ class ResultsLifter(Lifter):
             what = "the person behind the camera" if behind > 0.5 else f"it {off:.1f} sizes of the person away"
             advice = "The lifter saw another camera: say --option lifter.root=relative, or lifter.frame=own."
             raise self.refuse(path, "the person where the keypoints are", what, advice)
+
+
+def size_ratio(positions: Tensor, skeleton: Skeleton) -> float:
+    """Median over the eight long bones of length (median over time) by `LIMBS`. [T, J, 3] -> 1 for the usual person."""
+    ratios = []
+    for joint, length in LIMBS.items():
+        for side in "lr":
+            end = skeleton.index(f"{side}_{joint}")
+            bone = positions[:, end] - positions[:, skeleton.parents[end]]
+            ratios.append(torch.linalg.vector_norm(bone, dim=-1).median() / length)
+    return float(torch.stack(ratios).median())
+
+
+def place_whole(positions: Tensor, keypoints: Tensor, confidence: Tensor, extrinsics: Tensor) -> Tensor:
+    """Turn a motion [T, J, 3] in a level world about its vertical and move it, so that it fits its keypoints best.
+
+    Each angle has its best translation in closed form; the best angle is searched in steps of 5, then 0.5 and 0.05
+    degrees. Extrinsics [T, 3, 4] are the clip's, and so is the world of what is returned.
+    """
+    points = keypoints.double().nan_to_num()
+    weight = confidence.double() * torch.isfinite(keypoints).all(-1)
+    camera, motion = extrinsics.double(), positions.double()
+    rows = camera[:, None, :2, :3] - points.unsqueeze(-1) * camera[:, None, 2:, :3]
+    rows = (rows * weight[..., None, None]).flatten(0, 2)
+    inverse = torch.linalg.pinv(rows)
+
+    def fit(angle: float) -> tuple[float, Tensor]:
+        turned = motion @ yaw_matrix(torch.tensor(angle, dtype=torch.float64)).T
+        seen = to_camera(turned, camera)
+        wanted = ((points * seen[..., 2:] - seen[..., :2]) * weight.unsqueeze(-1)).flatten()
+        moved = inverse @ wanted
+        return float((rows @ moved - wanted).square().sum()), turned + moved
+
+    best, width = 0.0, math.pi
+    for steps in (36, 10, 10):
+        angles = [best + width * step / steps for step in range(-steps, steps + 1)]
+        best, width = min(angles, key=lambda angle: fit(angle)[0]), width / steps
+    return fit(best)[1].to(positions.dtype)
+
+
+def agreement(seen: Tensor, keypoints: Tensor, confidence: Tensor) -> float:
+    """Correlation of camera points [T, J, 3] with keypoints, each about its middle: 1 the same pose, -1 upside down.
+
+    Place and size do not matter. The median over frames; nan where no frame has enough keypoints.
+    """
+    weight = (confidence.double() * torch.isfinite(keypoints).all(-1)).unsqueeze(-1)
+    total = weight.sum(-2, keepdim=True).clamp_min(1e-12)
+    parts = []
+    for points in (seen[..., :2].double(), keypoints.double().nan_to_num()):
+        parts.append(points - (weight * points).sum(-2, keepdim=True) / total)
+    product = [(weight * a * b).sum((-1, -2)) for a, b in ((parts[0], parts[1]), (parts[0],) * 2, (parts[1],) * 2)]
+    found = product[0] / (product[1] * product[2]).clamp_min(1e-24).sqrt()
+    return float(found[(weight > 0).sum((-1, -2)) >= FEWEST].nanmedian())

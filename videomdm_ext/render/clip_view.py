@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from videomdm_ext.data.card import Card
 from videomdm_ext.data.checking import examine
 from videomdm_ext.data.damage_image import project
 from videomdm_ext.data.findings import Finding
-from videomdm_ext.data.layout import SPLITS, read_card, read_ids
+from videomdm_ext.data.folder import SPLITS, Card, read_card, read_ids
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.motion.features import decode
 from videomdm_ext.motion.skeletons import Skeleton, by_name

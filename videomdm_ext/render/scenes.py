@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from videomdm_ext.data.clip import Array, Clip
+from videomdm_ext.data.clip import Clip
+from videomdm_ext.data.files import Array
 from videomdm_ext.geometry.cameras import to_camera, to_world
 from videomdm_ext.motion.features import decode
 from videomdm_ext.render.page import Scene, Track, View

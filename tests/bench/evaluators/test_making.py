@@ -9,7 +9,7 @@ import torch
 
 from videomdm_ext import plugins
 from videomdm_ext.bench.evaluators.base import Evaluator, Ground, UnavailableError, make_all
-from videomdm_ext.data.card import Card
+from videomdm_ext.data.folder import Card
 from videomdm_ext.errors import PluginError
 from videomdm_ext.hookspecs import hookimpl
 

@@ -13,7 +13,7 @@ from people import real_motions
 
 from videomdm_ext.bench.evaluators import t2m
 from videomdm_ext.bench.evaluators.base import Ground, UnavailableError
-from videomdm_ext.data.card import Card
+from videomdm_ext.data.folder import Card
 from videomdm_ext.errors import ConfigError, HostError
 from videomdm_ext.geometry.rotations import rotate_yaw_together
 from videomdm_ext.mdm import official

@@ -10,13 +10,14 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from videomdm_ext.data import files
 from videomdm_ext.data.folder import read_folder
 from videomdm_ext.data.importing import run_import
-from videomdm_ext.data.observing import Optics
 from videomdm_ext.data.sources.amass import AmassImporter
 from videomdm_ext.data.sources.base import ImportOptions
-from videomdm_ext.data.sources.body_models import read_model
+from videomdm_ext.data.synthetic_camera import Optics
 from videomdm_ext.errors import ConfigError, DatasetError
+from videomdm_ext.motion.body_models import read_model
 from videomdm_ext.motion.kinematics import bone_lengths
 from videomdm_ext.motion.skeletons import SMPL22
 
@@ -207,7 +208,7 @@ def test_a_body_model_of_other_shapes_is_refused(tmp_path):
     arrays, _ = body_arrays()
     np.savez(tmp_path / "model.npz", **{**arrays, "v_template": arrays["v_template"][:-1]})
     with pytest.raises(DatasetError, match="expected a body model of at least 22 joints"):
-        read_model(tmp_path / "model.npz")
+        read_model(tmp_path / "model.npz", files.read_only)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -218,9 +219,9 @@ def test_a_pickled_model_gives_the_same_joints_through_smplx(tmp_path):
     arrays |= {"weights": np.ones((vertices, 24)) / 24, "posedirs": np.zeros((vertices, 3, 207))}
     arrays["f"] = np.zeros((4, 3), dtype=np.int64)
     (tmp_path / "SMPL_MALE.pkl").write_bytes(pickle.dumps(arrays))
-    model = read_model(tmp_path / "SMPL_MALE.pkl")
+    model = read_model(tmp_path / "SMPL_MALE.pkl", files.read_only)
     betas = torch.linspace(-1, 1, 10).double()
     np.testing.assert_allclose(model.rest(betas).numpy(), REST + shapes @ betas.numpy(), atol=1e-5)
     (tmp_path / "SMPL_FEMALE.pkl").write_bytes(b"nothing")
     with pytest.raises(DatasetError, match=r"SMPL_FEMALE\.pkl: expected a body model"):
-        read_model(tmp_path / "SMPL_FEMALE.pkl")
+        read_model(tmp_path / "SMPL_FEMALE.pkl", files.read_only)

@@ -15,10 +15,9 @@ from scipy.spatial.transform import Rotation
 
 from videomdm_ext.data.folder import read_folder
 from videomdm_ext.data.importing import run_import
-from videomdm_ext.data.observing import Optics
 from videomdm_ext.data.sources.base import ImportOptions
-from videomdm_ext.data.sources.bvh import BvhImporter
-from videomdm_ext.data.sources.bvh_takes import Reading, read_header, read_take
+from videomdm_ext.data.sources.bvh import BvhImporter, Reading, read_header, read_take
+from videomdm_ext.data.synthetic_camera import Optics
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.motion.kinematics import bone_lengths
 from videomdm_ext.motion.skeletons import SMPL22

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,9 +12,8 @@ from people import real_motions
 from videomdm_ext.data.folder import read_clip
 from videomdm_ext.data.importing import run_import
 from videomdm_ext.data.sources.base import ImportOptions
-from videomdm_ext.data.sources.fit3d import Fit3DImporter, caption_of, grouped
-from videomdm_ext.data.sources.fit3d_joints import smpl22_of
-from videomdm_ext.data.sources.fit3d_keypoints import Detected
+from videomdm_ext.data.sources.fit3d import Fit3DImporter, caption_of, grouped, smpl22_of
+from videomdm_ext.data.sources.fit3d_files import Detected
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.motion.features import decode
 from videomdm_ext.motion.skeletons import SMPL22
@@ -190,34 +187,32 @@ def test_results_of_a_lifter_are_the_teachers(tmp_path):
     torch.testing.assert_close(found, centre + 1.1 * (seen.truth - centre), atol=1e-4, rtol=0)
 
 
-def test_joints_of_body_models_replace_the_25(tmp_path, monkeypatch):
-    """A stand-in for smplx: every joint is the translation, turned by the global rotation's first column."""
-
-    def build_layer(folder, *, model_type, gender, num_betas, use_pca):
-        assert (folder, model_type, gender) == ("models", "smplx", "neutral")
-
-        def layer(*, betas, global_orient, body_pose, transl):
-            assert global_orient.shape[1:] == (1, 3, 3)
-            assert body_pose.shape[1:] == (21, 3, 3)
-            assert len(betas) == len(transl)
-            return SimpleNamespace(joints=transl[:, None] + 0.1 * global_orient[:, :, :, 0].expand(-1, 30, 3))
-
-        return layer
-
-    monkeypatch.setitem(sys.modules, "smplx", SimpleNamespace(build_layer=build_layer))
-    source = write_source(tmp_path / "source")
+def test_joints_of_a_body_model_replace_the_25(tmp_path):
+    """A body of one shape parameter, turned by a quarter about z and moved, against its joints at rest."""
+    random = np.random.default_rng(0)
+    regressor = random.random((55, 80))
+    resting, shape = random.normal(size=(55, 3)), random.normal(size=(80, 3, 10))
+    parts = {"J_regressor": regressor, "v_template": np.linalg.pinv(regressor) @ resting, "shapedirs": shape}
+    np.savez(tmp_path / "SMPLX_NEUTRAL.npz", **parts)
     folder = tmp_path / "source" / "train" / "s03" / "smplx"
+    source = write_source(tmp_path / "source")
     folder.mkdir()
     frames = 100
     moved = np.stack((np.arange(frames), np.zeros(frames), np.ones(frames)), -1)
     quarter = np.tile((0, 0, np.pi / 2), (frames, 1))  # x becomes y
-    stored = {"transl": moved.tolist(), "global_orient": quarter.tolist(), "betas": [[0.0] * 10]}
-    stored["body_pose"] = np.tile(np.eye(3), (frames, 21, 1, 1)).tolist()
+    betas = np.eye(10)[:1]
+    stored = {"transl": moved.tolist(), "global_orient": quarter.tolist(), "betas": betas.tolist()}
+    rest = (resting + np.einsum("jv,vcs,s->jc", regressor, shape, betas[0]))[:22]
+    x, y, z = (rest - rest[0]).T
+    z_up = np.stack((-y, x, z), -1) + rest[0] + moved[:, None]
+    expected = np.stack((z_up[..., 0], z_up[..., 2], -z_up[..., 1]), -1)
+    for body in (np.tile(np.eye(3), (frames, 21, 1, 1)), np.zeros((frames, 63))):  # matrices, or rotation vectors
+        (folder / "squat.json").write_text(json.dumps({**stored, "body_pose": body.tolist()}))
+        importer = Fit3DImporter(source, ImportOptions(extra={"smpl": str(tmp_path)}))
+        np.testing.assert_allclose(importer._take("s03", "squat"), expected, atol=1e-4)
     (folder / "squat.json").write_text(json.dumps(stored))
-    importer = Fit3DImporter(source, ImportOptions(extra={"smpl": "models"}))
-    found = importer._take("s03", "squat")
-    assert found.shape == (frames, 22, 3)
-    np.testing.assert_allclose(found[7, 3], (7, 1, -0.1), atol=1e-6)  # (7, 0.1, 1) with z up
+    with pytest.raises(DatasetError, match=r"squat\.json: expected numbers body_pose"):
+        Fit3DImporter(source, ImportOptions(extra={"smpl": str(tmp_path)}))._take("s03", "squat")
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ import pytest
 import torch
 from filmed import film
 
-from videomdm_ext.data import ground
-from videomdm_ext.data.video.importer import upright
+from videomdm_ext.data.motions import FLOOR, floor_height
+from videomdm_ext.data.video import placing as ground
+from videomdm_ext.data.video.placing import upright
 from videomdm_ext.motion.skeletons import SMPL22
 
 
@@ -80,7 +81,7 @@ def test_upright_motion_stands_on_the_floor_and_its_camera_sees_the_same_picture
     world, camera = upright(torch.from_numpy(one.seen), torch.from_numpy(one.rotation[:, 1].copy()))
     again = world.numpy() @ camera[:, :3].numpy().T + camera[:, 3].numpy()
     assert np.allclose(again, one.seen)
-    heights = one.true[..., 1] - np.quantile(one.true[..., 1].min(1), ground.FLOOR)
+    heights = one.true[..., 1] - np.quantile(one.true[..., 1].min(1), FLOOR)
     assert np.allclose(world[..., 1].numpy(), heights, atol=1e-9)
 
 
@@ -88,5 +89,5 @@ def test_the_floor_is_not_fooled_by_a_single_wrong_frame():
     one = torch.from_numpy(film("walk").true)
     wrong = one.clone()
     wrong[7, 10, 1] -= 1.5
-    assert ground.floor_height(wrong) == pytest.approx(ground.floor_height(one), abs=0.02)
-    assert ground.floor_height(torch.from_numpy(film("jump").true)) == pytest.approx(0.0, abs=0.03)
+    assert floor_height(wrong) == pytest.approx(floor_height(one), abs=0.02)
+    assert floor_height(torch.from_numpy(film("jump").true)) == pytest.approx(0.0, abs=0.03)

@@ -7,22 +7,13 @@ import pytest
 from clips import motion
 from filmed import blaze
 
-from videomdm_ext.data.sources.joint_maps import (
-    BLAZEPOSE33,
-    BY_COUNT,
-    COCO17,
-    LAYOUTS,
-    confidence22,
-    layout_named,
-    to_smpl22,
-)
-from videomdm_ext.errors import ConfigError
+from videomdm_ext.motion.joint_maps import BLAZEPOSE33, BY_COUNT, COCO17, DETECTORS, LAYOUTS, confidence22, to_smpl22
 from videomdm_ext.motion.skeletons import SMPL22
 
 DIRECT = [f"{side}_{part}" for side in "lr" for part in ("hip", "knee", "ankle", "shoulder", "elbow", "wrist")]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=str)
+@pytest.mark.parametrize("layout", DETECTORS, ids=[layout.name for layout in DETECTORS])
 def test_shares_add_up_so_that_a_moved_person_stays_the_same_person(layout):
     points = np.random.default_rng(0).standard_normal((len(layout.joints), 3))
     shift = np.array((1.0, -2.0, 3.0))
@@ -40,7 +31,7 @@ def test_direct_joints_are_where_each_detector_has_them(layout, left_wrist, righ
         assert np.array_equal(found[SMPL22.index(joint)], points[index])
 
 
-@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=str)
+@pytest.mark.parametrize("layout", DETECTORS, ids=[layout.name for layout in DETECTORS])
 def test_exchanging_the_detectors_sides_exchanges_the_sides_of_the_result(layout):
     other = {"l": "r", "r": "l"}
     swap = [layout.index(other[j[0]] + j[1:]) if j[1] == "_" else layout.index(j) for j in layout.joints]
@@ -95,8 +86,3 @@ def test_layouts_have_as_many_joints_as_their_files():
         26: 26,
         33: 33,
     }
-
-
-def test_an_unknown_layout_is_refused_with_the_known_ones():
-    with pytest.raises(ConfigError, match="coco17"):
-        layout_named("coco18", "--joints")

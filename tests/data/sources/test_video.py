@@ -11,25 +11,24 @@ import pytest
 import torch
 from filmed import FOCAL, SIZE, film, write_detections, write_gif, write_source
 
-from videomdm_ext.data.folder import read_clip
+from videomdm_ext.data.folder import read_card, read_clip
 from videomdm_ext.data.importing import run_import
-from videomdm_ext.data.layout import read_card
+from videomdm_ext.data.motions import interpolate_confidence
 from videomdm_ext.data.sources.base import ImportOptions
-from videomdm_ext.data.sources.joint_maps import BLAZEPOSE33, COCO17, to_smpl22
-from videomdm_ext.data.video import mediapipe_pose
+from videomdm_ext.data.texts import Caption, caption_table
 from videomdm_ext.data.video import watch as video_watch
 from videomdm_ext.data.video.calibration import camera_of, read_calibration
-from videomdm_ext.data.video.captions import Caption, captions_of, read_captions
-from videomdm_ext.data.video.cutting import LONGEST, Stretch, confidence_at, cut
+from videomdm_ext.data.video.cutting import LONGEST, Stretch, cut
 from videomdm_ext.data.video.detections import Detections
 from videomdm_ext.data.video.frames import frames, open_video
-from videomdm_ext.data.video.importer import VideoImporter
-from videomdm_ext.data.video.mediapipe_pose import Found, find_people
+from videomdm_ext.data.video.importer import VideoImporter, captions_of
 from videomdm_ext.data.video.people import choose, follow, histogram, segments
-from videomdm_ext.data.video.placing import corrected, find_lens, lens_of, reprojection, stand, turned
+from videomdm_ext.data.video.placing import corrected, find_lens, in_front, lens_of, reprojection, turned
+from videomdm_ext.data.video.watch import Found, find_people
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.geometry import cameras
 from videomdm_ext.motion.features import decode
+from videomdm_ext.motion.joint_maps import BLAZEPOSE33, COCO17, to_smpl22
 from videomdm_ext.motion.kinematics import heading
 from videomdm_ext.motion.skeletons import SMPL22
 
@@ -153,9 +152,9 @@ def test_a_pose_is_placed_where_it_was_also_far_from_the_middle_of_the_picture()
     body = torch.from_numpy(to_smpl22(one.world, BLAZEPOSE33))
     image = cameras.normalise(torch.from_numpy(to_smpl22(one.pixels, BLAZEPOSE33)), lens_of(FOCAL, SIZE, "").intrinsics)
     weight = torch.ones(image.shape[:2]).double()
-    placed = stand(turned(body, image, SMPL22), image, weight, 25.0, "clip")
+    placed = in_front(turned(body, image, SMPL22), image, weight, 25.0, "clip")
     assert np.linalg.norm(placed.numpy() - one.seen, axis=-1)[:, DIRECT].max() < 0.05  # depth is smoothed
-    without = stand(body, image, weight, 25.0, "clip")
+    without = in_front(body, image, weight, 25.0, "clip")
     assert reprojection(without, image, weight) > 4 * reprojection(placed, image, weight)
 
 
@@ -165,7 +164,7 @@ def test_frames_without_keypoints_stand_between_their_neighbours():
     image = cameras.normalise(torch.from_numpy(to_smpl22(one.pixels, BLAZEPOSE33)), lens_of(FOCAL, SIZE, "").intrinsics)
     weight = torch.ones(image.shape[:2]).double()
     weight[20:25] = 0
-    placed = stand(turned(body, image, SMPL22), image, weight, 25.0, "clip")
+    placed = in_front(turned(body, image, SMPL22), image, weight, 25.0, "clip")
     assert np.linalg.norm(placed.numpy() - one.seen, axis=-1)[20:25, DIRECT].max() < 0.1
 
 
@@ -189,7 +188,7 @@ def test_a_person_behind_the_camera_is_refused():
     body = torch.from_numpy(to_smpl22(film("walk").world, BLAZEPOSE33))
     image = (body[..., :2] / 0.1).clamp(-4, 4)
     with pytest.raises(DatasetError, match="in front of the camera"):
-        stand(body, -image, torch.ones(image.shape[:2]).double(), 25.0, "clip")
+        in_front(body, -image, torch.ones(image.shape[:2]).double(), 25.0, "clip")
 
 
 def test_qualisys_and_toml_files_of_one_camera_agree(tmp_path):
@@ -360,7 +359,7 @@ def test_a_caption_of_a_part_makes_a_clip_of_that_part():
 def test_captions_are_found_by_file_name_and_by_stem(tmp_path):
     place = tmp_path / "captions.txt"
     place.write_text("a.mp4\tone.\na\ttwo.\t1.5\t3\n\nb\tthree.\n", encoding="utf-8")
-    found = read_captions(str(place))
+    found = caption_table(str(place))
     assert captions_of(found, "x/a.mp4", str(place)) == [Caption("one."), Caption("two.", 1.5, 3.0)]
     with pytest.raises(DatasetError, match=r"Add a line c.mov<tab>CAPTION"):
         captions_of(found, "x/c.mov", str(place))
@@ -373,11 +372,11 @@ def test_lines_that_are_no_captions_are_refused_with_their_number(tmp_path, line
     place = tmp_path / "captions.txt"
     place.write_text(f"b\tfine.\n{line}\n", encoding="utf-8")
     with pytest.raises(DatasetError, match="line 2"):
-        read_captions(str(place))
+        caption_table(str(place))
 
 
 def test_confidence_between_frames_falls_where_one_lacks_the_joint():
-    found = confidence_at(
+    found = interpolate_confidence(
         np.array((0.0, 0.25, 0.5, 0.75, 1.0)), np.array((0.0, 0.5, 1.0)), np.array([[0.8], [0.8], [0.0]])
     )
     assert found[:, 0] == pytest.approx((0.8, 0.8, 0.8, 0.2, 0.0))
@@ -467,7 +466,7 @@ def test_other_detectors_keypoints_are_used_with_mediapipes_depth(tmp_path, monk
 
         return find
 
-    monkeypatch.setattr(mediapipe_pose, "engine", engine)
+    monkeypatch.setattr(video_watch, "engine", engine)
     extra = {"detections": str(found), "format": "openpose", "focal": str(FOCAL)}
     source = VideoImporter(str(videos), ImportOptions(captions=str(captions), extra=extra))
     recording = source.read(source.members()[0])
@@ -538,7 +537,7 @@ def test_people_are_found_one_after_the_other_also_small_ones_in_a_half():
 
 def test_mediapipe_sees_nobody_in_an_empty_picture():
     pytest.importorskip("mediapipe", reason="needs the extra video")
-    assert find_people(np.full((120, 160, 3), 90, np.uint8), mediapipe_pose.engine(following=False)) == []
+    assert find_people(np.full((120, 160, 3), 90, np.uint8), video_watch.engine(following=False)) == []
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")

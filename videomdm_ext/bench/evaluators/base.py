@@ -17,9 +17,7 @@ import torch
 from torch import Tensor
 
 from videomdm_ext import plugins
-from videomdm_ext.data.card import Card
-from videomdm_ext.data.folder import read_clip
-from videomdm_ext.data.layout import read_ids
+from videomdm_ext.data.folder import Card, read_clip, read_ids
 from videomdm_ext.errors import PluginError, VideoMDMError
 from videomdm_ext.mdm.checkout import Checkout
 from videomdm_ext.motion.features import decode

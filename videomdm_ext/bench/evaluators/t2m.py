@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.bench.evaluators.base import Evaluator, Ground, UnavailableError
-from videomdm_ext.data.sources.captions import read_captions, stems
-from videomdm_ext.data.tagging import find_tagger
-from videomdm_ext.data.texts import Tagger
+from videomdm_ext.data.files import stems
+from videomdm_ext.data.texts import Tagger, find_tagger, read_captions
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.hookspecs import Register, hookimpl
 from videomdm_ext.mdm import official

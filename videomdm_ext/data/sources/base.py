@@ -1,19 +1,45 @@
-"""The contract of importers: list what a source holds without reading it all, then read one clip at a time."""
+"""The contract of importers: list what a source holds without reading it all, then read one clip at a time.
+
+Beside the base class: `TakesImporter` for folders of long takes, which are cut to clips, and the results of a lifter
+that ran elsewhere (`read_results`).
+"""
 
 import math
+import re
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
-from videomdm_ext.data.observing import PREFIX, Optics, lifter_options, options_for_lifter
-from videomdm_ext.data.recording import Recording
+import blobfile as bf
+import torch
+from torch import Tensor
+
+from videomdm_ext.data import files
+from videomdm_ext.data.clip import Recording
+from videomdm_ext.data.synthetic_camera import (
+    PREFIX,
+    Optics,
+    lifter_options,
+    observe,
+    options_for_lifter,
+    own_generator,
+)
+from videomdm_ext.data.texts import Words, caption_table
 from videomdm_ext.errors import ConfigError, DatasetError
+from videomdm_ext.geometry.cameras import to_world
 from videomdm_ext.motion.kinematics import RAW, HeadingRule
 from videomdm_ext.motion.skeletons import SMPL22, Skeleton
 
 SHARES = (0.8, 0.05, 0.15)
 """Of the trials, for training, validation and test."""
+LONGEST = 196
+"""Frames of a clip at most, as in HumanML3D."""
+FRAMES_OF = ("camera", "world")
+"""Whose axes a lifter's results are in: the camera's (x right, y down, z forward) or the world's (y up)."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +101,7 @@ class Importer(ABC):
 
     def __init__(self, source: str, options: ImportOptions) -> None:
         self.source, self.options = source, options
-        self.tagged: dict[str, Sequence[tuple[str, str]]] = {}
+        self.tagged: dict[str, Words] = {}
         """Words with their part of speech of the captions read last, where the source has them."""
         self._check_extras()
 
@@ -128,6 +154,174 @@ class Importer(ABC):
         """The name of the lifter that the card will show."""
         return self.has_lifter or self.options.lifter
 
+    @cached_property
+    def given(self) -> Mapping[str, tuple[str, ...]]:
+        """Captions of --captions by the name in their first column; those of a part of a clip are left out."""
+        table = caption_table(self.options.captions) if self.options.captions else {}
+        return {name: tuple(c.text for c in captions if c.is_whole) for name, captions in table.items()}
+
     def refuse(self, place: object, expected: object, found: object, advice: str) -> DatasetError:
         """An error in the usual words."""
         return DatasetError(f"{place}: expected {expected}, found {found}. {advice}")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Part `number` of `count` of the take in the file `path`, at camera `view`."""
+
+    path: Path
+    number: int
+    count: int
+    view: int
+
+    def cut(self, positions: Tensor) -> Tensor:
+        """This part's frames of the whole take [T, J, 3]; the parts are equally long, within a frame."""
+        edges = [round(len(positions) * k / self.count) for k in (self.number, self.number + 1)]
+        return positions[edges[0] : edges[1]]
+
+
+class TakesImporter(Importer):
+    """Files of long takes below a folder, seen by seeded orbit cameras. A subclass reads a take and its length.
+
+    Clips are named NAME, NAME_s0 ... of a long take, NAME_v0 ... for several views; the parts of a take stay on one
+    side of the split.
+    """
+
+    ending: ClassVar[str]
+    _last: tuple[Path, Tensor] | None = None
+
+    @abstractmethod
+    def length(self, path: Path) -> int:
+        """Frames of a take at `fps`, read without its motion."""
+
+    @abstractmethod
+    def read_take(self, path: Path) -> Tensor:
+        """The whole take [T, J, 3] at `fps`: metres, y up, floor at 0."""
+
+    def members(self) -> Sequence[Member]:
+        """One for every piece of every file and every view; what cannot be read is one, and refused later."""
+        found = []
+        for path, name in self.takes.items():
+            try:
+                frames = self.length(path)
+            except (DatasetError, OSError):
+                frames = 1
+            count, views = max(math.ceil(frames / LONGEST), 1), self.options.views
+            for number in range(count):
+                for view in range(views):
+                    own = f"{name}{f'_s{number}' if count > 1 else ''}{f'_v{view}' if views > 1 else ''}"
+                    found.append(Member(own, trial=name, place=Piece(path, number, count, view)))
+        return found
+
+    def read(self, member: Member) -> Recording:
+        """A piece of a take as one camera saw it."""
+        piece: Piece = member.place
+        if self._last is None or self._last[0] != piece.path:  # its other pieces are asked for next
+            self._last = (piece.path, self.read_take(piece.path))
+        stem = self.stem(piece.path)
+        return observe(
+            member.id,
+            self.given.get(member.trial) or self.given.get(stem) or (neutral_caption(stem),),
+            piece.cut(self._last[1]),
+            skeleton=self.skeleton,
+            fps=self.fps,
+            optics=self.options.optics,
+            draw=own_generator(self.name, self.options.seed, member.id),
+        )
+
+    def stem(self, path: Path) -> str:
+        """What the name of a file says of its motion."""
+        return path.stem
+
+    @cached_property
+    def takes(self) -> Mapping[Path, str]:
+        """The files with an id for each: the stem, or the path where stems repeat.
+
+        Letters that an id cannot have become `_`. Links that lead out of the folder are left out.
+        """
+        folder = Path(self.source)
+        found = sorted(p for p in folder.rglob("*") if p.suffix.lower() == self.ending and p.is_file())
+        inside = [path for path in found if not files.leads_out(str(path), str(folder))]
+        stems = [_plain(path.stem) for path in inside]
+        times, taken = Counter(stems), set[str]()
+        named: dict[Path, str] = {}
+        for path, stem in zip(inside, stems, strict=True):
+            name = stem if times[stem] == 1 else _plain("_".join(path.relative_to(folder).with_suffix("").parts))
+            while name in taken:
+                name += "_"
+            taken.add(name)
+            named[path] = name
+        return named
+
+
+def _plain(name: str) -> str:
+    plain = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+    return plain if re.match(r"[A-Za-z0-9_]", plain) else f"_{plain}"
+
+
+def neutral_caption(stem: str) -> str:
+    """What the words of a file's name say: `Aeroplane_FW2` gives "a person moves: aeroplane fw."."""
+    split = re.sub(r"([a-z])([A-Z])", r"\1 \2", stem)
+    words = " ".join(re.findall(r"[^\W\d_]{2,}", split)).lower()
+    return f"a person moves: {words}." if words else "a person moves."
+
+
+def y_up(positions: Tensor) -> Tensor:
+    """Positions [..., 3] of a world with z up in one with y up: (x, y, z) becomes (x, z, -y)."""
+    x, y, z = positions.unbind(-1)
+    return torch.stack((x, z, -y), -1)
+
+
+def read_results(folder: str, names: tuple[str, ...], *joints: int) -> tuple[str, Tensor]:
+    """The first of these names that has a file DIR/NAME.npy, or DIR/NAME.npz with `joints`, and its [T, J, 3].
+
+    J is one of `joints`. DatasetError where there is none, or where it is of another shape or has gaps.
+    """
+    for name in names:
+        for ending in (".npy", ".npz"):
+            place = bf.join(folder, files.checked_id(name, folder) + ending)
+            if bf.exists(place):
+                return name, _checked(place, joints)
+    raise DatasetError(
+        f"{folder}: expected {names[0]}.npy [T, {joints[0]}, 3], what the lifter made of this clip, found none. "
+        "Lift the clip, or leave it out."
+    )
+
+
+def _checked(place: str, joints: tuple[int, ...]) -> Tensor:
+    if place.endswith(".npy"):
+        positions = torch.from_numpy(files.read_array(place))
+    else:
+        positions = torch.from_numpy(files.read_arrays(place, needed=("joints",))["joints"])
+    fits = positions.ndim == 3 and positions.shape[1] in joints and positions.shape[2] == 3
+    if not fits or not bool(torch.isfinite(positions).all()):
+        raise DatasetError(
+            f"{place}: expected joints [T, {' or '.join(map(str, joints))}, 3] without gaps, found "
+            f"{list(positions.shape)} or NaN. Write the lifter's joints in the skeleton's order."
+        )
+    return positions
+
+
+def as_long_as(lifted: Tensor, frames: int, place: str) -> Tensor:
+    """Results for `frames` frames, of which the last may be missing: the motion then goes on as it was going."""
+    if len(lifted) == frames - 1 and frames > 2:
+        lifted = torch.cat((lifted, 2 * lifted[-1:] - lifted[-2:-1]))
+    if len(lifted) != frames:
+        raise DatasetError(
+            f"{place}: expected {frames - 1} or {frames} frames, as the clip has, found {len(lifted)}. "
+            "Lift the same frames at the same rate."
+        )
+    return lifted
+
+
+def placed(lifted: Tensor, frame: str, extrinsics: Tensor) -> Tensor:
+    """Positions [T, J, 3] of a lifter in the world of the camera [3, 4] or [T, 3, 4]."""
+    if frame == "world":
+        return lifted
+    return to_world(lifted, extrinsics if extrinsics.ndim == 3 else extrinsics.unsqueeze(0))
+
+
+def lifter_name(folder: str, given: str) -> str:
+    """What the card calls the lifter: as given, else after the folder."""
+    name = given or re.sub(r"[^a-z0-9_-]+", "-", bf.basename(folder.rstrip("/")).lower()).strip("-_")
+    return files.checked_id(name or "lifted", folder)

@@ -1,35 +1,94 @@
 """The importer `bvh`: a folder of BVH files of any known naming, seen by seeded orbit cameras.
 
-CMU (Hahne's conversions), 100STYLE, Mixamo, LAFAN1 and SFU are known by their joints' names (`bvh_names`), others by a
-map of the user's. Long takes are cut to pieces of at most 196 frames at 20 fps, which stay on one side of the split.
+CMU (Hahne's conversions), 100STYLE, Mixamo, LAFAN1 and SFU are known by their joints' names (`motion.joint_names`),
+others by a map of the user's. Long takes are cut to pieces of at most 196 frames at 20 fps, which stay on one side of
+the split. Parsing and kinematics are pybvh's; the text is looked at before pybvh reads it, so that a file that declares
+more than it holds is refused unread. BVH has no units and no upward axis: the unit is the one that makes the legs as
+long as a person's, the axis the one along which the person stands, in the rest pose and in motion.
 """
 
-from collections.abc import Mapping, Sequence
+import logging
+import math
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import torch
 import yaml
 from torch import Tensor
 
 from videomdm_ext.data import files
-from videomdm_ext.data.observing import observe, own_generator
-from videomdm_ext.data.recording import Recording
-from videomdm_ext.data.sources.base import Importer, Member
-from videomdm_ext.data.sources.bvh_names import Rules, rules_from
-from videomdm_ext.data.sources.bvh_takes import Reading, read_header, read_take
-from videomdm_ext.data.sources.captions import caption_table
-from videomdm_ext.data.sources.takes import Piece, captions_of, pieces, take_names
+from videomdm_ext.data.motions import grounded
+from videomdm_ext.data.sources.base import TakesImporter, y_up
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.hookspecs import Register, hookimpl
+from videomdm_ext.motion.joint_names import (
+    DROPPED_BONES,
+    TABLES,
+    Nodes,
+    Rules,
+    check_rules,
+    choose_table,
+    rules_from,
+    to_smpl,
+)
+from videomdm_ext.motion.skeletons import SMPL22
+
+logger = logging.getLogger(__name__)
 
 MAP_BYTES = 1 << 16
+FPS = 20.0
+HEADER_BYTES = 1 << 19
+FILE_BYTES = 1 << 28
+MOST_FRAMES = 400_000
+MOST_NODES = 1_000
+SLOWEST, FASTEST = 5.0, 1000.0
+"""Frames per second of a file."""
+UNITS = {"metres": 1.0, "centimetres": 0.01, "millimetres": 0.001, "inches": 0.0254, "CMU's units": 0.0254 / 0.45}
+LEGS = (0.55, 1.15)
+"""Metres from hip to ankle along the leg; no two units put the same file into this range."""
+UPRIGHT = 0.8
+"""A person stands along an axis when this share of the way from ankles to head is along it."""
+TALL = 1.25
+"""Legs from ankles to head, at least, of a person who stands; 1.7 are usual."""
+JUMP = 8.0
+"""m/s, of all joints together, between the first two frames: the first one is then a rest pose and no motion."""
 
 
-class BvhImporter(Importer):
+@dataclass(frozen=True)
+class Header:
+    """What a file declares."""
+
+    frames: int
+    fps: float
+    channels: int
+
+    @property
+    def length(self) -> int:
+        """Frames at 20 fps."""
+        return int((self.frames - 1) / self.fps * FPS + 1e-3) + 1
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How to read files: `rules` instead of the known tables; `scale`, metres in a unit, and `up` where given."""
+
+    rules: Rules | None = None
+    scale: float | None = None
+    up: str = ""
+
+
+class BvhImporter(TakesImporter):
     """BVH files below a folder; several views become clips NAME_v0, NAME_v1 ..."""
 
     name = "bvh"
+    ending = ".bvh"
     about = "A folder of BVH files (CMU, 100STYLE, Mixamo, LAFAN1, SFU or your own joint names)."
     sources = ("BVH motion capture, projected to orbit cameras",)
     extras: ClassVar[Mapping[str, str] | None] = {
@@ -38,45 +97,13 @@ class BvhImporter(Importer):
         "up": "their upward axis, y or z, by default told from the pose",
     }
 
-    def members(self) -> Sequence[Member]:
-        """One for every piece of every file and every view; a file that cannot be read is one, and refused later."""
-        found = []
-        for path, name in self._names.items():
-            try:
-                frames = read_header(path).length
-            except (DatasetError, OSError):
-                frames = 1
-            found += pieces(path, name, frames, self.options.views)
-        return found
+    def length(self, path: Path) -> int:
+        """Frames of a file at 20 fps, as it declares them."""
+        return read_header(path).length
 
-    def read(self, member: Member) -> Recording:
-        """A piece of a take as one camera saw it."""
-        piece: Piece = member.place
-        return observe(
-            member.id,
-            captions_of(piece.path, member.trial, self._given),
-            piece.cut(self._take(piece.path)),
-            skeleton=self.skeleton,
-            fps=self.fps,
-            optics=self.options.optics,
-            draw=own_generator(self.name, self.options.seed, member.id),
-        )
-
-    def _take(self, path: Path) -> Tensor:
-        """The whole take; the one read last is kept, as its pieces are asked for one after the other."""
-        if self._last is None or self._last[0] != path:
-            self._last = (path, read_take(path, self._reading))
-        return self._last[1]
-
-    _last: tuple[Path, Tensor] | None = None
-
-    @cached_property
-    def _names(self) -> Mapping[Path, str]:
-        return take_names(Path(self.source), ".bvh")
-
-    @cached_property
-    def _given(self) -> Mapping[str, tuple[str, ...]]:
-        return caption_table(self.options.captions) if self.options.captions else {}
+    def read_take(self, path: Path) -> Tensor:
+        """The take [T, 22, 3]."""
+        return read_take(path, self._reading)
 
     @cached_property
     def _reading(self) -> Reading:
@@ -94,6 +121,189 @@ class BvhImporter(Importer):
         except (yaml.YAMLError, RecursionError) as error:
             raise self.refuse(place, "YAML", f"other text ({error})", "Correct the map.") from error
         return rules_from(entries, place)
+
+
+def read_header(path: Path) -> Header:
+    """What the file declares, checked against its size."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(HEADER_BYTES)
+    nodes, channels, frames, seconds, end = _declarations(start)
+    if not start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"HIERARCHY") or not end:
+        raise _refuse(path, "a BVH file with HIERARCHY, Frames: and Frame Time:", "something else", "Export it again.")
+    if channels == 0 or nodes > MOST_NODES:
+        raise _refuse(path, f"up to {MOST_NODES} joints with channels", f"{nodes} and {channels}", "Export it again.")
+    if not 1 / FASTEST <= seconds <= 1 / SLOWEST:
+        found = f"{seconds:g} seconds"
+        raise _refuse(
+            path, f"a frame time of {1 / FASTEST:g} to {1 / SLOWEST:g}", found, "Correct the line Frame Time."
+        )
+    room = (size - end) // 2 + 1
+    if not 2 <= frames <= MOST_FRAMES or frames * channels > room or size > FILE_BYTES:
+        raise _refuse(
+            path,
+            f"2 to {MOST_FRAMES} frames, all of them in at most {FILE_BYTES >> 20} MB",
+            f"{frames} frames of {channels} channels declared in {size} bytes",
+            "The file is cut off, or not one take; export it again.",
+        )
+    return Header(frames, 1 / _snapped(seconds), channels)
+
+
+def _declarations(start: bytes) -> tuple[int, int, int, float, int]:
+    """Nodes, channels, frames, seconds a frame, and where the motion begins; 0 where that is not said."""
+    nodes, channels, frames, at = 0, 0, 0, 0
+    for line in start.split(b"\n"):
+        at += len(line) + 1
+        words = line.split(maxsplit=3)
+        kind = words[0] if words else b""
+        nodes += kind in (b"ROOT", b"JOINT", b"End")
+        if kind == b"CHANNELS" and len(words) > 1:
+            channels += int(_number(words[1][:4]))
+        elif kind == b"Frames:" and len(words) > 1:
+            frames = int(_number(words[1][:18]))
+        elif words[:2] == [b"Frame", b"Time:"] and len(words) > 2:
+            return nodes, channels, frames, _number(words[2][:30]), at
+    return nodes, channels, frames, 0.0, 0
+
+
+def _number(text: bytes) -> float:
+    """The number that a word says, 0 for another word."""
+    try:
+        value = float(text)
+    except ValueError:
+        return 0.0
+    return value if math.isfinite(value) else 0.0
+
+
+def _snapped(seconds: float) -> float:
+    """A frame time written with few digits as the whole rate that is meant."""
+    rate = round(1 / seconds)
+    return 1 / rate if abs(rate * seconds - 1) < 1e-3 else seconds
+
+
+def read_take(path: Path, reading: Reading) -> Tensor:
+    """The take as 22 SMPL joints at 20 fps, metres, y up, floor at 0. -> float32 [T, 22, 3]"""
+    header = read_header(path)
+    bvh = _parsed(path)
+    nodes = Nodes.of(_node_names(bvh))
+    table = "the given map" if reading.rules else choose_table(nodes, str(path))
+    rules = reading.rules or TABLES[table]
+    if reading.rules:
+        check_rules(rules, nodes, str(path))
+    if table == "cmu":
+        _put_back(bvh, nodes)
+    rest = to_smpl(torch.from_numpy(bvh.rest_pose_positions()), nodes, rules)
+    start = to_smpl(torch.from_numpy(bvh[: min(2, header.frames)].node_positions()), nodes, rules)
+    unit, scale = _unit(start[-1], reading, path)
+    if _jumps(start * scale, header.fps):
+        bvh, unit = bvh[1:], f"{unit}, without the rest pose in the first frame"
+    positions = to_smpl(torch.from_numpy(_at_20_fps(bvh, header.fps).node_positions()), nodes, rules) * scale
+    if not bool(torch.isfinite(positions).all()):
+        raise _refuse(path, "numbers", "NaN or infinite ones", "Export it again.")
+    up = reading.up or _upward(rest * scale, positions, path)
+    logger.info("%s: joints of %s, %s, %s up, %d frames", path, table, unit, up, len(positions))
+    return grounded(y_up(positions) if up == "z" else positions).float()
+
+
+def _parsed(path: Path) -> Any:
+    """pybvh's record of the file."""
+    try:
+        pybvh = import_module("pybvh")
+    except ImportError as error:
+        advice = 'Install it: pip install -e ".[import]" -c constraints.txt'
+        raise _refuse(path, "the package pybvh to read it with", "none", advice) from error
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        place = path
+        if path.suffix != ".bvh":  # pybvh knows no other ending
+            place = Path(shutil.copyfile(path, Path(folder) / "take.bvh"))
+        try:
+            return pybvh.read_bvh_file(place, world_up="+y")
+        except (ValueError, IndexError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
+            advice = "Export it with rotations in all joints and a position in the root only."
+            raise _refuse(path, "a BVH file", f"one that cannot be read ({str(error)[:200]})", advice) from error
+
+
+def _node_names(bvh: Any) -> list[str]:
+    """Names of joints, and NAME/end for end sites; of several below one joint only the first can be named."""
+    return [f"{node.parent.name}/end" if node.is_end_site() else node.name for node in bvh.nodes]
+
+
+def _put_back(bvh: Any, nodes: Nodes) -> None:
+    """Give the bones that Hahne's conversion drops their lengths again."""
+    offsets = {name: bvh.nodes[nodes.index(name)].offset.copy() for rule in DROPPED_BONES.values() for name in rule[:2]}
+    for joint, (empty, like, factor) in DROPPED_BONES.items():
+        if not offsets[empty].any():
+            bvh.nodes[nodes.index(joint)].offset = factor * offsets[like]
+
+
+def _leg(pose: Tensor) -> float:
+    """Length of a leg from hip to ankle, mean of both. pose [22, 3]"""
+    hips, knees, ankles = (
+        pose[[SMPL22.index(f"{side}_{joint}") for side in "lr"]] for joint in ("hip", "knee", "ankle")
+    )
+    return float(((hips - knees).norm(dim=-1) + (knees - ankles).norm(dim=-1)).mean())
+
+
+def _unit(pose: Tensor, reading: Reading, path: Path) -> tuple[str, float]:
+    """The unit of length by name, and how many metres it has."""
+    if reading.scale:
+        return f"{reading.scale:g} m a unit, as given", reading.scale
+    leg = _leg(pose)
+    for name, scale in UNITS.items():
+        if LEGS[0] <= leg * scale <= LEGS[1]:
+            return f"{name} (legs of {leg * scale:.2f} m)", scale
+    raise _refuse(
+        path,
+        f"legs of {LEGS[0]:g} to {LEGS[1]:g} m in {', '.join(UNITS)}",
+        f"legs of {leg:.4g} units",
+        "Say how many metres a unit has with --option scale=NUMBER.",
+    )
+
+
+def _jumps(start: Tensor, fps: float) -> bool:
+    step = (start[-1] - start[0]).norm(dim=-1).mean()
+    return len(start) == 2 and float(step * fps) > JUMP
+
+
+def _at_20_fps(bvh: Any, fps: float) -> Any:
+    every = round(fps / FPS)
+    return bvh[::every] if every >= 1 and abs(fps / FPS - every) < 1e-3 else bvh.resample(FPS)
+
+
+def _upward(rest: Tensor, positions: Tensor, path: Path) -> str:
+    """The axis, y or z, along which the person stands: rest [22, 3], positions [T, 22, 3], metres."""
+    leg = _leg(positions[0])
+    standing, moving = _axis(rest[None], leg, 1.0), _axis(positions, leg, 0.6)
+    if standing and moving and standing != moving:
+        found = f"a rest pose that stands along {standing} and a motion along {moving}"
+        raise _refuse(path, "one upward axis", found, "Name it with --option up=y or --option up=z.")
+    found = moving or standing
+    if found not in ("y", "z"):
+        raise _refuse(
+            path,
+            "a person who stands along y or z",
+            f"one along {found or 'none'}",
+            "Name the axis with --option up=y.",
+        )
+    return found
+
+
+def _axis(positions: Tensor, leg: float, share: float) -> str:
+    """The axis along which the head is over the ankles in this share of the frames; empty where there is none."""
+    ankles = positions[:, [SMPL22.index("l_ankle"), SMPL22.index("r_ankle")]].mean(1)
+    body = positions[:, SMPL22.index("head")] - ankles
+    length = body.norm(dim=-1)
+    for axis, name in enumerate("xyz"):
+        for sign, mark in ((1.0, ""), (-1.0, "-")):
+            upright = (sign * body[:, axis] >= UPRIGHT * length) & (length >= TALL * leg)
+            if float(upright.float().mean()) >= share:
+                return mark + name
+    return ""
+
+
+def _refuse(path: Path, expected: str, found: str, advice: str) -> DatasetError:
+    return DatasetError(f"{path}: expected {expected}, found {found}. {advice}")
 
 
 @hookimpl

@@ -10,7 +10,7 @@ SOURCE may also be the folder `train` itself, or lie above a folder `fit3d`. A t
 where none are annotated, into parts of at most 196 frames at 20 fps, and every part is a clip for each camera. T is the
 camera's place: X_camera = R (X_world - T). Keypoints are the projected motion on the normalised plane, where no lens
 distorts; the intrinsics, for drawing, are those of the undistorted image where the source has them. With --option
-keypoints=DIR they are what a detector found in the videos (`fit3d_keypoints`).
+keypoints=DIR they are what a detector found in the videos (`fit3d_files`).
 
 What is public does not say beyond doubt on which side joints 1 to 3 and 11 to 13 are. They are taken as Human3.6M's
 (right leg, left leg, left arm, right arm) and checked: toes point ahead (`sides_of`). Only the train split has a truth;
@@ -29,23 +29,40 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.data import files
-from videomdm_ext.data.recording import Recording, frames_at, resample
-from videomdm_ext.data.sources.base import Importer, ImportOptions, Member
-from videomdm_ext.data.sources.captions import caption_table, stems
-from videomdm_ext.data.sources.fit3d_files import Info, numbers, read_camera, read_info, read_json, read_lens
-from videomdm_ext.data.sources.fit3d_joints import smpl22_of
-from videomdm_ext.data.sources.fit3d_keypoints import Detected, check_alike, read_detected
-from videomdm_ext.data.sources.fit3d_smplx import smplx_joints
-from videomdm_ext.data.sources.joints import y_up
-from videomdm_ext.data.sources.results import FRAMES_OF, as_long_as, lifter_name, placed, read_results
+from videomdm_ext.data.clip import Recording
+from videomdm_ext.data.motions import frames_at, resample
+from videomdm_ext.data.sources.base import (
+    FRAMES_OF,
+    LONGEST,
+    Importer,
+    ImportOptions,
+    Member,
+    as_long_as,
+    lifter_name,
+    placed,
+    read_results,
+    y_up,
+)
+from videomdm_ext.data.sources.fit3d_files import (
+    Detected,
+    Info,
+    body_joints,
+    check_alike,
+    numbers,
+    read_camera,
+    read_detected,
+    read_info,
+    read_lens,
+    read_object,
+)
 from videomdm_ext.data.video.detections import FORMATS
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.geometry.cameras import project, to_pixels
 from videomdm_ext.hookspecs import Register, hookimpl
+from videomdm_ext.motion import joint_maps
+from videomdm_ext.motion.skeletons import SMPL22
 
 SOURCE_FPS = 50.0
-LONGEST = 196
-"""Frames of a part at 20 fps, without the one that is dropped."""
 
 
 class Fit3DImporter(Importer):
@@ -158,7 +175,7 @@ class Fit3DImporter(Importer):
 
     def _actions(self, subject: str) -> list[str]:
         """Takes of a subject: those that are here, and those that should be."""
-        here = stems(bf.join(self._root, subject, "joints3d_25"), ".json")
+        here = files.stems(bf.join(self._root, subject, "joints3d_25"), ".json")
         return sorted({*here, *self._info.actions.get(subject, ())})
 
     def _split(self, subject: str, subjects: Sequence[str]) -> str:
@@ -172,7 +189,7 @@ class Fit3DImporter(Importer):
 
     def _repetitions(self, subject: str) -> Mapping[str, Any]:
         place = bf.join(self._root, subject, "rep_ann.json")
-        return read_json(place) if bf.exists(place) else {}
+        return read_object(place) if bf.exists(place) else {}
 
     def _parts(self, subject: str, action: str, repetitions: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
         """First and last + 1 frame at 50 fps of every part of a take."""
@@ -192,10 +209,10 @@ class Fit3DImporter(Importer):
     def _read_take(self, subject: str, action: str) -> Tensor:
         """Joints [T, 22, 3] at 50 fps, y up, from SMPL-X where body models are at hand, else from the 25 joints."""
         if self.extra("smpl"):
-            parameters = read_json(bf.join(self._root, subject, "smplx", f"{action}.json"))
-            return y_up(smplx_joints(parameters, self.extra("smpl"), f"{subject}/smplx/{action}.json"))
+            parameters = read_object(bf.join(self._root, subject, "smplx", f"{action}.json"))
+            return y_up(body_joints(parameters, self.extra("smpl"), f"{subject}/smplx/{action}.json"))
         place = bf.join(self._root, subject, "joints3d_25", f"{action}.json")
-        joints = numbers(read_json(place).get("joints3d_25"), place, "joints3d_25", (None, 25, 3))
+        joints = numbers(read_object(place).get("joints3d_25"), place, "joints3d_25", (None, 25, 3))
         return y_up(smpl22_of(joints, place))
 
     def _read_detected(self, subject: str, action: str, camera: str) -> Detected:
@@ -208,11 +225,7 @@ class Fit3DImporter(Importer):
         return bf.join(self._root, subject, "camera_parameters", camera, f"{action}.json")
 
     def _texts(self, subject: str, action: str) -> tuple[str, ...]:
-        return self._given.get(f"{subject}_{action}") or self._given.get(action) or (caption_of(action),)
-
-    @cached_property
-    def _given(self) -> Mapping[str, tuple[str, ...]]:
-        return caption_table(self.options.captions) if self.options.captions else {}
+        return self.given.get(f"{subject}_{action}") or self.given.get(action) or (caption_of(action),)
 
 
 def _folders(folder: str) -> list[str]:
@@ -243,6 +256,62 @@ def in_picture(points: Tensor, intrinsics: Tensor | None) -> bool:
         return True
     centre = to_pixels(points, intrinsics).flatten(0, 1).median(0).values
     return bool(((centre > 0) & (centre < 2 * intrinsics[:2, 2])).all())
+
+
+LEGS, ARMS = {1: (17, 18), 4: (19, 20)}, (11, 14)
+"""First joint of each leg with the two points of its foot, and of each arm."""
+TOES = 0.7
+"""Share of the way from the ankle to the tip of the foot at which the ball of the foot is."""
+
+
+def smpl22_of(joints: Tensor, place: str) -> Tensor:
+    """SMPL joints [T, 22, 3] of Fit3D's [T, 25, 3], in the same world.
+
+    Order: 0 pelvis, 1 to 3 a leg, 4 to 6 the other, 7 spine, 8 neck, 9 chin, 10 crown, 11 to 13 an arm, 14 to 16 the
+    other, 17 and 18 the foot at 3, 19 and 20 that at 6, 21 to 24 the hands. What is not direct is derived as in
+    `joint_maps`, the head from the middle of chin and crown.
+    """
+    legs, arms = sides_of(joints, place)
+    named = {"nose": joints[:, 9], "crown": joints[:, 10]}
+    for side, leg, arm in zip("lr", legs, arms, strict=True):
+        named |= {f"{side}_{name}": joints[:, leg + i] for i, name in enumerate(("hip", "knee", "ankle"))}
+        named |= {f"{side}_{name}": joints[:, arm + i] for i, name in enumerate(("shoulder", "elbow", "wrist"))}
+    feet = {f"{side}_foot": joints[:, leg + 2] + TOES * _tip(joints, leg) for side, leg in zip("lr", legs, strict=True)}
+    found = joint_maps.smpl22_of(named) | feet
+    return torch.stack([found[joint] for joint in SMPL22.joints], 1)
+
+
+def _tip(joints: Tensor, leg: int) -> Tensor:
+    """Vector [T, 3] from a leg's ankle to the farther of its foot's two points, by the mean distance."""
+    reach = joints[:, list(LEGS[leg])] - joints[:, leg + 2 : leg + 3]
+    farther = torch.linalg.vector_norm(reach, dim=-1).mean(0).argmax()
+    return reach[:, farther]
+
+
+def sides_of(joints: Tensor, place: str) -> tuple[tuple[int, int], tuple[int, int]]:
+    """First joints of the left and right leg and of the left and right arm, from what the body shows.
+
+    Toes point ahead, and shoulders go with hips; with up along the back, ahead is up x (right - left). DatasetError
+    where the toes point neither way.
+    """
+    legs, arms = (4, 1), ARMS
+    up = _unit(joints[:, 8] - joints[:, 0])
+    ahead = _unit(torch.linalg.cross(up, joints[:, legs[1]] - joints[:, legs[0]], dim=-1))
+    toes = sum(_unit(_tip(joints, leg)) for leg in LEGS)
+    vote = float((toes * ahead).sum(-1).mean())
+    if not abs(vote) > 0.2:
+        raise DatasetError(
+            f"{place}: expected toes that point ahead of hips and back, found a mean of {vote:.2f} of 2. "
+            "Is it the order of joints3d_25?"
+        )
+    legs = legs if vote > 0 else (1, 4)
+    width, hips = joints[:, arms[1]] - joints[:, arms[0]], joints[:, legs[1]] - joints[:, legs[0]]
+    agree = float((_unit(width) * _unit(hips)).sum(-1).mean()) > 0
+    return legs, arms if agree else (arms[1], arms[0])
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    return vectors / torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).clamp_min(1e-9)
 
 
 @hookimpl

@@ -22,12 +22,20 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.data import files
-from videomdm_ext.data.layout import SPLITS
-from videomdm_ext.data.observing import observe, own_generator
-from videomdm_ext.data.recording import Recording
-from videomdm_ext.data.sources.base import Importer, ImportOptions, Member
-from videomdm_ext.data.sources.captions import Caption, read_captions, stems, tags_of
-from videomdm_ext.data.sources.results import FRAMES_OF, as_long_as, lifter_name, placed, read_results
+from videomdm_ext.data.clip import Recording
+from videomdm_ext.data.folder import SPLITS
+from videomdm_ext.data.sources.base import (
+    FRAMES_OF,
+    Importer,
+    ImportOptions,
+    Member,
+    as_long_as,
+    lifter_name,
+    placed,
+    read_results,
+)
+from videomdm_ext.data.synthetic_camera import observe, own_generator
+from videomdm_ext.data.texts import Caption, read_captions, tags_of
 from videomdm_ext.geometry.rotations import rotate_yaw_together
 from videomdm_ext.hookspecs import Register, hookimpl
 from videomdm_ext.motion.features import channels, decode, decode_root
@@ -97,7 +105,7 @@ class HumanML3DImporter(Importer):
         """Names of the clips with their splits; without lists, every clip there is, to be split by trial."""
         lists = [split for split in SPLITS if bf.exists(bf.join(self.source, f"{split}.txt"))]
         if not lists:
-            names = stems(bf.join(self.source, VECTORS), ".npy")
+            names = files.stems(bf.join(self.source, VECTORS), ".npy")
             yield from ((files.checked_id(name, self.source), "") for name in names)
         for split in lists:
             place = bf.join(self.source, f"{split}.txt")

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.data import files
-from videomdm_ext.data.observing import observe, own_generator
-from videomdm_ext.data.recording import Recording, frames_at, resample
-from videomdm_ext.data.sources.base import Importer, Member
-from videomdm_ext.data.sources.captions import caption_table, read_captions, stems, tags_of
+from videomdm_ext.data.clip import Recording
+from videomdm_ext.data.motions import frames_at, resample
+from videomdm_ext.data.sources.base import Importer, Member, y_up
+from videomdm_ext.data.synthetic_camera import observe, own_generator
+from videomdm_ext.data.texts import read_captions, tags_of
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.hookspecs import Register, hookimpl
 from videomdm_ext.motion.skeletons import SMPL22
@@ -45,7 +46,7 @@ class JointsImporter(Importer):
 
     def members(self) -> Sequence[Member]:
         """One for every clip and view."""
-        names = [row["name"] for row in self._index] or stems(bf.join(self.source, "joints"), ".npy")
+        names = [row["name"] for row in self._index] or files.stems(bf.join(self.source, "joints"), ".npy")
         places = [(files.checked_id(name, self.source), view) for name in names for view in range(self.options.views)]
         return [Member(self._id(name, view), trial=PIECE.sub("", name), place=(name, view)) for name, view in places]
 
@@ -90,16 +91,12 @@ class JointsImporter(Importer):
             self.tagged = tags_of(captions)
             texts = tuple(caption.text for caption in captions)
         else:
-            texts = self._given.get(name) or tuple(
+            texts = self.given.get(name) or tuple(
                 row["caption"] for row in self._index if row["name"] == name and row.get("caption")
             )
         if not texts:
             raise self.refuse(place, "a caption of the whole clip", "none", "Write it, or name a file with --captions.")
         return texts
-
-    @cached_property
-    def _given(self) -> Mapping[str, tuple[str, ...]]:
-        return caption_table(self.options.captions) if self.options.captions else {}
 
     @cached_property
     def _index(self) -> list[dict[str, str]]:
@@ -111,12 +108,6 @@ class JointsImporter(Importer):
         if not rows or any(not row.get("name") for row in rows):
             raise DatasetError(f"{place}: expected a column `name`, found none or empty names. Correct or remove it.")
         return rows
-
-
-def y_up(positions: Tensor) -> Tensor:
-    """Positions [..., 3] with z up turned to y up: x stays, y goes to -z."""
-    x, y, z = positions.unbind(-1)
-    return torch.stack((x, z, -y), -1)
 
 
 @hookimpl

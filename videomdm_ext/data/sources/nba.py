@@ -16,7 +16,6 @@ The first tenth of the sorted names is the test split, as in MAS, which takes th
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import ClassVar
 
 import blobfile as bf
@@ -24,10 +23,8 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.data import files
-from videomdm_ext.data.recording import Recording
-from videomdm_ext.data.sources.base import Importer, ImportOptions, Member
-from videomdm_ext.data.sources.captions import caption_table, stems
-from videomdm_ext.data.sources.results import as_long_as, lifter_name, read_results
+from videomdm_ext.data.clip import Recording
+from videomdm_ext.data.sources.base import Importer, ImportOptions, Member, as_long_as, lifter_name, read_results
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.geometry.cameras import orbit, to_world
 from videomdm_ext.hookspecs import Register, hookimpl
@@ -83,7 +80,7 @@ class NBAImporter(Importer):
 
     def members(self) -> Sequence[Member]:
         """One for every sequence, sorted; the first tenth is for testing."""
-        names = [files.checked_id(name, self._folder) for name in stems(self._folder, ".npy")]
+        names = [files.checked_id(name, self._folder) for name in files.stems(self._folder, ".npy")]
         return [
             Member(name, name, "test" if place < len(names) // 10 else "train", name)
             for place, name in enumerate(names)
@@ -98,7 +95,7 @@ class NBAImporter(Importer):
         self._check_sides(lifted, member.id)
         return Recording(
             id=member.id,
-            texts=self._given.get(member.id) or (CAPTION,),
+            texts=self.given.get(member.id) or (CAPTION,),
             fps=self.fps,
             skeleton=NBA16,
             keypoints=points * (unit / DISTANCE),
@@ -167,10 +164,6 @@ class NBAImporter(Importer):
         if vote < 0:
             advice = "Its left and right, or its depth, are exchanged: try another --option lifted_axes."
             raise self.refuse(name, "knees and a nose ahead of the body", f"them behind it ({vote:.2f})", advice)
-
-    @cached_property
-    def _given(self) -> Mapping[str, tuple[str, ...]]:
-        return caption_table(self.options.captions) if self.options.captions else {}
 
 
 def size_of(body: Tensor) -> float:

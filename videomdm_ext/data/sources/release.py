@@ -20,12 +20,11 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.data import files
-from videomdm_ext.data.layout import SPLITS
-from videomdm_ext.data.recording import Recording
-from videomdm_ext.data.sources.base import Importer, ImportOptions, Member
-from videomdm_ext.data.sources.captions import read_captions, stems, tags_of
+from videomdm_ext.data.clip import Recording
+from videomdm_ext.data.folder import SPLITS
+from videomdm_ext.data.sources.base import Importer, ImportOptions, Member, lifter_name
 from videomdm_ext.data.sources.humanml3d import positions_of
-from videomdm_ext.data.sources.results import lifter_name
+from videomdm_ext.data.texts import read_captions, tags_of
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.cameras import project
 from videomdm_ext.hookspecs import Register, hookimpl
@@ -77,7 +76,9 @@ class ReleaseImporter(Importer):
         """One for every name in the lists of the splits, or without lists for every teacher."""
         lists = [split for split in SPLITS if bf.exists(bf.join(self.source, f"{split}.txt"))]
         if not lists:
-            return [Member(files.checked_id(name, self.source)) for name in stems(self._place(self.teacher), ".npy")]
+            return [
+                Member(files.checked_id(name, self.source)) for name in files.stems(self._place(self.teacher), ".npy")
+            ]
         found = []
         for split in lists:
             lines = files.read_text(self._place(f"{split}.txt")).splitlines()

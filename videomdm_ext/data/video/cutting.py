@@ -10,20 +10,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from videomdm_ext.data.clip import MIN_FRAMES
-from videomdm_ext.data.sources.joint_maps import BLAZEPOSE33, confidence22, to_smpl22
-from videomdm_ext.data.video.captions import Caption
+from videomdm_ext.data.motions import interpolate, interpolate_confidence
+from videomdm_ext.data.sources.base import LONGEST
+from videomdm_ext.data.texts import Caption
 from videomdm_ext.data.video.people import segments
 from videomdm_ext.data.video.watch import Sighting
+from videomdm_ext.motion.joint_maps import BLAZEPOSE33, confidence22, to_smpl22
 from videomdm_ext.motion.skeletons import SMPL22
 
 Numbers = NDArray[np.float64]
 
-LONGEST = 196
-"""Frames of a clip, at most."""
 BAD = 0.35
 """Mean confidence of hips, knees, ankles and shoulders below which a frame is none."""
-UNSURE = 0.5
-"""Factor on the confidence of keypoints between two frames of which one lacks them."""
 _CORE = [SMPL22.index(f"{side}_{part}") for side in ("l", "r") for part in ("hip", "knee", "ankle", "shoulder")]
 
 
@@ -91,32 +89,10 @@ def _stretch(seen: Sighting, pixels: Numbers, confidence: Numbers, rows: slice, 
     count = int((times[-1] - times[0]) * fps + 1e-6) + 1
     at = times[0] + np.arange(count) / fps
     body = to_smpl22(seen.world[rows], BLAZEPOSE33)
-    placed = _at_times(at, times, pixels[rows], confidence[rows] > 0)
-    lifted = _at_times(at, times, body, np.broadcast_to((seen.presence[rows] > 0)[:, None], body.shape[:2]))
-    sure = confidence_at(at, times, confidence[rows])
+    placed = interpolate(at, times, pixels[rows], confidence[rows] > 0)
+    lifted = interpolate(at, times, body, np.broadcast_to((seen.presence[rows] > 0)[:, None], body.shape[:2]))
+    sure = interpolate_confidence(at, times, confidence[rows])
     return Stretch(float(times[0]), *(torch.from_numpy(values) for values in (placed, sure, lifted)))
-
-
-def _at_times(at: Numbers, times: Numbers, values: Numbers, known: NDArray[np.bool_]) -> Numbers:
-    """Values [F, J, C] between those frames in which a joint is known, linearly in time; 0 for one never
-    known. -> [T, J, C]"""
-    out = np.zeros((len(at), *values.shape[1:]))
-    for joint in range(values.shape[1]):
-        rows = known[:, joint]
-        for channel in range(values.shape[2]) if rows.any() else ():
-            out[:, joint, channel] = np.interp(at, times[rows], values[rows, joint, channel])
-    return out
-
-
-def confidence_at(at: Numbers, times: Numbers, confidence: Numbers) -> Numbers:
-    """Confidence [F, J] at other times [T]: linear, and less where one of the two frames beside lacks the joint."""
-    after = np.searchsorted(times, at - 1e-9).clip(0, len(times) - 1)
-    before = (after - (times[after] > at + 1e-9)).clip(0, None)
-    span = np.maximum(times[after] - times[before], 1e-9)
-    share = ((at - times[before]) / span).clip(0, 1)[:, None]
-    between = confidence[before] * (1 - share) + confidence[after] * share
-    lacking = np.minimum(confidence[before], confidence[after]) <= 0
-    return np.where(lacking, between * UNSURE, between)
 
 
 def cut(stretch: Stretch, captions: Sequence[Caption], fps: float) -> list[Piece]:

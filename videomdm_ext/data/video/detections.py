@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videomdm_ext.data import files
-from videomdm_ext.data.sources.joint_maps import BLAZEPOSE33, BY_COUNT, Layout
 from videomdm_ext.errors import ConfigError, DatasetError
+from videomdm_ext.motion.joint_maps import BLAZEPOSE33, BY_COUNT, Layout
 
 Numbers = NDArray[np.float64]
 FORMATS = ("openpose", "mmpose", "alphapose", "coco", "blazepose")

@@ -8,34 +8,36 @@ taken to stand still unless `moving` says otherwise. There is no true motion: th
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from videomdm_ext.data import files, ground
-from videomdm_ext.data.clip import MIN_FRAMES
-from videomdm_ext.data.recording import Recording
+from videomdm_ext.data import files
+from videomdm_ext.data.clip import MIN_FRAMES, Recording
 from videomdm_ext.data.sources.base import Importer, ImportOptions, Member
+from videomdm_ext.data.texts import Caption, caption_table
 from videomdm_ext.data.video import frames as video_frames
 from videomdm_ext.data.video.calibration import Calibration, camera_of, read_calibration
-from videomdm_ext.data.video.captions import Caption, captions_of, read_captions
 from videomdm_ext.data.video.cutting import Piece, Stretch, cut, stretches
 from videomdm_ext.data.video.detections import FORMATS
 from videomdm_ext.data.video.frames import Video, open_video
-from videomdm_ext.data.video.moving import upright_moving
 from videomdm_ext.data.video.placing import (
     DEFAULT_FIELD,
     Lens,
+    Up,
     corrected,
     find_lens,
+    find_up,
     focal_of,
+    in_front,
     lens_of,
     reprojection,
-    stand,
     turned,
+    upright,
+    upright_moving,
 )
 from videomdm_ext.data.video.watch import Choice, Sighting, stem, watch
 from videomdm_ext.errors import ConfigError, DatasetError
@@ -54,7 +56,7 @@ class Seen:
 
     video: Video
     lens: Lens
-    up: ground.Up | None
+    up: Up | None
     pieces: tuple[tuple[Piece, Stretch], ...]
     bodies: tuple[Tensor, ...]
     """Positions [T, 22, 3] of each piece in camera coordinates."""
@@ -124,7 +126,7 @@ class VideoImporter(Importer):
 
     def members(self) -> Sequence[Member]:
         """The clips of all videos; the videos are watched for it, unless that was kept."""
-        captions = read_captions(self.options.captions)
+        captions = caption_table(self.options.captions)
         members: list[Member] = []
         for clip_stem, path in self._videos():
             try:
@@ -210,7 +212,7 @@ class VideoImporter(Importer):
             image, weight = self._image(stretch, piece, lens), stretch.confidence[piece.rows].square()
             place = f"{video.path} from {piece.start:.2f} s"
             try:
-                body = stand(turned(stretch.body[piece.rows], image, self.skeleton), image, weight, self.fps, place)
+                body = in_front(turned(stretch.body[piece.rows], image, self.skeleton), image, weight, self.fps, place)
             except DatasetError as error:
                 findings.notes.append(f"Left out: {error}")
                 continue
@@ -278,19 +280,20 @@ class VideoImporter(Importer):
         )
 
 
-def _up(calibration: Calibration | None, bodies: list[Tensor], importer: VideoImporter) -> ground.Up:
+def _up(calibration: Calibration | None, bodies: list[Tensor], importer: VideoImporter) -> Up:
     known = None if calibration is None else calibration.up
     if known is not None:
-        return ground.Up(known, 0.0, "calibration")
-    return ground.find_up(bodies, importer.skeleton, importer.fps)
+        return Up(known, 0.0, "calibration")
+    return find_up(bodies, importer.skeleton, importer.fps)
 
 
-def upright(body: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions [T, J, 3] in camera coordinates in a world with y up and the floor at y = 0, and the camera [3, 4]."""
-    turn = ground.world_from_camera(up.to(body))
-    world = body @ turn.T
-    lift = world.new_tensor((0.0, -ground.floor_height(world), 0.0))
-    return world + lift, torch.cat((turn.T, -(turn.T @ lift).unsqueeze(-1)), -1)
+def captions_of(found: Mapping[str, list[Caption]], video: str, place: str) -> list[Caption]:
+    """The captions of a video, by its name with or without its ending; DatasetError where there are none."""
+    name = os.path.basename(video)
+    captions = [*found.get(name, ()), *found.get(os.path.splitext(name)[0], ())]
+    if not captions:
+        raise DatasetError(f"{video}: expected a caption in {place}, found none. Add a line {name}<tab>CAPTION.")
+    return captions
 
 
 @hookimpl

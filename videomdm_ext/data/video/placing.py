@@ -1,17 +1,26 @@
-"""Where a lifted pose stands in front of a camera, and what lens the camera has. Torch, float64; camera coordinates.
+"""Where a lifted pose stands in front of a camera, what lens the camera has, and where up and the floor are.
 
 A lifter that sees a person's crop gives joints about the hips, along the axes of a camera that looks straight at them.
 Turning them onto the person's own viewing ray and moving them so that they project onto the keypoints is a linear least
 squares problem per frame. How well that succeeds depends on the focal length, which is how the focal length is found.
+
+Up is told by three witnesses that are weighed against each other by least squares: a person who stands straight points
+up; feet that rest lie in one plane; and cameras are mostly held level. None is exact: a standing person's axis is off
+by some degrees. One camera that moves cannot tell its own turning from the person's; its heading is taken as the
+world's.
+
+Torch, float64; cameras with x right, y down, z forward.
 """
 
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import roma
 import torch
 from torch import Tensor
 
+from videomdm_ext.data.motions import floor_height, interpolate
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry import cameras, pnp
 from videomdm_ext.geometry.rotations import shortest_arc
@@ -32,8 +41,30 @@ EXAMINED = 240
 """Frames that are looked at for the focal length, at most."""
 STEADY = 0.1
 """Seconds over which the depth of a person is smoothed."""
+FEWEST = 4
+"""Keypoints of a frame, at least, to place a person by."""
 TURN = math.radians(30.0)
 """Largest turn of the person by which the camera may be corrected."""
+AXIS_SIGMA = math.radians(7.0)
+"""Standard deviation of the axis of a person who stands, as a lifter has it, however long one looks."""
+FRAME_SIGMA = math.radians(12.0)
+"""The same from one moment to another."""
+ROLL_SIGMA, PITCH_SIGMA = math.radians(10.0), math.radians(25.0)
+"""Standard deviation of the roll and the pitch of other people's cameras."""
+FOOT_SIGMA = 0.10
+"""Standard deviation of a resting foot's place across the floor, m."""
+MOMENT = 0.5
+"""Seconds after which errors of a lifter are taken to be independent."""
+RESTING = 0.5
+"""A foot that is slower than this, m/s, rests."""
+STRAIGHT = math.radians(35.0)
+"""Largest bend at knees and hips of a person who counts as standing."""
+FEWEST_STANDING = 8
+"""Frames of standing, at least; with fewer the camera is taken to be level."""
+UP_STEADY = 0.5
+"""Seconds over which the direction up of a moving camera is smoothed."""
+UP_WINDOW = 1.0
+"""Seconds before and after a frame that tell its direction up."""
 
 
 @dataclass(frozen=True)
@@ -70,44 +101,64 @@ def turned(body: Tensor, image: Tensor, skeleton: Skeleton) -> Tensor:
     return body @ roma.unitquat_to_rotmat(arc).transpose(-1, -2)
 
 
-def placed(body: Tensor, image: Tensor, weight: Tensor) -> Tensor:
-    """Root [T, 3] that lets body [T, J, 3] project nearest to image [T, J, 2]; errors count times depth."""
-    u, v = image.unbind(-1)
-    x, y, z = body.unbind(-1)
-    one, zero = torch.ones_like(u), torch.zeros_like(u)
-    rows = torch.cat((torch.stack((one, zero, -u), -1), torch.stack((zero, one, -v), -1)), 1)
-    right = torch.cat((u * z - x, v * z - y), 1)
-    weighted = rows * torch.cat((weight, weight), 1).unsqueeze(-1)
-    matrix = weighted.transpose(-1, -2) @ rows + 1e-9 * torch.eye(3).to(rows)
-    return torch.linalg.solve(matrix, (weighted.transpose(-1, -2) @ right.unsqueeze(-1)).squeeze(-1))
+def roots(body: Tensor, image: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Translations [T, 3] that let poses [T, J, 3] project nearest to image [T, J, 2], and how much each frame tells of
+    its depth [T].
 
-
-def stand(body: Tensor, image: Tensor, weight: Tensor, fps: float, place: str) -> Tensor:
-    """The pose [T, J, 3] in camera coordinates, with a steady depth. DatasetError where it is behind the camera.
-
-    Frames without keypoints get a depth between those beside them.
+    A point X lies on the ray of (u, v) where X_x = u X_z and X_y = v X_z: linear in the translation, so that it has a
+    closed form by least squares with weight [T, J]; errors count times depth.
     """
-    depth = smooth(_bridged(placed(body, image, weight)[:, 2:], weight.sum(1)), STEADY * fps)
-    nearest = float((body[..., 2] + depth).min())
-    if nearest < 0.2:
+    centre, mean, depth, told = _least_squares(body, image, weight)
+    return torch.cat((mean + centre * depth.unsqueeze(-1), depth.unsqueeze(-1)), -1), told
+
+
+def _least_squares(body: Tensor, image: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Centre of the image points [T, 2], mean miss [T, 2] of a person at depth 0, best depth [T], and its weight [T].
+
+    The translation across the axis for any depth is mean + centre * depth.
+    """
+    total = weight.sum(-1).clamp_min(1e-12)
+    centre = (weight.unsqueeze(-1) * image).sum(-2) / total.unsqueeze(-1)
+    away = image - centre.unsqueeze(-2)
+    told = (weight * away.square().sum(-1)).sum(-1)
+    misses = image * body[..., 2:] - body[..., :2]
+    mean = (weight.unsqueeze(-1) * misses).sum(-2) / total.unsqueeze(-1)
+    depth = -(weight.unsqueeze(-1) * away * (misses - mean.unsqueeze(-2))).sum((-1, -2)) / told.clamp_min(1e-12)
+    return centre, mean, depth, told
+
+
+def stand(body: Tensor, image: Tensor, weight: Tensor, sigma: float) -> Tensor | None:
+    """Poses [T, J, 3] along a camera's axes moved to where their keypoints [T, J, 2] are; None if no frame tells that.
+
+    The depth is smoothed over `sigma` frames, by how much each frame tells of it; frames with too few keypoints, or
+    with a person behind the camera, get a place between those beside them. float64.
+    """
+    centre, mean, depth, told = _least_squares(body, image, weight)
+    good = ((weight > 0).sum(-1) >= FEWEST) & (told > 1e-9) & (depth > 0)
+    if not bool(good.any()):
+        return None
+    heavy = torch.where(good, told, 1e-3 * told[good].median())
+    filtered = smooth(torch.stack((heavy * _bridged(depth.unsqueeze(-1), good)[:, 0], heavy), -1), sigma)
+    depth = filtered[:, :1] / filtered[:, 1:]
+    return body + torch.cat((_bridged(mean + centre * depth, good), depth), -1).unsqueeze(-2)
+
+
+def _bridged(values: Tensor, good: Tensor) -> Tensor:
+    """Values [T, C] with those of other than good frames replaced by the line between their neighbours."""
+    at = np.arange(len(values), dtype=float)
+    return torch.from_numpy(interpolate(at, at, values.unsqueeze(1).numpy(), good.unsqueeze(1).numpy())[:, 0])
+
+
+def in_front(body: Tensor, image: Tensor, weight: Tensor, fps: float, place: str) -> Tensor:
+    """The same of a video's person; DatasetError where he would be behind the camera."""
+    found = stand(body, image, weight, STEADY * fps)
+    nearest = -1.0 if found is None else float(found[..., 2].min())
+    if found is None or nearest < 0.2:
         raise DatasetError(
             f"{place}: expected the person in front of the camera, found a joint at a depth of {nearest:.1f} m. "
             "Is the focal length right?"
         )
-    reach = image * (body[..., 2:] + depth.unsqueeze(1)) - body[..., :2]
-    across = (weight.unsqueeze(-1) * reach).sum(1) / weight.sum(1, keepdim=True).clamp_min(1e-9)
-    return body + torch.cat((_bridged(across, weight.sum(1)), depth), -1).unsqueeze(1)
-
-
-def _bridged(values: Tensor, weight: Tensor) -> Tensor:
-    """Values [T, C] with those of next to no weight [T] replaced by the line between their neighbours."""
-    good = (weight > 0.01 * weight.max()).nonzero().squeeze(-1)
-    every = torch.arange(len(values))
-    after = torch.searchsorted(good, every).clamp(0, len(good) - 1)
-    before = (after - (good[after] > every).long()).clamp_min(0)
-    span = (good[after] - good[before]).clamp_min(1)
-    share = ((every - good[before]) / span).clamp(0, 1).to(values).unsqueeze(-1)
-    return values[good[before]] * (1 - share) + values[good[after]] * share
+    return found
 
 
 def reprojection(positions: Tensor, image: Tensor, weight: Tensor) -> float:
@@ -139,7 +190,7 @@ def _misfit(body: Tensor, centred: Tensor, weight: Tensor, focal: float, skeleto
     """Squared error in pixels of each frame with this focal length. -> [T]"""
     image = centred / focal
     pose = turned(body, image, skeleton)
-    points, _ = cameras.image_points(pose + placed(pose, image, weight).unsqueeze(1), 0.05)
+    points, _ = cameras.image_points(pose + roots(pose, image, weight)[0].unsqueeze(1), 0.05)
     error = (focal * (points - image)).square().sum(-1)
     return (weight * error).sum(-1) / weight.sum(-1).clamp_min(1e-9)
 
@@ -168,3 +219,132 @@ def corrected(positions: Tensor, image: Tensor, weight: Tensor, place: str) -> T
     angle = roma.rotmat_geodesic_distance(pose.extrinsics[:, :3], torch.eye(3).to(moved))
     better = reprojection(moved, image, weight) < reprojection(positions, image, weight)
     return moved if better and float(angle) < TURN and float(moved[..., 2].min()) > 0.2 else positions
+
+
+@dataclass(frozen=True)
+class Up:
+    """The direction up [3] of unit length in camera coordinates, its standard deviation in radians, and who told it."""
+
+    direction: Tensor
+    deviation: float
+    witness: str
+
+    @property
+    def roll(self) -> float:
+        """Radians by which the camera is turned about its axis; positive: the picture leans to the left."""
+        return math.atan2(self.direction[0].item(), -self.direction[1].item())
+
+    @property
+    def pitch(self) -> float:
+        """Radians by which the camera looks up; negative: down."""
+        return math.asin(max(-1.0, min(1.0, self.direction[2].item())))
+
+
+def body_axes(positions: Tensor, skeleton: Skeleton) -> tuple[Tensor, Tensor]:
+    """Directions [T, 3] from the ankles to the neck, and which frames show a person who stands. [T, J, 3] ->"""
+    feet = _middle(positions, skeleton, "l_ankle", "r_ankle")
+    hips, neck = _middle(positions, skeleton, "pelvis"), _middle(positions, skeleton, "neck")
+    bends = [_bend(positions, skeleton, f"{s}_hip", f"{s}_knee", f"{s}_ankle") for s in ("l", "r")]
+    waist = _angle(neck - hips, hips - feet)
+    bend = torch.stack((*bends, waist)).amax(0)
+    return torch.nn.functional.normalize(neck - feet, dim=-1), bend < STRAIGHT
+
+
+def _middle(positions: Tensor, skeleton: Skeleton, *names: str) -> Tensor:
+    return positions[:, [skeleton.index(name) for name in names]].mean(1)
+
+
+def _bend(positions: Tensor, skeleton: Skeleton, *names: str) -> Tensor:
+    """Angle [T] by which a chain of three joints is bent; 0: straight."""
+    first, middle, last = (positions[:, skeleton.index(name)] for name in names)
+    return _angle(middle - first, last - middle)
+
+
+def _angle(one: Tensor, other: Tensor) -> Tensor:
+    return torch.atan2(torch.linalg.cross(one, other).norm(dim=-1), (one * other).sum(-1))
+
+
+def resting_feet(positions: Tensor, skeleton: Skeleton, fps: float) -> Tensor:
+    """Places [N, 3] of the slower foot where it hardly moves. [T, J, 3] ->"""
+    feet = positions[:, [skeleton.index(name) for name in ("l_foot", "r_foot")]]
+    speed = torch.linalg.vector_norm(torch.diff(feet, dim=0), dim=-1) * fps
+    speed = torch.cat((speed[:1], (speed[1:] + speed[:-1]) / 2, speed[-1:]))
+    return feet[(speed < RESTING) & (speed == speed.amin(1, keepdim=True))]
+
+
+def find_up(clips: list[Tensor], skeleton: Skeleton, fps: float) -> Up:
+    """Up in the coordinates of one still camera, from all clips [T, J, 3] that it saw."""
+    axes, standing = (torch.cat(part) for part in zip(*(body_axes(clip, skeleton) for clip in clips), strict=True))
+    moments = 1 / (MOMENT * fps)
+    witness, told, variance = "a level camera", axes.new_tensor((0.0, -1.0, 0.0)), PITCH_SIGMA**2
+    if int(standing.sum()) >= FEWEST_STANDING:
+        witness, told = "a person who stands", torch.nn.functional.normalize(axes[standing].median(0).values, dim=0)
+        variance = AXIS_SIGMA**2 + FRAME_SIGMA**2 / max(standing.sum().item() * moments, 1.0)
+    tilt = axes.new_tensor((ROLL_SIGMA**-2, 0.0, PITCH_SIGMA**-2)).diag()
+    plane = sum((_plane(clip, skeleton, fps) for clip in clips), start=torch.zeros_like(tilt))
+    information = torch.eye(3).to(axes) / variance + tilt + plane
+    direction = torch.nn.functional.normalize(torch.linalg.solve(information, told / variance), dim=0)
+    across = torch.linalg.eigvalsh(information)[0].item()
+    return Up(direction, across**-0.5, witness)
+
+
+def _plane(positions: Tensor, skeleton: Skeleton, fps: float) -> Tensor:
+    """What resting feet say against a direction [3] that is not at right angles to their plane. -> [3, 3]"""
+    feet = resting_feet(positions, skeleton, fps)
+    if len(feet) < FEWEST_STANDING:
+        return positions.new_zeros(3, 3)
+    apart = feet - feet.mean(0)
+    return apart.T @ apart / (FOOT_SIGMA**2 * MOMENT * fps)
+
+
+def world_from_camera(up: Tensor) -> Tensor:
+    """Rotation [3, 3] from camera coordinates to a world with y up, in which the camera looks along -z or nearly so."""
+    ahead = up.new_tensor((0.0, 0.0, 1.0))
+    if abs(up[2].item()) > 0.99:
+        ahead = up.new_tensor((0.0, -1.0, 0.0))
+    back = torch.nn.functional.normalize(-(ahead - (ahead @ up) * up), dim=0)
+    return torch.stack((torch.linalg.cross(up, back), up, back))
+
+
+def upright(body: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions [T, J, 3] in camera coordinates in a world with y up and the floor at y = 0, and the camera [3, 4]."""
+    turn = world_from_camera(up.to(body))
+    world = body @ turn.T
+    lift = world.new_tensor((0.0, -floor_height(world), 0.0))
+    return world + lift, torch.cat((turn.T, -(turn.T @ lift).unsqueeze(-1)), -1)
+
+
+def upright_moving(
+    body: Tensor, image: Tensor, weight: Tensor, skeleton: Skeleton, fps: float, place: str
+) -> tuple[Tensor, Tensor]:
+    """Positions [T, J, 3] with y up, the floor at y = 0, and the camera of every frame [T, 3, 4], by PnP.
+
+    body [T, J, 3] in the camera coordinates of each frame, image [T, J, 2] on the normalised plane, weight [T, J].
+    """
+    turn = torch.stack([world_from_camera(up) for up in _ups(body, skeleton, fps)])
+    about_root = (body - body[:, :1]) @ turn.transpose(-1, -2)
+    world = about_root + _walked(about_root, skeleton, fps).unsqueeze(1)
+    world = world - world.new_tensor((0.0, floor_height(world), 0.0))
+    pose = pnp.solve_moving(world, image, weight, place=place)
+    return world, pose.extrinsics
+
+
+def _ups(body: Tensor, skeleton: Skeleton, fps: float) -> Tensor:
+    """The direction up [T, 3] in each frame's camera coordinates."""
+    half, step = max(1, round(UP_WINDOW * fps)), max(1, round(UP_STEADY * fps))
+    at = sorted({*range(0, len(body), step), len(body) - 1})
+    found = torch.stack([find_up([body[max(0, t - half) : t + half + 1]], skeleton, fps).direction for t in at])
+    known = np.ones((len(at), 1), dtype=bool)
+    between = interpolate(np.arange(len(body), dtype=float), np.array(at, float), found[:, None].numpy(), known)[:, 0]
+    return torch.nn.functional.normalize(smooth(torch.from_numpy(between), UP_STEADY * fps / 2), dim=-1)
+
+
+def _walked(about_root: Tensor, skeleton: Skeleton, fps: float) -> Tensor:
+    """Where the root is [T, 3] if the lower foot never slides and the lowest joint is on the floor."""
+    feet = about_root[:, [skeleton.index(name) for name in ("l_foot", "r_foot")]]
+    height = feet[..., 1]
+    share = torch.softmax(-(height[1:] + height[:-1]) / 2 / 0.03, -1)  # between feet of nearly one height, both
+    step = -(share.unsqueeze(-1) * feet.diff(dim=0)).sum(1)
+    way = torch.cat((torch.zeros_like(step[:1]), step.cumsum(0)))
+    up = -smooth(about_root[..., 1].amin(-1, keepdim=True), 0.1 * fps)
+    return torch.cat((way[:, :1], up, way[:, 2:]), -1)

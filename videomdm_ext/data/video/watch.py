@@ -1,12 +1,18 @@
 """What was seen in one video: one person's joints in the image and in space, frame by frame, kept in a file.
 
 Detection is the slow part, so its result is kept under the hash of the video and of all that it depends on.
+
+MediaPipe's BlazePose (extra `video`) finds 33 joints of one person in the image and in metres. Those in space are
+centred on the hips and lie along the axes of a camera that looks straight at the person: x right, y down, z away. The
+model comes with the package, nothing is fetched. It finds one person at a time; others are found by painting over those
+already found, so that several people in view do not go unnoticed.
 """
 
 import dataclasses
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -15,12 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videomdm_ext.data import files
-from videomdm_ext.data.sources.joint_maps import BLAZEPOSE33, LAYOUTS, Layout
 from videomdm_ext.data.video import frames as video_frames
-from videomdm_ext.data.video import mediapipe_pose
 from videomdm_ext.data.video.detections import Detections, find_file, read_detections
-from videomdm_ext.data.video.frames import Picture, Video
-from videomdm_ext.data.video.mediapipe_pose import Found, find_in_box, find_people
+from videomdm_ext.data.video.frames import Picture, Video, require
 from videomdm_ext.data.video.people import (
     Track,
     choose,
@@ -31,6 +34,7 @@ from videomdm_ext.data.video.people import (
     overlap,
 )
 from videomdm_ext.errors import DatasetError
+from videomdm_ext.motion.joint_maps import BLAZEPOSE33, DETECTORS, Layout
 
 Numbers = NDArray[np.float64]
 Progress = Callable[[int, int], None]
@@ -43,6 +47,40 @@ SURVEYED = 240
 """Frames that are searched so, at most."""
 LOST = 0.3
 """Seconds after which a person's box is taken from the survey again."""
+PRESENT = 0.5
+"""Mean visibility of shoulders, hips and knees of a person who counts."""
+MARGIN = 0.15
+"""Share of a person's box that is painted over beyond it."""
+CROP = 0.35
+"""Share of a person's box that is looked at beyond it."""
+HALF = 0.6
+"""Share of the picture's longer side that its halves have."""
+SMALLEST = 64
+"""Pixels of a crop's side, at least."""
+_CORE = [BLAZEPOSE33.index(f"{side}_{part}") for side in ("l", "r") for part in ("shoulder", "hip", "knee")]
+
+
+@dataclass(frozen=True)
+class Found:
+    """One person in one picture: pixels [33, 2], visibility [33] from 0 to 1, world [33, 3] in metres."""
+
+    pixels: Numbers
+    visibility: Numbers
+    world: Numbers
+
+    @property
+    def presence(self) -> float:
+        """How surely this is a person, 0 to 1."""
+        return float(self.visibility[_CORE].mean())
+
+    @property
+    def box(self) -> Numbers:
+        """Left, top, right and bottom [4] of the joints, pixels."""
+        return np.concatenate((self.pixels.min(0), self.pixels.max(0)))
+
+
+Engine = Callable[[Picture], Found | None]
+"""Finds one person in a picture, or none."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +152,7 @@ def _alone(video: Video, choice: Choice, progress: Progress | None) -> Sighting:
     if choice.person or _is_crowd(tracks, chosen):
         boxes = [(times[track.frames], track) for track in chosen]
         return _gather(video, _in_boxes(_pictures(video, progress), boxes), BLAZEPOSE33)
-    find = mediapipe_pose.engine(following=True)
+    find = engine(following=True)
     seen = ((time, picture, find(picture), 0) for time, picture in _pictures(video, progress))
     return _gather(video, seen, BLAZEPOSE33)
 
@@ -127,7 +165,7 @@ def _is_crowd(tracks: list[Track], chosen: list[Track]) -> bool:
 def survey(video: Video) -> tuple[list[Track], Numbers]:
     """Everybody in frames SURVEY apart or farther, and the times [N] of these frames."""
     step = max(SURVEY, video.seconds / SURVEYED)
-    find = mediapipe_pose.engine(following=False)
+    find = engine(following=False)
     times: list[float] = []
     boxes: list[list[Numbers | None]] = []
     for time, picture in video_frames.frames(video):
@@ -153,7 +191,7 @@ Row = tuple[float, Picture, Found | None, int]
 
 def _in_boxes(pictures: Iterable[tuple[float, Picture]], tracks: list[tuple[Numbers, Track]]) -> Iterator[Row]:
     """Watch the chosen tracks, each in its box; between the frames of the tracks the person found last tells where."""
-    find = mediapipe_pose.engine(following=False)
+    find = engine(following=False)
     last: Found | None = None
     lost = -np.inf
     for time, picture in pictures:
@@ -241,13 +279,88 @@ def _gather(video: Video, rows: Iterable[Row], layout: Layout) -> Sighting:
 def _arrays(seen: Sighting) -> dict[str, files.Array]:
     """The arrays of the file that is kept; the layout is told by its place among the known ones."""
     arrays = {field.name: getattr(seen, field.name) for field in dataclasses.fields(seen)}
-    arrays["layout"] = np.array([list(LAYOUTS).index(seen.layout.name)])
+    arrays["layout"] = np.array([DETECTORS.index(seen.layout)])
     return {name: np.asarray(values, dtype=np.float32) for name, values in arrays.items()}
 
 
 def _read(place: str) -> Sighting:
     names = tuple(field.name for field in dataclasses.fields(Sighting))
     arrays = {name: values.astype(np.float64) for name, values in files.read_arrays(place, needed=names).items()}
-    layout = list(LAYOUTS.values())[int(arrays.pop("layout")[0])]
+    layout = DETECTORS[int(arrays.pop("layout")[0])]
     width, height = arrays.pop("size")
     return Sighting(layout=layout, size=(round(width), round(height)), **arrays)
+
+
+def engine(*, following: bool) -> Engine:
+    """MediaPipe. `following`: pictures are the frames of one video, and a person is looked for where he was before."""
+    os.environ.setdefault("GLOG_minloglevel", "2")
+    solution = require("mediapipe").solutions.pose
+    pose = solution.Pose(static_image_mode=not following, model_complexity=1, smooth_landmarks=False)
+
+    def find(picture: Picture) -> Found | None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*GetPrototype", category=UserWarning)
+            result = pose.process(np.ascontiguousarray(picture))
+        if result.pose_landmarks is None:
+            return None
+        height, width = picture.shape[:2]
+        image = np.array([(j.x * width, j.y * height, j.visibility) for j in result.pose_landmarks.landmark])
+        world = np.array([(j.x, j.y, j.z) for j in result.pose_world_landmarks.landmark])
+        return Found(image[:, :2], image[:, 2].clip(0.0, 1.0), world)
+
+    return find
+
+
+def find_people(picture: Picture, find: Engine, most: int = 6) -> list[Found]:
+    """People in one picture, the most striking first. `find` must not follow.
+
+    The whole picture is searched until nobody is left, then its halves, in which the small ones are larger.
+    """
+    people: list[Found] = []
+    rest = picture.copy()
+    for left, top, right, bottom in _views(picture.shape[1], picture.shape[0]):
+        while len(people) < most:
+            found = find(rest[top:bottom, left:right])
+            if found is None or found.presence < PRESENT:
+                break
+            found = _moved(found, left, top)
+            if any(overlap(found.box, other.box) > 0.3 for other in people):
+                break
+            people.append(found)
+            a, b, c, d = grown(found.box, MARGIN, rest.shape[1], rest.shape[0])
+            rest[b:d, a:c] = 128
+    return people
+
+
+def _views(width: int, height: int) -> list[tuple[int, int, int, int]]:
+    """Left, top, right and bottom of the whole picture and of the halves of its longer side, which overlap."""
+    reach = round(HALF * max(width, height))
+    if width >= height:
+        halves = [(0, 0, reach, height), (width - reach, 0, width, height)]
+    else:
+        halves = [(0, 0, width, reach), (0, height - reach, width, height)]
+    return [(0, 0, width, height), *halves]
+
+
+def _moved(found: Found, left: int, top: int) -> Found:
+    """What was found in a part of a picture, in the pixels of the whole."""
+    return Found(found.pixels + np.array((left, top)), found.visibility, found.world)
+
+
+def find_in_box(picture: Picture, box: Numbers, find: Engine) -> Found | None:
+    """The person in a box [4] of a picture; none where another one than the box's is found. `find` must not follow."""
+    left, top, right, bottom = grown(box, CROP, picture.shape[1], picture.shape[0])
+    found = find(picture[top:bottom, left:right])
+    if found is None:
+        return None
+    moved = _moved(found, left, top)
+    return moved if overlap(moved.box, box) > 0.3 else None
+
+
+def grown(box: Numbers, share: float, width: int, height: int) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of a box with a margin, inside the picture and at least a few pixels wide."""
+    middle, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2
+    reach = np.maximum(half + share * half.max() * 2, SMALLEST / 2)
+    low, high = np.floor(middle - reach), np.ceil(middle + reach)
+    left, top = int(np.clip(low[0], 0, width - 1)), int(np.clip(low[1], 0, height - 1))
+    return left, top, int(np.clip(high[0], left + 1, width)), int(np.clip(high[1], top + 1, height))

@@ -27,11 +27,10 @@ import torch
 
 import videomdm_ext
 from videomdm_ext.config import Source, Supervision
-from videomdm_ext.data.card import Card
-from videomdm_ext.data.folder import write_folder
+from videomdm_ext.data.clip import to_clip
+from videomdm_ext.data.folder import Card, write_folder
 from videomdm_ext.data.motions import load_motions
-from videomdm_ext.data.observing import Optics, find_lifter, lift, observe, own_generator
-from videomdm_ext.data.recording import to_clip
+from videomdm_ext.data.synthetic_camera import Optics, find_lifter, lift, observe, own_generator
 from videomdm_ext.errors import HostError
 from videomdm_ext.mdm import adapter, checkout, compat, launcher, text_choice, tower
 from videomdm_ext.mdm.checkout import Checkout

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from videomdm_ext import plugins
-from videomdm_ext.data.recording import Recording
+from videomdm_ext.data.clip import Recording
 from videomdm_ext.errors import PluginError
 from videomdm_ext.geometry import cameras
 from videomdm_ext.motion.skeletons import Skeleton
