@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from videomdm_ext.bench.reference_rows import Calibration
+from videomdm_ext.bench.reference_rows import ReferenceRows
 from videomdm_ext.bench.results import Arm, Curve, Results, Training
 from videomdm_ext.data.folder import Card
 
-CALIBRATION = Calibration(
+CALIBRATION = ReferenceRows(
     truth={"acceleration": 4.0, "bone_length_error": 0.0, "motion_energy": 1.0, "pose_frechet": 0.0, "jitter": 50.0},
     floor={"acceleration": 0.5, "bone_length_error": 0.0001, "motion_energy": 0.1, "pose_frechet": 4.0, "jitter": 30.0},
     teacher={
@@ -80,4 +80,4 @@ def held_out(scores: Mapping[str, Sequence[float]]) -> Results:
     """-> results with these errors of denoised held-out clips in the first seeds, m; the teacher's is 0.09."""
     arms = [with_scores(make_arm(name), "heldout_mpjpe", found) for name, found in scores.items()]
     rows = dataclasses.replace(CALIBRATION, teacher={**CALIBRATION.teacher, "heldout_mpjpe": 0.09})
-    return dataclasses.replace(make_results(*arms), calibration=rows)
+    return dataclasses.replace(make_results(*arms), reference_rows=rows)

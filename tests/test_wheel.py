@@ -19,7 +19,7 @@ FOUND = """
 import json
 from importlib import metadata
 import videomdm_ext
-from videomdm_ext.bench.arms import known_arms, load_arm
+from videomdm_ext.bench.plan import known_arms, load_arm
 from videomdm_ext.mdm import checkout, known
 from videomdm_ext.options import repository
 texts = [str(file) for file in metadata.files("videomdm_ext") if "/licenses/" in str(file)]

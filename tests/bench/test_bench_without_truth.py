@@ -282,12 +282,12 @@ def test_a_teacher_whose_depth_is_grossly_wrong_scores_worse_though_its_camera_c
         torch.testing.assert_close(*image, rtol=0, atol=1e-9)
     scores = [scorer.score(clips, captions)[fid] for clips in (good, poor, gross)]
     assert scores[0] < scores[1] < scores[2]
-    calibration = scorer.calibrate(gross)
-    assert calibration.teacher[fid] == scores[2] > 3 * scores[0]
-    assert calibration.ranking(fid)[0]
-    assert calibration.floor[fid] > 0
-    assert calibration.clips == len(motions)
-    assert calibration.error(fid, scores[2]) > calibration.error(fid, scores[0])
+    reference_rows = scorer.reference_rows(gross)
+    assert reference_rows.teacher[fid] == scores[2] > 3 * scores[0]
+    assert reference_rows.ranking(fid)[0]
+    assert reference_rows.floor[fid] > 0
+    assert reference_rows.clips == len(motions)
+    assert reference_rows.error(fid, scores[2]) > reference_rows.error(fid, scores[0])
 
 
 def test_the_floor_without_truth_is_what_right_motions_score_for_their_cameras():
@@ -301,7 +301,7 @@ def test_the_floor_without_truth_is_what_right_motions_score_for_their_cameras()
     refilmed_too = keypoint_scores.KeypointScores(
         plain.views, captions, Views2D(), SMPL22, 20.0, refilmed=[one.views for one in films]
     )
-    found, without = refilmed_too.calibrate(teacher), plain.calibrate(teacher)
+    found, without = refilmed_too.reference_rows(teacher), plain.reference_rows(teacher)
     errors = [one.score(teacher, captions)[fid] for one in films]
     assert found.floor[fid] == pytest.approx(sum(errors) / 3)
     assert without.ranking(fid)[0]
@@ -327,12 +327,12 @@ def test_teachers_are_filmed_again_in_the_same_windows_by_one_camera_a_clip(plan
 
 
 def test_kinematic_measures_without_truth_are_told_and_rank_nothing(motions):
-    calibration = blind_scorer(motions).calibrate([clip for clip, _ in motions])
+    reference_rows = blind_scorer(motions).reference_rows([clip for clip, _ in motions])
     for name in ("acceleration", "foot_skating", "bone_length_drift", "motion_energy"):
-        assert math.isfinite(calibration.teacher[name])
-        assert not calibration.ranking(name)[0]
-    assert calibration.ranking("jitter") == (False, "the truth's own value is not known")
-    assert calibration.static["motion_energy"] == 0.0 < calibration.teacher["motion_energy"]
+        assert math.isfinite(reference_rows.teacher[name])
+        assert not reference_rows.ranking(name)[0]
+    assert reference_rows.ranking("jitter") == (False, "the truth's own value is not known")
+    assert reference_rows.static["motion_energy"] == 0.0 < reference_rows.teacher["motion_energy"]
 
 
 def test_samples_that_are_not_finite_score_nan_without_truth_too(motions):

@@ -14,13 +14,12 @@ import torch
 from clips import make_clip
 
 from videomdm_ext import plugins
-from videomdm_ext.bench import cost
+from videomdm_ext.bench import provenance
 from videomdm_ext.bench import run as engine
-from videomdm_ext.bench.collect import gather
 from videomdm_ext.bench.plan import DEMO, Plan, Run, read_plan
 from videomdm_ext.bench.report import write
 from videomdm_ext.bench.run import execute, prepare
-from videomdm_ext.bench.scoring import make_scoring, with_plugins
+from videomdm_ext.bench.scoring import gather, make_scoring, with_plugins
 from videomdm_ext.data import refined
 from videomdm_ext.data.folder import Card, read_card, write_folder
 from videomdm_ext.data.refined import identity, is_made
@@ -102,7 +101,7 @@ def test_a_distance_is_parted_into_what_the_denoiser_and_what_its_teacher_got_wr
     rows = {arm.name: arm.trainings[0].metrics for arm in results.arms}
     assert rows["3d"]["data_pose_frechet"] == pytest.approx(0, abs=1e-6)
     assert rows["3d"]["own_pose_frechet"] == pytest.approx(rows["3d"]["pose_frechet"], rel=1e-4)
-    lifted = results.calibration.teacher["pose_frechet"]
+    lifted = results.reference_rows.teacher["pose_frechet"]
     assert rows["lifted"]["data_pose_frechet"] == pytest.approx(lifted, rel=1e-4)
     assert 0 < rows["2d"]["data_pose_frechet"] != pytest.approx(lifted, rel=1e-2)
     on_lifted = rows["lifted"]
@@ -243,6 +242,13 @@ def test_runs_are_ordered_seed_by_seed_and_all_get_the_same_settings(plan, tmp_p
     assert ("--seed", "1") in set(zip(runs[3].arguments(tmp_path), runs[3].arguments(tmp_path)[1:], strict=False))
 
 
+def test_the_host_is_the_stand_in_a_checkout_or_one_that_is_searched_for(plan, monkeypatch):
+    assert plan.host().kind == "standin"
+    monkeypatch.setattr(checkout, "find", lambda place=None: f"found at {place}")
+    assert dataclasses.replace(plan, mdm="here").host() == "found at here"
+    assert dataclasses.replace(plan, mdm="auto").host() == "found at None"
+
+
 def test_the_passes_of_a_walk_are_counted(plan):
     full = dataclasses.replace(plan, diffusion_steps=50, steps=100)
     assert Run(full, "3d", 0).passes() == 100
@@ -263,9 +269,11 @@ def test_steps_are_read_from_the_log_of_a_run(plan, tmp_path):
     assert run.steps_done(tmp_path) == 60
 
 
-def test_the_time_of_both_parts_of_an_interrupted_training_counts(tmp_path):
-    cost.note_time(tmp_path, 2.5)
-    cost.note_time(tmp_path, 4.0)
+def test_the_time_of_both_parts_of_an_interrupted_training_counts(tmp_path, monkeypatch):
+    for clock in ([10.0, 12.5], [100.0, 104.0]):
+        monkeypatch.setattr(provenance, "time", SimpleNamespace(monotonic=iter(clock).__next__))
+        with provenance.cost_counted(tmp_path):
+            pass
     assert float((tmp_path / "seconds.txt").read_text("utf-8")) == 6.5
 
 

@@ -10,7 +10,8 @@ import numpy as np
 from comparisons import make_arm, make_results
 
 from videomdm_ext.bench.facts import Case, worst_cases
-from videomdm_ext.bench.results import Example, Results
+from videomdm_ext.bench.results import Results
+from videomdm_ext.render.figures import Example
 
 CAPTIONS = ("walk", "run", "walk", "jump", "sit")
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from videomdm_ext.bench import player
-from videomdm_ext.bench.results import Example
 from videomdm_ext.data.motions import load_motions
 from videomdm_ext.motion.skeletons import SMPL22
+from videomdm_ext.render.figures import Example
 
 WALK = {motion.name: motion.positions for motion in load_motions()}["walk"]
 

@@ -15,9 +15,11 @@ from videomdm_ext.bench import report
 from videomdm_ext.bench.facts import Case, Facts, Judge
 from videomdm_ext.bench.provenance import schema_faults
 from videomdm_ext.bench.report_json import to_json
-from videomdm_ext.bench.results import Example, Results, Training, verdict
+from videomdm_ext.bench.results import Results, Training
+from videomdm_ext.bench.verdict import verdict
 from videomdm_ext.data.motions import load_motions
 from videomdm_ext.errors import DatasetError
+from videomdm_ext.render.figures import Example
 
 
 def test_a_difference_that_is_not_detected_says_what_could_be() -> None:

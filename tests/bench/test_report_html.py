@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from videomdm_ext.bench import report
 from videomdm_ext.bench.facts import Case, Facts, Judge
 from videomdm_ext.bench.report_html import page
-from videomdm_ext.bench.results import Curve, Example, Results
+from videomdm_ext.bench.results import Curve, Results
 from videomdm_ext.data.motions import load_motions
 from videomdm_ext.motion.skeletons import SMPL22
+from videomdm_ext.render.figures import Example
 
 HOSTILE = 'a man <script>alert(1)</script> & "walks" | `fast` </script><img src=x onerror=alert(2)>'
 WALK = {motion.name: motion.positions for motion in load_motions()}["walk"][:30]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from videomdm_ext.bench.report_tex import escaped, latex
-from videomdm_ext.bench.results import compare
+from videomdm_ext.bench.verdict import compare
 
 
 def rows_of(text: str) -> list[list[str]]:

@@ -9,11 +9,10 @@ from collections.abc import Sequence
 import pytest
 from comparisons import CALIBRATION, LEVELS, held_out, make_arm, make_results, scattered, with_scores
 
-from videomdm_ext.bench.results import (
-    Arm,
+from videomdm_ext.bench.results import Arm, Curve, Results
+from videomdm_ext.bench.statistics import Ratio
+from videomdm_ext.bench.verdict import (
     Comparison,
-    Curve,
-    Results,
     ablation_verdict,
     compare,
     compare_with,
@@ -25,7 +24,6 @@ from videomdm_ext.bench.results import (
     variations,
     verdict,
 )
-from videomdm_ext.bench.statistics import Ratio
 
 
 def comparison(results: Results, metric: str, arm: str = "2d") -> Comparison:
@@ -60,7 +58,7 @@ def test_the_gap_closure_is_the_share_of_the_way_from_control_to_reference() -> 
 
 def test_no_arm_is_ranked_where_no_metric_may_rank() -> None:
     blind = dataclasses.replace(CALIBRATION, teacher=CALIBRATION.truth)
-    (sentence,) = verdict(dataclasses.replace(make_results(), calibration=blind))
+    (sentence,) = verdict(dataclasses.replace(make_results(), reference_rows=blind))
     assert "none may rank" in sentence
 
 
@@ -137,7 +135,7 @@ def test_the_held_out_error_ranks_over_several_seeds_like_any_other() -> None:
 
 def test_the_held_out_error_of_an_arm_ranks_nothing_without_that_of_the_teacher() -> None:
     results = held_out({"3d": (0.02, 0.03), "lifted": (0.06, 0.07), "2d": (0.04, 0.05)})
-    blind = dataclasses.replace(results, calibration=CALIBRATION)
+    blind = dataclasses.replace(results, reference_rows=CALIBRATION)
     assert "heldout_mpjpe" in blind.metrics
     assert "heldout_mpjpe" not in blind.ranking_metrics
     assert "MPJPE" not in verdict(blind)[0]
@@ -300,10 +298,10 @@ def test_many_metrics_without_a_difference_are_counted_and_headline_ones_named()
 
 def calibrated(results: Results, names: Sequence[str]) -> Results:
     """The results with these metrics allowed to rank."""
-    old = results.calibration
+    old = results.reference_rows
     rows = {name: dict.fromkeys(names, value) for name, value in (("truth", 0.0), ("teacher", 9.0), ("floor", 0.1))}
     kept = {name: {**getattr(old, name), **row} for name, row in rows.items()}
-    return dataclasses.replace(results, calibration=dataclasses.replace(old, **kept))
+    return dataclasses.replace(results, reference_rows=dataclasses.replace(old, **kept))
 
 
 def test_p_values_of_several_arms_are_adjusted_for_their_number() -> None:

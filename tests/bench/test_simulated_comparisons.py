@@ -15,14 +15,15 @@ import scipy.stats
 from comparisons import CARD
 
 from videomdm_ext.bench.metrics import by_name
-from videomdm_ext.bench.reference_rows import Calibration
-from videomdm_ext.bench.results import Arm, Curve, Results, Training, compare, headline, verdict
+from videomdm_ext.bench.reference_rows import ReferenceRows
+from videomdm_ext.bench.results import Arm, Curve, Results, Training
+from videomdm_ext.bench.verdict import compare, headline, verdict
 
 SEEDS = (3, 5, 10)
 ARMS = ("3d", "lifted", "2d")
 METRICS = ("pose_frechet", "kinematic_frechet", "bone_length_error", "foot_skating", "acceleration", "text-motion/fid")
 BEST, FAR = 10.0, 500.0
-CALIBRATION = Calibration(
+CALIBRATION = ReferenceRows(
     truth={name: BEST if by_name(name).kind == "level" else 0.0 for name in METRICS},
     floor=dict.fromkeys(METRICS, 1.0),
     teacher=dict.fromkeys(METRICS, FAR),

@@ -62,6 +62,13 @@ def test_the_defaults_are_the_protocols(asked):
     assert str(made.out) == "runs/bench-set"
 
 
+@pytest.mark.parametrize("arms", [["3d,2d"], ["3d", "2d"], ["3d, ", "2d,"]])
+def test_lists_take_commas_or_spaces_and_may_be_empty(asked, arms):
+    benchmarking.bench(["--dataset", "set", "--text-features", "words", "--arms", *arms, "--without", ""])
+    (made,) = asked
+    assert (made.plan.arms, made.plan.without) == (("3d", "2d"), ())
+
+
 def test_too_few_samples_for_groups_of_32_are_told(asked, capsys):
     benchmarking.bench(["--dataset", "set", "--samples", "20", "--text-features", "words"])
     assert "groups of 20" in capsys.readouterr().out

@@ -115,7 +115,7 @@ def test_our_own_sampling_draws_from_it_in_mdm_and_is_the_same_twice(place, prin
     words = ["--checkpoint", "save/2d/model000000200.pt", "--mdm", ".", "--seconds", "2", "--count", "2"]
     words += ["--text", "a person walks.", "--formats", "npz,bvh"]
     for out in ("sampled", "again"):
-        mdm_runs.must(mdm_runs.python(place, "-m", "videomdm_ext.cli", "sample", *words, "--out", out))
+        mdm_runs.must(mdm_runs.python(place, "-m", "videomdm_ext", "sample", *words, "--out", out))
     made, again = (np.load(place / out / "samples.npz")["samples"] for out in ("sampled", "again"))
     assert made.shape == (80, 22, 3)
     np.testing.assert_array_equal(made, again)
@@ -130,7 +130,7 @@ def test_it_lifts_keypoints_in_mdm_nearer_to_them_than_without(place, printed):
     off_rays = []
     for strength in ("1", "0"):
         drawn = [*words, "--guidance_strength", strength, "--out", f"lifted{strength}"]
-        mdm_runs.must(mdm_runs.python(place, "-m", "videomdm_ext.cli", "lift", *drawn))
+        mdm_runs.must(mdm_runs.python(place, "-m", "videomdm_ext", "lift", *drawn))
         errors = json.loads((place / f"lifted{strength}/lifted.json").read_text())["mean"]
         assert np.isfinite(list(errors["prior"].values())).all()
         off_rays.append(errors["prior"]["image"])

@@ -58,7 +58,7 @@ def bench(checkout: Path, place: Path, out: str, **environment: str) -> subproce
     known |= {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", **environment}
     words = ["bench", "--dataset", "set", "--mdm", str(checkout), "--out", out, *BENCH]
     with (place / f"{out}.txt").open("a") as log:
-        command = [sys.executable, "-m", "videomdm_ext.cli", *words]
+        command = [sys.executable, "-m", "videomdm_ext", *words]
         return subprocess.Popen(command, cwd=place, env=known, stdout=log, stderr=log, start_new_session=True)
 
 

@@ -1,1 +1,1 @@
-"""Scores of samples, the calibration that says which of them may rank, statistics over seeds, and the report."""
+"""The benchmark: its plan, trainings, scores, statistics, verdict and report."""

@@ -18,13 +18,13 @@ from torch import Tensor
 from videomdm_ext.bench import metrics
 from videomdm_ext.bench.evaluators.base import Evaluator
 from videomdm_ext.bench.metrics import Clips
-from videomdm_ext.bench.reference_rows import Calibration, calibrate, halves, static_pose
+from videomdm_ext.bench.reference_rows import ReferenceRows, halves, score_reference_rows, static_pose
 from videomdm_ext.errors import DatasetError, PluginError
 from videomdm_ext.motion import accuracy
 from videomdm_ext.motion.skeletons import Skeleton
 
 SPLITS = 8
-"""Random splits of the truth, and random exchanges of its captions, whose mean is told."""
+"""Random splits of the truth, and random exchanges of its captions, whose mean is reported."""
 MULTIMODAL = 100
 """Captions that the multimodality is taken over, the first ones."""
 
@@ -91,7 +91,7 @@ class EmbeddingScores(ABC):
         """The scores that need no evaluator, and "clips", their number."""
 
     @abstractmethod
-    def calibrate(self, teacher: Clips, groups: Sequence[str] | None = None, seed: int = 0) -> Calibration:
+    def reference_rows(self, teacher: Clips, groups: Sequence[str] | None = None, seed: int = 0) -> ReferenceRows:
         """The rows that are not arms: truth, floor, teacher, static pose, shuffled captions."""
 
     @abstractmethod
@@ -139,7 +139,10 @@ class EmbeddingScores(ABC):
             rows["floor"] |= floor
             rows["teacher"] |= self._in_space(self.embed(evaluator, teacher, captions), name)
             rows["static"] |= self._in_space(self.embed(evaluator, still, captions), name)
-            rows["shuffled"] |= self._shuffled(name, seed)
+            draw, whole = torch.Generator().manual_seed(seed), self.truth(name)
+            orders = [torch.randperm(len(whole.captions), generator=draw).tolist() for _ in range(SPLITS)]
+            mixed = [self._of_captions(whole.exchanged(order), name) for order in orders]
+            rows["shuffled"] |= {metric: mean([row[metric] for row in mixed]) for metric in mixed[0]}
         return rows
 
     @property
@@ -194,22 +197,18 @@ class EmbeddingScores(ABC):
         """How well motions and their captions fit; the gallery holds the captions of the reference too."""
         if made.texts is None:
             return {}
+        gallery: dict[str, Tensor] = {}
+        for one in (self.truth(name), made):
+            gallery |= dict(zip(*one.gallery, strict=True))
+        place = {text: index for index, text in enumerate(gallery)}
+        own = torch.tensor([place[caption] for caption in made.captions])
         groups = metrics.seeded_groups(len(made.captions), self.seed)
-        all_texts, rows = self._joint_gallery(made, self.truth(name))
-        own = torch.tensor([all_texts[caption] for caption in made.captions])
         tops = {
             "r_precision": metrics.r_precision(made.rows, made.texts, made.captions, groups),
-            "r_precision_gallery": metrics.hits(made.rows, rows, own).mean(0).tolist(),
+            "r_precision_gallery": metrics.hits(made.rows, torch.stack(list(gallery.values())), own).mean(0).tolist(),
         }
         found = {f"{name}/{kind}_{top}": v for kind, row in tops.items() for top, v in zip((1, 2, 3), row, strict=True)}
         return found | {f"{name}/mm_dist": metrics.mm_distances(made.rows, made.texts).mean().item()}
-
-    def _joint_gallery(self, made: Embedded, truth: Embedded) -> tuple[dict[str, int], Tensor]:
-        """The different captions of both sets with their places, and their rows."""
-        texts: dict[str, Tensor] = {}
-        for one in (truth, made):
-            texts |= dict(zip(*one.gallery, strict=True))
-        return {text: place for place, text in enumerate(texts)}, torch.stack(list(texts.values()))
 
     def _halved(self, name: str, groups: Sequence[str], seed: int) -> tuple[Scores, Scores]:
         """The truth's own scores in a space, and mean errors of one half of it against the other."""
@@ -227,13 +226,6 @@ class EmbeddingScores(ABC):
             floor[metric] = mean([meant.error(one[metric], b) for (one, _), b in zip(pairs, best, strict=True)])
         return truth, floor
 
-    def _shuffled(self, name: str, seed: int) -> Scores:
-        """Scores of the truth with captions exchanged at random."""
-        generator, whole = torch.Generator().manual_seed(seed), self.truth(name)
-        orders = [torch.randperm(len(whole.captions), generator=generator).tolist() for _ in range(SPLITS)]
-        rows = [self._of_captions(whole.exchanged(order), name) for order in orders]
-        return {metric: mean([row[metric] for row in rows]) for metric in rows[0]}
-
 
 def mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
@@ -246,6 +238,9 @@ def check_captions(clips: Clips, captions: Sequence[str], what: str) -> None:
             f"{what}: expected a caption for each of {len(clips)} clips, found {len(captions)}. "
             "Give every clip one; of several, the first."
         )
+
+
+# -- against true motions ----------------------------------------------------------------------------------------------
 
 
 class TruthScores(EmbeddingScores):
@@ -272,21 +267,23 @@ class TruthScores(EmbeddingScores):
     def embed_truth(self, evaluator: Evaluator) -> Embedded:
         return self.embed(evaluator, self.reference, self.captions)
 
-    def calibrate(self, teacher: Clips, groups: Sequence[str] | None = None, seed: int = 0) -> Calibration:
+    def reference_rows(self, teacher: Clips, groups: Sequence[str] | None = None, seed: int = 0) -> ReferenceRows:
         """The rows that are not arms: truth, floor, teacher, static pose, shuffled captions.
 
         `teacher` are the teacher's own motions of the reference's clips, in their order; `groups` as in
-        `calibrate`. Precision and recall of the truth are those of one half against the other, as a set would
+        `reference_rows`. Precision and recall of the truth are those of one half against the other, as a set would
         hold itself whole.
         """
         check_captions(teacher, self.captions, "teacher")
         names = list(groups) if groups is not None else [""] * len(self.reference)
-        plain = calibrate(self.reference, teacher, self.skeleton, self.fps, groups=names, seed=seed, splits=SPLITS)
+        plain = score_reference_rows(
+            self.reference, teacher, self.skeleton, self.fps, groups=names, seed=seed, splits=SPLITS
+        )
         still = [clip.to(self.reference[0].dtype) for clip in static_pose(self.reference, self.skeleton)]
         rows = self.rows(teacher, self.captions, still, names, seed)
         for row in ("truth", "floor", "teacher", "static"):
             rows[row] = {**getattr(plain, row), **rows[row]}
-        return Calibration(**rows, clips=plain.clips, distrust=self.distrust)
+        return ReferenceRows(**rows, clips=plain.clips, distrust=self.distrust)
 
 
 def held_out_scores(made: Clips, truth: Clips, fps: float) -> Scores:

@@ -12,12 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from videomdm_ext.bench.arms import ArmConfig, arm_name, load_arm
 from videomdm_ext.bench.evaluators.views_2d import NAME as VIEWS_2D
 from videomdm_ext.bench.metrics import METRICS, SPACE_METRICS
-from videomdm_ext.bench.plan import MDM_FIXED, Plan, Run, read_plan
+from videomdm_ext.bench.plan import MDM_FIXED, PRIMARY, ArmConfig, Plan, Run, arm_name, load_arm, read_plan
 from videomdm_ext.bench.reference import has_truth
-from videomdm_ext.bench.scores import PRIMARY
 from videomdm_ext.config import Supervision
 from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.files import write_bytes
@@ -176,7 +174,7 @@ def settings_of(plan: Plan) -> dict[str, Any]:
 
 
 def write_plan(plan: Plan, out: Path) -> None:
-    """Write plan.json where it does not say the same already."""
+    """Write plan.json where its text differs or is missing."""
     text = json.dumps({**dataclasses.asdict(plan), "settings": settings_of(plan)}, indent=2) + "\n"
     place = out / "plan.json"
     if not place.is_file() or place.read_text(encoding="utf-8") != text:
@@ -225,7 +223,7 @@ def check_declared(arm: ArmConfig) -> None:
 
 
 def check_pairs(runs: list[Run], out: Path) -> None:
-    """No two arms of a comparison are given more that is different than they declare. ConfigError says what."""
+    """No two arms of a comparison differ in more than they declare. ConfigError names the options."""
     firsts = [run for run in runs if run.seed == runs[0].seed]
     for run in firsts:
         check_declared(run.config)

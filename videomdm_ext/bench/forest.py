@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 from videomdm_ext.bench.metrics import by_name
 from videomdm_ext.bench.numerals import estimate_text, share_text
-from videomdm_ext.bench.results import CONTROL, REFERENCE, Comparison, Results, compare, compared_arms
+from videomdm_ext.bench.plan import CONTROL, REFERENCE
+from videomdm_ext.bench.results import Results
 from videomdm_ext.bench.score_tables import reading
+from videomdm_ext.bench.verdict import Comparison, compare, compared_arms
 
 WIDEST = (-1.5, 2.0)
 """No axis goes further; what lies beyond ends in an arrow."""

@@ -19,7 +19,7 @@ from videomdm_ext.bench.embedding_scores import Embedded, EmbeddingScores, Score
 from videomdm_ext.bench.evaluators.base import Evaluator
 from videomdm_ext.bench.evaluators.views_2d import Views2D, is_whole
 from videomdm_ext.bench.metrics import Clips
-from videomdm_ext.bench.reference_rows import Calibration, static_pose
+from videomdm_ext.bench.reference_rows import ReferenceRows, static_pose
 from videomdm_ext.data.batch import Crop, crop
 from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.folder import Card
@@ -30,11 +30,11 @@ from videomdm_ext.motion.features import decode
 from videomdm_ext.motion.skeletons import Skeleton
 
 MOST_CAMERAS = 256
-"""Clips whose cameras tell the range of the held-out ones, evenly chosen."""
+"""Clips from whose cameras the range of the held-out ones is taken, evenly chosen."""
 TAIL = 0.1
 """Share of the cameras that lies outside that range on either side."""
 NEAREST = 0.1
-"""Metres; a joint is at least this far from a held-out camera."""
+"""Metres; joints are at least this far from a held-out camera, and nearer ones are projected as if they were."""
 STEEPEST = math.radians(80.0)
 """Elevation at which a held-out camera still has a level horizon."""
 
@@ -64,7 +64,7 @@ def whole_views(views: Sequence[View], place: str) -> tuple[View, ...]:
 
 
 class KeypointScores(EmbeddingScores):
-    """Scores sets of samples against views of clips; `captions` are those of the teacher's motions in `calibrate`.
+    """Scores sets of samples against views of clips; `captions` are those of the teacher's motions in `reference_rows`.
 
     `refilmed` are such views of the teacher itself, each set with other cameras, one a clip.
     """
@@ -97,7 +97,7 @@ class KeypointScores(EmbeddingScores):
         rows = self.space.seen([(view.points, view.confidence) for view in views], self.fps).double()
         return Embedded(rows, (1,) * len(rows), tuple(view.caption for view in views), None)
 
-    def calibrate(self, teacher: Clips, groups: Sequence[str] | None = None, seed: int = 0) -> Calibration:
+    def reference_rows(self, teacher: Clips, groups: Sequence[str] | None = None, seed: int = 0) -> ReferenceRows:
         """The rows that are not arms; the kinematic measures have none of the truth, and no floor.
 
         The floor is one half of the views against the other, or, where that is more, the teacher's own motions against
@@ -111,7 +111,7 @@ class KeypointScores(EmbeddingScores):
             rows[row] = {**self.plain_scores(clips), **rows[row]}
         again = self._refilmed_errors(teacher, rows["truth"])
         rows["floor"] = {name: max(floor, again.get(name, 0.0)) for name, floor in rows["floor"].items()}
-        return Calibration(**rows, clips=len(self.views), distrust=self.distrust)
+        return ReferenceRows(**rows, clips=len(self.views), distrust=self.distrust)
 
     def _refilmed_errors(self, teacher: Clips, truth: Scores) -> Scores:
         """What motions that are right by definition have as errors for their cameras alone, mean over the sets."""
@@ -125,7 +125,7 @@ class KeypointScores(EmbeddingScores):
 
 
 def with_own_range(evaluator: Views2D, card: Card, clips: Sequence[Clip]) -> Views2D:
-    """The evaluator with cameras as far and as high as the clips' own, unless the card tells the set's range."""
+    """The evaluator with cameras as far and as high as the clips' own, unless the card holds the set's range."""
     return evaluator if "optics" in card.recipe else Views2D(own_range(clips))
 
 
@@ -149,8 +149,7 @@ def camera_place(clip: Clip) -> tuple[float, float]:
     return min(max(elevation, -STEEPEST), STEEPEST), max(depth, NEAREST)
 
 
-NEAREST = 0.1
-"""Metres; what is nearer to a camera, or behind it, is projected as if it were that far."""
+# -- held-out clips against their keypoints ----------------------------------------------------------------------------
 
 
 def reprojection_scores(groups: Mapping[str, Clips], clips: Sequence[Clip]) -> dict[str, dict[str, float]]:
@@ -170,7 +169,7 @@ def reprojection_scores(groups: Mapping[str, Clips], clips: Sequence[Clip]) -> d
 def other_views(clips: Sequence[Clip]) -> dict[int, int]:
     """For each clip whose true motion another camera saw too, the place of the next such clip; no clip without truth.
 
-    Only a shared truth tells where one camera stands to the other: teachers are lifted one by one.
+    Only a shared truth gives the pose of one camera in another: teachers are lifted one by one.
     """
     same: dict[bytes, list[int]] = {}
     for place, clip in enumerate(clips):

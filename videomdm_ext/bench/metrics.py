@@ -241,8 +241,10 @@ def check_clips(clips: Clips, skeleton: Skeleton, what: str) -> None:
             )
 
 
+# -- in the space of one evaluator: motions [N, D] and captions --------------------------------------------------------
+
 GROUP = 32
-"""Motions of a group, whose captions are told apart."""
+"""Motions of a group of R-precision."""
 TOPS = (1, 2, 3)
 NEIGHBOURS = 3
 """The ball around each clip reaches to its k-th neighbour."""

@@ -1,4 +1,8 @@
-"""What a comparison compares: its plan, and the trainings that follow from it.
+"""What a comparison compares: its plan, its arms, and the trainings that follow from them.
+
+An arm is a file in configs/arms with the options of `Supervision` that differ from its defaults. Two more entries name
+the arm that it is compared with and the options in which it is meant to differ (`fairness`): `of: NAME`, by default
+`2d`, and `declare: [OPTION, ...]`, by default the options that the file names.
 
 OUT/plan.json                   what is compared; a folder holds one plan
 OUT/runs/ARM-SEED/              the host's checkpoints and logs, cost, and which refined teachers it had (teachers.txt)
@@ -7,7 +11,6 @@ OUT/samples/ARM-SEED/step*.npz  motions for validation captions from earlier che
 OUT/scores/ARM-SEED/REP.json    their scores
 """
 
-import csv
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,22 +18,87 @@ from typing import Annotated, Any
 
 import tyro
 
-from videomdm_ext.bench.arms import ArmConfig, arm_name, load_arm
-from videomdm_ext.bench.scores import PRIMARY
+from videomdm_ext.config import Supervision
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.mdm import checkout
+from videomdm_ext.mdm.logs import read_rows
+from videomdm_ext.options import as_flags, difference, from_mapping, read_yaml, shipped
 from videomdm_ext.supervision.unrolling import Ladder
 
+REFERENCE, CONTROL, FULL = "3d", "lifted", "2d"
+"""The arm that sees the truth, the arm that a 2D method must beat, and the full method that ablations are held against.
+
+Every arm but the first two is compared with both."""
+PRIMARY = ("pose_frechet", "text-motion/fid")
+"""The metrics that claims are made in, chosen before any score is seen; in this order."""
 EQUAL_PASSES = ", equal passes"
 """What is added to an arm's name that is trained again with as many denoiser passes as the others."""
 ONLY_STANDIN = ("ff_size", "dropout", "gradient_clip")
 """Options of the stand-in that MDM does not have: its own values are fixed."""
 MDM_FIXED = {"ff_size": 1024, "dropout": 0.1}
-"""What MDM fixes; a plan for a checkout says the same."""
+"""What MDM fixes; a plan for a checkout holds these values."""
 LOGGED = 25
 """Steps that a row of the losses is the mean of, or nearly so many."""
 TRAINED_EVALUATORS = ("t2m", "text-motion", "views-2d")
 """Evaluators that are large, or are trained first."""
+FOLDER = shipped("configs") / "arms"
+RENAMED = {"3d-on-teacher": "lifted", "3d-on-refined": "refined", "2d-reprojection": "paper"}
+"""Arms by the name that they had before."""
+
+
+@dataclass(frozen=True)
+class ArmConfig:
+    """A named way to supervise; `declares` are the options in which it is meant to differ from the arm `of`."""
+
+    name: str
+    supervision: Supervision
+    declares: tuple[str, ...] = ()
+    of: str = FULL
+
+    @property
+    def flags(self) -> list[str]:
+        """The host's command-line arguments for this arm."""
+        return as_flags(self.supervision)
+
+
+def known_arms() -> list[str]:
+    """Return the names of the arms that come with the package; those of subfolders too, without the folder."""
+    return sorted(path.stem for path in FOLDER.rglob("*.yaml"))
+
+
+def renamed(name: str) -> str | None:
+    """The present name of an arm that had the name `name`, or None."""
+    for old, new in RENAMED.items():
+        if name == old or name.startswith(f"{old}-"):
+            return name.replace(old, new, 1)
+    return None
+
+
+def arm_name(arm: str) -> str:
+    """What to call an arm that is given by its name or by the path of its YAML file."""
+    return Path(arm).stem if arm.endswith((".yaml", ".yml")) else arm
+
+
+def load_arm(name: str) -> ArmConfig:
+    """An arm by its name, or by the path of its YAML file. ConfigError lists those that exist."""
+    path = Path(name) if name.endswith((".yaml", ".yml")) else next(FOLDER.rglob(f"{name}.yaml"), FOLDER)
+    if not path.is_file():
+        if present := renamed(name):
+            raise ConfigError(f"arm {name!r}: it is called {present!r} now. Use that name.")
+        raise ConfigError(f"arm {name!r}: expected one of {', '.join(known_arms())}, or a YAML file. Found neither.")
+    entries = read_yaml(path)
+    of, declares = entries.pop("of", FULL), entries.pop("declare", list(entries))
+    if not isinstance(declares, list) or not set(map(str, declares)) <= Supervision.__dataclass_fields__.keys():
+        raise ConfigError(f"{path}: declare: expected a list of options of the supervision, found {declares!r}.")
+    if of not in known_arms():
+        raise ConfigError(f"{path}: of: expected one of {', '.join(known_arms())}, found {of!r}.")
+    return ArmConfig(arm_name(name), from_mapping(Supervision, entries, str(path)), tuple(declares), str(of))
+
+
+def settings(arm: ArmConfig) -> str:
+    """In one line, how the arm differs from the defaults."""
+    changed = difference(arm.supervision, Supervision())
+    return ", ".join(f"{name} {value}" for name, (value, _) in changed.items()) or "defaults"
 
 
 Hidden = tyro.conf.Suppress[tyro.conf.Fixed[str]]
@@ -126,8 +194,10 @@ class Plan:
         return min(fitting, key=lambda steps: abs(steps - LOGGED))
 
     def host(self) -> checkout.Checkout:
-        """The checkout that trains and samples: the one at `mdm`, else the stand-in."""
-        return checkout.find(self.mdm) if self.mdm else checkout.standin()
+        """The checkout that trains and samples: the one at `mdm`, one that is searched for, or the stand-in."""
+        if not self.mdm:
+            return checkout.standin()
+        return checkout.find(None if self.mdm == "auto" else self.mdm)
 
 
 DEMO = Plan(
@@ -194,7 +264,7 @@ class Run:
         return out / "runs" / self.name
 
     def samples(self, out: Path) -> Path:
-        """The one file of a comparison that says by itself what is made of a training."""
+        """The one file of a comparison whose samples are not scored here, as in the demo on videos."""
         return out / "samples" / f"{self.name}.npz"
 
     def replication(self, out: Path, number: int) -> Path:
@@ -245,9 +315,7 @@ class Run:
             return self.steps
         seen = [0]
         for log in (self.folder(out) / "progress.csv", self.folder(out) / "host" / "progress.csv"):
-            if log.is_file():
-                with log.open(encoding="utf-8", newline="") as file:
-                    seen += [int(row["step"]) for row in csv.DictReader(file) if (row.get("step") or "").isdigit()]
+            seen += [int(row["step"]) for row in read_rows(log)]
         return max(seen)
 
     def noise_seed(self, replication: int) -> int:

@@ -6,6 +6,7 @@ OUT/protocol_mdm.json, .md      every score, and a short table
 A finished log of the same checkpoint, data, files and settings is not run again. The run's own folder stays as it is.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -47,7 +48,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A checkpoint's scores and those of the true motions beside; `data` says what it was scored against."""
+    """A checkpoint's scores and those of the true motions beside; `data` names what it was scored against."""
 
     name: str
     data: str
@@ -192,30 +193,19 @@ def execute(checkout: Checkout, run: Asked, settings: Settings, folder: Path, wa
         try:
             watch(run.name, 0, total)
             while process.poll() is None:
-                _wait(process)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(1.0)
                 log = evaluation.log_in(folder)
-                done = evaluation.replications_done(log.read_text(encoding="utf-8")) if log else 0
-                watch(run.name, done, total)
+                watch(run.name, evaluation.replications_done(log.read_text(encoding="utf-8")) if log else 0, total)
         finally:
             process.terminate()
             process.wait()
     if process.returncode:
-        raise _failure(run.name, process.returncode, printed)
-
-
-def _failure(name: str, status: int, printed: Path) -> HostError:
-    said = printed.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return HostError(
-        f"{printed}: MDM's evaluation of {name} ended with status {status}: "
-        f"{' | '.join(said[-3:]) or 'it said nothing'}. Read that file; videomdm doctor tells what MDM lacks here."
-    )
-
-
-def _wait(process: subprocess.Popen[bytes]) -> None:
-    try:
-        process.wait(1.0)
-    except subprocess.TimeoutExpired:
-        return
+        last = printed.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
+        raise HostError(
+            f"{printed}: MDM's evaluation of {run.name} ended with status {process.returncode}: "
+            f"{' | '.join(last) or 'it printed nothing'}. Read that file; videomdm doctor reports what MDM lacks here."
+        )
 
 
 # -- protocol_mdm.json ------------------------------------------------------------------------------------------------
@@ -223,23 +213,20 @@ def _wait(process: subprocess.Popen[bytes]) -> None:
 
 def as_json(evaluated: Sequence[Evaluated], settings: Settings) -> str:
     """Every score of every replication, by run; scores that are no number are null."""
+
+    def finite(values: Mapping[str, float]) -> dict[str, float | None]:
+        return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+    def plain(scores: Scores) -> dict[str, Any]:
+        rows = {"mean": finite(scores.mean), "half_width": finite(scores.half_width)}
+        return rows | {"replications": [finite(values) for values in scores.replications]}
+
     runs = {
         one.name: {
             "scored_against": one.data,
             **{key: value for key, value in one.identity.items() if key != "settings"},
-            "scores": {who: _plain(scores) for who, scores in one.scores.items()},
+            "scores": {who: plain(scores) for who, scores in one.scores.items()},
         }
         for one in evaluated
     }
     return _text({"format": 1, "protocol": "mdm", "settings": asdict(settings), "runs": runs})
-
-
-def _plain(scores: Scores) -> dict[str, Any]:
-    def finite(values: Mapping[str, float]) -> dict[str, float | None]:
-        return {name: value if math.isfinite(value) else None for name, value in values.items()}
-
-    return {
-        "replications": [finite(values) for values in scores.replications],
-        "mean": finite(scores.mean),
-        "half_width": finite(scores.half_width),
-    }

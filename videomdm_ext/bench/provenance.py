@@ -1,8 +1,10 @@
-"""run.json, which says how a comparison was made; the benches under a folder; whether the files of one are whole.
+"""run.json, the record of how a comparison was made; the benches under a folder; whether the files of one are whole.
 
 run.json holds all that must be known to repeat a comparison, and what it took. It holds times; metrics.json none.
+In a training's folder: seconds.txt, of all parts that were not killed; cost.json, peak memory in MiB and weights.
 """
 
+import contextlib
 import datetime
 import hashlib
 import json
@@ -10,30 +12,34 @@ import platform
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from videomdm_ext import __version__
-from videomdm_ext.bench import cost, fairness
+from videomdm_ext.bench import fairness
 from videomdm_ext.bench.plan import Plan, Run, read_plan
-from videomdm_ext.bench.scoring import Scoring, digest
 from videomdm_ext.data.files import write_bytes
 from videomdm_ext.data.folder import read_card
 from videomdm_ext.errors import VideoMDMError
 from videomdm_ext.mdm import checkout, known
 from videomdm_ext.options import repository
 
+if TYPE_CHECKING:
+    from videomdm_ext.bench.scoring import Scoring
+
 SCHEMA = Path(__file__).with_name("metrics_schema.json")
 PACKAGES = ("torch", "numpy", "roma", "scipy", "transformers")
 """Packages whose versions can change a number."""
 
 
-def write(plan: Plan, out: Path, scoring: Scoring, command: Sequence[str]) -> dict[str, Any]:
+def write(plan: Plan, out: Path, scoring: "Scoring", command: Sequence[str]) -> dict[str, Any]:
     """Write run.json. -> its content"""
     host, root = plan.host(), repository()
     content = {
@@ -78,8 +84,8 @@ def run_facts(run: Run, out: Path) -> dict[str, Any]:
         "steps": run.steps,
         "samples_seen": run.steps * run.plan.batch_size,
         "passes": round(run.passes()),
-        "seconds": cost.read_seconds(run.folder(out)),
-        **{name: cost.read(run.folder(out)).get(name) for name in ("memory", "parameters")},
+        "seconds": read_seconds(run.folder(out)),
+        **{name: read_cost(run.folder(out)).get(name) for name in ("memory", "parameters")},
         "checkpoint": {"step": step, "sha256": digest(run.checkpoint(out, step))},
         "samples": {place.name: digest(place) for place in (*places, run.held_out(out))},
     }
@@ -122,6 +128,11 @@ def hash_files(root: Path, places: Sequence[Path]) -> str:
     return total.hexdigest()
 
 
+def digest(place: Path) -> str:
+    """Hex SHA-256 of a file."""
+    return hashlib.sha256(place.read_bytes()).hexdigest()
+
+
 def is_dirty(root: Path) -> bool | None:
     """Whether a repository holds changes that are not committed; None where it is no repository."""
     if not (root / ".git").exists():
@@ -134,7 +145,7 @@ def is_dirty(root: Path) -> bool | None:
     return bool(done.stdout.strip())
 
 
-def told(content: Mapping[str, Any]) -> dict[str, Any]:
+def summary(content: Mapping[str, Any]) -> dict[str, Any]:
     """What of run.json a report shows, one line each."""
     host = content["host"]
     commit = f"commit {content['sources']['commit']}" if content["sources"]["commit"] else "not from a clone"
@@ -147,6 +158,9 @@ def told(content: Mapping[str, Any]) -> dict[str, Any]:
         "device": content["device"],
         "data set content": content["dataset"]["content_hash"],
     }
+
+
+# -- benches under a folder, and whether the files of one are whole ----------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -276,3 +290,55 @@ def schema_faults(content: Any) -> list[str]:
     rules = json.loads(SCHEMA.read_text(encoding="utf-8"))
     found = jsonschema.Draft202012Validator(rules).iter_errors(content)
     return sorted(f"{error.json_path}: {textwrap.shorten(error.message, 160)}" for error in found)
+
+
+# -- what a training cost ----------------------------------------------------------------------------------------------
+
+PEAK = Path("/proc/self/status")
+"""Where Linux says how much memory a process took at most."""
+
+
+@contextmanager
+def cost_counted(folder: Path) -> Iterator[None]:
+    """Add seconds and peak memory of what happens within to those of the parts of a training before it."""
+    started = time.monotonic()
+    forget_peak()
+    try:
+        yield
+    finally:
+        seconds = (read_seconds(folder) or 0.0) + time.monotonic() - started
+        write_bytes(str(folder / "seconds.txt"), f"{seconds:.1f}".encode())
+        note_cost(folder, memory=max(peak_memory(), read_cost(folder).get("memory") or 0.0))
+
+
+def read_seconds(folder: Path) -> float | None:
+    place = folder / "seconds.txt"
+    return float(place.read_text(encoding="utf-8")) if place.is_file() else None
+
+
+def note_cost(folder: Path, **facts: float) -> None:
+    """Add facts to cost.json."""
+    text = json.dumps({**read_cost(folder), **facts}, indent=2, sort_keys=True) + "\n"
+    write_bytes(str(folder / "cost.json"), text.encode())
+
+
+def read_cost(folder: Path) -> dict[str, Any]:
+    place = folder / "cost.json"
+    return dict(json.loads(place.read_text(encoding="utf-8"))) if place.is_file() else {}
+
+
+def forget_peak() -> None:
+    """Let the peak memory of this process begin anew, so that it is not an earlier run's."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    elif PEAK.is_file():
+        with contextlib.suppress(OSError):
+            PEAK.with_name("clear_refs").write_text("5", encoding="ascii")
+
+
+def peak_memory() -> float:
+    """MiB: of the GPU where one is used, else of this process on Linux; 0 where neither can be known."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    lines = PEAK.read_text(encoding="ascii").splitlines() if PEAK.is_file() else []
+    return next((int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM")), 0.0)

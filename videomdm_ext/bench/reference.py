@@ -24,8 +24,8 @@ from videomdm_ext.motion.features import decode
 class Reference:
     """Windows of the clips of a split: `truth` and `teacher` [T, J, 3] each, m, a caption each, and their motions.
 
-    `groups` names the recorded motion that a window is of. `key` tells two references apart. Where a clip has no truth,
-    none is compared with: `truth` is empty, and `views` holds what the clips' own cameras saw.
+    `groups` names the recorded motion that a window is of. `key` is a hash of what the windows depend on. Where a clip
+    has no truth, none is compared with: `truth` is empty, and `views` holds what the clips' own cameras saw.
     """
 
     card: Card

@@ -24,7 +24,7 @@ RANKING_FACTOR = 2.0
 
 
 @dataclass(frozen=True)
-class Calibration:
+class ReferenceRows:
     """Rows that are not arms, each by metric name.
 
     `truth`: the true clips' levels. `floor`: errors of one half of the truth against the other. `teacher`: scores of
@@ -71,7 +71,7 @@ def separates(row_teacher: float, floor: float) -> bool:
     return row_teacher > 0 and row_teacher >= RANKING_FACTOR * floor
 
 
-def calibrate(
+def score_reference_rows(
     truth: Clips,
     teacher: Clips,
     skeleton: Skeleton,
@@ -80,10 +80,10 @@ def calibrate(
     groups: Sequence[str] | None = None,
     seed: int = 0,
     splits: int = 8,
-) -> Calibration:
+) -> ReferenceRows:
     """Score the rows that are not arms. The floor is the mean error over `splits` seeded splits of the true clips.
 
-    Clips of one group (one motion, say) are shared out between the halves, as arms follow the reference's captions;
+    Clips of one group (such as one motion) are shared out between the halves, as arms follow the reference's captions;
     without groups the halves may hold different motions. A half holds half of the clips, so the floor lies above that
     of the whole set: the rule errs on the strict side.
     """
@@ -92,7 +92,7 @@ def calibrate(
     generator = torch.Generator().manual_seed(seed)
     names = list(groups) if groups is not None else [""] * len(truth)
     rows = [split_half(truth, names, skeleton, fps, generator) for _ in range(splits)]
-    return Calibration(
+    return ReferenceRows(
         truth={**dict.fromkeys(DISTANCES, 0.0), **mean_measures(truth, skeleton, fps)},
         floor={name: math.fsum(row[name] for row in rows) / splits for name in rows[0]},
         teacher=score(teacher, truth, skeleton, fps),

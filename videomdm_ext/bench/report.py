@@ -10,14 +10,15 @@ from videomdm_ext.bench.document import markdown as written
 from videomdm_ext.bench.facts import Facts
 from videomdm_ext.bench.metrics import by_name
 from videomdm_ext.bench.pictures import Panel
-from videomdm_ext.bench.reference_rows import Calibration
+from videomdm_ext.bench.reference_rows import ReferenceRows
 from videomdm_ext.bench.report_html import page
 from videomdm_ext.bench.report_json import to_json
 from videomdm_ext.bench.report_tex import latex
-from videomdm_ext.bench.results import Arm, Curve, Results, headline, verdict
+from videomdm_ext.bench.results import Arm, Curve, Results
 from videomdm_ext.bench.score_tables import score_table, seeds_text
 from videomdm_ext.bench.sections import sections
 from videomdm_ext.bench.statistics import mean_interval
+from videomdm_ext.bench.verdict import headline, verdict
 from videomdm_ext.data.files import check_writable, write_bytes
 from videomdm_ext.motion.skeletons import by_name as skeleton_by_name
 from videomdm_ext.render import figures
@@ -62,14 +63,14 @@ def markdown(results: Results, images: Mapping[str, str], facts: Facts | None = 
 
 def panels(results: Results) -> list[Panel]:
     """What `pictures.metric_bars` draws, in the units shown."""
-    found, calibration = [], results.calibration
+    found, reference_rows = [], results.reference_rows
     for name in results.metrics:
         metric = by_name(name)
         scaled = {arm.name: [v * metric.scale for v in arm.values(name).values()] for arm in results.arms}
         rows = {arm: (values, mean_interval(values)) for arm, values in scaled.items() if values}
         label = f"{metric.label} ({metric.unit})" if metric.unit else metric.label
-        title = label if calibration.ranking(name)[0] or metric.kind == "column" else f"{label}, may not rank"
-        lines = {key: row[name] * metric.scale for key, row in _lines(calibration) if name in row}
+        title = label if reference_rows.ranking(name)[0] or metric.kind == "column" else f"{label}, may not rank"
+        lines = {key: row[name] * metric.scale for key, row in _lines(reference_rows) if name in row}
         if metric.kind in ("distance", "paired"):
             lines.pop("truth", None)
         if metric.kind == "column":
@@ -78,8 +79,8 @@ def panels(results: Results) -> list[Panel]:
     return found
 
 
-def _lines(calibration: Calibration) -> tuple[tuple[str, Mapping[str, float]], ...]:
-    return ("truth", calibration.truth), ("floor", calibration.floor), ("teacher", calibration.teacher)
+def _lines(reference_rows: ReferenceRows) -> tuple[tuple[str, Mapping[str, float]], ...]:
+    return ("truth", reference_rows.truth), ("floor", reference_rows.floor), ("teacher", reference_rows.teacher)
 
 
 def draw(results: Results, folder: str) -> dict[str, str]:

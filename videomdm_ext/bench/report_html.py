@@ -16,9 +16,11 @@ from videomdm_ext.bench.forest import forest_html, forest_plots
 from videomdm_ext.bench.metrics import by_name
 from videomdm_ext.bench.numerals import number
 from videomdm_ext.bench.player import player_content, strip_html
-from videomdm_ext.bench.results import Example, Results, headline, verdict
+from videomdm_ext.bench.results import Results
 from videomdm_ext.bench.sections import sections
+from videomdm_ext.bench.verdict import headline, verdict
 from videomdm_ext.motion.skeletons import by_name as skeleton_by_name
+from videomdm_ext.render.figures import Example
 
 COLOURS = 8
 """Colours of arms in report.css."""

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from videomdm_ext.bench.facts import Facts
-from videomdm_ext.bench.results import (
-    FULL,
-    Arm,
+from videomdm_ext.bench.plan import FULL
+from videomdm_ext.bench.results import Arm, Results
+from videomdm_ext.bench.verdict import (
     Comparison,
-    Results,
     ablation_verdict,
     ablations,
     compare,
@@ -38,9 +37,9 @@ def to_json(results: Results, facts: Facts | None = None) -> str:
         "clips": results.clips,
         "text_features": results.text_features,
         "arms": [_arm(results, arm) for arm in results.arms],
-        "calibration": dataclasses.asdict(results.calibration),
+        "calibration": dataclasses.asdict(results.reference_rows),
         "ranking": {
-            name: dict(zip(("may_rank", "reason"), results.calibration.ranking(name), strict=True))
+            name: dict(zip(("may_rank", "reason"), results.reference_rows.ranking(name), strict=True))
             for name in results.metrics
         },
         "comparisons": {

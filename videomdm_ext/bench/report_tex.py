@@ -4,9 +4,11 @@ import re
 
 from videomdm_ext.bench.metrics import by_name
 from videomdm_ext.bench.numerals import estimate_text, number
-from videomdm_ext.bench.results import CONTROL, Arm, Results, compare, compared_arms
+from videomdm_ext.bench.plan import CONTROL
+from videomdm_ext.bench.results import Arm, Results
 from videomdm_ext.bench.score_tables import seeds_text
 from videomdm_ext.bench.statistics import mean_interval
+from videomdm_ext.bench.verdict import compare, compared_arms
 
 _SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_",
@@ -65,8 +67,8 @@ def _row(results: Results, name: str, better: set[tuple[str, str]]) -> str:
     metric = by_name(name)
     label = f"{metric.label} ({metric.unit})" if metric.unit else metric.label
     cells = [_cell(arm, name, metric.scale, (arm.name, name) in better) for arm in results.arms]
-    truth = metric.best if metric.kind == "paired" else results.calibration.truth.get(name)
-    rows = [number(value, metric.scale) for value in (truth, results.calibration.teacher.get(name))]
+    truth = metric.best if metric.kind == "paired" else results.reference_rows.truth.get(name)
+    rows = [number(value, metric.scale) for value in (truth, results.reference_rows.teacher.get(name))]
     return " & ".join([escaped(label), *cells, *(escaped(row) for row in rows)]) + r" \\"
 
 

@@ -20,13 +20,12 @@ from typing import Any
 
 import torch
 
-from videomdm_ext.bench import collect, cost, fairness, provenance, report
-from videomdm_ext.bench.arms import arm_name, load_arm
+from videomdm_ext.bench import facts, fairness, provenance, report
 from videomdm_ext.bench.evaluators.base import Progress
 from videomdm_ext.bench.fairness import check_numbers, check_plan, check_truth, clips_of, write_plan
-from videomdm_ext.bench.plan import Plan, Run
+from videomdm_ext.bench.plan import Plan, Run, arm_name, load_arm
 from videomdm_ext.bench.results import Results
-from videomdm_ext.bench.scoring import Scoring, make_scoring
+from videomdm_ext.bench.scoring import Scoring, check_whole, gather, make_scoring
 from videomdm_ext.data.files import check_writable, write_bytes
 from videomdm_ext.data.folder import read_card
 from videomdm_ext.data.refined import identity, is_made, make_refined
@@ -129,7 +128,7 @@ def complete(run: Run, out: Path, finish: Finish) -> None:
         try:
             if not run.is_trained(out):
                 fairness.note_teachers(run, out, identity(read_card(run.plan.clips)))
-                with cost.counted(folder), _host_log(run, folder):
+                with provenance.cost_counted(folder), _host_log(run, folder):
                     launcher.run(
                         run.plan.host(), "train.train_mdm", run.arguments(out),
                         add_options=adapter.add_options, activate=adapter.activate,
@@ -150,12 +149,12 @@ def _host_log(run: Run, folder: Path) -> Iterator[None]:
     if "fork" in multiprocessing.get_all_start_methods():  # as where MDM is the main program: its loader forks
         multiprocessing.set_start_method("fork", force=True)
     place = folder / "host"
-    cost.gather_log(folder, place)
+    logs.gather_log(folder, place)
     logs.write_csv(place)
     try:
         yield
     finally:
-        cost.gather_log(folder, place)
+        logs.gather_log(folder, place)
 
 
 def _forget_earlier(folder: Path, kept: Sequence[int] = ()) -> None:
@@ -177,7 +176,9 @@ def make_samples(run: Run, out: Path) -> None:
         return
     plan = run.plan
     trained = _load(run, run.checkpoint(out, run.chosen_step(out)))
-    cost.note(run.folder(out), parameters=sum(weight.numel() for weight in trained.model.parameters_wo_clip()))
+    provenance.note_cost(
+        run.folder(out), parameters=sum(weight.numel() for weight in trained.model.parameters_wo_clip())
+    )
     wanted = sampling.prompts(_prompted(plan, plan.reference, trained), plan.samples, seed=0)
     for number in range(plan.replications):
         place = run.replication(out, number)
@@ -216,6 +217,9 @@ def _prompted(plan: Plan, split: str, trained: sampling.Trained) -> Any:
     return trained.dataset if split == "train" else dataclasses.replace(trained.dataset, clips=clips_of(plan, split))
 
 
+# -- the checkpoint that is chosen -------------------------------------------------------------------------------------
+
+
 def select(run: Run, out: Path, scoring: Scoring) -> int:
     """The step whose samples for validation captions have the least error in `plan.select`; the earliest of equals."""
     metric = run.plan.select
@@ -223,8 +227,8 @@ def select(run: Run, out: Path, scoring: Scoring) -> int:
     if found is None or metric not in found.terms:
         known = ", ".join(found.terms) if found else "none"
         raise ConfigError(f"--select: expected a metric that is scored here ({known}), found {metric!r}.")
-    calibration = scoring.calibration("val")
-    errors = [calibration.error(metric, value) for value in found.terms[metric]]
+    reference_rows = scoring.reference_rows("val")
+    errors = [reference_rows.error(metric, value) for value in found.terms[metric]]
     best = min(range(len(errors)), key=lambda index: (not math.isfinite(errors[index]), errors[index]))
     content = {
         "step": found.steps[best],
@@ -234,6 +238,9 @@ def select(run: Run, out: Path, scoring: Scoring) -> int:
     }
     write_bytes(str(run.chosen(out)), (json.dumps(content, indent=2) + "\n").encode())
     return found.steps[best]
+
+
+# -- all stages --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -274,13 +281,13 @@ class Bench:
 
     def score(self, *, anew: bool = False) -> Scoring:
         """Score what is not scored yet, or all of it; the scores are kept in files."""
-        collect.check_whole(self.plan, self.out)
+        check_whole(self.plan, self.out)
         scoring = make_scoring(self.plan, self.out, anew=anew, progress=self.progress)
         runs = self.plan.runs()
         total = len(runs) * self.plan.replications
         self.progress("scoring", 0, total)
         for split in (self.plan.reference, *(["val"] if self.plan.select else [])):
-            scoring.calibration(split)
+            scoring.reference_rows(split)
         for place, run in enumerate(runs):
             for number in range(self.plan.replications):
                 scoring.replication(run, number)
@@ -295,9 +302,9 @@ class Bench:
     def report(self, scoring: Scoring | None = None) -> tuple[Results, Path]:
         """Write run.json, metrics.json, the report and its pictures. -> results, the path of report.md"""
         scoring = scoring or make_scoring(self.plan, self.out, progress=self.progress)
-        results = collect.gather(self.plan, self.out, scoring)
-        facts = provenance.told(provenance.write(self.plan, self.out, scoring, self.command))
-        return results, report.write(results, self.out, collect.tell(self.plan, self.out, results, scoring, facts))
+        results = gather(self.plan, self.out, scoring)
+        ran = provenance.summary(provenance.write(self.plan, self.out, scoring, self.command))
+        return results, report.write(results, self.out, facts.facts_of(self.plan, self.out, results, scoring, ran))
 
     def run(self) -> tuple[Results, Path]:
         """All of it."""

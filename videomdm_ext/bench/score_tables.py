@@ -7,13 +7,11 @@ from collections.abc import Mapping, Sequence
 from videomdm_ext.bench.document import Block, Items, Table, plain
 from videomdm_ext.bench.metrics import by_name
 from videomdm_ext.bench.numerals import estimate_text, number, p_text, ratio_text
-from videomdm_ext.bench.results import (
-    CONTROL,
-    FULL,
-    REFERENCE,
-    Arm,
+from videomdm_ext.bench.plan import CONTROL, FULL, REFERENCE
+from videomdm_ext.bench.results import Arm, Results
+from videomdm_ext.bench.statistics import ClipInterval, mean_interval
+from videomdm_ext.bench.verdict import (
     Comparison,
-    Results,
     ablation_verdict,
     ablations,
     compare_with,
@@ -22,7 +20,6 @@ from videomdm_ext.bench.results import (
     variation_verdict,
     variations,
 )
-from videomdm_ext.bench.statistics import ClipInterval, mean_interval
 
 CALIBRATION = ("truth", "split halves", "teacher", "static pose", "shuffled captions")
 READING = (
@@ -57,26 +54,30 @@ def label(name: str) -> str:
 def score_table(results: Results) -> Table:
     """A row for each metric, a column for each arm and each calibration row that there is; dim: may not rank."""
     names = [plain(arm.name) + (" (frozen)" if results.frozen(arm) else "") for arm in results.arms]
-    calibration = CALIBRATION if results.calibration.shuffled else CALIBRATION[:-1]
+    reference_rows = CALIBRATION if results.reference_rows.shuffled else CALIBRATION[:-1]
     rows = [_score_row(results, name) for name in results.metrics]
     quiet = [index for index, name in enumerate(results.metrics) if name not in results.ranking_metrics]
-    return Table(["metric", *names, *calibration, "may rank"], rows, quiet=quiet)
+    return Table(["metric", *names, *reference_rows, "may rank"], rows, quiet=quiet)
 
 
 def _score_row(results: Results, name: str) -> list[str]:
     metric = by_name(name)
     values = [list(arm.values(name).values()) for arm in results.arms]
     cells = [estimate_text(mean_interval(found), metric.scale) if found else number(None) for found in values]
-    return [label(name), *cells, *_calibration_cells(results, name), _yes(results.calibration.ranking(name)[0])]
+    return [label(name), *cells, *_calibration_cells(results, name), _yes(results.reference_rows.ranking(name)[0])]
 
 
 def _calibration_cells(results: Results, name: str) -> list[str]:
-    metric, calibration = by_name(name), results.calibration
-    floor = number(calibration.floor.get(name) if metric.kind != "column" else None, metric.scale)
-    if metric.kind == "level" and name in calibration.floor:
+    metric, reference_rows = by_name(name), results.reference_rows
+    floor = number(reference_rows.floor.get(name) if metric.kind != "column" else None, metric.scale)
+    if metric.kind == "level" and name in reference_rows.floor:
         floor = f"± {floor}"
-    truth = metric.best if metric.kind == "paired" else calibration.truth.get(name)
-    rows = [calibration.teacher, calibration.static, *([calibration.shuffled] if calibration.shuffled else [])]
+    truth = metric.best if metric.kind == "paired" else reference_rows.truth.get(name)
+    rows = [
+        reference_rows.teacher,
+        reference_rows.static,
+        *([reference_rows.shuffled] if reference_rows.shuffled else []),
+    ]
     return [number(truth, metric.scale), floor, *(number(row.get(name), metric.scale) for row in rows)]
 
 
@@ -96,22 +97,22 @@ def seeds_text(results: Results) -> str:
 
 def score_blocks(results: Results) -> list[Block]:
     """All scores, and how to read them."""
-    shuffled = SHUFFLED if results.calibration.shuffled else ""
+    shuffled = SHUFFLED if results.reference_rows.shuffled else ""
     parted = PARTED if "own_pose_frechet" in results.metrics else ""
     return [score_table(results), f"{seeds_text(results)} {READING}{shuffled}{parted}"]
 
 
 def ranking_blocks(results: Results) -> list[Block]:
     """Which metrics may rank, and why."""
-    calibration, rows = results.calibration, []
+    reference_rows, rows = results.reference_rows, []
     for name in results.metrics:
-        metric, (may, reason) = by_name(name), results.calibration.ranking(name)
+        metric, (may, reason) = by_name(name), results.reference_rows.ranking(name)
         if metric.kind == "column":
             continue
-        teacher = calibration.teacher.get(name)
-        error = None if teacher is None else calibration.error(name, teacher)
-        error = None if error is not None and math.isnan(error) and name not in calibration.truth else error
-        floor = 0.0 if metric.kind == "paired" else calibration.floor.get(name)
+        teacher = reference_rows.teacher.get(name)
+        error = None if teacher is None else reference_rows.error(name, teacher)
+        error = None if error is not None and math.isnan(error) and name not in reference_rows.truth else error
+        floor = 0.0 if metric.kind == "paired" else reference_rows.floor.get(name)
         shown = (number(error, metric.scale), number(floor, metric.scale))
         rows.append([plain(metric.label), *shown, _yes(may), plain(reason)])
     text = "A metric may rank arms only if it sees what is wrong with the teacher's own data."

@@ -7,6 +7,7 @@ OUT/scores/calibration.json      the rows that are not arms
 Each holds a key: what was scored, against what and by whom. Where the key fits, nothing is computed again.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -20,21 +21,24 @@ import torch
 from torch import Tensor
 
 from videomdm_ext import __version__, plugins
-from videomdm_ext.bench.embedding_scores import EmbeddingScores, TruthScores, held_out_scores
+from videomdm_ext.bench.embedding_scores import EmbeddingScores, TruthScores, held_out_scores, mean
 from videomdm_ext.bench.evaluators.base import Evaluator, Ground, Progress, make_all
 from videomdm_ext.bench.evaluators.views_2d import NAME as VIEWS_2D
 from videomdm_ext.bench.evaluators.views_2d import Views2D
+from videomdm_ext.bench.facts import examples, notes, shown
 from videomdm_ext.bench.keypoint_scores import KeypointScores, reprojection_scores, with_own_range
 from videomdm_ext.bench.metrics import is_finite, pose_frechet
-from videomdm_ext.bench.plan import Plan, Run
+from videomdm_ext.bench.plan import EQUAL_PASSES, PRIMARY, Plan, Run, settings
+from videomdm_ext.bench.provenance import digest, read_cost, read_seconds
 from videomdm_ext.bench.reference import Reference, read_reference, refilmed, taught
-from videomdm_ext.bench.reference_rows import Calibration
-from videomdm_ext.bench.scores import PRIMARY, Curve
+from videomdm_ext.bench.reference_rows import ReferenceRows
+from videomdm_ext.bench.results import Arm, Curve, Results, Training
 from videomdm_ext.data.files import write_bytes
 from videomdm_ext.data.folder import Card, read_card, read_folder
 from videomdm_ext.errors import ConfigError, HostError, PluginError
 from videomdm_ext.inference.sample import read_motions
 from videomdm_ext.mdm import adapter, checkout
+from videomdm_ext.mdm.logs import read_rows
 from videomdm_ext.motion.skeletons import by_name
 
 DIGITS = 7
@@ -49,6 +53,12 @@ REFILMED = 4
 """Times that the teachers are filmed by other cameras, for the floor without truth."""
 BLIND_PRIMARY = (f"{VIEWS_2D}/fid",)
 """The metric that claims are made in where no truth is known, and none was chosen."""
+
+TEXT_FEATURES = {
+    "words": "hashed words (no language model installed)",
+    "minilm": "MiniLM sentence embeddings (all-MiniLM-L6-v2)",
+    "clip": "the host's own encoder (CLIP ViT-B/32)",
+}
 
 Scores = dict[str, float]
 
@@ -73,23 +83,23 @@ class Scoring:
         return self.references[split]
 
     def scorer(self, split: str) -> EmbeddingScores:
-        if split not in self.scorers:
-            self.scorers[split] = self._make_scorer(self.reference(split))
-        return self.scorers[split]
-
-    def _make_scorer(self, found: Reference) -> EmbeddingScores:
-        """Against the truth, or against keypoints where there is none."""
-        skeleton, fps = by_name(self.card.skeleton), self.card.fps
-        if not found.views:
-            return TruthScores(found.truth, found.captions, self.evaluators, skeleton, fps)
+        """Against the truth of a split, or against keypoints where there is none."""
+        if split in self.scorers:
+            return self.scorers[split]
+        found, skeleton, fps = self.reference(split), by_name(self.card.skeleton), self.card.fps
         space = next((one for one in self.evaluators if isinstance(one, Views2D)), None)
-        if space is None:
+        if not found.views:
+            made: EmbeddingScores = TruthScores(found.truth, found.captions, self.evaluators, skeleton, fps)
+        elif space is None:
             raise ConfigError(
                 f"{self.plan.clips}: expected the evaluator {VIEWS_2D}, as some clips have no truth to compare with, "
                 f"found it left out. Take it out of --without."
             )
-        again = [refilmed(found.clips, self.plan, space, seed) for seed in range(REFILMED)]
-        return KeypointScores(found.views, found.captions, space, skeleton, fps, refilmed=again)
+        else:
+            again = [refilmed(found.clips, self.plan, space, seed) for seed in range(REFILMED)]
+            made = KeypointScores(found.views, found.captions, space, skeleton, fps, refilmed=again)
+        self.scorers[split] = made
+        return made
 
     @property
     def primary(self) -> tuple[str, ...]:
@@ -107,31 +117,23 @@ class Scoring:
         """-> scores and per_clip of one replication."""
         return self._of_samples(run.replication(self.out, number), run.scores(self.out, number), self.plan.reference)
 
-    def curve_point(self, run: Run, step: int) -> Scores:
-        """Scores of the samples for validation captions."""
-        made = self._of_samples(run.curve_samples(self.out, step), run.curve_scores(self.out, step), "val")
-        return dict(made["scores"])
-
     def progress(self, run: Run) -> Curve | None:
-        """The scores at the steps of the curve, or None for a training without one."""
+        """Scores of the samples for validation captions at the steps of the curve; None without a curve."""
         steps = [] if run.equal_passes else self.plan.curve_steps
         if not steps:
             return None
-        rows = [self.curve_point(run, step) for step in steps]
+        places = [(run.curve_samples(self.out, step), run.curve_scores(self.out, step)) for step in steps]
+        rows = [self._of_samples(samples, scores, "val")["scores"] for samples, scores in places]
         names = [name for name in rows[0] if all(name in row for row in rows) and name != "clips"]
         return Curve(steps, {name: [row[name] for row in rows] for name in names})
 
     def several(self, run: Run) -> Scores:
         """What takes all replications of a training: how far those of one caption are apart."""
-        places = [run.replication(self.out, number) for number in range(self.plan.replications)]
 
-        def compute() -> dict[str, Any]:
-            read = [read_motions(place) for place in places]
-            sets = [groups["samples"] for groups, _ in read]
-            return {"scores": self.scorer(self.plan.reference).multimodality(sets, read[0][1])}
+        def compute(sets: list[list[Tensor]], captions: list[str]) -> Scores:
+            return self.scorer(self.plan.reference).multimodality(sets, captions)
 
-        key = [self._key(self.plan.reference), *map(digest, places)]
-        return dict(self._kept(run.scores(self.out, 0).with_name("several.json"), key, compute)["scores"])
+        return self._of_replications(run, "several", [], compute)
 
     def against_own_data(self, run: Run) -> Scores:
         """How far a training's samples are from the motion that taught it, and that from the truth, if it is known.
@@ -146,17 +148,13 @@ class Scoring:
         if diffused not in self.lessons:
             self.lessons[diffused] = taught(plan, reference, diffused)
         data = self.lessons[diffused]
-        places = [run.replication(self.out, number) for number in range(plan.replications)]
 
-        def compute() -> dict[str, Any]:
-            sets = [read_motions(place)[0]["samples"] for place in places]
-            distances = [pose_frechet(made, data, skeleton) if is_finite(made) else math.nan for made in sets]
-            own, its = math.fsum(distances) / len(distances), pose_frechet(data, reference.truth, skeleton)
-            return {"scores": {"own_pose_frechet": own, "data_pose_frechet": its}}
+        def compute(sets: list[list[Tensor]], captions: list[str]) -> Scores:
+            own = mean([pose_frechet(made, data, skeleton) if is_finite(made) else math.nan for made in sets])
+            return {"own_pose_frechet": own, "data_pose_frechet": pose_frechet(data, reference.truth, skeleton)}
 
         lesson = hashlib.sha256(torch.cat(data).numpy().tobytes()).hexdigest()
-        key = [self._key(plan.reference), lesson, *map(digest, places)]
-        return dict(self._kept(run.scores(self.out, 0).with_name("owndata.json"), key, compute)["scores"])
+        return self._of_replications(run, "owndata", [lesson], compute)
 
     def held_out(self, run: Run, kind: str = "prediction") -> Scores:
         """Errors of held-out clips made clean, of their teachers, or of the truth where it is known."""
@@ -173,16 +171,16 @@ class Scoring:
         rows = self._kept(run.scores(self.out, 0).with_name("heldout.json"), parts, compute)
         return dict(rows.get(kind, {}))
 
-    def calibration(self, split: str = "") -> Calibration:
+    def reference_rows(self, split: str = "") -> ReferenceRows:
         """The rows that are not arms."""
         split = split or self.plan.reference
         name = "calibration.json" if split == self.plan.reference else f"calibration-{split}.json"
 
         def compute() -> dict[str, Any]:
             found = self.reference(split)
-            return dataclasses.asdict(self.scorer(split).calibrate(found.teacher, found.groups))
+            return dataclasses.asdict(self.scorer(split).reference_rows(found.teacher, found.groups))
 
-        return Calibration(**self._kept(self.out / "scores" / name, [self._key(split)], compute))
+        return ReferenceRows(**self._kept(self.out / "scores" / name, [self._key(split)], compute))
 
     # -- how it is kept -----------------------------------------------------------------------------------------------
 
@@ -199,17 +197,39 @@ class Scoring:
 
         return self._kept(place, [self._key(split), digest(samples)], compute)
 
+    def _of_replications(
+        self, run: Run, name: str, parts: list[str], compute: Callable[[list[list[Tensor]], list[str]], Scores]
+    ) -> Scores:
+        """Scores of a training's sets of samples together, with their captions."""
+        places = [run.replication(self.out, number) for number in range(self.plan.replications)]
+
+        def read() -> dict[str, Any]:
+            found = [read_motions(place) for place in places]
+            return {"scores": compute([groups["samples"] for groups, _ in found], found[0][1])}
+
+        key = [self._key(self.plan.reference), *parts, *map(digest, places)]
+        return dict(self._kept(run.scores(self.out, 0).with_name(f"{name}.json"), key, read)["scores"])
+
     def _key(self, split: str) -> str:
-        facts = [RULES, __version__, self.reference(split).key, sorted(self.identities.items()), *plugin_names()]
+        """What scores depend on beside the samples; plugins that add metrics have no hash of their code."""
+        added = sorted(impl.plugin_name for impl in adapter.manager().hook.add_metrics.get_hookimpls())
+        facts = [RULES, __version__, self.reference(split).key, sorted(self.identities.items()), *added]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def _kept(self, place: Path, parts: list[str], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        return kept(place, parts, compute, anew=self.anew)
+        """What the file holds where its key fits, else, or if wanted anew, what is computed now and written there.
 
-
-def plugin_names() -> list[str]:
-    """Plugins that add metrics, whose code has no hash."""
-    return sorted(impl.plugin_name for impl in adapter.manager().hook.add_metrics.get_hookimpls())
+        `parts` identify what was scored, the reference and the evaluators; numbers that are not finite are NaN.
+        """
+        key, stored = hashlib.sha256("/".join(parts).encode()).hexdigest(), {}
+        if not self.anew:
+            with contextlib.suppress(OSError, ValueError):  # no file, or something else, which is written anew
+                stored = json.loads(place.read_text(encoding="utf-8"))
+        if not isinstance(stored, dict) or stored.get("key") != key:
+            stored = {"key": key, "parts": parts, **_nulls(compute())}
+            text = json.dumps(stored, indent=1, sort_keys=True, allow_nan=False) + "\n"
+            write_bytes(str(place), text.encode())
+        return {name: _numbers(entry) for name, entry in stored.items() if name not in ("key", "parts")}
 
 
 def with_plugins(scores: Scores, samples: list[Any], reference: Reference) -> Scores:
@@ -222,66 +242,24 @@ def with_plugins(scores: Scores, samples: list[Any], reference: Reference) -> Sc
 
 
 def make_scoring(plan: Plan, out: Path, *, anew: bool = False, progress: Progress | None = None) -> Scoring:
-    """Make every evaluator that is registered and not left out by the plan. `anew`: no kept score counts."""
+    """Make every evaluator that is registered and not left out by the plan. `anew`: no kept score counts.
+
+    Without a truth to compare with, views-2d alone is made, with cameras as far and as high as those of the clips.
+    """
     card, reference = read_card(plan.clips), read_reference(plan, plan.reference)
+    host = plan.host() if plan.mdm else None
+    with contextlib.suppress(HostError):  # its evaluator files may be used
+        host = host or checkout.find()
     ground = Ground(
         clips=plan.clips, card=card, cache=out / "evaluators", text_features=plan.text_features,
-        checkout=find_checkout(plan), progress=progress or (lambda what, done, total: None),
+        checkout=host, progress=progress or (lambda what, done, total: None),
     )  # fmt: skip
-    blind = blinded(plan, reference)
-    made, missing = make_all(adapter.manager(), ground, without={*plan.without, *blind})
-    judges = [_as_filmed(one, reference) if reference.views else one for one in made]
-    return Scoring(plan, out, card, tuple(judges), {**missing, **blind}, anew, references={plan.reference: reference})
-
-
-def blinded(plan: Plan, reference: Reference) -> dict[str, str]:
-    """The evaluators that are left out as there is no truth to compare with, by name, each with the reason."""
     names = plugins.collect(adapter.manager(), "evaluators") if reference.views else ()
-    reason = BLIND.format(split=plan.reference)
-    return {name: reason for name in names if name != VIEWS_2D and name not in plan.without}
-
-
-def _as_filmed(evaluator: Evaluator, reference: Reference) -> Evaluator:
-    """Held-out cameras as far and as high as those that saw the clips."""
-    return with_own_range(evaluator, reference.card, reference.clips) if isinstance(evaluator, Views2D) else evaluator
-
-
-def find_checkout(plan: Plan) -> checkout.Checkout | None:
-    """The plan's checkout, or one at a usual place, whose evaluator files may be used."""
-    if plan.mdm:
-        return checkout.find(plan.mdm)
-    try:
-        return checkout.find()
-    except HostError:
-        return None
-
-
-def kept(place: Path, parts: list[str], compute: Callable[[], dict[str, Any]], *, anew: bool = False) -> dict[str, Any]:
-    """What the file holds where its key fits, else, or if it is wanted anew, what is computed now and written there.
-
-    `parts` say what was scored, against what and by whom; numbers that are not finite are NaN.
-    """
-    key = hashlib.sha256("/".join(parts).encode()).hexdigest()
-    stored = {} if anew else read_scores(place)
-    if stored.get("key") != key:
-        stored = {"key": key, "parts": parts, **_nulls(compute())}
-        text = json.dumps(stored, indent=1, sort_keys=True, allow_nan=False) + "\n"
-        write_bytes(str(place), text.encode())
-    return {name: _numbers(entry) for name, entry in stored.items() if name not in ("key", "parts")}
-
-
-def read_scores(place: Path) -> dict[str, Any]:
-    """A file of scores; empty where there is none, or something else, which is then written anew."""
-    try:
-        found = json.loads(place.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def digest(place: Path) -> str:
-    """Hex SHA-256 of a file."""
-    return hashlib.sha256(place.read_bytes()).hexdigest()
+    blind = {name: BLIND.format(split=plan.reference) for name in names if name not in (VIEWS_2D, *plan.without)}
+    made, missing = make_all(adapter.manager(), ground, without={*plan.without, *blind})
+    if reference.views:
+        made = [with_own_range(one, card, reference.clips) if isinstance(one, Views2D) else one for one in made]
+    return Scoring(plan, out, card, tuple(made), {**missing, **blind}, anew, references={plan.reference: reference})
 
 
 def _nulls(value: Any) -> Any:
@@ -300,3 +278,77 @@ def _numbers(value: Any) -> Any:
     if isinstance(value, list):
         return [_numbers(entry) for entry in value]
     return math.nan if value is None else value
+
+
+# -- results -----------------------------------------------------------------------------------------------------------
+
+
+def check_whole(plan: Plan, out: Path) -> None:
+    """Every run has its samples. ConfigError names those that do not."""
+    missing = [run.name for run in plan.runs() if run.missing_samples(out) or run.missing_curve(out)]
+    if missing:
+        raise ConfigError(f"{out}: expected samples of all runs, found none of {', '.join(missing)}. Run it again.")
+
+
+def gather(plan: Plan, out: Path, scoring: Scoring | None = None) -> Results:
+    """Score every run of the plan against the true motions of the plan's split."""
+    check_whole(plan, out)
+    scoring = scoring or make_scoring(plan, out)
+    reference, reference_rows, runs = scoring.reference(plan.reference), scoring.reference_rows(), plan.runs()
+    reference_rows = dataclasses.replace(
+        reference_rows,
+        teacher={**reference_rows.teacher, **scoring.held_out(runs[0], "teacher")},
+        floor={**reference_rows.floor, **scoring.held_out(runs[0], "truth")},  # what the keypoints themselves are off
+    )
+    by_label: dict[str, list[Run]] = {}
+    for run in runs:
+        by_label.setdefault(run.label, []).append(run)
+    arms = [
+        Arm(
+            label,
+            tuple(score_run(run, out, scoring) for run in own),
+            settings(own[0].config),
+            label.removesuffix(EQUAL_PASSES) if own[0].equal_passes else "",
+            own[0].config.of,
+        )
+        for label, own in by_label.items()
+    ]
+    return Results(
+        arms=tuple(arms),
+        reference_rows=reference_rows,
+        card=reference.card,
+        clips=plan.samples,
+        text_features=TEXT_FEATURES[plan.text_features],
+        examples=examples(plan, out, scoring),
+        notes=notes(plan, out, scoring),
+        primary=scoring.primary,
+        captions=tuple(shown(plan, out, scoring)[0]),
+    )
+
+
+def score_run(run: Run, out: Path, scoring: Scoring) -> Training:
+    """All scores of one run, with its losses and what it cost."""
+    found = [scoring.replication(run, number) for number in range(run.plan.replications)]
+    rows, per_clip = [row["scores"] for row in found], [row["per_clip"] for row in found]
+    facts, seconds = read_cost(run.folder(out)), read_seconds(run.folder(out))
+    logged = read_rows(run.folder(out) / "progress.csv")
+    terms = [name for name in logged[0] if name not in ("step", "passes", "behind")] if logged else []
+    metrics = {name: mean([row[name] for row in rows]) for name in rows[0]}
+    return Training(
+        seed=run.seed,
+        metrics={**metrics, **scoring.several(run), **scoring.against_own_data(run), **scoring.held_out(run)},
+        losses=Curve(
+            [int(row["step"]) for row in logged], {name: [float(row[name]) for row in logged] for name in terms}
+        ),
+        steps=run.chosen_step(out) or run.steps,
+        passes=round(run.passes()),
+        seconds=math.nan if seconds is None else seconds,
+        progress=scoring.progress(run),
+        replications=tuple(rows),
+        memory=facts.get("memory") or None,
+        parameters=facts.get("parameters"),
+        per_clip={
+            name: [mean(values) for values in zip(*(row[name] for row in per_clip), strict=True)]
+            for name in per_clip[0]
+        },
+    )

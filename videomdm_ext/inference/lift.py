@@ -205,6 +205,8 @@ def seen_as(clip: Clip, keypoints: Clip) -> Clip:
     return dataclasses.replace(clip, keypoints=keypoints.keypoints, confidence=keypoints.confidence)
 
 
+# -- errors of lifted motions ------------------------------------------------------------------------------------------
+
 NEAREST = 0.5
 COLUMNS = {
     "mpjpe": ("MPJPE", 1000.0),

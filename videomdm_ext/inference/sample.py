@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.config import Source, Supervision
-from videomdm_ext.data.batch import collate, crop
+from videomdm_ext.data.batch import Crop, collate, crop, tensor_of
 from videomdm_ext.data.folder import read_folder
 from videomdm_ext.errors import ConfigError, HostError
 from videomdm_ext.geometry.cameras import to_camera
@@ -72,7 +72,7 @@ def find_checkpoint(place: Path) -> Path:
 def load(checkout: Checkout, checkpoint: Path, *, device: str = "cpu", clips: str = "") -> Trained:
     """Load a checkpoint with the arguments stored beside it, onto a device.
 
-    `clips` is where the data set that it was trained on lies now, if not where args.json says.
+    `clips` is the present folder of the data set that it was trained on, where args.json names an earlier one.
     """
     stored = checkpoint.with_name("args.json")
     try:
@@ -106,7 +106,7 @@ def load(checkout: Checkout, checkpoint: Path, *, device: str = "cpu", clips: st
 
 
 def _misfit(checkpoint: Path, stored: Path, dataset: HostDataset, error: Exception) -> str:
-    """What to say of a checkpoint that its arguments, its data set or its bytes contradict."""
+    """The message for a checkpoint that does not fit its arguments or its data set, or cannot be read."""
     sizes = re.search(r"poseEmbedding\.weight: .*?\[\d+, (\d+)\].*?\[\d+, (\d+)\]", str(error))
     if sizes is None or sizes[1] == sizes[2]:
         return f"{checkpoint}: does not fit the arguments in {stored} ({error}). Train it again."
@@ -204,34 +204,31 @@ def on_device(y: Mapping[str, Any], device: str) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def denoise_held_out(trained: Trained, *, timestep: int, seed: int) -> dict[str, list[Tensor]]:
-    """Held-out lifted clips, noised to `timestep` and predicted clean in one pass, with teacher and truth beside.
-
-    -> prediction, teacher and, where every clip has one, truth in camera coordinates, positions [T, J, 3] each, m.
-    """
-    source = from_args(Source, trained.args)
-    clips = read_folder(source.clips, "test")[1]
-    length = trained.dataset.batch_length
-    crops = [crop(clip, 0, min(clip.length, length)) for clip in clips]
-    batch: Mapping[str, Any] = collate(crops, length=length)
-    valid = torch.arange(length) < batch["lengths"].unsqueeze(1)
-    x_start = trained.space.features(batch["teacher"]) * valid[:, None, None]
+def denoise(trained: Trained, crops: Sequence[Crop], texts: Sequence[str], *, timestep: int, seed: int) -> list[Tensor]:
+    """Teachers of crops, noised to `timestep` and predicted clean in one pass, in camera coordinates [T, J, 3], m."""
+    batch = collate(crops, length=trained.dataset.batch_length)
+    y = condition(trained, texts, tensor_of(batch, "lengths"), 1.0)
+    x_start = trained.space.features(tensor_of(batch, "teacher")) * y["mask"].cpu()
     noise = torch.randn(x_start.shape, generator=torch.Generator().manual_seed(seed))
     t = torch.full((len(crops),), timestep)
     alpha_bar = torch.as_tensor(trained.diffusion.alphas_cumprod, dtype=torch.float32)[t]
-    y = {"text": [clip.texts[0] for clip in clips], "mask": valid[:, None, None], "lengths": batch["lengths"]}
-    y = on_device(y, trained.device)
-    y["text_embed"] = trained.model.encode_text(y["text"])
     x_t = noised(x_start, noise, alpha_bar).to(trained.device)
     x = trained.diffusion._wrap_model(trained.model)(x_t, t.to(trained.device), y=y).cpu()
-    skeleton = trained.space.skeleton
-    seen = {
-        "prediction": to_camera(decode(trained.space.raw(x), skeleton), batch["extrinsics"]),
-        "teacher": to_camera(decode(batch["teacher"], skeleton), batch["extrinsics"]),
-    }
-    if batch["truth"] is not None:
-        seen["truth"] = to_camera(decode(batch["truth"], skeleton), batch["truth_extrinsics"])
-    return {name: [p[: item.length] for p, item in zip(values, crops, strict=True)] for name, values in seen.items()}
+    positions = to_camera(decode(trained.space.raw(x), trained.space.skeleton), tensor_of(batch, "extrinsics"))
+    return [motion[: cut.length] for motion, cut in zip(positions, crops, strict=True)]
+
+
+def denoise_held_out(trained: Trained, *, timestep: int, seed: int) -> dict[str, list[Tensor]]:
+    """Predictions of held-out clips, their teachers and, if every clip has one, truths, as `denoise` returns them."""
+    clips, length = read_folder(from_args(Source, trained.args).clips, "test")[1], trained.dataset.batch_length
+    crops = [crop(clip, 0, min(clip.length, length)) for clip in clips]
+    batch, skeleton = collate(crops, length=length), trained.space.skeleton
+    found = {"prediction": denoise(trained, crops, [clip.texts[0] for clip in clips], timestep=timestep, seed=seed)}
+    for name, camera in (("teacher", "extrinsics"), ("truth", "truth_extrinsics")):
+        if batch[name] is not None:
+            positions = to_camera(decode(tensor_of(batch, name), skeleton), tensor_of(batch, camera))
+            found[name] = [motion[: cut.length] for motion, cut in zip(positions, crops, strict=True)]
+    return found
 
 
 def write_motions(path: Path, groups: Mapping[str, list[Tensor]], captions: list[str]) -> None:

@@ -1,8 +1,8 @@
-"""What an evaluator is: a space for motions, perhaps for captions too, with a hash that says which one it is.
+"""What an evaluator is: a space for motions, perhaps for captions too, with a hash that identifies it.
 
 An evaluator is registered as a function that makes it (hook `register_evaluators`): `make(ground) -> Evaluator`. What
-has to be trained or loaded is trained or loaded there; `UnavailableError` says why it cannot be had here, and the
-report then does without it. Evaluators are made from true motions alone; no teacher is read.
+has to be trained or loaded is trained or loaded there; `UnavailableError` gives the reason where it cannot be had, and
+the report then does without it. Evaluators are made from true motions alone; no teacher is read.
 """
 
 import hashlib
@@ -66,7 +66,7 @@ class Evaluator(ABC):
 
     @property
     def facts(self) -> Mapping[str, float | str]:
-        """What a report says of it, such as its own retrieval quality."""
+        """What a report shows of it, such as its own retrieval quality."""
         return {}
 
     @abstractmethod
@@ -78,12 +78,15 @@ class Evaluator(ABC):
         return None
 
 
+# -- the evaluators that plugins register ------------------------------------------------------------------------------
+
+
 def make_all(
     manager: pluggy.PluginManager, ground: Ground, *, without: Collection[str] = ()
 ) -> tuple[list[Evaluator], dict[str, str]]:
     """-> the evaluators in the order of loading, and for each that cannot be had here the reason, by name.
 
-    `without` names those that are not wanted: they are neither made nor told.
+    `without` names those that are not wanted: they are neither made nor listed as missing.
     """
     made: list[Evaluator] = []
     missing: dict[str, str] = {}
@@ -106,6 +109,9 @@ def _checked(name: str, evaluator: object) -> Evaluator:
             "Correct the plugin (docs/hooks.md)."
         )
     return evaluator
+
+
+# -- true motions of a data set ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

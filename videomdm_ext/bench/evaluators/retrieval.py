@@ -20,7 +20,7 @@ FRAMES = 64
 ROUNDS = 4
 """Crops of every clip, each with another of its captions."""
 FEWEST_CAPTIONS = 5
-"""Clips with different captions that can tell anything."""
+"""Different captions that are needed to judge a space."""
 RESAMPLED = 1000
 
 Embed = Callable[[Sequence[Tensor]], Tensor]
@@ -43,7 +43,7 @@ class Retrieval:
     gain: tuple[float, float]
 
     def facts(self, where: str) -> dict[str, float | str]:
-        """What a report says of it."""
+        """What a report shows of it."""
         found: dict[str, float | str] = {f"{where} clips": float(self.clips)}
         for number, top in enumerate(TOPS):
             found[f"{where} R-precision {top}"] = self.groups[number]
@@ -56,13 +56,13 @@ class Retrieval:
     def distrust(self) -> str:
         """Why a space that retrieves like this may rank nothing, or an empty text."""
         found, chance = self.groups[-1], self.groups_chance[-1]
-        told = f"R-precision 3 on held-out true motions is {found:.2f}, by chance {chance:.2f}"
+        measured = f"R-precision 3 on held-out true motions is {found:.2f}, by chance {chance:.2f}"
         if self.captions < FEWEST_CAPTIONS:
             return f"only {self.captions} different captions are held out, {FEWEST_CAPTIONS} are needed to judge it"
         if found < min(2 * chance, (1 + chance) / 2):
-            return f"{told}: too near"
+            return f"{measured}: too near"
         if self.gain[0] <= 0:
-            return f"{told}: its 95 % interval includes chance"
+            return f"{measured}: its 95 % interval includes chance"
         return ""
 
 

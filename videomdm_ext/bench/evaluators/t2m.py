@@ -35,7 +35,7 @@ class Captions:
     tagged_by: str = "spaCy"
 
     def words(self, caption: str) -> tuple[str, ...] | None:
-        """The words of a caption, or None where nobody can say their parts of speech."""
+        """The words of a caption, or None where their parts of speech are not known."""
         if caption in self.known:
             return self.known[caption]
         return None if self.tagger is None else tuple(f"{word}/{tag}" for word, tag in self.tagger(caption))

@@ -1,7 +1,7 @@
 """The evaluator `text-motion`: a small contrastive space of motions and captions, trained on the true training clips.
 
 It is trained once a data set, in about a minute on one core, and kept in the cache as plain arrays. Its own retrieval
-of held-out true motions is told with every report; where that is near chance, nothing is ranked by it.
+of held-out true motions is part of every report; where that is near chance, nothing is ranked by it.
 """
 
 import dataclasses
@@ -78,10 +78,10 @@ class TextMotionEvaluator(Evaluator):
 
     @property
     def facts(self) -> Mapping[str, float | str]:
-        told: dict[str, float | str] = {"text features": self.encoder.name}
+        found_facts: dict[str, float | str] = {"text features": self.encoder.name}
         for where, found in (("held-out", self.on_held_out), ("training", self.on_training)):
-            told |= found.facts(where) if found else {}
-        return told
+            found_facts |= found.facts(where) if found else {}
+        return found_facts
 
     @torch.no_grad()
     def motions(self, clips: Sequence[Tensor], fps: float) -> Tensor:
@@ -170,11 +170,11 @@ def _kept(path: str, model: TextMotion) -> TextMotion | None:
 
 
 def _check_captions(ground: Ground, motions: Sequence[TrueMotion]) -> None:
-    """UnavailableError unless there are different captions to tell apart."""
+    """UnavailableError unless there are different captions."""
     if len({motion.texts for motion in motions}) < 2:
         raise UnavailableError(
             f"{ground.clips}: expected training clips with at least 2 different captions for the evaluator {NAME}, "
-            "found one. Write what tells the clips apart, or compare without it."
+            "found one. Write captions that differ from clip to clip, or compare without it."
         )
 
 

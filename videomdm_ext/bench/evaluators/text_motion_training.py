@@ -101,6 +101,8 @@ class TextMotion(nn.Module):
         self.motion, self.text = motion, text
 
 
+# -- training ----------------------------------------------------------------------------------------------------------
+
 LEAST_STD = 1e-3
 """Metres, or metres a second; a channel that hardly varies is not blown up further."""
 REPORT_EVERY = 10

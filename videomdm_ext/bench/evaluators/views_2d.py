@@ -135,11 +135,11 @@ def filled(points: Tensor, confidence: Tensor) -> Tensor:
 
 
 def make(ground: Ground) -> Evaluator:
-    """With the data set's own range of cameras where its card tells one."""
-    told = ground.card.recipe.get("optics")
-    if not isinstance(told, Mapping) or not {"elevation", "nearest_joint"} <= told.keys():
+    """With the data set's own range of cameras where its card holds one."""
+    optics = ground.card.recipe.get("optics")
+    if not isinstance(optics, Mapping) or not {"elevation", "nearest_joint"} <= optics.keys():
         return Views2D()
-    (low, high), (near, far) = told["elevation"], told["nearest_joint"]
+    (low, high), (near, far) = optics["elevation"], optics["nearest_joint"]
     return Views2D(Optics(elevation=(float(low), float(high)), nearest_joint=(float(near), float(far))))
 
 

@@ -108,7 +108,7 @@ class Speeds:
 
 
 def measure(checkout: Checkout, sizes: Sizes, watch: Callable[[int, int], None] = lambda done, total: None) -> Speeds:
-    """Time every variant that the checkout has. `watch` is told the steps done and the steps in all."""
+    """Time every variant that the checkout has. `watch` gets the steps done and the steps in all."""
     variants = VARIANTS if checkout.kind == "mdm" else VARIANTS[1:]
     if "stock" in variants:
         _refuse_edited(checkout)
@@ -205,10 +205,10 @@ def worker(folder: Path, variant: str, checkout: Checkout, sizes: Sizes) -> Iter
             answer: dict[str, Any] = json.loads(reading.readline())
         except (OSError, ValueError) as error:
             process.wait()
-            said = (folder / f"{variant}.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            last = (folder / f"{variant}.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
             raise HostError(
                 f"timing {variant} in {checkout.root} ended with status {process.returncode}: "
-                f"{' | '.join(said[-3:]) or 'it said nothing'}. videomdm doctor tells what MDM lacks here."
+                f"{' | '.join(last[-3:]) or 'it printed nothing'}. videomdm doctor reports what MDM lacks here."
             ) from error
         return answer
 
@@ -219,6 +219,9 @@ def worker(folder: Path, variant: str, checkout: Checkout, sizes: Sizes) -> Iter
         process.wait()
         writing.close()
         reading.close()
+
+
+# -- one variant, in its process ---------------------------------------------------------------------------------------
 
 
 class Data:

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from videomdm_ext.bench import fairness
-from videomdm_ext.bench.arms import known_arms
-from videomdm_ext.bench.plan import Plan, Run
+from videomdm_ext.bench.plan import Plan, Run, known_arms
 from videomdm_ext.errors import ConfigError
 
 OUT = Path("out")

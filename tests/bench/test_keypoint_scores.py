@@ -1,4 +1,4 @@
-"""Denoised held-out clips against the keypoints of their own camera, and of another that saw the same motion."""
+"""Held-out clips against the keypoints of their own camera and of another, in image coordinates."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from videomdm_ext.bench.keypoint_scores import other_views, reprojection_scores, weighted_distance
 from videomdm_ext.bench.metrics import METRICS, by_name
-from videomdm_ext.bench.reference_rows import Calibration
+from videomdm_ext.bench.reference_rows import ReferenceRows
 from videomdm_ext.data.batch import crop
 from videomdm_ext.data.clip import Clip
 from videomdm_ext.geometry import cameras
@@ -127,7 +127,7 @@ def test_a_frame_whose_root_was_not_found_does_not_count_in_the_other_view(pair)
 def test_they_rank_where_the_teacher_is_worse_than_the_keypoints_themselves_are():
     assert by_name(OWN).kind == by_name(OTHER).kind == "paired"
     assert METRICS[OWN].scale == 1e3
-    rows = Calibration({}, {OWN: 0.002}, {OWN: 0.003, OTHER: 0.02, "heldout_mpjpe": 0.1}, {}, 4)
+    rows = ReferenceRows({}, {OWN: 0.002}, {OWN: 0.003, OTHER: 0.02, "heldout_mpjpe": 0.1}, {}, 4)
     assert not rows.ranking(OWN)[0]
     assert dataclasses.replace(rows, floor={OWN: 0.001}).ranking(OWN)[0]
     assert rows.ranking(OTHER)[0]

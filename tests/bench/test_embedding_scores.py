@@ -15,7 +15,7 @@ from videomdm_ext.bench import metrics
 from videomdm_ext.bench.embedding_scores import TruthScores, held_out_scores
 from videomdm_ext.bench.evaluators.base import Evaluator
 from videomdm_ext.bench.evaluators.views_2d import Views2D
-from videomdm_ext.bench.reference_rows import Calibration, calibrate
+from videomdm_ext.bench.reference_rows import ReferenceRows, score_reference_rows
 from videomdm_ext.data.motions import load_motions
 from videomdm_ext.errors import DatasetError, PluginError
 from videomdm_ext.motion.skeletons import SMPL22
@@ -81,8 +81,8 @@ def noisy(size: float, clips: Sequence[Tensor] = CLIPS, seed: int = 0) -> list[T
 
 
 @cache
-def calibrated() -> Calibration:
-    return scorer(Poses(), Frames(), Twice(), Distrusted()).calibrate(noisy(0.15), GROUPS, seed=1)
+def calibrated() -> ReferenceRows:
+    return scorer(Poses(), Frames(), Twice(), Distrusted()).reference_rows(noisy(0.15), GROUPS, seed=1)
 
 
 def in_space(scores: dict[str, float], name: str) -> set[str]:
@@ -187,7 +187,7 @@ def test_the_truth_is_the_best_and_the_teacher_is_seen_in_every_space() -> None:
 
 
 def test_the_plain_rows_are_those_without_evaluators() -> None:
-    plain = calibrate(CLIPS, noisy(0.15), SMPL22, FPS, groups=GROUPS, seed=1)
+    plain = score_reference_rows(CLIPS, noisy(0.15), SMPL22, FPS, groups=GROUPS, seed=1)
     for row in ("truth", "floor", "teacher", "static"):
         assert getattr(calibrated(), row).items() >= getattr(plain, row).items()
 
@@ -202,13 +202,13 @@ def test_shuffled_captions_fall_to_chance() -> None:
 
 
 def test_the_halves_share_every_motion_so_that_the_floor_is_low() -> None:
-    apart = scorer().calibrate(CLIPS, GROUPS, seed=1)
-    without = scorer().calibrate(CLIPS, seed=1)
+    apart = scorer().reference_rows(CLIPS, GROUPS, seed=1)
+    without = scorer().reference_rows(CLIPS, seed=1)
     assert apart.floor["poses/fid"] < without.floor["poses/fid"]
 
 
 def test_calibration_is_the_same_for_the_same_seed() -> None:
-    first, again, other = (scorer().calibrate(noisy(0.1), GROUPS, seed=seed) for seed in (3, 3, 4))
+    first, again, other = (scorer().reference_rows(noisy(0.1), GROUPS, seed=seed) for seed in (3, 3, 4))
     assert first == again
     assert first.floor["poses/fid"] != other.floor["poses/fid"]
 
@@ -243,7 +243,7 @@ def test_what_cannot_be_scored_is_refused_by_name() -> None:
     with pytest.raises(DatasetError, match="reference: expected a caption"):
         TruthScores(CLIPS, [], [Poses()], SMPL22, FPS)
     with pytest.raises(DatasetError, match="teacher: expected a caption"):
-        scorer().calibrate(CLIPS[1:])
+        scorer().reference_rows(CLIPS[1:])
     with pytest.raises(PluginError, match="poses, poses"):
         scorer(Poses(), Poses())
     with pytest.raises(PluginError, match="evaluator 'uneven'"):
