@@ -427,11 +427,21 @@ def test_a_plan_comes_back_from_its_file(tmp_path):
     assert read_plan(tmp_path) == plan
 
 
-def test_the_text_features_are_minilm_where_it_is_installed_and_words_elsewhere(monkeypatch):
-    for there, chosen in ((True, "minilm"), (False, "words")):
-        monkeypatch.setattr(benchmarking.text, "available", lambda name, there=there: there)
-        assert benchmarking.text_choice("auto") == chosen
-        assert benchmarking.text_choice("words") == "words"
+def test_the_text_features_are_minilm_where_it_loads_and_words_elsewhere(monkeypatch, capsys):
+    torn = {"minilm": False}
+
+    def loading(manager, name):
+        if torn.get(name):
+            raise ConfigError("--text_features minilm: expected an encoder that loads, found a torn file.")
+
+    monkeypatch.setattr(benchmarking.text, "load", loading)
+    assert benchmarking.text_choice("auto") == "minilm"
+    torn["minilm"] = True
+    assert benchmarking.text_choice("auto") == "words"
+    assert benchmarking.text_choice("words") == "words"
+    assert capsys.readouterr().out.count("found a torn file") == 1
+    with pytest.raises(ConfigError, match="torn file"):
+        benchmarking.text_choice("minilm")
 
 
 # -- train, refine, sample --------------------------------------------------------------------------------------------

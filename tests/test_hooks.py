@@ -20,10 +20,13 @@ from videomdm_ext.bench.evaluators.base import Evaluator, Ground, make_all
 from videomdm_ext.data.folder import Card
 from videomdm_ext.errors import ConfigError, PluginError
 from videomdm_ext.hookspecs import hookimpl
+from videomdm_ext.mdm import text
 
 ROOT = Path(__file__).parent.parent
 HOOKS = [name for name, thing in vars(hookspecs).items() if hasattr(thing, f"{hookspecs.PROJECT}_spec")]
-DOCUMENTED = dict(re.findall(r"^### `(\w+)\((.*)\)`$", (ROOT / "docs" / "hooks.md").read_text("utf-8"), re.MULTILINE))
+PAGE = (ROOT / "docs" / "hooks.md").read_text("utf-8")
+DOCUMENTED = dict(re.findall(r"^### `(\w+)\((.*)\)`$", PAGE, re.MULTILINE))
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 TINY = """
 from videomdm_ext.hookspecs import hookimpl
@@ -83,11 +86,11 @@ def plugin(*functions: Callable) -> object:
 
 
 def registering(kind: str, *names: str) -> object:
-    """-> a plugin that registers an object under each name."""
+    """-> a plugin that registers a function under each name."""
 
     def register_all(register):
         for name in names:
-            register(name, object())
+            register(name, lambda *given: None)
 
     register_all.__name__ = f"register_{kind}"
     return plugin(register_all)
@@ -138,6 +141,33 @@ def test_hook_register_loss_terms_offers_terms_by_name():
     collects("loss_terms")
 
 
+def test_hook_register_text_encoders_offers_functions_that_make_encoders():
+    collects("text_encoders")
+    owners: dict[str, str] = {}
+    assert list(plugins.collect(plugins.create_manager(), "text_encoders", owners)) == ["clip", "minilm", "words"]
+    assert set(owners.values()) == {"videomdm_ext.mdm.text"}
+
+
+@pytest.mark.parametrize("thing", [lambda text: None, "encoder", 3])
+def test_a_text_encoder_that_cannot_be_called_as_documented_is_refused_when_it_is_registered(thing):
+    def register_text_encoders(register):
+        register("mine", thing)
+
+    with pytest.raises(PluginError, match=r"plugin tiny: text encoder 'mine': expected a function of \(\), found"):
+        plugins.collect(manager_with(tiny=plugin(register_text_encoders)), "text_encoders")
+
+
+def test_the_text_encoder_in_the_documentation_is_loaded_and_counts_letters():
+    source = next(block for block in BLOCKS if "def make_letters" in block)
+    scope = {"torch": torch, "hookimpl": hookimpl}
+    exec(source, scope)
+    register = staticmethod(scope["register_text_encoders"])
+    letters = text.load(manager_with(mine=type("Plugin", (), {"register_text_encoders": register})), "letters")
+    found = letters(["Abba"])
+    assert found.shape == (1, 512)
+    assert found[0, :3].tolist() == [2.0, 2.0, 0.0]
+
+
 def test_hook_register_evaluators_offers_evaluators_by_name():
     collects("evaluators")
     assert list(plugins.collect(plugins.create_manager(), "evaluators")) == [
@@ -149,8 +179,7 @@ def test_hook_register_evaluators_offers_evaluators_by_name():
 
 
 def test_the_evaluator_in_the_documentation_is_made_and_has_a_row_a_clip(tmp_path):
-    text = (ROOT / "docs" / "hooks.md").read_text("utf-8")
-    source = next(block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "class Roots" in block)
+    source = next(block for block in BLOCKS if "class Roots" in block)
     scope = {"Evaluator": Evaluator, "hashlib": hashlib, "torch": torch, "hookimpl": hookimpl}
     exec(source, scope)
     manager = manager_with(mine=type("Plugin", (), {"register_evaluators": staticmethod(scope["register_evaluators"])}))
@@ -206,18 +235,6 @@ def test_hook_configure_can_stop_the_run():
 
     with pytest.raises(ConfigError, match="--stillness -1"):
         manager_with(mine=plugin(configure)).hook.configure(args=Namespace(stillness=-1))
-
-
-def test_hook_make_text_encoder_takes_the_first_answer_of_the_plugin_loaded_last():
-    def answering(answer):
-        def make_text_encoder(args):
-            return answer
-
-        return plugin(make_text_encoder)
-
-    manager = manager_with(builtin=answering("minilm"), mine=answering("mine"), silent=answering(None))
-    assert manager.hook.make_text_encoder(args=Namespace()) == "mine"
-    assert manager_with(silent=answering(None)).hook.make_text_encoder(args=Namespace()) is None
 
 
 def test_hook_wrap_dataset_hands_the_dataset_from_plugin_to_plugin():
@@ -329,13 +346,16 @@ def test_two_distributions_with_one_plugin_name_are_refused_and_both_named(insta
 
 
 def test_tracing_prints_each_call_who_answers_and_what(monkeypatch, capsys):
-    def make_text_encoder(args):
-        return "encoder"
+    def make_diffusion(args):
+        return "diffusion"
 
     monkeypatch.setenv("VIDEOMDM_TRACE", "1")
-    manager_with(mine=plugin(make_text_encoder)).hook.make_text_encoder(args=Namespace())
+    manager_with(mine=plugin(make_diffusion)).hook.make_diffusion(base=int, args=Namespace(), terms={})
     lines = capsys.readouterr().err.splitlines()
-    assert lines == ["videomdm: make_text_encoder(args: Namespace) -> mine", "videomdm: make_text_encoder answered str"]
+    assert lines == [
+        "videomdm: make_diffusion(base: type, args: Namespace, terms: dict) -> mine",
+        "videomdm: make_diffusion answered str",
+    ]
 
 
 @pytest.mark.parametrize("value", ["", "0"])

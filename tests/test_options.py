@@ -147,9 +147,7 @@ def test_the_automatic_teacher_is_the_truth_under_3d_and_the_refined_under_2d(va
     assert Supervision(**values).diffused == diffused
 
 
-@pytest.mark.parametrize(
-    ("values", "name"), [({"crop_frames": 1}, "crop_frames"), ({"text_features": "bert"}, "text_features")]
-)
+@pytest.mark.parametrize(("values", "name"), [({"crop_frames": 1}, "crop_frames"), ({"clips": 3}, "clips")])
 def test_a_source_that_cannot_be_used_is_an_error_that_names_the_option(values, name):
     with pytest.raises(ConfigError, match=f"--{name}: expected .*found {next(iter(values.values()))!r}"):
         Source(**values)

@@ -127,9 +127,8 @@ class Source:
     crop_frames: int = option(196, "Longest crop of a clip, frames.")
     text_features: str = option(
         "auto",
-        "Text features: the host's own CLIP, MiniLM (extra `demo`), hashed words that need no model, or auto: CLIP "
-        "where it can be had, else MiniLM. A checkpoint keeps its own.",
-        ("auto", "clip", "minilm", "words"),
+        "Text features: clip (the host's own), minilm (extra `demo`), words (hashed, no model), the name of a plugin's "
+        "encoder, or auto: the first of these three that loads. A checkpoint keeps its own.",
     )
 
     def __post_init__(self) -> None:
@@ -157,7 +156,7 @@ class Speed:
     autocast: str = option("off", "Number format of the denoiser's matrix products.", ("off", "bf16"))
     tf32: bool = option(False, "TF32 matrix products, where a GPU has them.")
     compile_model: bool = option(False, "Compile the denoiser with torch.compile.")
-    text_once: bool = option(
+    encode_once: bool = option(
         False,
         "Encode each text of CLIP once, by itself and without its padding (differences about 1e-6 of a feature's "
         "length, 1e-3 in half precision).",

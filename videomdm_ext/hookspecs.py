@@ -42,6 +42,11 @@ def register_loss_terms(register: Register) -> None:
 
 
 @hookspec
+def register_text_encoders(register: Register) -> None:
+    """Register text encoders: each is a function make() that returns encode(text), a row [C] of features."""
+
+
+@hookspec
 def register_evaluators(register: Register) -> None:
     """Register evaluators: each maps motions to the space in which a report compares them."""
 
@@ -68,11 +73,6 @@ def configure(args: Namespace) -> None:
 
 
 # -- the host builds its parts --------------------------------------------------------------------------------------
-
-
-@hookspec(firstresult=True)
-def make_text_encoder(args: Namespace) -> object | None:
-    """Return the text encoder of the model, or None to leave it to the next plugin, last to the host."""
 
 
 @hookspec

@@ -3,6 +3,7 @@
 VIDEOMDM_PLUGINS=a,b loads only these entry points (the built-ins always load); VIDEOMDM_TRACE=1 prints every call.
 """
 
+import inspect
 import os
 import re
 import sys
@@ -17,7 +18,9 @@ from videomdm_ext import hookspecs
 from videomdm_ext.errors import PluginError
 
 GROUP = "videomdm"
-KINDS = ("datasets", "lifters", "loss_terms", "evaluators", "commands")
+KINDS = ("datasets", "lifters", "loss_terms", "text_encoders", "evaluators", "commands")
+SIGNATURES: dict[str, tuple[str, ...]] = {"text_encoders": ()}
+"""Arguments with which a thing of a kind is called; checked when it is registered."""
 BUILTINS: tuple[str, ...] = (
     "videomdm_ext.lifters.synthetic",
     "videomdm_ext.lifters.joint_results",
@@ -55,15 +58,24 @@ def create_manager(builtins: Sequence[str] = BUILTINS) -> pluggy.PluginManager:
     return manager
 
 
-def collect(manager: pluggy.PluginManager, kind: str) -> dict[str, Any]:
-    """Call `register_<kind>` of every plugin. -> what they registered, by name, in the order of loading."""
+def collect(manager: pluggy.PluginManager, kind: str, owners: dict[str, str] | None = None) -> dict[str, Any]:
+    """Call `register_<kind>` of every plugin. -> what they registered, by name, in the order of loading.
+
+    `owners` is given the plugin of each name.
+    """
     if kind not in KINDS:
         raise ValueError(f"kind {kind!r}: expected one of {', '.join(KINDS)}")
     things: dict[str, Any] = {}
-    owners: dict[str, str] = {}
+    owners = {} if owners is None else owners
     for plugin, hook in _each_plugin(manager, f"register_{kind}"):
         hook(register=_registrar(kind, plugin, things, owners))
     return things
+
+
+def origin(plugin: str) -> str:
+    """A plugin's name, and where it is an entry point the distribution to install."""
+    found = [entry.dist.name for entry in entry_points(group=GROUP) if entry.name == plugin and entry.dist]
+    return f"{plugin} (distribution {found[0]})" if found else plugin
 
 
 def wrap_dataset(manager: pluggy.PluginManager, dataset: Any, *, args: Any, split: str) -> Any:
@@ -144,9 +156,22 @@ def _registrar(kind: str, plugin: str, things: dict[str, Any], owners: dict[str,
                 f"{label} {name!r}: registered by plugin {owners[name]} and again by plugin {plugin}. "
                 "Rename one of them, or leave one plugin out with VIDEOMDM_PLUGINS."
             )
+        if kind in SIGNATURES:
+            _check_signature(f"plugin {plugin}: {label} {name!r}", thing, SIGNATURES[kind])
         things[name], owners[name] = thing, plugin
 
     return register
+
+
+def _check_signature(what: str, thing: Any, names: Sequence[str]) -> None:
+    """PluginError unless `thing` can be called with arguments of these names, in this order."""
+    try:
+        inspect.signature(thing).bind(*names)
+    except (TypeError, ValueError) as error:
+        raise PluginError(
+            f"{what}: expected a function of ({', '.join(names)}), found {thing!r} ({error}). Correct the plugin "
+            "(docs/hooks.md)."
+        ) from error
 
 
 def _print_call(hook: str, impls: Sequence[pluggy.HookImpl], arguments: Mapping[str, Any]) -> None:

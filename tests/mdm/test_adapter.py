@@ -19,9 +19,8 @@ from videomdm_ext.data.folder import Card, write_folder
 from videomdm_ext.data.refined import make_refined
 from videomdm_ext.errors import ConfigError, HostError
 from videomdm_ext.hookspecs import hookimpl
-from videomdm_ext.mdm import adapter
+from videomdm_ext.mdm import adapter, text
 from videomdm_ext.mdm.supervise import OWN, weighted
-from videomdm_ext.mdm.text import Words
 from videomdm_ext.supervision import refinement
 from videomdm_ext.supervision.objective import Objective
 from videomdm_ext.supervision.observation import PREFIX, Observation
@@ -175,7 +174,8 @@ def test_a_plugin_wraps_what_is_loaded(seams, folder, monkeypatch):
 def test_the_denoiser_asks_our_encoder_for_its_text(host):
     built = host("--text_features", "words")
     texts = ["a person walks", "someone jumps"]
-    assert torch.equal(built.model.encode_text(texts), Words()(texts).unsqueeze(0))
+    expected = torch.stack([text.encode_words(each) for each in texts])
+    assert torch.equal(built.model.encode_text(texts), expected.unsqueeze(0))
 
 
 # -- the loss ---------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""CLIP's text features: the host's own function, or with --text_once each text once, by itself and without padding."""
+"""CLIP's text features: the host's own function, or with --encode_once each text once, by itself, without padding."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Denoiser(nn.Module):
         return self.clip_model.encode_text(tokens).float().unsqueeze(0)
 
 
-Once = faster.quicker(Denoiser, Speed(text_once=True))
+Once = faster.quicker(Denoiser, Speed(encode_once=True))
 
 
 def captions(count: int, seed: int = 0) -> list[str]:
@@ -192,7 +192,7 @@ TEXTS = ["a person walks", "someone jumps " * 20, "he sits"]
 result = {"own": [], "apart": []}
 for dataset in ("humanml", "kit"):
     features = []
-    for words in ([], ["--text_once"]):
+    for words in ([], ["--encode_once"]):
         args = parse("train_args", *SIZES, "--dataset", dataset, *words)
         torch.manual_seed(0)
         model, diffusion = model_util.create_model_and_diffusion(args, Data)

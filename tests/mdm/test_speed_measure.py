@@ -26,7 +26,7 @@ def timing(total: float, first: float | None = None, digest: str = "same") -> Ti
     )
 
 
-ONCE = "3d --text_once"
+ONCE = "3d --encode_once"
 SPEEDS = Speeds(
     SMALL, {"stock": timing(6.0), "3d": timing(2.0, 3.0), ONCE: timing(1.0, 2.0), "2d": timing(2.2, 3.6)}, "CPU", "CLIP"
 )
@@ -37,8 +37,8 @@ def test_ratios_are_of_total_times_in_each_phase():
         {
             "stock / 3d, first epoch": 2.0,
             "stock / 3d, later epochs": 3.0,
-            "3d / 3d --text_once, first epoch": 1.5,
-            "3d / 3d --text_once, later epochs": 2.0,
+            "3d / 3d --encode_once, first epoch": 1.5,
+            "3d / 3d --encode_once, later epochs": 2.0,
             "2d / 3d, first epoch": 1.2,
             "2d / 3d, later epochs": 1.1,
         }
@@ -127,7 +127,7 @@ def test_a_process_that_fails_is_an_error_with_its_last_words(tmp_path):
 @pytest.fixture
 def _small_tower(monkeypatch, tmp_path):
     monkeypatch.setattr(measure, "TOWER", {"width": 64, "layers": 2, "heads": 2})
-    monkeypatch.setattr(measure.text_choice, "weights", lambda: tmp_path / "none.pt")
+    monkeypatch.setattr(measure.clip_weights, "path", lambda: tmp_path / "none.pt")
 
 
 def check(speeds: Speeds, variants: tuple[str, ...]) -> None:

@@ -141,7 +141,7 @@ class Plan:
     adam_beta2: float = 0.99
     """Decay of the optimizer's squared gradients."""
     text_features: str = "auto"
-    """words, minilm, clip, or auto: MiniLM where it is installed."""
+    """words, minilm, clip, a plugin's encoder, or auto: MiniLM where it loads, else words."""
     samples: int = 1000
     """Motions of each replication."""
     guidance: float = 1.0

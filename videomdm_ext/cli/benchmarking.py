@@ -24,7 +24,7 @@ from videomdm_ext.cli.console import bars, by_name, console, counting, parse
 from videomdm_ext.data.files import check_writable, write_bytes
 from videomdm_ext.data.folder import read_card
 from videomdm_ext.errors import ConfigError, HostError
-from videomdm_ext.mdm import checkout, text
+from videomdm_ext.mdm import adapter, checkout, text
 from videomdm_ext.mdm.speed.measure import PARTS, PHASES, Sizes, Speeds, measure
 from videomdm_ext.render import figures
 
@@ -33,7 +33,7 @@ GROUP = 32
 COLUMNS = {
     "stock": ("stock MDM", ("later epochs",)),
     "3d": ("3d", ("later epochs",)),
-    "3d --text_once": ("3d --text_once", PHASES),
+    "3d --encode_once": ("3d --encode_once", PHASES),
     "2d": ("2d, no unrolling", ("later epochs",)),
 }
 """What `bench speed` shows of each variant; epochs are alike where no text is kept."""
@@ -94,11 +94,12 @@ def _without_protocol(words: list[str]) -> list[str] | None:
 
 
 def text_choice(asked: str) -> str:
-    """`auto` resolved; the choice is printed, recorded with the run, and stated in the report."""
-    if asked not in ("auto", *text.ENCODERS):
-        raise ConfigError(f"--text-features: expected auto, {', '.join(text.ENCODERS)}, found {asked!r}.")
-    chosen = asked if asked != "auto" else "minilm" if text.available("minilm") else "words"
+    """`auto` resolved; what was chosen is printed, recorded with the run, and stated in the report."""
+    chosen, problems = text.first(adapter.manager(), text.OURS) if asked == "auto" else (asked, [])
+    text.load(adapter.manager(), chosen)
     console.print(f"text features: {chosen}")
+    for problem in problems:
+        console.print(problem, markup=False)
     return chosen
 
 
@@ -334,14 +335,14 @@ def _show_speeds(speeds: Speeds) -> None:
     table.add_column("part")
     shown = [(v, name, phase) for v, (name, phases) in COLUMNS.items() for phase in phases if v in speeds.timings]
     for variant, name, phase in shown:
-        table.add_column(f"{name}\n{phase}" if variant == "3d --text_once" else name, justify="right")
+        table.add_column(f"{name}\n{phase}" if variant == "3d --encode_once" else name, justify="right")
     for part in (*PARTS, "total"):
         cells = [f"{speeds.timings[variant].seconds[phase][part]:.3f}" for variant, _, phase in shown]
         table.add_row(part, *cells, style="bold" if part == "total" else None)
     console.print(table)
     console.print(f"{speeds.device}; text: {speeds.text}")
     console.print(
-        f"{sizes.pool} captions, each drawn once an epoch; --text_once keeps them. Medians of {sizes.steps} steps, "
+        f"{sizes.pool} captions, each drawn once an epoch; --encode_once keeps them. Medians of {sizes.steps} steps, "
         "taken in turns."
     )
     for name, ratio in speeds.ratios().items():

@@ -5,8 +5,10 @@ nothing is.
 """
 
 import argparse
+import contextlib
 import functools
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -23,6 +25,7 @@ from videomdm_ext.errors import HostError
 from videomdm_ext.mdm import bundles, clips, compat, divergence, faster, loop, savings, streams, text_choice
 from videomdm_ext.mdm.checkout import STANDIN
 from videomdm_ext.mdm.data import HostDataset
+from videomdm_ext.mdm.text import TextEncoder
 from videomdm_ext.options import from_args
 
 
@@ -64,11 +67,11 @@ def activate(args: argparse.Namespace, *, loading: bool = False) -> None:
     manager().hook.configure(args=args)
     if trains:
         fit_batch(args)
+    encoder = text_choice.settle(args, sys.argv[1:], manager())
     terms = plugins.collect(manager(), "loss_terms")
     model_util = importlib.import_module("utils.model_util")
     diffusion = manager().hook.make_diffusion(base=_own(model_util, "SpacedDiffusion"), args=args, terms=terms)
     _swap(model_util, "SpacedDiffusion", diffusion)
-    encoder = manager().hook.make_text_encoder(args=args)
     denoiser = with_text_encoder(_own(model_util, "MDM"), encoder)
     _swap(model_util, "MDM", faster.quicker(denoiser, faster.activate(args, sys.argv[1:])))
     _swap_data(args)
@@ -124,18 +127,24 @@ def _own(module: Any, name: str) -> Any:
     return getattr(module, f"_host_{name}", getattr(module, name))
 
 
-def with_text_encoder(base: type, encoder: Any) -> type:
+def with_text_encoder(base: type, encoder: TextEncoder | None) -> type:
     """The host's MDM, which asks `encoder(texts)` [B, 512], where there is one, in place of loading CLIP."""
     if encoder is None:
         return base
+    ours = encoder
 
     class WithTextEncoder(base):
+        def __init__(self, *positional: Any, **named: Any) -> None:
+            with contextlib.redirect_stdout(io.StringIO()) as said:
+                super().__init__(*positional, **named)
+            print(said.getvalue().replace("Loading CLIP...", f"Text features: {ours.name}"), end="")
+
         def load_and_freeze_clip(self, clip_version: str) -> Any:
-            return encoder
+            return ours
 
         def clip_encode_text(self, raw_text: Sequence[str]) -> Any:
             device = next(self.parameters()).device
-            return encoder(raw_text).to(device).unsqueeze(0)
+            return ours(raw_text).to(device).unsqueeze(0)
 
     return WithTextEncoder
 

@@ -61,10 +61,10 @@ def activate(args: argparse.Namespace, argv: Sequence[str]) -> Speed:
 def quicker(base: type, speed: Speed) -> type:
     """The host's MDM as `speed` says; `base` itself where it asks for nothing that concerns the denoiser.
 
-    With `text_once`, a text's features depend on nothing but the text, so that a resumed training sees the same ones.
+    With `encode_once`, a text's features depend on nothing but the text, so that a resumed training sees the same ones.
     A copy of the model, such as the moving average, shares them.
     """
-    if speed.autocast == "off" and not (speed.compile_model or speed.text_once):
+    if speed.autocast == "off" and not (speed.compile_model or speed.encode_once):
         return base
 
     class Quicker(base):
@@ -81,14 +81,14 @@ def quicker(base: type, speed: Speed) -> type:
 
         def load_and_freeze_clip(self, clip_version: str) -> Any:
             tower = super().load_and_freeze_clip(clip_version)
-            if speed.text_once and hasattr(tower, "token_embedding"):
+            if speed.encode_once and hasattr(tower, "token_embedding"):
                 tower.encode_text = functools.partial(encode_to_the_end, tower)
             return tower
 
         def clip_encode_text(self, raw_text: Any) -> Any:
             device = next(self.parameters()).device
             with torch.autocast(device.type, enabled=False):
-                if not speed.text_once:
+                if not speed.encode_once:
                     return super().clip_encode_text(raw_text)
                 return torch.stack([self._features_of(text) for text in raw_text]).to(device).unsqueeze(0)
 

