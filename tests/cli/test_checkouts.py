@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from videomdm_ext.cli import checkouts
 from videomdm_ext.cli import main as cli
+from videomdm_ext.errors import HostError
 from videomdm_ext.mdm import checkout, compat, known, patching
 
 CONTENT = b"""import argparse
@@ -154,6 +156,23 @@ def test_doctor_lists_the_state_and_every_finding_with_its_advice(root, monkeypa
         f"{'':<21}-> get it",
         f"Next: videomdm install --mdm {root}",
     ]
+
+
+def test_doctor_without_a_checkout_speaks_of_the_stand_in(monkeypatch, capsys):
+    def nowhere(explicit=None):
+        raise HostError("No MDM checkout")
+
+    monkeypatch.delenv(checkout.VARIABLE, raising=False)
+    monkeypatch.setattr(checkout, "find", nowhere)
+    finding = compat.Finding("text: auto", "fine", "--text_features auto takes words here", "")
+    monkeypatch.setattr(compat, "examine", lambda host: [finding] if host.kind == "standin" else [])
+    assert cli.main(["doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "the stand-in" in lines[0]
+    assert lines[1:] == ["fine      text: auto  --text_features auto takes words here", "Next: videomdm demo"]
+    assert cli.main(["doctor", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"kind": "standin", "findings": [dataclasses.asdict(finding)]}
+    assert cli.main(["doctor", "--mdm", "somewhere"]) == 1
 
 
 @pytest.mark.parametrize("verb", ["install", "uninstall", "status", "doctor"])

@@ -61,6 +61,13 @@ def arguments(*words: str) -> argparse.Namespace:
     return argparse.Namespace(**host, **vars(parser.parse_args(list(words))))
 
 
+@pytest.fixture(autouse=True)
+def _clip_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto` is the host's own text, as where CLIP loads."""
+    own = text.load
+    monkeypatch.setattr(text, "load", lambda manager, name: None if name == text.HOST else own(manager, name))
+
+
 @pytest.fixture
 def seams(standin_module: Callable[[str], ModuleType]) -> Iterator[Callable[[], dict[str, Any]]]:
     """-> what the four replaceable globals of the stand-in are now; afterwards they are the host's own again."""

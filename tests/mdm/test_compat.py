@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
 import pickle
@@ -526,6 +527,9 @@ def test_preparing_twice_changes_a_module_once(monkeypatch):
     assert set(imports._changes) == {module for remedy in compat.REMEDIES for module in remedy.modules}
 
 
+NOTHING = compat.Tried({}, False, {"clip": "", "minilm": "", "words": ""}, {"tensorboard": "", "clearml": ""})
+
+
 def states(root: Path) -> dict[str, str]:
     host = checkout.Checkout(root=root, commit=None, kind="mdm")
     findings = compat.examine(host)
@@ -536,16 +540,13 @@ def states(root: Path) -> dict[str, str]:
 
 
 def test_the_doctor_looks_for_each_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(compat, "try_packages", lambda: ({}, False))
+    monkeypatch.setattr(compat, "try_packages", lambda: NOTHING)
     monkeypatch.setenv("HOME", str(tmp_path))
-    names = ("HumanML3D", "GloVe", "evaluator", "CLIP weights", "SMPL")
+    names = ("HumanML3D", "GloVe", "evaluator", "SMPL")
     before = states(tmp_path)
     assert {name: before[name] for name in names} == {**dict.fromkeys(names, "missing"), "SMPL": "remedied"}
-    humanml.write_humanml(tmp_path, train=2, test=1, glove=True)
+    humanml.write_humanml(tmp_path, train=2, test=1, glove=True, evaluator=True)
     write_body(tmp_path)
-    for path in (tmp_path / remedies.EVALUATOR, tmp_path / ".cache" / "clip" / "ViT-B-32.pt"):
-        path.parent.mkdir(parents=True)
-        path.touch()
     assert {name: states(tmp_path)[name] for name in names} == dict.fromkeys(names, "fine")
 
 
@@ -561,20 +562,20 @@ def test_the_doctor_looks_for_each_file(tmp_path, monkeypatch):
     ],
 )
 def test_the_doctor_tells_what_is_stood_in_for_from_what_is_missed(tmp_path, monkeypatch, stood_in, other, expected):
-    monkeypatch.setattr(compat, "try_packages", lambda: (dict(stood_in), other))
+    monkeypatch.setattr(compat, "try_packages", lambda: dataclasses.replace(NOTHING, stood_in=stood_in, other=other))
     found = states(tmp_path)
     assert {name: found[name] for name in expected} == expected
 
 
 def test_the_doctor_follows_scipy_numpy_and_matplotlib(tmp_path, monkeypatch, new_scipy):
-    monkeypatch.setattr(compat, "try_packages", lambda: ({}, False))
+    monkeypatch.setattr(compat, "try_packages", lambda: NOTHING)
     monkeypatch.setattr(remedies, "PLAIN", {})
     found = states(tmp_path)
     assert (found["scipy"], found["numpy"]) == ("remedied", "fine")
 
 
 def test_the_doctor_misses_a_package_that_has_no_stand_in(tmp_path, monkeypatch):
-    monkeypatch.setattr(compat, "try_packages", lambda: ({}, False))
+    monkeypatch.setattr(compat, "try_packages", lambda: NOTHING)
     monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
     assert states(tmp_path)["matplotlib"] == "missing"
 
@@ -585,13 +586,51 @@ def test_the_doctor_tries_the_packages_in_a_process_of_its_own(tmp_path, monkeyp
     (tmp_path / "moviepy" / "video" / "io").mkdir(parents=True)
     (tmp_path / "moviepy" / "__init__.py").write_text("VideoClip = clips_array = None\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    stood_in, other = compat.try_packages()
-    assert other
+    tried = compat.try_packages()
+    stood_in = tried.stood_in
+    assert tried.other
+    assert "another program of that name" in tried.encoders["clip"]
+    assert tried.encoders["words"] == ""
+    assert list(tried.platforms) == ["tensorboard", "clearml"]
     assert not stood_in["moviepy.editor"][1]
     assert not stood_in["moviepy.video.io.bindings"][1]
     assert "moviepy" not in stood_in
     assert "clip" not in stood_in
 
 
-def test_the_stand_in_needs_no_doctor():
-    assert compat.examine(checkout.standin()) == []
+def test_the_doctor_says_which_encoder_auto_takes_and_why_the_others_are_not_taken(tmp_path, monkeypatch):
+    tried = dataclasses.replace(NOTHING, encoders={"clip": "offline", "minilm": "", "words": "", "mine": "torn"})
+    monkeypatch.setattr(compat, "try_packages", lambda: tried)
+    found = {finding.name: finding for finding in compat.examine(checkout.standin())}
+    states = {name: finding.state for name, finding in found.items()}
+    assert states == {
+        "text: clip": "missing", "text: minilm": "fine", "text: words": "fine", "text: mine": "missing",
+        "text: auto": "fine",
+    }  # fmt: skip
+    assert found["text: clip"].about.endswith("; offline")
+    assert "auto takes minilm here" in found["text: auto"].about
+
+
+@pytest.mark.parametrize("broken", ["tensorboard", "clearml"])
+def test_the_doctor_really_loads_each_platform(tmp_path, monkeypatch, broken):
+    """Packages written for the test, one of which fails when it is imported or used."""
+    writer = "class SummaryWriter:\n    def __init__(self, log_dir): pass\n    def close(self): CLOSE\n"
+    (tmp_path / "clearml.py").write_text("raise ValueError('torn')" if broken == "clearml" else "")
+    module = ModuleType("torch.utils.tensorboard")
+    exec(writer.replace("CLOSE", "raise ValueError('torn')" if broken == "tensorboard" else "pass"), vars(module))
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "clearml", raising=False)
+    found = compat.try_platforms()
+    sys.modules.pop("clearml", None)
+    assert found == {**dict.fromkeys(("tensorboard", "clearml"), ""), broken: "ValueError: torn"}
+    monkeypatch.setattr(compat, "try_packages", lambda: dataclasses.replace(NOTHING, platforms=found))
+    assert states(tmp_path)[broken] == "missing"
+
+
+@pytest.mark.parametrize("content", [b"", b"torn", {"movement_encoder": {}}])
+def test_the_doctor_really_reads_the_evaluators_weights(tmp_path, monkeypatch, content):
+    path = tmp_path / "finest.tar"
+    torch.save(content, path) if isinstance(content, dict) else path.write_bytes(content)
+    expected = "has no text_encoder, motion_encoder" if isinstance(content, dict) else "cannot be read"
+    assert expected in compat.try_evaluator(path)

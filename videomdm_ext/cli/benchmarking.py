@@ -95,8 +95,11 @@ def _without_protocol(words: list[str]) -> list[str] | None:
 
 def text_choice(asked: str) -> str:
     """`auto` resolved; what was chosen is printed, recorded with the run, and stated in the report."""
-    chosen, problems = text.first(adapter.manager(), text.OURS) if asked == "auto" else (asked, [])
-    text.load(adapter.manager(), chosen)
+    try:
+        chosen, problems = text.first(adapter.manager(), text.OURS) if asked == "auto" else (asked, [])
+        text.load(adapter.manager(), chosen)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("--text_features", "--text-features")) from error
     console.print(f"text features: {chosen}")
     for problem in problems:
         console.print(problem, markup=False)

@@ -1,6 +1,7 @@
 """The verbs about an MDM checkout: put our lines in, take them out, say how it stands, and which commits are known."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -104,7 +105,7 @@ class Doctor:
     """Say how an MDM checkout and the installed packages fit: what is fine, what is remedied, what is missing."""
 
     mdm: str = ""
-    """MDM checkout; empty: search for one."""
+    """MDM checkout; empty: search for one, or else the stand-in."""
     json: bool = False
     """Print everything as JSON."""
 
@@ -113,20 +114,27 @@ def doctor(words: Sequence[str]) -> int:
     """The state of a checkout, and of what it needs."""
     options = parse(Doctor, "doctor", words)
     examine = import_module("videomdm_ext.mdm.compat").examine
-    if options.json:
+    try:
         host = checkout.find(options.mdm or None)
+    except HostError:
+        if options.mdm or checkout.VARIABLE in os.environ:
+            raise
+        host = checkout.standin()
+    standin = host.kind == "standin"
+    if options.json:
         findings = [asdict(finding) for finding in examine(host)]
-        print(json.dumps({**_as_json(host, patching.examine(host.root)), "findings": findings}, indent=2))
+        state = {"kind": host.kind} if standin else _as_json(host, patching.examine(host.root))
+        print(json.dumps({**state, "findings": findings}, indent=2))
         return 0
-    host = _find(options.mdm)
-    found = _say_state(host)
+    say_host(host)
+    next_command = "videomdm demo" if standin else _next(host.root, _say_state(host))
     findings = examine(host)
     width = max((len(finding.name) for finding in findings), default=0)
     for finding in findings:
         print(f"{finding.state:<9} {finding.name:<{width}}  {finding.about}")
         if finding.advice:
             print(f"{'':<9} {'':<{width}}  -> {finding.advice}")
-    print(f"Next: {_next(host.root, found)}")
+    print(f"Next: {next_command}")
     return 0
 
 
@@ -150,9 +158,13 @@ def pin(words: Sequence[str]) -> int:
 def _find(mdm: str) -> checkout.Checkout:
     """The checkout, which is named in the first line of every answer."""
     host = checkout.find(mdm or None)
+    say_host(host)
+    return host
+
+
+def say_host(host: checkout.Checkout) -> None:
     name = "the stand-in" if host.kind == "standin" else "MDM"
     print(f"{host.root}: {name}{f' at {host.commit}' if host.commit else ', no git commit'}")
-    return host
 
 
 def _as_json(host: checkout.Checkout, found: patching.Status) -> dict[str, Any]:

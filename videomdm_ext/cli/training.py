@@ -65,10 +65,10 @@ def demo(words: Sequence[str]) -> int:
     check_numbers(plan)
     out = options.out or Path("runs/demo-fast" if options.fast else "runs/demo")
     check_writable(str(out))
+    features = text_choice(plan.text_features)
     console.print("[bold]1/4[/] real motion, seen by cameras and lifted with errors")
     card = _demo_data(out / "data", options.fast)
     console.print(f"    {card.counts} clips; the lifter is off by {lifter_summary(card)}")
-    features = text_choice(plan.text_features)
     plan = dataclasses.replace(plan, clips=str(out / "data"), content=card.content_hash, text_features=features)
     with bars() as progress:
         made = Bench(plan, out, options.workers, ["videomdm", "demo", *words], by_name(progress))
@@ -160,7 +160,8 @@ def train(words: Sequence[str]) -> int:
     folder, _ = _take(rest, "--save_dir")
     if status == 0 and folder:
         where = f" --mdm {mdm}" if mdm else ""
-        console.print(f'Next: videomdm sample --checkpoint {folder}{where} --text "a person walks."', markup=False)
+        said = "" if "--unconstrained" in rest else ' --text "a person walks."'
+        console.print(f"Next: videomdm sample --checkpoint {folder}{where}{said}", markup=False)
     return status
 
 

@@ -31,10 +31,10 @@ def path() -> Path:
     return Path.home() / ".cache" / "clip" / f"{VERSION.replace('/', '-')}.pt"
 
 
-def problem(*, download: bool = True) -> str:
+def problem(*, download: bool = True, load: bool = False) -> str:
     """Why the host's CLIP cannot be used; empty where it can: the weights are there, or were downloaded now.
 
-    Without `download`, it is enough that their address answers.
+    Without `download`, it is enough that their address answers. `load`: weights that are there are really loaded.
     """
     try:
         package: Any = importlib.import_module("clip")
@@ -47,8 +47,10 @@ def problem(*, download: bool = True) -> str:
             f"pip uninstall clip, then {INSTALL}"
         )
     unusable = _failure(lambda: package.tokenize(["a person walks"]), "OpenAI's package `clip` cannot be used")
-    if unusable or zipfile.is_zipfile(path()):  # the list of a zip's files stands at its end
+    if unusable:
         return unusable
+    if zipfile.is_zipfile(path()):  # the list of a zip's files stands at its end
+        return _failure(lambda: _load(package), f"{path()} cannot be loaded") if load else ""
     absent = f"{path()} is not there" if not path().exists() else f"{path()} is not whole"
     address = getattr(getattr(package, "clip", None), "_MODELS", {}).get(VERSION)
     silent = _failure(lambda: _ask(address), f"{absent}, and downloading it failed") if address else ""
@@ -56,7 +58,11 @@ def problem(*, download: bool = True) -> str:
         return silent
     logger.warning("CLIP %s: %s, so it is downloaded", VERSION, absent)
     with _impatient():
-        return _failure(lambda: package.load(VERSION, device="cpu", jit=False), f"{absent}, and downloading it failed")
+        return _failure(lambda: _load(package), f"{absent}, and downloading it failed")
+
+
+def _load(package: Any) -> None:
+    package.load(VERSION, device="cpu", jit=False)
 
 
 def _failure(action: Callable[[], object], what: str) -> str:

@@ -5,14 +5,19 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
-from videomdm_ext.errors import HostError
-from videomdm_ext.mdm import imports, placeholders, remedies
+import torch
+
+from videomdm_ext import plugins
+from videomdm_ext.errors import HostError, VideoMDMError
+from videomdm_ext.mdm import clip_weights, imports, placeholders, remedies, text
 from videomdm_ext.mdm.checkout import Checkout
 
 FINE, REMEDIED, MISSING = "fine", "remedied", "missing"
@@ -97,38 +102,104 @@ NEEDED = ("clip", "moviepy")
 """Packages without which something of the four programs does not work."""
 OF_MOVIEPY = ("moviepy.editor", "moviepy.video.io.bindings")
 OF_SMPLX = ("smplx.lbs",)
+PLATFORMS = {"tensorboard": "TensorboardPlatform", "clearml": "ClearmlPlatform"}
+"""Packages that MDM's trainer imports when --train_platform_type asks for them."""
 TRY = """
 import json, sys, warnings
 warnings.simplefilter("ignore")
-from videomdm_ext.mdm import placeholders
+from videomdm_ext.mdm import compat, placeholders
 made = placeholders.try_all()
 clip = sys.modules.get("clip")
-print("\\n" + json.dumps([made, clip is not None and not callable(getattr(clip, "load", None))]))
+other = clip is not None and not callable(getattr(clip, "load", None))
+print("\\n" + json.dumps([made, other, compat.try_encoders(), compat.try_platforms()]))
 """
 
 
+@dataclass(frozen=True)
+class Tried:
+    """What a process of its own found: packages that are stood in for, whether `clip` is another program, and what is
+    wrong with each text encoder and platform, empty where it loads."""
+
+    stood_in: dict[str, tuple[str, bool]]
+    other: bool
+    encoders: dict[str, str]
+    platforms: dict[str, str]
+
+
 def examine(checkout: Checkout) -> list[Finding]:
-    """Every package and file that MDM asks for, without importing MDM. Packages are tried in a process of their own."""
+    """Everything that the host asks for, without importing it. Packages are tried in a process of their own."""
+    tried = try_packages()
+    encoders = examine_encoders(tried.encoders)
     if checkout.kind == "standin":
-        return []
+        return encoders
     changes = [examine_change(remedy) for remedy in REMEDIES if remedy.needed is not None]
-    return [*changes, *examine_packages(), *examine_files(checkout.root), examine_ffmpeg()]
+    platforms = [
+        _loaded(name, problem, f"reports under --train_platform_type {PLATFORMS[name]}", f"pip install {name}")
+        for name, problem in tried.platforms.items()
+    ]
+    files = examine_files(checkout.root)
+    return [*changes, *examine_packages(tried), *encoders, *platforms, *files, examine_ffmpeg()]
 
 
-def try_packages() -> tuple[dict[str, tuple[str, bool]], bool]:
-    """-> the answer of `placeholders.try_all` in a new process, and whether `clip` is another program."""
+def examine_encoders(problems: dict[str, str]) -> list[Finding]:
+    """Each text encoder, and which one `auto` takes."""
+    found = [
+        _loaded(f"text: {name}", problem, f"--text_features {name}", "Choose another, or put that right")
+        for name, problem in problems.items()
+    ]
+    auto = next(name for name in text.AUTO if not problems.get(name))
+    return [*found, Finding("text: auto", FINE, f"--text_features auto takes {auto} here", "")]
+
+
+def _loaded(name: str, problem: str, about: str, advice: str) -> Finding:
+    if not problem:
+        return Finding(name, FINE, about, "")
+    return Finding(name, MISSING, f"{about}; {problem}", advice)
+
+
+def try_encoders() -> dict[str, str]:
+    """What is wrong with each text encoder, empty where it really loads; CLIP's weights are not downloaded for that."""
+    manager = plugins.create_manager()
+    found = {}
+    for name in plugins.collect(manager, "text_encoders"):
+        try:
+            found[name] = clip_weights.problem(download=False, load=True) if name == text.HOST else ""
+            if name != text.HOST:
+                text.load(manager, name)
+        except VideoMDMError as error:
+            found[name] = str(error)
+    return found
+
+
+def try_platforms() -> dict[str, str]:
+    """What is wrong with each reporting platform, empty where it really loads."""
+    found = dict.fromkeys(PLATFORMS, "")
+    for name in PLATFORMS:
+        try:
+            if name == "tensorboard":
+                with tempfile.TemporaryDirectory() as folder:
+                    import_module("torch.utils.tensorboard").SummaryWriter(log_dir=folder).close()
+            else:
+                import_module(name)
+        except Exception as error:
+            found[name] = f"{type(error).__name__}: {error}"
+    return found
+
+
+def try_packages() -> Tried:
+    """Try every package, text encoder and platform in a new process."""
     path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-c", TRY]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
     if done.returncode:
         raise HostError(f"Trying MDM's packages: expected no failure, found {done.stderr[-500:]}. Please report this.")
-    made, other = json.loads(done.stdout.splitlines()[-1])
-    return {name: (problem, absent) for name, (problem, absent) in made.items()}, other
+    made, other, encoders, platforms = json.loads(done.stdout.splitlines()[-1])
+    return Tried({name: (problem, absent) for name, (problem, absent) in made.items()}, other, encoders, platforms)
 
 
-def examine_packages() -> list[Finding]:
+def examine_packages(tried: Tried) -> list[Finding]:
     """The packages that MDM imports at the top; `clip`'s own only where there is `clip`."""
-    stood_in, other = try_packages()
+    stood_in = dict(tried.stood_in)
     parts = dict.fromkeys(OF_MOVIEPY, "moviepy") | dict.fromkeys(OF_SMPLX, "smplx")
     for part, whole in parts.items():
         if part in stood_in:
@@ -139,7 +210,7 @@ def examine_packages() -> list[Finding]:
             continue
         problem, absent = stood_in.get(name, ("", False))
         findings.append(examine_package(package, problem, absent))
-    if other and "clip" not in stood_in:
+    if tried.other and "clip" not in stood_in:
         findings[0] = Finding(
             "clip",
             MISSING,
@@ -170,10 +241,9 @@ def examine_change(remedy: Remedy) -> Finding:
 
 
 def examine_files(root: Path) -> list[Finding]:
-    """Files that MDM reads relative to its own folder, and CLIP's weights."""
+    """Files that MDM reads relative to its own folder."""
     humanml = root / "dataset" / "HumanML3D"
     parts = ("new_joint_vecs", "texts", "Mean.npy", "Std.npy", "train.txt", "test.txt")
-    clip = Path.home() / ".cache" / "clip" / "ViT-B-32.pt"
     return [
         _files(
             "HumanML3D",
@@ -187,17 +257,11 @@ def examine_files(root: Path) -> list[Finding]:
             "word vectors of the evaluator; without them eval.eval_humanml does not run, training does",
             "Run bash prepare/download_glove.sh in the checkout",
         ),
-        _files(
+        _loaded(
             "evaluator",
-            [root / remedies.EVALUATOR],
+            try_evaluator(root / remedies.EVALUATOR),
             "MDM's text and motion evaluator; without it eval.eval_humanml does not run",
             "Run bash prepare/download_t2m_evaluators.sh in the checkout",
-        ),
-        _files(
-            "CLIP weights",
-            [clip],
-            "text features; the package `clip` downloads them at the first use",
-            "Be online then, or choose --text_features minilm or words",
         ),
         _files(
             "SMPL",
@@ -207,6 +271,19 @@ def examine_files(root: Path) -> list[Finding]:
             absent=REMEDIED,
         ),
     ]
+
+
+def try_evaluator(path: Path) -> str:
+    """What is wrong with the weights of MDM's evaluator, empty where they load."""
+    try:
+        with torch.serialization.safe_globals(remedies.numbers()):
+            stored = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        return f"not there: {path}"
+    except Exception as error:
+        return f"{path} cannot be read: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    absent = [name for name in ("movement_encoder", "text_encoder", "motion_encoder") if name not in stored]
+    return f"{path} has no {', '.join(absent)}" if absent else ""
 
 
 def _files(name: str, paths: list[Path], about: str, advice: str, absent: str = MISSING) -> Finding:
