@@ -204,3 +204,20 @@ for words in json.loads(sys.argv[1]):
     for words, reason in REFUSED.items():
         assert re.search(rf"error: {words.split()[0]}.*{reason}", done.stderr), (words, done.stderr)
     assert not (place / "save/refused").exists()
+
+
+@pytest.mark.parametrize(("supervision", "arch"), [("2d", "trans_enc"), ("3d", "trans_dec")])
+def test_an_unconstrained_model_trains_and_is_sampled_with_guidance(place, supervision, arch):
+    """Stock MDM asks such a model to encode the captions of a batch, and its guidance for a condition."""
+    folder = f"save/free-{supervision}"
+    words = ["--save_dir", folder, "--supervision", supervision, "--clips", "set", "--crop_frames", "48", *SIZES]
+    words += ["--arch", arch, "--unconstrained", "--num_steps", "2", "--save_interval", "2", "--paired", "--teacher"]
+    mdm_runs.must(mdm_runs.python(place, "-m", "train.train_mdm", *words, "lifted"))
+    args = json.loads((place / folder / "args.json").read_text())
+    assert (args["unconstrained"], args["text_features"]) == (True, "auto")
+    path = ["--model_path", f"{folder}/model000000002.pt", "--num_samples", "2", "--num_repetitions", "1"]
+    done = mdm_runs.python(place, "-m", "sample.generate", *path, "--output_dir", f"{folder}/out")
+    assert "Traceback" not in done.stderr, "without moviepy there is no video, but the motions are saved before"
+    motion = np.load(place / folder / "out" / "results.npy", allow_pickle=True).item()
+    assert np.isfinite(motion["motion"]).all()
+    assert motion["text"] == ["unconstrained"] * 2

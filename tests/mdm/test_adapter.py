@@ -19,7 +19,7 @@ from videomdm_ext.data.folder import Card, write_folder
 from videomdm_ext.data.refined import make_refined
 from videomdm_ext.errors import ConfigError, HostError
 from videomdm_ext.hookspecs import hookimpl
-from videomdm_ext.mdm import adapter, text
+from videomdm_ext.mdm import adapter, faster, text
 from videomdm_ext.mdm.supervise import OWN, weighted
 from videomdm_ext.supervision import refinement
 from videomdm_ext.supervision.objective import Objective
@@ -48,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return path
 
 
-def arguments(*words: str) -> argparse.Namespace:
+def arguments(*words: str, **changes: Any) -> argparse.Namespace:
     """The host's final arguments, as far as the adapter and model_util look at them."""
     parser = argparse.ArgumentParser()
     adapter.add_options(parser.add_argument_group("diffusion"))
@@ -58,7 +58,7 @@ def arguments(*words: str) -> argparse.Namespace:
         "pos_embed_max_len": 100, "mask_frames": True, "diffusion_steps": 50, "noise_schedule": "cosine",
         "sigma_small": True, "lambda_vel": 0.0,
     }  # fmt: skip
-    return argparse.Namespace(**host, **vars(parser.parse_args(list(words))))
+    return argparse.Namespace(**{**host, **changes}, **vars(parser.parse_args(list(words))))
 
 
 @pytest.fixture(autouse=True)
@@ -80,8 +80,8 @@ def seams(standin_module: Callable[[str], ModuleType]) -> Iterator[Callable[[], 
 def host(seams, folder, standin_module) -> Callable[..., SimpleNamespace]:
     """-> activates with these words, builds what they ask for, and gives diffusion, model, dataset and one batch."""
 
-    def build(*words: str) -> SimpleNamespace:
-        args = arguments("--clips", folder, *words)
+    def build(*words: str, **changes: Any) -> SimpleNamespace:
+        args = arguments("--clips", folder, *words, **changes)
         adapter.activate(args)
         loader = standin_module("data_loaders.get_data").get_dataset_loader("humanml", 3, 20)
         torch.manual_seed(0)
@@ -183,6 +183,25 @@ def test_the_denoiser_asks_our_encoder_for_its_text(host):
     texts = ["a person walks", "someone jumps"]
     expected = torch.stack([text.encode_words(each) for each in texts])
     assert torch.equal(built.model.encode_text(texts), expected.unsqueeze(0))
+
+
+@pytest.mark.parametrize("words", [("--supervision", "3d", "--teacher", "lifted", "--crop_frames", "20"), TWO])
+def test_an_unconstrained_model_trains_and_is_sampled_with_guidance_and_captions(host, standin_module, words):
+    """What guides is the difference that a caption makes; there is none."""
+    built = host(*words, unconstrained=True)
+    assert {"loss"} <= losses(built, built.model).keys()
+    built.model.eval()
+    kind = standin_module("model.cfg_sampler").ClassifierFreeSampleModel
+    own = kind.forward
+    try:
+        faster.activate(arguments(unconstrained=True), [])
+        guided = kind(built.model)
+        x, t = torch.ones_like(built.x_start), torch.full((len(built.x_start),), 3)
+        y = {**built.y, "text_embed": guided.encode_text(built.y["text"]), "scale": torch.full((len(x),), 2.5)}
+        with torch.no_grad():
+            assert torch.equal(guided(x, t, y), built.model(x, t, built.y))
+    finally:
+        kind.forward = own
 
 
 # -- the loss ---------------------------------------------------------------------------------------------------------

@@ -105,7 +105,7 @@ class Doctor:
     """Say how an MDM checkout and the installed packages fit: what is fine, what is remedied, what is missing."""
 
     mdm: str = ""
-    """MDM checkout; empty: search for one, or else the stand-in."""
+    """MDM checkout; empty: search for one, else the stand-in."""
     json: bool = False
     """Print everything as JSON."""
 

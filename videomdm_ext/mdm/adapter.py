@@ -72,7 +72,9 @@ def activate(args: argparse.Namespace, *, loading: bool = False) -> None:
     model_util = importlib.import_module("utils.model_util")
     diffusion = manager().hook.make_diffusion(base=_own(model_util, "SpacedDiffusion"), args=args, terms=terms)
     _swap(model_util, "SpacedDiffusion", diffusion)
-    denoiser = with_text_encoder(_own(model_util, "MDM"), encoder)
+    denoiser = _own(model_util, "MDM")
+    unconstrained = getattr(args, "unconstrained", False)
+    denoiser = without_text(denoiser) if unconstrained else with_text_encoder(denoiser, encoder)
     _swap(model_util, "MDM", faster.quicker(denoiser, faster.activate(args, sys.argv[1:])))
     _swap_data(args)
     _pair(args)
@@ -147,6 +149,19 @@ def with_text_encoder(base: type, encoder: TextEncoder | None) -> type:
             return ours(raw_text).to(device).unsqueeze(0)
 
     return WithTextEncoder
+
+
+def without_text(base: type) -> type:
+    """The host's MDM under --unconstrained, which the captions of a batch do not trip up: the hosts' samplers ask every
+    model to encode them, and its decoder asks which encoder it has."""
+
+    class WithoutText(base):
+        text_encoder_type = "clip"
+
+        def encode_text(self, raw_text: Sequence[str]) -> Any:
+            return next(self.parameters()).new_zeros(1, len(raw_text), self.clip_dim)
+
+    return WithoutText
 
 
 def evaluated_class(get_data: Any, name: str, mode: str) -> type:

@@ -49,7 +49,7 @@ def activate(args: argparse.Namespace, argv: Sequence[str]) -> Speed:
     if speed.tf32:
         torch.set_float32_matmul_precision("high")
     _one_pass = speed.one_pass_guidance
-    for name in GUIDED if _one_pass else ():
+    for name in GUIDED if _one_pass or getattr(args, "unconstrained", False) else ():
         if importlib.util.find_spec(name) is not None:
             guide_in_one_pass(importlib.import_module(name).ClassifierFreeSampleModel)
     return speed
@@ -131,7 +131,10 @@ def _compile(denoiser: Any) -> None:
 
 
 def guide_in_one_pass(guided: Any) -> None:
-    """Give the class ClassifierFreeSampleModel a forward of one pass where that is surely the same. Repeatable."""
+    """Give the class ClassifierFreeSampleModel a forward of one pass where that is surely the same. Repeatable.
+
+    A model trained with --unconstrained has nothing to be guided by: one pass is all there is.
+    """
     own: Callable[..., Tensor] = guided.forward
     if hasattr(own, "__wrapped__"):
         return
@@ -139,6 +142,9 @@ def guide_in_one_pass(guided: Any) -> None:
     @functools.wraps(own)
     def forward(self: Any, x: Tensor, timesteps: Tensor, y: dict[str, Any] | None = None) -> Tensor:
         model, twice = self.model, None
+        if model.cond_mode == "no_cond":
+            alone: Tensor = model(x, timesteps, y)
+            return alone
         if _one_pass and y is not None and not model.training and model.cond_mode in ("text", "action"):
             twice = doubled(model, y, len(x))
         if y is None or twice is None:
