@@ -114,7 +114,7 @@ def test_a_folder_that_is_not_there_is_one_message(tmp_path: Path, capsys: pytes
 def test_square_brackets_in_a_message_are_printed_as_they_are(folder: Path, capsys: pytest.CaptureFixture[str]):
     np.save(folder / "teacher_vecs/bent/walk_0.npy", np.zeros((50, 251), np.float32))
     main(["data", "check", str(folder)])
-    assert "teacher: expected [T, 263], found [50, 251]" in capsys.readouterr().out
+    assert "expected teacher [T, 263] of smpl22 (22 joints), found 251 channels (21 joints)" in capsys.readouterr().out
 
 
 def test_show_draws_one_clip_and_tells_what_is_wrong(folder: Path, capsys: pytest.CaptureFixture[str]):

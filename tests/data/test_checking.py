@@ -18,12 +18,11 @@ import torch
 from clips import make_clip, motion
 
 from videomdm_ext.data import checking, files
-from videomdm_ext.data.checking import check_folder
+from videomdm_ext.data.checking import Checked, check_folder, trial
 from videomdm_ext.data.clip import Recording, to_clip
-from videomdm_ext.data.damage_set import trial
 from videomdm_ext.data.demo import build_demo
-from videomdm_ext.data.findings import KINDS, Checked
 from videomdm_ext.data.folder import SPLITS, Card, content_hash, read_card, read_ids, write_folder
+from videomdm_ext.data.rules import KINDS
 from videomdm_ext.data.synthetic_camera import Optics, find_lifter, lift, observe, own_generator
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.cameras import project
@@ -516,8 +515,8 @@ def test_clips_of_motion_capture_that_no_camera_saw_pass(tmp_path: Path):
 
 def test_every_kind_of_finding_says_what_to_do_and_almost_all_are_planted_here():
     planted = {kind for kind, *_ in [*DAMAGES.values(), *WARNED.values()]}
-    assert all(advice.endswith(".") and title for title, advice in KINDS.values())
-    assert set(KINDS) - planted == {"card", "unfinished", "card-counts", "card-hash", "refused"}
+    assert all(kind.advice.endswith(".") and kind.title for kind in KINDS.values())
+    assert set(KINDS) - planted == {"card", "unfinished", "card-counts", "card-hash", "rate"}
     assert len(planted) >= 40
 
 

@@ -7,11 +7,14 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from clips import make_clip
 
-from videomdm_ext.data.clip import MIN_FRAMES, Clip, validate, with_truth_as_teacher
+from videomdm_ext.data.clip import MIN_FRAMES, Clip, with_truth_as_teacher
+from videomdm_ext.data.rules import validate
 from videomdm_ext.errors import DatasetError
-from videomdm_ext.motion.skeletons import NBA16
+from videomdm_ext.motion.features import decode, encode
+from videomdm_ext.motion.skeletons import NBA16, SMPL22
 
 CLIP = make_clip()
 T = CLIP.length
@@ -28,6 +31,12 @@ def scaled(array: str, factor: float) -> Clip:
     return dataclasses.replace(CLIP, **{array: getattr(CLIP, array) * np.float32(factor)})
 
 
+def grown(name: str, factor: float) -> Clip:
+    """-> the clip with a motion in another unit."""
+    positions = decode(torch.from_numpy(getattr(CLIP, name)), SMPL22)
+    return dataclasses.replace(CLIP, **{name: encode(factor * positions, SMPL22).numpy()})
+
+
 def mirrored_camera() -> Clip:
     return dataclasses.replace(CLIP, extrinsics=CLIP.extrinsics * np.array([[-1], [1], [1]], np.float32))
 
@@ -37,15 +46,19 @@ BAD = {
     "nan in the truth": (changed("truth", (0, 0), np.inf), "numbers in truth", "1 NaN"),
     "nan in the camera": (changed("extrinsics", (2, 3), np.nan), "numbers in extrinsics", "1 NaN"),
     "nan in the confidence": (changed("confidence", (5, 6), np.nan), "numbers in confidence", r"\(5, 6\)"),
-    "nan in a keypoint that was seen": (changed("keypoints", (4, 7, 1), np.nan), "normalised image plane", r"\(4, 7\)"),
+    "nan in a keypoint that was seen": (
+        changed("keypoints", (4, 7, 1), np.nan),
+        "numbers in keypoints",
+        r"\(4, 7, 1\)",
+    ),
     "pixels": (scaled("keypoints", 1000), "normalised image plane", "intrinsics"),
     "confidence above one": (changed("confidence", (2, 1), 1.5), "from 0 to 1", r"1.5 at \(2, 1\)"),
     "confidence below zero": (changed("confidence", (2, 1), -0.1), "from 0 to 1", r"-0.1 at \(2, 1\)"),
     "nothing seen": (scaled("confidence", 0), "confidence above 0", "none"),
     "joint count": (dataclasses.replace(CLIP, skeleton=NBA16), "16 joints", r"263 channels \(22 joints\)"),
     "joints of the keypoints": (dataclasses.replace(CLIP, keypoints=CLIP.keypoints[:, :17]), "22 joints", "17 joints"),
-    "lengths": (dataclasses.replace(CLIP, keypoints=CLIP.keypoints[:-2]), "as long as the teacher", str(T - 2)),
-    "length of the truth": (dataclasses.replace(CLIP, truth=CLIP.truth[:-2]), "as long as the teacher", str(T - 2)),
+    "lengths": (dataclasses.replace(CLIP, keypoints=CLIP.keypoints[:-2]), "as long as the others", str(T - 2)),
+    "length of the truth": (dataclasses.replace(CLIP, truth=CLIP.truth[:-2]), "as long as the others", str(T - 2)),
     "rate": (dataclasses.replace(CLIP, fps=30.0), "20 fps", "30 fps"),
     "no text": (dataclasses.replace(CLIP, texts=()), "caption", "none"),
     "empty text": (dataclasses.replace(CLIP, texts=("a person walks", "  ")), "words", "empty"),
@@ -55,9 +68,10 @@ BAD = {
     "camera of the truth": (scaled("truth_extrinsics", 1.1), "rotation in truth_extrinsics", "1.331"),
     "camera as 4x4": (dataclasses.replace(CLIP, extrinsics=np.eye(4, dtype=np.float32)), r"\[3, 4\]", r"\[4, 4\]"),
     "truth without its camera": (dataclasses.replace(CLIP, truth_extrinsics=None), "truth_extrinsics", "only one"),
-    "millimetres": (scaled("teacher", 1000), "teacher within", "millimetres"),
-    "kilometres": (scaled("teacher", 0.001), "a person of at least", "metres"),
-    "millimetres in the truth": (scaled("truth", 1000), "truth within", "millimetres"),
+    "millimetres": (grown("teacher", 1000), "metres, .* in the teacher", "millimetres"),
+    "kilometres": (grown("teacher", 0.001), "metres, .* in the teacher", "kilometres"),
+    "millimetres in the truth": (grown("truth", 1000), "metres, .* in the truth", "millimetres"),
+    "z-scores": (scaled("teacher", 1000), "raw features in teacher", "rotation columns"),
 }
 
 

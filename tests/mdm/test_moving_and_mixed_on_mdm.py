@@ -15,7 +15,7 @@ from clips import camera, make_clip, motion
 
 from videomdm_ext.data.clip import Clip, Recording, to_clip, with_truth_as_teacher
 from videomdm_ext.data.folder import Card, read_folder, write_folder
-from videomdm_ext.data.merging import merge
+from videomdm_ext.data.importing import merge
 from videomdm_ext.geometry.cameras import project
 from videomdm_ext.mdm import checkout, patching
 from videomdm_ext.motion.skeletons import SMPL22

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from videomdm_ext.cli.console import bars, console, counting, parse
 from videomdm_ext.data import files
-from videomdm_ext.data.checking import check_folder
-from videomdm_ext.data.findings import ERROR, FILES, KINDS, STATES, Checked, by_kind, counted
+from videomdm_ext.data.checking import FILES, STATES, Checked, by_kind, check_folder, counted
+from videomdm_ext.data.rules import ERROR, KINDS
 from videomdm_ext.render import figures
 from videomdm_ext.render.clip_sheet import clip_figure
 from videomdm_ext.render.clip_view import view_clip
@@ -71,7 +71,7 @@ def show_checked(checked: Checked) -> None:
         console.print(_files_table(checked))
     for (level, kind), items in by_kind(checked.findings).items():
         colour = "red" if level == ERROR else "yellow"
-        title, advice = KINDS[kind]
+        title, advice = KINDS[kind].title, KINDS[kind].advice
         console.print(Text.assemble((f"{level} {kind}", f"bold {colour}"), f" ({len(items)}): {title}"))
         for item in items[:EXAMPLES]:
             console.print(Text(f"    {item.clip_id or 'the set'}: {item.message}"))

@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from videomdm_ext.cli.console import bars, console, counting, parse
-from videomdm_ext.data.merging import merge
+from videomdm_ext.data.importing import merge
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,17 @@
-"""Look through a data set once and tell what is wrong with it: `check_folder`, and `examine` for one clip.
+"""Look through a data set once: every clip by the rulebook, and the set as a whole (`check_folder`, `examine_clip`).
 
-Nothing is changed but DIR/checked.json, which remembers what was found in each clip by the content of its files. It is
-believed only for the very same content and the very same check, and where it cannot be written all is as well.
+Nothing is changed but DIR/checked.json, which keeps what was found in each clip by the content of its files. It is used
+only for the very same content and the very same check; broken entries are left aside, and where it cannot be written
+all is as well.
 """
 
+import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
+import inspect
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,146 +19,425 @@ import blobfile as bf
 import numpy as np
 import torch
 
-from videomdm_ext.data import damage_arrays, damage_files, damage_image, damage_motion, damage_set, files, findings
-from videomdm_ext.data.clip import Clip, validate
-from videomdm_ext.data.damage_files import Files, Raw
-from videomdm_ext.data.damage_image import Image
-from videomdm_ext.data.damage_motion import Moved
+from videomdm_ext.data import files, rules, rules_image
 from videomdm_ext.data.files import Array
-from videomdm_ext.data.findings import FILES, STATES, WHOLE, Checked, Counts, Finding
-from videomdm_ext.data.folder import Card
-from videomdm_ext.data.remembering import Seen, recall, remember, remembered, version
+from videomdm_ext.data.folder import SPLITS, Card, is_unfinished, names, on_plane, read_card
+from videomdm_ext.data.rules import ERROR, KINDS, WARNING, WHOLE, Finding, Sight
+from videomdm_ext.data.rules_image import lies_along, upright
+from videomdm_ext.data.texts import parse_texts
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.motion.features import Moments
-from videomdm_ext.motion.skeletons import Skeleton, by_name
+from videomdm_ext.motion.skeletons import by_name
 
-ALIKE = "teacher and truth alike, so it is the keypoints or both cameras"
-"""What is wrong with both motions' projections is wrong with the keypoints, or with both cameras."""
+FILES = ("teacher", "truth", "keypoints", "camera", "texts")
+"""Kinds of file of a clip."""
+STATES = ("found", "missing", "empty", "corrupt")
+CACHE = "checked.json"
+CAPTIONS_LIMIT = 1 << 20
+"""Bytes of the captions of a clip."""
+PART = re.compile(r"_[smv]\d+$")
+"""The end of an id that tells segments, mirror images, speeds and views of one trial apart."""
+MIRROR = re.compile(r"M(?=\d{6})")
+"""HumanML3D's mark of a mirrored clip."""
+STRIDES = (0.55, 1.35)
+"""Hz, of the median walk of a set; in 102 clips of CMU it is 0.84."""
+SHIFT = (0.05, 0.5)
+"""Warning and error: how far Mean, or the logarithm of Std, may be off, in units of Std."""
+COARSE = 0.02
+"""Metres, or parts of the image's unit, to which sketches are rounded."""
+UNHASHED = ("missing-file", "split-twice", "bad-name", "link-out", "splits")
+"""Kinds after which the card's hash cannot be compared."""
 Progress = Callable[[int, int], None]
 """`progress(done, total)` in clips."""
+Counts = dict[str, dict[str, int]]
+"""How many files of each kind are in each state."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The result of a check: clips looked at, files by kind and state, findings, and clips known from the cache."""
+
+    path: str
+    clips: int
+    counts: Counts
+    findings: tuple[Finding, ...]
+    cached: int = 0
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        return tuple(item for item in self.findings if item.level == ERROR)
+
+    @property
+    def warnings(self) -> tuple[Finding, ...]:
+        return tuple(item for item in self.findings if item.level == WARNING)
+
+    @property
+    def bad_clips(self) -> tuple[str, ...]:
+        """Ids of clips with an error, each once, in order."""
+        return tuple(dict.fromkeys(item.clip_id for item in self.errors if item.clip_id != WHOLE))
+
+    def to_json(self) -> str:
+        """The text that --json prints."""
+        content: dict[str, Any] = {"path": self.path, "clips": self.clips, "cached": self.cached, "files": self.counts}
+        content |= {"errors": len(self.errors), "warnings": len(self.warnings), "bad_clips": list(self.bad_clips)}
+        content["findings"] = [item.to_json() for item in self.findings]
+        return json.dumps(content, indent=2)
+
+
+def counted(count: int, name: str) -> str:
+    """`1 error`, `2 errors`."""
+    return f"{count} {name}" + ("" if count == 1 else "s")
+
+
+def by_kind(findings: Iterable[Finding]) -> dict[tuple[str, str], list[Finding]]:
+    """Findings by level and kind, errors first, in the order of KINDS."""
+    order = {kind: number for number, kind in enumerate(KINDS)}
+    groups: dict[tuple[str, str], list[Finding]] = {}
+    for item in sorted(findings, key=lambda item: (item.level != ERROR, order[item.kind])):
+        groups.setdefault((item.level, item.kind), []).append(item)
+    return groups
 
 
 def check_folder(path: str, progress: Progress | None = None, use_cache: bool = True) -> Checked:
     """Check every listed clip and the set as a whole; DatasetError only where there is no folder."""
     if not bf.isdir(path):
         raise DatasetError(f"{path}: expected a data set folder, found none. Check the path.")
-    card, found = damage_set.card_of(path)
-    if card is None:
-        return Checked(path, 0, {}, tuple(found))
-    splits, listed = damage_set.lists(path, card)
+    if is_unfinished(path):
+        return Checked(path, 0, {}, (Finding(WHOLE, "unfinished", f"{path} holds an unfinished import"),))
+    try:
+        card = read_card(path)
+    except DatasetError as error:
+        return Checked(path, 0, {}, (Finding(WHOLE, "card", str(error)),))
+    splits, found = lists(path, card)
     look = _Look(path, card, use_cache)
     ids = [clip_id for members in splits.values() for clip_id in members]
     for number, clip_id in enumerate(ids):
         look.add(clip_id, trained=number < len(splits["train"]))
         if progress:
             progress(number + 1, len(ids))
-    found += listed + [item for seen in look.seen.values() for item in seen.findings]
+    found += [item for seen in look.seen.values() for item in seen.findings]
     facts = {clip_id: seen.facts for clip_id, seen in look.seen.items()}
-    found += damage_set.leaks(splits, facts) + damage_set.twins(facts) + damage_set.tendencies(facts.values())
-    found += damage_set.strangers(path, card, set(ids)) + look.statistics()
-    if look.content.hexdigest() != card.content_hash and not any(f.kind in _UNHASHED for f in found):
+    found += leaks(splits, facts) + twins(facts) + tendencies(facts.values())
+    found += strangers(path, card, set(ids)) + look.statistics()
+    if look.content.hexdigest() != card.content_hash and not any(f.kind in UNHASHED for f in found):
         found.append(Finding(WHOLE, "card-hash", f"the card has {card.content_hash[:12]!r}"))
     if use_cache:
         look.remember()
     return Checked(path, len(ids), look.counts, tuple(found), look.cached)
 
 
-_UNHASHED = ("missing-file", "split-twice", "bad-name", "link-out", "splits")
-"""Kinds after which the card's hash cannot be compared."""
+# -- one clip --------------------------------------------------------------------------------------------------------
 
 
-def examine(path: str, card: Card, clip_id: str) -> tuple[Raw, list[Finding]]:
+@dataclass
+class Seen:
+    """What is known of a clip: findings, states of its files, facts for the look at the whole set."""
+
+    findings: list[Finding]
+    states: dict[str, str]
+    facts: dict[str, Any]
+
+
+@dataclass
+class Clipfiles:
+    """The bytes of a clip's files by kind, their states, and what is wrong already."""
+
+    clip_id: str
+    places: dict[str, str]
+    content: dict[str, bytes] = field(default_factory=dict)
+    states: dict[str, str] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+    def add(self, kind: str, message: str, level: str = ERROR) -> None:
+        self.findings.append(Finding(self.clip_id, kind, message, level))
+
+    def spoilt(self, key: str, kind: str, message: str) -> None:
+        """Report a file that cannot be used."""
+        self.states[key] = "corrupt"
+        self.add(kind, message)
+
+    def digest(self) -> str:
+        """A hash of the names and bytes, and of what could not be read."""
+        content = hashlib.sha256()
+        for key, name in self.places.items():
+            data = self.content.get(key)
+            content.update(f"{name}\0{self.states.get(key)}\0{-1 if data is None else len(data)}\0".encode())
+            content.update(data or b"")
+        return content.hexdigest()
+
+
+def examine_clip(path: str, card: Card, clip_id: str) -> Sight:
     """What can be read of one clip, and what is wrong with it by itself."""
-    found = damage_files.fetch(path, card, files.checked_id(clip_id, path))
-    return inspect_clip(found, card)[:2]
+    return _sight(_fetch(path, card, files.checked_id(clip_id, path)), card)
 
 
-def inspect_clip(found: Files, card: Card) -> tuple[Raw, list[Finding], dict[str, Any]]:
-    """What can be read of a clip's files, what is wrong with them, and its facts."""
-    skeleton = by_name(card.skeleton)
-    raw = damage_files.parse(found)
-    good = damage_arrays.usable(found, raw, skeleton)
-    moved = {}
-    for name in damage_arrays.MOTIONS:
-        if name in good:
-            seen = damage_motion.look(found, name, good[name], skeleton, fps=card.fps, rule=card.heading)
-            if seen is not None:
-                moved[name] = seen
-    if {"points", "confidence"} <= set(good):
-        damage_arrays.check_mean_confidence(found, good["confidence"])
-        _compare(found, moved, good, skeleton)
-    facts = _facts(found, good, moved)
-    main = moved.get("truth") or moved.get("teacher")
-    if main is not None:
-        facts["stride"] = damage_motion.check_stride(found, raw.texts, main, skeleton, card.fps)
-    if not any(item.level == findings.ERROR for item in found.findings):
-        _validate(found, raw, card, skeleton)
-    return raw, found.findings, facts
+def _fetch(path: str, card: Card, clip_id: str) -> Clipfiles:
+    """Read the files of a clip; nothing is raised, the findings tell."""
+    found = Clipfiles(clip_id, names(clip_id, card))
+    for key, name in found.places.items():
+        place = bf.join(path, name)
+        found.states[key] = "found"
+        if files.leads_out(place, path):
+            found.spoilt(key, "link-out", f"{name} leads out of the folder and was not read")
+        elif not bf.exists(place):
+            found.states[key] = "missing"
+            if key != "truth":
+                found.add("missing-file", f"{name} is not there")
+        else:
+            try:
+                limit = CAPTIONS_LIMIT if key == "texts" else files.BYTES_LIMIT
+                found.content[key] = files.read_bytes(place, limit=limit)
+            except DatasetError as error:
+                found.spoilt(key, "corrupt-file", str(error))
+                continue
+            if not found.content[key].strip():
+                found.states[key] = "empty"
+                found.add("caption-missing" if key == "texts" else "empty-file", f"{name} has no content")
+    return found
 
 
-def _compare(found: Files, moved: Mapping[str, Moved], good: Mapping[str, Array], skeleton: Skeleton) -> None:
-    """Each motion with the image; what is wrong with both alike is told once."""
-    if not (good["confidence"] > 0).any():
-        return
-    image = Image.of(good["points"], good["confidence"])
-    if _is_still(good["points"], good["confidence"]):
-        found.add("frozen", "keypoints: the same in every frame")
-    own = Files(found.clip_id, found.places)
-    kinds = {}
-    for name, camera in damage_arrays.MOTIONS.items():
-        if name in moved and camera in good and not moved[name].exchanged:
-            kinds[name] = damage_image.compare(own, moved[name], good[camera], image, skeleton)
-    if len(kinds) == 2 and len(set(kinds.values())) == 1 and "" not in kinds.values():
-        first = own.findings[0]
-        own.findings = [dataclasses.replace(first, message=f"{ALIKE}: {first.message.partition(': ')[2]}")]
-    tilted = [item for item in own.findings if item.kind == "up-axis"]
-    found.findings = [item for item in found.findings if not (tilted and item.kind in ("floor", "facing"))]
-    found.findings += own.findings
+def _sight(found: Clipfiles, card: Card) -> Sight:
+    """The clip as far as it can be read, examined by the rulebook."""
+    sight = Sight(found.clip_id, by_name(card.skeleton), card.fps, _parse(found), _captions(found), card.heading)
+    rules.examine(sight)
+    sight.findings = found.findings + sight.findings
+    return sight
 
 
-def _is_still(points: Array, confidence: Array) -> bool:
-    """Whether a detector repeats itself to the last bit, wherever it saw anything."""
-    same = (points[1:] == points[:-1]).all(-1) | (confidence[1:] == 0)
-    return bool(same.all())
+def _parse(found: Clipfiles) -> dict[str, Array]:
+    """The arrays that can be read, by name; states and findings of the others are stored in `found`."""
+    arrays: dict[str, Array] = {}
+    parsers: dict[str, Callable[[bytes, str], dict[str, Array]]] = {
+        "teacher": lambda data, name: {"teacher": files.array_from(data, name)},
+        "truth": lambda data, name: {"truth": files.array_from(data, name)},
+        "camera": lambda data, name: files.arrays_from(data, name, needed=("extrinsics",)),
+        "keypoints": lambda data, name: _keypoints(data, name, arrays),
+    }
+    for key, parser in parsers.items():
+        if found.states[key] == "found":
+            try:
+                arrays |= parser(found.content[key], found.places[key])
+            except DatasetError as error:
+                kind = "pickle" if isinstance(error, files.PickleInsideError) else "corrupt-file"
+                found.spoilt(key, kind, str(error))
+    if found.states["truth"] not in ("found", "missing"):
+        arrays.pop("truth_extrinsics", None)  # the truth was there
+    known = ("teacher", "truth", "points", "confidence", "extrinsics", "truth_extrinsics")
+    return {name: values for name, values in arrays.items() if name in known}
 
 
-def _facts(found: Files, good: Mapping[str, Array], moved: Mapping[str, Moved]) -> dict[str, Any]:
+def _keypoints(data: bytes, name: str, camera: Mapping[str, Array]) -> dict[str, Array]:
+    arrays = files.arrays_from(data, name, needed=("confidence",))
+    return {"points": on_plane(arrays, camera, name), "confidence": arrays["confidence"]}
+
+
+def _captions(found: Clipfiles) -> tuple[str, ...] | None:
+    """Captions of a clip, None where they cannot be read."""
+    if found.states["texts"] != "found":
+        return None
+    name = found.places["texts"]
+    try:
+        text = found.content["texts"].decode("utf-8")
+    except UnicodeDecodeError as error:
+        found.spoilt("texts", "caption-encoding", f"{name} is not UTF-8 ({error})")
+        return None
+    if _looks_decoded_twice(text):
+        found.add("caption-encoding", f"{name} looks decoded twice: {text.strip()[:60]!r}", WARNING)
+    try:
+        return parse_texts(text, name)
+    except DatasetError as error:
+        found.spoilt("texts", "caption-format", str(error))
+        return None
+
+
+def _looks_decoded_twice(text: str) -> bool:
+    """Whether UTF-8 was read as Latin-1 or Windows-1252 and saved again."""
+    if text.isascii():
+        return False
+    for encoding in ("latin-1", "cp1252"):
+        try:
+            text.encode(encoding).decode("utf-8")
+        except UnicodeError:
+            continue
+        return True
+    return "\ufffd" in text
+
+
+def _facts(found: Clipfiles, sight: Sight) -> dict[str, Any]:
+    """What the look at the whole set needs of a clip."""
     parts = [found.content.get(key, b"") for key in ("teacher", "keypoints", "camera")]
-    facts: dict[str, Any] = {"usable": [name for name in ("teacher", "truth") if name in good]}
+    facts: dict[str, Any] = {"usable": [name for name in rules.MOTIONS if name in sight.sound], "stride": sight.stride}
     if all(parts):
         facts["twin"] = hashlib.sha256(b"\0".join(parts)).hexdigest()
-    if "truth" in good:
+    if "truth" in sight.sound:
         facts["truth"] = hashlib.sha256(found.content["truth"]).hexdigest()
-    if "teacher" in good and "points" in good and np.isfinite(good["points"]).all():
-        facts["sketch"] = damage_set.sketch(good["teacher"], good["points"])
-    if "teacher" in moved:
-        facts |= damage_motion.facts(moved["teacher"])
+    points = sight.sound.get("points")
+    if "teacher" in sight.sound and points is not None and np.isfinite(points).all():
+        facts["sketch"] = sketch(sight.sound["teacher"], points)
+    if "teacher" in sight.moved:
+        direction = upright(sight.moved["teacher"], sight.skeleton)
+        facts["upright"] = [round(float(x), 3) for x in direction]
     return facts
 
 
-def _validate(found: Files, raw: Raw, card: Card, skeleton: Skeleton) -> None:
-    """What training itself would refuse, for whatever reason."""
+# -- the whole set ---------------------------------------------------------------------------------------------------
+
+
+def lists(path: str, card: Card) -> tuple[dict[str, list[str]], list[Finding]]:
+    """The ids of each split, each at its first place, and what is wrong with the lists."""
+    splits: dict[str, list[str]] = {}
+    findings: list[Finding] = []
+    placed: dict[str, str] = {}
+    for split in SPLITS:
+        lines = _lines(bf.join(path, f"{split}.txt"), split, card, findings)
+        splits[split] = []
+        for name in lines:
+            if name in placed:
+                findings.append(Finding(name, "split-twice", f"listed in {placed[name]}.txt and in {split}.txt"))
+                continue
+            placed[name] = split
+            try:
+                splits[split].append(files.checked_id(name, f"{split}.txt"))
+            except DatasetError as error:
+                findings.append(Finding(WHOLE, "bad-name", str(error)))
+        stated = card.counts.get(split, 0)
+        if stated != len(lines):
+            findings.append(Finding(WHOLE, "card-counts", f"{split}: {stated} on the card, {len(lines)} in the list"))
+    if not splits["train"]:
+        findings.append(Finding(WHOLE, "splits", "train.txt lists no clip"))
+    return splits, findings
+
+
+def _lines(place: str, split: str, card: Card, findings: list[Finding]) -> list[str]:
+    if not bf.exists(place):
+        if card.counts.get(split):
+            findings.append(Finding(WHOLE, "splits", f"{split}.txt is not there, the card counts clips of it"))
+        return []
     try:
-        validate(clip_of(raw, card, skeleton), fps=card.fps)
-    except (DatasetError, KeyError) as error:
-        found.add("refused", str(error))
+        return [line.strip() for line in files.read_text(place).splitlines() if line.strip()]
+    except DatasetError as error:
+        findings.append(Finding(WHOLE, "splits", str(error)))
+        return []
 
 
-def clip_of(raw: Raw, card: Card, skeleton: Skeleton) -> Clip:
-    """A clip of what was read, checked by nobody; KeyError where an array is missing."""
-    arrays = raw.arrays
-    return Clip(
-        id=raw.clip_id,
-        fps=card.fps,
-        skeleton=skeleton,
-        teacher=arrays["teacher"],
-        keypoints=arrays["points"],
-        confidence=arrays["confidence"],
-        extrinsics=arrays["extrinsics"],
-        texts=raw.texts,
-        truth=arrays.get("truth"),
-        truth_extrinsics=arrays.get("truth_extrinsics"),
-    )
+def trial(clip_id: str) -> str:
+    """The id without what tells segments, mirror images, speeds and views of one trial apart."""
+    name = MIRROR.sub("", clip_id, count=1) if MIRROR.match(clip_id) else clip_id
+    while PART.search(name):
+        name = PART.sub("", name)
+    return name
+
+
+def leaks(splits: Mapping[str, Sequence[str]], facts: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
+    """Trials, told by name or by an equal truth, of which another split has a part already."""
+    homes: dict[str, tuple[str, str]] = {}
+    found: dict[str, Finding] = {}
+    for split, ids in splits.items():
+        for clip_id in ids:
+            for mark in (f"name {trial(clip_id)}", f"truth {facts.get(clip_id, {}).get('truth') or clip_id}"):
+                first, home = homes.setdefault(mark, (clip_id, split))
+                if home != split and clip_id not in found:
+                    what = "the same trial" if mark.startswith("name") else "the same true motion"
+                    message = f"in {split}, and {first} of {what} in {home}"
+                    found[clip_id] = Finding(clip_id, "split-leak", message)
+    return list(found.values())
+
+
+def twins(facts: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
+    """Clips with the content of another, exactly or nearly."""
+    found: list[Finding] = []
+    seen: dict[str, str] = {}
+    near: dict[str, str] = {}
+    for clip_id, fact in facts.items():
+        first = seen.setdefault(fact["twin"], clip_id) if fact.get("twin") else clip_id
+        alike = [near.setdefault(key, clip_id) for key in fact.get("sketch", ())]
+        if first != clip_id:
+            found.append(Finding(clip_id, "duplicate", f"has motion, keypoints and camera of {first}"))
+        elif other := next((name for name in alike if name != clip_id), ""):
+            found.append(Finding(clip_id, "near-duplicate", f"hardly differs from {other}", WARNING))
+    return found
+
+
+def sketch(teacher: Array, points: Array) -> list[str]:
+    """Two keys, at least one of which equal clips share after small changes: rounded means over thirds of the clip."""
+    thirds = [slice(len(teacher) * k // 3, len(teacher) * (k + 1) // 3) for k in range(3)]
+    numbers = [np.concatenate((teacher[part, 1:40:3].mean(0), points[part, ::3].mean(0).ravel())) for part in thirds]
+    coarse = np.concatenate(numbers).astype(np.float64) / COARSE
+    keys = [np.floor(coarse + shift).astype(np.int64).tobytes() for shift in (0.0, 0.5)]
+    return [f"{n}{len(teacher)}-" + hashlib.sha256(key).hexdigest()[:24] for n, key in enumerate(keys)]
+
+
+def tendencies(facts: Iterable[Mapping[str, Any]]) -> list[Finding]:
+    """What single clips cannot tell for sure: which way is up, and whether time passes as it should."""
+    facts = list(facts)
+    found = []
+    ways = [lies_along(np.array(fact["upright"]), 0.6) for fact in facts if fact.get("upright")]
+    lying = [way for way in ways if way]
+    if len(ways) >= 4 and len(lying) > 0.6 * len(ways):
+        way = max(set(lying), key=lying.count)
+        found.append(Finding(WHOLE, "up-axis", f"in {len(lying)} of {len(ways)} clips people lie, mostly along {way}"))
+    strides = [fact["stride"] for fact in facts if fact.get("stride")]
+    if len(strides) >= 2 and not STRIDES[0] < float(np.median(strides)) < STRIDES[1]:
+        message = f"{len(strides)} walks have {np.median(strides):.2f} strides a second, people have 0.6 to 1.15"
+        found.append(Finding(WHOLE, "speed", message, WARNING))
+    return found
+
+
+def strangers(path: str, card: Card, ids: set[str]) -> list[Finding]:
+    """Clips in no split, and files of no clip."""
+    whole = {"teacher", "keypoints", "camera", "texts"}
+    owners: dict[str, dict[str, str]] = {}
+    found = []
+    for key, pattern in names("*", card).items():
+        folder, ending = pattern.split("*")
+        for name in sorted(files.entries(bf.join(path, folder))):
+            clip_id = name.removesuffix(ending)
+            if (key == "teacher" and name in ("Mean.npy", "Std.npy")) or clip_id in ids:
+                continue
+            if name == clip_id:
+                found.append(Finding(WHOLE, "orphan-file", f"{folder}{name} is no {ending} file", WARNING))
+            else:
+                owners.setdefault(clip_id, {})[key] = f"{folder}{name}"
+    for clip_id, owned in owners.items():
+        if whole <= set(owned):
+            found.append(Finding(clip_id, "not-listed", "has all of its files and is in no split", WARNING))
+        else:
+            missing = ", ".join(sorted(whole - set(owned)))
+            found.extend(Finding(clip_id, "orphan-file", f"{f}: no {missing}", WARNING) for f in owned.values())
+    return found
+
+
+def statistics(path: str, card: Card, teacher: Moments | None, truth: Moments | None) -> list[Finding]:
+    """Mean and Std of the folder and of the lifter, against the moments of the training clips where they are known."""
+    lifted = f"teacher_vecs/{card.lifter}/"
+    found: list[Finding] = []
+    for folder, moments in (("", truth if truth is not None and truth.count else teacher), (lifted, teacher)):
+        made = {}
+        for name in ("Mean.npy", "Std.npy"):
+            try:
+                made[name] = files.read_array(bf.join(path, folder, name))
+            except DatasetError as error:
+                found.append(Finding(WHOLE, "statistics", str(error)))
+        if len(made) == 2:
+            found.extend(_compare_statistics(folder, made["Mean.npy"], made["Std.npy"], moments, card))
+    return found
+
+
+def _compare_statistics(folder: str, mean: Array, std: Array, moments: Moments | None, card: Card) -> list[Finding]:
+    width = by_name(card.skeleton).num_features
+    if mean.shape != (width,) or std.shape != (width,):
+        message = f"{folder}Mean.npy and Std.npy: expected [{width}], found {list(mean.shape)} and {list(std.shape)}"
+        return [Finding(WHOLE, "statistics", message)]
+    if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):
+        return [Finding(WHOLE, "statistics", f"{folder}Mean.npy and Std.npy: not finite, or Std not above 0")]
+    if moments is None or not moments.count:
+        return []
+    expected, spread = (values.double().numpy() for values in moments.mean_and_std())
+    shift = float(max(np.abs((mean - expected) / spread).max(), np.abs(np.log(std / spread)).max()))
+    if shift <= SHIFT[0]:
+        return []
+    message = f"{folder}Mean.npy and Std.npy are off those of the training clips by {shift:.2f} Std"
+    return [Finding(WHOLE, "statistics", message, ERROR if shift > SHIFT[1] else WARNING)]
 
 
 @dataclass
@@ -178,7 +462,7 @@ class _Look:
 
     def add(self, clip_id: str, *, trained: bool) -> None:
         """Read a clip's files, and look at them unless they were looked at before."""
-        found = damage_files.fetch(self.path, self.card, clip_id)
+        found = _fetch(self.path, self.card, clip_id)
         for key, data in found.content.items():
             self.content.update(f"{found.places[key]}\0{len(data)}\0".encode())
             self.content.update(data)
@@ -186,17 +470,17 @@ class _Look:
         seen = recall(self.known.get(clip_id), digest, clip_id)
         self.cached += seen is not None
         if seen is None:
-            _, wrong, facts = inspect_clip(found, self.card)
-            seen = Seen(wrong, found.states, facts)
+            sight = _sight(found, self.card)
+            seen = Seen(sight.findings, found.states, _facts(found, sight))
         self.seen[clip_id], self.digests[clip_id] = seen, digest
         for key, state in seen.states.items():
             self.counts[key][state] += 1
         if trained:
             self._sum(found, seen)
 
-    def _sum(self, found: Files, seen: Seen) -> None:
+    def _sum(self, found: Clipfiles, seen: Seen) -> None:
         """Add a training clip to the moments; one with an error spoils them."""
-        self.spoilt |= any(item.level == findings.ERROR for item in seen.findings)
+        self.spoilt |= any(item.level == ERROR for item in seen.findings)
         width = by_name(self.card.skeleton).num_features
         for name, moments in self.moments.items():
             if self.spoilt or name not in found.content or name not in seen.facts.get("usable", ()):
@@ -213,8 +497,77 @@ class _Look:
     def statistics(self) -> list[Finding]:
         """Mean and Std; they are compared with the clips where all of the training clips are sound."""
         known = (None, None) if self.spoilt else (self.moments["teacher"], self.moments["truth"])
-        return damage_set.statistics(self.path, self.card, *known)
+        return statistics(self.path, self.card, *known)
 
     def remember(self) -> None:
         """Write the cache, whole; a folder that cannot be written goes without."""
-        remember(self.path, self.version, self.digests, self.seen)
+        entries = {}
+        for clip_id, seen in self.seen.items():
+            told = [[item.kind, item.message, item.level] for item in seen.findings]
+            known = {"content": self.digests[clip_id], "findings": told, "states": seen.states, "facts": seen.facts}
+            entries[clip_id] = known
+        content = json.dumps({"check": self.version, "clips": entries})
+        with contextlib.suppress(DatasetError):
+            files.write_bytes(bf.join(self.path, CACHE), content.encode())
+
+
+# -- what an earlier check found -------------------------------------------------------------------------------------
+
+
+def version(card: Card) -> str:
+    """A hash of the check itself and of what it takes from the card."""
+    content = hashlib.sha256()
+    for module in (rules, rules_image, inspect.getmodule(version)):
+        content.update(inspect.getsource(module).encode())  # type: ignore[arg-type]
+    facts = (card.skeleton, card.fps, card.lifter, dataclasses.asdict(card.heading))
+    content.update(json.dumps(facts).encode())
+    return content.hexdigest()
+
+
+def remembered(path: str, check: str) -> dict[str, Any]:
+    """Entries of the cache by clip id, none where there is none of this check."""
+    place = bf.join(path, CACHE)
+    if not bf.exists(place) or files.leads_out(place, path):
+        return {}
+    try:
+        content = files.read_json(place, limit=files.TEXT_LIMIT)
+    except DatasetError:
+        return {}
+    fits = isinstance(content, dict) and content.get("check") == check and isinstance(content.get("clips"), dict)
+    return dict(content["clips"]) if fits else {}
+
+
+def recall(entry: Any, digest: str, clip_id: str) -> Seen | None:
+    """What the cache knows of exactly this content."""
+    if not isinstance(entry, dict) or entry.get("content") != digest:
+        return None
+    states, facts, told = entry.get("states"), entry.get("facts"), entry.get("findings")
+    if not (isinstance(states, dict) and isinstance(facts, dict) and isinstance(told, list)):
+        return None
+    if set(states) != set(FILES) or not all(state in STATES for state in states.values()) or not _are_facts(facts):
+        return None
+    found = _stored(told, clip_id)
+    return None if found is None else Seen(list(found), states, facts)
+
+
+def _are_facts(facts: Mapping[str, Any]) -> bool:
+    """Whether every fact is of the kind that a look at a clip gives."""
+    words = [facts.get(name, "") for name in ("twin", "truth")]
+    lists = [facts.get(name, []) for name in ("usable", "sketch")]
+    upright, stride = facts.get("upright", [0, 0, 0]), facts.get("stride")
+    good = all(isinstance(word, str) for word in words) and (stride is None or isinstance(stride, float))
+    good = good and all(isinstance(item, list) and all(isinstance(x, str) for x in item) for item in lists)
+    return good and isinstance(upright, list) and len(upright) == 3 and all(isinstance(x, int | float) for x in upright)
+
+
+def _stored(entries: Sequence[Any], clip_id: str) -> tuple[Finding, ...] | None:
+    """Findings of a clip from a cache; None where an entry is none."""
+    made = []
+    for entry in entries:
+        if not (isinstance(entry, list) and len(entry) == 3 and all(isinstance(part, str) for part in entry)):
+            return None
+        kind, message, level = entry
+        if kind not in KINDS or level not in (ERROR, WARNING):
+            return None
+        made.append(Finding(clip_id, kind, message, level))
+    return tuple(made)

@@ -1,33 +1,22 @@
 """One clip: as an importer finds it in its world (Recording), and as feature vectors with cameras (Clip)."""
 
 import dataclasses
-import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from videomdm_ext.data.files import Array
 from videomdm_ext.errors import DatasetError
-from videomdm_ext.geometry.cameras import is_rotation, reexpress
-from videomdm_ext.motion.features import decode, decode_root, encode
+from videomdm_ext.geometry.cameras import reexpress
+from videomdm_ext.motion.features import decode_root, encode
 from videomdm_ext.motion.initial_heading import initial_heading
 from videomdm_ext.motion.kinematics import RAW, HeadingRule, canonicalise, heading
 from videomdm_ext.motion.skeletons import Skeleton
 
 MIN_FRAMES = 16
 """Shorter clips teach no motion."""
-WIDEST_IMAGE = 5.0
-"""Largest |u| or |v| of a keypoint on the normalised plane: 79 degrees off the axis; pixels are far beyond it."""
-FARTHEST_JOINT = 100.0
-"""Metres from the start of the clip."""
-TALLEST_CLIP = 10.0
-"""Metres between the lowest and the highest joint of a clip."""
-SMALLEST_PERSON = 0.2
-"""Metres; the largest extent of a pose is at least this."""
 
 
 @dataclass(frozen=True)
@@ -220,134 +209,3 @@ def cut(clip: Clip, start: int, stop: int) -> Clip:
         truth=truth,
         truth_extrinsics=truth_extrinsics,
     )
-
-
-def validate(clip: Clip, *, fps: float, min_frames: int = MIN_FRAMES) -> None:
-    """Refuse a clip that cannot be trained on: DatasetError names it, what was expected and found, and what to do."""
-    _check_length_and_rate(clip, fps, min_frames)
-    _check_shapes(clip)
-    _check_texts(clip)
-    _check_numbers(clip)
-    _check_camera(clip, "extrinsics", clip.extrinsics)
-    if clip.truth_extrinsics is not None:
-        _check_camera(clip, "truth_extrinsics", clip.truth_extrinsics)
-    _check_image(clip)
-    _check_motion(clip, "teacher", clip.teacher)
-    if clip.truth is not None:
-        _check_motion(clip, "truth", clip.truth)
-
-
-def _refuse(clip: Clip, expected: object, found: object, advice: str) -> DatasetError:
-    return DatasetError(f"{clip.label}: expected {expected}, found {found}. {advice}")
-
-
-def _check_length_and_rate(clip: Clip, fps: float, min_frames: int) -> None:
-    if not math.isclose(clip.fps, fps, rel_tol=1e-3):
-        raise _refuse(clip, f"{fps:g} fps", f"{clip.fps:g} fps", "Resample the motion and its 2D keypoints together.")
-    if clip.teacher.ndim < 1 or clip.length < min_frames:
-        found = clip.length if clip.teacher.ndim else 0
-        raise _refuse(clip, f"at least {min_frames} frames", found, "Leave the clip out.")
-
-
-def _check_shapes(clip: Clip) -> None:
-    """Joint count and lengths; a wrong joint count is told apart from a wrong length."""
-    frames, joints, width = clip.length, clip.skeleton.num_joints, clip.skeleton.num_features
-    expected = {"teacher": (frames, width), "keypoints": (frames, joints, 2), "confidence": (frames, joints)}
-    if clip.truth is not None:
-        expected["truth"] = (frames, width)
-    for name, shape in expected.items():
-        found = getattr(clip, name).shape
-        if found == shape:
-            continue
-        if len(found) == len(shape) and found[1:] != shape[1:]:
-            what, advice = _joint_count(clip, name, found), "Re-import it with the skeleton that it has."
-            raise _refuse(clip, f"{name} of {clip.skeleton.name} ({joints} joints, {list(shape)})", what, advice)
-        advice = "Cut teacher, truth, keypoints and camera to the same frames."
-        raise _refuse(clip, f"{name} {list(shape)}, as long as the teacher", list(found), advice)
-    if (clip.truth is None) != (clip.truth_extrinsics is None):
-        advice = "Give both, or neither."
-        raise _refuse(clip, "a true motion with truth_extrinsics, its camera", "only one of the two", advice)
-
-
-def _joint_count(clip: Clip, name: str, shape: tuple[int, ...]) -> str:
-    """The joint count that a wrong shape tells."""
-    if name in ("teacher", "truth"):
-        joints, rest = divmod(shape[1] + 1, 12)
-        return f"{shape[1]} channels ({joints} joints)" if rest == 0 else f"{shape[1]} channels, of no skeleton"
-    return f"{shape[1]} joints, {list(shape)}"
-
-
-def _check_texts(clip: Clip) -> None:
-    if not clip.texts:
-        raise _refuse(clip, "at least one caption", "none", "Write one, or leave the clip out.")
-    for text in clip.texts:
-        if not text.strip():
-            raise _refuse(clip, "captions with words", "an empty text", "Write the caption, or remove the line.")
-        if "#" in text or "\n" in text:
-            raise _refuse(clip, "captions without '#' and line breaks", repr(text), "Remove them.")
-
-
-def _check_numbers(clip: Clip) -> None:
-    """No NaN, and no infinity, wherever an entry counts; confidence in [0, 1]."""
-    arrays: dict[str, Any] = {"confidence": clip.confidence, "teacher": clip.teacher, "extrinsics": clip.extrinsics}
-    arrays |= {"truth": clip.truth, "truth_extrinsics": clip.truth_extrinsics}
-    for name, values in arrays.items():
-        if values is not None and not np.isfinite(values).all():
-            bad, first = _first(~np.isfinite(values))
-            raise _refuse(clip, f"numbers in {name}", f"{bad} NaN or infinite, the first at {first}", "Make it again.")
-    outside = (clip.confidence < 0) | (clip.confidence > 1)
-    if outside.any():
-        _, first = _first(outside)
-        advice = "Scale the detector's scores."
-        raise _refuse(clip, "confidence from 0 to 1", f"{clip.confidence[first]:g} at {first}", advice)
-
-
-def _check_camera(clip: Clip, name: str, extrinsics: Array) -> None:
-    if extrinsics.shape not in ((3, 4), (clip.length, 3, 4)):
-        expected = f"{name} [3, 4] or {[clip.length, 3, 4]}"
-        raise _refuse(clip, expected, list(extrinsics.shape), "Give one matrix [R | t], or one a frame.")
-    good = is_rotation(torch.tensor(extrinsics))
-    if not bool(good.all()):
-        matrix = extrinsics.reshape(-1, 3, 4)[int(torch.argmin(good.reshape(-1).int()))][:, :3]
-        found = f"one with determinant {np.linalg.det(matrix.astype(np.float64)):.3f}"
-        advice = "Give [R | t] with x right, y down, z forward, X_camera = R X + t, without intrinsics."
-        raise _refuse(clip, f"a rotation in {name}", found, advice)
-
-
-def _check_image(clip: Clip) -> None:
-    seen = clip.confidence > 0
-    if clip.is_known:
-        return
-    if not seen.any():
-        advice = "Leave the clip out; motion that no camera saw needs the truth as its teacher."
-        raise _refuse(clip, "keypoints with a confidence above 0", "none", advice)
-    with np.errstate(invalid="ignore"):
-        sane = (np.abs(clip.keypoints) <= WIDEST_IMAGE).all(-1)
-    if (seen & ~sane).any():
-        _, first = _first(seen & ~sane)
-        expected = f"keypoints within +-{WIDEST_IMAGE:g} on the normalised image plane"
-        found = f"{np.round(clip.keypoints[first], 3).tolist()} at frame and joint {first}"
-        advice = "Remove the intrinsics from pixels first, and give keypoints that were not found confidence 0."
-        raise _refuse(clip, expected, found, advice)
-
-
-def _check_motion(clip: Clip, name: str, features: Array) -> None:
-    """The decoded motion is one of a person in metres."""
-    positions = decode(torch.tensor(features), clip.skeleton)
-    farthest = torch.linalg.vector_norm(positions, dim=-1).max().item()
-    height = (positions[..., 1].max() - positions[..., 1].min()).item()
-    size = (positions.amax(-2) - positions.amin(-2)).amax().item()
-    advice = "Are the units metres, not millimetres? The features must be raw, not z-scored; make them again."
-    if farthest > FARTHEST_JOINT:
-        raise _refuse(clip, f"a {name} within {FARTHEST_JOINT:g} m", f"a joint {farthest:.4g} m away", advice)
-    if height > TALLEST_CLIP:
-        raise _refuse(clip, f"a {name} within {TALLEST_CLIP:g} m of height", f"{height:.4g} m", advice)
-    if size < SMALLEST_PERSON:
-        advice = advice.replace("not millimetres", "not kilometres")
-        raise _refuse(clip, f"a person of at least {SMALLEST_PERSON:g} m in the {name}", f"{size:.4g} m", advice)
-
-
-def _first(bad: NDArray[np.bool_]) -> tuple[int, tuple[int, ...]]:
-    """How many entries are bad, and where the first one is."""
-    where = np.argwhere(bad)
-    return len(where), tuple(int(i) for i in where[0])

@@ -26,8 +26,9 @@ import numpy as np
 import torch
 
 from videomdm_ext.data import files
-from videomdm_ext.data.clip import MIN_FRAMES, Clip, validate
+from videomdm_ext.data.clip import MIN_FRAMES, Clip
 from videomdm_ext.data.files import Array
+from videomdm_ext.data.rules import validate
 from videomdm_ext.data.texts import Tagger, caption_tokens, parse_texts, untagged
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.geometry.cameras import normalise

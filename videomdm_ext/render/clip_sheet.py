@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from videomdm_ext.data.checking import counted
 from videomdm_ext.data.clip import Clip
-from videomdm_ext.data.findings import ERROR, KINDS, counted
+from videomdm_ext.data.rules import ERROR, KINDS
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry import cameras
 from videomdm_ext.motion.features import decode
@@ -359,7 +360,7 @@ def _draw_foot(figure: "Figure", view: ClipView, place: Place) -> None:
         lines.append(("nothing", GOOD, "normal"))
     for item in view.findings[:TOLD]:
         colour = WRONG if item.level == ERROR else WARNED
-        lines.append((f"{item.level} {item.kind}: {KINDS[item.kind][0]}", colour, "bold"))
+        lines.append((f"{item.level} {item.kind}: {KINDS[item.kind].title}", colour, "bold"))
         lines.append((textwrap.shorten(item.message, 170), colour, "normal"))
         lines.append((item.advice, INK, "normal"))
     if len(view.findings) > TOLD:

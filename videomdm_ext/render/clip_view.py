@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from videomdm_ext.data.checking import examine
-from videomdm_ext.data.damage_image import project
-from videomdm_ext.data.findings import Finding
+from videomdm_ext.data.checking import examine_clip
 from videomdm_ext.data.folder import SPLITS, Card, read_card, read_ids
+from videomdm_ext.data.rules import Finding
+from videomdm_ext.data.rules_image import project
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.motion.features import decode
 from videomdm_ext.motion.skeletons import Skeleton, by_name
@@ -59,15 +59,15 @@ class ClipView:
 def view_clip(path: str, clip_id: str) -> ClipView:
     """Read what can be read of a clip; DatasetError where there is nothing of it."""
     card = read_card(path)
-    raw, findings = examine(path, card, clip_id)
+    sight = examine_clip(path, card, clip_id)
     ids = {split: _ids(path, split) for split in SPLITS}
-    if not raw.arrays and not raw.texts:
+    if not sight.arrays and not sight.texts:
         known = ", ".join([one for split in SPLITS for one in ids[split]][:3])
         raise DatasetError(
             f"{path}: expected a clip {clip_id!r} with files that can be read, found none. "
-            f"{findings[0].message if findings else ''}. Ids there: {known} ..."
+            f"{sight.findings[0].message if sight.findings else ''}. Ids there: {known} ..."
         )
-    skeleton, arrays = by_name(card.skeleton), raw.arrays
+    skeleton, arrays = by_name(card.skeleton), sight.arrays
     confidence = _shaped(arrays.get("confidence"), (skeleton.num_joints,))
     points = _shaped(arrays.get("points"), (skeleton.num_joints, 2))
     if points is not None and confidence is not None and confidence.shape == points.shape[:-1]:
@@ -81,8 +81,8 @@ def view_clip(path: str, clip_id: str) -> ClipView:
         clip_id=clip_id,
         split=next((split for split in SPLITS if clip_id in ids[split]), "in no split"),
         card=card,
-        texts=raw.texts,
-        findings=findings,
+        texts=sight.texts or (),
+        findings=sight.findings,
         keypoints=points,
         confidence=confidence,
         positions=positions,

@@ -11,10 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from videomdm_ext.data.damage_files import Files
-from videomdm_ext.data.damage_motion import Moved, Positions
 from videomdm_ext.data.files import Array
-from videomdm_ext.data.findings import ERROR, WARNING
 from videomdm_ext.motion.skeletons import Skeleton
 
 NEAREST, FARTHEST = 0.1, 100.0
@@ -31,6 +28,11 @@ OPPOSITE = -0.5
 FLIPPED_FRAMES = (0.04, 0.9)
 TILTED = 0.8
 """Length of the mean direction of a spine that keeps its direction."""
+
+ERROR, WARNING = "error", "warning"
+Positions = NDArray[np.float64]
+Told = tuple[str, str, str]
+"""Kind, message and level of a finding."""
 
 MISTAKES: dict[tuple[int, int, bool], str] = {
     # (sign of u, sign of v, sides exchanged): kind
@@ -62,32 +64,27 @@ class Image:
         return cls(np.where(seen[..., None], points, 0).astype(np.float64), seen, max(size, 1e-6))
 
 
-def compare(found: Files, moved: Moved, extrinsics: Array, image: Image, skeleton: Skeleton) -> str:
-    """Tell what does not fit. -> the kind of mistake of this motion and its camera, empty where there is none."""
-    depth, points = project(moved.positions, extrinsics)
+def compare(positions: Positions, extrinsics: Array, image: Image, skeleton: Skeleton) -> Told | None:
+    """The first thing that does not fit between a motion [T, J, 3], its camera and the keypoints, or None."""
+    depth, points = project(positions, extrinsics)
     middle = float(np.median(depth))
-    undone = _undone(moved, extrinsics, image, skeleton, points, in_front=middle > 0)
+    undone = _undone(positions, extrinsics, image, skeleton, points, in_front=middle > 0)
     before = _error(points, image)
     kind, error = min(undone.items(), key=lambda item: item[1])
     if error < FITS and (middle <= 0 or (before > CLEAR and error < UNDONE * before)):
-        told = (
-            "the person is behind the camera" if middle <= 0 else f"the projection is off by {before:.2f} of the person"
-        )
-        found.add(kind, f"{moved.name}: {told}; it is off by {error:.2f} of the person with this undone")
-        return kind
+        off = f"the projection is off by {before:.2f} of the person"
+        what = "the person is behind the camera" if middle <= 0 else off
+        return kind, f"{what}; it is off by {error:.2f} of the person with this undone", ERROR
     if not NEAREST < abs(middle) < FARTHEST:
-        found.add("camera-units", f"{moved.name}: the person is {middle:.4g} m from the camera")
-        return "camera-units"
+        return "camera-units", f"the person is {middle:.4g} m from the camera", ERROR
     if (depth[image.seen] <= 0).any():
         share = 100 * float((depth[image.seen] <= 0).mean())
-        found.add("behind", f"{moved.name}: {share:.0f} % of the joints are behind the camera")
-        return "behind"
-    if _is_tilted(found, moved, extrinsics, image, skeleton, points):
-        return "up-axis"
-    if _is_elsewhere(found, moved, image, points):
-        return "reprojection"
-    _check_flips(found, moved, image, skeleton, points)
-    return ""
+        return "behind", f"{share:.0f} % of the joints are behind the camera", ERROR
+    return (
+        _tilted(positions, extrinsics, image, skeleton, points)
+        or _elsewhere(image, points)
+        or _flipped(image, skeleton, points)
+    )
 
 
 def project(positions: Positions, extrinsics: Array) -> tuple[Positions, Positions]:
@@ -104,13 +101,13 @@ def _error(points: Positions, image: Image) -> float:
 
 
 def _undone(
-    moved: Moved, extrinsics: Array, image: Image, skeleton: Skeleton, points: Positions, *, in_front: bool
+    positions: Positions, extrinsics: Array, image: Image, skeleton: Skeleton, points: Positions, *, in_front: bool
 ) -> dict[str, float]:
     """The error that is left when each known mistake is undone, by its kind."""
-    errors = {"camera-inverse": _error(_in_front(moved.positions, inverse(extrinsics)), image)}
+    errors = {"camera-inverse": _error(_in_front(positions, inverse(extrinsics)), image)}
     if not in_front:
         turned = extrinsics * np.array((1.0, -1.0, -1.0), dtype=np.float32)[:, None]
-        return errors | {"behind": _error(_in_front(moved.positions, turned), image)}
+        return errors | {"behind": _error(_in_front(positions, turned), image)}
     mirror = list(skeleton.mirror)
     for (u, v, exchanged), kind in MISTAKES.items():
         undone = points * np.array((u, v))
@@ -132,23 +129,39 @@ def inverse(extrinsics: Array) -> Array:
     return made
 
 
-def _is_tilted(
-    found: Files, moved: Moved, extrinsics: Array, image: Image, skeleton: Skeleton, points: Positions
-) -> bool:
+def upright(positions: Positions, skeleton: Skeleton) -> Positions:
+    """Mean direction [3] from pelvis to neck."""
+    return np.asarray(unit(positions[:, skeleton.index("neck")] - positions[:, 0]).mean(0))
+
+
+def unit(vectors: Positions) -> Positions:
+    """The directions of vectors [..., 3]; a zero stays one."""
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9))
+
+
+def lies_along(direction: Positions, least: float) -> str:
+    """The axis along which somebody lies, such as -x; empty for one who stands along y, or along no axis."""
+    axis = int(np.abs(direction).argmax())
+    if abs(direction[axis]) < least or (axis == 1 and direction[1] > 0):
+        return ""
+    return ("-" if direction[axis] < 0 else "") + "xyz"[axis]
+
+
+def _tilted(
+    positions: Positions, extrinsics: Array, image: Image, skeleton: Skeleton, points: Positions
+) -> Told | None:
     """A person who stands in the image lies in the world along an axis that is the camera's up, or does not fit."""
-    axis = int(np.abs(moved.upright).argmax())
-    lies = abs(moved.upright[axis]) > TILTED and (axis != 1 or moved.upright[1] < 0)
-    if not lies or _upright_in_image(image, skeleton) < TILTED:
-        return False
-    up = -np.broadcast_to(extrinsics, (len(moved.positions), 3, 4))[:, 1, :3].mean(0)
-    along = float(up[axis]) * np.sign(moved.upright[axis])
+    direction = upright(positions, skeleton)
+    along = lies_along(direction, TILTED)
+    if not along or _upright_in_image(image, skeleton) < TILTED:
+        return None
+    up = -np.broadcast_to(extrinsics, (len(positions), 3, 4))[:, 1, :3].mean(0)
+    axis = "xyz".index(along[-1])
     misfit = _error(points, image) > FAR_OFF[0]
-    if not misfit and (along < 0.7 or up[1] > 0.5):
-        return False
-    name = ("-" if moved.upright[axis] < 0 else "") + "xyz"[axis]
-    message = f"{moved.name}: the person stands in the image, and along {name} in the world"
-    found.add("up-axis", message, ERROR if misfit else WARNING)
-    return True
+    if not misfit and (float(up[axis]) * np.sign(direction[axis]) < 0.7 or up[1] > 0.5):
+        return None
+    message = f"the person stands in the image, and along {along} in the world"
+    return "up-axis", message, ERROR if misfit else WARNING
 
 
 def _upright_in_image(image: Image, skeleton: Skeleton) -> float:
@@ -161,21 +174,20 @@ def _upright_in_image(image: Image, skeleton: Skeleton) -> float:
     return float((-spine[:, 1] / np.maximum(np.linalg.norm(spine, axis=-1), 1e-9)).mean())
 
 
-def _is_elsewhere(found: Files, moved: Moved, image: Image, points: Positions) -> bool:
+def _elsewhere(image: Image, points: Positions) -> Told | None:
     apart = np.where(image.seen[..., None], points - image.points, np.nan)
-    frames = image.seen.any(-1)
-    centred = apart[frames] - np.nanmean(apart[frames], 1, keepdims=True)
+    centred = apart[image.seen.any(-1)]
+    centred = centred - np.nanmean(centred, 1, keepdims=True)
     pose = float(np.nanmedian(np.linalg.norm(centred, axis=-1))) / image.size
     place = _error(points, image)
     for number, level in ((1, ERROR), (0, WARNING)):
         if place > FAR_OFF[number] or pose > OTHER_POSE[number]:
-            message = f"{moved.name}: the projection is off by {place:.2f} of the person, its pose by {pose:.2f}"
-            found.add("reprojection", message, level)
-            return level == ERROR
-    return False
+            message = f"the projection is off by {place:.2f} of the person, its pose by {pose:.2f}"
+            return "reprojection", message, level
+    return None
 
 
-def _check_flips(found: Files, moved: Moved, image: Image, skeleton: Skeleton, points: Positions) -> None:
+def _flipped(image: Image, skeleton: Skeleton, points: Positions) -> Told | None:
     """Frames in which the detector, or the lifter, took left for right."""
     left = [joint for joint, other in enumerate(skeleton.mirror) if other > joint]
     right = [skeleton.mirror[joint] for joint in left]
@@ -187,5 +199,5 @@ def _check_flips(found: Files, moved: Moved, image: Image, skeleton: Skeleton, p
     cosine = (seen * made).sum((1, 2)) / np.maximum(length, 1e-12)
     share = float(((cosine < OPPOSITE) & wide).mean())
     if FLIPPED_FRAMES[0] < share < FLIPPED_FRAMES[1]:
-        message = f"{moved.name}: left and right are exchanged in {100 * share:.0f} % of the frames"
-        found.add("left-right-flips", message, WARNING)
+        return "left-right-flips", f"left and right are exchanged in {100 * share:.0f} % of the frames", WARNING
+    return None

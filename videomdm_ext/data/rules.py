@@ -1,0 +1,523 @@
+"""The rulebook of a clip: what reading refuses, and what else `data check` looks for, in one table (`KINDS`).
+
+Bounds are far outside of what 102 clips of walking, running and jumping, 180 of acrobatics and a lifter with 90 mm of
+error show; what a lifter may do is a warning, what nobody can do is an error, and what cannot be computed with is
+refused.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from videomdm_ext.data.clip import MIN_FRAMES, Clip
+from videomdm_ext.data.files import Array
+from videomdm_ext.data.rules_image import ERROR, WARNING, Image, Positions, compare, unit
+from videomdm_ext.errors import DatasetError
+from videomdm_ext.geometry.cameras import is_rotation
+from videomdm_ext.motion.features import channels, decode
+from videomdm_ext.motion.kinematics import RAW, HeadingRule, heading
+from videomdm_ext.motion.skeletons import Skeleton
+
+REFUSE = "refuse"
+WHOLE = ""
+"""The clip id of findings about the whole set."""
+MOTIONS = {"teacher": "extrinsics", "truth": "truth_extrinsics"}
+"""Each motion and its camera."""
+SAID = {"points": "keypoints"}
+"""What messages call an array."""
+ABSURD = 1e8
+"""No metre, millimetre, pixel or z-score is as large; what is counts as infinite."""
+WIDEST_IMAGE = 5.0
+"""Largest |u| or |v| of a keypoint on the normalised plane: 79 degrees off the axis; pixels are far beyond it."""
+LEG = 0.83
+"""Metres from hip to ankle along the bones, of an adult."""
+IMPOSSIBLE_LEG, UNUSUAL_LEG = (0.2, 4.0), (0.55, 1.35)
+UNITS = {0.001: "kilometres", 0.0254**-1: "inches", 100.0: "centimetres", 1000.0: "millimetres"}
+FACING = (math.radians(20), math.radians(60))
+"""Warning and error, of the angle from +z at the first frame; smoothed headings differ by up to 24 degrees."""
+FACING_SMOOTHED = (math.radians(60), math.radians(120))
+FLOOR = (0.6, 1.5)
+"""Metres of the lowest joints from y = 0; lifters are off by half a metre."""
+FASTEST = (22.0, 40.0)
+"""m/s of any joint: kicks and throws reach 16, with a lifter's jitter 20."""
+STILLEST = (1e-4, 0.01)
+"""Metres that the joint that moves most moves in the whole clip."""
+BONE, BONE_CHANGE = 0.15, 0.3
+"""Metres of the bones that are looked at, and the share of its length by which a true bone may not change."""
+OFF_TEACHER, OFF_FAR = 0.12, 0.8
+"""The same of a teacher, which mistakes depth: in this share of all bones and frames (5 % is usual), or one bone by
+OFF_FAR of its length in a tenth of the frames."""
+BACKWARD = {"truth": (-0.2, -0.2), "teacher": (-0.2, -0.6)}
+"""Warning and error, of the mean cosine of toes or nose against the body's forward side: people have 0.4 and more, one
+of 300 lifted clips -0.43, since a lifter may take near for far."""
+STRIDE = (0.42, 1.4)
+"""Hz of a walking person's strides: people have 0.6 to 1.15."""
+WALKED, STEPPED = 24, 0.12
+"""Frames, and metres that the ankles swing, from which a stride can be timed."""
+ALIKE = "teacher and truth alike, so it is the keypoints or both cameras"
+"""What is wrong with both motions' projections is wrong with the keypoints, or with both cameras."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong with a clip, or with the whole set where `clip_id` is empty."""
+
+    clip_id: str
+    kind: str
+    message: str
+    level: str = ERROR
+
+    @property
+    def advice(self) -> str:
+        """What to do."""
+        return KINDS[self.kind].advice
+
+    def to_json(self) -> dict[str, str]:
+        return {**asdict(self), "advice": self.advice}
+
+
+@dataclass
+class Sight:
+    """A clip under examination: its arrays as they are, those that are `sound` so far, and its decoded motions.
+
+    Names of arrays: teacher, truth, points, confidence, extrinsics, truth_extrinsics. `texts` is None where captions
+    could not be read. Motions whose sides are `exchanged` are not compared with an image.
+    """
+
+    clip_id: str
+    skeleton: Skeleton
+    fps: float
+    arrays: dict[str, Array]
+    texts: tuple[str, ...] | None
+    rule: HeadingRule = RAW
+    own_fps: float | None = None
+    min_frames: int = MIN_FRAMES
+    sound: dict[str, Array] = field(default_factory=dict)
+    moved: dict[str, Positions] = field(default_factory=dict)
+    exchanged: set[str] = field(default_factory=set)
+    stride: float | None = None
+    findings: list[Finding] = field(default_factory=list)
+
+    def add(self, kind: str, message: str, level: str = ERROR) -> None:
+        self.findings.append(Finding(self.clip_id, kind, message, level))
+
+    def graded(self, kind: str, value: float, bounds: tuple[float, float], message: str) -> None:
+        """Report what is beyond the first bound as a warning, beyond the second as an error."""
+        if value > bounds[0]:
+            self.add(kind, message, ERROR if value > bounds[1] else WARNING)
+
+
+def validate(clip: Clip, *, fps: float, min_frames: int = MIN_FRAMES) -> None:
+    """Refuse a clip that cannot be trained on: DatasetError names it, what was expected and found, and what to do."""
+    arrays = {"teacher": clip.teacher, "points": clip.keypoints, "confidence": clip.confidence}
+    arrays |= {"extrinsics": clip.extrinsics}
+    arrays |= {name: values for name in ("truth", "truth_extrinsics") if (values := getattr(clip, name)) is not None}
+    sight = Sight(clip.id, clip.skeleton, fps, arrays, clip.texts, own_fps=clip.fps, min_frames=min_frames)
+    examine(sight, refusing=True)
+    for item in sight.findings:
+        if item.level == ERROR and KINDS[item.kind].level == REFUSE:
+            raise DatasetError(f"{clip.label}: {item.message}. {item.advice}")
+
+
+def examine(sight: Sight, *, refusing: bool = False) -> None:
+    """Apply the rules in order, all of them or those that refuse; findings and what is sound are stored in `sight`."""
+    sight.sound = dict(sight.arrays)
+    rules = [kind.function for kind in KINDS.values() if kind.function and (kind.level == REFUSE or not refusing)]
+    for rule in dict.fromkeys(rules):
+        rule(sight)
+
+
+# -- what is refused -------------------------------------------------------------------------------------------------
+
+
+def _pair(sight: Sight) -> None:
+    """A truth and its camera come together."""
+    if "extrinsics" in sight.arrays and ("truth" in sight.arrays) != ("truth_extrinsics" in sight.arrays):
+        sight.add("missing-file", "expected a true motion with truth_extrinsics, its camera, found only one of the two")
+
+
+def _rate(sight: Sight) -> None:
+    if sight.own_fps is not None and not math.isclose(sight.own_fps, sight.fps, rel_tol=1e-3):
+        sight.add("rate", f"expected {sight.fps:g} fps, found {sight.own_fps:g} fps")
+
+
+def _captions(sight: Sight) -> None:
+    if sight.texts is None:
+        return
+    if not sight.texts:
+        sight.add("caption-missing", "expected at least one caption, found none")
+    for text in sight.texts:
+        if not text.strip():
+            sight.add("caption-missing", "expected captions with words, found an empty text")
+        if "#" in text or "\n" in text:
+            sight.add("caption-format", f"expected captions without '#' and line breaks, found {text[:60]!r}")
+
+
+def _shapes(sight: Sight) -> None:
+    """Channels, joints and dimensions."""
+    joints, width = sight.skeleton.num_joints, sight.skeleton.num_features
+    last = {"teacher": (width,), "truth": (width,), "points": (joints, 2), "confidence": (joints,)}
+    for name, values in sight.arrays.items():
+        shape = last.get(name, (3, 4))
+        if values.shape[1:] == shape and values.ndim == len(shape) + 1:
+            continue
+        if name in MOTIONS.values() and values.shape == shape:
+            continue
+        sight.sound.pop(name)
+        wanted = f"{SAID.get(name, name)} [T, {str(list(shape))[1:]}"
+        if name in last:
+            wanted = f"{wanted} of {sight.skeleton.name} ({joints} joints)"
+            found = _joint_count(name, values.shape)
+        else:
+            wanted, found = f"{wanted} or [3, 4]", str(list(values.shape))
+        sight.add("channels", f"expected {wanted}, found {found}")
+
+
+def _joint_count(name: str, shape: tuple[int, ...]) -> str:
+    """A wrong shape, and the joint count that it means."""
+    if len(shape) < 2 or name not in MOTIONS:
+        return str(list(shape)) if len(shape) < 2 else f"{shape[1]} joints, {list(shape)}"
+    joints, rest = divmod(shape[1] + 1, 12)
+    return f"{shape[1]} channels ({joints} joints)" if rest == 0 else f"{shape[1]} channels, of no skeleton"
+
+
+def _lengths(sight: Sight) -> None:
+    """One length, that of most arrays, and enough frames."""
+    still = {name for name in MOTIONS.values() if name in sight.sound and sight.sound[name].ndim == 2}
+    lengths = {name: len(values) for name, values in sight.sound.items() if name not in still}
+    if not lengths:
+        return
+    counts = list(lengths.values())
+    usual = max(counts, key=lambda length: (counts.count(length), length))
+    for name, length in lengths.items():
+        if length != usual:
+            sight.add(
+                "lengths", f"expected {SAID.get(name, name)} as long as the others, {usual} frames, found {length}"
+            )
+            sight.sound.pop(name)
+    if usual < sight.min_frames:
+        sight.add("too-short", f"expected at least {sight.min_frames} frames, found {usual}")
+        sight.sound.clear()
+
+
+def _numbers(sight: Sight) -> None:
+    """No NaN, and no infinity, wherever an entry counts."""
+    for name, values in list(sight.sound.items()):
+        bad: NDArray[np.bool_] = ~(np.abs(values) < ABSURD)
+        if name == "points" and "confidence" in sight.sound:
+            bad = bad & ~(sight.sound["confidence"] == 0)[..., None]
+        if bad.any():
+            what = f"{int(bad.sum())} NaN or infinite of {bad.size}, the first at {_first(bad)}"
+            sight.add("not-a-number", f"expected numbers in {SAID.get(name, name)}, found {what}")
+            sight.sound.pop(name)
+
+
+def _first(bad: NDArray[np.bool_]) -> tuple[int, ...]:
+    return tuple(int(i) for i in np.argwhere(bad)[0])
+
+
+def _confidence(sight: Sight) -> None:
+    """From 0 to 1, and above 0 somewhere, unless the motion itself is known and no camera saw it."""
+    confidence = sight.sound.get("confidence")
+    if confidence is None:
+        return
+    outside = (confidence < 0) | (confidence > 1)
+    teacher, truth = sight.sound.get("teacher"), sight.sound.get("truth")
+    if outside.any():
+        first = _first(outside)
+        sight.add("confidence", f"expected confidence from 0 to 1, found {confidence[first]:g} at {first}")
+    elif (confidence > 0).any():
+        seen = float((confidence > 0.1).mean())
+        if seen < 0.2:
+            sight.add("confidence", f"only {100 * seen:.0f} % of the keypoints have a confidence above 0.1", WARNING)
+        return
+    elif teacher is None or truth is None or not np.array_equal(teacher, truth):
+        what = "found none; motion that no camera saw needs the truth as its teacher"
+        sight.add("confidence", f"expected keypoints with a confidence above 0, {what}")
+    sight.sound.pop("confidence")
+
+
+def _cameras(sight: Sight) -> None:
+    for name in MOTIONS.values():
+        if name not in sight.sound:
+            continue
+        good = is_rotation(torch.tensor(sight.sound[name])).reshape(-1).numpy()
+        if good.all():
+            continue
+        rotation = sight.sound.pop(name).reshape(-1, 3, 4)[int(good.argmin()), :, :3].astype(np.float64)
+        determinant = float(np.linalg.det(rotation))
+        square = bool(np.abs(rotation @ rotation.T - np.eye(3)).max() < 1e-2)
+        found = f"one with determinant {determinant:.3f} in matrix {int(good.argmin())} of {len(good)}"
+        kind = "camera-mirrored" if square and determinant < 0 else "camera-rotation"
+        sight.add(kind, f"expected a rotation in {name}, found {found}")
+
+
+def _image_plane(sight: Sight) -> None:
+    """Keypoints that were seen lie on the normalised plane."""
+    if not {"points", "confidence"} <= set(sight.sound):
+        return
+    reach = np.where(sight.sound["confidence"] > 0, np.abs(sight.sound["points"]).max(-1), 0)
+    far = reach > WIDEST_IMAGE
+    if not far.any():
+        return
+    first = _first(far)
+    at = f"{np.round(sight.sound['points'][first], 3).tolist()} at frame and joint {first}"
+    what = f"expected keypoints within +-{WIDEST_IMAGE:g} on the normalised image plane, found"
+    if np.median(reach[sight.sound["confidence"] > 0]) > WIDEST_IMAGE:
+        sight.add("pixels", f"{what} {at}, and most of the others beyond; are the intrinsics still in them?")
+        sight.sound.pop("points")
+    else:
+        sight.add("out-of-view", f"{what} {int(far.sum())} beyond, the first {at}")
+
+
+def _sizes(sight: Sight) -> None:
+    """Decode raw features [T, D]; they are raw, and of a person in metres."""
+    for name in MOTIONS:
+        if name not in sight.sound:
+            continue
+        features = sight.sound[name]
+        columns = features[:, channels(sight.skeleton).rotations].reshape(len(features), -1, 2, 3)
+        off = float((np.abs(np.linalg.norm(columns, axis=-1) - 1) > 0.2).mean())
+        if off >= 0.25:  # rotation channels are two columns of length 1; nothing else has such
+            sight.add(
+                "z-scored",
+                f"expected raw features in {name}, found {100 * off:.0f} % of the rotation columns not of length 1",
+            )
+            continue
+        positions = decode(torch.from_numpy(features.astype(np.float64)), sight.skeleton).numpy()
+        legs = float(np.median([_leg(positions, sight.skeleton, side) for side in "lr"]))
+        if IMPOSSIBLE_LEG[0] < legs < IMPOSSIBLE_LEG[1]:
+            sight.moved[name] = positions
+            if not UNUSUAL_LEG[0] < legs < UNUSUAL_LEG[1]:
+                sight.add("units", f"{name}: legs of {legs:.2f} m, adults have {LEG:.2f}", WARNING)
+            continue
+        factor, guess = min(UNITS.items(), key=lambda item: abs(math.log(max(legs, 1e-9) / (LEG * item[0]))))
+        fits = abs(math.log(max(legs, 1e-9) / (LEG * factor))) < 0.5
+        what = f"legs of {legs:.4g} m" + (f" ({guess}?)" if fits else "")
+        sight.add("units", f"expected a person in metres, with legs of about {LEG:.2f} m, in the {name}, found {what}")
+
+
+def _leg(positions: Positions, skeleton: Skeleton, side: str) -> Positions:
+    """Length of a leg [T]."""
+    hip, knee, ankle = (positions[:, skeleton.index(f"{side}_{joint}")] for joint in ("hip", "knee", "ankle"))
+    return np.asarray(np.linalg.norm(knee - hip, axis=-1) + np.linalg.norm(ankle - knee, axis=-1))
+
+
+# -- what a motion shows by itself -----------------------------------------------------------------------------------
+
+
+def _sides(sight: Sight) -> None:
+    """Toes, or the nose, point to where hips and spine say that the front is: else left is called right."""
+    for name, positions in sight.moved.items():
+        joints = {joint: positions[:, number] for number, joint in enumerate(sight.skeleton.joints)}
+        front = np.cross(joints["l_hip"] - joints["r_hip"], joints["neck"] - joints["pelvis"])
+        if "l_foot" in joints:
+            ahead = joints["l_foot"] - joints["l_ankle"] + joints["r_foot"] - joints["r_ankle"]
+        else:
+            ahead = joints["nose"] - joints["neck"]
+        cosine = float((unit(front) * unit(ahead)).sum(-1).mean())
+        warn, refuse = BACKWARD[name]
+        message = f"{name}: toes or nose point backwards (cosine {cosine:.2f}): left is right, or near is far"
+        sight.graded("left-right", -cosine, (-warn, -refuse), message)
+        if cosine < refuse:
+            sight.exchanged.add(name)
+
+
+def _facing(sight: Sight) -> None:
+    for name, positions in sight.moved.items():
+        if name not in sight.exchanged:
+            angle = float(heading(torch.from_numpy(positions), sight.skeleton, sight.rule)[0])
+            message = f"{name}: faces {math.degrees(angle):.0f} degrees off +z at the first frame"
+            sight.graded("facing", abs(angle), FACING if sight.rule == RAW else FACING_SMOOTHED, message)
+
+
+def _floor(sight: Sight) -> None:
+    for name, positions in sight.moved.items():
+        lowest = float(np.quantile(positions[..., 1].min(-1), 0.05))
+        sight.graded("floor", abs(lowest), FLOOR, f"{name}: the lowest joints are at y = {lowest:.2f} m")
+
+
+def _steadiness(sight: Sight) -> None:
+    """Somebody moves, and nobody faster than people do."""
+    for name, positions in sight.moved.items():
+        moved = float(np.linalg.norm(np.ptp(positions, axis=0), axis=-1).max())
+        message = f"{name}: no joint moves more than {1000 * moved:.2f} mm in {len(positions)} frames"
+        sight.graded("frozen", -moved, (-STILLEST[1], -STILLEST[0]), message)
+        speed = np.linalg.norm(np.diff(positions, axis=0), axis=-1) * sight.fps
+        frame, joint = (int(i) for i in np.unravel_index(int(speed.argmax()), speed.shape))
+        fastest = speed.max(-1)
+        near = np.delete(fastest[max(frame - 3, 0) : frame + 4], min(frame, 3))
+        alone = bool(fastest[frame] > 3 * np.median(near))  # a jump, not a quick movement
+        message = f"{name}: joint {joint} has {speed.max():.0f} m/s after frame {frame}"
+        sight.graded("teleport" if alone else "speed", float(speed.max()), FASTEST, message)
+
+
+def _bones(sight: Sight) -> None:
+    skeleton = sight.skeleton
+    for name, positions in sight.moved.items():
+        lengths = np.linalg.norm(positions[:, 1:] - positions[:, list(skeleton.parents[1:])], axis=-1)
+        usual = np.median(lengths, axis=0)
+        long = usual > BONE
+        low, high = np.quantile(lengths, (0.05, 0.95), axis=0)
+        change = (high - low) / np.maximum(usual, 1e-6) * long
+        bad = change.max() > BONE_CHANGE
+        if name == "teacher":
+            off = np.abs(lengths / np.maximum(usual, 1e-6) - 1) * long
+            bad = (off > BONE_CHANGE).sum() / max(off.shape[0] * long.sum(), 1) > OFF_TEACHER
+            bad = bad or (off > OFF_FAR).mean(0).max() > 0.1
+        if bad:
+            worst = int(change.argmax())
+            bone = f"the bone to {skeleton.joints[worst + 1]} is {low[worst]:.2f} to {high[worst]:.2f} m long"
+            sight.add("bones", f"{name}: {bone}", WARNING if name == "teacher" else ERROR)
+
+
+def _stride(sight: Sight) -> None:
+    """A walk at twice or half the pace of people, where a caption speaks of walking."""
+    main = sight.moved.get("truth", sight.moved.get("teacher"))
+    if main is None or not any("walk" in text.lower() for text in sight.texts or ()):
+        return
+    sight.stride = stride(main, sight.skeleton, sight.fps)
+    if sight.stride is not None and not STRIDE[0] < sight.stride < STRIDE[1]:
+        sight.add("speed", f"walks with {sight.stride:.2f} strides a second, people have 0.6 to 1.15", WARNING)
+
+
+def stride(positions: Positions, skeleton: Skeleton, fps: float) -> float | None:
+    """Hz at which the ankles pass each other back and forth, None where they do not."""
+    across = positions[:, skeleton.index("l_hip")] - positions[:, skeleton.index("r_hip")]
+    ahead = unit(across[:, [2, 1, 0]] * np.array((-1.0, 0.0, 1.0)))
+    apart = positions[:, skeleton.index("l_ankle")] - positions[:, skeleton.index("r_ankle")]
+    swing = (apart * ahead).sum(-1)
+    swing = swing - swing.mean()
+    if len(swing) < WALKED or swing.std() < STEPPED:
+        return None
+    size = max(1024, 1 << (len(swing) * 4).bit_length())
+    power = np.abs(np.fft.rfft(swing * np.hanning(len(swing)), size)) ** 2
+    rate = np.fft.rfftfreq(size, 1 / fps)
+    return float(rate[int(np.where(rate > 0.2, power, 0).argmax())])
+
+
+# -- what motion, camera and keypoints show together ------------------------------------------------------------------
+
+
+def _against_image(sight: Sight) -> None:
+    """Each motion with the image; what is wrong with both alike is reported once."""
+    points, confidence = sight.sound.get("points"), sight.sound.get("confidence")
+    if points is None or confidence is None:
+        return
+    image = Image.of(points, confidence)
+    if bool(((points[1:] == points[:-1]).all(-1) | (confidence[1:] == 0)).all()):
+        sight.add("frozen", "keypoints: the same in every frame")
+    told = {}
+    for name, camera in MOTIONS.items():
+        if name in sight.moved and camera in sight.sound and name not in sight.exchanged:
+            told[name] = compare(sight.moved[name], sight.sound[camera], image, sight.skeleton)
+    wrong = {name: item for name, item in told.items() if item is not None}
+    if any(kind == "up-axis" for kind, *_ in wrong.values()):
+        sight.findings = [item for item in sight.findings if item.kind not in ("floor", "facing")]
+    if len(wrong) == 2 and wrong["teacher"][0] == wrong["truth"][0]:
+        kind, message, level = wrong["teacher"]
+        wrong = {ALIKE: (kind, message, level)}
+    for name, (kind, message, level) in wrong.items():
+        sight.add(kind, f"{name}: {message}", level)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of damage: the level at which it is reported at most, the function that looks for it, what it is, what to
+    do. Kinds of the level `refuse` are errors in a check, and reading refuses such a clip."""
+
+    level: str
+    function: Callable[[Sight], None] | None
+    title: str
+    advice: str
+
+
+KINDS: dict[str, Kind] = {
+    # kind: level, what looks for it, what it is, what to do
+    "card": Kind(ERROR, None, "a card that cannot be used", "Make the data set again, or correct dataset.json."),
+    "unfinished": Kind(ERROR, None, "an import that was interrupted", "Start the same import again; it goes on."),
+    "card-counts": Kind(ERROR, None, "counts on the card that do not fit the split lists", "Make the data set again."),
+    "card-hash": Kind(ERROR, None, "files changed after the card was written",
+        "Make the data set again, so that runs can name it."),
+    "splits": Kind(ERROR, None, "a split list that is missing, empty or unreadable",
+        "Correct the list, one id a line."),
+    "split-twice": Kind(ERROR, None, "an id that is listed twice", "Leave it in one place of one list."),
+    "split-leak": Kind(ERROR, None, "one trial on two sides of the split",
+        "Split by trial: move all of its clips to one side."),
+    "not-listed": Kind(WARNING, None, "a clip in no split", "List it in a split, or remove its files."),
+    "orphan-file": Kind(WARNING, None, "a file that belongs to no whole clip",
+        "Remove it, or make the clip's other files."),
+    "bad-name": Kind(ERROR, None, "a name that is no id", "Rename the clip: letters, digits, '_', '-' and '.'."),
+    "link-out": Kind(ERROR, None, "a link that leads out of the folder", "Copy the file into the folder."),
+    "empty-file": Kind(ERROR, None, "a file without content", "Make the clip again, or leave it out."),
+    "corrupt-file": Kind(ERROR, None, "a file that cannot be read", "Make the clip again, or leave it out."),
+    "pickle": Kind(ERROR, None, "a pickle, which would run a program when loaded",
+        "Do not load it with anything; make the file again."),
+    "missing-file": Kind(REFUSE, _pair, "a file that is not there", "Make the clip again, or leave it out."),
+    "rate": Kind(REFUSE, _rate, "another frame rate than the card's",
+        "Resample the motion and its 2D keypoints together."),
+    "caption-missing": Kind(REFUSE, _captions, "no caption, or an empty one", "Write one, or leave the clip out."),
+    "caption-format": Kind(REFUSE, _captions, "a line that is no caption",
+        "Write caption#word/TAG ...#0.0#0.0, no '#' in the caption."),
+    "caption-encoding": Kind(ERROR, None, "a caption in another encoding", "Save the file as UTF-8."),
+    "channels": Kind(REFUSE, _shapes, "a wrong number of channels or joints",
+        "Re-import it with the skeleton that it has."),
+    "lengths": Kind(REFUSE, _lengths, "lengths that differ",
+        "Cut teacher, truth, keypoints and camera to the same frames."),
+    "too-short": Kind(REFUSE, _lengths, "a clip of too few frames", "Leave it out."),
+    "not-a-number": Kind(REFUSE, _numbers, "NaN or infinite numbers",
+        "Make the clip again; keypoints not found get confidence 0."),
+    "confidence": Kind(REFUSE, _confidence, "confidence that cannot be used",
+        "Scale the detector's scores to 0 to 1; leave out clips of zeros."),
+    "camera-rotation": Kind(REFUSE, _cameras, "a camera whose matrix is not a rotation",
+        "Give [R | t] without intrinsics or scale."),
+    "camera-mirrored": Kind(REFUSE, _cameras, "a camera whose matrix mirrors",
+        "Turn two axes, not one: x right, y down, z forward."),
+    "pixels": Kind(REFUSE, _image_plane, "keypoints in pixels",
+        "Remove the intrinsics from them: (u - cx) / fx, (v - cy) / fy."),
+    "out-of-view": Kind(REFUSE, _image_plane, "single keypoints far out of any view",
+        "Give keypoints that were not found confidence 0."),
+    "z-scored": Kind(REFUSE, _sizes, "features that are not raw", "Store raw features: undo (x - Mean) / Std."),
+    "units": Kind(REFUSE, _sizes, "a person of a wrong size",
+        "Give metres, not millimetres or centimetres, then make the features again."),
+    "left-right": Kind(ERROR, _sides, "left and right exchanged",
+        "Exchange the left and right joints of the part that is named."),
+    "facing": Kind(ERROR, _facing, "a first frame that does not face +z",
+        "Make the clip canonical: pelvis over the origin, facing +z."),
+    "floor": Kind(ERROR, _floor, "a floor far from y = 0", "Move the source's world so that its floor is at y = 0."),
+    "frozen": Kind(ERROR, _steadiness, "a person or a detector that never moves",
+        "Look at it with data show; leave it out."),
+    "teleport": Kind(ERROR, _steadiness, "a jump that nobody can make", "Cut the clip there, or leave it out."),
+    "speed": Kind(WARNING, _stride, "movements too quick or too slow",
+        "Is the frame rate right? Resample to the card's fps, or correct it."),
+    "bones": Kind(ERROR, _bones, "bones that change their length",
+        "Look at it with data show; leave it out if the lifter failed."),
+    "camera-units": Kind(ERROR, _against_image, "a camera too far away or at the person",
+        "Give the translation in metres, in the clip's frame."),
+    "camera-inverse": Kind(ERROR, _against_image, "a camera given the other way round (camera to world)",
+        "Invert it: X_camera = R X + t is expected."),
+    "behind": Kind(ERROR, _against_image, "a person behind the camera",
+        "Point the camera's z forward: an OpenGL camera looks along -z."),
+    "flipped-u": Kind(ERROR, _against_image, "an image mirrored left to right",
+        "u grows to the right; a mirrored video must be mirrored back."),
+    "flipped-v": Kind(ERROR, _against_image, "an image upside down",
+        "v grows downwards: change the sign of v, or the camera's y axis."),
+    "rolled": Kind(ERROR, _against_image, "an image turned by 180 degrees",
+        "Axes are x right, y down; some programs use left and up."),
+    "left-right-flips": Kind(WARNING, _against_image, "left and right exchanged in some frames",
+        "Look at it with data show; leave it out if bad."),
+    "reprojection": Kind(ERROR, _against_image, "2D that does not belong to its camera or motion",
+        "Look at it with data show, then leave it out."),
+    "up-axis": Kind(ERROR, _against_image, "a world in which y is not up",
+        "Turn the source's world so that y is up, then import again."),
+    "duplicate": Kind(ERROR, None, "the same clip under two ids", "Keep one of them."),
+    "near-duplicate": Kind(WARNING, None, "two clips that hardly differ",
+        "Keep one of them, unless the difference is meant."),
+    "statistics": Kind(ERROR, None, "Mean or Std that do not fit the clips",
+        "Make the data set again; they are of the training split."),
+}  # fmt: skip
+"""In the order in which functions look; what has none is found in the files or in the whole set (`checking`)."""
