@@ -10,14 +10,13 @@ HERE = Path(__file__).parent
 
 
 class BuildWithFolders(build_py):
-    """Put the folders that the package reads, and that stand beside it in the repository, into a wheel."""
+    """Put the folder that the package reads, and that stands beside it in the repository, into a wheel."""
 
     def run(self) -> None:
-        """Build the package; an editable install reads the folders where they are."""
+        """Build the package; an editable install reads the folder where it is."""
         super().run()
         if not self.editable_mode:
-            for name in ("configs", "patches"):
-                self.copy_tree(name, f"{self.build_lib}/videomdm_ext/{name}")
+            self.copy_tree("configs", f"{self.build_lib}/videomdm_ext/configs")
 
 
 def read_version() -> str:

@@ -51,11 +51,11 @@ def generator() -> torch.Generator:
 @pytest.fixture(scope="module")
 def borrowed_process() -> Iterator[None]:
     """A checkout may be claimed in this process; afterwards no module of it and no place on the path is left."""
-    from videomdm_ext.mdm import launcher
+    from videomdm_ext.mdm import checkout, hook
 
-    path, modules, in_use = list(sys.path), set(sys.modules), launcher._in_use
+    path, modules, in_use = list(sys.path), set(sys.modules), hook._in_use
     yield
-    sys.path[:], launcher._in_use = path, in_use
+    sys.path[:], hook._in_use = path, in_use
     for name in set(sys.modules) - modules:
-        if name.split(".")[0] in launcher.PACKAGES:
+        if name.split(".")[0] in checkout.PACKAGES:
             del sys.modules[name]

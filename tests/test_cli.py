@@ -332,24 +332,24 @@ def test_bench_validate_answers_in_json_and_in_words(monkeypatch, capsys, proble
 def test_status_and_doctor_answer_in_json(monkeypatch, tmp_path, capsys):
     for seam in checkouts.checkout.SEAMS:
         (tmp_path / seam).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / seam).touch()
+        (tmp_path / seam).write_text("apply_rules add_diffusion_options")
     finding = compat.Finding("missing", "clip", "no text", "install it")
     monkeypatch.setattr(compat, "examine", lambda host: [finding])
     found = told(["status", "--mdm", str(tmp_path), "--json"], capsys)
-    keys = {"checkout", "kind", "commit", "state", "about", "nearest_known_commit", "differing_files", "next"}
+    keys = {"checkout", "kind", "commit", "state", "about", "tested", "tested_commits", "next"}
     assert set(found) == keys
     assert (found["checkout"], found["kind"], found["commit"]) == (str(tmp_path), "mdm", None)
     assert found["state"] == "not installed"
-    assert "model/mdm.py" in found["differing_files"]
+    assert found["tested"] is False
     assert found["next"] == f"videomdm install --mdm {tmp_path}"
     assert told(["status", "--mdm", str(tmp_path), "--json", "--check"], capsys, 1) == found
     more = told(["doctor", "--mdm", str(tmp_path), "--json"], capsys)
     assert more == found | {"findings": [dataclasses.asdict(finding)]}
 
 
-def test_the_stand_ins_status_is_compared_with_no_commit(capsys):
+def test_the_stand_in_has_no_commit(capsys):
     found = told(["status", "--mdm", str(checkouts.checkout.STANDIN), "--json"], capsys)
-    assert (found["kind"], found["nearest_known_commit"], found["differing_files"]) == ("standin", None, [])
+    assert (found["kind"], found["commit"], found["tested"]) == ("standin", None, False)
 
 
 def test_an_error_leaves_standard_output_to_json_alone(tmp_path, capsys):

@@ -25,13 +25,12 @@ from clips import make_clip, motion
 from documents import ROOT, Command
 
 from videomdm_ext import plugins, run
-from videomdm_ext.cli import checkouts
 from videomdm_ext.cli import main as cli
 from videomdm_ext.config import Fairness, Source, Speed, Supervision
 from videomdm_ext.data.folder import Card, read_card, read_folder, write_folder
 from videomdm_ext.errors import VideoMDMError
 from videomdm_ext.lifters.base import Lifter
-from videomdm_ext.mdm import checkout, patching
+from videomdm_ext.mdm import checkout
 from videomdm_ext.options import add_arguments
 from videomdm_ext.supervision import refinement
 
@@ -44,7 +43,7 @@ OTHERS = {"git", "pip", "python3.11", ".", "cd", "pytest", "ruff", "mypy", "lint
 MDM_ONLY = {"eval.eval_humanml"}
 """Modules in the documents that MDM has and the stand-in has not."""
 RUN = {
-    "data check", "data import", "data merge", "data refine", "data show", "doctor", "export", "host pin", "install",
+    "data check", "data import", "data merge", "data refine", "data show", "doctor", "export", "install",
     "status", "uninstall", "view",
 }  # fmt: skip
 """Verbs whose documented commands are run on small data, where they are given with what they need."""
@@ -218,8 +217,7 @@ def parse(verb: str, words: Sequence[str]) -> Any:
 
     with (
         mock.patch.object(tyro, "cli", stop),
-        mock.patch.object(run.launcher, "run", launch),
-        mock.patch.object(run.adapter, "begin"),
+        mock.patch.object(run.hook, "run", launch),
         mock.patch.object(run.checkout, "find", lambda where=None: where),
         pytest.raises(ParsedError) as parsed,
     ):
@@ -325,9 +323,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for seam in checkout.SEAMS:
         (place / "mdm" / seam).parent.mkdir(parents=True, exist_ok=True)
         (place / "mdm" / seam).touch()
-    shutil.copy(checkout.STANDIN / patching.PATH, place / "mdm" / patching.PATH)
+    shutil.copy(checkout.STANDIN / checkout.PARSER, place / "mdm" / checkout.PARSER)
     monkeypatch.chdir(place)
-    monkeypatch.setattr(checkouts, "_agreed", lambda root: True)
     monkeypatch.setattr(import_module("videomdm_ext.mdm.compat"), "examine", lambda host: [])
     brief = refinement.Refinement(first=2, rounds=0)
     monkeypatch.setattr(refinement, "Refinement", lambda: brief)
@@ -342,13 +339,13 @@ def runnable(command: Command) -> bool:
         verb, rest = verb_of(command.words)
     except AssertionError:
         return False  # another test tells it
-    return verb in RUN and not NOT_INSTALLED & set(rest) and (bool(rest) or verb == "host pin")
+    return verb in RUN and not NOT_INSTALLED & set(rest) and bool(rest)
 
 
 MORE = tuple(
     Command(tuple(f"videomdm {words}".split()), "as documented by --help")
     for words in (
-        "host pin", "status --mdm mdm", "data check set --no-cache --quarantine bad.txt",
+        "status --mdm mdm", "data check set --no-cache --quarantine bad.txt",
         "data merge set other --out both", "view set --out set.html --count 1",
     )
 )  # fmt: skip

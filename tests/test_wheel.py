@@ -20,12 +20,12 @@ import json
 from importlib import metadata
 import videomdm_ext
 from videomdm_ext.bench.plan import known_arms, load_arm
-from videomdm_ext.mdm import checkout, known
+from videomdm_ext.mdm import checkout
 from videomdm_ext.options import repository
 texts = [str(file) for file in metadata.files("videomdm_ext") if "/licenses/" in str(file)]
 print(json.dumps({
     "package": videomdm_ext.__file__, "repository": repository(), "arms": [load_arm(a).name for a in known_arms()],
-    "commits": [commit.commit for commit in known.known()], "licences": texts,
+    "licences": texts,
     "places": [str(place) for place in checkout.default_places()], "standin": checkout.standin().kind,
 }))
 """
@@ -61,12 +61,11 @@ def run(*words: str, cwd: Path | None = None) -> str:
     return done.stdout
 
 
-def test_a_wheel_brings_its_arms_patches_and_licences_along(environment, tmp_path):
+def test_a_wheel_brings_its_arms_and_licences_along(environment, tmp_path):
     found = json.loads(run(str(environment / "bin" / "python"), "-c", FOUND, cwd=tmp_path))
     assert Path(found["package"]).is_relative_to(environment)
     assert found["repository"] is None
     assert found["arms"] == sorted(place.stem for place in (ROOT / "configs" / "arms").rglob("*.yaml"))
-    assert found["commits"] == [place.stem for place in (ROOT / "patches").glob("*.json")]
     texts = {place.relative_to(ROOT).as_posix() for place in [ROOT / "LICENSE", *ROOT.glob("third_party/*/LICENSE*")]}
     own = {text for text in texts if "motion-diffusion-model" not in text}
     assert {text.partition("/licenses/")[2] for text in found["licences"]} >= own

@@ -21,7 +21,7 @@ def repository() -> Path | None:
 
 
 def shipped(name: str) -> Path:
-    """Return the folder `configs` or `patches`: beside the package in a clone, inside it in a wheel (setup.py)."""
+    """Return the folder `configs`: beside the package in a clone, inside it in a wheel (setup.py)."""
     inside = Path(str(resources.files("videomdm_ext") / name))
     return inside if inside.is_dir() else inside.parents[1] / name
 

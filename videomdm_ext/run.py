@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from videomdm_ext.errors import VideoMDMError
-from videomdm_ext.mdm import adapter, checkout, launcher
+from videomdm_ext.mdm import checkout, hook
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -16,14 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("args", nargs=argparse.REMAINDER, help="Passed on; MODULE --help lists them.")
     options = parser.parse_args(argv)
     try:
-        adapter.begin()
-        launcher.run(
-            choose(options.mdm),
-            options.module,
-            options.args,
-            add_options=adapter.add_options,
-            activate=adapter.activate,
-        )
+        hook.run(choose(options.mdm), options.module, options.args)
     except VideoMDMError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

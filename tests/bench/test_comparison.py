@@ -27,7 +27,7 @@ from videomdm_ext.errors import ConfigError, DatasetError, HostError, PluginErro
 from videomdm_ext.hookspecs import hookimpl
 from videomdm_ext.inference import sample as sampling
 from videomdm_ext.inference.sample import newest_checkpoint, read_motions
-from videomdm_ext.mdm import adapter, checkout
+from videomdm_ext.mdm import checkout, hook
 from videomdm_ext.supervision import refinement
 
 CARD = Card(
@@ -349,7 +349,7 @@ def test_a_report_shows_the_metrics_of_plugins_under_names_of_their_own(monkeypa
 
     manager = plugins.create_manager()
     manager.register(Measuring(), name="measuring")
-    monkeypatch.setattr(adapter, "manager", lambda: manager)
+    monkeypatch.setattr(hook, "manager", lambda: manager)
     truth = SimpleNamespace(truth=[torch.zeros(9, 22, 3)] * 2)
     assert with_plugins({"jitter": 1.0}, [*truth.truth, *truth.truth], truth) == {"jitter": 1.0, "longer": 2.0}
     with pytest.raises(PluginError, match="'longer'"):

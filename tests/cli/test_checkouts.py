@@ -1,9 +1,8 @@
-"""The verbs about a checkout: what they print and ask, their exit statuses, and the next command at their ends."""
+"""The verbs about a checkout: what they print, their exit statuses, and the next command at their ends."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import re
 import subprocess
@@ -16,55 +15,36 @@ import pytest
 from videomdm_ext.cli import checkouts
 from videomdm_ext.cli import main as cli
 from videomdm_ext.errors import HostError
-from videomdm_ext.mdm import checkout, compat, known, patching
+from videomdm_ext.mdm import checkout, compat, install
 
-CONTENT = b"""import argparse
-
-
-def apply_rules(args):
-    return args
-
-
-def add_diffusion_options(parser):
-    group = parser.add_argument_group('diffusion')
-"""
+CONTENT = b"def apply_rules(args):\n    return args\n\n\ndef add_diffusion_options(parser):\n    pass\n"
+VERBS = {
+    "install": checkouts.Install,
+    "uninstall": checkouts.Uninstall,
+    "status": checkouts.State,
+    "doctor": checkouts.Doctor,
+}
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """-> a folder that passes for a checkout, with a file that no patch is made for."""
-    place = tmp_path / "mdm"
+    """-> a folder that passes for a checkout."""
+    place = tmp_path / "my mdm"
     for seam in checkout.SEAMS:
         (place / seam).parent.mkdir(parents=True, exist_ok=True)
         (place / seam).touch()
-    (place / patching.PATH).write_bytes(CONTENT)
+    (place / checkout.PARSER).write_bytes(CONTENT)
     return place
 
 
 def content_of(root: Path) -> bytes:
-    return (root / patching.PATH).read_bytes()
+    return (root / checkout.PARSER).read_bytes()
 
 
-def at_terminal(monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
-    """Somebody sits there and types this answer."""
-    typed = io.StringIO(answer)
-    typed.isatty = lambda: True
-    monkeypatch.setattr(sys, "stdin", typed)
-
-
-@pytest.mark.parametrize(
-    ("verb", "kind"),
-    [
-        ("install", checkouts.Install),
-        ("uninstall", checkouts.Uninstall),
-        ("status", checkouts.State),
-        ("doctor", checkouts.Doctor),
-        ("host pin", checkouts.Pin),
-    ],
-)
+@pytest.mark.parametrize(("verb", "kind"), VERBS.items())
 def test_the_help_of_a_verb_describes_every_option(verb, kind, capsys):
     with pytest.raises(SystemExit) as stop:
-        cli.main([*verb.split(), "--help"])
+        cli.main([verb, "--help"])
     assert stop.value.code == 0
     shown = re.sub(r"\W+", "", capsys.readouterr().out).lower()
     for field in dataclasses.fields(kind):
@@ -73,71 +53,47 @@ def test_the_help_of_a_verb_describes_every_option(verb, kind, capsys):
 
 
 def test_install_then_status_then_uninstall(root, capsys):
-    assert cli.main(["install", "--mdm", str(root), "--yes"]) == 0
+    assert cli.main(["install", "--mdm", str(root)]) == 0
     shown = capsys.readouterr().out
-    assert [line.split()[1] for line in shown.splitlines() if line.startswith("+")] == ["2", "6", "12"]
+    assert content_of(root) == install.appended(CONTENT)
     assert f"Python: {sys.executable}" in shown
-    assert shown.splitlines()[-1].startswith(f"Next: cd {root} && python -m train.train_mdm --supervision 2d")
+    assert shown.splitlines()[-1].startswith(f"Next: cd '{root}' && python -m train.train_mdm --supervision 2d")
     assert cli.main(["status", "--mdm", str(root), "--check"]) == 0
-    assert "installed: by syntax tree" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "installed: our line is in utils/parser_util.py" in shown
+    assert "this commit is not one of those tested: d4fd88c, d178946" in shown
     assert cli.main(["uninstall", "--mdm", str(root)]) == 0
     shown = capsys.readouterr().out
-    assert "every byte is as before" in shown
-    assert f"Next: videomdm run --mdm {root} train.train_mdm" in shown
+    assert "every other byte is as it was" in shown
+    assert f"Next: videomdm run --mdm '{root}' train.train_mdm" in shown
     assert content_of(root) == CONTENT
+    assert cli.main(["status", "--mdm", str(root), "--check"]) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == f"Next: videomdm install --mdm '{root}'"
 
 
-def test_places_by_syntax_tree_need_a_yes_that_nobody_gives_in_a_pipe(root, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
-    assert cli.main(["install", "--mdm", str(root)]) == 1
-    assert "repeat with --yes" in capsys.readouterr().err
-    assert content_of(root) == CONTENT
-
-
-@pytest.mark.parametrize(
-    ("answer", "agreed"), [("y\n", True), ("Yes\n", True), ("n\n", False), ("\n", False), ("", False)]
-)
-def test_at_a_terminal_the_places_are_shown_and_asked_about(root, monkeypatch, capsys, answer, agreed):
-    at_terminal(monkeypatch, answer)
-    assert cli.main(["install", "--mdm", str(root)]) == (0 if agreed else 1)
-    shown = capsys.readouterr().out
-    assert "     5      return args" not in shown
-    assert "+    6      videomdm_ext_installed.activate(args)" in shown
-    assert "     1  import argparse" in shown
-    assert (content_of(root) == CONTENT) is not agreed
-    if not agreed:
-        assert f"videomdm run --mdm {root}" in shown
-
-
-def test_a_known_file_is_installed_without_a_question(root, monkeypatch, capsys):
-    found = patching.plan(root)
-    record = known.Known("abc", "2025-01-01", known.git_blob(CONTENT), patching.sha256(CONTENT), {}, found.insertions)
-    monkeypatch.setattr(patching, "known", lambda: [record])
-    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
-    assert cli.main(["install", "--mdm", str(root)]) == 0
-    assert "by abc.patch" in capsys.readouterr().out
-
-
-def test_status_tells_the_state_what_differs_and_what_to_do_next(root, capsys):
-    files = known.known()[0].files
+def test_a_line_of_ours_that_was_edited_is_reported_with_what_to_do(root, capsys):
+    (root / checkout.PARSER).write_bytes(CONTENT + install.LINE.replace(install.MARKER, "").encode())
     assert cli.main(["status", "--mdm", str(root)]) == 0
     shown = capsys.readouterr().out
-    assert "not installed: " in shown
-    assert f"{len(files)} of the {len(files)} other files" in shown
-    assert "model/mdm.py" in shown
-    assert shown.splitlines()[-1] == f"Next: videomdm install --mdm {root}"
-    assert cli.main(["status", "--mdm", str(root), "--check"]) == 1
-    patching.apply(patching.plan(root))
-    (root / patching.PATH).write_bytes(content_of(root) + b"# mine\n")
-    capsys.readouterr()
-    assert cli.main(["status", "--mdm", str(root), "--check"]) == 1
-    shown = capsys.readouterr().out
-    assert "changed since: 3 of our 3 lines" in shown
-    assert shown.splitlines()[-1] == f"Next: videomdm uninstall --mdm {root}"
+    assert "changed: a line of ours in utils/parser_util.py was edited" in shown
+    assert shown.splitlines()[-1] == f"Next: git -C '{root}' diff -- utils/parser_util.py"
     assert cli.main(["uninstall", "--mdm", str(root)]) == 1
-    assert "--force" in capsys.readouterr().err
-    assert cli.main(["uninstall", "--mdm", str(root), "--force"]) == 0
-    assert content_of(root) == CONTENT + b"# mine\n"
+    assert "Nothing was changed" in capsys.readouterr().err
+
+
+def test_an_older_checkout_has_one_answer_everywhere_and_still_gives_our_lines_back(root, capsys):
+    old = CONTENT.replace(b"apply_rules", b"other_rules")
+    (root / checkout.PARSER).write_bytes(install.appended(old))
+    answers = set()
+    for words in (["status"], ["install"], ["doctor"], ["run"], ["doctor", "--json"], ["train", "--arm", "3d"]):
+        program = {"run": ["train.train_mdm"], "train": ["--save_dir", "x"]}.get(words[0], [])
+        assert cli.main([*words, "--mdm", str(root), *program]) == 1
+        answers.add(capsys.readouterr().err.strip())
+    (answer,) = answers
+    assert answer.startswith(f"error: {root / checkout.PARSER}: expected the function apply_rules, which MDM has since")
+    assert "d178946" in answer
+    assert cli.main(["uninstall", "--mdm", str(root)]) == 0
+    assert content_of(root) == old
 
 
 def test_doctor_lists_the_state_and_every_finding_with_its_advice(root, monkeypatch, capsys):
@@ -154,7 +110,7 @@ def test_doctor_lists_the_state_and_every_finding_with_its_advice(root, monkeypa
     assert lines[-3:] == [
         "missing   SMPL file  no body model",
         f"{'':<21}-> get it",
-        f"Next: videomdm install --mdm {root}",
+        f"Next: videomdm install --mdm '{root}'",
     ]
 
 
@@ -175,7 +131,7 @@ def test_doctor_without_a_checkout_speaks_of_the_stand_in(monkeypatch, capsys):
     assert cli.main(["doctor", "--mdm", "somewhere"]) == 1
 
 
-@pytest.mark.parametrize("verb", ["install", "uninstall", "status", "doctor"])
+@pytest.mark.parametrize("verb", VERBS)
 def test_a_folder_that_is_no_checkout_is_refused(tmp_path, capsys, verb):
     assert cli.main([verb, "--mdm", str(tmp_path)]) == 1
     assert "not an MDM checkout" in capsys.readouterr().err
@@ -187,26 +143,16 @@ def test_without_a_path_the_checkout_is_searched_for(root, monkeypatch, capsys):
     assert capsys.readouterr().out.startswith(f"{root}: MDM")
 
 
-def test_host_pin_prints_the_commits_and_how_to_get_the_newest(capsys):
-    assert cli.main(["host", "pin"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    commits = known.known()
-    assert lines[: len(commits)] == [f"{commit.commit}  {commit.date}" for commit in commits]
-    assert lines[len(commits)].startswith("git clone https://github.com/GuyTevet/motion-diffusion-model")
-    assert lines[-2] == f"git -C motion-diffusion-model checkout {commits[0].commit}"
-    assert lines[-1] == "Next: videomdm install --mdm motion-diffusion-model"
-
-
 @pytest.mark.mdm
 def test_the_verbs_on_a_clone_of_mdm(tmp_path, capsys):
     place = tmp_path / "mdm"
     subprocess.run(["git", "clone", "-q", "--shared", str(checkout.find().root), str(place)], check=True)
-    subprocess.run(["git", "-C", str(place), "checkout", "-q", known.known()[0].commit], check=True)
+    subprocess.run(["git", "-C", str(place), "checkout", "-q", checkout.TESTED[0]], check=True)
     assert cli.main(["install", "--mdm", str(place)]) == 0
     assert cli.main(["status", "--mdm", str(place), "--check"]) == 0
     shown = capsys.readouterr().out
-    assert f"MDM at {known.known()[0].commit}" in shown
-    assert "other files that this package reads or wraps are those of" in shown
+    assert f"MDM at {checkout.TESTED[0]}" in shown
+    assert "this commit is one of those tested" in shown
     assert cli.main(["uninstall", "--mdm", str(place)]) == 0
     seen = subprocess.run(
         ["git", "-C", str(place), "status", "--porcelain", "--ignored"], capture_output=True, check=True

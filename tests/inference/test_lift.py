@@ -20,7 +20,7 @@ from videomdm_ext.inference import lift as lifting
 from videomdm_ext.inference import sample as sampling
 from videomdm_ext.inference.lift import Lifting, lift, spans, teacher_of, truth_of
 from videomdm_ext.inference.sample import Trained
-from videomdm_ext.mdm import adapter, checkout, launcher
+from videomdm_ext.mdm import checkout, hook
 from videomdm_ext.motion.features import FeatureSpace, decode, mean_and_std
 from videomdm_ext.motion.skeletons import NBA16, SMPL22
 from videomdm_ext.supervision.guidance import Guidance
@@ -190,7 +190,7 @@ def test_without_strength_lifting_from_noise_is_the_hosts_own_sampling(ddim):
 
 def of_standin(clip: Clip) -> Trained:
     """A small denoiser of the stand-in with random weights, 8 steps."""
-    launcher.use(checkout.standin(), add_options=adapter.add_options, activate=lambda args: None)
+    hook.use(checkout.standin())
     from model.mdm import MDM  # type: ignore[import-not-found]
     from utils.model_util import create_gaussian_diffusion  # type: ignore[import-not-found]
 

@@ -18,7 +18,7 @@ from humanml import write_humanml
 
 from videomdm_ext.data.demo import build_demo
 from videomdm_ext.data.folder import read_card, read_folder, write_folder
-from videomdm_ext.mdm import checkout, clips, patching
+from videomdm_ext.mdm import clips, install
 
 pytestmark = [pytest.mark.mdm, pytest.mark.slow]
 
@@ -31,7 +31,7 @@ def place(mdm_checkout, tmp_path_factory) -> Path:
     """-> an installed checkout with a 2D set, word vectors and an evaluator with random weights."""
     place = mdm_runs.clone(mdm_checkout.root, tmp_path_factory.mktemp("two") / "mdm")
     write_humanml(place, train=6, test=6, glove=True, evaluator=True)
-    patching.install(checkout.find(place))
+    install.install(place)
     write_set(place / "set", place.parent / "demo")
     yield place
     shutil.rmtree(place)

@@ -160,10 +160,9 @@ from videomdm_ext.mdm import tower
 
 sys.modules["clip"] = tower.module(width=64, layers=2, heads=2)
 from videomdm_ext.errors import ConfigError
-from videomdm_ext.mdm import adapter, checkout, launcher
+from videomdm_ext.mdm import checkout, hook
 
-adapter.begin()
-launcher.use(checkout.find(sys.argv[1]), add_options=adapter.add_options, activate=adapter.activate)
+hook.use(checkout.find(sys.argv[1]))
 from model.mdm import MDM
 from utils import model_util, parser_util
 

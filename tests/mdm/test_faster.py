@@ -176,10 +176,9 @@ torch.set_num_threads(1)
 from videomdm_ext.mdm import tower
 
 sys.modules["clip"] = tower.module(width=64, layers=1, heads=2)
-from videomdm_ext.mdm import adapter, checkout, faster, launcher
+from videomdm_ext.mdm import checkout, faster, hook
 
-adapter.begin()
-launcher.use(checkout.find(sys.argv[1]), add_options=adapter.add_options, activate=adapter.activate)
+hook.use(checkout.find(sys.argv[1]))
 import model.mdm
 from utils import model_util, parser_util
 from utils.sampler_util import ClassifierFreeSampleModel

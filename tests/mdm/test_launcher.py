@@ -15,7 +15,7 @@ import torch
 
 from videomdm_ext import run as program
 from videomdm_ext.errors import HostError
-from videomdm_ext.mdm import checkout, launcher
+from videomdm_ext.mdm import checkout
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,7 +29,7 @@ import torch
 from torch import nn
 
 from videomdm_ext.errors import HostError
-from videomdm_ext.mdm import checkout, launcher
+from videomdm_ext.mdm import checkout, hook
 
 torch.set_num_threads(1)
 
@@ -73,8 +73,9 @@ def activate(args):
     data.get_dataset = lambda *args, **kwargs: Clips()
 
 
+hook.add_options, hook.activate = add_options, activate
 try:
-    launcher.run(checkout.standin(), sys.argv[1], sys.argv[2:], add_options=add_options, activate=activate)
+    hook.run(checkout.standin(), sys.argv[1], sys.argv[2:])
 except HostError as error:
     sys.exit(f"error: {error}")
 '''
@@ -268,18 +269,18 @@ def test_one_process_uses_one_checkout():
     code = """
 from dataclasses import replace
 from videomdm_ext.errors import HostError
-from videomdm_ext.mdm import checkout, launcher
+from videomdm_ext.mdm import checkout, hook
 calls = []
-hooks = {"add_options": lambda group: calls.append(group.title), "activate": lambda args: calls.append(args)}
-launcher.use(checkout.standin(), **hooks)
-launcher.use(checkout.standin(), **hooks)
+hook.add_options, hook.activate = lambda group: calls.append(group.title), calls.append
+hook.use(checkout.standin())
+hook.use(checkout.standin())
 from utils import parser_util
 from argparse import ArgumentParser
 parser_util.add_diffusion_options(ArgumentParser())
 parser_util.apply_rules("final")
 print(calls)
 try:
-    launcher.use(replace(checkout.standin(), commit="another"), **hooks)
+    hook.use(replace(checkout.standin(), commit="another"))
 except HostError as error:
     print(error)
 """
@@ -292,9 +293,10 @@ except HostError as error:
 def test_the_options_reach_the_parser_of_mdm(mdm_checkout):
     code = f"""
 import sys
-from videomdm_ext.mdm import checkout, launcher
-launcher.use(checkout.find({str(mdm_checkout.root)!r}), activate=lambda args: print(args.colour, args.layers),
-             add_options=lambda group: group.add_argument("--colour", default="red"))
+from videomdm_ext.mdm import checkout, hook
+hook.activate = lambda args: print(args.colour, args.layers)
+hook.add_options = lambda group: group.add_argument("--colour", default="red")
+hook.use(checkout.find({str(mdm_checkout.root)!r}))
 from utils import parser_util
 sys.argv = ["train", "--save_dir", "none", "--layers", "3", "--colour", "blue"]
 parser_util.train_args()
@@ -345,14 +347,3 @@ def test_the_standin_runs_unless_a_checkout_is_named(monkeypatch):
     assert program.choose(None) == checkout.standin()
     assert program.choose("auto") == ("found", None)
     assert program.choose("some/folder") == ("found", "some/folder")
-
-
-def test_repeated_wrapping_keeps_the_original_inside():
-    def rules(args):
-        return args
-
-    seen = []
-    once = launcher.with_activation(rules, seen.append)
-    twice = launcher.with_activation(launcher.original(once), seen.append)
-    assert twice("args") == "args"
-    assert seen == ["args"]

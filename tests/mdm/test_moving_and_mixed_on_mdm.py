@@ -17,7 +17,7 @@ from videomdm_ext.data.clip import Clip, Recording, to_clip, with_truth_as_teach
 from videomdm_ext.data.folder import Card, read_folder, write_folder
 from videomdm_ext.data.importing import merge
 from videomdm_ext.geometry.cameras import project
-from videomdm_ext.mdm import checkout, patching
+from videomdm_ext.mdm import install
 from videomdm_ext.motion.skeletons import SMPL22
 
 pytestmark = [pytest.mark.mdm, pytest.mark.slow]
@@ -98,7 +98,7 @@ def write_sets(place: Path) -> None:
 def place(mdm_checkout, tmp_path_factory) -> Path:
     """-> an installed checkout in which a model was trained on each set."""
     place = mdm_runs.clone(mdm_checkout.root, tmp_path_factory.mktemp("moving") / "mdm")
-    patching.install(checkout.find(place))
+    install.install(place)
     write_sets(place)
     runs = [train(name, STEPS, "both") for name in ("moving", "mixed", "all")]
     runs += [train(name, FEW, "ray") for name in ("exact_still", "exact_moving")]

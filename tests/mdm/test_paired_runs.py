@@ -38,7 +38,7 @@ import torch
 
 torch.set_num_threads(1)
 from videomdm_ext import run
-from videomdm_ext.mdm import adapter, checkout, launcher, streams
+from videomdm_ext.mdm import checkout, hook, streams
 
 root, plan = sys.argv[1], json.loads(Path(sys.argv[2]).read_text())
 drawn, options, replaced = [], {}, []
@@ -85,9 +85,7 @@ def few_workers(get_data):
 
 
 streams.paired_diffusion, streams.paired_model, os.replace = watched_diffusion, watched_model, counted_replace
-adapter.begin()
-launcher.use(checkout.open_checkout(Path(root), asked_by="a test"), add_options=adapter.add_options,
-             activate=adapter.activate)
+hook.use(checkout.open_checkout(Path(root), asked_by="a test"))
 for name in ("utils.model_util", "train.training_loop", "train.train_platforms", "data_loaders.humanml.data.dataset"):
     if (Path(root) / (name.replace(".", "/") + ".py")).is_file():
         importlib.import_module(name)

@@ -41,9 +41,9 @@ for name, content in {"clip": clip, "smplx": {"SMPLLayer": Empty}, "smplx.lbs": 
     sys.modules[name] = ModuleType(name)
     vars(sys.modules[name]).update(content)
 
-from videomdm_ext.mdm import adapter, checkout, launcher
+from videomdm_ext.mdm import checkout, hook
 
-launcher.use(checkout.find(root), add_options=adapter.add_options, activate=adapter.activate)
+hook.use(checkout.find(root))
 import data_loaders.get_data as get_data
 import utils.model_util as model_util
 from utils import parser_util

@@ -82,10 +82,10 @@ import importlib, json, random, sys
 import numpy as np
 import torch
 from videomdm_ext.errors import HostError
-from videomdm_ext.mdm import adapter, compat
+from videomdm_ext.mdm import compat, hook
 torch.set_num_threads(1)
 before = [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]
-adapter.begin()
+hook.begin()
 for program in json.loads(sys.argv[1]):
     importlib.import_module(program)
 from data_loaders.get_data import get_dataset_class
@@ -287,8 +287,8 @@ def test_generate_saves_its_motions_and_then_says_what_drawing_needs(place, trai
 
 EVALUATE = """
 import json
-from videomdm_ext.mdm import adapter
-adapter.begin()
+from videomdm_ext.mdm import hook
+hook.begin()
 from eval import eval_humanml
 from data_loaders.get_data import get_dataset_loader
 from data_loaders.humanml.networks.evaluator_wrapper import EvaluatorMDMWrapper

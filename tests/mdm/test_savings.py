@@ -160,10 +160,10 @@ import torch
 from torch import nn
 
 torch.set_num_threads(1)
-from videomdm_ext.mdm import checkout, compat, launcher, savings
+from videomdm_ext.mdm import checkout, compat, hook, savings
 
 compat.prepare()
-launcher.claim(checkout.find(sys.argv[1]))
+hook.claim(checkout.find(sys.argv[1]))
 from diffusion import fp16_util, gaussian_diffusion as gd, respace
 
 x, t, result = torch.randn(5, 263, 1, 8), torch.tensor([0, 19, 3, 3, 11]), {}

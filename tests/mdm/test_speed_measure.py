@@ -12,7 +12,7 @@ import torch
 from videomdm_ext.cli import benchmarking as verb
 from videomdm_ext.cli import main as cli
 from videomdm_ext.errors import HostError
-from videomdm_ext.mdm import checkout
+from videomdm_ext.mdm import checkout, install
 from videomdm_ext.mdm.speed import measure
 from videomdm_ext.mdm.speed.measure import PARTS, PHASES, Clock, Sizes, Speeds, Timing, captions, medians
 
@@ -100,7 +100,7 @@ def test_cpu_time_does_not_count_what_others_do_meanwhile():
 
 def test_an_edited_checkout_has_no_stock_mdm(tmp_path):
     (tmp_path / "utils").mkdir()
-    (tmp_path / "utils" / "parser_util.py").write_text("from videomdm_ext.mdm import installed\n")
+    (tmp_path / "utils" / "parser_util.py").write_text(install.LINE)
     with pytest.raises(HostError, match=f"videomdm uninstall --mdm {tmp_path}"):
         measure.measure(checkout.Checkout(tmp_path, None, "mdm"), SMALL)
 
@@ -108,7 +108,7 @@ def test_an_edited_checkout_has_no_stock_mdm(tmp_path):
 def test_without_mdm_the_message_says_how_to_get_one(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("VIDEOMDM_MDM_ROOT", str(tmp_path))
     assert cli.main(["bench", "speed"]) == 1
-    assert "videomdm host pin says which, or time the stand-in with --standin" in capsys.readouterr().err
+    assert "Or time the stand-in with --standin" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["--batch", "0"], ["--frames", "15"], ["--width", "30"], ["--steps", "0"]])

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from videomdm_ext.config import Fairness, Source, Speed, Supervision
-from videomdm_ext.mdm import checkout, patching
+from videomdm_ext.mdm import install
 
 pytestmark = [pytest.mark.mdm, pytest.mark.slow]
 
@@ -37,7 +37,7 @@ def saved(mdm_checkout, tmp_path_factory) -> dict[str, Path]:
     for kind, program in (("unedited", mdm_runs.UNEDITED), ("installed", mdm_runs.INSTALLED)):
         place = mdm_runs.clone(mdm_checkout.root, tmp_path_factory.mktemp(kind) / "mdm")
         if kind == "installed":
-            patching.install(checkout.find(place))
+            install.install(place)
         runs = []
         for name, words in RUNS.items():
             own = ("--supervision", "3d") if kind == "installed" else ()
@@ -94,7 +94,7 @@ def test_args_json_differs_by_our_keys_only(saved, name):
         assert ours["text_features"] == "clip"
 
 
-def test_the_launcher_does_the_same_without_an_edit_and_in_an_edited_checkout(saved, mdm_checkout, tmp_path):
+def test_run_does_the_same_without_an_edit_and_in_an_edited_checkout(saved, mdm_checkout, tmp_path):
     place = mdm_runs.clone(mdm_checkout.root, tmp_path / "mdm")
     for folder, host in (("launched", place), ("twice", saved["installed"].parent)):
         words = ["--save_dir", str(place / folder), *mdm_runs.SMALL, *STEPS, "--supervision", "3d"]

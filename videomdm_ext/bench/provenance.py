@@ -28,7 +28,7 @@ from videomdm_ext.bench.plan import Plan, Run, read_plan
 from videomdm_ext.data.files import write_bytes
 from videomdm_ext.data.folder import read_card
 from videomdm_ext.errors import VideoMDMError
-from videomdm_ext.mdm import checkout, known
+from videomdm_ext.mdm import checkout
 from videomdm_ext.options import repository
 
 if TYPE_CHECKING:
@@ -106,15 +106,13 @@ def device() -> str:
 
 
 def host_facts(host: checkout.Checkout) -> dict[str, Any]:
-    """Which host: its commit, files that are not the commit's own, and a hash of what is read or wrapped."""
+    """Which host: its commit, whether that is tested and changed, and a hash of what is read or wrapped."""
     if host.kind == "standin":
         return {"kind": host.kind, "sha256": hash_files(host.root, sorted(host.root.rglob("*.py")))}
-    nearest, differing = known.closest(host.root)
     return {
         "kind": host.kind,
         "commit": host.commit,
-        "supported_commit": nearest.commit,
-        "differing": differing,
+        "tested": host.commit in checkout.TESTED,
         "dirty": is_dirty(host.root),
         "sha256": hash_files(host.root, [host.root / seam for seam in checkout.SEAMS]),
     }

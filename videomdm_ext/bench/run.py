@@ -31,7 +31,7 @@ from videomdm_ext.data.folder import read_card
 from videomdm_ext.data.refined import identity, is_made, make_refined
 from videomdm_ext.errors import ConfigError, HostError
 from videomdm_ext.inference import sample as sampling
-from videomdm_ext.mdm import adapter, launcher, logs
+from videomdm_ext.mdm import hook, logs
 
 DENOISE_AT = 0.2
 """Held-out clips are noised to this share of the schedule."""
@@ -129,10 +129,7 @@ def complete(run: Run, out: Path, finish: Finish) -> None:
             if not run.is_trained(out):
                 fairness.note_teachers(run, out, identity(read_card(run.plan.clips)))
                 with provenance.cost_counted(folder), _host_log(run, folder):
-                    launcher.run(
-                        run.plan.host(), "train.train_mdm", run.arguments(out),
-                        add_options=adapter.add_options, activate=adapter.activate,
-                    )  # fmt: skip
+                    hook.run(run.plan.host(), "train.train_mdm", run.arguments(out))
             _forget_earlier(folder, [] if run.equal_passes else run.plan.curve_steps)
             finish(run, out)
         except SystemExit as stop:
@@ -145,7 +142,6 @@ def _host_log(run: Run, folder: Path) -> Iterator[None]:
     if not run.plan.mdm:
         yield
         return
-    adapter.begin()
     if "fork" in multiprocessing.get_all_start_methods():  # as where MDM is the main program: its loader forks
         multiprocessing.set_start_method("fork", force=True)
     place = folder / "host"
@@ -206,8 +202,6 @@ def make_curve(run: Run, out: Path) -> None:
 
 
 def _load(run: Run, checkpoint: Path) -> sampling.Trained:
-    if run.plan.mdm:
-        adapter.begin()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return sampling.load(run.plan.host(), checkpoint, device=device)
 
@@ -255,7 +249,7 @@ class Bench:
 
     def prepare(self) -> None:
         """Check everything before work begins; refine the teachers where an arm needs them."""
-        adapter.check_one_process()
+        hook.check_one_process()
         if self.workers < 0 or (self.workers < 1 and self.plan.mdm):
             why = " with --mdm, whose logger needs a process for each run" if self.plan.mdm else ", or 0"
             raise ConfigError(f"--workers {self.workers}: expected 1 or more{why}. Correct it.")

@@ -37,7 +37,7 @@ from videomdm_ext.data.files import write_bytes
 from videomdm_ext.data.folder import Card, read_card, read_folder
 from videomdm_ext.errors import ConfigError, HostError, PluginError
 from videomdm_ext.inference.sample import read_motions
-from videomdm_ext.mdm import adapter, checkout
+from videomdm_ext.mdm import checkout, hook
 from videomdm_ext.mdm.logs import read_rows
 from videomdm_ext.motion.skeletons import by_name
 
@@ -212,7 +212,7 @@ class Scoring:
 
     def _key(self, split: str) -> str:
         """What scores depend on beside the samples; plugins that add metrics have no hash of their code."""
-        added = sorted(impl.plugin_name for impl in adapter.manager().hook.add_metrics.get_hookimpls())
+        added = sorted(impl.plugin_name for impl in hook.manager().hook.add_metrics.get_hookimpls())
         facts = [RULES, __version__, self.reference(split).key, sorted(self.identities.items()), *added]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
@@ -234,7 +234,7 @@ class Scoring:
 
 def with_plugins(scores: Scores, samples: list[Any], reference: Reference) -> Scores:
     """The scores with the metrics of plugins, which are columns. PluginError for a name that is taken."""
-    added = plugins.add_metrics(adapter.manager(), samples=samples, reference=list(reference.truth))
+    added = plugins.add_metrics(hook.manager(), samples=samples, reference=list(reference.truth))
     taken = sorted(added.keys() & scores.keys())
     if taken:
         raise PluginError(f"metric {taken[0]!r}: a plugin's name for a built-in score. Rename it in the plugin.")
@@ -254,9 +254,9 @@ def make_scoring(plan: Plan, out: Path, *, anew: bool = False, progress: Progres
         clips=plan.clips, card=card, cache=out / "evaluators", text_features=plan.text_features,
         checkout=host, progress=progress or (lambda what, done, total: None),
     )  # fmt: skip
-    names = plugins.collect(adapter.manager(), "evaluators") if reference.views else ()
+    names = plugins.collect(hook.manager(), "evaluators") if reference.views else ()
     blind = {name: BLIND.format(split=plan.reference) for name in names if name not in (VIEWS_2D, *plan.without)}
-    made, missing = make_all(adapter.manager(), ground, without={*plan.without, *blind})
+    made, missing = make_all(hook.manager(), ground, without={*plan.without, *blind})
     if reference.views:
         made = [with_own_range(one, card, reference.clips) if isinstance(one, Views2D) else one for one in made]
     return Scoring(plan, out, card, tuple(made), {**missing, **blind}, anew, references={plan.reference: reference})

@@ -24,7 +24,7 @@ from videomdm_ext.cli.console import bars, by_name, console, counting, parse
 from videomdm_ext.data.files import check_writable, write_bytes
 from videomdm_ext.data.folder import read_card
 from videomdm_ext.errors import ConfigError, HostError
-from videomdm_ext.mdm import adapter, checkout, text
+from videomdm_ext.mdm import checkout, hook, text
 from videomdm_ext.mdm.speed.measure import PARTS, PHASES, Sizes, Speeds, measure
 from videomdm_ext.render import figures
 
@@ -96,8 +96,8 @@ def _without_protocol(words: list[str]) -> list[str] | None:
 def text_choice(asked: str) -> str:
     """`auto` resolved; what was chosen is printed, recorded with the run, and stated in the report."""
     try:
-        chosen, problems = text.first(adapter.manager(), text.OURS) if asked == "auto" else (asked, [])
-        text.load(adapter.manager(), chosen)
+        chosen, problems = text.first(hook.manager(), text.OURS) if asked == "auto" else (asked, [])
+        text.load(hook.manager(), chosen)
     except ConfigError as error:
         raise ConfigError(str(error).replace("--text_features", "--text-features")) from error
     console.print(f"text features: {chosen}")
@@ -319,7 +319,9 @@ def speed(words: Sequence[str]) -> int:
     try:
         host = checkout.standin() if options.standin else checkout.find(None if options.mdm == "auto" else options.mdm)
     except HostError as error:
-        raise HostError(f"{error} videomdm host pin says which, or time the stand-in with --standin.") from error
+        raise HostError(
+            f"{error} Commit {checkout.TESTED[0][:7]} is tested. Or time the stand-in with --standin."
+        ) from error
     with bars() as progress:
         speeds = measure(host, sizes, counting(progress, "steps"))
     _show_speeds(speeds)

@@ -43,17 +43,19 @@ VERBS = {
         "Time the parts of a training step: stock MDM, ours in 3D, ours in 2D.",
     ),
     "run": ("run", "main", "Run any program of an MDM checkout with this package's options."),
-    "install": ("cli.checkouts", "install", "Let an MDM checkout's own commands take this package's options."),
-    "uninstall": ("cli.checkouts", "uninstall", "Take that out again; every byte is as before."),
-    "status": ("cli.checkouts", "status", "Say whether a checkout is installed, and how it differs."),
+    "install": ("cli.checkouts", "install_line", "Let an MDM checkout's own commands take this package's options."),
+    "uninstall": ("cli.checkouts", "uninstall", "Take that out again; every other byte stays as it is."),
+    "status": (
+        "cli.checkouts",
+        "status",
+        "Report whether our line is in a checkout, and whether its commit is tested.",
+    ),
     "doctor": ("cli.checkouts", "doctor", "Say how a checkout and the installed packages fit."),
-    "host pin": ("cli.checkouts", "pin", "Name the supported commits of MDM, and how to get one."),
 }
 """Verb: module, function that takes the remaining arguments and returns the exit status, one line of help."""
 FAMILIES = {
     "data": "Make and check data sets",
     "bench": "Compare arms on a data set",
-    "host": "Versions of MDM",
 }
 """Verbs of two words by their first one, and what they are about."""
 STATUSES = "Exit status: 0 done, 1 yours to put right, 2 unknown option or value, 3 a fault, 130 interrupted."

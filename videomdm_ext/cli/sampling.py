@@ -16,7 +16,6 @@ from videomdm_ext.data.files import check_writable, read_text, write_bytes
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.inference import sample as sampling
 from videomdm_ext.inference.sample import Trained
-from videomdm_ext.mdm import adapter
 from videomdm_ext.motion.skeletons import Skeleton
 from videomdm_ext.render import figures
 from videomdm_ext.render.bvh import to_bvh
@@ -143,8 +142,6 @@ def unheard() -> Iterator[None]:
 def load(place: Path, mdm: str, *, trained_on: str = "") -> Trained:
     """A checkpoint, or the last one of a run's folder, in its host."""
     host = run.choose(mdm or None)
-    if mdm:
-        adapter.begin()
     with unheard(), console.status("loading the checkpoint"):
         return sampling.load(host, sampling.find_checkpoint(place), clips=trained_on)
 

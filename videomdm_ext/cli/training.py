@@ -21,7 +21,7 @@ from videomdm_ext.data.files import check_writable
 from videomdm_ext.data.folder import Card, read_card
 from videomdm_ext.data.refined import make_refined
 from videomdm_ext.errors import ConfigError
-from videomdm_ext.mdm import adapter
+from videomdm_ext.mdm import hook
 from videomdm_ext.render import figures
 
 VIDEO_STEPS = 1200
@@ -53,7 +53,7 @@ def demo(words: Sequence[str]) -> int:
     """The main job on bundled real motion."""
     options = parse(Demo, "demo", words)
     figures.require()
-    adapter.check_one_process()
+    hook.check_one_process()
     plan = options.plan
     if options.workers < 1 or plan.steps < FEWEST_STEPS:
         raise ConfigError(f"--workers: expected 1 or more, and --steps {FEWEST_STEPS} or more. Correct it.")

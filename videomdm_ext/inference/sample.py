@@ -25,7 +25,7 @@ from videomdm_ext.data.batch import Crop, collate, crop, tensor_of
 from videomdm_ext.data.folder import read_folder
 from videomdm_ext.errors import ConfigError, HostError
 from videomdm_ext.geometry.cameras import to_camera
-from videomdm_ext.mdm import adapter, divergence, launcher
+from videomdm_ext.mdm import divergence, hook
 from videomdm_ext.mdm.checkout import Checkout
 from videomdm_ext.mdm.data import HostDataset, open_dataset
 from videomdm_ext.motion.features import FeatureSpace, decode
@@ -85,10 +85,10 @@ def load(checkout: Checkout, checkpoint: Path, *, device: str = "cpu", clips: st
     args.paired = False  # a matter of the training
     if clips:
         args.clips = clips
-    launcher.use(checkout, add_options=adapter.add_options, activate=adapter.activate)
+    hook.use(checkout)
     model_util = importlib.import_module("utils.model_util")
     try:
-        adapter.activate(args, loading=True)
+        hook.activate(args, loading=True)
         dataset = open_dataset(from_args(Source, args), from_args(Supervision, args), "train", args.seed)
         model, diffusion = model_util.create_model_and_diffusion(args, argparse.Namespace(dataset=dataset))
         use_average = args.use_ema

@@ -1,15 +1,20 @@
-"""Find an MDM checkout: a folder with MDM's modules at their places."""
+"""Find an MDM checkout: a folder with MDM's modules at their places, of a commit that has the functions we hook."""
 
 import os
+import re
 import subprocess
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 
 from videomdm_ext.errors import HostError
 from videomdm_ext.options import repository
 
+PARSER = "utils/parser_util.py"
+FUNCTIONS = ("apply_rules", "add_diffusion_options")
+"""Functions of PARSER that the options go through; MDM has the first since FIRST."""
 SEAMS = (
-    "utils/parser_util.py",
+    PARSER,
     "utils/model_util.py",
     "utils/fixseed.py",
     "utils/dist_util.py",
@@ -23,6 +28,11 @@ SEAMS = (
     "train/training_loop.py",
     "sample/generate.py",
 )
+PACKAGES = ("utils", "model", "diffusion", "data_loaders", "train", "sample", "eval", "visualize")
+"""Top-level packages of MDM."""
+TESTED = ("d4fd88c86d9210b85323783a73acb9b794d73e44", "d178946658a38f6a33027589ba7c579f2644beb6")
+"""Commits of MDM that the tests train: the newest, with every test marked `mdm`, and FIRST."""
+FIRST = "d178946"
 VARIABLE = "VIDEOMDM_MDM_ROOT"
 NAME = "motion-diffusion-model"
 STANDIN = Path(__file__).resolve().parent / "standin"
@@ -42,16 +52,19 @@ def standin() -> Checkout:
     return open_checkout(STANDIN, asked_by="this package's own files")
 
 
-def find(explicit: str | os.PathLike[str] | None = None) -> Checkout:
-    """The checkout at `explicit`, else $VIDEOMDM_MDM_ROOT, third_party/, the cache folder, in this order."""
+def find(explicit: str | os.PathLike[str] | None = None, *, older: bool = False) -> Checkout:
+    """The checkout at `explicit`, else $VIDEOMDM_MDM_ROOT, third_party/, the cache folder, in this order.
+
+    One that is older than FIRST is refused unless `older`.
+    """
     if explicit is not None:
-        return open_checkout(Path(explicit), asked_by="--mdm")
+        return open_checkout(Path(explicit), asked_by="--mdm", older=older)
     if os.environ.get(VARIABLE):
-        return open_checkout(Path(os.environ[VARIABLE]), asked_by=f"${VARIABLE}")
+        return open_checkout(Path(os.environ[VARIABLE]), asked_by=f"${VARIABLE}", older=older)
     places = default_places()
     for place in places:
         if place.is_dir():
-            return open_checkout(place, asked_by="a default place")
+            return open_checkout(place, asked_by="a default place", older=older)
     raise HostError(
         f"No MDM checkout: ${VARIABLE} is not set and there is no {' or '.join(map(str, places))}. "
         f"Clone GuyTevet/{NAME} to one of them, or name a checkout with --mdm PATH."
@@ -65,7 +78,7 @@ def default_places() -> list[Path]:
     return [*own, Path.home() / ".cache" / "videomdm" / NAME]
 
 
-def open_checkout(root: Path, *, asked_by: str) -> Checkout:
+def open_checkout(root: Path, *, asked_by: str, older: bool = False) -> Checkout:
     """Check that every seam is at its place, and look up the commit."""
     root = root.expanduser().resolve()
     missing = [seam for seam in SEAMS if not (root / seam).is_file()]
@@ -74,7 +87,19 @@ def open_checkout(root: Path, *, asked_by: str) -> Checkout:
             f"{root} (from {asked_by}): not an MDM checkout, it lacks {', '.join(missing[:3])}"
             f"{' and more' if len(missing) > 3 else ''}. Name the folder that holds MDM's README.md."
         )
+    if not older:
+        check_functions(root, set(re.findall(r"\w+", (root / PARSER).read_text(encoding="utf-8", errors="replace"))))
     return Checkout(root=root, commit=commit_of(root), kind="standin" if root == STANDIN else "mdm")
+
+
+def check_functions(root: Path, names: Container[str]) -> None:
+    """Raise HostError unless FUNCTIONS are among the names of the checkout's PARSER."""
+    missing = [name for name in FUNCTIONS if name not in names]
+    if missing:
+        raise HostError(
+            f"{root / PARSER}: expected the function {missing[0]}, which MDM has since {FIRST} (February 2025), found "
+            f"none. Older commits are not supported; git -C {root} checkout {TESTED[0][:7]} is tested."
+        )
 
 
 def commit_of(root: Path) -> str | None:

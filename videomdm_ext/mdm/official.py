@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.errors import HostError
-from videomdm_ext.mdm import launcher, remedies
+from videomdm_ext.mdm import remedies
+from videomdm_ext.mdm.checkout import PACKAGES
 from videomdm_ext.mdm.clips import swapped
 
 FPS = 20.0
@@ -185,7 +186,7 @@ def borrowed(root: Path) -> Iterator[None]:
     """MDM's packages are those below `root` inside, and afterwards what they were before."""
 
     def ours() -> dict[str, Any]:
-        return {name: module for name, module in sys.modules.items() if name.partition(".")[0] in launcher.PACKAGES}
+        return {name: module for name, module in sys.modules.items() if name.partition(".")[0] in PACKAGES}
 
     before, path = ours(), list(sys.path)
     for name in before:

@@ -28,7 +28,7 @@ from videomdm_ext.bench.evaluators.text_motion_training import Settings, TextMot
 from videomdm_ext.data import files
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.hookspecs import Register, hookimpl
-from videomdm_ext.mdm import adapter, text
+from videomdm_ext.mdm import hook, text
 from videomdm_ext.mdm.text import TextEncoder
 from videomdm_ext.motion.skeletons import Skeleton, by_name
 
@@ -141,7 +141,7 @@ def described(settings: Settings, text_features: str, skeleton: Skeleton, fps: f
 def find_encoder(name: str) -> TextEncoder:
     """The text features of that name, ready to use; UnavailableError where they cannot be had, or are the host's."""
     try:
-        found = None if name == text.HOST else text.load(adapter.manager(), name)
+        found = None if name == text.HOST else text.load(hook.manager(), name)
     except ConfigError as error:
         raise UnavailableError(f"evaluator {NAME}: {error}") from error
     if found is None:

@@ -32,8 +32,8 @@ from videomdm_ext.data.folder import Card, write_folder
 from videomdm_ext.data.motions import load_motions
 from videomdm_ext.data.synthetic_camera import Optics, find_lifter, lift, observe, own_generator
 from videomdm_ext.errors import HostError
-from videomdm_ext.mdm import adapter, checkout, clip_weights, compat, launcher, tower
-from videomdm_ext.mdm.checkout import Checkout
+from videomdm_ext.mdm import checkout, clip_weights, compat, hook, install, tower
+from videomdm_ext.mdm.checkout import PARSER, Checkout
 from videomdm_ext.mdm.data import open_dataset
 from videomdm_ext.motion.skeletons import SMPL22
 from videomdm_ext.options import as_flags
@@ -143,10 +143,9 @@ def medians(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _refuse_edited(checkout: Checkout) -> None:
-    place = checkout.root / "utils" / "parser_util.py"
-    if "videomdm_ext" in place.read_text(encoding="utf-8"):
+    if install.examine(checkout.root).state != install.NOT_INSTALLED:
         raise HostError(
-            f"{place}: edited by videomdm install, so stock MDM cannot be timed in this checkout. "
+            f"{checkout.root / PARSER}: edited by videomdm install, so stock MDM cannot be timed in this checkout. "
             f"Run videomdm uninstall --mdm {checkout.root} before, or name another clone with --mdm."
         )
 
@@ -294,10 +293,9 @@ def build(folder: Path, variant: str, plan: dict[str, Any], sizes: Sizes) -> Any
     here = checkout.Checkout(Path(plan["root"]), None, plan["kind"])
     if variant == "stock":
         compat.prepare()
-        launcher.claim(here)
+        hook.claim(here)
     else:
-        adapter.begin()
-        launcher.use(here, add_options=adapter.add_options, activate=adapter.activate)
+        hook.use(here)
     source = Source(clips=str(folder / "clips"), crop_frames=sizes.frames)
     (folder / variant).mkdir()
     sys.argv = [

@@ -1,19 +1,23 @@
 """Between this package and a host: the host's parser gets the options, and the final arguments swap module globals.
 
-Only names that the host looks up at call time are replaced. Under `--supervision 3d` with no option of ours in use,
-nothing is.
+The line that `videomdm install` appends to utils/parser_util.py calls `attach`; `run` and `use` do the same from
+outside, for a checkout that is not edited. Only names that the host looks up at call time are replaced. Under
+`--supervision 3d` with no option of ours in use, nothing is.
 """
 
 import argparse
 import contextlib
 import functools
 import importlib
+import importlib.util
 import io
 import os
+import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import pluggy
@@ -21,12 +25,143 @@ import pluggy
 from videomdm_ext import plugins
 from videomdm_ext.config import Fairness, Source, Supervision
 from videomdm_ext.data.folder import read_card
-from videomdm_ext.errors import HostError
+from videomdm_ext.errors import HostError, VideoMDMError
 from videomdm_ext.mdm import bundles, clips, compat, divergence, faster, loop, savings, streams, text_choice
-from videomdm_ext.mdm.checkout import STANDIN
+from videomdm_ext.mdm.checkout import FUNCTIONS, PACKAGES, PARSER, STANDIN, Checkout, check_functions
 from videomdm_ext.mdm.data import HostDataset
 from videomdm_ext.mdm.text import TextEncoder
 from videomdm_ext.options import from_args
+
+RULES, OPTIONS = FUNCTIONS
+ENDS = ("train_args", "generate_args", "edit_args", "evaluation_parser")
+"""Functions that return the final arguments where the host has no RULES, which every one of these calls last."""
+AddOptions = Callable[["argparse._ArgumentGroup"], None]
+Activate = Callable[[argparse.Namespace], None]
+
+_in_use: Checkout | None = None
+
+
+# -- the host's command line ------------------------------------------------------------------------------------------
+
+
+def attach(names: dict[str, Any]) -> None:
+    """Hook utils.parser_util, given its globals, as the last thing that its code does. Errors of ours print briefly."""
+    usual = sys.excepthook
+
+    def briefly(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if isinstance(error, VideoMDMError):
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            usual(kind, error, trace)
+
+    sys.excepthook = briefly
+    check_functions(Path(names["__file__"]).resolve().parents[1], names)
+    begin()
+    wrap(names, add_options, activate)
+
+
+def wrap(names: dict[str, Any], add_options: AddOptions, activate: Activate) -> None:
+    """Replace the functions of utils.parser_util by ones that call these two. Repeating it replaces the two."""
+    names[OPTIONS] = with_options(_unhooked(names[OPTIONS]), add_options)
+    for end in (RULES,) if RULES in names else ENDS:
+        names[end] = with_activation(_unhooked(names[end]), activate)
+
+
+def with_options(add: Callable[..., Any], add_options: AddOptions) -> Callable[..., Any]:
+    """Add our options to the group titled `diffusion`, which args.json restores, right after the host has made it."""
+
+    @functools.wraps(add)
+    def hooked(parser: argparse.ArgumentParser) -> None:
+        add(parser)
+        groups = [group for group in parser._action_groups if group.title == "diffusion"]
+        if not groups:
+            raise HostError(
+                f"{PARSER}: {OPTIONS} makes no group titled 'diffusion'. This MDM is too different; "
+                "videomdm doctor names commits that are tested."
+            )
+        add_options(groups[-1])
+
+    hooked.__dict__["hooks"] = add
+    return hooked
+
+
+def with_activation(final: Callable[..., Any], activate: Activate) -> Callable[..., Any]:
+    """Activate with the arguments that the host's function returns."""
+
+    @functools.wraps(final)
+    def hooked(*given: Any) -> argparse.Namespace:
+        args: argparse.Namespace = final(*given)
+        activate(args)
+        return args
+
+    hooked.__dict__["hooks"] = final
+    return hooked
+
+
+def _unhooked(function: Callable[..., Any]) -> Callable[..., Any]:
+    return vars(function).get("hooks", function)
+
+
+# -- from outside -----------------------------------------------------------------------------------------------------
+
+
+def run(checkout: Checkout, module: str, argv: Sequence[str]) -> None:
+    """Run `module` of the checkout as the main program with the arguments `argv` and this package's options."""
+    use(checkout)
+    if not exists(module):
+        raise HostError(f"{checkout.root}: no module {module}. Name one of its programs, for example train.train_mdm.")
+    before = sys.argv
+    sys.argv = [module, *argv]
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    finally:
+        sys.argv = before
+
+
+def use(checkout: Checkout) -> None:
+    """Make the checkout's modules importable in this process and hook its command line. Repeating it is harmless."""
+    if checkout.kind == "mdm":
+        begin()
+    claim(checkout)
+    wrap(vars(importlib.import_module("utils.parser_util")), add_options, activate)
+
+
+def claim(checkout: Checkout) -> None:
+    """Put the checkout first on the import path, once a process: module names of two checkouts are the same."""
+    global _in_use
+    if _in_use == checkout:
+        return
+    if _in_use is not None:
+        raise HostError(f"{checkout.root}: this process already uses {_in_use.root}. Start another process for it.")
+    root = str(checkout.root)
+    sys.path.insert(0, root)
+    importlib.invalidate_caches()
+    for package in PACKAGES:
+        place = location(package)
+        if (checkout.root / package).is_dir() and not Path(place).is_relative_to(root):
+            sys.path.remove(root)
+            raise HostError(
+                f"{root}: its package {package} is hidden by {place}. "
+                "Start from another folder, or uninstall what owns that package."
+            )
+    _in_use = checkout
+
+
+def location(package: str) -> str:
+    """Where an import of this package leads."""
+    spec = importlib.util.find_spec(package)
+    places = [] if spec is None else [spec.origin or "", *(spec.submodule_search_locations or [])]
+    return next((place for place in places if place), "nothing")
+
+
+def exists(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+# -- the options and what they do -------------------------------------------------------------------------------------
 
 
 def begin() -> None:

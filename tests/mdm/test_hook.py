@@ -1,4 +1,4 @@
-"""The adapter on the stand-in: what it replaces and what it leaves, and the loss under 2D."""
+"""The hook on the stand-in: what it replaces and what it leaves, and the loss under 2D."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from videomdm_ext.data.folder import Card, write_folder
 from videomdm_ext.data.refined import make_refined
 from videomdm_ext.errors import ConfigError, HostError
 from videomdm_ext.hookspecs import hookimpl
-from videomdm_ext.mdm import adapter, faster, text
+from videomdm_ext.mdm import faster, hook, text
 from videomdm_ext.mdm.supervise import OWN, weighted
 from videomdm_ext.supervision import refinement
 from videomdm_ext.supervision.objective import Objective
@@ -35,7 +35,7 @@ SEAMS = (("utils.model_util", ("SpacedDiffusion", "MDM")), ("data_loaders.get_da
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     """-> a folder with three training clips and refined teachers after few iterations."""
-    path = str(tmp_path_factory.mktemp("adapter") / "set")
+    path = str(tmp_path_factory.mktemp("hook") / "set")
     members = {
         "train": [make_clip(), make_clip(name="walk", moving=True), make_clip(name="jump")],
         "test": [make_clip(name="punch")],
@@ -49,9 +49,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def arguments(*words: str, **changes: Any) -> argparse.Namespace:
-    """The host's final arguments, as far as the adapter and model_util look at them."""
+    """The host's final arguments, as far as the hook and model_util look at them."""
     parser = argparse.ArgumentParser()
-    adapter.add_options(parser.add_argument_group("diffusion"))
+    hook.add_options(parser.add_argument_group("diffusion"))
     host = {
         "seed": 10, "dataset": "humanml", "latent_dim": 16, "ff_size": 24, "layers": 1, "num_heads": 2, "dropout": 0.0,
         "unconstrained": False, "cond_mask_prob": 0.1, "arch": "trans_enc", "text_encoder_type": "clip",
@@ -73,7 +73,7 @@ def seams(standin_module: Callable[[str], ModuleType]) -> Iterator[Callable[[], 
     """-> what the four replaceable globals of the stand-in are now; afterwards they are the host's own again."""
     modules = {module: standin_module(module) for module, _ in SEAMS}
     yield lambda: {name: getattr(modules[module], name) for module, names in SEAMS for name in names}
-    adapter.activate(arguments())
+    hook.activate(arguments())
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def host(seams, folder, standin_module) -> Callable[..., SimpleNamespace]:
 
     def build(*words: str, **changes: Any) -> SimpleNamespace:
         args = arguments("--clips", folder, *words, **changes)
-        adapter.activate(args)
+        hook.activate(args)
         loader = standin_module("data_loaders.get_data").get_dataset_loader("humanml", 3, 20)
         torch.manual_seed(0)
         model, diffusion = standin_module("utils.model_util").create_model_and_diffusion(args, loader)
@@ -120,13 +120,13 @@ def losses(built: SimpleNamespace, model: nn.Module, timestep: int = 30, seed: i
 
 def test_under_3d_without_our_options_nothing_of_the_host_is_replaced(seams):
     before = seams()
-    adapter.activate(arguments())
+    hook.activate(arguments())
     assert all(value is before[name] for name, value in seams().items())
 
 
 def test_under_2d_all_seams_are_replaced_by_kinds_of_the_hosts_own(seams, folder):
     before = seams()
-    adapter.activate(arguments("--clips", folder, *TWO))
+    hook.activate(arguments("--clips", folder, *TWO))
     now = seams()
     assert all(now[name] is not before[name] for name in before)
     for name in ("SpacedDiffusion", "MDM"):
@@ -136,9 +136,9 @@ def test_under_2d_all_seams_are_replaced_by_kinds_of_the_hosts_own(seams, folder
 def test_going_back_to_3d_gives_the_host_its_own_again_and_nothing_piles_up(seams, folder):
     before = seams()
     for _ in range(3):
-        adapter.activate(arguments("--clips", folder, *TWO))
+        hook.activate(arguments("--clips", folder, *TWO))
     assert [kind.__name__ for kind in seams()["SpacedDiffusion"].mro()].count("Supervised2D") == 1
-    adapter.activate(arguments())
+    hook.activate(arguments())
     assert all(value is before[name] for name, value in seams().items())
 
 
@@ -152,12 +152,12 @@ def test_going_back_to_3d_gives_the_host_its_own_again_and_nothing_piles_up(seam
 )
 def test_an_option_replaces_what_it_speaks_of_and_no_more(seams, words, replaced):
     before = seams()
-    adapter.activate(arguments(*words))
+    hook.activate(arguments(*words))
     assert {name for name, value in seams().items() if value is not before[name]} == replaced
 
 
 def test_the_stand_in_says_that_it_has_no_evaluators(seams, folder):
-    adapter.activate(arguments("--clips", folder))
+    hook.activate(arguments("--clips", folder))
     for mode in ("eval", "gt"):
         with pytest.raises(HostError, match=f"get_data.py: .*mode {mode!r}.*stand-in.*videomdm report"):
             seams()["get_dataset"]("humanml", 20, split="test", hml_mode=mode)
@@ -172,8 +172,8 @@ def test_a_plugin_wraps_what_is_loaded(seams, folder, monkeypatch):
 
     manager = plugins.create_manager()
     manager.register(Wrapping(), name="wrapping")
-    monkeypatch.setattr(adapter, "manager", lambda: manager)
-    adapter.activate(arguments("--clips", folder))
+    monkeypatch.setattr(hook, "manager", lambda: manager)
+    hook.activate(arguments("--clips", folder))
     dataset, split = seams()["get_dataset"]("humanml", 20, split="test")
     assert (dataset.clips[0].id, split) == ("punch_0", "test")
 
