@@ -69,7 +69,15 @@ MDM = [
     "trimesh>=4.0",
 ]
 IMPORT = ["pybvh==0.9.0"]
-VIDEO = ["imageio>=2.30", "imageio-ffmpeg>=0.4.9", "matplotlib>=3.8", "mediapipe==0.10.14", "pillow>=10.0"]
+VIDEO = [
+    "imageio>=2.30",
+    "imageio-ffmpeg>=0.4.9",
+    "matplotlib>=3.8",
+    "mediapipe==0.10.14",
+    "opencv-contrib-python>=4.8",  # MediaPipe's OpenCV: another distribution would write into the same folder
+    "pillow>=10.0",
+    "scipy>=1.11",
+]
 BENCH = ["jsonschema>=4.20", "prdc>=0.2", "scipy>=1.11"]
 TEST = [
     "bvhio>=1.5",  # the second reader of exported BVH
@@ -77,6 +85,7 @@ TEST = [
     "imageio>=2.30",
     "jsonschema>=4.20",
     "matplotlib>=3.8",
+    "opencv-contrib-python>=4.8",
     "pillow>=10.0",
     *IMPORT,
     "pytest>=8.0",

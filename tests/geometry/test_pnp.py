@@ -5,7 +5,7 @@ Every projection here is written out in numpy.
 
 from __future__ import annotations
 
-import math
+import sys
 
 import numpy as np
 import pytest
@@ -14,15 +14,16 @@ from clips import camera, motion
 from scipy.spatial.transform import Rotation
 
 from videomdm_ext.data.motions import load_motions
-from videomdm_ext.errors import DatasetError
+from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.geometry import pnp, pnp_moving
-from videomdm_ext.geometry.pnp_refine import Sight, normal_equations, normalised_cameras
+from videomdm_ext.geometry.pnp_moving import Cameras, Sight
 
+pytest.importorskip("cv2", reason="OpenCV is in the extras `video` and `test`")
 FIVE_PIXELS = 0.005  # at a focal length of 1000
 
 
 def scenes(count, *, frames=1, distance=(2.0, 4.0), seed=0):
-    """Poses of bundled motions [B, frames * 22, 3] anywhere in a world, and cameras of any roll and tilt [B, 3, 4]."""
+    """Poses of bundled motions [B, frames, 22, 3] anywhere in a world, and cameras of any roll and tilt [B, 3, 4]."""
     random = np.random.default_rng(seed)
     motions = [m.positions for m in load_motions() if len(m.positions) > frames]
     poses, cameras = [], []
@@ -37,11 +38,12 @@ def scenes(count, *, frames=1, distance=(2.0, 4.0), seed=0):
         shift = np.array([*aside, depth]) - turn @ person.mean(0)
         poses.append(person)
         cameras.append(np.concatenate((turn, shift[:, None]), 1))
-    return np.stack(poses), np.stack(cameras)
+    return np.stack(poses).reshape(count, frames, 22, 3), np.stack(cameras)
 
 
 def projected(points, extrinsics):
     """[..., N, 3] by [..., 3, 4] -> [..., N, 2]"""
+    extrinsics = extrinsics.reshape(*extrinsics.shape[:-2], *(1,) * (points.ndim - extrinsics.ndim), 3, 4)
     seen = np.einsum("...ij,...nj->...ni", extrinsics[..., :3], points) + extrinsics[..., None, :, 3]
     return seen[..., :2] / seen[..., 2:]
 
@@ -50,7 +52,7 @@ def spoilt(image, *, noise=0.0, wrong=0.0, seed=1):
     """The image with Gaussian noise and a share of keypoints anywhere about the person, and which those are."""
     random = np.random.default_rng(seed)
     bad = random.random(image.shape[:-1]) < wrong
-    low, high = (getattr(image, end)(-2, keepdims=True) for end in ("min", "max"))
+    low, high = (getattr(image, end)((-3, -2), keepdims=True) for end in ("min", "max"))
     anywhere = random.uniform(low - 0.1, high + 0.1, image.shape)
     return np.where(bad[..., None], anywhere, image + random.normal(0, noise, image.shape)), bad
 
@@ -60,90 +62,118 @@ def degrees_between(found, true):
     return np.degrees(np.arccos(np.clip((trace - 1) / 2, -1, 1)))
 
 
+def centres(extrinsics):
+    return -np.einsum("...ji,...j->...i", extrinsics[..., :3], extrinsics[..., 3])
+
+
 def run(function, points, image, weight=None, **options):
     weight = np.ones(image.shape[:-1]) if weight is None else weight
     return function(*(torch.from_numpy(np.asarray(part)) for part in (points, image, weight)), **options)
 
 
+def found(points, image, weight=None, function=pnp.solve_static):
+    """The cameras of several clips [B, T, J, ...]. -> [B, 3, 4], or [B, T, 3, 4] of moving ones"""
+    weight = np.ones(image.shape[:-1]) if weight is None else weight
+    each = zip(points, image, weight, strict=True)
+    return np.stack([run(function, *parts, limit=1.0).extrinsics.numpy() for parts in each])
+
+
+# -- one still camera -------------------------------------------------------------------------------------------------
+
+
 def test_exact_keypoints_give_any_camera_back():
-    points, cameras = scenes(200)
-    pose = run(pnp.solve, points, projected(points, cameras))
-    np.testing.assert_allclose(pose.extrinsics.numpy(), cameras, atol=1e-7)
-    assert pose.error.max() < 1e-9
+    points, cameras = scenes(60)
+    np.testing.assert_allclose(found(points, projected(points, cameras)), cameras, atol=1e-5)
+    pose = run(pnp.solve_static, points[0], projected(points, cameras)[0])
+    assert pose.error < 1e-8
     assert pose.inliers.all()
 
 
-def test_wrong_and_noisy_keypoints_turn_the_camera_of_one_frame_by_less_than_two_degrees():
-    points, cameras = scenes(150)
-    image, bad = spoilt(projected(points, cameras), noise=FIVE_PIXELS, wrong=0.2)
-    pose = run(pnp.solve, points, image, limit=1.0)  # by chance some frames have ten wrong ones of 22
-    assert np.median(degrees_between(pose.extrinsics.numpy(), cameras)) < 2.0
-    found = pose.inliers.numpy()
-    assert found[~bad].mean() > 0.97
-    assert found[bad].mean() < 0.3
-    assert 0.8 < float(pose.pixels(1000.0).median()) / (5 * math.sqrt(2)) < 1.3
+LAW = {
+    ("frame", 0.002, 0.0): (0.4719, 0.02674), ("frame", 0.01, 0.0): (2.3614, 0.13295),
+    ("frame", 0.002, 0.15): (0.5094, 0.0283), ("frame", 0.01, 0.15): (2.4322, 0.14403),
+    ("frame", 0.002, 0.3): (0.6346, 0.04355), ("frame", 0.01, 0.3): (3.2897, 0.20377),
+    ("clip", 0.002, 0.0): (0.135, 0.0088), ("clip", 0.01, 0.0): (0.6738, 0.04392),
+    ("clip", 0.002, 0.15): (0.1902, 0.01199), ("clip", 0.01, 0.15): (0.9459, 0.05993),
+    ("clip", 0.002, 0.3): (0.1684, 0.01182), ("clip", 0.01, 0.3): (0.9056, 0.06479),
+    ("moving", 0.002, 0.15): (0.4117, 0.03682), ("moving", 0.01, 0.3): (2.7145, 0.29307),
+}  # fmt: skip
+"""Median errors, in degrees and metres, of the search that this one replaced (40 draws of six points, the direct linear
+transform and orthography, Geman and McClure's cost), with this noise and share of wrong keypoints."""
+SIZES = {"frame": (1, 30), "clip": (30, 6), "moving": (40, 4)}
 
 
-def test_wrong_and_noisy_keypoints_of_a_clip_hardly_turn_its_camera():
-    points, cameras = scenes(8, frames=30)
+@pytest.mark.parametrize(("kind", "noise", "wrong"), LAW)
+def test_no_camera_is_worse_than_1_1_times_the_search_before(kind, noise, wrong):
+    frames, count = SIZES[kind]
+    if kind == "moving":
+        cameras = np.stack([camera(frames).double().numpy()] * count)
+        names = [m.name for m in load_motions() if len(m.positions) >= frames][:count]
+        points = np.stack([motion(name)[:frames].double().numpy() for name in names])
+        exact = projected(points, cameras)
+    else:
+        points, cameras = scenes(count, frames=frames, seed=11)
+        exact = projected(points, cameras)
+    image, _ = spoilt(exact, noise=noise, wrong=wrong, seed=12)
+    made = found(points, image, function=pnp.solve_moving if kind == "moving" else pnp.solve_static)
+    turned, shifted = LAW[kind, noise, wrong]
+    assert np.median(degrees_between(made, cameras)) < 1.1 * turned
+    assert np.median(np.linalg.norm(centres(made) - centres(cameras), axis=-1)) < 1.1 * shifted
+
+
+def test_wrong_keypoints_of_a_clip_are_no_inliers():
+    points, cameras = scenes(3, frames=30)
     image, bad = spoilt(projected(points, cameras), noise=FIVE_PIXELS, wrong=0.2)
-    clips = (part.reshape(8, 30, 22, -1) for part in (points, image))
-    pose = run(pnp.solve_static, *clips)
-    assert np.median(degrees_between(pose.extrinsics.numpy(), cameras)) < 0.5
-    assert pose.inliers.shape == (8, 30, 22)
-    assert (pose.inliers.numpy().reshape(8, -1) == ~bad).mean() > 0.95
+    for number in range(3):
+        pose = run(pnp.solve_static, points[number], image[number])
+        assert (pose.inliers.numpy() == ~bad[number]).mean() > 0.95
+        assert 0.8 < pose.error / (FIVE_PIXELS * np.sqrt(2)) < 1.3
 
 
 def test_weights_say_which_keypoints_to_believe():
-    points, cameras = scenes(40, seed=3)
+    points, cameras = scenes(30, seed=3)
     exact = projected(points, cameras)
     image, weight = exact.copy(), np.ones(exact.shape[:-1])
-    image[:, 10:], weight[:, 10:] = np.nan, 0.0
-    np.testing.assert_allclose(run(pnp.solve, points, image, weight).extrinsics.numpy(), cameras, atol=1e-6)
+    image[..., 10:, :], weight[..., 10:] = np.nan, 0.0
+    np.testing.assert_allclose(found(points, image, weight), cameras, atol=1e-6)
     image = exact + np.random.default_rng(0).normal(0, 0.001, exact.shape)
-    image[:, ::2] += np.random.default_rng(1).normal(0, 0.02, exact[:, ::2].shape)
+    image[..., ::2, :] += np.random.default_rng(1).normal(0, 0.02, exact[..., ::2, :].shape)
     weight[:] = np.where(np.arange(22) % 2, 1.0, 0.0025)
-    even, weighted = (
-        np.median(degrees_between(run(pnp.solve, points, image, w).extrinsics.numpy(), cameras)) for w in (None, weight)
-    )
+    even, weighted = (np.median(degrees_between(found(points, image, w), cameras)) for w in (None, weight))
     assert weighted < 0.7 * even
 
 
-def test_the_order_of_the_points_does_not_matter():
-    points, cameras = scenes(20, seed=4)
-    image, _ = spoilt(projected(points, cameras), noise=FIVE_PIXELS, wrong=0.1)
-    order = np.random.default_rng(2).permutation(22)
-    one, other = run(pnp.solve, points, image), run(pnp.solve, points[:, order], image[:, order])
-    turned = degrees_between(one.extrinsics.numpy(), other.extrinsics.numpy())
-    assert np.median(turned) < 1e-3
-    assert (turned < 0.2).mean() >= 0.9
-
-
 def test_a_moved_world_moves_the_camera_with_it():
-    points, cameras = scenes(20, seed=5)
+    points, cameras = scenes(10, seed=5)
     image, _ = spoilt(projected(points, cameras), noise=FIVE_PIXELS)
     turn, shift = Rotation.from_rotvec((0.3, -1.2, 0.5)).as_matrix(), np.array((4.0, -1.0, 2.0))
-    still, moved = run(pnp.solve, points, image), run(pnp.solve, points @ turn.T + shift, image)
-    rotation = still.extrinsics.numpy()[:, :, :3] @ turn.T
-    np.testing.assert_allclose(moved.extrinsics.numpy()[:, :, :3], rotation, atol=1e-5)
-    expected = still.extrinsics.numpy()[:, :, 3] - rotation @ shift
-    np.testing.assert_allclose(moved.extrinsics.numpy()[:, :, 3], expected, atol=1e-4)
+    still, moved = found(points, image), found(points @ turn.T + shift, image)
+    rotation = still[..., :3] @ turn.T
+    assert np.median(np.abs(moved[..., :3] - rotation).max((1, 2))) < 1e-4
+    assert np.median(np.abs(moved[..., 3] - still[..., 3] + rotation @ shift).max(1)) < 1e-3
 
 
 def test_flat_sets_of_points_are_solved_also_near_and_at_a_slant():
-    points, cameras = scenes(40, seed=6, distance=(1.2, 3.0))
-    centre = points.mean(1, keepdims=True)
+    points, cameras = scenes(30, seed=6, distance=(1.2, 3.0))
+    centre = points.mean(2, keepdims=True)
     flat = (points - centre) * (1, 1, 0) + centre
-    pose = run(pnp.solve, flat, projected(flat, cameras))
-    np.testing.assert_allclose(pose.extrinsics.numpy(), cameras, atol=1e-6)
+    np.testing.assert_allclose(found(flat, projected(flat, cameras)), cameras, atol=1e-5)
 
 
-def test_the_same_generator_draws_the_same_camera_and_others_agree():
-    points, cameras = scenes(5, seed=7)
-    image, _ = spoilt(projected(points, cameras), noise=FIVE_PIXELS)
-    found = [run(pnp.solve, points, image, draw=torch.Generator().manual_seed(seed)).extrinsics for seed in (1, 1, 2)]
-    assert torch.equal(found[0], found[1])
-    torch.testing.assert_close(found[0], found[2], atol=1e-4, rtol=0)
+def test_the_same_keypoints_give_the_same_camera_to_the_last_bit():
+    points, cameras = scenes(2, frames=60, seed=7)
+    image, _ = spoilt(projected(points, cameras), noise=FIVE_PIXELS, wrong=0.1)
+    assert np.array_equal(found(points, image), found(points, image))
+
+
+def test_without_opencv_the_extra_is_named(monkeypatch):
+    points, cameras = scenes(1)
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(ConfigError, match=r"expected the package cv2.*\.\[video\]"):
+        run(pnp.solve_static, points[0], projected(points, cameras)[0])
+
+
+# -- one that moves ---------------------------------------------------------------------------------------------------
 
 
 def test_a_moving_camera_is_followed():
@@ -155,8 +185,8 @@ def test_a_moving_camera_is_followed():
     image, _ = spoilt(exact, noise=FIVE_PIXELS, wrong=0.2)
     pose = run(pnp.solve_moving, points, image)
     assert np.median(degrees_between(pose.extrinsics.numpy(), true)) < 1.0
-    assert pose.error < 1.5 * FIVE_PIXELS * math.sqrt(2)
-    alone = run(pnp.solve, points, image, limit=1.0).extrinsics.numpy()
+    assert pose.error < 1.5 * FIVE_PIXELS * np.sqrt(2)
+    alone = found(points[:, None], image[:, None])
     assert np.median(degrees_between(alone, true)) > 1.5 * np.median(degrees_between(pose.extrinsics.numpy(), true))
 
 
@@ -171,39 +201,27 @@ def test_a_moving_camera_goes_smoothly_through_frames_without_keypoints():
     assert pose.inliers[:15].float().mean() > 0.9
 
 
-@pytest.mark.parametrize("field", [25.0, 45.0, 70.0, 100.0])
-def test_an_unknown_focal_length_is_found(field):
-    points, cameras = scenes(1, frames=10, seed=8)
-    focal = 960 / math.tan(math.radians(field) / 2)
-    pixels = projected(points, cameras)[0] * focal + (960, 540)
-    found = run(pnp.solve_with_focal, points[0], pixels, image_size=(1920, 1080))
-    assert found.focal == pytest.approx(focal, rel=1e-3)
-    np.testing.assert_allclose(found.pose.extrinsics.numpy(), cameras[0], atol=1e-4)
-    expected = [[focal, 0, 960], [0, focal, 540], [0, 0, 1]]
-    np.testing.assert_allclose(found.intrinsics.numpy(), expected, rtol=1e-3)
+def test_one_frame_of_a_moving_camera_is_a_list_of_one():
+    points, cameras = scenes(1)
+    pose = run(pnp.solve_moving, points[0], projected(points, cameras)[0])
+    np.testing.assert_allclose(pose.extrinsics.numpy(), cameras, atol=1e-5)
 
 
-def test_the_deviation_of_a_focal_length_is_about_its_error():
-    ratios = []
-    for seed in range(5):
-        points, cameras = scenes(1, frames=3, seed=seed)
-        image, _ = spoilt(projected(points, cameras)[0] * 1000 + (640, 360), noise=2.0, seed=seed)
-        found = run(pnp.solve_with_focal, points[0], image, image_size=(1280, 720))
-        ratios.append(math.log(found.focal / 1000) / found.deviation)
-    assert 0.5 < np.sqrt(np.mean(np.square(ratios))) < 2.0
+def test_too_few_keypoints_in_a_row_for_a_moving_camera_are_refused():
+    points, cameras = scenes(1, frames=40)
+    weight = np.zeros((40, 22))
+    weight[::5, 0] = 1.0
+    with pytest.raises(DatasetError, match="a quarter of the keypoints in at least 5 frames in a row"):
+        run(pnp.solve_moving, points[0], projected(points, cameras)[0], weight)
 
 
-def test_a_focal_length_that_the_keypoints_do_not_tell_is_refused():
-    points, cameras = scenes(1, distance=(40.0, 41.0))
-    pixels, _ = spoilt(projected(points, cameras)[0] * 1000 + (640, 360), noise=1.0)
-    with pytest.raises(DatasetError, match=r"clip: expected a (focal length known|field of view).*give"):
-        run(pnp.solve_with_focal, points[0], pixels, image_size=(1280, 720))
+# -- refusals ---------------------------------------------------------------------------------------------------------
 
 
 def nonsense(kind):
     """Points, image and weight of a camera that cannot be."""
     points, cameras = scenes(1, frames=4, seed=9)
-    points, cameras = points[0], cameras[0]
+    points, cameras = points[0].reshape(-1, 3), cameras[0]
     image, weight = projected(points, cameras), np.ones(len(points))
     if kind == "few":
         weight[5:] = 0
@@ -229,7 +247,7 @@ def nonsense(kind):
         weight[3] = -1
     elif kind == "one place":
         image[:] = (0.1, 0.2)
-    return points, image, weight
+    return points[None], image[None], weight[None]
 
 
 @pytest.mark.parametrize(
@@ -241,42 +259,48 @@ def nonsense(kind):
         ("shuffled", "reprojection error of at most|of the keypoints fit"),
         ("pixels", r"within \+-5 on the normalised image plane"),
         ("behind", "expected the person in front of the camera, found 2. %"),
-        ("shape", r"found \[88, 3\], \[87, 2\] and \[88\]"),
+        ("shape", r"found \[1, 88, 3\], \[1, 87, 2\] and \[1, 88\]"),
         ("nan", "expected numbers in the keypoints, found NaN"),
         ("negative", "weights of 0 or more"),
-        ("one place", "found one farther away"),
+        ("one place", "found none|reprojection error|fit"),
     ],
 )
 def test_nonsense_is_refused(kind, message):
     with pytest.raises(DatasetError, match=rf"a\.mp4: .*({message})"):
-        run(pnp.solve, *nonsense(kind), place="a.mp4")
+        run(pnp.solve_static, *nonsense(kind), place="a.mp4")
 
 
-def test_the_gradient_is_that_of_the_reprojection_error():
+# -- the equations ----------------------------------------------------------------------------------------------------
+
+
+def test_the_gradient_and_the_matrix_are_those_of_the_reprojection_error():
     points, cameras = scenes(2, seed=10)
-    given = [torch.from_numpy(part) for part in (points, projected(points, cameras) + 0.01, np.ones((2, 22)))]
-    start = normalised_cameras(*(torch.from_numpy(part) for part in (cameras[..., :3], cameras[..., 3])))
+    sight = Sight(points[:, 0], projected(points, cameras)[:, 0] + 0.01, np.random.default_rng(0).random((2, 22)))
+    start = Cameras(cameras[..., :3], cameras[..., 3])
 
-    def cost(step):
-        moved = start.moved(step)
-        seen = given[0] @ moved.rotation.transpose(-1, -2) + moved.translation.unsqueeze(-2)
-        found = moved.log_focal.exp()[:, None, None] * seen[..., :2] / seen[..., 2:]
-        return 0.5 * (found - given[1]).square().sum()
+    def errors(step):
+        turned = pnp_moving.moved(start, step)
+        seen = pnp_moving.camera_points(turned, sight)
+        return np.sqrt(sight.weight)[..., None] * (seen[..., :2] / seen[..., 2:] - sight.image)
 
-    step = torch.zeros(2, 7, dtype=torch.float64, requires_grad=True)
-    (expected,) = torch.autograd.grad(cost(step + 1e-12), step)
-    torch.testing.assert_close(normal_equations(start, Sight(*given), given[2])[1], expected, atol=1e-6, rtol=1e-6)
+    steps = 1e-6 * np.eye(6)
+    jacobian = np.stack([(errors(s + np.zeros((2, 6))) - errors(np.zeros((2, 6)) - s)) / 2e-6 for s in steps], -1)
+    matrix, gradient = pnp_moving.normal_equations(start, sight, sight.weight)
+    np.testing.assert_allclose(gradient, np.einsum("tnci,tnc->ti", jacobian, errors(np.zeros((2, 6)))), atol=1e-6)
+    np.testing.assert_allclose(matrix, np.einsum("tnci,tncj->tij", jacobian, jacobian), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 8, 9])
 def test_the_banded_solver_agrees_with_a_dense_one(frames):
-    random = torch.Generator().manual_seed(0)
-    roots = torch.randn(frames, 6, 6, generator=random, dtype=torch.float64)
-    blocks = roots @ roots.transpose(-1, -2) + torch.eye(6)
-    right, stiffness = torch.randn(frames, 6, generator=random, dtype=torch.float64), torch.arange(1.0, 7.0).double()
-    second = torch.zeros(max(frames - 2, 0), frames, dtype=torch.float64)
+    random = np.random.default_rng(0)
+    roots = random.normal(size=(frames, 6, 6))
+    blocks = roots @ roots.swapaxes(-1, -2) + np.eye(6)
+    right, stiffness = random.normal(size=(frames, 6)), np.arange(1.0, 7.0)
+    second = np.zeros((max(frames - 2, 0), frames))
     for row in range(len(second)):
-        second[row, row : row + 3] = torch.tensor((1.0, -2.0, 1.0))
-    dense = torch.block_diag(*blocks) + torch.kron(second.T @ second, torch.diag(stiffness))
-    expected = torch.linalg.solve(dense, right.flatten()).reshape(frames, 6)
-    torch.testing.assert_close(pnp_moving.solve_banded(blocks, right, stiffness), expected)
+        second[row, row : row + 3] = (1.0, -2.0, 1.0)
+    dense = np.kron(second.T @ second, np.diag(stiffness))
+    for t in range(frames):
+        dense[6 * t : 6 * t + 6, 6 * t : 6 * t + 6] += blocks[t]
+    expected = np.linalg.solve(dense, right.ravel()).reshape(frames, 6)
+    np.testing.assert_allclose(pnp_moving.solve_banded(blocks, right, stiffness), expected, rtol=1e-8)
