@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from videomdm_ext.data.clip import Clip
+from videomdm_ext.data.folder import SPLITS, Card, content_hash, read_card, read_ids
 from videomdm_ext.data.motions import load_motions
 from videomdm_ext.geometry import cameras
 from videomdm_ext.motion.features import encode
@@ -54,3 +55,11 @@ def make_clip(*, name: str = "dance_a", moving: bool = False, **changes: object)
         source=f"clips/{name}.npy",
     )
     return dataclasses.replace(clip, **changes)  # type: ignore[arg-type]
+
+
+def verify_folder(path: str) -> Card:
+    """-> the card of a folder, whose hash is that of the clip files as they are."""
+    card = read_card(path)
+    ids = [clip_id for split in SPLITS if card.counts.get(split) for clip_id in read_ids(path, split)]
+    assert content_hash(path, card, ids) == card.content_hash
+    return card

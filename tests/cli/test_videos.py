@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+from clips import verify_folder
 from filmed import FOCAL, film, write_source
 
 from videomdm_ext.cli import main as cli
 from videomdm_ext.cli import videos
 from videomdm_ext.data import texts
-from videomdm_ext.data.folder import read_folder, verify_folder
+from videomdm_ext.data.folder import read_folder
 
 
 @pytest.fixture

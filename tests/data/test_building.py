@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clips import make_clip
+from clips import make_clip, verify_folder
 
 from videomdm_ext.data import files, folder
 from videomdm_ext.data.folder import (
@@ -18,7 +18,6 @@ from videomdm_ext.data.folder import (
     read_card,
     read_clip,
     read_folder,
-    verify_folder,
     write_folder,
 )
 from videomdm_ext.errors import DatasetError

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from clips import verify_folder
 
 from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.demo import HELD_OUT, MAX_FRAMES, build_demo, variants, window
-from videomdm_ext.data.folder import Card, read_folder, verify_folder
+from videomdm_ext.data.folder import Card, read_folder
 from videomdm_ext.data.motions import load_motions
 from videomdm_ext.errors import DatasetError, PluginError
 from videomdm_ext.geometry.cameras import project

@@ -24,7 +24,7 @@ COLOURS = {"missing": "red", "empty": "red", "corrupt": "red"}
 
 @dataclass(frozen=True)
 class Check:
-    """Look through a data set once; tell what is missing, and what is wrong with which clip. Clips are not changed.
+    """Look through a data set once; report what is missing, and what is wrong with which clip. Clips are not changed.
 
     Exit status: 0 no errors, 1 errors; with --strict 1 for warnings too.
     """
@@ -42,7 +42,7 @@ class Check:
 
 
 def check(words: Sequence[str]) -> int:
-    """Check, print, and say by the exit status whether there are errors."""
+    """Check and print; the exit status is 1 where there are errors."""
     options = parse(Check, "data check", words)
     if options.quarantine is not None:
         files.check_writable(str(options.quarantine.absolute().parent))

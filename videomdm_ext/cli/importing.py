@@ -1,4 +1,4 @@
-"""The verb that makes a data set from other people's data."""
+"""The verbs `data import` and `data merge`: a data set from other people's data, or from several data sets."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ import tyro
 
 from videomdm_ext import plugins
 from videomdm_ext.cli.console import bars, console, counting, lifter_summary, parse
-from videomdm_ext.data.importing import Imported, find_importer, run_import
+from videomdm_ext.data.importing import Imported, find_importer, merge, run_import
 from videomdm_ext.data.sources.base import SHARES, ImportOptions
 from videomdm_ext.data.synthetic_camera import PREFIX
 from videomdm_ext.errors import ConfigError
@@ -50,7 +50,7 @@ class ImportData:
 
 
 def import_data(words: Sequence[str]) -> int:
-    """Run an importer, and say what came of it."""
+    """Run an importer, and print what came of it."""
     options = parse(ImportData, "data import", words)
     if options.kind == "list":
         return list_kinds()
@@ -145,3 +145,26 @@ def grouped(left_out: Mapping[str, str]) -> list[tuple[int, str, str]]:
         kinds.setdefault(re.sub(r"[\d.]+", "0", expected), []).append(clip_id)
     rows = [(len(ids), ids[0], left_out[ids[0]]) for ids in kinds.values()]
     return sorted(rows, key=lambda row: -row[0])
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Copy the clips of several data sets into one: more views, more videos, or motion capture beside videos."""
+
+    folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Data sets with the same skeleton, frame rate and heading rule."""
+    out: Path = Path("merged")
+    """Folder of the new data set; an interrupted merge goes on."""
+    name: str = ""
+    """Name on the card; empty: the names of the parts."""
+
+
+def merge_data(words: Sequence[str]) -> int:
+    """One folder with all clips."""
+    options = parse(Merge, "data merge", words)
+    with bars() as progress:
+        report = counting(progress, "merging")
+        card = merge([str(folder) for folder in options.folders], str(options.out), name=options.name, progress=report)
+    console.print(f"{options.out}: {card.counts} clips, lifter {card.lifter}, content {card.content_hash[:12]}")
+    console.print(f"Next: videomdm data check {options.out}")
+    return 0

@@ -24,7 +24,7 @@ VERBS = {
     "data check": ("cli.checking", "check", "Tell what is missing or wrong in a data set."),
     "data show": ("cli.checking", "show", "Draw one clip: keypoints, teacher, truth, and what is wrong with it."),
     "data from-video": ("cli.videos", "from_video", "Make a data set from videos of people, with captions."),
-    "data merge": ("cli.merging", "merge_data", "Make one data set of several."),
+    "data merge": ("cli.importing", "merge_data", "Make one data set of several."),
     "data refine": ("cli.training", "refine", "Refine a data set's teachers on their keypoints' rays."),
     "train": ("cli.training", "train", "Train one arm on a data set; takes every option of the host."),
     "sample": ("cli.sampling", "sample", "Sample motions from a trained run."),

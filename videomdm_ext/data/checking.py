@@ -36,7 +36,7 @@ CACHE = "checked.json"
 CAPTIONS_LIMIT = 1 << 20
 """Bytes of the captions of a clip."""
 PART = re.compile(r"_[smv]\d+$")
-"""The end of an id that tells segments, mirror images, speeds and views of one trial apart."""
+"""The end of an id that distinguishes segments, mirror images, speeds and views of one trial."""
 MIRROR = re.compile(r"M(?=\d{6})")
 """HumanML3D's mark of a mirrored clip."""
 STRIDES = (0.55, 1.35)
@@ -172,7 +172,7 @@ def examine_clip(path: str, card: Card, clip_id: str) -> Sight:
 
 
 def _fetch(path: str, card: Card, clip_id: str) -> Clipfiles:
-    """Read the files of a clip; nothing is raised, the findings tell."""
+    """Read the files of a clip; nothing is raised, what is wrong is stored as findings."""
     found = Clipfiles(clip_id, names(clip_id, card))
     for key, name in found.places.items():
         place = bf.join(path, name)
@@ -321,7 +321,7 @@ def _lines(place: str, split: str, card: Card, findings: list[Finding]) -> list[
 
 
 def trial(clip_id: str) -> str:
-    """The id without what tells segments, mirror images, speeds and views of one trial apart."""
+    """The id without what distinguishes segments, mirror images, speeds and views of one trial."""
     name = MIRROR.sub("", clip_id, count=1) if MIRROR.match(clip_id) else clip_id
     while PART.search(name):
         name = PART.sub("", name)
@@ -329,7 +329,7 @@ def trial(clip_id: str) -> str:
 
 
 def leaks(splits: Mapping[str, Sequence[str]], facts: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
-    """Trials, told by name or by an equal truth, of which another split has a part already."""
+    """Trials, known by name or by an equal truth, of which another split has a part already."""
     homes: dict[str, tuple[str, str]] = {}
     found: dict[str, Finding] = {}
     for split, ids in splits.items():
@@ -368,7 +368,7 @@ def sketch(teacher: Array, points: Array) -> list[str]:
 
 
 def tendencies(facts: Iterable[Mapping[str, Any]]) -> list[Finding]:
-    """What single clips cannot tell for sure: which way is up, and whether time passes as it should."""
+    """What single clips cannot show for sure: which way is up, and whether time passes as it should."""
     facts = list(facts)
     found = []
     ways = [lies_along(np.array(fact["upright"]), 0.6) for fact in facts if fact.get("upright")]

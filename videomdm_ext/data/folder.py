@@ -104,7 +104,7 @@ class Card:
 
 
 def read_card(path: str) -> Card:
-    """The card of a folder; DatasetError says how to get one where there is none."""
+    """The card of a folder; raises DatasetError where there is none."""
     place = bf.join(path, CARD)
     if not bf.exists(place):
         raise DatasetError(
@@ -293,19 +293,22 @@ def write_folder(path: str, clips: Mapping[str, Sequence[Clip]], card: Card, *, 
 
     An earlier version of the same data set is replaced; its card goes first. -> the card with counts and hash.
     """
-    _check_whole(path, clips, card)
-    for clip in _members(clips):
+    unknown = [split for split in clips if split not in SPLITS]
+    if unknown or not clips.get("train"):
+        found = ", ".join(f"{split} ({len(members)})" for split, members in clips.items()) or "none"
+        raise DatasetError(f"{path}: expected splits among {', '.join(SPLITS)}, train not empty, found {found}.")
+    members = [(clip, split) for split in SPLITS for clip in clips.get(split, ())]
+    seen: set[str] = set()
+    for clip, _ in members:
+        if files.checked_id(clip.id, clip.label) in seen:
+            raise DatasetError(f"{clip.label}: the id {clip.id!r} appears twice. Give every clip its own.")
+        seen.add(clip.id)
         validate(clip, fps=card.fps)
     builder = Builder(path, card, tagger=tagger)
     builder.forget()
-    for split in SPLITS:
-        for clip in clips.get(split, ()):
-            builder.add(clip, split)
+    for clip, split in members:
+        builder.add(clip, split)
     return builder.finish()
-
-
-def _members(clips: Mapping[str, Sequence[Clip]]) -> list[Clip]:
-    return [clip for split in SPLITS for clip in clips.get(split, ())]
 
 
 def read_folder(path: str, split: str, *, min_frames: int = MIN_FRAMES) -> tuple[Card, list[Clip]]:
@@ -355,33 +358,6 @@ def read_statistics(path: str, lifter: str | None = None) -> tuple[Array, Array]
             f"{list(std.shape)} or bad numbers. Make the data set again."
         )
     return mean, std
-
-
-def verify_folder(path: str) -> Card:
-    """Read every clip file and compare with the card's hash; DatasetError if one was changed. -> the card."""
-    card = read_card(path)
-    ids = [clip_id for split in SPLITS if card.counts.get(split) for clip_id in read_ids(path, split)]
-    found = content_hash(path, card, ids)
-    if found != card.content_hash:
-        raise DatasetError(
-            f"{bf.join(path, CARD)}: expected content {card.content_hash[:12]}, found {found[:12]}. "
-            "A clip file was changed after the card was written; make the data set again."
-        )
-    return card
-
-
-def _check_whole(path: str, clips: Mapping[str, Sequence[Clip]], card: Card) -> None:
-    """Splits, ids and the lifter's name are usable."""
-    unknown = [split for split in clips if split not in SPLITS]
-    if unknown or not clips.get("train"):
-        found = ", ".join(f"{split} ({len(members)})" for split, members in clips.items()) or "none"
-        raise DatasetError(f"{path}: expected splits among {', '.join(SPLITS)}, train not empty, found {found}.")
-    files.checked_id(card.lifter, "lifter")
-    seen: set[str] = set()
-    for clip in _members(clips):
-        if files.checked_id(clip.id, clip.label) in seen:
-            raise DatasetError(f"{clip.label}: the id {clip.id!r} appears twice. Give every clip its own.")
-        seen.add(clip.id)
 
 
 def on_plane(seen: Mapping[str, Array], camera: Mapping[str, Array], place: str) -> Array:

@@ -46,7 +46,7 @@ def run_import(
 ) -> Imported:
     """Make a data set folder of everything the source holds; started again after an interruption, it goes on.
 
-    A member that cannot be used is left out and told; DatasetError where none can.
+    A member that cannot be used is left out and reported; DatasetError where none can.
     """
     members = importer.members()
     if not members:

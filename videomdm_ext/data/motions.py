@@ -98,7 +98,7 @@ def grounded(positions: Tensor) -> Tensor:
 class Motion:
     """positions [T, 22, 3]: metres, y up, floor y = 0, first frame over the origin facing +z, the left being +x.
 
-    `loop` tells that the source is a cycle; the motion then holds whole cycles, ready to go on from the start.
+    `loop` marks that the source is a cycle; the motion then holds whole cycles, ready to go on from the start.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What a motion, its camera and the keypoints tell together: whose axes, sides or camera are wrong.
+"""What a motion, its camera and the keypoints show together: whose axes, sides or camera are wrong.
 
 The keypoints are compared with the projection of the motion as they are, and with each of a few known mistakes undone.
 Errors are shares of the person's size in the image, medians over what was seen. On 180 clips with a lifter's error of

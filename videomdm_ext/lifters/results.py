@@ -141,7 +141,7 @@ class ResultsLifter(Lifter):
     name: ClassVar[str]
     description: Description
     changeable: ClassVar[tuple[str, ...]] = ("fps", "root")
-    """Which of `description.OPTIONS` the user may say."""
+    """Which of `OPTIONS` the user may change."""
     own: ClassVar[Mapping[str, str]] = {}
     """Further options KEY=VALUE of this adapter, each with a line of help."""
     endings: ClassVar[tuple[str, ...]] = (".npy", ".npz")
@@ -219,7 +219,7 @@ class ResultsLifter(Lifter):
         return DatasetError(f"{place}: expected {expected}, found {found}. {advice}")
 
     def check_rate(self, path: Path, arrays: Mapping[str, object]) -> None:
-        """Refuse a file that tells another rate than is declared."""
+        """Refuse a file with another rate than is declared."""
         told, declared = arrays.get("fps"), self.description.fps
         if told is None:
             return

@@ -33,7 +33,7 @@ SLOWEST, FASTEST = 5.0, 1000.0
 
 @dataclass(frozen=True)
 class Declared:
-    """What a file says about itself, read without its motion: [frames, parameters] of poses, fps and gender."""
+    """What a file declares, read without its motion: [frames, parameters] of poses, fps and gender."""
 
     frames: int
     parameters: int

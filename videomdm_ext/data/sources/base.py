@@ -20,6 +20,7 @@ from torch import Tensor
 
 from videomdm_ext.data import files
 from videomdm_ext.data.clip import Recording
+from videomdm_ext.data.folder import SPLITS
 from videomdm_ext.data.synthetic_camera import (
     PREFIX,
     Optics,
@@ -44,7 +45,7 @@ FRAMES_OF = ("camera", "world")
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """What the user may say about an import. An importer ignores what its source decides by itself."""
+    """Options of an import. An importer ignores what its source decides by itself."""
 
     seed: int = 0
     views: int = 1
@@ -154,6 +155,15 @@ class Importer(ABC):
         """The name of the lifter that the card will show."""
         return self.has_lifter or self.options.lifter
 
+    def listed(self) -> list[tuple[str, str]]:
+        """Names with their split from SOURCE/train.txt, val.txt and test.txt; none where there are no such lists."""
+        found = []
+        for split in SPLITS:
+            place = bf.join(self.source, f"{split}.txt")
+            lines = files.read_text(place).splitlines() if bf.exists(place) else []
+            found += [(files.checked_id(line.strip(), place), split) for line in lines if line.strip()]
+        return found
+
     @cached_property
     def given(self) -> Mapping[str, tuple[str, ...]]:
         """Captions of --captions by the name in their first column; those of a part of a clip are left out."""
@@ -230,7 +240,7 @@ class TakesImporter(Importer):
         )
 
     def stem(self, path: Path) -> str:
-        """What the name of a file says of its motion."""
+        """The part of a file's name that describes its motion."""
         return path.stem
 
     @cached_property
@@ -260,7 +270,7 @@ def _plain(name: str) -> str:
 
 
 def neutral_caption(stem: str) -> str:
-    """What the words of a file's name say: `Aeroplane_FW2` gives "a person moves: aeroplane fw."."""
+    """A caption of the words in a file's name: `Aeroplane_FW2` gives "a person moves: aeroplane fw."."""
     split = re.sub(r"([a-z])([A-Z])", r"\1 \2", stem)
     words = " ".join(re.findall(r"[^\W\d_]{2,}", split)).lower()
     return f"a person moves: {words}." if words else "a person moves."

@@ -93,8 +93,8 @@ class BvhImporter(TakesImporter):
     sources = ("BVH motion capture, projected to orbit cameras",)
     extras: ClassVar[Mapping[str, str] | None] = {
         "map": "a YAML file that says which joints are the 22 SMPL joints",
-        "scale": "metres in a unit of the files, by default told from the legs",
-        "up": "their upward axis, y or z, by default told from the pose",
+        "scale": "metres in a unit of the files, by default found from the legs",
+        "up": "their upward axis, y or z, by default found from the pose",
     }
 
     def length(self, path: Path) -> int:
@@ -150,7 +150,7 @@ def read_header(path: Path) -> Header:
 
 
 def _declarations(start: bytes) -> tuple[int, int, int, float, int]:
-    """Nodes, channels, frames, seconds a frame, and where the motion begins; 0 where that is not said."""
+    """Nodes, channels, frames, seconds a frame, and where the motion begins; 0 where that is not declared."""
     nodes, channels, frames, at = 0, 0, 0, 0
     for line in start.split(b"\n"):
         at += len(line) + 1
@@ -167,7 +167,7 @@ def _declarations(start: bytes) -> tuple[int, int, int, float, int]:
 
 
 def _number(text: bytes) -> float:
-    """The number that a word says, 0 for another word."""
+    """A word as a number, 0 for any that is none."""
     try:
         value = float(text)
     except ValueError:

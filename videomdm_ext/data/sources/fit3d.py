@@ -16,7 +16,7 @@ What is public does not say beyond doubt on which side joints 1 to 3 and 11 to 1
 (right leg, left leg, left arm, right arm) and checked: toes point ahead (`sides_of`). Only the train split has a truth;
 the test split, without joints3d_25, holds nothing to import. So the subjects of the train split are drawn to train,
 val and test, unless some that fit3d_info.json does not name for training have a truth here too: these are then tested
-on. A take that it lists and that is not here is told as left out.
+on. A take that it lists and that is not here is reported as left out.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -101,7 +101,7 @@ def read_lens(place: str) -> Lens:
 
 @dataclass(frozen=True)
 class Info:
-    """What fit3d_info.json says: the takes of every subject, and the subjects that are not for training."""
+    """The content of fit3d_info.json: the takes of every subject, and the subjects that are not for training."""
 
     actions: Mapping[str, tuple[str, ...]]
     tested: frozenset[str]

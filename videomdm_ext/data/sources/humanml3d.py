@@ -23,7 +23,6 @@ from torch import Tensor
 
 from videomdm_ext.data import files
 from videomdm_ext.data.clip import Recording
-from videomdm_ext.data.folder import SPLITS
 from videomdm_ext.data.sources.base import (
     FRAMES_OF,
     Importer,
@@ -71,7 +70,10 @@ class HumanML3DImporter(Importer):
     def members(self) -> Sequence[Member]:
         """One for every clip, part and view. Reads the captions of all clips, and no motion."""
         found = []
-        for name, split in self._names():
+        folder = bf.join(self.source, VECTORS)
+        # without lists, every clip there is, to be split by trial
+        names = self.listed() or [(files.checked_id(name, folder), "") for name in files.stems(folder, ".npy")]
+        for name, split in names:
             for clip_id, caption in self._parts(name):
                 for view in range(self.options.views):
                     own = clip_id if self.options.views == 1 else f"{clip_id}_v{view}"
@@ -100,18 +102,6 @@ class HumanML3DImporter(Importer):
         if self.results:
             lifted = placed(self._lifted(member, len(seen.keypoints), part), self.lifted_frame, seen.extrinsics)
         return dataclasses.replace(seen, lifted=lifted, truth_features=features, part=part)
-
-    def _names(self) -> Iterator[tuple[str, str]]:
-        """Names of the clips with their splits; without lists, every clip there is, to be split by trial."""
-        lists = [split for split in SPLITS if bf.exists(bf.join(self.source, f"{split}.txt"))]
-        if not lists:
-            names = files.stems(bf.join(self.source, VECTORS), ".npy")
-            yield from ((files.checked_id(name, self.source), "") for name in names)
-        for split in lists:
-            place = bf.join(self.source, f"{split}.txt")
-            for line in files.read_text(place).splitlines():
-                if line.strip():
-                    yield files.checked_id(line.strip(), place), split
 
     def _parts(self, name: str) -> Iterator[tuple[str, Caption | None]]:
         """Ids of the clips that a clip's captions make, with the caption of a part, None for the whole clip."""
@@ -164,7 +154,7 @@ class HumanML3DImporter(Importer):
 
 
 def positions_of(features: Tensor, skeleton: Skeleton) -> Tensor:
-    """Positions [T + 1, J, 3] of all frames that raw features [T, D] tell: the last row's velocities give one more."""
+    """Positions [T + 1, J, 3] of all frames that raw features [T, D] hold: the last row's velocities give one more."""
     positions = decode(features, skeleton)
     headings, _ = decode_root(features, skeleton)
     step = features[-1, channels(skeleton).velocities].unflatten(-1, (-1, 3))

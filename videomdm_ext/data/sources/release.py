@@ -21,7 +21,6 @@ from torch import Tensor
 
 from videomdm_ext.data import files
 from videomdm_ext.data.clip import Recording
-from videomdm_ext.data.folder import SPLITS
 from videomdm_ext.data.sources.base import Importer, ImportOptions, Member, lifter_name
 from videomdm_ext.data.sources.humanml3d import positions_of
 from videomdm_ext.data.texts import read_captions, tags_of
@@ -74,17 +73,10 @@ class ReleaseImporter(Importer):
 
     def members(self) -> Sequence[Member]:
         """One for every name in the lists of the splits, or without lists for every teacher."""
-        lists = [split for split in SPLITS if bf.exists(bf.join(self.source, f"{split}.txt"))]
-        if not lists:
-            return [
-                Member(files.checked_id(name, self.source)) for name in files.stems(self._place(self.teacher), ".npy")
-            ]
-        found = []
-        for split in lists:
-            lines = files.read_text(self._place(f"{split}.txt")).splitlines()
-            names = [files.checked_id(line.strip(), f"{split}.txt") for line in lines if line.strip()]
-            found += [Member(name, name.removeprefix("M"), split) for name in names]
-        return found
+        if listed := self.listed():
+            return [Member(name, name.removeprefix("M"), split) for name, split in listed]
+        names = files.stems(self._place(self.teacher), ".npy")
+        return [Member(files.checked_id(name, self.source)) for name in names]
 
     def read(self, member: Member) -> Recording:
         """The clip with its camera in our axes."""

@@ -27,7 +27,7 @@ LIMIT = 1 << 20
 class Calibration:
     """One camera: intrinsics [3, 3] in pixels of a picture of `size`, distortion (k1, k2, p1, p2, k3) [5].
 
-    extrinsics [3, 4] of a world with z up, metres, or None where the file tells the lens alone. All float64.
+    extrinsics [3, 4] of a world with z up, metres, or None where the file holds the lens alone. All float64.
     """
 
     name: str

@@ -141,7 +141,7 @@ def _triples(values: Sequence[float]) -> Person:
 
 
 def _by_frame(found: Sequence[tuple[int, Person]], count: int, path: str) -> dict[int, list[Person]]:
-    """People by frame, the surest first. Frames are counted from 0, or from 1 where the last one tells it."""
+    """People by frame, the surest first. Frames are counted from 0, or from 1 where the last one shows it."""
     if not found:
         raise DatasetError(f"{path}: expected people, found none in any frame. Leave the video out.")
     numbers = [number for number, _ in found]

@@ -30,7 +30,7 @@ WIDEST = 16384
 
 @dataclass(frozen=True)
 class Video:
-    """What a file says of itself: frames per second and seconds, width and height in pixels.
+    """What a file declares: frames per second and seconds, width and height in pixels.
 
     `size` is that of the pictures that `frames` gives, `whole_size` the file's own.
     """
@@ -87,7 +87,7 @@ def frames(video: Video, start: float = 0.0, stop: float = float("inf")) -> Iter
 
 
 def _meta(path: str) -> dict[str, Any]:
-    """What ffmpeg says of a file."""
+    """What ffmpeg reports of a file."""
     reader = _reader(path, [], [])
     try:
         meta: dict[str, Any] = next(reader)

@@ -74,7 +74,7 @@ class Findings:
 class VideoImporter(Importer):
     """`source` is a video or a folder of videos. `cache` is a folder that keeps what was seen; empty: none.
 
-    After `members`, `refused` tells by name why videos were left out, and `found` what is known of the others.
+    After `members`, `refused` holds by name why videos were left out, and `found` what is known of the others.
     """
 
     name = "video"

@@ -133,7 +133,7 @@ def overlap(one: Numbers, other: Numbers) -> float:
 def choose(tracks: Sequence[Track], times: Numbers, person: str, place: str) -> list[Track]:
     """The tracks to take, in order, no two of them at one time: the tallest person's, or the one with that number.
 
-    Without `person` only one may be in view at a time. DatasetError tells who is there otherwise.
+    Without `person` only one may be in view at a time. DatasetError lists who is there otherwise.
     """
     known = [track for track in tracks if len(track.frames) > 1]
     if not known:

@@ -4,9 +4,9 @@ A lifter that sees a person's crop gives joints about the hips, along the axes o
 Turning them onto the person's own viewing ray and moving them so that they project onto the keypoints is a linear least
 squares problem per frame. How well that succeeds depends on the focal length, which is how the focal length is found.
 
-Up is told by three witnesses that are weighed against each other by least squares: a person who stands straight points
-up; feet that rest lie in one plane; and cameras are mostly held level. None is exact: a standing person's axis is off
-by some degrees. One camera that moves cannot tell its own turning from the person's; its heading is taken as the
+Up is estimated from three witnesses that are weighed against each other by least squares: a person who stands straight
+points up; feet that rest lie in one plane; and cameras are mostly held level. None is exact: a standing person's axis
+is off by some degrees. One camera that moves cannot tell its own turning from the person's; its heading is taken as the
 world's.
 
 Torch, float64; cameras with x right, y down, z forward.
@@ -28,7 +28,7 @@ from videomdm_ext.motion.kinematics import smooth
 from videomdm_ext.motion.skeletons import Skeleton
 
 DEFAULT_FIELD = math.radians(60.0)
-"""Field of view of the picture's longer side where nothing tells it: between a phone's and a camera's."""
+"""Field of view of the picture's longer side where nothing else is known: between a phone's and a camera's."""
 FIELDS_DEGREES = (20.0, 110.0)
 """Fields of view among which one is looked for."""
 FIELDS, BLOCKS = 37, 4
@@ -64,7 +64,7 @@ FEWEST_STANDING = 8
 UP_STEADY = 0.5
 """Seconds over which the direction up of a moving camera is smoothed."""
 UP_WINDOW = 1.0
-"""Seconds before and after a frame that tell its direction up."""
+"""Seconds before and after a frame from which its direction up is estimated."""
 
 
 @dataclass(frozen=True)
@@ -128,9 +128,9 @@ def _least_squares(body: Tensor, image: Tensor, weight: Tensor) -> tuple[Tensor,
 
 
 def stand(body: Tensor, image: Tensor, weight: Tensor, sigma: float) -> Tensor | None:
-    """Poses [T, J, 3] along a camera's axes moved to where their keypoints [T, J, 2] are; None if no frame tells that.
+    """Poses [T, J, 3] along a camera's axes moved to where their keypoints [T, J, 2] are; or None.
 
-    The depth is smoothed over `sigma` frames, by how much each frame tells of it; frames with too few keypoints, or
+    The depth is smoothed over `sigma` frames, by how well each frame determines it; frames with too few keypoints, or
     with a person behind the camera, get a place between those beside them. float64.
     """
     centre, mean, depth, told = _least_squares(body, image, weight)
@@ -150,7 +150,7 @@ def _bridged(values: Tensor, good: Tensor) -> Tensor:
 
 
 def in_front(body: Tensor, image: Tensor, weight: Tensor, fps: float, place: str) -> Tensor:
-    """The same of a video's person; DatasetError where he would be behind the camera."""
+    """A person of a video moved to where the keypoints are by `stand`; DatasetError where that is behind the camera."""
     found = stand(body, image, weight, STEADY * fps)
     nearest = -1.0 if found is None else float(found[..., 2].min())
     if found is None or nearest < 0.2:
@@ -223,7 +223,7 @@ def corrected(positions: Tensor, image: Tensor, weight: Tensor, place: str) -> T
 
 @dataclass(frozen=True)
 class Up:
-    """The direction up [3] of unit length in camera coordinates, its standard deviation in radians, and who told it."""
+    """The direction up [3] of unit length in camera coordinates, its standard deviation in radians, and the witness."""
 
     direction: Tensor
     deviation: float
@@ -289,7 +289,7 @@ def find_up(clips: list[Tensor], skeleton: Skeleton, fps: float) -> Up:
 
 
 def _plane(positions: Tensor, skeleton: Skeleton, fps: float) -> Tensor:
-    """What resting feet say against a direction [3] that is not at right angles to their plane. -> [3, 3]"""
+    """The information of resting feet against a direction [3] that is not at right angles to their plane. -> [3, 3]"""
     feet = resting_feet(positions, skeleton, fps)
     if len(feet) < FEWEST_STANDING:
         return positions.new_zeros(3, 3)

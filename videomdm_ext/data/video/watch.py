@@ -190,7 +190,7 @@ Row = tuple[float, Picture, Found | None, int]
 
 
 def _in_boxes(pictures: Iterable[tuple[float, Picture]], tracks: list[tuple[Numbers, Track]]) -> Iterator[Row]:
-    """Watch the chosen tracks, each in its box; between the frames of the tracks the person found last tells where."""
+    """Watch the chosen tracks, each in its box, or between their frames where the person was found last."""
     find = engine(following=False)
     last: Found | None = None
     lost = -np.inf
@@ -277,7 +277,7 @@ def _gather(video: Video, rows: Iterable[Row], layout: Layout) -> Sighting:
 
 
 def _arrays(seen: Sighting) -> dict[str, files.Array]:
-    """The arrays of the file that is kept; the layout is told by its place among the known ones."""
+    """The arrays of the file that is kept; the layout is stored as its place among the known ones."""
     arrays = {field.name: getattr(seen, field.name) for field in dataclasses.fields(seen)}
     arrays["layout"] = np.array([DETECTORS.index(seen.layout)])
     return {name: np.asarray(values, dtype=np.float32) for name, values in arrays.items()}
