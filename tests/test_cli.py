@@ -24,6 +24,7 @@ from videomdm_ext.bench.plan import Hidden, Plan, read_plan
 from videomdm_ext.cli import benchmarking, checkouts, sampling
 from videomdm_ext.cli import main as cli
 from videomdm_ext.cli import training as verbs
+from videomdm_ext.cli.console import take
 from videomdm_ext.data.folder import Card, read_card, write_folder
 from videomdm_ext.data.refined import is_made
 from videomdm_ext.errors import ConfigError, DatasetError
@@ -473,10 +474,10 @@ def test_an_arm_that_is_none_is_refused(capsys, words, named):
 
 
 def test_options_in_front_of_the_value_are_taken_apart():
-    assert verbs._take(["--a", "1", "--arm", "2d", "--b"], "--arm") == ("2d", ["--a", "1", "--b"])
-    assert verbs._take(["--arms", "2d"], "--arm") == (None, ["--arms", "2d"])
+    assert take(["--a", "1", "--arm", "2d", "--b"], "--arm") == ("2d", ["--a", "1", "--b"])
+    assert take(["--arms", "2d"], "--arm") == (None, ["--arms", "2d"])
     with pytest.raises(ConfigError, match="--arm: expected a value behind it"):
-        verbs._take(["--arm"], "--arm")
+        take(["--arm"], "--arm")
 
 
 def test_refine_makes_the_refined_teachers(folder, monkeypatch, capsys):

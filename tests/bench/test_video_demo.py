@@ -115,12 +115,14 @@ def test_a_view_that_takes_left_for_right_agrees_with_less(monkeypatch):
     assert np.allclose(truth.positions[:, wrist], TRUE[:, wrist], atol=1e-6)
 
 
-def test_a_calibration_without_places_cannot_judge(tmp_path):
+def test_a_calibration_without_places_cannot_judge_and_is_refused_before_anything_is_watched(tmp_path):
     (tmp_path / "lenses.toml").write_text(
         '[cam01]\nname = "cam01"\nsize = [320, 240]\nmatrix = [[300, 0, 160], [0, 300, 120], [0, 0, 1]]\n'
     )
+    views = (Film("cam01", Path("cam01.mp4"), tmp_path / "lenses.toml", ""),)
     with pytest.raises(VideoMDMError, match=r"lenses.toml: expected where the camera cam01 stands"):
-        video_demo._place(Film("cam01", Path("cam01.mp4"), tmp_path / "lenses.toml", ""))
+        video_demo.run_video_demo(tmp_path / "out", Sources(views), steps=50)
+    assert not (tmp_path / "out" / "videos").exists()
 
 
 def test_no_lens_that_is_laid_out_tells_where_its_camera_stands(monkeypatch, tmp_path):

@@ -53,7 +53,10 @@ def check_numbers(plan: Plan) -> None:
     if plan.curve > plan.steps:
         raise ConfigError(f"--curve {plan.curve}: expected no more points than the {plan.steps} steps. Lower it.")
     for option, name in (("select", plan.select), *(("primary", name) for name in plan.primary)):
-        _check_metric(option, name)
+        space, _, metric = name.rpartition("/")
+        if name and not (metric in SPACE_METRICS if space else name in METRICS):
+            known = f"{', '.join(METRICS)}, or EVALUATOR/ and one of {', '.join(SPACE_METRICS)}"
+            raise ConfigError(f"--{option}: expected a metric among {known}; found {name!r}.")
     if plan.select and plan.curve < 2:
         raise ConfigError(f"--select {plan.select}: expected --curve 2 or more, the checkpoints to choose among.")
     if plan.reference not in ("train", "val", "test"):
@@ -65,24 +68,15 @@ def check_numbers(plan: Plan) -> None:
             )
 
 
-def _check_metric(option: str, name: str) -> None:
-    space, _, metric = name.rpartition("/")
-    if name and not (metric in SPACE_METRICS if space else name in METRICS):
-        known = f"{', '.join(METRICS)}, or EVALUATOR/ and one of {', '.join(SPACE_METRICS)}"
-        raise ConfigError(f"--{option}: expected a metric among {known}; found {name!r}.")
-
-
-def check_truth(plan: Plan, arms: Sequence[Supervision]) -> None:
+def check_truth(plan: Plan) -> None:
     """There are clips for a batch, and a truth where an arm learns from it. ConfigError otherwise."""
     clips = clips_of(plan, "train")
     blind = [clip.id for clip in clips if clip.truth is None]
-    if blind and any(config.diffused == "gt" for config in arms):
-        names = ", ".join(
-            name for name, config in zip(map(arm_name, plan.arms), arms, strict=True) if config.diffused == "gt"
-        )
+    seeing = [arm_name(arm) for arm in plan.arms if load_arm(arm).supervision.diffused == "gt"]
+    if blind and seeing:
         raise ConfigError(
-            f"{plan.clips}: expected a truth for every training clip, which {names} learns from, found none for "
-            f"{len(blind)} of {len(clips)} ({blind[0]}, ...). Leave that arm out."
+            f"{plan.clips}: expected a truth for every training clip, which {', '.join(seeing)} learns from, found "
+            f"none for {len(blind)} of {len(clips)} ({blind[0]}, ...). Leave that arm out."
         )
     if len(clips) < plan.batch_size:
         raise ConfigError(
@@ -142,18 +136,13 @@ def check_plan(plan: Plan, out: Path, card: Card) -> None:
         for name in (item.name for item in dataclasses.fields(Plan))
         if getattr(before, name) != getattr(plan, name) and not _may_follow(name, before, plan)
     ]
-    now = settings_of(plan)
-    found += [f"the file of arm {arm}" for arm in settings if arm in now and _differs(settings[arm], now[arm])]
+    now, usual = settings_of(plan), dataclasses.asdict(Supervision())  # an earlier version may have had fewer options
+    found += [f"the file of arm {arm}" for arm in settings if arm in now and {**usual, **settings[arm]} != now[arm]]
     if found:
         raise ConfigError(
             f"{place}: holds another comparison than this one: {'; '.join(found)}. Choose another --out, or remove "
             f"{out}."
         )
-
-
-def _differs(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether an arm's options changed; one that an earlier version did not have counts as its default."""
-    return {**dataclasses.asdict(Supervision()), **before} != {**dataclasses.asdict(Supervision()), **now}
 
 
 def _may_follow(name: str, before: Plan, plan: Plan) -> bool:

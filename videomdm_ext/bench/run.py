@@ -51,7 +51,7 @@ def prepare(plan: Plan, out: Path, refining: Callable[[int, int], None] | None =
     fairness.check_pairs(plan.runs(), out)
     card = read_card(plan.clips)
     check_plan(plan, out, card)
-    check_truth(plan, arms)
+    check_truth(plan)
     for run in plan.runs():
         fairness.check_trained(run, out)
         fairness.check_teachers(run, out, identity(card))

@@ -199,25 +199,21 @@ def true_motion(sources: Sources, out: Path) -> TrueMotion:
     names = [film.name for film in sources.views]
     sightings = [watched(film, sources, out) for film in sources.views]
     count = min(len(seen.times) for seen in sightings)
-    flat = [_on_plane(film, seen) for film, seen in zip(sources.views, sightings, strict=True)]
-    points, weights = (torch.stack([pair[part][:count] for pair in flat]) for part in (0, 1))
+    flat, weight = [], []
+    for film, seen in zip(sources.views, sightings, strict=True):
+        pixels, camera = torch.from_numpy(to_smpl22(seen.pixels, seen.layout))[:count], film.camera
+        flat.append(normalise(pixels, camera.scaled(seen.size), camera.distortion))
+        weight.append(torch.from_numpy(confidence22(seen.score, seen.layout))[:count])
+    points, weights = torch.stack(flat), torch.stack(weight)
     extrinsics = torch.stack([_place(film) for film in sources.views])
     found = triangulate(points, weights, extrinsics)
     known = found.views >= SEEN_BY
-    seen = project(found.positions.expand(len(points), -1, -1, -1), extrinsics.unsqueeze(1))[0]
-    near = (torch.linalg.vector_norm(seen - points, dim=-1) <= NEAR) & (weights > 0)
+    projected = project(found.positions.expand(len(points), -1, -1, -1), extrinsics.unsqueeze(1))[0]
+    near = (torch.linalg.vector_norm(projected - points, dim=-1) <= NEAR) & (weights > 0)
     agreement = {name: float(one[known].double().mean()) for name, one in zip(names, near, strict=True)}
     error = float(sources.views[0].camera.intrinsics[0, 0]) * float(found.error[known].median())
     times = torch.from_numpy(sightings[0].times)[:count]
     return TrueMotion(found.positions, known, times, dict(zip(names, extrinsics, strict=True)), agreement, error)
-
-
-def _on_plane(film: Film, seen: Sighting) -> tuple[Tensor, Tensor]:
-    """One view's keypoints [F, 22, 2] on the normalised plane, and their confidence [F, 22]."""
-    camera = film.camera
-    pixels = torch.from_numpy(to_smpl22(seen.pixels, seen.layout))
-    points = normalise(pixels, camera.scaled(seen.size), camera.distortion)
-    return points, torch.from_numpy(confidence22(seen.score, seen.layout))
 
 
 def _place(film: Film) -> Tensor:
@@ -308,6 +304,8 @@ def run_video_demo(
     """
     files.check_writable(str(out))
     sources = sources or find_wheels()
+    for film in sources.views:
+        _place(film)  # refused before work begins
     importer, card = make_clips(sources, out, progress)
     batch = min(8, card.counts["train"])
     plan = replace(

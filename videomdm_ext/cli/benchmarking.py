@@ -20,7 +20,7 @@ from videomdm_ext.bench.report import terminal_table
 from videomdm_ext.bench.results import Results
 from videomdm_ext.bench.run import Bench
 from videomdm_ext.bench.verdict import headline, verdict
-from videomdm_ext.cli.console import bars, by_name, console, counting, parse
+from videomdm_ext.cli.console import bars, by_name, console, counting, parse, take
 from videomdm_ext.data.files import check_writable, write_bytes
 from videomdm_ext.data.folder import read_card
 from videomdm_ext.errors import ConfigError, HostError
@@ -59,9 +59,11 @@ class Options:
 
 def bench(words: Sequence[str]) -> int:
     """All stages, or the published protocol."""
-    rest = _without_protocol(list(words))
-    if rest is not None:
+    name, rest = take(list(words), "--protocol")
+    if name == "mdm":
         return protocol(rest)
+    if name is not None:
+        raise ConfigError(f"--protocol: expected mdm, found {name or 'nothing'}. Leave it out for our own.")
     options = parse(Options, "bench", words)
     figures.require()
     out = options.out or Path("runs") / f"bench-{Path(options.dataset).name}"
@@ -79,18 +81,6 @@ def bench(words: Sequence[str]) -> int:
     with bars() as progress:
         results, place = Bench(plan, out, options.workers, ["videomdm", "bench", *words], by_name(progress)).run()
     return show(results, place, f"bench validate {out}")
-
-
-def _without_protocol(words: list[str]) -> list[str] | None:
-    """The words without `--protocol mdm`, or None where they are not there."""
-    for index, word in enumerate(words):
-        name, _, value = word.partition("=")
-        if name == "--protocol":
-            value = value or next(iter(words[index + 1 :]), "")
-            if value != "mdm":
-                raise ConfigError(f"--protocol: expected mdm, found {value or 'nothing'}. Leave it out for our own.")
-            return words[:index] + words[index + (1 if "=" in word else 2) :]
-    return None
 
 
 def text_choice(asked: str) -> str:

@@ -19,6 +19,7 @@ from rich.progress import (
 
 from videomdm_ext.data.folder import Card, read_folder
 from videomdm_ext.data.refined import is_made, measured_error, read_refined
+from videomdm_ext.errors import ConfigError
 
 MEASURED = {"mpjpe": "MPJPE", "root_aligned_mpjpe": "root-aligned", "pa_mpjpe": "PA"}
 """Figures of a teacher's error that the command line prints."""
@@ -35,6 +36,18 @@ def parse(arguments: type[Arguments], verb: str, words: Sequence[str]) -> Argume
         args=list(words),
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
     )
+
+
+def take(words: list[str], option: str) -> tuple[str | None, list[str]]:
+    """The value of an option, and the words without it."""
+    for index, word in enumerate(words):
+        if word.startswith(f"{option}="):
+            return word.split("=", 1)[1], words[:index] + words[index + 1 :]
+        if word == option:
+            if index + 1 == len(words):
+                raise ConfigError(f"{option}: expected a value behind it, found none.")
+            return words[index + 1], words[:index] + words[index + 2 :]
+    return None, words
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from videomdm_ext.bench.run import Bench
 from videomdm_ext.bench.video_demo import run_video_demo
 from videomdm_ext.bench.video_demo_report import table
 from videomdm_ext.cli.benchmarking import show, text_choice
-from videomdm_ext.cli.console import bars, by_name, console, counting, lifter_summary, parse, say_refined
+from videomdm_ext.cli.console import bars, by_name, console, counting, lifter_summary, parse, say_refined, take
 from videomdm_ext.data.demo import build_demo
 from videomdm_ext.data.files import check_writable
 from videomdm_ext.data.folder import Card, read_card
@@ -153,25 +153,13 @@ def refine(words: Sequence[str]) -> int:
 
 def train(words: Sequence[str]) -> int:
     """`videomdm train [--mdm PATH] [--arm NAME] HOST-OPTIONS`: the host's trainer with an arm's options in front."""
-    mdm, rest = _take(list(words), "--mdm")
-    arm, rest = _take(rest, "--arm")
+    mdm, rest = take(list(words), "--mdm")
+    arm, rest = take(rest, "--arm")
     flags = load_arm(arm).flags if arm else []
     status = run.main([*(["--mdm", mdm] if mdm else []), "train.train_mdm", *flags, *rest])
-    folder, _ = _take(rest, "--save_dir")
+    folder, _ = take(rest, "--save_dir")
     if status == 0 and folder:
         where = f" --mdm {mdm}" if mdm else ""
         said = "" if "--unconstrained" in rest else ' --text "a person walks."'
         console.print(f"Next: videomdm sample --checkpoint {folder}{where}{said}", markup=False)
     return status
-
-
-def _take(words: list[str], option: str) -> tuple[str | None, list[str]]:
-    """The value of an option, and the words without it."""
-    for index, word in enumerate(words):
-        if word.startswith(f"{option}="):
-            return word.split("=", 1)[1], words[:index] + words[index + 1 :]
-        if word == option:
-            if index + 1 == len(words):
-                raise ConfigError(f"{option}: expected a value behind it, found none.")
-            return words[index + 1], words[:index] + words[index + 2 :]
-    return None, words
