@@ -188,7 +188,7 @@ def refused(*words):
 
 SIZES = ["--save_dir", str(folder / "new"), "--layers", "1", "--latent_dim", "32", "--diffusion_steps", "4"]
 TEXTS = ["a person walks", "someone jumps " * 20, "he sits"]
-result = {"own": [], "apart": []}
+result = {"own": [], "once": [], "apart": []}
 for dataset in ("humanml", "kit"):
     features = []
     for words in ([], ["--encode_once"]):
@@ -199,6 +199,7 @@ for dataset in ("humanml", "kit"):
             result["own"].append(type(model) is MDM and MDM.__module__ == MDM.clip_encode_text.__module__)
         model.eval()
         features.append(model.encode_text(TEXTS))
+    result["once"].append(issubclass(type(model), MDM) and model._features_of.cache_info().misses == len(TEXTS))
     own, ours = features
     result["apart"].append(float((ours - own).abs().max() / own.abs().max()))
 stock = {"layers": 1, "latent_dim": 32, "text_encoder_type": "clip", "dataset": "humanml", "unconstrained": False}
@@ -233,7 +234,8 @@ def in_mdm(mdm_checkout, tmp_path_factory) -> dict:
 def test_mdms_own_model_encodes_unless_texts_are_asked_to_be_encoded_once(in_mdm):
     """Both of its text data sets; its towers are of half precision."""
     assert in_mdm["own"] == [True, True]
-    assert all(0 < apart < 0.02 for apart in in_mdm["apart"])
+    assert in_mdm["once"] == [True, True]
+    assert max(in_mdm["apart"]) < 0.02, "on some processors there is no difference at all"
 
 
 @pytest.mark.mdm
