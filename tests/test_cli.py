@@ -507,10 +507,10 @@ def test_one_of_several_processes_trains_nothing_and_writes_nothing(folder, tmp_
 @pytest.mark.usefixtures("borrowed_process")
 def test_a_run_is_trained_and_sampled_by_its_verbs(folder, tmp_path, capsys):
     """In this process: train writes a checkpoint, sample takes captions or the training clips' own."""
-    place = tmp_path / "run"
+    place = tmp_path / "a run"
     assert cli.main(["train", "--arm", "lifted", "--clips", folder, "--save_dir", str(place), *SMALL]) == 0
     assert (place / "model000000004.pt").is_file()
-    assert f"Next: videomdm sample --checkpoint {place} --text" in capsys.readouterr().out
+    assert f"Next: videomdm sample --checkpoint '{place}' --text" in capsys.readouterr().out
     words = ["sample", "--run", str(place), "--count", "2", "--frames", "18"]
     assert cli.main([*words, "--text", "a person walks", "someone jumps"]) == 0
     groups, captions = read_motions(place / "samples" / "samples.npz")

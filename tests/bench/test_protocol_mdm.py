@@ -275,7 +275,7 @@ def test_clips_are_found_from_where_the_training_was_started_and_must_be_enough(
     run = write_run(tmp_path / "bench/runs/2d-0", clips="set")
     monkeypatch.chdir(tmp_path)
     assert protocol_mdm.of_run(run).args["clips"] == str(tmp_path / "set")
-    refused(tmp_path, ConfigError, "expected 301 or more test clips .* found . of 1")
+    refused(tmp_path, ConfigError, "expected 320 or more clips .* found . of 1")
     (tmp_path / "set/new_joint_vecs/t.npy").unlink()
     assert protocol(words(tmp_path)) == 0
 

@@ -146,6 +146,9 @@ def spoil(run: Path, place: Path, how: str) -> Path:
             for name in [name for name in weights if "poseEmbedding.weight" in name]:
                 weights[name] = weights[name][:, :191]
         torch.save(stored, newest)
+    elif how == "too large":
+        stored = torch.load(newest, weights_only=True)
+        torch.save({name: weight * 1e30 for name, weight in stored.items()}, newest)
     elif how == "not finite":
         stored = torch.load(newest, weights_only=True)
         next(iter(stored.get("model_avg", stored).values())).view(-1)[0] = math.nan
@@ -164,6 +167,7 @@ def spoil(run: Path, place: Path, how: str) -> Path:
         ("cut", "does not fit the arguments in"),
         ("list", "does not fit the arguments in"),
         ("skeleton", "expected 263 channels (22 joints) of smpl22, the skeleton of the clips in"),
+        ("too large", "model000000002.pt: expected finite motions from this checkpoint, found others"),
         ("not finite", "model000000002.pt: expected finite numbers, found others in "),
         ("lost arguments", "args.json: expected the run's arguments as JSON"),
         ("other arguments", "args.json: expected the run's arguments as JSON"),
@@ -175,7 +179,8 @@ def test_a_checkpoint_that_is_none_is_answered_by_both_verbs(trained, tmp_path, 
     said = answer(capsys, "sample", "--checkpoint", bad, "--text", "walk", "--out", tmp_path / "out")
     assert named in said
     assert "found 191 channels (16 joints)" in said or how != "skeleton"
-    assert named in answer(capsys, "lift", "--clips", data, "--checkpoint", bad, "--out", tmp_path / "out")
+    words = ["--clips", data, "--checkpoint", bad, "--ddim", "3"]
+    assert named in answer(capsys, "lift", *words, "--out", tmp_path / "out")
 
 
 # -- lift -------------------------------------------------------------------------------------------------------------

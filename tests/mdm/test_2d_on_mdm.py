@@ -179,6 +179,7 @@ REFUSED = {
     "--lambda_fc 1": "contacts",
     "--dataset kit": "humanml",
     "--dataset humanact12": "humanml",
+    "--eval_num_samples 200 --eval_during_training": "expected 300 or more",
 }
 
 

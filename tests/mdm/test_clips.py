@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -25,7 +26,7 @@ TWO = Supervision(supervision="2d", teacher="lifted")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     """-> a folder with two training clips and one test clip, all with a truth."""
-    path = str(tmp_path_factory.mktemp("clips") / "set")
+    path = str(tmp_path_factory.mktemp("clips") / "a set")
     write_folder(path, {"train": [make_clip(), make_clip(name="walk")], "test": [make_clip(name="punch")]}, CARD)
     return path
 
@@ -96,7 +97,8 @@ def evaluated(folder: str, mode: str):
 
 
 def test_an_evaluation_reads_the_truth_of_the_clips_and_leaves_the_hosts_cache_alone(folder, monkeypatch):
-    monkeypatch.setattr(clips, "LEAST", 1)
+    monkeypatch.setattr(clips, "DRAWN", 0)
+    monkeypatch.setattr(clips, "check_enough", partial(clips.check_enough, batch=1))
     dataset = evaluated(folder, "gt")
     assert (dataset.opt.data_root, dataset.opt.motion_dir) == (folder, f"{folder}/new_joint_vecs")
     assert dataset.opt.text_dir == f"{folder}/texts"
@@ -108,7 +110,8 @@ def test_an_evaluation_reads_the_truth_of_the_clips_and_leaves_the_hosts_cache_a
 
 
 def test_what_is_generated_for_an_evaluation_is_in_the_units_of_the_training(folder, monkeypatch):
-    monkeypatch.setattr(clips, "LEAST", 1)
+    monkeypatch.setattr(clips, "DRAWN", 0)
+    monkeypatch.setattr(clips, "check_enough", partial(clips.check_enough, batch=1))
     dataset = evaluated(folder, "eval")
     mean, std = read_statistics(folder, "bent")
     for part in (dataset, dataset.t2m_dataset):
@@ -118,8 +121,11 @@ def test_what_is_generated_for_an_evaluation_is_in_the_units_of_the_training(fol
 
 
 def test_too_few_clips_for_mdms_evaluation_are_refused_with_their_number(folder):
-    with pytest.raises(ConfigError, match=r"expected 301 or more clips of 40 to 199 frames .* found 1 of 1.*report"):
+    said = r"expected 320 or more clips of 40 to 199 frames .* found 1 of 1.*with videomdm bench --dataset '.*a set'"
+    with pytest.raises(ConfigError, match=said):
         evaluated(folder, "gt")
+    with pytest.raises(ConfigError, match="expected 350 or more"):
+        clips.check_enough(folder, "test", ["punch_0"], batch=50)
 
 
 def test_clips_without_a_truth_are_evaluated_on_the_hosts_own_data_where_it_is(folder, tmp_path, monkeypatch):
@@ -157,19 +163,27 @@ def test_swapped_globals_come_back_after_an_error():
 @pytest.mark.parametrize("name", UNDER_2D)
 def test_under_2d_an_option_that_makes_no_sense_is_refused_with_the_reason(name):
     args = argparse.Namespace(dataset="humanml", **{name: 1})
-    with pytest.raises(ConfigError, match=f"--{name} 1 with --supervision 2d: .*: {UNDER_2D[name][:15]}"):
+    way = "take --supervision 3d without --clips" if name in WITH_CLIPS else r"take --supervision 3d\."
+    with pytest.raises(ConfigError, match=f"--{name} 1 with --supervision 2d: .*{UNDER_2D[name][:15]}.*, or {way}"):
         check_host(Source(clips="set"), TWO, args)
     check_host(Source(), Supervision(), args)
 
 
 @pytest.mark.parametrize("name", UNDER_2D)
-def test_under_3d_our_clips_serve_all_but_prefix_completion(name):
+def test_under_3d_our_clips_serve_all_but_prefix_completion(folder, name):
     args = argparse.Namespace(dataset="humanml", **{name: 1})
     if name in WITH_CLIPS:
-        with pytest.raises(ConfigError, match=f"--{name} 1 with --clips"):
-            check_host(Source(clips="set"), Supervision(), args)
+        with pytest.raises(ConfigError, match=f"--{name} 1 with --clips: .* MDM's own data, without --clips"):
+            check_host(Source(clips=folder), Supervision(), args)
     else:
-        check_host(Source(clips="set"), Supervision(), args)
+        check_host(Source(clips=folder, crop_frames=20), Supervision(), args)
+
+
+def test_goals_are_read_from_crops_of_one_length_which_the_refusal_of_others_names(folder):
+    args = argparse.Namespace(dataset="humanml", multi_target_cond=True)
+    with pytest.raises(ConfigError, match=r"--crop_frames 196 or more.*found 2 of 2 shorter.*Pass --crop_frames 50"):
+        check_host(Source(clips=folder), Supervision(), args)
+    check_host(Source(clips=folder, crop_frames=50), Supervision(), args)
 
 
 @pytest.mark.parametrize("dataset", ["kit", "humanact12", "uestc"])

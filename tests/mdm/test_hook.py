@@ -159,7 +159,7 @@ def test_an_option_replaces_what_it_speaks_of_and_no_more(seams, words, replaced
 def test_the_stand_in_says_that_it_has_no_evaluators(seams, folder):
     hook.activate(arguments("--clips", folder))
     for mode in ("eval", "gt"):
-        with pytest.raises(HostError, match=f"get_data.py: .*mode {mode!r}.*stand-in.*videomdm report"):
+        with pytest.raises(HostError, match=f"get_data.py: .*mode {mode!r}.*stand-in.*videomdm bench --dataset"):
             seams()["get_dataset"]("humanml", 20, split="test", hml_mode=mode)
     assert len(seams()["get_dataset"]("humanml", 20, split="test", hml_mode="text_only")) == 1
 

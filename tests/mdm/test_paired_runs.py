@@ -205,12 +205,15 @@ def mdm(mdm_checkout: checkout.Checkout, tmp_path_factory: pytest.TempPathFactor
     write_clips(place)
     (place / "dataset" / "t2m_train.npy").write_bytes(STALE)
     straight = ("--resume_checkpoint", "straight/model000000003.pt")
+    clips = ("--clips", "set", "--crop_frames", "20")
     plan = [
         *arms(),
         *continuations(),
         seven("elsewhere", *straight),
         seven("other_lr", *straight, "--lr", "0.1"),
         ("unbundled", ["--save_dir", "unbundled", *SMALL, *SEVEN, "--resume_checkpoint", "model000000003.pt"], {}),
+        ("goals", ["--save_dir", "goals", *SMALL, "--num_steps", "2", *clips, "--lambda_target_loc", "1"], {}),
+        ("uneven", ["--save_dir", "uneven", *SMALL, *clips, "--multi_target_cond", "--crop_frames", "196"], {}),
         ("few", ["--save_dir", "few", *SMALL, *SEVEN, "--batch_size", "64"], {}),
         ("whole_first", whole("--num_steps", "4"), {"kill_file": 3}),
         ("whole", whole("--num_steps", "4", "--overwrite"), {}),
@@ -406,6 +409,7 @@ def test_a_named_checkpoint_is_continued_in_another_folder(mdm):
     [
         ("other_lr", "--lr: expected 0.01 as in straight/bundle000000003.pt, found 0.1"),
         ("unbundled", "--resume_checkpoint model000000003.pt: expected bundle000000003.pt with --paired"),
+        ("uneven", "--multi_target_cond with --clips set: expected clips of --crop_frames 196 or more"),
         ("few", "--batch_size 64: expected as many clips or more, found 18"),
     ],
 )
@@ -413,6 +417,12 @@ def test_what_cannot_be_continued_or_begun_is_refused_with_the_option(mdm, name,
     assert mdm.status[name] == 1
     assert f"error: {message}" in output(mdm, name)
     assert not list((mdm.place / name).glob("*.pt"))
+
+
+@pytest.mark.mdm
+def test_goals_are_trained_on_clips_where_all_crops_have_one_length(mdm):
+    assert mdm.status["goals"] == 0, output(mdm, "goals")[-3000:]
+    assert (mdm.place / "goals/model000000000.pt").is_file()
 
 
 @pytest.mark.mdm

@@ -26,7 +26,7 @@ from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.folder import Card, write_folder
 from videomdm_ext.data.motions import load_motions
 from videomdm_ext.errors import ConfigError, HostError
-from videomdm_ext.mdm import checkout, clips, evaluation, official
+from videomdm_ext.mdm import checkout, evaluation, official
 
 pytestmark = [pytest.mark.mdm, pytest.mark.slow]
 
@@ -118,7 +118,7 @@ def bench(small) -> Path:
     """-> a folder of a bench with one training of two steps, made on the stand-in."""
     folder = small.parent / "bench"
     sources = [shorten(make_clip(name=motion.name)) for motion in load_motions() if len(motion.positions) > FRAMES][:6]
-    copies = [dataclasses.replace(sources[n % 6], id=f"copy-{n}") for n in range(clips.LEAST + 27)]
+    copies = [dataclasses.replace(sources[n % 6], id=f"copy-{n}") for n in range(328)]
     write_folder(str(folder / "set"), {"train": copies[:8], "test": copies[8:]}, CARD)
     words = ["--save_dir", str(folder / "runs/2d-0"), "--clips", str(folder / "set"), "--supervision", "2d"]
     words += ["--teacher", "lifted", "--text_features", "words", "--crop_frames", "32", "--num_steps", "2", *SMALL]
@@ -199,5 +199,5 @@ def test_a_run_on_few_clips_or_of_another_shape_is_refused_before_anything_runs(
     with pytest.raises(ConfigError, match=r"expected a denoiser with --ff_size 1024, .* found 384"):
         protocol_mdm.check(host, [wide])
     few = dataclasses.replace(run, args={**run.args, "clips": str(tmp_path / "few")})
-    with pytest.raises(ConfigError, match="expected 301 or more test clips"):
+    with pytest.raises(ConfigError, match="expected 320 or more clips"):
         protocol_mdm.check(host, [few])

@@ -20,7 +20,7 @@ from videomdm_ext.bench.report import terminal_table
 from videomdm_ext.bench.results import Results
 from videomdm_ext.bench.run import Bench
 from videomdm_ext.bench.verdict import headline, verdict
-from videomdm_ext.cli.console import bars, by_name, console, counting, parse, take
+from videomdm_ext.cli.console import bars, by_name, console, counting, parse, quoted, take
 from videomdm_ext.data.files import check_writable, write_bytes
 from videomdm_ext.data.folder import read_card
 from videomdm_ext.errors import ConfigError, HostError
@@ -80,7 +80,7 @@ def bench(words: Sequence[str]) -> int:
         console.print(f"R-precision in groups of {plan.samples}: {GROUP} samples or more would make groups of {GROUP}.")
     with bars() as progress:
         results, place = Bench(plan, out, options.workers, ["videomdm", "bench", *words], by_name(progress)).run()
-    return show(results, place, f"bench validate {out}")
+    return show(results, place, f"bench validate {quoted(out)}")
 
 
 def text_choice(asked: str) -> str:
@@ -127,19 +127,19 @@ class Report:
 def score(words: Sequence[str]) -> int:
     """Score saved samples again, all of them, and report."""
     out = parse(Existing, "bench score", words).out
-    return _again(out, f"bench validate {out}", anew=True)
+    return _again(out, f"bench validate {quoted(out)}", anew=True)
 
 
 def report(words: Sequence[str]) -> int:
     """`bench report`: rebuild the report; only what has no score yet is scored."""
     out = parse(Existing, "bench report", words).out
-    return _again(out, f"bench validate {out}")
+    return _again(out, f"bench validate {quoted(out)}")
 
 
 def report_demo(words: Sequence[str]) -> int:
     """`report`: as `bench report`, by default of the demo."""
     out = parse(Report, "report", words).out
-    return _again(out, f"view {out}")
+    return _again(out, f"view {quoted(out)}")
 
 
 def _again(out: Path, following: str, *, anew: bool = False) -> int:
@@ -176,7 +176,7 @@ def ls(words: Sequence[str]) -> int:
             console.print(f"    {one.headline}", markup=False)
     if not found:
         console.print(f"{options.folder}: no bench.")
-    following = f"videomdm bench validate {found[0].folder}" if found else "videomdm bench --dataset DIR"
+    following = f"videomdm bench validate {quoted(found[0].folder)}" if found else "videomdm bench --dataset DIR"
     console.print(f"Next: {following}", markup=False, soft_wrap=True)
     return 0
 
@@ -202,7 +202,7 @@ def validate(words: Sequence[str]) -> int:
         console.print(problem, markup=False, soft_wrap=True)
     console.print(f"{options.out}: " + (f"{len(problems)} problems" if problems else "all is as it should be"))
     following = "bench report" if problems else "view"
-    console.print(f"Next: videomdm {following} {options.out}", markup=False, soft_wrap=True)
+    console.print(f"Next: videomdm {following} {quoted(options.out)}", markup=False, soft_wrap=True)
     return 1 if problems else 0
 
 
@@ -246,7 +246,7 @@ def protocol(words: Sequence[str]) -> int:
             write_bytes(str(out / "protocol_mdm.json"), protocol_mdm.as_json(evaluated, settings).encode())
             write_bytes(str(out / "protocol_mdm.md"), document(evaluated, settings).encode())
     console.print((out / "protocol_mdm.md").read_text(encoding="utf-8"), markup=False)
-    console.print(f"{out / 'protocol_mdm.json'}: every number\nNext: videomdm bench ls {out.parent}")
+    console.print(f"{out / 'protocol_mdm.json'}: every number\nNext: videomdm bench ls {quoted(out.parent)}")
     return 0
 
 

@@ -9,7 +9,7 @@ import tyro
 from rich.table import Table
 from rich.text import Text
 
-from videomdm_ext.cli.console import bars, console, counting, parse
+from videomdm_ext.cli.console import bars, console, counting, parse, quoted
 from videomdm_ext.data import files
 from videomdm_ext.data.checking import FILES, STATES, Checked, by_kind, check_folder, counted
 from videomdm_ext.data.rules import ERROR, KINDS
@@ -59,8 +59,8 @@ def check(words: Sequence[str]) -> int:
         if not options.json:
             _say_quarantine(checked, options.quarantine)
     if not options.json:
-        bad = next(iter(checked.bad_clips), "")
-        console.print(f"Next: videomdm data {f'show {options.clips} {bad}' if bad else f'refine {options.clips}'}")
+        bad, clips = next(iter(checked.bad_clips), ""), quoted(options.clips)
+        console.print(f"Next: videomdm data {f'show {clips} {bad}' if bad else f'refine {clips}'}")
     wrong = checked.findings if options.strict else checked.errors
     return 1 if wrong else 0
 
@@ -149,5 +149,5 @@ def show(words: Sequence[str]) -> int:
     console.print(f"{out}: {shown.title}", soft_wrap=True, markup=False)
     for item in shown.findings:
         console.print(f"    {item.level} {item.kind}: {item.message}", soft_wrap=True, markup=False)
-    console.print(f"Next: videomdm view {options.clips} --ids {options.id}", soft_wrap=True, markup=False)
+    console.print(f"Next: videomdm view {quoted(options.clips)} --ids {options.id}", soft_wrap=True, markup=False)
     return 0

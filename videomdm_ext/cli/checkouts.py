@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from videomdm_ext.cli.console import parse
+from videomdm_ext.cli.console import parse, quoted
 from videomdm_ext.errors import HostError
 from videomdm_ext.mdm import checkout, install
 
@@ -44,7 +43,7 @@ def uninstall(words: Sequence[str]) -> int:
     """A checkout without our lines and without our folder."""
     host = _find(parse(Uninstall, "uninstall", words).mdm, older=True)
     print(install.uninstall(host.root))
-    print(f"Next: videomdm run --mdm {_quoted(host.root)} train.train_mdm ARGS... runs MDM with our options, unedited")
+    print(f"Next: videomdm run --mdm {quoted(host.root)} train.train_mdm ARGS... runs MDM with our options, unedited")
     return 0
 
 
@@ -150,11 +149,7 @@ def _report(host: checkout.Checkout) -> install.Status:
 def _next(root: Path, found: install.Status) -> str:
     """The command that is useful after a state."""
     if found.state == install.INSTALLED:
-        return f"cd {_quoted(root)} && python -m train.train_mdm --supervision 2d --clips FOLDER --save_dir save/2d"
+        return f"cd {quoted(root)} && python -m train.train_mdm --supervision 2d --clips FOLDER --save_dir save/2d"
     if found.state == install.CHANGED:
-        return f"git -C {_quoted(root)} diff -- {checkout.PARSER}"
-    return f"videomdm install --mdm {_quoted(root)}"
-
-
-def _quoted(root: Path) -> str:
-    return shlex.quote(str(root))
+        return f"git -C {quoted(root)} diff -- {checkout.PARSER}"
+    return f"videomdm install --mdm {quoted(root)}"

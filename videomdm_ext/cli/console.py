@@ -1,8 +1,10 @@
 """What the verbs share: arguments, progress bars, and a lifter's error in words."""
 
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import tyro
@@ -80,6 +82,11 @@ def by_name(progress: Progress) -> Callable[[str, int, int], None]:
         progress.update(tasks[name], completed=done, total=total)
 
     return move
+
+
+def quoted(path: str | Path) -> str:
+    """A path as one word of a command line that is printed to be pasted into a shell."""
+    return shlex.quote(str(path))
 
 
 def lifter_summary(card: Card) -> str:

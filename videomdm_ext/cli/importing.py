@@ -10,7 +10,7 @@ import torch
 import tyro
 
 from videomdm_ext import plugins
-from videomdm_ext.cli.console import bars, console, counting, lifter_summary, parse
+from videomdm_ext.cli.console import bars, console, counting, lifter_summary, parse, quoted
 from videomdm_ext.data.importing import Imported, find_importer, merge, run_import
 from videomdm_ext.data.sources.base import SHARES, ImportOptions
 from videomdm_ext.data.synthetic_camera import PREFIX
@@ -131,7 +131,10 @@ def tell(done: Imported, out: str) -> None:
         console.print(f"    {count:>5} such as {clip_id}: {message}", markup=False, highlight=False)
     if len(grouped(done.left_out)) > REASONS:
         console.print(f"          and for {len(grouped(done.left_out)) - REASONS} further reasons")
-    console.print(f"Next: videomdm data refine {out}, then videomdm train --arm 2d --clips {out} --save_dir runs/2d")
+    clips = quoted(out)
+    console.print(
+        f"Next: videomdm data refine {clips}, then videomdm train --arm 2d --clips {clips} --save_dir runs/2d"
+    )
 
 
 def grouped(left_out: Mapping[str, str]) -> list[tuple[int, str, str]]:
@@ -166,5 +169,5 @@ def merge_data(words: Sequence[str]) -> int:
         report = counting(progress, "merging")
         card = merge([str(folder) for folder in options.folders], str(options.out), name=options.name, progress=report)
     console.print(f"{options.out}: {card.counts} clips, lifter {card.lifter}, content {card.content_hash[:12]}")
-    console.print(f"Next: videomdm data check {options.out}")
+    console.print(f"Next: videomdm data check {quoted(options.out)}")
     return 0

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from videomdm_ext.cli.console import bars, console, counting, parse
+from videomdm_ext.cli.console import bars, console, counting, parse, quoted
 from videomdm_ext.cli.sampling import chosen, load, next_command, write
 from videomdm_ext.config import Supervision
 from videomdm_ext.data.clip import Clip
@@ -190,7 +190,7 @@ def write_all(
         for clip, motion in zip(clips, sources[PRIOR], strict=True):
             write_result(options.write_teacher / f"{clip.id}.npz", motion)
         extra = "" if skeleton.name == "smpl22" else f" --option lifter.skeleton={skeleton.name}"
-        to_use = f"--lifter joints --option results={options.write_teacher}{extra}"
+        to_use = f"--lifter joints --option results={quoted(options.write_teacher)}{extra}"
         console.print(f"Next: videomdm data import KIND SOURCE {to_use}", soft_wrap=True)
     else:
         console.print(next_command(out, "lifted", formats), soft_wrap=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from videomdm_ext import run
-from videomdm_ext.cli.console import console, parse
+from videomdm_ext.cli.console import console, parse, quoted
 from videomdm_ext.data.files import check_writable, read_text, write_bytes
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.inference import sample as sampling
@@ -105,7 +105,7 @@ def next_command(out: Path, stem: str, formats: Sequence[str]) -> str:
     """What to do with what was written."""
     if "page" in formats:
         return f"Next: open {out / stem}.html in a browser"
-    return f"Next: videomdm view {out}"
+    return f"Next: videomdm view {quoted(out)}"
 
 
 def chosen(formats: str) -> list[str]:

@@ -15,7 +15,7 @@ from videomdm_ext.bench.run import Bench
 from videomdm_ext.bench.video_demo import run_video_demo
 from videomdm_ext.bench.video_demo_report import table
 from videomdm_ext.cli.benchmarking import show, text_choice
-from videomdm_ext.cli.console import bars, by_name, console, counting, lifter_summary, parse, say_refined, take
+from videomdm_ext.cli.console import bars, by_name, console, counting, lifter_summary, parse, quoted, say_refined, take
 from videomdm_ext.data.demo import build_demo
 from videomdm_ext.data.files import check_writable
 from videomdm_ext.data.folder import Card, read_card
@@ -79,7 +79,7 @@ def demo(words: Sequence[str]) -> int:
         made.train()
         console.print("[bold]4/4[/] scores and pictures")
         results, place = made.report(made.score())
-    return show(results, place, f"view {out}")
+    return show(results, place, f"view {quoted(out)}")
 
 
 def video_demo(options: Demo, steps: int) -> int:
@@ -93,7 +93,7 @@ def video_demo(options: Demo, steps: int) -> int:
     with bars() as progress:
         made = run_video_demo(out, steps=steps, workers=options.workers, progress=by_name(progress))
     console.print(table(made.rows))
-    console.print(f"Report: {made.report}\nNext: videomdm data show {out / 'data'} cam01_0")
+    console.print(f"Report: {made.report}\nNext: videomdm data show {quoted(out / 'data')} cam01_0")
     return 0
 
 
@@ -129,7 +129,7 @@ def make_demo(words: Sequence[str]) -> int:
     options = parse(MakeDemo, "data make-demo", words)
     card = build_demo(str(options.out), seed=options.seed, views=options.views, fast=options.fast)
     console.print(f"{options.out}: {card.counts} clips, content {card.content_hash[:12]}; {lifter_summary(card)}")
-    console.print(f"Next: videomdm train --arm 2d --clips {options.out} --save_dir runs/2d")
+    console.print(f"Next: videomdm train --arm 2d --clips {quoted(options.out)} --save_dir runs/2d")
     return 0
 
 
@@ -147,7 +147,7 @@ def refine(words: Sequence[str]) -> int:
     with bars() as progress:
         make_refined(str(options.clips), read_card(str(options.clips)), counting(progress, "refining"))
     say_refined(str(options.clips))
-    console.print(f"Next: videomdm train --arm 2d --clips {options.clips} --save_dir runs/2d")
+    console.print(f"Next: videomdm train --arm 2d --clips {quoted(options.clips)} --save_dir runs/2d")
     return 0
 
 
@@ -159,7 +159,7 @@ def train(words: Sequence[str]) -> int:
     status = run.main([*(["--mdm", mdm] if mdm else []), "train.train_mdm", *flags, *rest])
     folder, _ = take(rest, "--save_dir")
     if status == 0 and folder:
-        where = f" --mdm {mdm}" if mdm else ""
+        where = f" --mdm {quoted(mdm)}" if mdm else ""
         said = "" if "--unconstrained" in rest else ' --text "a person walks."'
-        console.print(f"Next: videomdm sample --checkpoint {folder}{where}{said}", markup=False)
+        console.print(f"Next: videomdm sample --checkpoint {quoted(folder)}{where}{said}", markup=False)
     return status

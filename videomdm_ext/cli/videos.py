@@ -11,7 +11,7 @@ import torch
 import tyro
 from rich.progress import Progress, TaskID
 
-from videomdm_ext.cli.console import bars, console, counting, parse
+from videomdm_ext.cli.console import bars, console, counting, parse, quoted
 from videomdm_ext.data import files
 from videomdm_ext.data.folder import read_card, read_clip
 from videomdm_ext.data.importing import Imported, run_import
@@ -86,7 +86,7 @@ def from_video(words: Sequence[str]) -> int:
         with bars() as progress:
             draw_sheets(options.out, counting(progress, "drawing"))
         console.print(f"    look at {options.out}/sheets: do the bones sit on the person?")
-    out = options.out
+    out = quoted(options.out)
     following = f"Next: videomdm data refine {out}, then videomdm train --arm 2d --clips {out} --save_dir runs/2d"
     console.print(following, soft_wrap=True)
     return 0

@@ -17,7 +17,7 @@ from videomdm_ext.data.clip import Clip, Path
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.geometry.cameras import to_camera
 from videomdm_ext.geometry.rays import closest_on_ray
-from videomdm_ext.inference.sample import Trained, condition, denoiser, sampler, stream
+from videomdm_ext.inference.sample import Trained, condition, denoiser, finite, sampler, stream
 from videomdm_ext.motion.accuracy import (
     acceleration_error,
     depth_and_image_error,
@@ -160,7 +160,9 @@ def sample_windows(trained: Trained, windows: Sequence[Window], how: Lifting) ->
         model_kwargs={"y": condition(trained, [window.text for window in windows], lengths, how.text_scale)},
         **noised,
     )
-    positions = to_camera(decode(trained.space.raw(x.cpu()), trained.space.skeleton), model.observation.extrinsics)
+    positions = to_camera(
+        decode(trained.space.raw(finite(x, trained).cpu()), trained.space.skeleton), model.observation.extrinsics
+    )
     return [positions[i, :length] for i, length in enumerate(lengths)]
 
 

@@ -43,6 +43,7 @@ class Trained:
     args: argparse.Namespace
     dataset: HostDataset
     device: str = "cpu"
+    checkpoint: Path = Path()
 
     @property
     def fps(self) -> float:
@@ -102,7 +103,7 @@ def load(checkout: Checkout, checkpoint: Path, *, device: str = "cpu", clips: st
         raise HostError(_misfit(checkpoint, stored, dataset, error)) from error
     model.to(device)  # MDM's own returns nothing
     model.eval()
-    return Trained(model, diffusion, dataset.space, args, dataset, device)
+    return Trained(model, diffusion, dataset.space, args, dataset, device, checkpoint)
 
 
 def _misfit(checkpoint: Path, stored: Path, dataset: HostDataset, error: Exception) -> str:
@@ -143,10 +144,20 @@ def sample(
         shape = (len(part), trained.space.skeleton.num_features, 1, longest)
         noise = torch.randn(shape, generator=draw).to(trained.device)
         torch.manual_seed(stream(seed, f"steps/{start}"))
-        x = loop(model, shape, noise=noise, clip_denoised=False, model_kwargs={"y": y})
+        x = finite(loop(model, shape, noise=noise, clip_denoised=False, model_kwargs={"y": y}), trained)
         positions = decode(trained.space.raw(x.cpu()), trained.space.skeleton)
         motions += [positions[i, :length] for i, length in enumerate(lengths)]
     return motions
+
+
+def finite(x: Tensor, trained: Trained) -> Tensor:
+    """What was sampled. Raises HostError where it is not finite, as of finite weights that are far too large."""
+    if not divergence.all_finite([x]):
+        raise HostError(
+            f"{trained.checkpoint}: expected finite motions from this checkpoint, found others, so its training "
+            "diverged. Take an earlier one, or train again with a lower --lr."
+        )
+    return x
 
 
 def denoiser(trained: Trained, guidance: float) -> Any:

@@ -9,9 +9,10 @@ import argparse
 import contextlib
 import dataclasses
 import logging
+import shlex
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,8 +30,10 @@ logger = logging.getLogger(__name__)
 
 FRAMES = (40, 199)
 """Fewest and most frames of a clip that MDM's dataset class keeps."""
-LEAST = 301
-"""Test clips that MDM's evaluation needs: it draws 300 of them for its diversity."""
+DRAWN = 300
+"""Motions that MDM's evaluation draws for its diversity; whole batches have to hold more."""
+BATCH = 32
+"""Motions of its batches."""
 OWN_DATA = Path("dataset") / "HumanML3D"
 """Where MDM's programs look for their data, from the folder they are started in."""
 
@@ -67,7 +70,7 @@ def open_evaluation(host_class: type, source: Source, supervision: Supervision, 
     if ids is None:
         dataset = _own_data(host_class, source, split=split, **named)
     else:
-        _check_enough(source.clips, split, ids)
+        check_enough(source.clips, split, ids)
         dataset = _on_folder(host_class, Path(source.clips).resolve(), split=split, **named)
     if named["mode"] == "eval":
         speak_training_units(dataset, source, supervision)
@@ -85,14 +88,19 @@ def truth_of(path: str, clip_id: str) -> str:
     return bf.join(path, "new_joint_vecs", f"{clip_id}.npy")
 
 
-def _check_enough(path: str, split: str, ids: list[str]) -> None:
-    """MDM drops clips that are too short or too long without a word, and then fails far away."""
+def check_enough(path: str, split: str, ids: Sequence[str], batch: int = BATCH) -> None:
+    """Raise ConfigError where whole batches hold no more than DRAWN clips.
+
+    MDM drops clips that are too short or too long without a word, and then fails far away.
+    """
     frames = [len(np.load(truth_of(path, clip_id), mmap_mode="r")) for clip_id in ids]
     good = sum(FRAMES[0] <= count <= FRAMES[1] for count in frames)
-    if good < LEAST:
+    least = (DRAWN // batch + 1) * batch
+    if good < least:
         raise ConfigError(
-            f"{path}: expected {LEAST} or more clips of {FRAMES[0]} to {FRAMES[1]} frames in the split {split} for "
-            f"MDM's evaluation, found {good} of {len(ids)}. Score a small set with videomdm report."
+            f"{path}: expected {least} or more clips of {FRAMES[0]} to {FRAMES[1]} frames in the split {split} for "
+            f"MDM's evaluation, found {good} of {len(ids)}. On a small set, train and score arms with "
+            f"videomdm bench --dataset {shlex.quote(path)}."
         )
 
 
@@ -142,7 +150,8 @@ def speak_training_units(dataset: Any, source: Source, supervision: Supervision)
     if mean.shape != dataset.mean.shape:
         raise HostError(
             f"{source.clips}: expected statistics of {dataset.mean.shape[0]} features as the host's data have, found "
-            f"{mean.shape[0]}. Evaluate clips of this skeleton with videomdm report."
+            f"{mean.shape[0]}. Train and score arms on this skeleton "
+            f"with videomdm bench --dataset {shlex.quote(source.clips)}."
         )
     for part in (dataset, dataset.t2m_dataset):
         part.mean, part.std = mean, std

@@ -35,7 +35,8 @@ class HostDataset:
 
     Item: (crop, caption). The crop and the caption of an item depend on the seed, the epoch and the clip alone where
     the host tells the epoch (`set_epoch`); otherwise they come from Python's generator, as MDM's do. `pad_to` fixes the
-    frames of a batch; `observed` says whether batches hold what the cameras saw, which sampling has no use for.
+    frames of a batch; `observed` says whether batches hold what the cameras saw, which sampling has no use for;
+    `device` is where the host reads Mean and Std for its loss of goals.
     """
 
     clips: Sequence[Clip]
@@ -45,6 +46,7 @@ class HostDataset:
     epoch: int | None = None
     pad_to: int | None = None
     observed: bool = True
+    device: Any = "cpu"
     opt: SimpleNamespace = field(default_factory=SimpleNamespace)
 
     def __post_init__(self) -> None:
@@ -79,6 +81,15 @@ class HostDataset:
     @property
     def std(self) -> np.ndarray[Any, Any]:
         return self.space.std.numpy()
+
+    @property
+    def mean_gpu(self) -> Tensor:
+        """Mean as MDM's loss of goals reads it, [1, D, 1, 1] on the device."""
+        return self.space.mean.to(self.device)[None, :, None, None]
+
+    @property
+    def std_gpu(self) -> Tensor:
+        return self.space.std.to(self.device)[None, :, None, None]
 
     @property
     def t2m_dataset(self) -> "HostDataset":
@@ -180,9 +191,9 @@ def check_source(source: Source, supervision: Supervision) -> None:
 
 
 WITH_CLIPS: Mapping[str, str] = {
-    "context_len": "prefix completion (DiP) trains on MDM's own windows of fixed length; leave --clips out",
-    "pred_len": "prefix completion (DiP) trains on MDM's own windows of fixed length; leave --clips out",
-    "autoregressive": "only a prefix-completion model samples in a loop; leave --clips out",
+    "context_len": "prefix completion (DiP) trains on MDM's own windows of fixed length",
+    "pred_len": "prefix completion (DiP) trains on MDM's own windows of fixed length",
+    "autoregressive": "only a prefix-completion model, which trains on MDM's own windows, samples in a loop",
 }
 """Options of the host that --clips cannot serve, and why."""
 UNDER_2D: Mapping[str, str] = {
@@ -211,4 +222,21 @@ def check_host(source: Source, supervision: Supervision, args: argparse.Namespac
     for name, reason in (UNDER_2D if two else WITH_CLIPS).items():
         value = getattr(args, name, 0)
         if value:
-            raise ConfigError(f"--{name} {value} with {asked}: expected it to be left out: {reason}.")
+            needed = " without --clips" if name in WITH_CLIPS else ""
+            other = f"take --supervision 3d{needed}" if two else "take MDM's own data, without --clips"
+            raise ConfigError(f"--{name} {value} with {asked}: expected none, as {reason}. Leave it out, or {other}.")
+    if getattr(args, "multi_target_cond", False):
+        _check_goals(source)
+
+
+def _check_goals(source: Source) -> None:
+    """MDM reads goals from the last frame of crops that all have one length."""
+    clips = read_folder(source.clips, "train")[1]
+    short = [clip for clip in clips if clip.length < source.crop_frames]
+    if short:
+        least = min(clip.length for clip in short)
+        raise ConfigError(
+            f"--multi_target_cond with --clips {source.clips}: expected clips of --crop_frames {source.crop_frames} or "
+            f"more, as goals need crops of one length, found {len(short)} of {len(clips)} shorter ({short[0].id}: "
+            f"{short[0].length}). Pass --crop_frames {least} or less, or leave the shorter ones out."
+        )

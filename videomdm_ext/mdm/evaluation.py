@@ -1,5 +1,6 @@
 """MDM's own evaluation of a checkpoint, eval/eval_humanml.py: what it needs, how it is started, what its log says."""
 
+import argparse
 import os
 import re
 import sys
@@ -7,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 import videomdm_ext
 from videomdm_ext.errors import ConfigError, HostError
@@ -82,19 +81,35 @@ def check_own_data(checkout: Checkout) -> Path:
     return folder
 
 
-def check_truth(path: str) -> bool:
+def check_truth(path: str, split: str = "test", batch: int = clips.BATCH) -> bool:
     """Whether a run on these clips is evaluated on their own truth; ConfigError where they have it, but too little."""
-    ids = clips.with_truth(path, "test")
+    ids = clips.with_truth(path, split)
     if ids is None:
         return False
-    frames = [len(np.load(clips.truth_of(path, clip_id), mmap_mode="r")) for clip_id in ids]
-    good = sum(clips.FRAMES[0] <= count <= clips.FRAMES[1] for count in frames)
-    if good < clips.LEAST:
-        raise ConfigError(
-            f"{path}: expected {clips.LEAST} or more test clips of {clips.FRAMES[0]} to {clips.FRAMES[1]} frames for "
-            f"MDM's evaluation, found {good} of {len(ids)}. Score a small set with videomdm bench score."
-        )
+    clips.check_enough(path, split, ids, batch)
     return True
+
+
+def check_during_training(args: argparse.Namespace, root: Path) -> None:
+    """Refuse, before a training begins, --eval_during_training of HumanML3D features that would fail at a checkpoint.
+
+    The program reads its files from the folder that it is started in, which has to be the checkout's `root`.
+    """
+    if not args.eval_during_training or args.dataset != "humanml":
+        return
+    option = "--eval_during_training"
+    if not Path.cwd().samefile(root):
+        raise HostError(f"{option}: expected to be started in {root}, whose files it reads, found {Path.cwd()}.")
+    absent = official.problem(root)
+    if absent:
+        raise HostError(f"{option}: {absent} Or leave the option out, and evaluate afterwards.")
+    batch, made = args.eval_batch_size, args.eval_num_samples
+    if (made // batch + 1) * batch <= clips.DRAWN:
+        raise ConfigError(f"--eval_num_samples {made}: expected {clips.DRAWN} or more with {option}. Raise it.")
+    if not (args.clips and check_truth(args.clips, args.eval_split, batch)):
+        place = root / clips.OWN_DATA / f"{args.eval_split}.txt"
+        if not place.is_file():
+            raise ConfigError(f"{option}: expected {place} to evaluate on, found none. Leave the option out.")
 
 
 # -- the program ------------------------------------------------------------------------------------------------------

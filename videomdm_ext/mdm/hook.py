@@ -26,7 +26,7 @@ from videomdm_ext import plugins
 from videomdm_ext.config import Fairness, Source, Supervision
 from videomdm_ext.data.folder import read_card
 from videomdm_ext.errors import HostError, VideoMDMError
-from videomdm_ext.mdm import bundles, clips, compat, divergence, faster, loop, savings, streams, text_choice
+from videomdm_ext.mdm import bundles, clips, compat, divergence, evaluation, faster, loop, savings, streams, text_choice
 from videomdm_ext.mdm.checkout import FUNCTIONS, PACKAGES, PARSER, STANDIN, Checkout, check_functions
 from videomdm_ext.mdm.data import HostDataset
 from videomdm_ext.mdm.text import TextEncoder
@@ -202,6 +202,8 @@ def activate(args: argparse.Namespace, *, loading: bool = False) -> None:
     manager().hook.configure(args=args)
     if trains:
         fit_batch(args)
+        if getattr(args, "eval_during_training", False):
+            evaluation.check_during_training(args, _root())
     encoder = text_choice.settle(args, sys.argv[1:], manager())
     terms = plugins.collect(manager(), "loss_terms")
     model_util = importlib.import_module("utils.model_util")
@@ -236,8 +238,12 @@ def fit_batch(args: argparse.Namespace) -> None:
 
 def _in_standin() -> bool:
     """Whether the host in use is the stand-in, whose optimizer files hold what a bundle does."""
-    place = importlib.import_module("utils.parser_util").__file__
-    return Path(place or "").resolve().is_relative_to(STANDIN)
+    return _root().is_relative_to(STANDIN)
+
+
+def _root() -> Path:
+    """The folder of the host in use."""
+    return Path(importlib.import_module("utils.parser_util").__file__ or "").resolve().parents[1]
 
 
 def _pair(args: argparse.Namespace) -> None:
@@ -304,7 +310,7 @@ def evaluated_class(get_data: Any, name: str, mode: str) -> type:
     if not hasattr(get_data, "get_dataset_class"):
         raise HostError(
             f"{get_data.__file__}: expected evaluators for mode {mode!r}, found the stand-in, which has none. Run it "
-            "in an MDM checkout with --mdm, or evaluate with videomdm report."
+            "in an MDM checkout with --mdm, or train and score arms with videomdm bench --dataset DIR."
         )
     found: type = get_data.get_dataset_class(name)
     return found
@@ -333,6 +339,7 @@ def _swap_data(args: argparse.Namespace) -> None:
             )
         else:
             dataset = clips.open_for(source, supervision, args, split=split, mode=hml_mode, num_frames=num_frames)
+            dataset.device = named.get("device") or "cpu"
         opened[:] = [dataset]
         return plugins.wrap_dataset(manager(), dataset, args=args, split=split)
 
