@@ -30,7 +30,7 @@ from videomdm_ext.data.refined import is_made
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.hookspecs import hookimpl
 from videomdm_ext.inference.sample import read_motions
-from videomdm_ext.mdm import compat
+from videomdm_ext.mdm import doctor
 from videomdm_ext.supervision import refinement
 
 CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
@@ -334,8 +334,8 @@ def test_status_and_doctor_answer_in_json(monkeypatch, tmp_path, capsys):
     for seam in checkouts.checkout.SEAMS:
         (tmp_path / seam).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / seam).write_text("apply_rules add_diffusion_options")
-    finding = compat.Finding("missing", "clip", "no text", "install it")
-    monkeypatch.setattr(compat, "examine", lambda host: [finding])
+    finding = doctor.Finding("missing", "clip", "no text", "install it")
+    monkeypatch.setattr(doctor, "examine", lambda host: [finding])
     found = told(["status", "--mdm", str(tmp_path), "--json"], capsys)
     keys = {"checkout", "kind", "commit", "state", "about", "tested", "tested_commits", "next"}
     assert set(found) == keys

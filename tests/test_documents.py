@@ -325,7 +325,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (place / "mdm" / seam).touch()
     shutil.copy(checkout.STANDIN / checkout.PARSER, place / "mdm" / checkout.PARSER)
     monkeypatch.chdir(place)
-    monkeypatch.setattr(import_module("videomdm_ext.mdm.compat"), "examine", lambda host: [])
+    monkeypatch.setattr(import_module("videomdm_ext.mdm.doctor"), "examine", lambda host: [])
     brief = refinement.Refinement(first=2, rounds=0)
     monkeypatch.setattr(refinement, "Refinement", lambda: brief)
     return place

@@ -15,7 +15,7 @@ import pytest
 from videomdm_ext.cli import checkouts
 from videomdm_ext.cli import main as cli
 from videomdm_ext.errors import HostError
-from videomdm_ext.mdm import checkout, compat, install
+from videomdm_ext.mdm import checkout, doctor, install
 
 CONTENT = b"def apply_rules(args):\n    return args\n\n\ndef add_diffusion_options(parser):\n    pass\n"
 VERBS = {
@@ -101,7 +101,7 @@ def test_doctor_lists_the_state_and_every_finding_with_its_advice(root, monkeypa
         SimpleNamespace(name="numpy", state="remedied", about="np.float is gone", advice=""),
         SimpleNamespace(name="SMPL file", state="missing", about="no body model", advice="get it"),
     ]
-    monkeypatch.setattr(compat, "examine", lambda host: found if host.root == root else [], raising=False)
+    monkeypatch.setattr(doctor, "examine", lambda host: found if host.root == root else [], raising=False)
     assert cli.main(["doctor", "--mdm", str(root)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"{root}: MDM, no git commit"
@@ -120,8 +120,8 @@ def test_doctor_without_a_checkout_speaks_of_the_stand_in(monkeypatch, capsys):
 
     monkeypatch.delenv(checkout.VARIABLE, raising=False)
     monkeypatch.setattr(checkout, "find", nowhere)
-    finding = compat.Finding("text: auto", "fine", "--text_features auto takes words here", "")
-    monkeypatch.setattr(compat, "examine", lambda host: [finding] if host.kind == "standin" else [])
+    finding = doctor.Finding("text: auto", "fine", "--text_features auto takes words here", "")
+    monkeypatch.setattr(doctor, "examine", lambda host: [finding] if host.kind == "standin" else [])
     assert cli.main(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "the stand-in" in lines[0]

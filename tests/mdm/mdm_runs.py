@@ -19,8 +19,8 @@ SMALL = ("--latent_dim", "32", "--layers", "1", "--diffusion_steps", "20", "--ba
 UNEDITED = """
 import json, sys, torch
 torch.set_num_threads(1)
-from videomdm_ext.mdm import compat
-compat.prepare()
+from videomdm_ext.mdm import remedies
+remedies.prepare()
 from train import train_mdm
 for argv in json.loads(sys.argv[1]):
     sys.argv = ["train.train_mdm", *argv]
@@ -40,9 +40,9 @@ for argv in json.loads(sys.argv[1]):
 
 CLIP = """
 import torch
-from videomdm_ext.mdm import tower
+from videomdm_ext.mdm import fake_clip
 
-_module = tower.module(layers=1)
+_module = fake_clip.module(layers=1)
 load, tokenize, model = _module.load, _module.tokenize, _module.model
 """
 """A package `clip` with a small random tower: the weights of the real one cannot be had in a test."""

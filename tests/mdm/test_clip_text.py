@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from videomdm_ext.config import Speed
-from videomdm_ext.mdm import faster
-from videomdm_ext.mdm.tower import CONTEXT, END, START, RandomTower, convert_weights, module, tokenize
+from videomdm_ext.mdm.fake_clip import CONTEXT, END, START, RandomTower, convert_weights, module, tokenize
+from videomdm_ext.mdm.speed import approximate
 
 SIZE = {"width": 64, "layers": 2, "heads": 2}
 WORDS = ("a", "person", "walks", "turns", "left", "and", "jumps", "while", "waving", "the", "right", "hand", "slowly")
@@ -47,7 +47,7 @@ class Denoiser(nn.Module):
         return self.clip_model.encode_text(tokens).float().unsqueeze(0)
 
 
-Once = faster.quicker(Denoiser, Speed(encode_once=True))
+Once = approximate.quicker(Denoiser, Speed(encode_once=True))
 
 
 def captions(count: int, seed: int = 0) -> list[str]:
@@ -56,7 +56,7 @@ def captions(count: int, seed: int = 0) -> list[str]:
 
 
 def test_unless_asked_the_hosts_own_class_is_used_as_it_is():
-    assert faster.quicker(Denoiser, Speed()) is Denoiser
+    assert approximate.quicker(Denoiser, Speed()) is Denoiser
 
 
 @pytest.mark.parametrize(("precision", "bound"), [("float32", 1e-5), ("float16", 2e-2)])
@@ -156,9 +156,9 @@ from pathlib import Path
 import torch
 
 torch.set_num_threads(1)
-from videomdm_ext.mdm import tower
+from videomdm_ext.mdm import fake_clip
 
-sys.modules["clip"] = tower.module(width=64, layers=2, heads=2)
+sys.modules["clip"] = fake_clip.module(width=64, layers=2, heads=2)
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.mdm import checkout, hook
 

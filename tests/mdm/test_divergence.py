@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from videomdm_ext import run
 from videomdm_ext.data.folder import Card, write_folder
-from videomdm_ext.mdm import bundles, divergence
+from videomdm_ext.mdm import divergence, resume
 
 CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
 BROKEN = (math.nan, math.inf, -math.inf)
@@ -73,7 +73,7 @@ def test_a_run_of_the_stand_in_that_diverges_is_stopped_and_its_good_checkpoint_
     assert train(folder, name, *paired, *goes_on, "--num_steps", "20", "--lr", "1e30") == 1
     said = capsys.readouterr().err
     assert re.search(r"error: .*: the (loss|weight) .* at step [567]; the training stopped\.", said)
-    last = bundles.newest(folder / name)
+    last = resume.newest(folder / name)
     assert f"The last good checkpoint is {last}. Lower --lr, which is 1e+30, or limit the gradient with" in said
     assert len(said.splitlines()) == 1
     assert {path.name: path.read_bytes() for path in (folder / name).glob("*.pt")}.items() >= before.items()

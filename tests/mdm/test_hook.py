@@ -19,7 +19,8 @@ from videomdm_ext.data.folder import Card, write_folder
 from videomdm_ext.data.refined import make_refined
 from videomdm_ext.errors import ConfigError, HostError
 from videomdm_ext.hookspecs import hookimpl
-from videomdm_ext.mdm import faster, hook, text
+from videomdm_ext.mdm import hook, text
+from videomdm_ext.mdm.speed import approximate
 from videomdm_ext.mdm.supervise import OWN, weighted
 from videomdm_ext.supervision import refinement
 from videomdm_ext.supervision.objective import Objective
@@ -194,7 +195,7 @@ def test_an_unconstrained_model_trains_and_is_sampled_with_guidance_and_captions
     kind = standin_module("model.cfg_sampler").ClassifierFreeSampleModel
     own = kind.forward
     try:
-        faster.activate(arguments(unconstrained=True), [])
+        approximate.activate(arguments(unconstrained=True), [])
         guided = kind(built.model)
         x, t = torch.ones_like(built.x_start), torch.full((len(built.x_start),), 3)
         y = {**built.y, "text_embed": guided.encode_text(built.y["text"]), "scale": torch.full((len(x),), 2.5)}

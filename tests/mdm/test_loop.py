@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from videomdm_ext.errors import HostError
-from videomdm_ext.mdm import bundles, divergence, loop
+from videomdm_ext.mdm import divergence, loop, resume
 
 
 def same(first: object, second: object) -> bool:
@@ -223,7 +223,7 @@ def test_a_paired_run_stops_where_it_diverges_and_names_the_last_good_checkpoint
     spoil(made, what, at=3)
     with pytest.raises(HostError, match=f"run: {said}.*last good checkpoint is .*model000000002.pt. Lower --lr"):
         made.run_loop()
-    assert {bundles.step_of(path) for path in bundles.checkpoints(tmp_path / "run")} == {2}
+    assert {resume.step_of(path) for path in resume.checkpoints(tmp_path / "run")} == {2}
     assert len(list((tmp_path / "run").iterdir())) == 3
     content = torch.load(tmp_path / "run" / "bundle000000002.pt")
     assert divergence.first_broken(content) == ""
@@ -254,7 +254,7 @@ def test_a_resumed_run_that_diverges_names_the_checkpoint_that_it_went_on_from(t
 
 def start(folder: Path, resume: str = "", bundled: bool = True) -> SimpleNamespace:
     args = SimpleNamespace(save_dir=str(folder), resume_checkpoint=resume, overwrite=False)
-    bundles.prepare(args, bundled=bundled)
+    resume.prepare(args, bundled=bundled)
     return args
 
 
@@ -272,9 +272,9 @@ def test_the_latest_checkpoint_is_the_one_with_the_highest_step_and_none_in_an_e
 
 
 def test_a_checkpoint_that_cannot_be_continued_is_refused(tmp_path):
-    for name, resume in (("expected a file model000000000.pt", "best.pt"), ("found none", "model000000001.pt")):
+    for name, chosen in (("expected a file model000000000.pt", "best.pt"), ("found none", "model000000001.pt")):
         with pytest.raises(HostError, match=name):
-            start(tmp_path, str(tmp_path / resume))
+            start(tmp_path, str(tmp_path / chosen))
     (tmp_path / "model000000001.pt").touch()
     with pytest.raises(HostError, match=r"bundle000000001\.pt"):
         start(tmp_path, "latest")

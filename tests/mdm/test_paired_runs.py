@@ -22,7 +22,7 @@ from torch import Tensor
 
 from videomdm_ext.data.folder import Card, write_folder
 from videomdm_ext.data.motions import load_motions
-from videomdm_ext.mdm import bundles, checkout, divergence
+from videomdm_ext.mdm import checkout, divergence, resume
 
 ROOT = Path(__file__).parents[2]
 CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
@@ -38,11 +38,11 @@ import torch
 
 torch.set_num_threads(1)
 from videomdm_ext import run
-from videomdm_ext.mdm import checkout, hook, streams
+from videomdm_ext.mdm import checkout, hook, pairing
 
 root, plan = sys.argv[1], json.loads(Path(sys.argv[2]).read_text())
 drawn, options, replaced = [], {}, []
-paired_diffusion, paired_model, replace = streams.paired_diffusion, streams.paired_model, os.replace
+paired_diffusion, paired_model, replace = pairing.paired_diffusion, pairing.paired_model, os.replace
 
 
 def watched_diffusion(base, seed):
@@ -84,7 +84,7 @@ def few_workers(get_data):
     get_data.DataLoader = lambda *args, num_workers, **rest: loader(*args, num_workers=min(num_workers, 1), **rest)
 
 
-streams.paired_diffusion, streams.paired_model, os.replace = watched_diffusion, watched_model, counted_replace
+pairing.paired_diffusion, pairing.paired_model, os.replace = watched_diffusion, watched_model, counted_replace
 hook.use(checkout.open_checkout(Path(root), asked_by="a test"))
 for name in ("utils.model_util", "train.training_loop", "train.train_platforms", "data_loaders.humanml.data.dataset"):
     if (Path(root) / (name.replace(".", "/") + ".py")).is_file():
@@ -316,7 +316,7 @@ def test_a_run_that_diverges_stops_with_a_message_and_leaves_no_such_number(requ
     place = runs.place / name.split("_")[0]
     assert runs.status[name] == 1
     last = "No checkpoint was written before"
-    if newest := bundles.newest(place):
+    if newest := resume.newest(place):
         last = f"The last good checkpoint is {newest.relative_to(runs.place)}"
     (said,) = re.findall(r"^error: .*", output(runs, name), re.MULTILINE)
     assert re.search(r"the (loss|weight) .* at step \d+; the training stopped\. " + re.escape(last), said), said
@@ -367,7 +367,7 @@ def test_a_killed_run_that_goes_on_equals_an_uninterrupted_one(mdm, name):
         for kind in ("model", "opt"):
             saved = [torch.load(mdm.place / folder / f"{kind}{step:09d}.pt") for folder in ("straight", name)]
             assert same(*saved), (kind, step)
-    assert not (mdm.place / name / bundles.PARTIAL).exists()
+    assert not (mdm.place / name / resume.PARTIAL).exists()
 
 
 def test_a_killed_run_of_the_stand_in_that_goes_on_equals_an_uninterrupted_one(standin):
@@ -442,7 +442,7 @@ def test_without_paired_a_model_never_lies_there_without_its_optimizer(mdm):
     left = json.loads((mdm.place / "whole.found").read_text())
     assert {"opt000000000.pt", "model000000000.pt", "opt000000002.pt"} <= set(left)
     assert "model000000002.pt" not in left
-    assert bundles.PARTIAL in left
+    assert resume.PARTIAL in left
 
 
 @pytest.mark.mdm
@@ -450,6 +450,6 @@ def test_without_paired_mdm_goes_on_by_its_own_rules_and_clears_what_was_cut_off
     assert mdm.status["whole"] == 0, output(mdm, "whole")[-3000:]
     names = {path.name for path in (mdm.place / "whole").iterdir()}
     assert {"model000000002.pt", "opt000000002.pt"} <= names
-    assert bundles.PARTIAL not in names
+    assert resume.PARTIAL not in names
     assert not any(name.startswith("bundle") for name in names)
     assert torch.load(mdm.place / "whole.drawn") == []

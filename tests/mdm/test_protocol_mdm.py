@@ -60,8 +60,8 @@ import sys
 import numpy as np
 import torch
 torch.set_num_threads(1)
-from videomdm_ext.mdm import compat
-compat.prepare()
+from videomdm_ext.mdm import remedies
+remedies.prepare()
 from data_loaders.humanml.networks.evaluator_wrapper import EvaluatorMDMWrapper
 from data_loaders.humanml.utils.word_vectorizer import WordVectorizer
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from humanml import write_evaluator, write_glove, write_humanml
 
-from videomdm_ext.mdm import compat, remedies
+from videomdm_ext.mdm import remedies
 
 pytestmark = pytest.mark.mdm
 
@@ -82,7 +82,7 @@ import importlib, json, random, sys
 import numpy as np
 import torch
 from videomdm_ext.errors import HostError
-from videomdm_ext.mdm import compat, hook
+from videomdm_ext.mdm import hook, remedies
 torch.set_num_threads(1)
 before = [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]
 hook.begin()
@@ -121,7 +121,7 @@ print(json.dumps({
                                               *metrics.calculate_activation_statistics(b)),
     "counts": str(LossSecondMomentResampler(type("D", (), {"num_timesteps": 4}))._loss_counts.dtype),
     "numpy": [hasattr(motion_process.np, name) for name in ("float", "int")],
-    "applied": compat.applied(),
+    "applied": remedies.applied(),
 }))
 """
 
@@ -172,7 +172,7 @@ def test_modules_have_the_numpy_names_they_use(looked):
 
 @pytest.mark.filterwarnings("ignore:invalid escape sequence")
 def test_no_module_of_the_checkout_uses_a_lost_numpy_name_without_a_remedy(mdm_checkout):
-    given = {name.replace(".", "/") + ".py" for name in compat.REMEDIES[0].modules}
+    given = {name.replace(".", "/") + ".py" for name in remedies.REMEDIES[0].modules}
     found = {}
     for path in sorted(mdm_checkout.root.rglob("*.py")):
         name = str(path.relative_to(mdm_checkout.root))
@@ -196,8 +196,8 @@ DRAW = """
 import json
 import numpy as np
 import torch
-from videomdm_ext.mdm import compat
-compat.prepare()
+from videomdm_ext.mdm import remedies
+remedies.prepare()
 from data_loaders.humanml.scripts.motion_process import recover_from_ric
 from data_loaders.humanml.utils.paramUtil import t2m_kinematic_chain
 from data_loaders.humanml.utils.plot_script import plot_3d_motion
@@ -205,7 +205,7 @@ features = torch.from_numpy(np.load("dataset/HumanML3D/new_joint_vecs/000000.npy
 motion = recover_from_ric(features[None], 22)[0].numpy()
 clip = plot_3d_motion("a.mp4", t2m_kinematic_chain, motion, "a person moves", "humanml", fps=20, gt_frames=[0])
 np.savez("frames.npz", *[clip.frame_function(seconds) for seconds in (0.0, 1.0, 1.0)])
-print(json.dumps({"applied": compat.applied()}))
+print(json.dumps({"applied": remedies.applied()}))
 """
 ORANGE = ((221, 90, 55), (214, 158, 0), (183, 90, 57), (255, 109, 0), (221, 181, 14))
 BLUE = ((77, 132, 170), (91, 153, 101), (97, 206, 185), (52, 193, 226), (128, 183, 154))

@@ -112,8 +112,8 @@ def test_a_checkpoint_of_ours_is_loaded_by_unedited_mdm(saved, mdm_checkout, tmp
     shutil.copytree(saved["installed"] / "plain", place / "save" / "plain")
     program = """
 import sys, torch
-from videomdm_ext.mdm import compat
-compat.prepare()
+from videomdm_ext.mdm import remedies
+remedies.prepare()
 from utils.parser_util import evaluation_parser
 from utils.model_util import create_model_and_diffusion, load_saved_model
 sys.argv = ["eval", "--model_path", "save/plain/model000000010.pt"]

@@ -86,7 +86,7 @@ class Doctor:
 def doctor(words: Sequence[str]) -> int:
     """The state of a checkout, and of what it needs."""
     options = parse(Doctor, "doctor", words)
-    examine = import_module("videomdm_ext.mdm.compat").examine
+    examine = import_module("videomdm_ext.mdm.doctor").examine
     try:
         host = checkout.find(options.mdm or None)
     except HostError:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.errors import HostError
-from videomdm_ext.mdm import bundles, remedies
+from videomdm_ext.mdm import remedies, resume
 
 MALFORMED = (RuntimeError, LookupError, TypeError, AttributeError, AssertionError, OSError, EOFError, UnpicklingError)
 """What torch and the hosts raise for a file that is no checkpoint."""
@@ -49,7 +49,7 @@ def first_broken(content: Any) -> str:
 
 def start_of(args: Any) -> Path | None:
     """The checkpoint that a training with these arguments goes on from, by the rule of both hosts, or None."""
-    found = None if getattr(args, "paired", False) else bundles.newest(args.save_dir)
+    found = None if getattr(args, "paired", False) else resume.newest(args.save_dir)
     named = getattr(args, "resume_checkpoint", "")
     return found or (Path(named) if named else None)
 
@@ -91,7 +91,7 @@ class Guard:
 def refuse_resumed(args: Any) -> None:
     """Raise HostError where a training would go on from a checkpoint with a number that is not finite."""
     start = start_of(args)
-    if start is not None and bundles.CHECKPOINT.fullmatch(start.name):
+    if start is not None and resume.CHECKPOINT.fullmatch(start.name):
         number = start.name.removeprefix("model")
         refuse(start, start.with_name(f"opt{number}"), start.with_name(f"bundle{number}"))
 
@@ -118,8 +118,8 @@ def broken_in(path: Path) -> str:
 
 def _refusal(path: Path, broken: str, checkpoint: Path) -> str:
     """What to say of a file, and which earlier checkpoint of its folder can be used instead."""
-    step = int(match[1]) if (match := bundles.CHECKPOINT.fullmatch(checkpoint.name)) else math.inf
-    earlier = [other for other in bundles.checkpoints(checkpoint.parent) if bundles.step_of(other) < step]
+    step = int(match[1]) if (match := resume.CHECKPOINT.fullmatch(checkpoint.name)) else math.inf
+    earlier = [other for other in resume.checkpoints(checkpoint.parent) if resume.step_of(other) < step]
     good = next((other for other in reversed(earlier) if not broken_in(other)), None)
     advice = f"Use {good}, the last good one, and remove what is later" if good else "Train again with a lower --lr"
     return f"{path}: expected finite numbers, found others in {broken}, as its training diverged. {advice}."

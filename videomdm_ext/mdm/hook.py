@@ -26,9 +26,10 @@ from videomdm_ext import plugins
 from videomdm_ext.config import Fairness, Source, Supervision
 from videomdm_ext.data.folder import read_card
 from videomdm_ext.errors import HostError, VideoMDMError
-from videomdm_ext.mdm import bundles, clips, compat, divergence, evaluation, faster, loop, savings, streams, text_choice
+from videomdm_ext.mdm import clips, divergence, evaluation, loop, pairing, remedies, resume, text_choice
 from videomdm_ext.mdm.checkout import FUNCTIONS, PACKAGES, PARSER, STANDIN, Checkout, check_functions
 from videomdm_ext.mdm.data import HostDataset
+from videomdm_ext.mdm.speed import approximate, exact
 from videomdm_ext.mdm.text import TextEncoder
 from videomdm_ext.options import from_args
 
@@ -166,8 +167,8 @@ def exists(module: str) -> bool:
 
 def begin() -> None:
     """Make the process ready before a checkout's modules are imported. Repeating it is harmless."""
-    compat.prepare()
-    savings.attach()
+    remedies.prepare()
+    exact.attach()
     loop.attach()
 
 
@@ -193,8 +194,8 @@ def activate(args: argparse.Namespace, *, loading: bool = False) -> None:
     moved = text_choice.explicit(sys.argv[1:], "clips")
     if moved is not None:  # the folder may lie elsewhere than where args.json says that the training found it
         args.clips = moved
-    if streams.trains_paired(args):
-        bundles.prepare(args, bundled=not _in_standin())
+    if pairing.trains_paired(args):
+        resume.prepare(args, bundled=not _in_standin())
     if trains:
         divergence.refuse_resumed(args)
     elif getattr(args, "model_path", ""):
@@ -212,7 +213,7 @@ def activate(args: argparse.Namespace, *, loading: bool = False) -> None:
     denoiser = _own(model_util, "MDM")
     unconstrained = getattr(args, "unconstrained", False)
     denoiser = without_text(denoiser) if unconstrained else with_text_encoder(denoiser, encoder)
-    _swap(model_util, "MDM", faster.quicker(denoiser, faster.activate(args, sys.argv[1:])))
+    _swap(model_util, "MDM", approximate.quicker(denoiser, approximate.activate(args, sys.argv[1:])))
     _swap_data(args)
     _pair(args)
 
@@ -250,11 +251,11 @@ def _pair(args: argparse.Namespace) -> None:
     """With --paired, data read anew and own random streams in training, on top of what is swapped already."""
     model_util: Any = importlib.import_module("utils.model_util")
     get_data = importlib.import_module("data_loaders.get_data")
-    if streams.trains_paired(args):
-        model_util.SpacedDiffusion = streams.paired_diffusion(model_util.SpacedDiffusion, args.seed)
-        model_util.MDM = streams.paired_model(model_util.MDM, args.seed)
+    if pairing.trains_paired(args):
+        model_util.SpacedDiffusion = pairing.paired_diffusion(model_util.SpacedDiffusion, args.seed)
+        model_util.MDM = pairing.paired_model(model_util.MDM, args.seed)
     if hasattr(get_data, "get_dataset_class"):
-        classes = streams.fresh_dataset_class(_own(get_data, "get_dataset_class"), args.seed)
+        classes = pairing.fresh_dataset_class(_own(get_data, "get_dataset_class"), args.seed)
         _swap(get_data, "get_dataset_class", classes if from_args(Fairness, args).paired else None)
 
 

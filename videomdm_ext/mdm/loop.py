@@ -12,7 +12,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from videomdm_ext.errors import HostError
-from videomdm_ext.mdm import bundles, divergence, imports, savings, streams
+from videomdm_ext.mdm import divergence, imports, pairing, resume
+from videomdm_ext.mdm.speed import exact
 
 Host: Any = object
 """Stands for MDM's TrainLoop, which follows the classes below in the order of look-up."""
@@ -54,13 +55,13 @@ class Whole(Host):
             raise HostError(
                 f"--batch_size {args.batch_size}: expected as many clips or more, found {len(data.dataset)}. Lower it."
             )
-        bundles.sweep(args.save_dir)
+        resume.sweep(args.save_dir)
         trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         self.guard = divergence.Guard(args, trained)
         super().__init__(args, train_platform, model, diffusion, data)
         self._keep_loss(diffusion)
         if self.device.type == "cuda" and not args.multi_target_cond:
-            self.data = savings.OnDevice(self.data, self.device)
+            self.data = exact.OnDevice(self.data, self.device)
 
     def _load_optimizer_state(self) -> None:
         """MDM asks for an AdamW that a CUDA graph can hold, which no CPU has."""
@@ -89,10 +90,10 @@ class Whole(Host):
         return int(self.total_step())
 
     def save(self) -> None:
-        self.guard.check_saved(bundles.content_of(self), self.ckpt_file_name())
+        self.guard.check_saved(resume.content_of(self), self.ckpt_file_name())
         self.save_beside()
         folder = self.save_dir
-        with bundles.beside(folder) as partial:
+        with resume.beside(folder) as partial:
             self.save_dir = partial
             try:
                 super().save()
@@ -106,23 +107,23 @@ class Whole(Host):
     def update_average_model(self) -> None:
         if self.args.use_ema:
             everything = self.args.eval_during_training or self.args.gen_during_training
-            savings.move_average(self.model, self.model_avg, self.args.avg_model_beta, frozen=everything)
+            exact.move_average(self.model, self.model_avg, self.args.avg_model_beta, frozen=everything)
 
 
 class Paired(Host):
     """Exactly `last_step` updates; model{N}.pt holds N of them, and a resumed run equals an uninterrupted one.
 
-    Every draw of a step has a stream of its own (`streams`); what an evaluation draws leaves no trace.
+    Every draw of a step has a stream of its own (`pairing`); what an evaluation draws leaves no trace.
     """
 
     data: Any
 
     def __init__(self, args: argparse.Namespace, train_platform: Any, model: Any, diffusion: Any, data: Any) -> None:
-        bundles.prepare(args, bundled=True)
-        loader, self.order = streams.keyed_loader(data, args.seed)
+        resume.prepare(args, bundled=True)
+        loader, self.order = pairing.keyed_loader(data, args.seed)
         self.host_data = data
         path = args.resume_checkpoint
-        self.resumed = bundles.read(Path(path), args) if path else None
+        self.resumed = resume.read(Path(path), args) if path else None
         super().__init__(args, train_platform, model, diffusion, loader)
         self.last_step = min(args.num_steps, args.lr_anneal_steps or args.num_steps)
         self._resume_optimizer()
@@ -145,7 +146,7 @@ class Paired(Host):
         self.opt.load_state_dict(self.resumed["opt"])
         for weight in self.opt.state:
             weight.grad = torch.zeros_like(weight)
-        streams.restore_random_states(self.resumed["random"])
+        pairing.restore_random_states(self.resumed["random"])
         print(f"resumed {self.args.resume_checkpoint} at step {self.step}")
 
     def run_loop(self) -> None:
@@ -172,7 +173,7 @@ class Paired(Host):
 
     def update(self, motion: Tensor, y: dict[str, Any]) -> None:
         """One update with a batch; the host's own count is one behind while it lasts, as in MDM."""
-        streams.seed_all(streams.derive(self.args.seed, "goals", self.step))
+        pairing.seed_all(pairing.derive(self.args.seed, "goals", self.step))
         self.cond_modifiers(y, motion)
         moved = {name: value.to(self.device) if torch.is_tensor(value) else value for name, value in y.items()}
         self.diffusion.begin_step(self.step)
@@ -191,7 +192,7 @@ class Paired(Host):
         """Save, then evaluate and generate where that is asked for."""
         self.save()
         self.saved_step = self.step
-        with self.aside(), streams.preserved():
+        with self.aside(), pairing.preserved():
             self.evaluate()
             self.generate_during_training()
 
@@ -200,7 +201,7 @@ class Paired(Host):
         return int(self.step) + 1
 
     def save_beside(self) -> None:
-        bundles.write(self)
+        resume.write(self)
 
     @contextmanager
     def aside(self) -> Iterator[None]:

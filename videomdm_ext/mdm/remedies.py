@@ -10,6 +10,7 @@ import inspect
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +20,7 @@ import torch
 from torch import nn
 
 from videomdm_ext.errors import HostError
-from videomdm_ext.mdm import placeholders
+from videomdm_ext.mdm import imports, placeholders
 
 _used: dict[str, None] = {}
 
@@ -27,11 +28,6 @@ _used: dict[str, None] = {}
 def use(name: str) -> None:
     """Note that a remedy serves in this process."""
     _used[name] = None
-
-
-def used() -> tuple[str, ...]:
-    """The remedies that serve in this process."""
-    return tuple(_used)
 
 
 class Beside(ModuleType):
@@ -281,3 +277,68 @@ def without_vectors(own: Any) -> Callable[[], Any]:
             return np.zeros(300), self._get_pos_ohot(item.rpartition("/")[2])
 
     return WithoutVectors
+
+
+# -- all of them -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """A change to MDM modules, what it is for, and whether this machine's packages need it."""
+
+    name: str
+    about: str
+    change: Callable[[ModuleType], None]
+    modules: tuple[str, ...]
+    needed: Callable[[], bool] | None = None
+    """None where it depends on a file."""
+
+
+REMEDIES = (
+    Remedy(
+        "numpy",
+        "np.float and np.int, which numpy gave up in 1.24",
+        numpy_names,
+        (
+            "data_loaders.humanml.scripts.motion_process",
+            "data_loaders.humanml.motion_loaders.model_motion_loaders",
+            "diffusion.resample",
+        ),
+        lambda: bool(lost_names()),
+    ),
+    Remedy(
+        "scipy",
+        "the matrix root's switch disp, which scipy gave up in 1.18",
+        matrix_root,
+        ("data_loaders.humanml.utils.metrics", "eval.a2m.action2motion.fid", "eval.a2m.stgcn.fid"),
+        lambda: not root_has_switch(),
+    ),
+    Remedy(
+        "matplotlib",
+        "pictures' bytes, and 3D axes that join their figure, which matplotlib gave up by 3.10",
+        drawing,
+        ("data_loaders.humanml.utils.plot_script",),
+        lambda: not draws_by_itself(),
+    ),
+    Remedy(
+        "torch",
+        "checkpoints that hold numpy's numbers, which torch.load refuses since 2.6",
+        old_checkpoints,
+        ("data_loaders.humanml.networks.evaluator_wrapper", "utils.model_util", "utils.dist_util"),
+    ),
+    Remedy("SMPL", "the body model", body, ("model.rotation2xyz",)),
+    Remedy("GloVe", "word vectors", word_vectors, ("data_loaders.humanml.data.dataset",)),
+)
+
+
+def prepare() -> None:
+    """Apply what is needed before MDM's modules are imported, and arrange for the rest. Repeating it is harmless."""
+    placeholders.attach()
+    for remedy in REMEDIES:
+        for module in remedy.modules:
+            imports.after(module, remedy.change)
+
+
+def applied() -> tuple[str, ...]:
+    """The remedies that serve in this process: packages stood in for, then changes to MDM's modules."""
+    return (*placeholders.stood_in(), *_used)

@@ -32,7 +32,7 @@ from videomdm_ext.data.folder import Card, write_folder
 from videomdm_ext.data.motions import load_motions
 from videomdm_ext.data.synthetic_camera import Optics, find_lifter, lift, observe, own_generator
 from videomdm_ext.errors import HostError
-from videomdm_ext.mdm import checkout, clip_weights, compat, hook, install, tower
+from videomdm_ext.mdm import checkout, clip_weights, fake_clip, hook, install, remedies
 from videomdm_ext.mdm.checkout import PARSER, Checkout
 from videomdm_ext.mdm.data import open_dataset
 from videomdm_ext.motion.skeletons import SMPL22
@@ -288,11 +288,11 @@ def main(folder: Path, variant: str) -> None:
 def build(folder: Path, variant: str, plan: dict[str, Any], sizes: Sizes) -> Any:
     """The host's training loop, made as its training program makes it."""
     if plan["tower"] is not None:
-        sys.modules["clip"] = tower.module(**plan["tower"])
+        sys.modules["clip"] = fake_clip.module(**plan["tower"])
         sys.modules["clip.model"] = sys.modules["clip"].model
     here = checkout.Checkout(Path(plan["root"]), None, plan["kind"])
     if variant == "stock":
-        compat.prepare()
+        remedies.prepare()
         hook.claim(here)
     else:
         hook.use(here)

@@ -24,7 +24,7 @@ from mpl_toolkits.mplot3d.axes3d import Axes3D
 from torch import nn
 
 from videomdm_ext.errors import HostError
-from videomdm_ext.mdm import checkout, compat, imports, placeholders, remedies
+from videomdm_ext.mdm import checkout, doctor, imports, placeholders, remedies
 
 FAKED = (
     "clip", "spacy", "wandb", "moviepy", "pkg_resources", "torchvision", "joblib", "smplx", "pandas", "sklearn", "eval",
@@ -519,20 +519,20 @@ def test_the_eye_comes_nearer_with_a_smaller_distance():
 def test_preparing_twice_changes_a_module_once(monkeypatch):
     monkeypatch.setattr(imports, "_changes", {})
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
-    compat.prepare()
+    remedies.prepare()
     finders = len(sys.meta_path)
-    compat.prepare()
+    remedies.prepare()
     assert len(sys.meta_path) == finders
     assert all(len(changes) == 1 for changes in imports._changes.values())
-    assert set(imports._changes) == {module for remedy in compat.REMEDIES for module in remedy.modules}
+    assert set(imports._changes) == {module for remedy in remedies.REMEDIES for module in remedy.modules}
 
 
-NOTHING = compat.Tried({}, False, {"clip": "", "minilm": "", "words": ""}, {"tensorboard": "", "clearml": ""})
+NOTHING = doctor.Tried({}, False, {"clip": "", "minilm": "", "words": ""}, {"tensorboard": "", "clearml": ""})
 
 
 def states(root: Path) -> dict[str, str]:
     host = checkout.Checkout(root=root, commit=None, kind="mdm")
-    findings = compat.examine(host)
+    findings = doctor.examine(host)
     assert len({finding.name for finding in findings}) == len(findings)
     assert {finding.state for finding in findings} <= {"fine", "remedied", "missing"}
     assert all(finding.advice for finding in findings if finding.state == "missing")
@@ -540,7 +540,7 @@ def states(root: Path) -> dict[str, str]:
 
 
 def test_the_doctor_looks_for_each_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(compat, "try_packages", lambda: NOTHING)
+    monkeypatch.setattr(doctor, "try_packages", lambda: NOTHING)
     monkeypatch.setenv("HOME", str(tmp_path))
     names = ("HumanML3D", "GloVe", "evaluator", "SMPL")
     before = states(tmp_path)
@@ -562,20 +562,20 @@ def test_the_doctor_looks_for_each_file(tmp_path, monkeypatch):
     ],
 )
 def test_the_doctor_tells_what_is_stood_in_for_from_what_is_missed(tmp_path, monkeypatch, stood_in, other, expected):
-    monkeypatch.setattr(compat, "try_packages", lambda: dataclasses.replace(NOTHING, stood_in=stood_in, other=other))
+    monkeypatch.setattr(doctor, "try_packages", lambda: dataclasses.replace(NOTHING, stood_in=stood_in, other=other))
     found = states(tmp_path)
     assert {name: found[name] for name in expected} == expected
 
 
 def test_the_doctor_follows_scipy_numpy_and_matplotlib(tmp_path, monkeypatch, new_scipy):
-    monkeypatch.setattr(compat, "try_packages", lambda: NOTHING)
+    monkeypatch.setattr(doctor, "try_packages", lambda: NOTHING)
     monkeypatch.setattr(remedies, "PLAIN", {})
     found = states(tmp_path)
     assert (found["scipy"], found["numpy"]) == ("remedied", "fine")
 
 
 def test_the_doctor_misses_a_package_that_has_no_stand_in(tmp_path, monkeypatch):
-    monkeypatch.setattr(compat, "try_packages", lambda: NOTHING)
+    monkeypatch.setattr(doctor, "try_packages", lambda: NOTHING)
     monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
     assert states(tmp_path)["matplotlib"] == "missing"
 
@@ -586,7 +586,7 @@ def test_the_doctor_tries_the_packages_in_a_process_of_its_own(tmp_path, monkeyp
     (tmp_path / "moviepy" / "video" / "io").mkdir(parents=True)
     (tmp_path / "moviepy" / "__init__.py").write_text("VideoClip = clips_array = None\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    tried = compat.try_packages()
+    tried = doctor.try_packages()
     stood_in = tried.stood_in
     assert tried.other
     assert "another program of that name" in tried.encoders["clip"]
@@ -600,8 +600,8 @@ def test_the_doctor_tries_the_packages_in_a_process_of_its_own(tmp_path, monkeyp
 
 def test_the_doctor_says_which_encoder_auto_takes_and_why_the_others_are_not_taken(tmp_path, monkeypatch):
     tried = dataclasses.replace(NOTHING, encoders={"clip": "offline", "minilm": "", "words": "", "mine": "torn"})
-    monkeypatch.setattr(compat, "try_packages", lambda: tried)
-    found = {finding.name: finding for finding in compat.examine(checkout.standin())}
+    monkeypatch.setattr(doctor, "try_packages", lambda: tried)
+    found = {finding.name: finding for finding in doctor.examine(checkout.standin())}
     states = {name: finding.state for name, finding in found.items()}
     assert states == {
         "text: clip": "missing", "text: minilm": "fine", "text: words": "fine", "text: mine": "missing",
@@ -621,10 +621,10 @@ def test_the_doctor_really_loads_each_platform(tmp_path, monkeypatch, broken):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "clearml", raising=False)
-    found = compat.try_platforms()
+    found = doctor.try_platforms()
     sys.modules.pop("clearml", None)
     assert found == {**dict.fromkeys(("tensorboard", "clearml"), ""), broken: "ValueError: torn"}
-    monkeypatch.setattr(compat, "try_packages", lambda: dataclasses.replace(NOTHING, platforms=found))
+    monkeypatch.setattr(doctor, "try_packages", lambda: dataclasses.replace(NOTHING, platforms=found))
     assert states(tmp_path)[broken] == "missing"
 
 
@@ -633,4 +633,4 @@ def test_the_doctor_really_reads_the_evaluators_weights(tmp_path, monkeypatch, c
     path = tmp_path / "finest.tar"
     torch.save(content, path) if isinstance(content, dict) else path.write_bytes(content)
     expected = "has no text_encoder, motion_encoder" if isinstance(content, dict) else "cannot be read"
-    assert expected in compat.try_evaluator(path)
+    assert expected in doctor.try_evaluator(path)

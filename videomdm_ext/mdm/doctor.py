@@ -1,4 +1,4 @@
-"""Remedies for current packages and absent files: each is applied only where it is needed, and MDM is not edited."""
+"""What an MDM checkout and this machine's packages and files lack, and what to do about it, without importing MDM."""
 
 import json
 import os
@@ -6,86 +6,19 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 
 import torch
 
 from videomdm_ext import plugins
 from videomdm_ext.errors import HostError, VideoMDMError
-from videomdm_ext.mdm import clip_weights, imports, placeholders, remedies, text
+from videomdm_ext.mdm import clip_weights, placeholders, remedies, text
 from videomdm_ext.mdm.checkout import Checkout
 
 FINE, REMEDIED, MISSING = "fine", "remedied", "missing"
-
-
-@dataclass(frozen=True)
-class Remedy:
-    """A change to MDM modules, what it is for, and whether this machine's packages need it."""
-
-    name: str
-    about: str
-    change: Callable[[ModuleType], None]
-    modules: tuple[str, ...]
-    needed: Callable[[], bool] | None = None
-    """None where it depends on a file."""
-
-
-REMEDIES = (
-    Remedy(
-        "numpy",
-        "np.float and np.int, which numpy gave up in 1.24",
-        remedies.numpy_names,
-        (
-            "data_loaders.humanml.scripts.motion_process",
-            "data_loaders.humanml.motion_loaders.model_motion_loaders",
-            "diffusion.resample",
-        ),
-        lambda: bool(remedies.lost_names()),
-    ),
-    Remedy(
-        "scipy",
-        "the matrix root's switch disp, which scipy gave up in 1.18",
-        remedies.matrix_root,
-        ("data_loaders.humanml.utils.metrics", "eval.a2m.action2motion.fid", "eval.a2m.stgcn.fid"),
-        lambda: not remedies.root_has_switch(),
-    ),
-    Remedy(
-        "matplotlib",
-        "pictures' bytes, and 3D axes that join their figure, which matplotlib gave up by 3.10",
-        remedies.drawing,
-        ("data_loaders.humanml.utils.plot_script",),
-        lambda: not remedies.draws_by_itself(),
-    ),
-    Remedy(
-        "torch",
-        "checkpoints that hold numpy's numbers, which torch.load refuses since 2.6",
-        remedies.old_checkpoints,
-        ("data_loaders.humanml.networks.evaluator_wrapper", "utils.model_util", "utils.dist_util"),
-    ),
-    Remedy("SMPL", "the body model", remedies.body, ("model.rotation2xyz",)),
-    Remedy("GloVe", "word vectors", remedies.word_vectors, ("data_loaders.humanml.data.dataset",)),
-)
-
-
-def prepare() -> None:
-    """Apply what is needed before MDM's modules are imported, and arrange for the rest. Repeating it is harmless."""
-    placeholders.attach()
-    for remedy in REMEDIES:
-        for module in remedy.modules:
-            imports.after(module, remedy.change)
-
-
-def applied() -> tuple[str, ...]:
-    """The remedies that serve in this process: packages stood in for, then changes to MDM's modules."""
-    return (*placeholders.stood_in(), *remedies.used())
-
-
-# -- the doctor -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -107,11 +40,11 @@ PLATFORMS = {"tensorboard": "TensorboardPlatform", "clearml": "ClearmlPlatform"}
 TRY = """
 import json, sys, warnings
 warnings.simplefilter("ignore")
-from videomdm_ext.mdm import compat, placeholders
+from videomdm_ext.mdm import doctor, placeholders
 made = placeholders.try_all()
 clip = sys.modules.get("clip")
 other = clip is not None and not callable(getattr(clip, "load", None))
-print("\\n" + json.dumps([made, other, compat.try_encoders(), compat.try_platforms()]))
+print("\\n" + json.dumps([made, other, doctor.try_encoders(), doctor.try_platforms()]))
 """
 
 
@@ -132,7 +65,7 @@ def examine(checkout: Checkout) -> list[Finding]:
     encoders = examine_encoders(tried.encoders)
     if checkout.kind == "standin":
         return encoders
-    changes = [examine_change(remedy) for remedy in REMEDIES if remedy.needed is not None]
+    changes = [examine_change(remedy) for remedy in remedies.REMEDIES if remedy.needed is not None]
     platforms = [
         _loaded(name, problem, f"reports under --train_platform_type {PLATFORMS[name]}", f"pip install {name}")
         for name, problem in tried.platforms.items()
@@ -231,7 +164,7 @@ def examine_package(package: placeholders.Package, problem: str, absent: bool) -
     return Finding(package.name, state, f"{package.about}; {found}", package.advice)
 
 
-def examine_change(remedy: Remedy) -> Finding:
+def examine_change(remedy: remedies.Remedy) -> Finding:
     """Whether the package of that name needs its remedy, or is not there at all."""
     assert remedy.needed is not None
     try:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from videomdm_ext.mdm import savings
+from videomdm_ext.mdm.speed import exact
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,7 +44,7 @@ def test_schedule_values_are_those_of_the_table_however_often_they_are_asked_for
     timesteps = torch.tensor([0, 49, 7, 7, 20])
     for seed in (1, 2, 1, 2):
         table = np.random.default_rng(seed).random(50).astype(dtype)
-        found = savings.look_up(table, timesteps, shape)
+        found = exact.look_up(table, timesteps, shape)
         assert found.dtype == torch.float32
         assert torch.equal(found, slow_look_up(table, timesteps, shape))
         assert found.shape == shape
@@ -52,23 +52,23 @@ def test_schedule_values_are_those_of_the_table_however_often_they_are_asked_for
 
 def test_a_table_that_is_changed_in_place_is_looked_up_as_it_is_now():
     table, timesteps = np.arange(4.0), torch.tensor([2])
-    assert savings.look_up(table, timesteps, (1,)).item() == 2.0
+    assert exact.look_up(table, timesteps, (1,)).item() == 2.0
     table[2] = 9.0
-    assert savings.look_up(table, timesteps, (1,)).item() == 9.0
+    assert exact.look_up(table, timesteps, (1,)).item() == 9.0
 
 
 def test_tables_are_kept_and_not_too_many_of_them():
-    kept, made = savings.Kept(), []
+    kept, made = exact.Kept(), []
 
     def get(key: int) -> Tensor:
         return kept.get(key, lambda: made.append(key) or torch.tensor(key))
 
     assert get(0) is get(0)
-    for key in range(1, savings.TABLES + 1):
+    for key in range(1, exact.TABLES + 1):
         get(0), get(key)
-    assert len(kept.tensors) == savings.TABLES
+    assert len(kept.tensors) == exact.TABLES
     assert get(0).item() == 0
-    assert made == list(range(savings.TABLES + 1))
+    assert made == list(range(exact.TABLES + 1))
     get(1)
     assert made[-1] == 1
 
@@ -92,7 +92,7 @@ def parameters(frozen: int = 3) -> list[nn.Parameter]:
 def test_norms_are_the_slow_ones_in_every_step_whether_weights_move_or_not():
     trained, known = parameters(), {}
     for _ in range(3):
-        assert savings.norms(trained, known) == slow_norms(trained)
+        assert exact.norms(trained, known) == slow_norms(trained)
         with torch.no_grad():
             trained[0].mul_(1.1)
     assert len(known) == 3
@@ -100,20 +100,20 @@ def test_norms_are_the_slow_ones_in_every_step_whether_weights_move_or_not():
 
 def test_a_frozen_weight_that_changes_all_the_same_is_measured_again():
     trained, known = parameters(), {}
-    savings.norms(trained, known)
+    exact.norms(trained, known)
     with torch.no_grad():
         trained[1].add_(1.0)
-    assert savings.norms(trained, known) == slow_norms(trained)
+    assert exact.norms(trained, known) == slow_norms(trained)
     trained[5].data = torch.ones(2, 2)
-    assert savings.norms(trained, known) == slow_norms(trained)
+    assert exact.norms(trained, known) == slow_norms(trained)
     trained[1].requires_grad = True
     trained[1].grad = torch.ones_like(trained[1])
-    assert savings.norms(trained, known) == slow_norms(trained)
+    assert exact.norms(trained, known) == slow_norms(trained)
 
 
 def test_a_model_without_weights_or_gradients_has_no_norms():
-    assert savings.norms([], {}) == (0.0, 0.0)
-    assert savings.norms([nn.Parameter(torch.ones(4))], {}) == (0.0, 4.0)
+    assert exact.norms([], {}) == (0.0, 0.0)
+    assert exact.norms([nn.Parameter(torch.ones(4))], {}) == (0.0, 4.0)
 
 
 @pytest.mark.parametrize("frozen", [True, False])
@@ -125,7 +125,7 @@ def test_the_average_moves_by_the_hosts_own_operations_and_of_the_text_encoder_w
     slow = [mean.detach().clone() for mean in average.parameters()]
     moved = [2, 3] if not frozen else [0, 1, 2, 3]
     for _ in range(3):
-        savings.move_average(model, average, 0.99, frozen=frozen)
+        exact.move_average(model, average, 0.99, frozen=frozen)
         for index, weight in enumerate(model.parameters()):
             if index in moved:
                 slow[index].mul_(0.99).add_(weight.data, alpha=1 - 0.99)
@@ -139,7 +139,7 @@ def test_batches_on_a_device_are_the_loaders_own():
     batch = (torch.ones(2), {"y": {"mask": torch.zeros(3), "text": ["a"], "nested": [torch.ones(1)]}, "other": 5})
     data = SimpleNamespace(dataset="theirs")
     kind = type("Loader", (), {"__iter__": lambda self: iter([batch]), "__len__": lambda self: 7, "dataset": "theirs"})
-    moved = savings.OnDevice(kind(), torch.device("meta"))
+    moved = exact.OnDevice(kind(), torch.device("meta"))
     ((motion, condition),) = moved
     assert motion.device.type == condition["y"]["mask"].device.type == "meta"
     assert condition["y"]["nested"][0].device.type == "cpu"
@@ -160,9 +160,10 @@ import torch
 from torch import nn
 
 torch.set_num_threads(1)
-from videomdm_ext.mdm import checkout, compat, hook, savings
+from videomdm_ext.mdm import checkout, hook, remedies
+from videomdm_ext.mdm.speed import exact
 
-compat.prepare()
+remedies.prepare()
 hook.claim(checkout.find(sys.argv[1]))
 from diffusion import fp16_util, gaussian_diffusion as gd, respace
 
@@ -204,16 +205,16 @@ def seconds():
 
 
 before, took = everything(), seconds()
-savings.attach()
+exact.attach()
 ours = everything()
-extract, gd._extract_into_tensor = gd._extract_into_tensor, savings.look_up
+extract, gd._extract_into_tensor = gd._extract_into_tensor, exact.look_up
 as_on_a_gpu = everything()
 gd._extract_into_tensor = extract
 result["equal"] = [
     all(map(torch.equal, before[0], after[0])) and before[1] == after[1] for after in (ours, as_on_a_gpu)
 ]
 result["count"] = len(before[0])
-result["tables"] = len(savings._tables.tensors)
+result["tables"] = len(exact._tables.tensors)
 result["slower"] = seconds() / took
 print(json.dumps(result))
 """

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from videomdm_ext.mdm import streams
+from videomdm_ext.mdm import pairing
 
 
 class Drawing(Dataset[Any]):
@@ -49,7 +49,7 @@ def loader(dataset: Dataset[Any], workers: int = 0, batch_size: int = 3) -> Data
 
 
 def batches(dataset: Dataset[Any], *, seed: int = 1, epoch: int = 0, start: int = 0, workers: int = 0) -> list[Any]:
-    keyed, order = streams.keyed_loader(loader(dataset, workers), seed)
+    keyed, order = pairing.keyed_loader(loader(dataset, workers), seed)
     order.begin(epoch, start)
     return list(keyed)
 
@@ -62,7 +62,7 @@ def stir() -> None:
 @pytest.fixture(autouse=True)
 def as_before() -> Iterator[None]:
     """The global generators of the other tests are left alone."""
-    with streams.preserved():
+    with pairing.preserved():
         yield
 
 
@@ -70,25 +70,25 @@ def as_before() -> Iterator[None]:
 
 
 def test_a_seed_is_the_same_on_every_machine_and_fits_every_generator():
-    assert streams.derive(10, "noise", 3) == 8589562540330767022
-    streams.seed_all(streams.derive(10, "noise", 3))
+    assert pairing.derive(10, "noise", 3) == 8589562540330767022
+    pairing.seed_all(pairing.derive(10, "noise", 3))
     assert torch.initial_seed() == 8589562540330767022
 
 
 @given(st.lists(st.tuples(st.integers(0, 99), st.sampled_from(["order", "noise"]), st.integers(0, 99)), unique=True))
 def test_different_places_get_different_seeds_below_2_to_the_63(places):
-    seeds = [streams.derive(*place) for place in places]
+    seeds = [pairing.derive(*place) for place in places]
     assert len(set(seeds)) == len(places)
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
 def test_keyed_draws_are_the_same_after_any_others_and_leave_no_trace():
     def draw() -> tuple[float, float, float]:
-        with streams.keyed(5):
+        with pairing.keyed(5):
             return random.random(), np.random.rand(), torch.rand(()).item()
 
     first = draw()
-    with streams.preserved():
+    with pairing.preserved():
         expected = random.random(), np.random.rand(), torch.rand(()).item()
     assert draw() == first != expected
     assert (random.random(), np.random.rand(), torch.rand(()).item()) == expected
@@ -136,7 +136,7 @@ def test_a_later_start_gives_the_rest_of_the_same_epoch_without_loading_what_is_
 
 @pytest.mark.parametrize("kind", [Drawing, Telling])
 def test_workers_that_live_on_give_the_same_as_no_workers_in_every_epoch(kind):
-    keyed, order = streams.keyed_loader(loader(kind(), workers=2), 1)
+    keyed, order = pairing.keyed_loader(loader(kind(), workers=2), 1)
     for epoch in (0, 1, 5):
         order.begin(epoch, 0)
         assert list(keyed) == batches(kind(), epoch=epoch)
@@ -147,15 +147,15 @@ def test_a_dataset_that_keys_its_draws_itself_is_told_the_epoch():
 
 
 def test_loading_an_item_leaves_the_global_generators_alone():
-    with streams.preserved():
+    with pairing.preserved():
         expected = random.random(), np.random.rand(), torch.rand(()).item()
-    keyed = streams.Keyed(Drawing(), 1)
+    keyed = pairing.Keyed(Drawing(), 1)
     assert keyed[0, 2] != keyed[1, 2]
     assert (random.random(), np.random.rand(), torch.rand(()).item()) == expected
 
 
 def test_everything_else_of_the_dataset_is_its_own():
-    keyed = streams.Keyed(Drawing(), 1)
+    keyed = pairing.Keyed(Drawing(), 1)
     assert keyed.mean is Drawing.mean
     assert len(keyed) == 10
     assert not hasattr(keyed, "__getitems__")
@@ -191,7 +191,7 @@ def module(monkeypatch) -> ModuleType:
 
 def test_data_are_read_anew_with_the_same_names_and_the_cache_is_left_alone(module, tmp_path):
     cache = tmp_path / "cache.npy"
-    fresh = streams.fresh_dataset_class(lambda name: module.Data, 3)("humanml")
+    fresh = pairing.fresh_dataset_class(lambda name: module.Data, 3)("humanml")
     numpy = module.np
     first = fresh("train", split="train", place=cache)
     stir()
@@ -208,7 +208,7 @@ def test_data_are_read_anew_with_the_same_names_and_the_cache_is_left_alone(modu
 
 
 def test_data_without_a_cache_keep_their_class(module):
-    assert streams.fresh_dataset_class(lambda name: module.Data, 3)("uestc") is module.Data
+    assert pairing.fresh_dataset_class(lambda name: module.Data, 3)("uestc") is module.Data
 
 
 # -- a step -----------------------------------------------------------------------------------------------------------
@@ -251,9 +251,9 @@ class Diffusion:
 
 def one_step(step: int, *, before: int = 0, passes: int = 1, training: bool = True) -> SimpleNamespace:
     """-> what a step drew."""
-    model = streams.paired_model(Model, 1)()
+    model = pairing.paired_model(Model, 1)()
     model.train(training)
-    diffusion = streams.paired_diffusion(Diffusion, 1)(before, passes)
+    diffusion = pairing.paired_diffusion(Diffusion, 1)(before, passes)
     stir()
     diffusion.begin_step(step)
     t = np.random.rand(5)
@@ -290,7 +290,7 @@ def test_hidden_conditions_are_drawn_beside_the_dropout():
 
     seen: list[tuple[Tensor, Tensor]] = []
     for kind in (Model, Shown):
-        model = streams.paired_model(kind, 1)()
+        model = pairing.paired_model(kind, 1)()
         model.begin_step(2)
         model(torch.zeros(4), torch.zeros(2), y={"seen": seen})
     assert torch.equal(seen[0][1], seen[1][1])
@@ -317,7 +317,7 @@ def test_an_error_in_a_step_ends_it():
         def training_losses(self, *positional: Any, **named: Any) -> dict[str, Tensor]:
             raise ValueError
 
-    diffusion, model = streams.paired_diffusion(Broken, 1)(), streams.paired_model(Model, 1)()
+    diffusion, model = pairing.paired_diffusion(Broken, 1)(), pairing.paired_model(Model, 1)()
     diffusion.begin_step(0)
     with pytest.raises(ValueError):  # noqa: PT011
         diffusion.training_losses(model, torch.zeros(2, 4), torch.zeros(2))
@@ -325,7 +325,7 @@ def test_an_error_in_a_step_ends_it():
 
 
 def test_noise_that_is_given_is_kept():
-    diffusion = streams.paired_diffusion(Diffusion, 1)()
+    diffusion = pairing.paired_diffusion(Diffusion, 1)()
     diffusion.begin_step(0)
     given, y = torch.ones(2, 4), {"seen": []}
     losses = diffusion.training_losses(Model(), torch.zeros(2, 4), torch.zeros(2), model_kwargs=y, noise=given)

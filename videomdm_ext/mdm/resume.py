@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from videomdm_ext.errors import HostError
-from videomdm_ext.mdm.streams import random_states
+from videomdm_ext.mdm.pairing import random_states
 
 PARTIAL = ".videomdm-partial"
 """Folder in a run's folder in which files are written before they get their places."""

@@ -1,7 +1,7 @@
 """Savings in MDM's own modules that leave every bit of a result as it was.
 
 Each does the host's own operations on the host's own numbers, one tensor at a time; it only leaves out what nobody
-reads, and copies between devices. What might round otherwise somewhere is in faster.py, and asked for by name.
+reads, and copies between devices. What might round otherwise somewhere is in approximate.py, and asked for by name.
 """
 
 import functools

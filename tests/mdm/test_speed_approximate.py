@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from videomdm_ext.config import Speed
-from videomdm_ext.mdm import faster
+from videomdm_ext.mdm.speed import approximate
 
 ROOT = Path(__file__).parents[2]
 NEAR = 1e-5
@@ -29,7 +29,7 @@ def _restored():
     before = torch.get_float32_matmul_precision()
     yield
     torch.set_float32_matmul_precision(before)
-    faster._one_pass = False
+    approximate._one_pass = False
 
 
 # -- options ----------------------------------------------------------------------------------------------------------
@@ -48,20 +48,20 @@ def _restored():
 def test_the_command_line_wins_over_what_the_checkpoint_records(argv, expected):
     restored = {"one_pass_guidance": True, "autocast": "bf16", "tf32": False, "compile_model": False}
     args = argparse.Namespace(**restored, seed=10)
-    faster.from_command_line(args, argv)
+    approximate.from_command_line(args, argv)
     assert vars(args) == {**restored, "seed": 10, **expected}
 
 
 def test_without_options_nothing_changes():
     before = torch.get_float32_matmul_precision()
-    speed = faster.activate(argparse.Namespace(), [])
+    speed = approximate.activate(argparse.Namespace(), [])
     assert speed == Speed()
-    assert faster.quicker(nn.Linear, speed) is nn.Linear
+    assert approximate.quicker(nn.Linear, speed) is nn.Linear
     assert torch.get_float32_matmul_precision() == before
 
 
 def test_tf32_is_asked_of_torch():
-    faster.activate(argparse.Namespace(tf32=True), [])
+    approximate.activate(argparse.Namespace(tf32=True), [])
     assert torch.get_float32_matmul_precision() == "high"
 
 
@@ -87,7 +87,7 @@ class Model(nn.Module):
 def test_autocast_is_for_the_denoiser_alone_and_gives_float32_back(generator):
     torch.manual_seed(0)
     exact = Model()
-    quick = faster.quicker(Model, Speed(autocast="bf16"))()
+    quick = approximate.quicker(Model, Speed(autocast="bf16"))()
     quick.load_state_dict(exact.state_dict())
     x = torch.randn(4, 64, generator=generator)
     found, expected = (model(x, torch.zeros(4), {"text": ["a"]}) for model in (quick, exact))
@@ -101,7 +101,7 @@ def test_autocast_is_for_the_denoiser_alone_and_gives_float32_back(generator):
 def test_a_compiled_denoiser_computes_the_same_with_weights_of_the_same_names(monkeypatch, generator):
     compiled: list[object] = []
     monkeypatch.setattr(torch, "compile", lambda function, **_: compiled.append(function) or function)
-    plain, model = Model(), faster.quicker(Model, Speed(compile_model=True))()
+    plain, model = Model(), approximate.quicker(Model, Speed(compile_model=True))()
     assert len(compiled) == 1
     assert list(model.state_dict()) == list(plain.state_dict())
     model.load_state_dict(plain.state_dict())
@@ -122,12 +122,12 @@ def test_a_compiled_denoiser_computes_the_same_with_weights_of_the_same_names(mo
     ],
 )
 def test_what_has_one_entry_a_clip_is_doubled(value, expected):
-    assert str(faster._double(value, 2)) == str(expected)
+    assert str(approximate._double(value, 2)) == str(expected)
 
 
 @pytest.mark.parametrize("value", [torch.ones(1, 3), torch.tensor(1.0), "ab", None, 3, ["a"]])
 def test_what_has_not_is_left_to_two_passes(value):
-    assert faster._double(value, 2) is None
+    assert approximate._double(value, 2) is None
 
 
 def test_the_stand_ins_guidance_in_one_pass(standin_module, generator):
@@ -155,12 +155,12 @@ def test_the_stand_ins_guidance_in_one_pass(standin_module, generator):
     two = guided(x, torch.zeros(2), dict(y))
     assert model.calls == 2
     try:
-        faster.activate(argparse.Namespace(one_pass_guidance=True), [])
+        approximate.activate(argparse.Namespace(one_pass_guidance=True), [])
         one = guided(x, torch.zeros(2), dict(y))
         assert model.calls == 3
         torch.testing.assert_close(one, two)
         torch.testing.assert_close(one - x, torch.tensor([0.2, 0.9])[:, None, None, None].expand_as(x))
-        faster.activate(argparse.Namespace(), [])
+        approximate.activate(argparse.Namespace(), [])
         assert torch.equal(guided(x, torch.zeros(2), dict(y)), two)
         assert model.calls == 5
     finally:
@@ -173,10 +173,11 @@ import numpy as np
 import torch
 
 torch.set_num_threads(1)
-from videomdm_ext.mdm import tower
+from videomdm_ext.mdm import fake_clip
 
-sys.modules["clip"] = tower.module(width=64, layers=1, heads=2)
-from videomdm_ext.mdm import checkout, faster, hook
+sys.modules["clip"] = fake_clip.module(width=64, layers=1, heads=2)
+from videomdm_ext.mdm import checkout, hook
+from videomdm_ext.mdm.speed import approximate
 
 hook.use(checkout.find(sys.argv[1]))
 import model.mdm
@@ -248,9 +249,9 @@ for case, words in CASES.items():
         found, keys = [], sorted(y)
         own = denoiser.forward
         for one_pass in (False, True):
-            faster._one_pass = one_pass
+            approximate._one_pass = one_pass
             if one_pass:
-                faster.guide_in_one_pass(ClassifierFreeSampleModel)
+                approximate.guide_in_one_pass(ClassifierFreeSampleModel)
             calls = []
             denoiser.forward = lambda *given, **named: calls.append(1) or own(*given, **named)
             with torch.no_grad():
