@@ -96,7 +96,7 @@ def write_humanact12(place: Path, clips: int = 44) -> None:
     (folder / "humanact12poses.pkl").write_bytes(pickle.dumps(content))
 
 
-def python(place: Path, *words: str, timeout: int = 300) -> subprocess.CompletedProcess[str]:
+def python(place: Path, *words: str, timeout: int = 900) -> subprocess.CompletedProcess[str]:
     """python WORDS in the clone, with this package on the path and one thread."""
     path = os.pathsep.join([str(REPOSITORY), str(place.parent / "packages")])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
