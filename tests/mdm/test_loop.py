@@ -252,8 +252,8 @@ def test_a_resumed_run_that_diverges_names_the_checkpoint_that_it_went_on_from(t
 # -- where a run starts -----------------------------------------------------------------------------------------------
 
 
-def start(folder: Path, resume: str = "", bundled: bool = True) -> SimpleNamespace:
-    args = SimpleNamespace(save_dir=str(folder), resume_checkpoint=resume, overwrite=False)
+def start(folder: Path, checkpoint: str = "", bundled: bool = True) -> SimpleNamespace:
+    args = SimpleNamespace(save_dir=str(folder), resume_checkpoint=checkpoint, overwrite=False)
     resume.prepare(args, bundled=bundled)
     return args
 
