@@ -452,7 +452,7 @@ def test_the_text_features_are_minilm_where_it_loads_and_words_elsewhere(monkeyp
     ("words", "passed"),
     [
         (["--arm", "2d", "--lr", "1"], ["train.train_mdm", "--supervision", "2d", "--lr", "1"]),
-        (["--lr", "1", "--arm=lifted"], ["train.train_mdm", "--teacher", "lifted", "--lr", "1"]),
+        (["--lr", "1", "--arm=lifted"], ["train.train_mdm", "--teacher", "lifted", "--loss", "mdm", "--lr", "1"]),
         (["--mdm", "auto", "--lr", "1"], ["--mdm", "auto", "train.train_mdm", "--lr", "1"]),
         (
             ["--seed", "3", "--mdm=x", "--arm", "2d"],

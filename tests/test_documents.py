@@ -280,7 +280,7 @@ def test_a_documented_command_of_python_has_a_module_and_options_that_exist(comm
         "bench --dataset DIR --seeds many",
         "train --arm 2e",
         "train --arm 2d --clip a",
-        "train --ray_depth x",
+        "train --unroll x",
     ],
 )
 def test_a_documented_command_with_an_error_would_be_found(words):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from people import features_of, observe, orbiting, real_batch, space_of
 
 from videomdm_ext import hookspecs, plugins
 from videomdm_ext.bench.evaluators.base import Evaluator, Ground, make_all
@@ -21,6 +22,10 @@ from videomdm_ext.data.folder import Card
 from videomdm_ext.errors import ConfigError, PluginError
 from videomdm_ext.hookspecs import hookimpl
 from videomdm_ext.mdm import text
+from videomdm_ext.mdm.loss import loss_terms
+from videomdm_ext.motion.skeletons import SMPL22
+from videomdm_ext.supervision.objective import Objective, weights_of
+from videomdm_ext.supervision.terms import TERMS, Step
 
 ROOT = Path(__file__).parent.parent
 HOOKS = [name for name, thing in vars(hookspecs).items() if hasattr(thing, f"{hookspecs.PROJECT}_spec")]
@@ -31,8 +36,8 @@ BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 TINY = """
 from videomdm_ext.hookspecs import hookimpl
 
-def stillness(prediction):
-    return prediction.square().mean((-1, -2))
+def stillness(step):
+    return step.positions.square().mean((1, 2, 3))
 
 class Frozen:
     skeleton = "smpl22"
@@ -139,6 +144,28 @@ def test_hook_register_lifters_offers_lifters_by_name():
 
 def test_hook_register_loss_terms_offers_terms_by_name():
     collects("loss_terms")
+    assert list(plugins.collect(plugins.create_manager(), "loss_terms"))[:2] == ["position", "velocity"]
+
+
+def test_the_loss_term_in_the_documentation_has_its_weight_and_its_gradient(install):
+    """The plugin and the option as they are printed; a whole training with one is in tests/mdm/test_runs.py."""
+    text = (ROOT / "docs" / "hooks.md").read_text("utf-8")
+    source = next(block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "def stillness" in block)
+    (loss,) = re.findall(r"`--loss (\S*stillness\S*)`", text)
+    install("tiny-plugin", "tiny_plugin", source, entry="tiny")
+    manager = plugins.create_manager()
+    table = loss_terms(manager)
+    assert (table["stillness"].weight, table["stillness"].about) == (0.1, "Mean squared speed of the joints.")
+    weights = weights_of(loss, table)
+    assert weights == {**weights_of("reprojection", TERMS), "stillness": 0.5}
+    motion = real_batch()[:2]
+    observation, space = observe(motion, orbiting((2,), torch.Generator().manual_seed(0))), space_of(motion, SMPL22)
+    x = features_of(motion, space).requires_grad_()
+    values = Objective(weights, table)(Step(x, x.detach(), torch.zeros(2), observation, space))
+    speed = motion.diff(dim=1).square().sum(-1).mean((1, 2))
+    assert torch.allclose(values["stillness"], speed, rtol=1e-3)
+    values["loss"].sum().backward()
+    assert (x.grad != 0).any()
 
 
 def test_hook_register_text_encoders_offers_functions_that_make_encoders():
@@ -284,7 +311,7 @@ def test_an_installed_package_registers_a_loss_term_and_a_lifter(install):
     manager = plugins.create_manager()
     term = plugins.collect(manager, "loss_terms")["stillness"]
     assert manager.get_name(sys.modules["tiny_plugin"]) == "tiny"
-    assert term(torch.full((2, 3, 4), 2.0)).tolist() == [4.0, 4.0]
+    assert term(Namespace(positions=torch.full((2, 3, 4, 3), 2.0))).tolist() == [4.0, 4.0]
     assert plugins.collect(manager, "lifters")["frozen"].fps == 20.0
 
 

@@ -1,5 +1,6 @@
 """Every switch of a run as frozen dataclasses, validated once. Files and command lines are read in options.py."""
 
+from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from math import inf
 from typing import Any
@@ -33,7 +34,10 @@ def _check_type(item: "Field[Any]", value: Any) -> None:
 
 @dataclass(frozen=True)
 class Supervision:
-    """What supervises the denoiser, and how (docs/method.md). Under `3d` the host's own loss is left alone."""
+    """What supervises the denoiser: which motion is diffused and which terms are paid (docs/method.md).
+
+    `auto` is replaced by what it stands for, so that what is stored with a run says what ran.
+    """
 
     supervision: str = option("3d", "Supervise with 3D motion (MDM's own loss) or with 2D keypoints.", ("2d", "3d"))
     teacher: str = option(
@@ -42,11 +46,10 @@ class Supervision:
         "auto: gt under 3d, refined under 2d.",
         ("auto", "gt", "lifted", "refined"),
     )
-    objective: str = option("ray", "Form of the 2D loss.", ("ray", "reprojection", "both"))
-    ray_depth: str = option(
-        "teacher",
-        "Where a ray target's depth comes from; blend takes the teacher at high noise, the prediction at low noise.",
-        ("prediction", "teacher", "blend"),
+    loss: str = option(
+        "auto",
+        "The 2D loss: `reprojection`, terms of docs/method.md or of plugins by name, and NAME=WEIGHT, with commas "
+        "between; later ones win, 0 drops a term. auto: MDM's own loss (`mdm`) under 3d, reprojection under 2d.",
     )
     depth_weight: str = option(
         "depth2",
@@ -54,37 +57,28 @@ class Supervision:
         "or depth2 with horizontal residuals raised to an isotropic expectation.",
         ("depth2", "mean1", "none", "isotropic"),
     )
-    confidence: str = option(
-        "square",
-        "Weight g(s) of a keypoint with confidence s.",
-        ("square", "linear", "above0.4", "above0.6", "none"),
-    )
     azimuth_noise_degrees: float = option(
         0.0,
         "Standard deviation of an error of each clip's camera azimuth, an orbit about the clip's origin (ablation).",
     )
     z_near: float = option(0.5, "Joints nearer than this to the camera plane pay a hinge, m.")
-    unroll: str = option(
-        "auto",
-        "Start low-noise timesteps from higher noise. auto: where the target is the prediction's own "
-        "(reprojection, and ray with ray_depth prediction or blend).",
-        ("auto", "on", "off"),
-    )
-    unroll_below: int = option(12, "Timesteps under this start from higher noise.")
-    unroll_steps: int = option(4, "Denoiser passes of one unrolled walk.")
-    weight_ray: float = option(1.0, "Weight of the ray term.")
-    weight_position: float = option(7 / 22, "Weight of the reprojected positions.")
-    weight_velocity: float = option(350 / 22, "Weight of the reprojected velocities.")
-    weight_alignment: float = option(1.0, "Weight of the representation alignment.")
-    weight_near: float = option(1.0, "Weight of the near-plane hinge.")
-    weight_floor: float = option(0.0, "Weight of the lowest joint's distance to the floor.")
-    weight_bone_length: float = option(0.0, "Weight of the change of bone lengths over time.")
-
-    extra_terms: str = option("", "Loss terms of plugins with their weights: NAME=WEIGHT,NAME=WEIGHT.")
+    unroll: str = option("on", "Under 2d, reach low-noise timesteps from higher noise.", ("on", "off"))
+    unroll_below: int = option(12, "Timesteps under this are reached from higher noise.")
+    unroll_steps: int = option(4, "Denoiser passes of an unrolled step.")
 
     def __post_init__(self) -> None:
         check_choices(self)
-        if self.azimuth_noise_degrees > 0 and self.diffused == "refined":
+        two = self.supervision == "2d"
+        if not two and self.loss not in ("auto", "mdm"):
+            raise ConfigError(
+                f"--loss {self.loss}: expected none under --supervision 3d, where MDM's own loss is paid. Leave it "
+                "out, or choose --supervision 2d."
+            )
+        if self.teacher == "auto":
+            object.__setattr__(self, "teacher", "refined" if two else "gt")
+        if self.loss == "auto":
+            object.__setattr__(self, "loss", "reprojection" if two else "mdm")
+        if self.azimuth_noise_degrees > 0 and self.teacher == "refined":
             raise ConfigError(
                 "--azimuth_noise_degrees: expected --teacher lifted or gt, found refined, which is made with the true "
                 "cameras. Choose another --teacher."
@@ -96,27 +90,39 @@ class Supervision:
         if self.z_near <= 0:
             raise ConfigError(f"--z_near: expected a distance above 0 m, found {self.z_near}.")
 
-    @property
-    def diffused(self) -> str:
-        """The teacher, with `auto` resolved."""
-        if self.teacher != "auto":
-            return self.teacher
-        return "gt" if self.supervision == "3d" else "refined"
+    @staticmethod
+    def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
+        """Options of earlier versions (`OLD_OPTIONS`) in terms of `loss` and `unroll`; other names stay as they are."""
+        new = {name: value for name, value in values.items() if name not in OLD_OPTIONS}
+        old = {name: value for name, value in values.items() if name in OLD_OPTIONS}
+        two = values.get("supervision", "3d") == "2d"
+        if values.get("unroll") == "auto":
+            fixed_target = two and (old.get("objective"), old.get("ray_depth")) == ("ray", "teacher")
+            new["unroll"] = "off" if fixed_target else "on"
+        if not (two and old) and not old.get("extra_terms"):
+            return new
+        asked = values.get("loss", "auto")
+        # With the refined teacher's own depth the target of `ray` was the teacher, to 4.5e-6: MDM's own loss.
+        identity = old.get("ray_depth", "teacher") == "teacher" and values.get("teacher", "auto") in ("auto", "refined")
+        ray = f"{'motion' if identity else 'ray'}={old.get('weight_ray', 1.0)}"
+        objective = old.get("objective", "reprojection")
+        parts = (
+            {"ray": [ray], "both": [ray, "reprojection"]}.get(objective, [objective]) if asked == "auto" else [asked]
+        )
+        given = [name for name in OLD_OPTIONS if name.startswith("weight_") and name in old and name != "weight_ray"]
+        if objective == "ray":
+            given = [name for name in given if name in ("weight_floor", "weight_bone_length")]
+        parts += [f"{name.removeprefix('weight_')}={old[name]}" for name in given]
+        new["loss"] = ",".join((*parts, *filter(None, (old.get("extra_terms"),))))
+        return new
 
-    @property
-    def unrolls(self) -> bool:
-        """Whether training steps are unrolled, with `auto` resolved."""
-        if self.unroll != "auto":
-            return self.unroll == "on"
-        return self.uses_reprojection or self.ray_depth != "teacher"
 
-    @property
-    def uses_ray(self) -> bool:
-        return self.objective != "reprojection"
-
-    @property
-    def uses_reprojection(self) -> bool:
-        return self.objective != "ray"
+OLD_OPTIONS: Mapping[str, type] = {
+    "objective": str, "ray_depth": str, "extra_terms": str, "weight_ray": float, "weight_position": float,
+    "weight_velocity": float, "weight_alignment": float, "weight_near": float, "weight_floor": float,
+    "weight_bone_length": float,
+}  # fmt: skip
+"""Options of version 0.1 that `--loss` replaces, with their types; they are still understood, see `upgraded`."""
 
 
 @dataclass(frozen=True)

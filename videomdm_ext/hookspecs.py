@@ -38,7 +38,7 @@ def register_lifters(register: Register) -> None:
 
 @hookspec
 def register_loss_terms(register: Register) -> None:
-    """Register loss terms: pure functions that return one non-negative loss a clip, [B]."""
+    """Register loss terms: functions `term(step)` that return one non-negative loss a clip, [B]."""
 
 
 @hookspec
@@ -84,7 +84,7 @@ def wrap_dataset(dataset: object, args: Namespace, split: str) -> object | None:
 def make_diffusion(base: type, args: Namespace, terms: Mapping[str, object]) -> type | None:
     """Return a subclass of the host's diffusion class `base`, or None: under `3d` nothing happens.
 
-    `terms` holds the registered loss terms by name.
+    `terms` holds the loss terms of the package and of plugins by name.
     """
 
 

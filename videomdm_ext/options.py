@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from videomdm_ext.config import OLD_OPTIONS, Supervision
 from videomdm_ext.errors import ConfigError
 
 Config = TypeVar("Config")
@@ -35,17 +36,25 @@ def add_arguments(group: "argparse._ArgumentGroup", config: type[Any]) -> None:
         else:
             choices = item.metadata["choices"] or None
             group.add_argument(name, type=type(item.default), default=item.default, choices=choices, help=about)
+    for old, kind in OLD_OPTIONS.items() if config is Supervision else ():
+        action = group.add_argument(f"--{old}", type=kind, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        group._group_actions.remove(action)  # what a host restores from args.json are the options of this group
 
 
 def from_args(config: type[Config], args: argparse.Namespace) -> Config:
     """The dataclass from parsed (or restored) arguments; a field that args.json does not know keeps its default."""
-    names = [item.name for item in dataclasses.fields(config)]  # type: ignore[arg-type]
-    return config(**{name: getattr(args, name) for name in names if hasattr(args, name)})
+    names, values = [item.name for item in dataclasses.fields(config)], _upgraded(config, vars(args))  # type: ignore[arg-type]
+    return config(**{name: values[name] for name in names if name in values})
+
+
+def _upgraded(config: type[Any], values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Names and values with those of earlier versions replaced, where the dataclass had others."""
+    return Supervision.upgraded(values) if config is Supervision else values
 
 
 def from_mapping(config: type[Config], values: Mapping[str, Any], source: str) -> Config:
     """The dataclass from names and values; ConfigError names `source` for one that it does not have."""
-    names = [item.name for item in dataclasses.fields(config)]  # type: ignore[arg-type]
+    names, values = [item.name for item in dataclasses.fields(config)], _upgraded(config, values)  # type: ignore[arg-type]
     unknown = [name for name in values if name not in names]
     if unknown:
         raise ConfigError(f"{source}: expected options among {', '.join(names)}, found {', '.join(map(str, unknown))}.")

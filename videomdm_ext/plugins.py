@@ -19,13 +19,13 @@ from videomdm_ext.errors import PluginError
 
 GROUP = "videomdm"
 KINDS = ("datasets", "lifters", "loss_terms", "text_encoders", "evaluators", "commands")
-SIGNATURES: dict[str, tuple[str, ...]] = {"text_encoders": ()}
+SIGNATURES: dict[str, tuple[str, ...]] = {"loss_terms": ("step",), "text_encoders": ()}
 """Arguments with which a thing of a kind is called; checked when it is registered."""
 BUILTINS: tuple[str, ...] = (
     "videomdm_ext.lifters.synthetic",
     "videomdm_ext.lifters.joint_results",
     "videomdm_ext.lifters.body_results",
-    "videomdm_ext.mdm.supervise",
+    "videomdm_ext.mdm.loss",
     "videomdm_ext.mdm.text",
     "videomdm_ext.data.sources.joints",
     "videomdm_ext.data.sources.humanml3d",

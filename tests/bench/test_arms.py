@@ -40,36 +40,34 @@ def test_the_flags_of_an_arm_give_the_host_its_supervision(name):
     assert from_args(Supervision, parser.parse_args(load_arm(name).flags)) == load_arm(name).supervision
 
 
-def test_the_arms_of_the_demo_are_there_and_differ_in_supervision_and_teacher_alone():
-    arms = {name: load_arm(name).supervision for name in ("3d", "lifted", "2d")}
-    assert {name: (arm.supervision, arm.diffused) for name, arm in arms.items()} == {
-        "3d": ("3d", "gt"), "lifted": ("3d", "lifted"), "2d": ("2d", "refined"),
-    }  # fmt: skip
+def test_arms_differ_in_which_motion_is_diffused_and_which_terms_are_paid():
+    arms = {name: load_arm(name).supervision for name in ("3d", "lifted", "refined", "2d", "paper")}
+    assert {name: (arm.supervision, arm.teacher, arm.loss) for name, arm in arms.items()} == {
+        "3d": ("3d", "gt", "mdm"),
+        "lifted": ("3d", "lifted", "mdm"),
+        "refined": ("3d", "refined", "mdm"),
+        "2d": ("2d", "refined", "reprojection"),
+        "paper": ("2d", "lifted", "reprojection"),
+    }
     for arm in arms.values():
-        assert set(difference(arm, arms["3d"])) <= {"supervision", "teacher"}
-
-
-def test_the_arm_of_the_paper_reprojects_with_alignment_on_the_lifted_motion():
-    arm = load_arm("paper").supervision
-    assert (arm.supervision, arm.diffused, arm.objective) == ("2d", "lifted", "reprojection")
-    assert arm.weight_position > 0
-    assert arm.weight_velocity > arm.weight_position
-    assert arm.weight_alignment > 0
+        assert set(difference(arm, arms["3d"])) <= {"supervision", "teacher", "loss"}
 
 
 ABLATIONS = {
-    "2d-lifted": ("2d", {"teacher": ("lifted", "auto")}),
-    "2d-gt": ("2d", {"teacher": ("gt", "auto")}),
-    "2d-unrolled": ("2d", {"unroll": ("on", "auto")}),
-    "2d-both": ("2d", {"objective": ("both", "ray")}),
-    "paper-refined": ("paper", {"teacher": ("auto", "lifted")}),
+    "2d-gt": ("2d", {"teacher": ("gt", "refined")}),
+    "2d-not-unrolled": ("2d", {"unroll": ("off", "on")}),
     "paper-gt": ("paper", {"teacher": ("gt", "lifted")}),
     "paper-no-depth-weight": ("paper", {"depth_weight": ("none", "depth2")}),
     "paper-mean-depth": ("paper", {"depth_weight": ("mean1", "depth2")}),
-    "paper-not-unrolled": ("paper", {"unroll": ("off", "auto")}),
-    "paper-no-alignment": ("paper", {"weight_alignment": (0.0, 1.0)}),
-    "paper-no-velocity": ("paper", {"weight_velocity": (0.0, 350 / 22)}),
+    "paper-isotropic": ("paper", {"depth_weight": ("isotropic", "depth2")}),
+    "paper-not-unrolled": ("paper", {"unroll": ("off", "on")}),
+    "paper-no-alignment": ("paper", {"loss": ("reprojection,alignment=0", "reprojection")}),
+    "paper-no-velocity": ("paper", {"loss": ("reprojection,velocity=0", "reprojection")}),
 }
+
+
+def test_every_arm_beside_the_five_is_an_ablation():
+    assert set(known_arms()) == {"3d", "lifted", "refined", "2d", "paper", *ABLATIONS}
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
@@ -90,8 +88,8 @@ def test_every_file_declares_exactly_in_what_it_differs_from_its_arm(name):
 
 def test_an_arm_without_a_declaration_declares_what_its_file_names(tmp_path):
     place = tmp_path / "mine.yaml"
-    place.write_text("supervision: 2d\nweight_floor: 0.5\n", encoding="utf-8")
-    assert load_arm(str(place)).declares == ("supervision", "weight_floor")
+    place.write_text("supervision: 2d\nloss: floor=0.5\n", encoding="utf-8")
+    assert load_arm(str(place)).declares == ("supervision", "loss")
     assert load_arm(str(place)).of == "2d"
 
 
@@ -113,10 +111,10 @@ def test_every_file_says_what_it_is_for():
 
 def test_a_file_of_ones_own_is_an_arm_of_its_name(tmp_path):
     place = tmp_path / "mine.yaml"
-    place.write_text("supervision: 2d\nweight_floor: 0.5\n", encoding="utf-8")
+    place.write_text("supervision: 2d\nloss: floor=0.5\n", encoding="utf-8")
     arm = load_arm(str(place))
     assert arm.name == arm_name(str(place)) == "mine"
-    assert settings(arm) == "supervision 2d, weight_floor 0.5"
+    assert settings(arm) == "supervision 2d, teacher refined, loss floor=0.5"
     assert settings(ArmConfig("plain", Supervision())) == "defaults"
 
 
@@ -125,10 +123,16 @@ def test_an_unknown_arm_is_an_error_that_lists_those_that_are_there():
         load_arm("4d")
 
 
+def test_a_file_with_options_of_an_earlier_version_is_understood(tmp_path):
+    place = tmp_path / "mine.yaml"
+    place.write_text("supervision: 2d\nobjective: reprojection\nweight_velocity: 0.0\n", encoding="utf-8")
+    assert load_arm(str(place)).supervision.loss == "reprojection,velocity=0.0"
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("3d-on-teacher", "lifted"), ("3d-on-refined", "refined"), ("2d-reprojection", "paper"),
-     ("2d-reprojection-no-velocity", "paper-no-velocity")],
+    [("3d-on-teacher", "lifted"), ("3d-on-refined", "refined"), ("2d-reprojection", "paper"), ("2d-both", "2d"),
+     ("2d-reprojection-refined", "2d"), ("2d-reprojection-no-velocity", "paper-no-velocity")],
 )  # fmt: skip
 def test_an_arms_old_name_is_refused_with_its_present_one(old, new):
     with pytest.raises(ConfigError, match=f"arm '{old}': it is called '{new}' now"):

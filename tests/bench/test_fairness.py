@@ -67,7 +67,7 @@ def test_the_table_shows_each_option_in_which_arms_differ_and_no_other():
     assert {row[0]: row[1:] for row in rows} == {
         "supervision": ["3d", "3d", "2d"],
         "teacher": ["gt", "lifted", "lifted"],
-        "objective": ["ray", "ray", "reprojection"],
+        "loss": ["mdm", "mdm", "reprojection"],
         "denoiser passes a step, expected": ["1", "1", "1.96"],
     }
 
@@ -88,7 +88,7 @@ def test_a_folder_trained_with_these_arguments_goes_on_and_with_others_is_refuse
     fairness.check_trained(run, tmp_path)
     trained(run, tmp_path, save_dir="elsewhere", clips="moved", save_interval=7)
     fairness.check_trained(run, tmp_path)
-    for name, value in {"lr": 0.1, "batch_size": 3, "seed": 0, "objective": "both", "paired": False}.items():
+    for name, value in {"lr": 0.1, "batch_size": 3, "seed": 0, "z_near": 0.7, "paired": False}.items():
         trained(run, tmp_path, **{name: value})
         with pytest.raises(ConfigError, match=rf"args\.json: its training had other arguments .*{name} \({value} and"):
             fairness.check_trained(run, tmp_path)

@@ -215,7 +215,7 @@ def test_what_is_written_as_a_teacher_is_read_as_a_lifters_result(trained, tmp_p
     data, run = trained
     out, results = tmp_path / "out", tmp_path / "results"
     words = ["lift", "--clips", data, "--checkpoint", str(run), "--ids", "jump_0", "dance_a_0", "--start", "0.2"]
-    assert cli.main([*words, "--guidance-mode", "hard", "--out", str(out), "--write-teacher", str(results),
+    assert cli.main([*words, "--out", str(out), "--write-teacher", str(results),
                      "--ddim", "0", "--formats", "npz"]) == 0  # fmt: skip
     clips = {clip.id: clip for split in ("train", "test") for clip in read_folder(data, split)[1]}
     lifted = read_motions(out / "lifted.npz")[0]["lifted"]
@@ -279,7 +279,7 @@ def sampling_of(run: Path, **changes: str) -> object:
         (["--split", "most"], "--split: expected one of train, val, test, found 'most'"),
         (["--teacher", "gt"], "--teacher: expected auto, lifted or refined, found 'gt'"),
         (["--formats", "png"], "--formats: expected npz, page, bvh or glb"),
-        (["--guidance-mode", "firm"], "--guidance-mode: expected one of soft, hard"),
+        (["--guidance-strength", "1.5"], "--guidance-strength: expected a share from 0 to 1, found 1.5"),
         (["--start", "0"], "--start: expected a share above 0"),
     ],
 )

@@ -17,8 +17,9 @@ from videomdm_ext.data.rules import validate
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.mdm.data import open_dataset
 from videomdm_ext.supervision import refinement
-from videomdm_ext.supervision.objective import Objective
+from videomdm_ext.supervision.objective import Objective, weights_of
 from videomdm_ext.supervision.observation import Observation
+from videomdm_ext.supervision.terms import TERMS, Step
 
 CARD = Card(name="videos", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a video",))
 
@@ -49,27 +50,29 @@ def test_a_merged_set_holds_all_clips_and_names_all_sources(folder):
     assert card.counts == {"test": 1, "train": 4}
 
 
-def test_a_known_clip_pays_the_hosts_loss_and_the_others_the_2d_loss_with_any_objective(folder):
-    for objective in ("ray", "reprojection", "both"):
-        config = Supervision(supervision="2d", teacher="lifted", objective=objective)
-        dataset = open_dataset(Source(clips=folder, crop_frames=20), config, "train", 0)
-        dataset.set_epoch(0)
-        x_start, condition = dataset.collate([dataset[index] for index in range(4)])
-        observation, _ = Observation.take(condition["y"])
-        x = (x_start + 0.1 * torch.randn(x_start.shape, generator=torch.Generator().manual_seed(0))).requires_grad_()
-        terms = Objective(config, dataset.space)(x, observation, x_start, torch.full((4,), 30))
-        assert (terms["motion"][:2] == 0).all()
-        assert (terms["loss"][2:] == terms["motion"][2:]).all()
-        plain = Objective(config, dataset.space)(
-            x, dataclasses.replace(observation, known=None), x_start, torch.full((4,), 30)
-        )
-        torch.testing.assert_close(terms["loss"][:2], plain["loss"][:2])
-        expected = (x - x_start).square()[2:, :, 0, :-1].mean((1, 2))
-        torch.testing.assert_close(terms["motion"][2:], expected, rtol=0.05, atol=0)
-        exact = Objective(config, dataset.space)(x_start, observation, x_start, torch.full((4,), 30))
-        assert (exact["loss"][2:] == 0).all()
-        terms["loss"].sum().backward()
-        assert (x.grad.flatten(1).abs().sum(1) > 0).all()
+@pytest.mark.parametrize("loss", ["reprojection", "reprojection,motion=0.5", "floor=3"])
+def test_a_known_clip_pays_the_hosts_loss_and_the_others_the_2d_loss_with_any_terms(folder, loss):
+    config = Supervision(supervision="2d", teacher="lifted", loss=loss)
+    dataset = open_dataset(Source(clips=folder, crop_frames=20), config, "train", 0)
+    dataset.set_epoch(0)
+    x_start, condition = dataset.collate([dataset[index] for index in range(4)])
+    observation, _ = Observation.take(condition["y"])
+    x = (x_start + 0.1 * torch.randn(x_start.shape, generator=torch.Generator().manual_seed(0))).requires_grad_()
+    objective = Objective(weights_of(loss, TERMS), TERMS)
+
+    def paid(prediction: torch.Tensor, seen: Observation) -> dict[str, torch.Tensor]:
+        return objective(Step(prediction, x_start, torch.full((4,), 30), seen, dataset.space))
+
+    terms, plain = paid(x, observation), paid(x, dataclasses.replace(observation, known=None))
+    assert ((terms["motion"][:2] > 0) == ("motion" in loss)).all()
+    assert (terms["loss"][2:] == terms["motion"][2:]).all()
+    assert all((terms[name][2:] == 0).all() for name in terms.keys() - {"loss", "motion", "behind"})
+    torch.testing.assert_close(terms["loss"][:2], plain["loss"][:2])
+    expected = (x - x_start).square()[2:, :, 0, :-1].mean((1, 2))
+    torch.testing.assert_close(terms["motion"][2:], expected, rtol=0.05, atol=0)
+    assert (paid(x_start, observation)["loss"][2:] == 0).all()
+    terms["loss"].sum().backward()
+    assert (x.grad.flatten(1).abs().sum(1) > 0).all()
 
 
 def test_a_set_of_videos_alone_has_no_such_term(tmp_path):

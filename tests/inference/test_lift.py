@@ -15,7 +15,7 @@ from clips import make_clip
 from videomdm_ext.data.batch import crop
 from videomdm_ext.data.clip import Clip
 from videomdm_ext.errors import ConfigError
-from videomdm_ext.geometry.cameras import image_points, to_camera
+from videomdm_ext.geometry.cameras import to_camera
 from videomdm_ext.inference import lift as lifting
 from videomdm_ext.inference import sample as sampling
 from videomdm_ext.inference.lift import Lifting, lift, spans, teacher_of, truth_of
@@ -23,11 +23,8 @@ from videomdm_ext.inference.sample import Trained
 from videomdm_ext.mdm import checkout, hook
 from videomdm_ext.motion.features import FeatureSpace, decode, mean_and_std
 from videomdm_ext.motion.skeletons import NBA16, SMPL22
-from videomdm_ext.supervision.guidance import Guidance
-from videomdm_ext.supervision.observation import Observation
 
 WINDOW = 30
-NOTHING = Guidance(strength=0.0)
 
 
 class Believer(torch.nn.Module):
@@ -101,7 +98,7 @@ def test_without_strength_the_windows_of_a_believed_teacher_are_the_teacher_agai
     if moving:
         short = dataclasses.replace(short, extrinsics=short.extrinsics[:20])
     seen: list[tuple[int, int]] = []
-    made = lift(a_trained(long), [long, short], Lifting(NOTHING), batch=2, progress=lambda *at: seen.append(at))
+    made = lift(a_trained(long), [long, short], Lifting(strength=0.0), batch=2, progress=lambda *at: seen.append(at))
     assert long.length > 2 * WINDOW
     for clip, motion in zip((long, short), made, strict=True):
         assert motion.shape == (clip.length, 22, 3)
@@ -109,51 +106,30 @@ def test_without_strength_the_windows_of_a_believed_teacher_are_the_teacher_agai
     assert seen[-1][0] == seen[-1][1] == len(spans(long.length, WINDOW, 0.25)) + 1
 
 
-@pytest.mark.parametrize("mode", ["soft", "hard"])
-def test_a_teacher_on_its_rays_is_not_moved(mode):
+def test_a_teacher_on_its_rays_is_not_moved():
     clip = with_true_teacher(make_clip(moving=True))
-    (made,) = lift(a_trained(clip), [clip], Lifting(Guidance(mode=mode)))
+    (made,) = lift(a_trained(clip), [clip], Lifting())
     assert (made - teacher_of(clip)).abs().max() < 2e-3
 
 
-def test_soft_guidance_takes_a_wrong_teacher_nearer_and_hard_guidance_onto_every_confident_ray():
+def test_guidance_takes_a_wrong_teacher_nearer_to_its_rays_the_more_the_stronger():
     clip = make_clip(moving=True)
     unsure = clip.confidence.copy()
     unsure[:, 5], unsure[:, 9] = 0.0, 0.3
     keypoints = clip.keypoints.copy()
     keypoints[:, 5] = np.nan
     clip = dataclasses.replace(clip, confidence=unsure, keypoints=keypoints)
-    soft, hard = (lift(a_trained(clip), [clip], Lifting(Guidance(mode=mode)))[0] for mode in ("soft", "hard"))
-    before, between = (lifting.off_rays(motion, clip) for motion in (teacher_of(clip), soft))
-    assert between < 0.5 * before
-    off = (image_points(hard, 0.5)[0] - torch.from_numpy(keypoints)).abs().amax(-1)
-    sure = [joint for joint in range(22) if joint not in (5, 9)]
-    assert off[:, sure].max() < 2e-4
-    assert off[:, 9].median() > 1e-3
-
-
-@pytest.mark.parametrize(("timestep", "moving"), [(49, {"early"}), (0, {"late"}), (24, {"early", "late"})])
-def test_schedules_follow_the_noise_of_the_whole_schedule(timestep, moving):
-    clip = make_clip()
-    trained = a_trained(clip)
-    cut = crop(clip, 0, WINDOW)
-    seen = Observation.of(
-        keypoints=cut.keypoints[None], confidence=cut.confidence[None], extrinsics=cut.extrinsics[None],
-        initial_heading=torch.zeros(1), valid=torch.ones(1, WINDOW, dtype=torch.bool),
-    )  # fmt: skip
-    x = trained.space.features(cut.teacher[None])
-    for schedule in ("early", "late"):
-        model = lifting.Guided(trained.model, seen, trained, Guidance(schedule=schedule))
-        found = model(x, torch.tensor([timestep]), y={})
-        assert torch.equal(found, x) == (schedule not in moving)
+    weak, whole = (lift(a_trained(clip), [clip], Lifting(strength=share))[0] for share in (0.1, 1.0))
+    before, between, after = (lifting.off_rays(motion, clip) for motion in (teacher_of(clip), weak, whole))
+    assert after < 0.5 * before
+    assert after < between < before
 
 
 def test_without_confidence_there_is_no_guidance():
     clip = make_clip()
     blind = dataclasses.replace(clip, confidence=np.where(np.arange(22) < 0, clip.confidence, 0.0).astype(np.float32))
-    for mode in ("soft", "hard"):
-        (made,) = lift(a_trained(clip), [blind], Lifting(Guidance(mode=mode)))
-        assert torch.equal(made, lift(a_trained(clip), [blind], Lifting(NOTHING))[0])
+    (made,) = lift(a_trained(clip), [blind], Lifting())
+    assert torch.equal(made, lift(a_trained(clip), [blind], Lifting(strength=0.0))[0])
 
 
 def test_a_truth_is_never_read():
@@ -183,7 +159,7 @@ def test_without_strength_lifting_from_noise_is_the_hosts_own_sampling(ddim):
             **(begin if skipped else {}),
         )  # fmt: skip
         plain = to_camera(decode(trained.space.raw(x), SMPL22), crop(clip, 0, WINDOW).extrinsics[None])[0]
-        (made,) = lift(trained, [clip], Lifting(NOTHING, start=start, ddim=ddim))
+        (made,) = lift(trained, [clip], Lifting(strength=0.0, start=start, ddim=ddim))
         assert (made - plain).abs().max() < 1e-4
         assert (lift(trained, [clip], Lifting(start=start, ddim=ddim))[0] - plain).abs().max() > 1e-2
 

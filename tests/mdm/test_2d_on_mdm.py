@@ -61,8 +61,8 @@ def printed(place) -> str:
         "0.9",
         "--unroll",
         "off",
-        "--objective",
-        "both",
+        "--loss",
+        "motion,reprojection",
     ]
     words += ["--num_steps", "200", "--save_interval", "100", "--log_interval", "20", "--teacher", "lifted", "--paired"]
     return mdm_runs.must(mdm_runs.python(place, "-m", "train.train_mdm", *words))
@@ -72,7 +72,7 @@ def test_every_term_of_the_loss_goes_down(printed):
     terms = {}
     for name, value in re.findall(r"^\|\s+(\w+)\s+\|\s+(\S+)\s+\|$", printed, re.MULTILINE):
         terms.setdefault(name, []).append(float(value))
-    named = ("loss", "ray", "position", "velocity", "alignment")
+    named = ("loss", "motion", "position", "velocity", "alignment")
     assert all(len(terms[name]) >= 10 for name in named)
     falling = {name: (np.mean(terms[name][1:3]), np.mean(terms[name][-2:])) for name in named}
     assert all(last < 0.9 * first for first, last in falling.values()), falling
@@ -80,7 +80,13 @@ def test_every_term_of_the_loss_goes_down(printed):
 
 def test_args_json_says_how_it_was_trained(place, printed):
     args = json.loads((place / "save/2d/args.json").read_text())
-    expected = {"supervision": "2d", "clips": "set", "text_features": "words", "objective": "both"}
+    expected = {
+        "supervision": "2d",
+        "clips": "set",
+        "text_features": "words",
+        "loss": "motion,reprojection",
+        "teacher": "lifted",
+    }
     assert {key: args[key] for key in expected} == expected
 
 

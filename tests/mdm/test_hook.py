@@ -8,24 +8,27 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from clips import make_clip
 from torch import Tensor, nn
 
 from videomdm_ext import plugins
-from videomdm_ext.config import Supervision
-from videomdm_ext.data.folder import Card, write_folder
+from videomdm_ext.bench.plan import load_arm
+from videomdm_ext.config import OLD_OPTIONS
+from videomdm_ext.data.folder import Card, read_folder, write_folder
 from videomdm_ext.data.refined import make_refined
-from videomdm_ext.errors import ConfigError, HostError
+from videomdm_ext.errors import ConfigError, HostError, PluginError
 from videomdm_ext.hookspecs import hookimpl
 from videomdm_ext.mdm import hook, text
+from videomdm_ext.mdm.loss import loss_terms
 from videomdm_ext.mdm.speed import approximate
-from videomdm_ext.mdm.supervise import OWN, weighted
 from videomdm_ext.supervision import refinement
-from videomdm_ext.supervision.objective import Objective
+from videomdm_ext.supervision.objective import Objective, weights_of
 from videomdm_ext.supervision.observation import PREFIX, Observation
-from videomdm_ext.supervision.unrolling import Ladder, noised
+from videomdm_ext.supervision.terms import TERMS, Step, Term
+from videomdm_ext.supervision.unrolling import TimestepBuckets, noised
 
 ROOT = Path(__file__).parents[2]
 CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
@@ -230,33 +233,38 @@ def test_one_pass_noises_the_teacher_as_the_host_does(host):
     torch.testing.assert_close(model.calls[0][0], expected)
 
 
+def paid(built: SimpleNamespace, loss: str, prediction: Tensor, t: int = 0, **settings: Any) -> dict[str, Tensor]:
+    """What the objective by itself gives."""
+    observation, _ = Observation.take(built.y)
+    timesteps = torch.full((len(prediction),), t)
+    step = Step(prediction, built.x_start, timesteps, observation, built.dataset.space, **settings)
+    return Objective(weights_of(loss, TERMS), TERMS)(step)
+
+
 def test_the_loss_of_one_pass_is_the_objective_of_the_prediction(host):
-    built = host(*TWO, "--unroll", "off", "--objective", "both", "--confidence", "linear", "--weight_ray", "0.5")
+    loss = "reprojection,motion=0.5,floor"
+    built = host(*TWO, "--unroll", "off", "--loss", loss, "--z_near", "0.7", "--depth_weight", "mean1")
     answer = built.x_start + 0.1 * torch.randn(built.x_start.shape, generator=torch.Generator().manual_seed(1))
-    config = Supervision(
-        supervision="2d", teacher="lifted", unroll="off", objective="both", confidence="linear", weight_ray=0.5
-    )
-    observation, _ = Observation.take(built.y, "linear")
-    expected = Objective(config, built.dataset.space)(answer, observation, built.x_start, torch.full((3,), 30))
+    expected = paid(built, loss, answer, 30, near=0.7, depth_weight="mean1")
     found = losses(built, Watched(answer))
     assert found.keys() == expected.keys() | {"passes"}
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, msg=name)
     assert found["passes"].tolist() == [1.0, 1.0, 1.0]
-    assert found["ray"].min() > 1e-4
+    assert found["motion"].min() > 1e-4
 
 
 def unrolled(built: SimpleNamespace, model: nn.Module) -> dict[str, Tensor]:
-    """The losses of the first seed that draws a walk."""
+    """The losses of the first seed that is unrolled."""
     for seed in range(60):
         model.calls.clear()
         found = losses(built, model, seed=seed)
         if len(model.calls) > 1:
             return found
-    pytest.fail("no walk was drawn")
+    pytest.fail("no step was unrolled")
 
 
-def test_a_walk_takes_four_passes_from_the_noised_teacher_down_its_own_predictions(host):
+def test_an_unrolled_step_takes_four_passes_from_the_noised_teacher_down_its_own_predictions(host):
     built = host(*TWO, "--unroll", "on")
     model = Watched(answer=0.5 * built.x_start)
     found = unrolled(built, model)
@@ -273,24 +281,20 @@ def test_a_walk_takes_four_passes_from_the_noised_teacher_down_its_own_predictio
     assert not following.requires_grad
 
 
-def test_the_loss_of_a_walk_is_the_mean_of_its_passes(host):
-    """A prediction that is always the same costs the same in every pass, while `t` serves no part of the walk."""
+def test_the_loss_of_an_unrolled_step_is_the_mean_of_its_passes(host):
+    """A prediction that is always the same costs the same in every pass, while `t` has no part in it."""
     built = host(*TWO, "--unroll", "on")
     answer = 0.5 * built.x_start
-    observation, _ = Observation.take(built.y)
-    config = Supervision(supervision="2d", teacher="lifted")
-    expected = Objective(config, built.dataset.space)(
-        answer, observation, built.x_start, torch.zeros(3, dtype=torch.long)
-    )
+    expected = paid(built, "reprojection", answer)
     torch.testing.assert_close(unrolled(built, Watched(answer))["loss"], expected["loss"])
 
 
-def test_walks_are_as_frequent_as_the_ladder_says(host):
+def test_unrolled_steps_are_as_frequent_as_the_buckets_say(host):
     built = host(*TWO, "--unroll", "on")
     torch.manual_seed(0)
-    widths = [built.diffusion.walk_timesteps(torch.zeros(3, dtype=torch.long)).shape[1] for _ in range(600)]
+    widths = [built.diffusion.timesteps_of(torch.zeros(3, dtype=torch.long)).shape[1] for _ in range(600)]
     assert set(widths) == {1, 4}
-    assert sum(widths) / 600 == pytest.approx(Ladder(4, 4, 50).passes, abs=0.2)
+    assert sum(widths) / 600 == pytest.approx(TimestepBuckets(4, 4, 50).passes, abs=0.2)
 
 
 def test_the_gradient_reaches_the_denoiser_and_not_its_text(host):
@@ -316,39 +320,124 @@ def test_the_loss_under_3d_is_the_hosts_own_masked_error_on_our_clips(host, seam
     assert set(found) == {"loss", "rot_mse"}
 
 
+# -- the detector's keypoints ------------------------------------------------------------------------------------------
+
+
+def gradient(built: SimpleNamespace, keypoints: Tensor) -> Tensor:
+    """Of the loss with respect to the weights of the denoiser, for other keypoints of the same batch."""
+    changed = SimpleNamespace(**{**vars(built), "y": {**built.y, f"{PREFIX}keypoints": keypoints}})
+    built.model.zero_grad()
+    losses(changed, built.model)["loss"].mean().backward()
+    return torch.cat([p.grad.flatten() for p in built.model.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize(("arm", "changes"), [("2d", True), ("paper", True), ("refined", False), ("lifted", False)])
+def test_the_keypoints_of_a_batch_change_the_gradient_of_2d_arms_and_of_no_other(host, folder, arm, changes):
+    built = host(*load_arm(arm).flags, "--crop_frames", "20", "--text_features", "words")
+    keypoints = built.y[f"{PREFIX}keypoints"]
+    first, second = (gradient(built, points) for points in (keypoints, keypoints + 0.01))
+    assert torch.equal(gradient(built, keypoints), first)
+    assert (not torch.equal(first, second)) == changes
+
+
+def test_the_keypoints_of_a_batch_are_those_of_the_detector_where_the_refined_motion_is_diffused(host, folder):
+    built = host(*load_arm("2d").flags, "--crop_frames", "200", "--text_features", "words")
+    detected = {clip.id: clip for clip in read_folder(folder, "train")[1]}
+    for i, name in enumerate(built.y["db_key"]):
+        clip = detected[name]
+        np.testing.assert_array_equal(built.y[f"{PREFIX}keypoints"][i, : clip.length], clip.keypoints)
+
+
 # -- terms of plugins -------------------------------------------------------------------------------------------------
 
 
-def test_terms_are_chosen_with_their_weights():
-    terms = {"a": min, "b": max}
-    assert weighted(terms, "b=0.5,a=2") == {"b": (0.5, max), "a": (2.0, min)}
-    assert weighted(terms, "") == {}
+def plugin(**terms: object) -> object:
+    """A plugin that registers these loss terms."""
+
+    def register_loss_terms(register: Callable[[str, object], None]) -> None:
+        for name, term in terms.items():
+            register(name, term)
+
+    return type("Plugin", (), {"register_loss_terms": staticmethod(hookimpl(register_loss_terms))})()
+
+
+def terms_with(**terms: object) -> dict[str, Term]:
+    """The table with those of a plugin called `mine`."""
+    manager = plugins.create_manager()
+    manager.register(plugin(**terms), name="mine")
+    return loss_terms(manager)
+
+
+def test_a_plugins_terms_are_entries_of_the_table_with_their_weight_and_description():
+    def stillness(step):
+        """How little moves."""
+        return step.positions.mean((1, 2, 3))
+
+    table = terms_with(stillness=stillness, calm=Term(stillness, 0.25, "The same."))
+    assert list(table) == [*TERMS, "stillness", "calm"]
+    assert table["stillness"] == Term(stillness, 1.0, "How little moves.")
+    assert weights_of("calm,stillness=3", table) == {"calm": 0.25, "stillness": 3.0}
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("name", "term", "found"),
     [
-        ("c=1", "--extra_terms: expected terms among a, b, found 'c'"),
-        ("a", "--extra_terms a: expected NAME=WEIGHT"),
-        ("a=much", "--extra_terms a=much: expected NAME=WEIGHT, found weight 'much'"),
-        ("a=nan", "--extra_terms a=nan: expected"),
-        ("a=inf", "--extra_terms a=inf: expected"),
-        ("a=-1", "--extra_terms a=-1: expected"),
-        ("a=1,a=2", "--extra_terms: expected each term once, found 'a' twice"),
+        ("mine", lambda prediction, observation, space: 0, r"expected a function of \(step\), found"),
+        ("mine", lambda: 0, r"expected a function of \(step\), found"),
+        ("mine", "stillness", r"expected a function of \(step\), found 'stillness'"),
+        ("mine", Term(lambda: 0), r"expected a function of \(step\), found"),
+        ("behind", lambda step: 0, "expected a name that neither training logs"),
+        ("reprojection", lambda step: 0, "nor --loss has as a preset"),
     ],
 )
-def test_terms_that_cannot_be_used_are_refused_with_the_option(asked, message):
-    with pytest.raises(ConfigError) as caught:
-        weighted({"a": min, "b": max}, asked)
-    assert str(caught.value).startswith(message)
+def test_a_term_that_cannot_be_one_is_refused_when_it_is_collected_with_the_plugins_name(name, term, found):
+    with pytest.raises(PluginError, match=f"plugin mine: loss term '{name}': .*{found}"):
+        terms_with(**{name: term})
 
 
-def test_a_term_that_would_hide_a_built_in_figure_is_refused(host):
-    """The list of built-in names is complete: every objective and every term is on."""
-    everything = ("--objective", "both", "--weight_floor", "1", "--weight_bone_length", "1")
-    built = host(*TWO, *everything)
-    logged = set(losses(built, Watched()))
-    assert logged | {"motion"} == set(OWN)
-    for name in logged:
-        with pytest.raises(ConfigError, match=f"--extra_terms: '{name}' names a built-in figure"):
-            weighted(dict.fromkeys(logged, min), f"{name}=1")
+def test_a_plugin_cannot_replace_a_term_of_the_package():
+    with pytest.raises(
+        PluginError, match=r"'position': registered by plugin videomdm_ext\.mdm\.loss and again by .* mine"
+    ):
+        terms_with(position=lambda step: 0)
+
+
+def test_a_loss_with_an_unknown_term_is_refused_before_any_work(seams, folder):
+    with pytest.raises(
+        ConfigError, match=r"--loss jitter=1: expected reprojection, or terms among position, .*'jitter'"
+    ):
+        hook.activate(arguments("--clips", folder, *TWO, "--loss", "jitter=1"))
+
+
+# -- options of earlier versions --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "loss"),
+    [
+        (("--objective", "reprojection"), "reprojection"),
+        (("--objective", "both", "--weight_ray", "0.5", "--ray_depth", "teacher", "--teacher", "refined"),
+         "motion=0.5,reprojection"),
+        (("--weight_velocity", "0", "--weight_floor", "0.5"), "reprojection,velocity=0.0,floor=0.5"),
+        (("--extra_terms", "floor=2"), "reprojection,floor=2"),
+        (("--weight_position", "1", "--weight_alignment", "2", "--weight_near", "3", "--weight_bone_length", "4"),
+         "reprojection,position=1.0,alignment=2.0,near=3.0,bone_length=4.0"),
+    ],
+)  # fmt: skip
+def test_old_flags_are_written_back_as_the_loss_that_they_stand_for(seams, folder, words, loss):
+    args = arguments("--clips", folder, *TWO, *words)
+    hook.activate(args)
+    assert args.loss == loss
+    assert not vars(args).keys() & OLD_OPTIONS.keys()
+
+
+def test_what_is_left_open_is_written_back_as_what_runs(seams, folder):
+    args = arguments("--clips", folder, "--supervision", "2d", "--text_features", "words")
+    hook.activate(args)
+    assert (args.teacher, args.loss, args.unroll) == ("refined", "reprojection", "on")
+
+
+def test_old_flags_are_neither_shown_nor_restored_from_args_json():
+    group = argparse.ArgumentParser().add_argument_group("diffusion")
+    hook.add_options(group)
+    assert not {action.dest for action in group._group_actions} & OLD_OPTIONS.keys()

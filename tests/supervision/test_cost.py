@@ -8,17 +8,16 @@ from people import features_of, observe, orbiting, random_motion, space_of
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
-from videomdm_ext.config import Supervision
 from videomdm_ext.motion.skeletons import SMPL22
-from videomdm_ext.supervision.objective import Objective
+from videomdm_ext.supervision.objective import Objective, weights_of
+from videomdm_ext.supervision.terms import TERMS, Step
 
 BATCH, FRAMES = 64, 196
 THREADS = 2
 
 OBJECTIVES = {
-    "reprojection and alignment": {"objective": "reprojection"},
-    "ray on the teacher": {"objective": "ray", "ray_depth": "teacher"},
-    "ray on the prediction": {"objective": "ray", "ray_depth": "prediction"},
+    "reprojection and alignment": "reprojection",
+    "reprojection": "reprojection,alignment=0",
 }
 
 
@@ -38,7 +37,7 @@ def denoiser_step() -> Callable[[], None]:
     return lambda: network(tokens).square().mean().backward()
 
 
-def objective_step(switches: dict[str, str]) -> Callable[[], None]:
+def objective_step(loss: str) -> Callable[[], None]:
     """Forward and backward of the objective alone, from a prediction that is off by a third of a Std."""
     generator = torch.Generator().manual_seed(0)
     positions = random_motion(SMPL22, (BATCH,), FRAMES, generator)
@@ -46,12 +45,12 @@ def objective_step(switches: dict[str, str]) -> Callable[[], None]:
     observation = observe(positions, orbiting((BATCH,), generator))
     x_start = features_of(positions, space)
     prediction = x_start + 0.3 * torch.randn(x_start.shape, generator=generator)
-    objective = Objective(Supervision(supervision="2d", **switches), space)
+    objective = Objective(weights_of(loss, TERMS), TERMS)
     timesteps = torch.randint(0, 50, (BATCH,), generator=generator)
 
     def step() -> Tensor:
         x = prediction.clone().requires_grad_()
-        loss = objective(x, observation, x_start, timesteps)["loss"].mean()
+        loss = objective(Step(x, x_start, timesteps, observation, space))["loss"].mean()
         return torch.autograd.grad(loss, x)[0]
 
     assert torch.isfinite(step()).all()

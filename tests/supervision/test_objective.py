@@ -1,6 +1,7 @@
 """The whole objective: exact predictions cost nothing, what is not seen is silent, clips are independent."""
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import pytest
@@ -9,35 +10,35 @@ from people import features_of, observe, orbiting, random_motion, real_batch, sp
 from tolerances import BATCH_INDEPENDENCE, EXACT_LOSS
 from torch import Tensor
 
-from videomdm_ext.config import Supervision
+from videomdm_ext.errors import ConfigError, PluginError
 from videomdm_ext.geometry.cameras import orbit
-from videomdm_ext.motion.features import FeatureSpace, decode
+from videomdm_ext.motion.features import FeatureSpace, decode, decode_root, encode
 from videomdm_ext.motion.kinematics import HUMANML3D, RAW, HeadingRule, heading
 from videomdm_ext.motion.skeletons import NBA16, SMPL22, Skeleton
-from videomdm_ext.supervision.objective import Objective, Prediction
+from videomdm_ext.supervision.objective import Objective, weights_of
 from videomdm_ext.supervision.observation import Observation
+from videomdm_ext.supervision.terms import TERMS, Step, Term
 
 FORMS = {
-    "reprojection": {"objective": "reprojection"},
-    "reprojection, mean1": {"objective": "reprojection", "depth_weight": "mean1"},
-    "reprojection, none": {"objective": "reprojection", "depth_weight": "none"},
-    "reprojection, isotropic": {"objective": "reprojection", "depth_weight": "isotropic"},
-    "ray, prediction": {"objective": "ray", "ray_depth": "prediction"},
-    "ray, teacher": {"objective": "ray", "ray_depth": "teacher"},
-    "ray, blend": {"objective": "ray", "ray_depth": "blend"},
-    "both": {"objective": "both", "ray_depth": "blend", "weight_bone_length": 0.5, "weight_floor": 0.2},
+    "reprojection": ("reprojection", "depth2"),
+    "mean1": ("reprojection", "mean1"),
+    "none": ("reprojection", "none"),
+    "isotropic": ("reprojection", "isotropic"),
+    "everything": (",".join(TERMS), "depth2"),
 }
 each_form = pytest.mark.parametrize("form", FORMS)
-NOTES = {"loss", "behind"}
+Compute = Callable[[Tensor, Observation, Tensor], dict[str, Tensor]]
 
 
-def objective_of(form: str, space: FeatureSpace, **changes: float) -> Objective:
-    return Objective(Supervision(supervision="2d", **(FORMS[form] | changes)), space)
+def objective_of(form: str, space: FeatureSpace, loss: str = "", terms: Mapping[str, Term] = TERMS) -> Compute:
+    """-> the loss and its terms of a prediction, an observation and a teacher."""
+    known, depth_weight = FORMS[form]
+    objective = Objective(weights_of(loss or known, terms), terms)
 
+    def compute(x: Tensor, observation: Observation, x_start: Tensor) -> dict[str, Tensor]:
+        return objective(Step(x, x_start, torch.arange(len(x)), observation, space, depth_weight=depth_weight))
 
-def timesteps_of(x: Tensor) -> Tensor:
-    """Some above and some below the unrolling threshold."""
-    return torch.arange(len(x)) * 7 % 50
+    return compute
 
 
 def exact_scene(
@@ -65,10 +66,10 @@ def wrong_scene(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Observation
 
 
 def value_and_gradient(
-    objective: Objective, x: Tensor, observation: Observation, x_start: Tensor
+    objective: Compute, x: Tensor, observation: Observation, x_start: Tensor
 ) -> tuple[dict[str, Tensor], Tensor]:
     x = x.clone().requires_grad_()
-    terms = objective(x, observation, x_start, timesteps_of(x))
+    terms = objective(x, observation, x_start)
     return terms, torch.autograd.grad(terms["loss"].sum(), x)[0]
 
 
@@ -81,8 +82,9 @@ def test_an_exact_prediction_costs_nothing_in_any_term(form: str, rule: HeadingR
     generator = torch.Generator().manual_seed(8)
     motion = real_batch() if people == "real" else random_motion(skeleton, (3,), 40, generator)
     x, observation, space = exact_scene(motion, skeleton, rule, start)
-    terms = objective_of(form, space, weight_floor=0.0, weight_bone_length=0.0)(x, observation, x, timesteps_of(x))
-    for name, value in terms.items():
+    terms = objective_of(form, space)(x, observation, x)
+    for name in terms.keys() - {"floor", "bone_length", "loss"}:
+        value = terms[name]
         assert value.max() < EXACT_LOSS, name
 
 
@@ -90,18 +92,17 @@ def test_an_exact_prediction_of_a_rigid_grounded_person_costs_nothing_in_floor_a
     motion = real_batch(dtype=torch.float64)
     motion = motion - motion[..., 1].amin(-1)[..., None, None] * torch.tensor((0.0, 1.0, 0.0))
     x, observation, space = exact_scene(motion, SMPL22)
-    terms = objective_of("both", space)(x, observation, x, timesteps_of(x))
+    terms = objective_of("everything", space)(x, observation, x)
     assert terms["floor"].max() < EXACT_LOSS
     assert terms["bone_length"].max() < 1e-6  # the bundled clips' bones are constant to a millimetre
-    assert terms["ray"].max() < EXACT_LOSS
 
 
 def test_without_the_crops_heading_an_exact_prediction_would_pay_in_the_rotations() -> None:
     x, observation, space = exact_scene(real_batch(), SMPL22, RAW, 11)
     astray = replace(observation, initial_heading=torch.zeros_like(observation.initial_heading))
     objective = objective_of("reprojection", space)
-    assert objective(x, astray, x, timesteps_of(x))["alignment"].max() > 1e-3
-    assert objective(x, astray, x, timesteps_of(x))["position"].max() < EXACT_LOSS
+    assert objective(x, astray, x)["alignment"].max() > 1e-3
+    assert objective(x, astray, x)["position"].max() < EXACT_LOSS
 
 
 @each_form
@@ -120,41 +121,96 @@ def test_an_erroneous_prediction_costs_something_in_every_term(form: str) -> Non
 @each_form
 def test_the_loss_is_the_weighted_sum_of_its_terms(form: str) -> None:
     x, observation, teacher, space = wrong_scene(torch.float64)
-    weights = {"ray": 2.0, "position": 3.0, "velocity": 5.0, "alignment": 7.0, "near": 11.0}
-    weights |= {"floor": 13.0, "bone_length": 17.0}
-    objective = objective_of(form, space, **{f"weight_{name}": weight for name, weight in weights.items()})
-    terms = objective(x, observation, teacher, timesteps_of(x))
-    expected = sum(weights[name] * value for name, value in terms.items() if name not in NOTES)
+    weights = {"position": 3.0, "velocity": 5.0, "alignment": 7.0, "near": 11.0}
+    weights |= {"floor": 13.0, "bone_length": 17.0, "motion": 2.0} if form == "everything" else {}
+    loss = ",".join(f"{name}={weight}" for name, weight in weights.items())
+    terms = objective_of(form, space, loss)(x, observation, teacher)
+    assert terms.keys() == weights.keys() | {"loss", "behind"}
+    expected = sum(weight * terms[name] for name, weight in weights.items())
     assert torch.allclose(terms["loss"], expected)
     assert all(value.shape == (6,) for value in terms.values())
 
 
-def test_each_form_has_its_terms_with_the_documented_weights() -> None:
-    x, observation, teacher, space = wrong_scene()
-    named = {form: set(objective_of(form, space)(x, observation, teacher, timesteps_of(x))) for form in FORMS}
-    assert named["ray, teacher"] == {"loss", "ray"}
-    assert named["reprojection"] == NOTES | {"position", "velocity", "near", "alignment"}
-    assert named["both"] == named["reprojection"] | {"ray", "floor", "bone_length"}
-    default = Supervision()
-    assert (default.weight_position, default.weight_velocity) == pytest.approx((7 / 22, 350 / 22))
+def test_the_preset_has_its_terms_with_the_documented_weights() -> None:
+    expected = {"position": 7 / 22, "velocity": 350 / 22, "near": 1.0, "alignment": 1.0}
+    assert weights_of("reprojection", TERMS) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("loss", "weights"),
+    [
+        ("floor", {"floor": 1.0}),
+        ("floor=0.25, motion=2", {"floor": 0.25, "motion": 2.0}),
+        ("reprojection,velocity=0", {"position": 7 / 22, "near": 1.0, "alignment": 1.0}),
+        (
+            "near=3,position=0,reprojection,position=2",
+            {"position": 2.0, "velocity": 350 / 22, "near": 1.0, "alignment": 1.0},
+        ),
+    ],
+)
+def test_a_loss_is_presets_terms_and_weights_of_which_later_ones_win(loss: str, weights: dict[str, float]) -> None:
+    assert weights_of(loss, TERMS) == pytest.approx(weights)
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        ("jitter=1", "expected reprojection, or terms among position, velocity, .*found 'jitter'. Is its plugin"),
+        ("reprojection=2", "found 'reprojection'"),
+        ("ray=1", "found 'ray'.*with the refined teacher it was MDM's own loss, which the arm `refined` pays"),
+        ("mdm", "found 'mdm'.*--supervision 3d"),
+        ("floor=much", " floor=much: expected NAME=WEIGHT with a weight not below 0, found 'much'"),
+        ("floor=", "found ''"), ("floor=-1", "found '-1'"), ("floor=nan", "found 'nan'"), ("floor=inf", "found 'inf'"),
+        ("floor=0", "expected a term with a weight above 0"), (" , ", "expected a term with a weight above 0"),
+    ],
+)  # fmt: skip
+def test_a_loss_that_cannot_be_paid_is_refused_with_what_can(loss: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"--loss.*{message}"):
+        weights_of(loss, TERMS)
+
+
+def test_every_term_describes_itself_and_weighs_something() -> None:
+    assert all(term.about and term.weight > 0 for term in TERMS.values())
 
 
 def test_no_weight_for_alignment_leaves_the_redundant_channels_alone() -> None:
     x, observation, teacher, space = wrong_scene()
-    terms, gradient = value_and_gradient(
-        objective_of("reprojection", space, weight_alignment=0.0), x, observation, teacher
-    )
+    objective = objective_of("reprojection", space, "reprojection,alignment=0")
+    terms, gradient = value_and_gradient(objective, x, observation, teacher)
     assert "alignment" not in terms
     assert (gradient[:, 67:] == 0).all()
     assert (gradient[:, :67] != 0).any()
 
 
-def test_alignment_supervises_only_the_redundant_channels() -> None:
+def test_alignment_supervises_only_the_redundant_channels_and_the_yaw() -> None:
     x, observation, teacher, space = wrong_scene()
-    weights = {"weight_position": 0.0, "weight_velocity": 0.0, "weight_near": 0.0}
-    _, gradient = value_and_gradient(objective_of("reprojection", space, **weights), x, observation, teacher)
+    _, gradient = value_and_gradient(objective_of("reprojection", space, "alignment"), x, observation, teacher)
     assert (gradient[:, 67:] != 0).any()
-    assert (gradient[:, :67] == 0).all()
+    assert (gradient[:, 0] != 0).any()
+    assert (gradient[:, 1:67] == 0).all()
+
+
+@pytest.mark.parametrize("rule", [RAW, HUMANML3D], ids=["raw", "humanml3d"])
+def test_headings_turned_by_ninety_degrees_cost_and_are_pulled_back_while_the_image_stays(rule) -> None:
+    """The same positions can be encoded with any headings, so the image does not see those of a prediction."""
+    motion = real_batch(dtype=torch.float64)[:3]
+    exact, observation, space = exact_scene(motion, SMPL22, rule)
+    own = decode_root(space.raw(exact), SMPL22)[0]
+    ramp = torch.linspace(0.0, math.pi / 2, motion.shape[1], dtype=torch.float64)
+    x = space.features(encode(decode(space.raw(exact), SMPL22), SMPL22, own + ramp)).requires_grad_()
+    objective = objective_of("reprojection", space, "reprojection,velocity=0,alignment=10")
+    terms, gradient = value_and_gradient(objective, x.detach(), observation, exact)
+    assert terms["position"].max() < EXACT_LOSS
+    assert terms["alignment"].min() > 0.05
+    assert (gradient[:, 0, :, :-1].sum((1, 2)) * ramp[-1] < 0).all()  # a larger yaw velocity turns to smaller headings
+    optimizer = torch.optim.Adam([x], 0.1)
+    for _ in range(100):
+        optimizer.zero_grad()
+        objective(x, observation, exact)["loss"].sum().backward()
+        optimizer.step()
+    found = decode_root(space.raw(x.detach()), SMPL22)[0]
+    assert (found - own).abs().max() < 0.02 * math.pi / 2
+    assert objective(x.detach(), observation, exact)["position"].max().sqrt() < 0.05
 
 
 def with_garbage(observation: Observation, value: float) -> Observation:
@@ -188,31 +244,17 @@ def test_garbage_in_padding_or_without_confidence_changes_no_bit(form: str, rule
 def test_the_loss_of_a_clip_does_not_depend_on_its_batch_or_padding(form: str, rule: HeadingRule) -> None:
     x, observation, teacher, space = wrong_scene()
     objective = objective_of(form, replace(space, rule=rule))
-    steps = timesteps_of(x)
-    together = objective(x, observation, teacher, steps)
+    together = objective(x, observation, teacher)
     for clip, length in enumerate(observation.valid.sum(1).tolist()):
         one = slice(clip, clip + 1)
         parts = {name: part[one] for name, part in vars(observation).items() if part is not None}
         cut = {name: part if name == "initial_heading" else part[:, :length] for name, part in parts.items()}
-        alone = objective(x[one, ..., :length], Observation(**cut), teacher[one, ..., :length], steps[one])
+        alone = objective(x[one, ..., :length], Observation(**cut), teacher[one, ..., :length])
         for name, value in alone.items():
             assert value.item() == pytest.approx(together[name][clip].item(), abs=BATCH_INDEPENDENCE, rel=1e-5), name
 
 
-def test_depth_sources_are_the_prediction_the_teacher_and_by_timestep_the_one_or_the_other() -> None:
-    x, observation, teacher, space = wrong_scene()
-    steps = torch.tensor((11, 12, 0, 49, 11, 12))
-    found = {
-        source: objective_of(f"ray, {source}", space)(x, observation, teacher, steps)["ray"]
-        for source in ("prediction", "teacher", "blend")
-    }
-    expected = torch.where(steps >= 12, found["teacher"], found["prediction"])
-    assert torch.allclose(found["blend"], expected)
-    assert not torch.allclose(found["teacher"], found["prediction"])
-
-
-@pytest.mark.parametrize("form", ["reprojection", "ray, prediction"])
-def test_a_joint_behind_the_camera_is_pulled_forward_by_the_gradient(form: str) -> None:
+def test_a_joint_behind_the_camera_is_pulled_forward_by_the_gradient() -> None:
     motion = real_batch(dtype=torch.float64)[:1]
     space = space_of(real_batch(dtype=torch.float64), SMPL22)
     origin = torch.tensor(((0.0, 1.0, 0.0),), dtype=torch.float64)
@@ -222,7 +264,7 @@ def test_a_joint_behind_the_camera_is_pulled_forward_by_the_gradient(form: str) 
     head = SMPL22.index("head")
     wrong[..., head, 2] += 5.0
     x = features_of(wrong, space)
-    objective = objective_of(form, space)
+    objective = objective_of("reprojection", space)
     terms, gradient = value_and_gradient(objective, x, observation, features_of(motion, space))
     assert terms["loss"].item() > 1e-3
     depth_before = 3.0 - decode(space.raw(x), SMPL22)[0, :, head, 2]
@@ -232,8 +274,7 @@ def test_a_joint_behind_the_camera_is_pulled_forward_by_the_gradient(form: str) 
     assert (depth_after > depth_before).all()
 
 
-@pytest.mark.parametrize("form", ["reprojection", "ray, prediction"])
-def test_following_the_gradient_brings_a_person_who_faces_a_wrong_way_onto_the_rays(form: str) -> None:
+def test_following_the_gradient_brings_a_person_who_faces_a_wrong_way_onto_the_rays() -> None:
     motion = real_batch(dtype=torch.float64)
     x, observation, space = exact_scene(motion, SMPL22)
     raw, wrong = space.raw(x), space.raw(x)
@@ -241,36 +282,44 @@ def test_following_the_gradient_brings_a_person_who_faces_a_wrong_way_onto_the_r
         vectors = raw[..., part].unflatten(-1, (count, 3))
         wrong[..., part] = turned(vectors, torch.tensor(0.3).expand(vectors.shape[:-1])).flatten(-2)
     x = space.features(wrong).requires_grad_()
-    objective, measure = objective_of(form, space, weight_velocity=0.0), objective_of("reprojection", space)
-    before = measure(x.detach(), observation, x.detach(), timesteps_of(x))["position"]
+    objective = objective_of("reprojection", space, "reprojection,velocity=0")
+    measure = objective_of("reprojection", space)
+    before = measure(x.detach(), observation, x.detach())["position"]
     optimizer = torch.optim.Adam([x], 0.02)
     for _ in range(80):
         optimizer.zero_grad()
-        objective(x, observation, x.detach(), timesteps_of(x))["loss"].sum().backward()
+        objective(x, observation, x.detach())["loss"].sum().backward()
         optimizer.step()
-    after = measure(x.detach(), observation, x.detach(), timesteps_of(x))["position"]
+    after = measure(x.detach(), observation, x.detach())["position"]
     assert (after < 0.05 * before).all()
 
 
-def test_a_term_of_a_plugin_reaches_the_loss_with_its_weight() -> None:
+def test_a_term_of_a_plugin_reaches_the_loss_with_its_weight_and_sees_no_padding() -> None:
     x, observation, teacher, space = wrong_scene()
-    seen: list[Prediction] = []
+    seen: list[Step] = []
 
-    def height(prediction: Prediction, observation: Observation, space: FeatureSpace) -> Tensor:
-        seen.append(prediction)
-        return prediction.positions[..., 1].mean((1, 2))
+    def height(step: Step) -> Tensor:
+        seen.append(step)
+        return step.positions[..., 1].mean((1, 2))
 
     valid = observation.valid
     for tensor in (x, teacher):
         tensor.movedim(3, 1)[~valid] = math.nan
-    plain = objective_of("ray, teacher", space)
-    objective = replace(plain, extra={"height": (3.0, height)})
-    terms, gradient = value_and_gradient(objective, x, observation, teacher)
-    without, without_gradient = value_and_gradient(plain, x, observation, teacher)
-    assert torch.allclose(terms["loss"], without["loss"] + 3.0 * terms["height"])
+    terms = {**TERMS, "height": Term(height)}
+    objective = objective_of("reprojection", space, "reprojection,height=3", terms)
+    values, gradient = value_and_gradient(objective, x, observation, teacher)
+    without, without_gradient = value_and_gradient(objective_of("reprojection", space), x, observation, teacher)
+    assert torch.allclose(values["loss"], without["loss"] + 3.0 * values["height"])
     assert not torch.allclose(gradient, without_gradient)
     for tensor in (seen[0].x, seen[0].x_start):
         assert (tensor.movedim(3, 1)[~valid] == 0).all()
     assert torch.allclose(seen[0].positions[valid], decode(space.raw(x), SMPL22)[valid], atol=1e-5)
-    assert torch.equal(seen[0].timesteps, timesteps_of(x))
     assert torch.equal(seen[0].x_start[0], teacher[0])
+
+
+@pytest.mark.parametrize("wrong", [lambda step: step.positions.mean(), lambda step: step.positions.mean((2, 3))])
+def test_a_term_that_is_not_one_number_a_clip_is_refused_by_name(wrong: Callable[[Step], Tensor]) -> None:
+    x, observation, teacher, space = wrong_scene()
+    objective = objective_of("reprojection", space, "mine", {**TERMS, "mine": Term(wrong)})
+    with pytest.raises(PluginError, match=r"loss term 'mine': expected one number for each of the 6 clips"):
+        objective(x, observation, teacher)

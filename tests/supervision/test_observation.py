@@ -1,30 +1,13 @@
-"""What was not seen is silent; the weight is validity times g(confidence)."""
+"""What was not seen is silent; the weight is validity times squared confidence."""
 
 import dataclasses
 import math
 
-import pytest
 import torch
 from people import observe, orbiting, random_motion
 
 from videomdm_ext.motion.skeletons import SMPL22
-from videomdm_ext.supervision.observation import PREFIX, Observation, confidence_weight
-
-S = torch.tensor((0.0, 0.2, 0.5, 0.7, 1.0))
-
-
-@pytest.mark.parametrize(
-    ("rule", "expected"),
-    [
-        ("square", [0.0, 0.04, 0.25, 0.49, 1.0]),
-        ("linear", [0.0, 0.2, 0.5, 0.7, 1.0]),
-        ("above0.4", [0.0, 0.0, 1.0, 1.0, 1.0]),
-        ("above0.6", [0.0, 0.0, 0.0, 1.0, 1.0]),
-        ("none", [0.0, 1.0, 1.0, 1.0, 1.0]),
-    ],
-)
-def test_the_weight_of_a_confidence_follows_its_rule(rule: str, expected: list[float]) -> None:
-    assert confidence_weight(S, rule).tolist() == pytest.approx(expected)
+from videomdm_ext.supervision.observation import PREFIX, Observation
 
 
 def test_unseen_padded_and_infinite_keypoints_weigh_nothing_and_hold_zeros(generator: torch.Generator) -> None:
@@ -55,7 +38,7 @@ def test_taking_an_observation_leaves_the_hosts_own_entries(generator: torch.Gen
     }
     y = {"text": ["a", "b"], "mask": torch.ones(2, 1, 1, 4, dtype=torch.bool), "lengths": torch.tensor((4, 4))}
     y["mask"][1, ..., 3] = False
-    found, rest = Observation.take(y | {PREFIX + name: value for name, value in flat.items()}, "square")
+    found, rest = Observation.take(y | {PREFIX + name: value for name, value in flat.items()})
     assert set(rest) == set(y)
     assert found.valid.tolist() == [[True] * 4, [True] * 3 + [False]]
     assert found.weight[0].unique().tolist() == [0.25]

@@ -1,37 +1,38 @@
-"""The ladder of timesteps and the walk down it."""
+"""Buckets of timesteps, and unrolled predictions."""
 
 import pytest
 import torch
 from torch import Tensor
 
-from videomdm_ext.config import Supervision
-from videomdm_ext.supervision.unrolling import Ladder, draw_plain, implied_noise, noised, walk
+from videomdm_ext.supervision.unrolling import TimestepBuckets, implied_noise, noised, unrolled_predictions
 
-METHOD = Ladder.of(Supervision(), 50)
+METHOD = TimestepBuckets.of(12, 4, 50)
 ALPHA_BAR = torch.cos(torch.linspace(0.02, 1.55, 50, dtype=torch.float64)).square()
 
 
 def test_fifty_steps_from_twelve_in_four_buckets_reach_sixteen_at_1_96_passes() -> None:
-    assert (METHOD.steps, METHOD.width, METHOD.top) == (4, 4, 16)
+    assert (METHOD.count, METHOD.width, METHOD.top) == (4, 4, 16)
     assert METHOD.passes == pytest.approx(1.96)
 
 
-def test_a_short_schedule_gets_a_ladder_that_fits_in() -> None:
-    short = Ladder.of(Supervision(unroll_below=40, unroll_steps=4), 8)
+def test_a_short_schedule_gets_buckets_that_fit_in() -> None:
+    short = TimestepBuckets.of(40, 4, 8)
     assert (short.width, short.top) == (2, 8)
     drawn = [short.draw(5, torch.Generator().manual_seed(seed)) for seed in range(20)]
     assert all(timesteps.shape == (5, 4) for timesteps in drawn)
 
 
-def test_a_walk_draws_one_timestep_a_bucket_falling_and_plain_steps_stay_above(generator: torch.Generator) -> None:
+def test_an_unrolled_step_draws_one_falling_timestep_a_bucket_and_others_stay_above(
+    generator: torch.Generator,
+) -> None:
     draws = [METHOD.draw(16, generator) for _ in range(2000)]
-    walks = torch.cat([draw for draw in draws if draw.shape[1] == 4])
+    unrolled = torch.cat([draw for draw in draws if draw.shape[1] == 4])
     plain = torch.cat([draw for draw in draws if draw.shape[1] == 1])
-    assert torch.equal(walks // 4, torch.tensor((3, 2, 1, 0)).expand_as(walks))
-    assert (walks.diff(dim=1) < 0).all()
-    assert walks.unique().tolist() == list(range(16))
+    assert torch.equal(unrolled // 4, torch.tensor((3, 2, 1, 0)).expand_as(unrolled))
+    assert (unrolled.diff(dim=1) < 0).all()
+    assert unrolled.unique().tolist() == list(range(16))
     assert plain.unique().tolist() == list(range(16, 50))
-    share = len(walks) / (len(walks) + len(plain))
+    share = len(unrolled) / (len(unrolled) + len(plain))
     assert share == pytest.approx(16 / 50, abs=0.03)
     passes = sum(draw.shape[1] for draw in draws) / len(draws)
     assert passes == pytest.approx(METHOD.passes, abs=0.1)
@@ -43,12 +44,6 @@ def test_clips_of_a_batch_draw_on_their_own_and_the_seed_decides() -> None:
     assert len(one[:, 0].unique()) > 1
 
 
-def test_plain_draws_cover_the_whole_schedule(generator: torch.Generator) -> None:
-    drawn = draw_plain(4000, 50, generator)
-    assert drawn.shape == (4000, 1)
-    assert drawn.unique().tolist() == list(range(50))
-
-
 def test_implied_noise_undoes_noising(generator: torch.Generator) -> None:
     x_0, noise = torch.randn(2, 3, 7, 1, 5, dtype=torch.float64, generator=generator)
     for alpha_bar in (torch.full((3,), 0.9).double(), torch.tensor((0.1, 0.5, 0.999)).double()):
@@ -58,7 +53,7 @@ def test_implied_noise_undoes_noising(generator: torch.Generator) -> None:
         assert torch.allclose(x_t[0], first)
 
 
-def test_a_walk_with_a_perfect_denoiser_sees_what_noising_the_truth_gives(generator: torch.Generator) -> None:
+def test_an_unrolled_step_with_a_perfect_denoiser_sees_what_noising_the_truth_gives(generator: torch.Generator) -> None:
     truth, noise = torch.randn(2, 3, 7, 1, 5, dtype=torch.float64, generator=generator)
     timesteps = torch.tensor(((14, 9, 5, 2), (12, 8, 7, 0), (15, 11, 4, 3)))
     seen: list[Tensor] = []
@@ -67,13 +62,13 @@ def test_a_walk_with_a_perfect_denoiser_sees_what_noising_the_truth_gives(genera
         seen.append(x_t)
         return truth
 
-    found = list(walk(perfect, truth, timesteps, ALPHA_BAR, noise))
+    found = list(unrolled_predictions(perfect, truth, timesteps, ALPHA_BAR, noise))
     assert [t.tolist() for _, t in found] == timesteps.T.tolist()
     for k, x_t in enumerate(seen):
         assert torch.allclose(x_t, noised(truth, noise, ALPHA_BAR[timesteps[:, k]]), atol=1e-9)
 
 
-def test_a_walk_leaves_the_teacher_for_the_prediction(generator: torch.Generator) -> None:
+def test_an_unrolled_step_leaves_the_teacher_for_the_prediction(generator: torch.Generator) -> None:
     teacher, truth, noise = torch.randn(3, 2, 7, 1, 5, dtype=torch.float64, generator=generator)
     timesteps = torch.tensor(((14, 9, 5, 0), (12, 8, 7, 0)))
     inputs = []
@@ -82,17 +77,19 @@ def test_a_walk_leaves_the_teacher_for_the_prediction(generator: torch.Generator
         inputs.append(x_t)
         return truth
 
-    list(walk(denoise, teacher, timesteps, ALPHA_BAR, noise))
+    list(unrolled_predictions(denoise, teacher, timesteps, ALPHA_BAR, noise))
     assert torch.equal(inputs[0], noised(teacher, noise, ALPHA_BAR[timesteps[:, 0]]))
     assert (inputs[3] - truth).abs().max() < 0.5 * (inputs[3] - teacher).abs().max()
 
 
-def test_every_pass_has_its_own_gradient_and_none_flows_along_the_walk(generator: torch.Generator) -> None:
+def test_every_pass_has_its_own_gradient_and_none_flows_between_them(
+    generator: torch.Generator,
+) -> None:
     teacher, noise = torch.randn(2, 2, 7, 1, 5, dtype=torch.float64, generator=generator)
     scale = torch.ones(4, dtype=torch.float64, requires_grad=True)
     passes = iter(range(4))
     timesteps = torch.tensor(((14, 9, 5, 0), (12, 8, 7, 0)))
-    steps = walk(lambda x_t, t: scale[next(passes)] * x_t, teacher, timesteps, ALPHA_BAR, noise)
+    steps = unrolled_predictions(lambda x_t, t: scale[next(passes)] * x_t, teacher, timesteps, ALPHA_BAR, noise)
     for k, (prediction, _) in enumerate(steps):
         gradient = torch.autograd.grad(prediction.sum(), scale)[0]
         assert gradient.nonzero().flatten().tolist() == [k]
@@ -101,6 +98,6 @@ def test_every_pass_has_its_own_gradient_and_none_flows_along_the_walk(generator
 def test_a_plain_step_is_one_pass_from_the_noised_teacher(generator: torch.Generator) -> None:
     teacher, noise = torch.randn(2, 2, 7, 1, 5, dtype=torch.float64, generator=generator)
     timesteps = torch.tensor(((30,), (45,)))
-    found = list(walk(lambda x_t, t: x_t, teacher, timesteps, ALPHA_BAR, noise))
+    found = list(unrolled_predictions(lambda x_t, t: x_t, teacher, timesteps, ALPHA_BAR, noise))
     assert len(found) == 1
     assert torch.equal(found[0][0], noised(teacher, noise, ALPHA_BAR[timesteps[:, 0]]))

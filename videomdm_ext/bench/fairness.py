@@ -21,7 +21,10 @@ from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.files import write_bytes
 from videomdm_ext.data.folder import Card, read_card, read_folder
 from videomdm_ext.errors import ConfigError
+from videomdm_ext.mdm.hook import manager
+from videomdm_ext.mdm.loss import loss_terms
 from videomdm_ext.options import difference, from_args
+from videomdm_ext.supervision.objective import weights_of
 
 GROWING = ("arms", "seeds", "replications")
 """What a folder's plan may have more of than before: what is there stays as it is."""
@@ -72,7 +75,7 @@ def check_truth(plan: Plan) -> None:
     """There are clips for a batch, and a truth where an arm learns from it. ConfigError otherwise."""
     clips = clips_of(plan, "train")
     blind = [clip.id for clip in clips if clip.truth is None]
-    seeing = [arm_name(arm) for arm in plan.arms if load_arm(arm).supervision.diffused == "gt"]
+    seeing = [arm_name(arm) for arm in plan.arms if load_arm(arm).supervision.teacher == "gt"]
     if blind and seeing:
         raise ConfigError(
             f"{plan.clips}: expected a truth for every training clip, which {', '.join(seeing)} learns from, found "
@@ -204,6 +207,11 @@ def declared(arm: ArmConfig, *, equal_passes: bool = False) -> set[str]:
 def check_declared(arm: ArmConfig) -> None:
     """An arm differs from the arm that it is a variation of in what it declares and in nothing else. ConfigError."""
     hidden = difference(arm.supervision, load_arm(arm.of).supervision).keys() - set(arm.declares)
+    if arm.supervision.supervision == "2d":
+        try:
+            weights_of(arm.supervision.loss, loss_terms(manager()))
+        except ConfigError as error:
+            raise ConfigError(f"arm {arm.name}: {error}") from error
     if hidden and arm.name != arm.of:
         raise ConfigError(
             f"arm {arm.name}: expected it to differ from {arm.of} in {', '.join(arm.declares) or 'nothing'} as it "
@@ -253,7 +261,7 @@ def check_trained(run: Run, out: Path) -> None:
 
 def note_teachers(run: Run, out: Path, teachers: str) -> None:
     """Keep beside a training that begins which refined teachers it has."""
-    if run.config.supervision.diffused == "refined" and not run.steps_done(out):
+    if run.config.supervision.teacher == "refined" and not run.steps_done(out):
         write_bytes(str(run.folder(out) / TEACHERS), f"{teachers}\n".encode())
 
 

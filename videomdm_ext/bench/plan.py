@@ -23,7 +23,7 @@ from videomdm_ext.errors import ConfigError
 from videomdm_ext.mdm import checkout
 from videomdm_ext.mdm.logs import read_rows
 from videomdm_ext.options import as_flags, difference, from_mapping, read_yaml, shipped
-from videomdm_ext.supervision.unrolling import Ladder
+from videomdm_ext.supervision.unrolling import TimestepBuckets
 
 REFERENCE, CONTROL, FULL = "3d", "lifted", "2d"
 """The arm that sees the truth, the arm that a 2D method must beat, and the full method that ablations are held against.
@@ -42,7 +42,10 @@ LOGGED = 25
 TRAINED_EVALUATORS = ("t2m", "text-motion", "views-2d")
 """Evaluators that are large, or are trained first."""
 FOLDER = shipped("configs") / "arms"
-RENAMED = {"3d-on-teacher": "lifted", "3d-on-refined": "refined", "2d-reprojection": "paper"}
+RENAMED = {
+    "3d-on-teacher": "lifted", "3d-on-refined": "refined", "2d-both": "2d", "2d-reprojection-refined": "2d",
+    "2d-reprojection": "paper",
+}  # fmt: skip
 """Arms by the name that they had before."""
 
 
@@ -86,8 +89,9 @@ def load_arm(name: str) -> ArmConfig:
         if present := renamed(name):
             raise ConfigError(f"arm {name!r}: it is called {present!r} now. Use that name.")
         raise ConfigError(f"arm {name!r}: expected one of {', '.join(known_arms())}, or a YAML file. Found neither.")
-    entries = read_yaml(path)
-    of, declares = entries.pop("of", FULL), entries.pop("declare", list(entries))
+    entries = Supervision.upgraded(read_yaml(path))
+    of = entries.pop("of", FULL)
+    declares = entries.pop("declare", list(entries))
     if not isinstance(declares, list) or not set(map(str, declares)) <= Supervision.__dataclass_fields__.keys():
         raise ConfigError(f"{path}: declare: expected a list of options of the supervision, found {declares!r}.")
     if of not in known_arms():
@@ -251,8 +255,9 @@ class Run:
     def passes_per_step(self) -> float:
         """Expected denoiser passes of a training step."""
         config = self.config.supervision
-        unrolled = config.supervision == "2d" and config.unrolls
-        return Ladder.of(config, self.plan.diffusion_steps).passes if unrolled else 1.0
+        if config.supervision == "3d" or config.unroll == "off":
+            return 1.0
+        return TimestepBuckets.of(config.unroll_below, config.unroll_steps, self.plan.diffusion_steps).passes
 
     def passes(self) -> float:
         """Expected denoiser passes of the training."""

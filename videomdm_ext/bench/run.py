@@ -57,7 +57,7 @@ def prepare(plan: Plan, out: Path, refining: Callable[[int, int], None] | None =
         fairness.check_teachers(run, out, identity(card))
     check_writable(str(out))
     write_plan(plan, out)
-    if any(config.diffused == "refined" for config in arms) and not is_made(plan.clips, card):
+    if any(config.teacher == "refined" for config in arms) and not is_made(plan.clips, card):
         make_refined(plan.clips, card, refining)
 
 

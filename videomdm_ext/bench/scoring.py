@@ -144,7 +144,7 @@ class Scoring:
         reference, plan = self.reference(self.plan.reference), self.plan
         if plan.reference != "train" or reference.views:
             return {}
-        diffused, skeleton = run.config.supervision.diffused, by_name(self.card.skeleton)
+        diffused, skeleton = run.config.supervision.teacher, by_name(self.card.skeleton)
         if diffused not in self.lessons:
             self.lessons[diffused] = taught(plan, reference, diffused)
         data = self.lessons[diffused]

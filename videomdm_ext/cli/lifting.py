@@ -25,7 +25,6 @@ from videomdm_ext.inference.sample import Trained
 from videomdm_ext.mdm.data import with_teacher
 from videomdm_ext.options import from_args
 from videomdm_ext.render.scenes import clip_scene
-from videomdm_ext.supervision.guidance import Guidance
 
 PRIOR = "prior"
 """What its motions are called beside those of the teachers."""
@@ -45,12 +44,8 @@ class Lift:
     """train, val or test."""
     teacher: str = "auto"
     """What sampling starts from: lifted, refined, or auto: what the run was trained on, refined for a 3D one."""
-    guidance_mode: str = "soft"
-    """soft: by a fraction of the way to the rays, as the confidence says; hard: all of the way (parity)."""
     guidance_strength: float = 1.0
-    """Fraction of the way; 0 samples without keypoints."""
-    guidance_schedule: str = "constant"
-    """constant, late (grows as the noise falls) or early."""
+    """Fraction of the way to the rays, times the squared confidence; 0 samples without keypoints."""
     start: float = 0.2
     """Share of the schedule to whose noise the teacher is taken; 1: noise alone, the teacher gives the camera only."""
     overlap: float = 0.25
@@ -105,7 +100,7 @@ def lift(words: Sequence[str]) -> int:
 def how_to(options: Lift) -> Lifting:
     """The options as what the library takes, checked."""
     return Lifting(
-        Guidance(options.guidance_mode, options.guidance_strength, options.guidance_schedule),
+        strength=options.guidance_strength,
         start=options.start,
         overlap=options.overlap,
         draws=options.draws,
@@ -138,14 +133,14 @@ def teacher_kind(asked: str, trained: Trained) -> str:
         raise ConfigError(f"--teacher: expected auto, lifted or refined, found {asked!r}. Correct it.")
     if asked != "auto":
         return asked
-    return "lifted" if from_args(Supervision, trained.args).diffused == "lifted" else "refined"
+    return "lifted" if from_args(Supervision, trained.args).teacher == "lifted" else "refined"
 
 
 def taught_by(kind: str, options: Lift, card: Card, found: Sequence[Clip]) -> list[Clip]:
-    """The clips with the teacher that sampling starts from, and their keypoints as they were detected."""
+    """The clips with the teacher that sampling starts from."""
     with console.status(f"reading the {kind} teachers"):
         taught, _ = with_teacher(str(options.clips), card, found, kind)
-    return [lifting.seen_as(clip, own) for clip, own in zip(taught, found, strict=True)]
+    return taught
 
 
 def report(out: Path, clips: Sequence[Clip], sources: dict[str, list[Tensor]]) -> None:

@@ -1,16 +1,14 @@
 """Refined teachers of a folder, made once for all its clips and kept beside the lifted ones.
 
-DIR/refined/LIFTER/ID.npz holds features [T, D], extrinsics, the camera in the refined clip's own canonical frame, and
-keypoints [T, J, 2], where that camera sees the refined motion: those of the clip without their tremble;
-skeleton.npz the shared bone lengths [J - 1] and mean pose [3 (J - 1)]; Mean.npy and Std.npy those of the training
-split; made.txt, written last, the content hash of the clips they were made from.
+DIR/refined/LIFTER/ID.npz holds features [T, D] and extrinsics, the camera in the refined clip's own canonical frame;
+the keypoints stay the detector's. skeleton.npz holds the shared bone lengths [J - 1] and mean pose [3 (J - 1)],
+Mean.npy and Std.npy are those of the training split; made.txt, written last, holds the content hash of the clips.
 """
 
 import dataclasses
 from collections.abc import Sequence
 
 import blobfile as bf
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +18,7 @@ from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.files import Array
 from videomdm_ext.data.folder import SPLITS, Card, read_folder
 from videomdm_ext.data.motions import floor_height
-from videomdm_ext.geometry.cameras import project, reexpress, to_camera
+from videomdm_ext.geometry.cameras import reexpress, to_camera
 from videomdm_ext.motion.accuracy import measure_error
 from videomdm_ext.motion.features import decode, encode, mean_and_std
 from videomdm_ext.motion.kinematics import HeadingRule, canonicalise, heading
@@ -72,7 +70,7 @@ def make_refined(path: str, card: Card, progress: Progress | None = None) -> Non
             refined, shared = refine_clips(seen[start : start + GROUP], card.heading, shared, progress)
             made += refined
         for clip in made:
-            arrays = {"features": clip.teacher, "extrinsics": clip.extrinsics, "keypoints": clip.keypoints}
+            arrays = {"features": clip.teacher, "extrinsics": clip.extrinsics}
             files.write_bytes(bf.join(folder, f"{clip.id}.npz"), files.arrays_bytes(arrays))
         if split == "train":
             _write_summary(folder, made, card, shared)
@@ -103,15 +101,8 @@ def read_refined(path: str, card: Card, clips: Sequence[Clip]) -> tuple[list[Cli
     folder = folder_of(path, card)
     refined = []
     for clip in clips:
-        arrays = files.read_arrays(bf.join(folder, f"{clip.id}.npz"), needed=("features", "extrinsics", "keypoints"))
-        refined.append(
-            dataclasses.replace(
-                clip,
-                teacher=arrays["features"],
-                extrinsics=arrays["extrinsics"],
-                keypoints=arrays["keypoints"],
-            )
-        )
+        arrays = files.read_arrays(bf.join(folder, f"{clip.id}.npz"), needed=("features", "extrinsics"))
+        refined.append(dataclasses.replace(clip, teacher=arrays["features"], extrinsics=arrays["extrinsics"]))
     mean, std = (files.read_array(bf.join(folder, name)) for name in ("Mean.npy", "Std.npy"))
     return refined, (mean, std)
 
@@ -149,14 +140,7 @@ def _replaced(clip: Clip, positions: Tensor, rule: HeadingRule) -> Clip:
     camera = torch.from_numpy(clip.extrinsics)
     shape = camera.shape[:-2]
     extrinsics = reexpress(camera, turned.expand(shape), origin.expand(*shape, 3))
-    seen = project(moved, extrinsics if extrinsics.ndim == 3 else extrinsics.unsqueeze(0))[0].numpy()
-    known = (clip.confidence > 0)[..., None]
-    return dataclasses.replace(
-        clip,
-        teacher=features.numpy(),
-        extrinsics=extrinsics.numpy(),
-        keypoints=np.where(known, seen, clip.keypoints),
-    )
+    return dataclasses.replace(clip, teacher=features.numpy(), extrinsics=extrinsics.numpy())
 
 
 def _write_summary(folder: str, clips: Sequence[Clip], card: Card, shared: Shared | None) -> None:

@@ -4,9 +4,8 @@ It starts from the noised teacher, as SDEdit does. A clip longer than the prior'
 Errors of lifted motions are measured against the truth where there is one, and in the image.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,17 +27,20 @@ from videomdm_ext.motion.accuracy import (
     root_aligned_mpjpe,
 )
 from videomdm_ext.motion.features import decode
-from videomdm_ext.supervision.guidance import Guidance, guide
+from videomdm_ext.supervision.guidance import guide
 from videomdm_ext.supervision.observation import Observation
 
 
 @dataclass(frozen=True)
 class Lifting:
-    """How clips are lifted: `start`, the share of the schedule to whose noise the teacher is taken (1: noise alone);
+    """How clips are lifted: `strength`, the share of the way to its ray by which each step moves a joint, times its
+    keypoint's weight; `nearest`, the least depth, m; `start`, the share of the schedule to whose noise the teacher is
+    taken (1: noise alone);
     the share of a window that the next one covers too; draws of noise whose mean is given; DDIM steps, 0 for none;
     the scale of classifier-free guidance by the caption."""
 
-    guidance: Guidance = field(default_factory=Guidance)
+    strength: float = 1.0
+    nearest: float = 0.5
     start: float = 0.2
     overlap: float = 0.25
     draws: int = 1
@@ -47,6 +49,10 @@ class Lifting:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.strength <= 1:
+            raise ConfigError(
+                f"--guidance-strength: expected a share from 0 to 1, found {self.strength:g}. Correct it."
+            )
         if not 0 < self.start <= 1:
             raise ConfigError(f"--start: expected a share above 0, at most 1, found {self.start:g}. Correct it.")
         if not 0 <= self.overlap <= 0.5:
@@ -144,9 +150,9 @@ def sample_windows(trained: Trained, windows: Sequence[Window], how: Lifting) ->
     lengths = tensor_of(batch, "lengths")
     valid = torch.arange(trained.dataset.batch_length) < lengths.unsqueeze(1)
     seen = {name: tensor_of(batch, name) for name in OBSERVED}
-    observation = Observation.of(**seen, valid=valid, rule=how.guidance.rule)
+    observation = Observation.of(**seen, valid=valid)
     x_start = trained.space.features(tensor_of(batch, "teacher")) * valid[:, None, None]
-    model = Guided(denoiser(trained, how.text_scale), observation, trained, how.guidance)
+    model = Guided(denoiser(trained, how.text_scale), observation, trained, how)
     loop, steps = sampler(trained, how.ddim)
     kept = max(1, round(how.start * steps))
     noised: dict[str, Any] = {}
@@ -169,18 +175,16 @@ def sample_windows(trained: Trained, windows: Sequence[Window], how: Lifting) ->
 class Guided(torch.nn.Module):
     """A denoiser whose predictions are drawn towards their rays; `observation` follows the camera from step to step."""
 
-    def __init__(self, model: Any, observation: Observation, trained: Trained, guidance: Guidance) -> None:
+    def __init__(self, model: Any, observation: Observation, trained: Trained, how: Lifting) -> None:
         super().__init__()
-        self.model, self.observation, self.guidance = model, observation, guidance
-        self.space, self.last = trained.space, max(1, trained.diffusion.num_timesteps - 1)
+        self.model, self.observation, self.how, self.space = model, observation, how, trained.space
         self.cond_mode, self.encode_text = model.cond_mode, model.encode_text
 
     def forward(self, x: Tensor, timesteps: Tensor, y: dict[str, Any] | None = None) -> Tensor:
         """x [B, D, 1, T], timesteps [B] of the whole schedule -> the guided prediction of x_0, [B, D, 1, T]."""
         prediction = self.model(x, timesteps, y=y)
-        strength = self.guidance.at(timesteps.cpu() / self.last)
         guided, self.observation = guide(
-            prediction.cpu(), self.observation, self.space, strength, nearest=self.guidance.nearest
+            prediction.cpu(), self.observation, self.space, self.how.strength, nearest=self.how.nearest
         )
         return guided.to(x.device)
 
@@ -200,11 +204,6 @@ def truth_of(clip: Clip) -> Tensor | None:
 def cameras_of(extrinsics: Any) -> Tensor:
     """Extrinsics [1, 3, 4] or [T, 3, 4] of a clip's [3, 4] or [T, 3, 4]."""
     return torch.from_numpy(extrinsics).reshape(-1, 3, 4)
-
-
-def seen_as(clip: Clip, keypoints: Clip) -> Clip:
-    """A clip, perhaps with a refined teacher, with the keypoints that were detected."""
-    return dataclasses.replace(clip, keypoints=keypoints.keypoints, confidence=keypoints.confidence)
 
 
 # -- errors of lifted motions ------------------------------------------------------------------------------------------

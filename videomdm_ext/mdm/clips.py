@@ -146,7 +146,7 @@ def swapped(module: ModuleType, **names: Any) -> Iterator[None]:
 def speak_training_units(dataset: Any, source: Source, supervision: Supervision) -> None:
     """Give an evaluation set the Mean and Std that the model was trained with."""
     card = read_card(source.clips)
-    mean, std = with_teacher(source.clips, card, [], supervision.diffused)[1]
+    mean, std = with_teacher(source.clips, card, [], supervision.teacher)[1]
     if mean.shape != dataset.mean.shape:
         raise HostError(
             f"{source.clips}: expected statistics of {dataset.mean.shape[0]} features as the host's data have, found "

@@ -152,7 +152,7 @@ def open_dataset(
 ) -> HostDataset:
     """The clips of --clips with the teacher that the supervision names in the place of the diffused motion."""
     card, clips = read_folder(source.clips, split)
-    clips, (mean, std) = with_teacher(source.clips, card, clips, supervision.diffused)
+    clips, (mean, std) = with_teacher(source.clips, card, clips, supervision.teacher)
     clips = [with_azimuth_error(clip, supervision.azimuth_noise_degrees) for clip in clips]
     space = FeatureSpace(clips[0].skeleton, torch.from_numpy(mean), torch.from_numpy(std), card.heading)
     return kind(clips, space, source.crop_frames, seed)
@@ -199,7 +199,7 @@ WITH_CLIPS: Mapping[str, str] = {
 UNDER_2D: Mapping[str, str] = {
     "lambda_rcxyz": "it compares with 3D positions, which 2D supervision does not have",
     "lambda_vel": "it compares with 3D velocities, which 2D supervision does not have",
-    "lambda_fc": "it needs true foot contacts; --weight_floor keeps feet on the floor from 2D",
+    "lambda_fc": "it needs true foot contacts; --loss reprojection,floor=1 keeps feet on the floor from 2D",
     "lambda_target_loc": "goals are read from true 3D motion",
     "multi_target_cond": "goals are read from true 3D motion",
     **WITH_CLIPS,

@@ -26,7 +26,7 @@ from videomdm_ext import plugins
 from videomdm_ext.config import Fairness, Source, Supervision
 from videomdm_ext.data.folder import read_card
 from videomdm_ext.errors import HostError, VideoMDMError
-from videomdm_ext.mdm import clips, divergence, evaluation, loop, pairing, remedies, resume, text_choice
+from videomdm_ext.mdm import clips, divergence, evaluation, loop, loss, pairing, remedies, resume, text_choice
 from videomdm_ext.mdm.checkout import FUNCTIONS, PACKAGES, PARSER, STANDIN, Checkout, check_functions
 from videomdm_ext.mdm.data import HostDataset
 from videomdm_ext.mdm.speed import approximate, exact
@@ -206,7 +206,7 @@ def activate(args: argparse.Namespace, *, loading: bool = False) -> None:
         if getattr(args, "eval_during_training", False):
             evaluation.check_during_training(args, _root())
     encoder = text_choice.settle(args, sys.argv[1:], manager())
-    terms = plugins.collect(manager(), "loss_terms")
+    terms = loss.loss_terms(manager())
     model_util = importlib.import_module("utils.model_util")
     diffusion = manager().hook.make_diffusion(base=_own(model_util, "SpacedDiffusion"), args=args, terms=terms)
     _swap(model_util, "SpacedDiffusion", diffusion)

@@ -1,115 +1,83 @@
-"""The 2D objective: a weighted sum of terms over a clean prediction and what the camera saw. Pure."""
+"""The 2D loss: a weighted sum of terms over a clean prediction and what the camera saw. Pure."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from videomdm_ext.config import Supervision
-from videomdm_ext.motion.features import FeatureSpace, channel_validity, decode, redundant
-from videomdm_ext.supervision.observation import Observation
-from videomdm_ext.supervision.targets import ray_target
-from videomdm_ext.supervision.terms import Reprojected, bone_length, feature_distance, floor
+from videomdm_ext.errors import ConfigError, PluginError
+from videomdm_ext.supervision.terms import Step, Term, motion
 
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a term may look at: x [B, D, 1, T] (with gradient), its positions [B, T, J, 3], x_start, timesteps [B].
-
-    The padding of x and x_start holds the mean pose, whatever the network or the file had there.
-    """
-
-    x: Tensor
-    positions: Tensor
-    x_start: Tensor
-    timesteps: Tensor
-
-
-Term = Callable[[Prediction, Observation, FeatureSpace], Tensor]
-"""A plugin's loss term: one number a clip, [B]."""
+PRESETS = {"reprojection": ("position", "velocity", "near", "alignment")}
+"""Terms by the name under which `--loss` takes them together, each with its own weight."""
+REMOVED = {
+    "ray": " The term was removed: with the refined teacher it was MDM's own loss, which the arm `refined` pays.",
+    "mdm": " MDM's own loss is paid under --supervision 3d; its form on the diffused motion is the term `motion`.",
+}
+"""What to add for a name that is no longer, or never was, a term."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """`objective(x, observation, x_start, timesteps)` -> {"loss": [B], one entry a term: [B]}.
+    """`objective(step)` -> {"loss": [B], each term: [B], "behind": [B]}.
 
-    A clip whose motion is known (mixed supervision) pays the host's own loss, the term `motion`, and no other.
-
-    `extra` holds further terms by name with their weights, given by plugins.
+    `weights` and `terms` are by name. A clip whose motion is known (mixed supervision) pays `motion` and no other term.
     """
 
-    config: Supervision
-    space: FeatureSpace
-    extra: Mapping[str, tuple[float, Term]] = field(default_factory=dict)
+    weights: Mapping[str, float]
+    terms: Mapping[str, Term]
 
-    def __call__(self, x: Tensor, observation: Observation, x_start: Tensor, timesteps: Tensor) -> dict[str, Tensor]:
-        frames = observation.valid[:, None, None]
-        x, x_start = torch.where(frames, x, 0.0), torch.where(frames, x_start, 0.0)
-        raw = self.space.raw(x)
-        positions = decode(raw, self.space.skeleton)
-        terms: dict[str, Tensor] = {}
-        weights: dict[str, float] = {}
-        notes: dict[str, Tensor] = {}
-        if self.config.uses_ray:
-            terms["ray"], weights["ray"] = self._ray(x, raw, observation, x_start, timesteps), self.config.weight_ray
-        if self.config.uses_reprojection:
-            reprojected, notes = self._reprojection(x, raw, positions, observation)
-            terms |= reprojected
-            weights |= {name: getattr(self.config, f"weight_{name}") for name in reprojected}
-        for name, value in self._optional(positions, observation).items():
-            terms[name], weights[name] = value, getattr(self.config, f"weight_{name}")
-        for name, (weight, term) in self.extra.items():
-            prediction = Prediction(x, positions, x_start, timesteps)
-            terms[name], weights[name] = term(prediction, observation, self.space), weight
-        loss = torch.stack([weights[name] * value for name, value in terms.items()]).sum(0)
-        if observation.known is None:
-            return {"loss": loss, **terms, **notes}
-        motion = torch.where(observation.known, self._distance(x, x_start, observation, slice(None)), 0.0)
-        terms = {name: torch.where(observation.known, 0.0, value) for name, value in terms.items()}
-        return {"loss": torch.where(observation.known, motion, loss), **terms, "motion": motion, **notes}
+    def __call__(self, step: Step) -> dict[str, Tensor]:
+        values = {name: self._value(name, step) for name in self.weights}
+        loss = torch.stack([self.weights[name] * value for name, value in values.items()]).sum(0)
+        known = step.observation.known
+        if known is not None:
+            own = motion(step)
+            values = {"motion": torch.zeros_like(own), **values}
+            values = {name: torch.where(known, own if name == "motion" else 0.0, v) for name, v in values.items()}
+            loss = torch.where(known, own, loss)
+        return {"loss": loss, **values, "behind": step.behind}
 
-    def _ray(self, x: Tensor, raw: Tensor, observation: Observation, x_start: Tensor, timesteps: Tensor) -> Tensor:
-        source, is_teacher = self._depth_source(raw.detach(), x_start, timesteps)
-        target = ray_target(source, observation, self.space, self.config.z_near, turning=is_teacher)
-        return self._distance(x, target, observation, slice(None))
+    def _value(self, name: str, step: Step) -> Tensor:
+        value = self.terms[name](step)
+        if value.shape != step.timesteps.shape:
+            raise PluginError(
+                f"loss term {name!r}: expected one number for each of the {len(step.timesteps)} clips of the batch, "
+                f"found shape {list(value.shape)}. Correct it: docs/hooks.md."
+            )
+        return value
 
-    def _depth_source(self, raw: Tensor, x_start: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Raw features [B, T, D] that give a ray target its depth, and which clips' are the teacher's, [B]."""
-        if self.config.ray_depth == "prediction":
-            return raw, None
-        teacher = self.space.raw(x_start)
-        if self.config.ray_depth == "teacher":
-            return teacher, torch.ones_like(timesteps, dtype=torch.bool)
-        is_teacher = timesteps >= self.config.unroll_below
-        return torch.where(is_teacher[:, None, None], teacher, raw), is_teacher
 
-    def _distance(self, x: Tensor, target: Tensor, observation: Observation, part: slice) -> Tensor:
-        mask = channel_validity(observation.valid, self.space.skeleton)[..., part]
-        prediction, target = (vector[:, part].squeeze(2).transpose(1, 2) for vector in (x, target))
-        return feature_distance(prediction, target, mask)
+def weights_of(loss: str, terms: Mapping[str, Term]) -> dict[str, float]:
+    """Weights by term of a value of `--loss`: presets, terms, and NAME=WEIGHT, of which later ones win; 0 drops a term.
 
-    def _reprojection(
-        self, x: Tensor, raw: Tensor, positions: Tensor, observation: Observation
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        image = Reprojected(
-            positions,
-            observation.keypoints,
-            observation.weight,
-            observation.extrinsics,
-            nearest=self.config.z_near,
-            rule=self.config.depth_weight,
-        )
-        terms = {"position": image.position(), "velocity": image.velocity(), "near": image.near()}
-        if self.config.weight_alignment > 0:
-            target = ray_target(raw.detach(), observation, self.space, self.config.z_near)
-            terms["alignment"] = self._distance(x, target, observation, redundant(self.space.skeleton))
-        return terms, {"behind": image.behind()}
+    Raises ConfigError for a name that is neither, and for a weight that is no number from 0.
+    """
+    found: dict[str, float] = {}
+    for part in filter(None, (part.strip() for part in loss.split(","))):
+        name, equals, weight = part.partition("=")
+        if not equals and name in PRESETS:
+            found |= {each: terms[each].weight for each in PRESETS[name]}
+        elif name in terms:
+            found[name] = _number(part, weight) if equals else terms[name].weight
+        else:
+            raise ConfigError(
+                f"--loss {loss}: expected {', '.join(PRESETS)}, or terms among {', '.join(terms)}, as NAME or "
+                f"NAME=WEIGHT with commas between; found {name!r}.{REMOVED.get(name, ' Is its plugin installed?')}"
+            )
+    found = {name: weight for name, weight in found.items() if weight > 0}
+    if not found:
+        raise ConfigError(f"--loss {loss!r}: expected a term with a weight above 0, found none. Leave the option out.")
+    return found
 
-    def _optional(self, positions: Tensor, observation: Observation) -> dict[str, Tensor]:
-        terms = {}
-        if self.config.weight_floor > 0:
-            terms["floor"] = floor(positions, observation.valid)
-        if self.config.weight_bone_length > 0:
-            terms["bone_length"] = bone_length(positions, observation.valid, self.space.skeleton)
-        return terms
+
+def _number(part: str, text: str) -> float:
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = math.nan
+    if not 0 <= weight < math.inf:
+        raise ConfigError(f"--loss {part}: expected NAME=WEIGHT with a weight not below 0, found {text!r}. Correct it.")
+    return weight

@@ -11,26 +11,13 @@ PREFIX = "observation/"
 """Keys of the flat tensors in the host's `cond['y']`: the host moves tensors, not objects, to the device."""
 
 
-def confidence_weight(confidence: Tensor, rule: str) -> Tensor:
-    """g(s) of confidences s [...] in [0, 1]; s = 0 always weighs nothing (METHOD 3)."""
-    seen = (confidence > 0).to(confidence.dtype)
-    weights = {
-        "square": confidence.square(),
-        "linear": confidence,
-        "above0.4": (confidence > 0.4).to(confidence.dtype),
-        "above0.6": (confidence > 0.6).to(confidence.dtype),
-        "none": torch.ones_like(confidence),
-    }
-    return weights[rule] * seen
-
-
 @dataclass(frozen=True)
 class Observation:
     """Tensors of B clips of T frames and J joints. Make one with `take`, which silences what was not seen.
 
-    keypoints [B, T, J, 2] on the normalised image plane, weight [B, T, J] = validity times g(confidence),
-    extrinsics [B, T, 3, 4], initial_heading [B] (radians, of the crop in its clip), valid [B, T] bool. known [B] bool,
-    in mixed data sets: clips whose motion is given, which no camera saw.
+    keypoints [B, T, J, 2] on the normalised image plane, weight [B, T, J] = validity times squared confidence
+    (METHOD 3), extrinsics [B, T, 3, 4], initial_heading [B] (radians, of the crop in its clip), valid [B, T] bool.
+    known [B] bool, in mixed data sets: clips whose motion is given, which no camera saw.
     """
 
     keypoints: Tensor
@@ -50,18 +37,16 @@ class Observation:
         initial_heading: Tensor,
         valid: Tensor,
         known: Tensor | None = None,
-        rule: str = "square",
     ) -> "Observation":
         """From keypoints [B, T, J, 2], confidence [B, T, J], valid [B, T]; unseen and padded entries may hold anything.
 
         An infinite or NaN keypoint is unseen.
         """
         usable = valid.unsqueeze(-1) & (confidence > 0) & torch.isfinite(keypoints).all(-1)
-        weight = confidence_weight(torch.where(usable, confidence, 0.0), rule)
         still = torch.eye(3, 4, dtype=extrinsics.dtype, device=extrinsics.device)
         return cls(
             keypoints=torch.where(usable.unsqueeze(-1), keypoints, 0.0),
-            weight=weight,
+            weight=torch.where(usable, confidence, 0.0).square(),
             extrinsics=torch.where(valid[..., None, None], extrinsics, still),
             initial_heading=initial_heading,
             valid=valid,
@@ -69,12 +54,12 @@ class Observation:
         )
 
     @classmethod
-    def take(cls, y: Mapping[str, Any], rule: str = "square") -> tuple["Observation", dict[str, Any]]:
+    def take(cls, y: Mapping[str, Any]) -> tuple["Observation", dict[str, Any]]:
         """Split the host's `cond['y']` into the observation and the rest, before network or guidance can copy it."""
         mine = {key.removeprefix(PREFIX): value for key, value in y.items() if key.startswith(PREFIX)}
         rest = {key: value for key, value in y.items() if not key.startswith(PREFIX)}
         valid = y["mask"].flatten(1)
-        return cls.of(**mine, valid=valid, rule=rule), rest
+        return cls.of(**mine, valid=valid), rest
 
     def repeat(self, times: int) -> "Observation":
         """The same clips `times` over, along the batch."""

@@ -1,4 +1,4 @@
-"""Targets in feature space: a source motion moved onto its keypoints' rays, as a feature vector (METHOD 3a and 4)."""
+"""Targets in feature space: a motion moved onto its keypoints' rays, as a feature vector (METHOD 4)."""
 
 import torch
 from torch import Tensor
@@ -25,9 +25,9 @@ def on_rays(positions: Tensor, observation: Observation, nearest: float) -> Tens
 def headings_of(
     moved: Tensor, source: Tensor, headings: Tensor, valid: Tensor, skeleton: Skeleton, rule: HeadingRule
 ) -> Tensor:
-    """Headings [B, T] of moved positions: the source's own, turned by what the move turned the body.
+    """Headings [B, T] of moved positions: the source's own, turned by what the body turned from source to moved.
 
-    A move of nothing keeps the source's headings exactly, however they were made (smoothed ones too); the turn is
+    Equal positions keep the source's headings exactly, however they were made (smoothed ones too); the turn is
     smoothed where the set's headings are, as a direction, and padding takes no part in it.
     """
     unsmoothed = HeadingRule(0.0, rule.hips)
@@ -46,21 +46,19 @@ def hold(values: Tensor, valid: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def ray_target(
-    source: Tensor, observation: Observation, space: FeatureSpace, nearest: float, turning: Tensor | None = None
-) -> Tensor:
-    """y*: z-scored features [B, D, 1, T] of a raw source [B, T, D] moved onto its rays. No gradient.
+def ray_target(raw: Tensor, teacher: Tensor, observation: Observation, space: FeatureSpace, nearest: float) -> Tensor:
+    """y*: z-scored features [B, D, 1, T] of a prediction moved onto its rays. No gradient.
 
-    An exact source is its own target, so an exact prediction costs nothing. Where `turning` [B] is true the headings
-    turn with the body, so that the target is a motion's own features: for a teacher. Elsewhere they stay the source's
-    (METHOD 4, step 2), or a prediction that faces a wrong way would be its own target: its turned body would turn
-    its headings, and look right in their frame.
+    `raw` and `teacher` are raw features [B, T, D]. Headings are those of the teacher moved onto its rays, however they
+    were made (smoothed ones too), and start at zero as decoded ones do. Those of the prediction would be their own
+    target: the same positions can be encoded with any headings, and headings read off the moved body would turn as the
+    prediction turns it. A prediction that equals the teacher and lies on its rays is its own target.
     """
     skeleton = space.skeleton
-    headings, _ = decode_root(source, skeleton)
-    positions = decode(source, skeleton)
-    moved = on_rays(positions, observation, nearest)
-    if turning is not None:
-        turned = headings_of(moved, positions, headings, observation.valid, skeleton, space.rule)
-        headings = torch.where(turning.unsqueeze(-1), turned, headings)
+    headings, _ = decode_root(teacher, skeleton)
+    source = decode(teacher, skeleton)
+    on_its = on_rays(source, observation, nearest)
+    headings = headings_of(on_its, source, headings, observation.valid, skeleton, space.rule)
+    headings = headings - headings[:, :1]
+    moved = on_rays(decode(raw, skeleton), observation, nearest)
     return space.features(encode(moved, skeleton, headings, initial_heading=observation.initial_heading))

@@ -1,7 +1,7 @@
-"""Timesteps and noised inputs of a training step: one pass, or a walk that reaches low noise from higher noise.
+"""Timesteps and noised inputs of a training step: one denoiser pass, or several down to low noise (METHOD 5).
 
-At low noise x_t shows the teacher, whose depth error follows the camera; the walk of METHOD 5 feeds the denoiser
-its own prediction there.
+At low noise x_t shows the teacher, whose depth error follows the camera; an unrolled step gives the denoiser its own
+prediction there.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,44 +11,40 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from videomdm_ext.config import Supervision
-
 
 @dataclass(frozen=True)
-class Ladder:
-    """K buckets of `width` timesteps from 0 to `top`; higher timesteps are plain. METHOD 5: T = 50, 4 of 4, top 16."""
+class TimestepBuckets:
+    """`count` buckets of `width` timesteps from 0 to `top`; timesteps from `top` to `total` are not unrolled.
 
-    steps: int
+    METHOD 5: T = 50 in 4 buckets of 4, top 16.
+    """
+
+    count: int
     width: int
     total: int
 
     @classmethod
-    def of(cls, config: Supervision, total: int) -> "Ladder":
-        """From `unroll_below` and `unroll_steps`, for `total` timesteps; never higher than the schedule itself."""
-        width = ceil(config.unroll_below / (config.unroll_steps - 1))
-        return cls(config.unroll_steps, max(1, min(width, total // config.unroll_steps)), total)
+    def of(cls, below: int, count: int, total: int) -> "TimestepBuckets":
+        """`count` buckets that cover the timesteps under `below` of `total`, and never more than the schedule."""
+        width = ceil(below / (count - 1))
+        return cls(count, max(1, min(width, total // count)), total)
 
     @property
     def top(self) -> int:
-        return self.steps * self.width
+        return self.count * self.width
 
     @property
     def passes(self) -> float:
         """Expected denoiser passes of a training step."""
         share = self.top / self.total
-        return 1.0 - share + self.steps * share
+        return 1.0 - share + self.count * share
 
     def draw(self, batch: int, generator: torch.Generator) -> Tensor:
         """Timesteps [B, K], one a bucket and falling, with probability top / total; else [B, 1], uniform from top."""
         if torch.rand((), generator=generator).item() * self.total >= self.top:
             return torch.randint(self.top, self.total, (batch, 1), generator=generator)
-        start = torch.arange(self.steps - 1, -1, -1) * self.width
-        return start + torch.randint(0, self.width, (batch, self.steps), generator=generator)
-
-
-def draw_plain(batch: int, total: int, generator: torch.Generator) -> Tensor:
-    """Timesteps [B, 1], uniform over the schedule."""
-    return torch.randint(0, total, (batch, 1), generator=generator)
+        start = torch.arange(self.count - 1, -1, -1) * self.width
+        return start + torch.randint(0, self.width, (batch, self.count), generator=generator)
 
 
 def noised(x_start: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
@@ -63,13 +59,13 @@ def implied_noise(x_t: Tensor, x_0: Tensor, alpha_bar: Tensor) -> Tensor:
     return (x_t - alpha_bar.sqrt() * x_0) / (1 - alpha_bar).sqrt()
 
 
-def walk(
+def unrolled_predictions(
     denoise: Callable[[Tensor, Tensor], Tensor], x_start: Tensor, timesteps: Tensor, alpha_bar: Tensor, noise: Tensor
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Predictions along falling timesteps [B, K]: yields (x_hat [B, D, 1, T], t [B]) K times.
+    """Predictions at falling timesteps [B, K]: yields (x_hat [B, D, 1, T], t [B]) K times.
 
     `denoise(x_t, t)` predicts x_0, alpha_bar [N] is the schedule. The first input is the noised teacher, each
-    further one the last prediction carried down by its own implied noise, detached.
+    further one the last prediction noised by its own implied noise, detached.
     """
     x_t = noised(x_start, noise, alpha_bar[timesteps[:, 0]])
     for k in range(timesteps.shape[1]):

@@ -1,0 +1,118 @@
+"""2D supervision as a plugin of the host: options, their check, the loss terms, and the diffusion that pays them."""
+
+import argparse
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import pluggy
+import torch
+from torch import Tensor
+
+from videomdm_ext import plugins
+from videomdm_ext.config import OLD_OPTIONS, Fairness, Source, Speed, Supervision
+from videomdm_ext.errors import PluginError
+from videomdm_ext.hookspecs import Register, hookimpl
+from videomdm_ext.mdm.data import HostDataset, check_host, check_source
+from videomdm_ext.options import add_arguments, from_args
+from videomdm_ext.supervision.objective import PRESETS, Objective, weights_of
+from videomdm_ext.supervision.observation import Observation
+from videomdm_ext.supervision.terms import TERMS, Step, Term
+from videomdm_ext.supervision.unrolling import TimestepBuckets, unrolled_predictions
+
+LOGGED = ("loss", "passes", "behind")
+"""What training logs beside the terms."""
+
+
+@hookimpl
+def register_loss_terms(register: Register) -> None:
+    """Offer the terms of this package."""
+    for name, term in TERMS.items():
+        register(name, term)
+
+
+def loss_terms(manager: pluggy.PluginManager) -> dict[str, Term]:
+    """The loss terms of this package and of plugins by name; a function of a step is a term of weight 1.
+
+    Raises PluginError for what cannot be called as one, and for a name that means something else.
+    """
+    owners: dict[str, str] = {}
+    found = plugins.collect(manager, "loss_terms", owners)
+    for name in (*LOGGED, *PRESETS):
+        if name in found:
+            raise PluginError(
+                f"plugin {owners[name]}: loss term {name!r}: expected a name that neither training logs by itself nor "
+                "--loss has as a preset. Rename the term."
+            )
+    return {name: thing if isinstance(thing, Term) else Term.of(thing) for name, thing in found.items()}
+
+
+@hookimpl
+def add_options(group: "argparse._ArgumentGroup") -> None:
+    """Add --supervision and the options beside it."""
+    for config in (Supervision, Source, Fairness, Speed):
+        add_arguments(group, config)
+
+
+@hookimpl
+def configure(args: argparse.Namespace) -> None:
+    """Refuse invalid options, 2D supervision without clips, and what the host cannot do with clips.
+
+    The supervision is written back, with what `auto` and options of earlier versions stand for.
+    """
+    source, supervision = from_args(Source, args), from_args(Supervision, args)
+    check_source(source, supervision)
+    check_host(source, supervision, args)
+    vars(args).update(dataclasses.asdict(supervision))
+    for name in OLD_OPTIONS:
+        vars(args).pop(name, None)
+
+
+@hookimpl
+def make_diffusion(base: type, args: argparse.Namespace, terms: Mapping[str, Term]) -> type | None:
+    """Under `2d` a subclass of the host's diffusion class; under `3d` nothing. ConfigError for an unknown term."""
+    config = from_args(Supervision, args)
+    if config.supervision == "3d":
+        return None
+    return supervised(base, config, Objective(weights_of(config.loss, terms), terms))
+
+
+def supervised(base: type, config: Supervision, objective: Objective) -> type:
+    """A subclass of the host's SpacedDiffusion that replaces its training loss by the 2D objective."""
+
+    class Supervised2D(base):
+        def training_losses(
+            self,
+            model: Any,
+            x_start: Tensor,
+            t: Tensor,
+            model_kwargs: dict[str, Any] | None = None,
+            noise: Tensor | None = None,
+            dataset: HostDataset | None = None,
+        ) -> dict[str, Tensor]:
+            """Loss and terms [B], means over the passes of a step; t [B] serves a step that is not unrolled."""
+            assert model_kwargs is not None
+            assert dataset is not None
+            observation, rest = Observation.take(model_kwargs["y"])
+            space, network = dataset.space.to(x_start.device), self._wrap_model(model)
+            noise = torch.randn_like(x_start) if noise is None else noise
+            alpha_bar = torch.as_tensor(self.alphas_cumprod, dtype=x_start.dtype, device=x_start.device)
+
+            def denoise(x_t: Tensor, now: Tensor) -> Tensor:
+                return network(x_t, self._scale_timesteps(now), y=rest)
+
+            passes = [
+                objective(Step(x, x_start, now, observation, space, config.z_near, config.depth_weight))
+                for x, now in unrolled_predictions(denoise, x_start, self.timesteps_of(t), alpha_bar, noise)
+            ]
+            means = {name: torch.stack([terms[name] for terms in passes]).mean(0) for name in passes[0]}
+            return {**means, "passes": torch.full_like(means["loss"], float(len(passes)))}
+
+        def timesteps_of(self, t: Tensor) -> Tensor:
+            """Timesteps [B, K] of an unrolled step, or [B, 1]: t itself where nothing is unrolled."""
+            if config.unroll == "off":
+                return t.unsqueeze(1)
+            buckets = TimestepBuckets.of(config.unroll_below, config.unroll_steps, self.num_timesteps)
+            return buckets.draw(len(t), torch.default_generator).to(t.device)
+
+    return Supervised2D
