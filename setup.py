@@ -36,6 +36,8 @@ def read_readme() -> str:
 
 BASE = [
     "blobfile>=3.0",
+    "jinja2>=3.1",
+    "markdown-it-py>=3.0",
     "numpy>=2.0",
     "pluggy>=1.5",
     "pyyaml>=6.0",
@@ -108,7 +110,8 @@ setup(
     packages=find_packages(include=["videomdm_ext", "videomdm_ext.*"]),
     package_data={
         "videomdm_ext": ["py.typed"],
-        "videomdm_ext.bench": ["metrics_schema.json", "page/*"],
+        "videomdm_ext.bench": ["metrics_schema.json"],
+        "videomdm_ext.bench.report": ["templates/*"],
         "videomdm_ext.data": ["bundled/*"],
         "videomdm_ext.render": ["page/*"],
         "videomdm_ext.mdm": ["standin/**/*.py"],

@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from small_bench import make_plan
 
-from videomdm_ext.bench import report
 from videomdm_ext.bench.plan import Plan
+from videomdm_ext.bench.report import figures
 from videomdm_ext.bench.run import Bench
 
 BY_RENAME, BY_TIME = 17, 3
@@ -29,7 +29,7 @@ DIED = 9
 
 def bench(plan: Plan, out: Path) -> None:
     """All stages; of the report the numbers alone, which come first."""
-    report.draw = lambda results, folder: {}  # type: ignore[assignment]
+    figures.sections = lambda results, data: []  # type: ignore[assignment]
     Bench(plan, out, workers=0).run()
 
 

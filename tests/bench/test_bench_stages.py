@@ -13,11 +13,12 @@ import pytest
 import torch
 from small_bench import make_plan
 
-from videomdm_ext.bench import provenance, report, scoring
+from videomdm_ext.bench import provenance, scoring
 from videomdm_ext.bench import run as engine
 from videomdm_ext.bench.evaluators.base import Evaluator, UnavailableError
 from videomdm_ext.bench.plan import Plan, Run, read_plan
 from videomdm_ext.bench.reference import motion, read_reference, start_of
+from videomdm_ext.bench.report import figures
 from videomdm_ext.bench.run import Bench
 from videomdm_ext.cli import benchmarking
 from videomdm_ext.data.folder import read_folder, write_folder
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("borrowed_process")
 def _without_pictures() -> Any:
     """No pictures are drawn here; test_comparison looks at them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "draw", lambda results, folder: {})
+        patch.setattr(figures, "sections", lambda results, data: [])
         yield
 
 

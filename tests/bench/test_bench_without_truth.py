@@ -18,10 +18,11 @@ from clips import make_clip
 from small_bench import CARD
 from torch import Tensor
 
-from videomdm_ext.bench import keypoint_scores, provenance, report, scoring
+from videomdm_ext.bench import keypoint_scores, provenance, scoring
 from videomdm_ext.bench.evaluators.views_2d import NAME, VIEWS, Views2D
 from videomdm_ext.bench.plan import Plan
 from videomdm_ext.bench.reference import drawn_start, read_reference, refilmed
+from videomdm_ext.bench.report import figures
 from videomdm_ext.bench.run import Bench
 from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.folder import write_folder
@@ -42,7 +43,7 @@ OF_SMPL = (0, 2, 5, 8, 1, 4, 7, 12, 15, 15, 16, 18, 20, 17, 19, 21)
 @pytest.fixture(scope="module", autouse=True)
 def _without_pictures() -> Any:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "draw", lambda results, folder: {})
+        patch.setattr(figures, "sections", lambda results, data: [])
         yield
 
 

@@ -17,7 +17,7 @@ from videomdm_ext import plugins
 from videomdm_ext.bench import provenance
 from videomdm_ext.bench import run as engine
 from videomdm_ext.bench.plan import DEMO, Plan, Run, read_plan
-from videomdm_ext.bench.report import write
+from videomdm_ext.bench.report.writing import write
 from videomdm_ext.bench.run import execute, prepare
 from videomdm_ext.bench.scoring import gather, make_scoring, with_plugins
 from videomdm_ext.data import refined

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from clips import make_clip
 
-from videomdm_ext.bench import protocol_mdm, protocol_mdm_report
+from videomdm_ext.bench import protocol_mdm
 from videomdm_ext.bench.protocol_mdm import Settings
+from videomdm_ext.bench.report import protocol_mdm as protocol_mdm_report
+from videomdm_ext.bench.report.document import markdown_block
 from videomdm_ext.cli.benchmarking import protocol
 from videomdm_ext.data.folder import Card, write_folder
 from videomdm_ext.errors import ConfigError, HostError
@@ -290,7 +292,10 @@ def evaluated(name: str = "2d-0", data: str = "HumanML3D's test split in the che
 
 
 def test_the_table_has_runs_truth_and_published_figures():
-    rows = {line.split("|")[1].strip(): line for line in protocol_mdm_report.table([evaluated()])[2:]}
+    rows = {
+        line.split("|")[1].strip(): line
+        for line in markdown_block(protocol_mdm_report.table([evaluated()])).splitlines()[2:]
+    }
     mean, half = summed(numbers(5, mm=True)["vald"], "fid")
     assert f"{mean:.3g}"[:4] in rows["2d-0"]
     assert f"± {half:.3f}" in rows["2d-0"]

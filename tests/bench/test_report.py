@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from comparisons import LEVELS, held_out, make_arm, make_results, scattered
 from rich.console import Console
 
-from videomdm_ext.bench import report
-from videomdm_ext.bench.facts import Case, Facts, Judge
 from videomdm_ext.bench.provenance import schema_faults
-from videomdm_ext.bench.report_json import to_json
+from videomdm_ext.bench.report.data import Case, Judge, ReportData, worst_cases
+from videomdm_ext.bench.report.tables import terminal_table
+from videomdm_ext.bench.report.writing import sections, text, to_json, write
 from videomdm_ext.bench.results import Results, Training
 from videomdm_ext.bench.verdict import verdict
 from videomdm_ext.data.motions import load_motions
@@ -22,37 +24,41 @@ from videomdm_ext.errors import DatasetError
 from videomdm_ext.render.figures import Example
 
 
+def markdown(results: Results, data: ReportData | None = None) -> str:
+    return text(results, sections(results, data or ReportData()))
+
+
 def test_a_difference_that_is_not_detected_says_what_could_be() -> None:
-    assert "no difference detected; could detect" in report.markdown(scattered(), {})
+    assert "no difference detected; could detect" in markdown(scattered())
 
 
 def test_a_metric_that_does_not_separate_the_teacher_takes_no_part_in_the_verdict() -> None:
     results = make_results()
     assert "jitter" in results.metrics
     assert "jitter" not in results.ranking_metrics
-    text = report.markdown(results, {})
-    row = next(line for line in text.split("## Which")[1].splitlines() if line.startswith("| jitter |"))
+    found = markdown(results)
+    row = next(line for line in found.split("## Which")[1].splitlines() if line.startswith("| jitter |"))
     assert "| no |" in row
     assert "under 2 times the floor" in row
 
 
 def test_an_arm_that_does_not_move_is_marked_as_frozen() -> None:
     results = make_results(make_arm("3d"), make_arm("lifted"), make_arm("2d", motion_energy=0.2))
-    text = report.markdown(results, {})
-    assert "2d (frozen)" in text
-    assert "not counted, frozen" in text
+    found = markdown(results)
+    assert "2d (frozen)" in found
+    assert "not counted, frozen" in found
 
 
 def test_one_seed_has_no_interval() -> None:
-    text = report.markdown(make_results(*(make_arm(name, 1) for name in LEVELS)), {})
-    table = text.split("## Scores")[1].split("N = ")[0]
+    found = markdown(make_results(*(make_arm(name, 1) for name in LEVELS)))
+    table = found.split("## Scores")[1].split("N = ")[0]
     assert "±" not in next(line for line in table.splitlines() if line.startswith("| pose")).split("|")[2]
-    assert "N = 18 clips a seed; 1 training seeds (0); one seed, no interval." in text
+    assert "N = 18 clips a seed; 1 training seeds (0); one seed, no interval." in found
 
 
 def test_the_held_out_error_is_shown_in_millimetres_beside_that_of_the_teacher() -> None:
     results = held_out({"3d": (0.020, 0.021, 0.019), "lifted": (0.06, 0.061, 0.062), "2d": (0.04, 0.041, 0.039)})
-    rows = [line for line in report.markdown(results, {}).splitlines() if line.startswith("| MPJPE of denoised")]
+    rows = [line for line in markdown(results).splitlines() if line.startswith("| MPJPE of denoised")]
     scores, comparison, ranking = ([cell.strip() for cell in row.split("|")[1:-1]] for row in rows)
     assert scores[0] == "MPJPE of denoised held-out clips, root-aligned (mm)"
     assert (scores[1][:4], scores[4], scores[6], scores[-1]) == ("20.0", "0", "90.0", "yes")
@@ -65,19 +71,19 @@ def test_the_held_out_error_is_shown_in_millimetres_beside_that_of_the_teacher()
 def test_any_selection_of_arms_is_reported(names: tuple[str, ...]) -> None:
     results = make_results(*(make_arm(name, 2) for name in names))
     assert verdict(results)
-    assert report.markdown(results, {}).startswith("# ")
-    json.loads(report.to_json(results))
+    assert markdown(results).startswith("# ")
+    json.loads(to_json(results, ReportData()))
 
 
 def test_a_score_that_is_not_finite_is_written_as_such() -> None:
     results = make_results(make_arm("3d"), make_arm("lifted"), make_arm("2d", pose_frechet=math.nan))
-    assert "not finite" in report.markdown(results, {})
-    stored = json.loads(report.to_json(results))
+    assert "not finite" in markdown(results)
+    stored = json.loads(to_json(results, ReportData()))
     assert stored["arms"][2]["trainings"][0]["metrics"]["pose_frechet"] is None
 
 
 def test_the_text_holds_n_seeds_data_and_notes() -> None:
-    text = report.markdown(make_results(), {"metrics.png": "Scores"})
+    found = markdown(make_results())
     for part in (
         "N = 18",
         "3 training seeds (0, 1, 2)",
@@ -87,13 +93,13 @@ def test_the_text_holds_n_seeds_data_and_notes() -> None:
         "One note.",
         "144 train",
     ):
-        assert part in text
-    assert "![Scores](metrics.png)" in text
-    assert "| 2d | 3 | 100 | 400 | 12.5 | – | – | 2d settings |" in text  # noqa: RUF001
+        assert part in found
+    assert "![Scores of every seed with 95 % intervals](metrics.png)" in found
+    assert "| 2d | 3 | 100 | 400 | 12.5 | – | – | 2d settings |" in found  # noqa: RUF001
 
 
 def test_every_row_of_a_table_has_as_many_cells_as_its_head() -> None:
-    lines = report.markdown(make_results(), {}).splitlines()
+    lines = markdown(make_results()).splitlines()
     blocks, width = 0, 0
     for before, line in zip(["", *lines], lines, strict=False):
         if line.startswith("|"):
@@ -104,24 +110,24 @@ def test_every_row_of_a_table_has_as_many_cells_as_its_head() -> None:
 
 def test_an_ablation_is_held_against_the_full_method_too() -> None:
     worse = dataclasses.replace(make_arm("2d", pose_frechet=18.0), name="2d-lifted")
-    text = report.markdown(make_results(*(make_arm(name) for name in LEVELS), worse), {})
-    section = text.split("## Against the full method")[1].split("## ")[0]
+    found = markdown(make_results(*(make_arm(name) for name in LEVELS), worse))
+    section = found.split("## Against the full method")[1].split("## ")[0]
     pose = next(line for line in section.splitlines() if line.startswith("| **pose"))
     assert [cell.strip() for cell in pose.split("|")][2:4] == ["2d-lifted", "-8.08 ± 0.20"]
     assert pose.endswith("| worse |")
     assert "| 2d |" not in section
-    assert "## Against the full method" not in report.markdown(make_results(), {})
+    assert "## Against the full method" not in markdown(make_results())
 
 
 def test_a_variation_is_held_against_the_arm_that_it_varies_too() -> None:
     varied = dataclasses.replace(make_arm("2d"), name="paper")
     worse = dataclasses.replace(make_arm("2d", pose_frechet=18.0), name="blind", of="paper")
     results = make_results(*(make_arm(name) for name in LEVELS), varied, worse)
-    text = report.markdown(results, {})
-    section = text.split("## Against the arm that each varies")[1].split("## ")[0]
+    found = markdown(results)
+    section = found.split("## Against the arm that each varies")[1].split("## ")[0]
     assert "`blind` is worse than `paper`" in section
     assert "| blind | -8.08 ± 0.20 |" in section
-    found = json.loads(to_json(results))
+    found = json.loads(to_json(results, ReportData()))
     assert list(found["against_varied"]) == ["blind"]
     assert found["against_varied"]["blind"][0]["outcome"] == "worse"
     assert schema_faults(found) == []
@@ -130,8 +136,8 @@ def test_a_variation_is_held_against_the_arm_that_it_varies_too() -> None:
 def test_equal_passes_are_told_with_the_passes_of_each() -> None:
     short = dataclasses.replace(make_arm("2d"), name="2d, equal passes", equal_passes_of="2d")
     short = dataclasses.replace(short, trainings=tuple(dataclasses.replace(r, passes=100) for r in short.trainings))
-    text = report.markdown(make_results(*(make_arm(name) for name in LEVELS), short), {})
-    section = text.split("## At equal passes")[1].split("## ")[0]
+    found = markdown(make_results(*(make_arm(name) for name in LEVELS), short))
+    section = found.split("## At equal passes")[1].split("## ")[0]
     assert "`2d, equal passes` 100, `lifted` 400" in section
     assert "| 2d, equal passes | +10.10 ± 0.25 |" in section
 
@@ -142,19 +148,17 @@ def test_spread_over_replications_stands_apart_from_that_over_seeds() -> None:
         return dataclasses.replace(run, replications=pair)
 
     arms = [dataclasses.replace(a, trainings=tuple(map(replicated, a.trainings))) for a in make_results().arms]
-    text = report.markdown(make_results(*arms), {})
-    row = next(line for line in text.split("## Spread")[1].splitlines() if line.startswith("| acceleration"))
+    found = markdown(make_results(*arms))
+    row = next(line for line in found.split("## Spread")[1].splitlines() if line.startswith("| acceleration"))
     assert [cell.strip() for cell in row.split("|")][2:5] == ["1.41 / 0.0500", "1.41 / 0.110", "1.41 / 0.0450"]
-    assert "over the 2 sampling replications" in text
-    scores = next(line for line in text.split("## Scores")[1].splitlines() if line.startswith("| acceleration"))
-    assert scores == next(
-        line for line in report.markdown(make_results(), {}).splitlines() if line.startswith("| acceleration")
-    )
+    assert "over the 2 sampling replications" in found
+    scores = next(line for line in found.split("## Scores")[1].splitlines() if line.startswith("| acceleration"))
+    assert scores == next(line for line in markdown(make_results()).splitlines() if line.startswith("| acceleration"))
 
 
 def test_facts_are_told_in_sections_of_their_own() -> None:
     example = Example("a | b <script>", {})
-    facts = Facts(
+    facts = ReportData(
         judges=(
             Judge("text-motion", "ab" * 32, "runs on the same data", facts={"r_precision": 0.712}),
             Judge("essential", "cd" * 32, distrust="near chance"),
@@ -165,7 +169,7 @@ def test_facts_are_told_in_sections_of_their_own() -> None:
         run={"command": "videomdm bench"},
         cases=(Case("2d", "bone_length_error", 0.031, 0.0, example),),
     )
-    text = report.markdown(make_results(), {}, facts)
+    found = markdown(make_results(), facts)
     for part in (
         "| `text-motion` | yes | r precision 0.712 | runs on the same data | `abababababab` |",
         "| `essential` | no: near chance |",
@@ -175,12 +179,12 @@ def test_facts_are_told_in_sections_of_their_own() -> None:
         "- command: videomdm bench",
         "| 2d | a \\| b \\<script\\> | bone-length error (mm) | 31.0 | 0 |",
     ):
-        assert part in text
+        assert part in found
 
 
 def test_the_curves_and_pictures_stand_before_the_cost() -> None:
-    text = report.markdown(make_results(), {"metrics.png": "Scores"})
-    assert text.index("## Which") < text.index("![Scores]") < text.index("## Cost")
+    found = markdown(make_results())
+    assert found.index("## Which") < found.index("![Scores of") < found.index("## Cost")
 
 
 def test_numbers_are_the_same_bytes_whatever_the_trainings_cost() -> None:
@@ -193,8 +197,8 @@ def test_numbers_are_the_same_bytes_whatever_the_trainings_cost() -> None:
         )
         return dataclasses.replace(results, arms=tuple(arms))
 
-    assert report.to_json(make_results()) == report.to_json(slower(make_results()))
-    stored = json.loads(report.to_json(make_results()))
+    assert to_json(make_results(), ReportData()) == to_json(slower(make_results()), ReportData())
+    stored = json.loads(to_json(make_results(), ReportData()))
     assert stored["arms"][0]["trainings"][0]["passes"] == 400
     assert stored["comparisons"]["2d"][0]["outcome"] == "better"
     assert "closes" in stored["headline"][0]
@@ -203,7 +207,7 @@ def test_numbers_are_the_same_bytes_whatever_the_trainings_cost() -> None:
 def test_the_terminal_shows_every_arm_and_n() -> None:
     console = Console(width=150, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     with console.file:
-        console.print(report.terminal_table(make_results()))
+        console.print(terminal_table(make_results()))
         text = console.export_text()
     for part in ("lifted", "pose Fréchet distance", "halves", "N = 18"):
         assert part in text
@@ -215,7 +219,7 @@ def test_writing_leaves_text_numbers_and_pictures(tmp_path: Path) -> None:
     arms = tuple(make_arm(name, 2) for name in LEVELS)
     example = Example("a person walks forward.", {"truth": walk, **dict.fromkeys(LEVELS, walk)})
     results = dataclasses.replace(make_results(*arms), examples=(example,))
-    place = report.write(results, tmp_path / "report")
+    place = write(results, tmp_path / "report")
     names = {"report.md", "metrics.json", "metrics.png", "losses.png", "strips.png", "motion.gif"}
     names |= {"report.html", "table.tex"}
     assert {path.name for path in place.parent.iterdir()} == names
@@ -227,4 +231,51 @@ def test_writing_leaves_text_numbers_and_pictures(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_an_error_before_anything_is_drawn(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(DatasetError, match="file"):
-        report.write(make_results(), tmp_path / "file" / "report")
+        write(make_results(), tmp_path / "file" / "report")
+
+
+# -- the worst captions --
+
+CAPTIONS = ("walk", "run", "walk", "jump", "sit")
+
+
+def results_with(scores: Sequence[float], metric: str = "acceleration") -> Results:
+    arm = make_arm("2d", 1)
+    run = dataclasses.replace(arm.trainings[0], per_clip={metric: scores})
+    return make_results(make_arm("3d", 1), dataclasses.replace(arm, trainings=(run,)))
+
+
+def cases_in(results: Results, **options: object) -> list[Case]:
+    def example(index: int) -> Example:
+        return Example(CAPTIONS[index], {"2d": np.full((4, 22, 3), float(index))})
+
+    return list(worst_cases(results, CAPTIONS, example, **options))  # type: ignore[arg-type]
+
+
+def test_the_worst_is_furthest_from_the_truth_on_either_side() -> None:
+    cases = cases_in(results_with([4.1, 9.0, 3.9, 0.5, -3.0]), count=3)
+    assert [case.example.caption for case in cases] == ["sit", "run", "jump"]
+    assert [(case.arm, case.metric, case.score, case.truth) for case in cases[:1]] == [
+        ("2d", "acceleration", -3.0, 4.0)
+    ]
+    assert [case.example.motions["2d"][0, 0, 0] for case in cases] == [4.0, 1.0, 3.0]
+
+
+def test_a_caption_is_told_once_by_its_worst_clip() -> None:
+    cases = cases_in(results_with([30.0, 5.0, 40.0, 4.0, 4.0]))
+    assert [(case.example.caption, case.score) for case in cases] == [("walk", 40.0), ("run", 5.0)]
+
+
+def test_a_score_that_is_not_finite_is_the_worst() -> None:
+    cases = cases_in(results_with([4.0, 90.0, 4.0, math.nan, 4.0]))
+    assert [case.example.caption for case in cases] == ["jump", "run"]
+
+
+def test_a_metric_that_may_not_rank_chooses_no_captions_unless_asked_to() -> None:
+    results = results_with([50.0, 90.0, 50.0, 51.0, 52.0], "jitter")
+    assert cases_in(results) == []
+    assert [case.example.caption for case in cases_in(results, metric="jitter", count=1)] == ["run"]
+
+
+def test_without_scores_of_single_clips_there_are_no_cases() -> None:
+    assert cases_in(make_results()) == []

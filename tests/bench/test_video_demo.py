@@ -15,9 +15,11 @@ import torch
 from clips import make_clip
 from filmed import FOCAL, SIZE, film
 
-from videomdm_ext.bench import video_demo, video_demo_report
+from videomdm_ext.bench import video_demo
+from videomdm_ext.bench.report import video_demo as video_demo_report
+from videomdm_ext.bench.report.document import markdown_block
+from videomdm_ext.bench.report.video_demo import About, Row, table, write_report
 from videomdm_ext.bench.video_demo import VIEWS, Film, Sources, denoise, find_wheels, lay_out, score, true_motion
-from videomdm_ext.bench.video_demo_report import About, Row, table, write_report
 from videomdm_ext.data.folder import Card
 from videomdm_ext.data.video.calibration import Calibration, read_calibration
 from videomdm_ext.data.video.watch import Sighting
@@ -185,7 +187,7 @@ def test_what_the_views_do_not_agree_on_does_not_judge():
 
 def test_the_report_has_a_line_a_view_means_and_a_picture(tmp_path):
     rows = [Row("cam01", "cam01_0", "lifted", 30, 60, 90, 70), Row("cam02", "cam02_0", "lifted", 10, 100, 130, 110)]
-    assert "**70** | **100** | **80**" in table(rows)
+    assert "**70** | **100** | **80**" in markdown_block(table(rows))
     true = torch.from_numpy(FILMS[0].seen)
     shown = {"cam01_0": {"truth": true, "known": torch.ones(true.shape[:2]).bool(), "lifted": true, "arm 2d": true}}
     card = Card("video", "smpl22", 20.0, "mediapipe", "", ("x",), counts={"train": 2})

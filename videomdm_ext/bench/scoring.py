@@ -25,13 +25,13 @@ from videomdm_ext.bench.embedding_scores import EmbeddingScores, TruthScores, he
 from videomdm_ext.bench.evaluators.base import Evaluator, Ground, Progress, make_all
 from videomdm_ext.bench.evaluators.views_2d import NAME as VIEWS_2D
 from videomdm_ext.bench.evaluators.views_2d import Views2D
-from videomdm_ext.bench.facts import examples, notes, shown
 from videomdm_ext.bench.keypoint_scores import KeypointScores, reprojection_scores, with_own_range
 from videomdm_ext.bench.metrics import is_finite, pose_frechet
 from videomdm_ext.bench.plan import EQUAL_PASSES, PRIMARY, Plan, Run, settings
 from videomdm_ext.bench.provenance import digest, read_cost, read_seconds
 from videomdm_ext.bench.reference import Reference, read_reference, refilmed, taught
 from videomdm_ext.bench.reference_rows import ReferenceRows
+from videomdm_ext.bench.report.data import examples, notes, shown
 from videomdm_ext.bench.results import Arm, Curve, Results, Training
 from videomdm_ext.data.files import write_bytes
 from videomdm_ext.data.folder import Card, read_card, read_folder

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from videomdm_ext.bench.metrics import by_name
-from videomdm_ext.bench.numerals import estimate_text, number, p_text, ratio_text, share_text, with_unit
 from videomdm_ext.bench.plan import CONTROL, FULL, REFERENCE
+from videomdm_ext.bench.report.document import estimate_text, number, p_text, ratio_text, share_text, with_unit
 from videomdm_ext.bench.results import FROZEN_BELOW, Arm, Results
 from videomdm_ext.bench.statistics import (
     LEVEL,

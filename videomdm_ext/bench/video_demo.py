@@ -23,7 +23,7 @@ from torch import Tensor
 from videomdm_ext.bench import run as engine
 from videomdm_ext.bench.evaluators.base import Progress
 from videomdm_ext.bench.plan import DEMO, Plan, Run
-from videomdm_ext.bench.video_demo_report import About, Row, write_report
+from videomdm_ext.bench.report.video_demo import About, Row, write_report
 from videomdm_ext.data import files
 from videomdm_ext.data.batch import crop
 from videomdm_ext.data.clip import Clip

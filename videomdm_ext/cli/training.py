@@ -11,9 +11,10 @@ import tyro
 from videomdm_ext import run
 from videomdm_ext.bench.fairness import check_numbers
 from videomdm_ext.bench.plan import DEMO, Plan, load_arm
+from videomdm_ext.bench.report.document import markdown_block
+from videomdm_ext.bench.report.video_demo import table
 from videomdm_ext.bench.run import Bench
 from videomdm_ext.bench.video_demo import run_video_demo
-from videomdm_ext.bench.video_demo_report import table
 from videomdm_ext.cli.benchmarking import show, text_choice
 from videomdm_ext.cli.console import bars, by_name, console, counting, lifter_summary, parse, quoted, say_refined, take
 from videomdm_ext.data.demo import build_demo
@@ -92,7 +93,7 @@ def video_demo(options: Demo, steps: int) -> int:
     console.print("real videos: detect, lift, place before a camera, train, judge by all views")
     with bars() as progress:
         made = run_video_demo(out, steps=steps, workers=options.workers, progress=by_name(progress))
-    console.print(table(made.rows))
+    console.print(markdown_block(table(made.rows)))
     console.print(f"Report: {made.report}\nNext: videomdm data show {quoted(out / 'data')} cam01_0")
     return 0
 

@@ -70,15 +70,13 @@ class Scene:
 def page(scenes: Sequence[Scene], skeleton: Skeleton, fps: float, title: str) -> str:
     """The text of the HTML file."""
     style, body, *scripts = (_read(name) for name in ("viewer.css", "body.html", *SCRIPTS))
-    hashes = " ".join(f"'sha256-{_hash(script)}'" for script in scripts)
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src {hashes}; img-src data:"
     motions = safe_json(content(scenes, skeleton, fps))
     running = "\n".join(f"<script>{script}</script>" for script in scripts)
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8"/>
-<meta http-equiv="Content-Security-Policy" content="{policy}"/>
+<meta http-equiv="Content-Security-Policy" content="{policy([digest(script) for script in scripts])}"/>
 <meta name="viewport" content="width=device-width, initial-scale=1"/>
 <title>{html.escape(title)}</title>
 <link rel="icon" href="data:,"/>
@@ -171,5 +169,17 @@ def _read(name: str) -> str:
     return files(__package__).joinpath("page", name).read_text(encoding="utf-8")
 
 
-def _hash(script: str) -> str:
+def policy(digests: Sequence[str]) -> str:
+    """The content security policy of a page that may run the scripts of these digests and load nothing."""
+    allowed = " ".join(f"'sha256-{one}'" for one in digests) or "'none'"
+    return f"default-src 'none'; style-src 'unsafe-inline'; script-src {allowed}; img-src data:"
+
+
+def script_digests() -> list[str]:
+    """Digests of the viewer's own scripts."""
+    return [digest(_read(name)) for name in SCRIPTS]
+
+
+def digest(script: str) -> str:
+    """SHA-256 of a script, as a content security policy names it."""
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from videomdm_ext.bench.report.document import Table, markdown_block
 from videomdm_ext.data import files
 from videomdm_ext.data.folder import Card
 from videomdm_ext.geometry.triangulation import NEAR
 from videomdm_ext.motion.skeletons import SMPL22
-from videomdm_ext.render.figures import DPI, INK, QUIET, STYLE, require
+from videomdm_ext.render import figures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 NAMES = {
     "lifted": "lifted (one view)",
@@ -79,16 +81,16 @@ def means(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
     return found
 
 
-def table(rows: Sequence[Row]) -> str:
-    """A Markdown table: a line a clip and source, and the means."""
-    lines = ["| view | motion | frames | PA-MPJPE, mm | root-aligned, mm | depth, mm |", "|---|---|---|---|---|---|"]
+def table(rows: Sequence[Row]) -> Table:
+    """A line a clip and source, and the means."""
+    lines = []
     for row in rows:
-        figures = f"{row.pa_mpjpe:.0f} | {row.root_aligned_mpjpe:.0f} | {row.depth:.0f}"
-        lines.append(f"| {row.clip} | {NAMES.get(row.source, row.source)} | {row.frames} | {figures} |")
+        cells = [f"{value:.0f}" for value in (row.pa_mpjpe, row.root_aligned_mpjpe, row.depth)]
+        lines.append([row.clip, NAMES.get(row.source, row.source), str(row.frames), *cells])
     for source, mean in means(rows).items():
-        figures = " | ".join(f"**{mean[key]:.0f}**" for key in ("pa_mpjpe", "root_aligned_mpjpe", "depth"))
-        lines.append(f"| **all** | **{NAMES.get(source, source)}** | | {figures} |")
-    return "\n".join(lines)
+        cells = [f"**{mean[key]:.0f}**" for key in ("pa_mpjpe", "root_aligned_mpjpe", "depth")]
+        lines.append(["**all**", f"**{NAMES.get(source, source)}**", "", *cells])
+    return Table(["view", "motion", "frames", "PA-MPJPE, mm", "root-aligned, mm", "depth, mm"], lines, ("motion",))
 
 
 @dataclass(frozen=True)
@@ -104,14 +106,15 @@ class About:
 
 def write_report(out: Path, rows: Sequence[Row], shown: Mapping[str, Mapping[str, Tensor]], about: About) -> Path:
     """OUT/report.md, report.json and depth.png. -> the report"""
-    depth_picture(str(out / "depth.png"), shown)
+    if shown:
+        figures.save(depth_picture(shown), str(out / "depth.png"))
     text = TEXT.format(
         clips=sum(about.card.counts.values()),
         videos=len(about.videos),
         steps=about.steps,
         judged=len({row.clip for row in rows}),
         truth=about.truth,
-        table=table(rows),
+        table=markdown_block(table(rows)),
         told="\n".join(f"- {name}: {json.dumps(dict(found))}" for name, found in about.videos.items()),
         near=100 * NEAR,
     )
@@ -126,41 +129,34 @@ def write_report(out: Path, rows: Sequence[Row], shown: Mapping[str, Mapping[str
     return out / "report.md"
 
 
-def depth_picture(path: str, shown: Mapping[str, Mapping[str, Tensor]]) -> None:
+def depth_picture(shown: Mapping[str, Mapping[str, Tensor]]) -> "Figure":
     """A row a clip: poses from the side, the camera at the left; the true motion grey, one view's lifter and the 2D arm
     over it."""
-    if not shown:
-        return
-    with require("matplotlib").rc_context(STYLE):
-        figure = require("matplotlib.figure").Figure(
-            figsize=(12, 2.6 * len(shown) + 0.6), dpi=DPI, layout="constrained"
-        )
+    with figures.styled():
+        figure = figures.new_figure(figures.WIDTH, 2.6 * len(shown) + 0.6, layout="constrained")
         axes = figure.subplots(len(shown), MOMENTS, squeeze=False)
         for row, (name, motions) in zip(axes, shown.items(), strict=True):
             for place, frame in zip(row, np.linspace(0, len(motions["truth"]) - 1, MOMENTS).round(), strict=True):
                 _draw_moment(place, motions, int(frame))
-            row[0].set_ylabel(name, size=11, color=INK)
-        line = require("matplotlib.lines").Line2D
+            row[0].set_ylabel(name, size=11, color=figures.INK)
+        line = figures.require("matplotlib.lines").Line2D
         words = {"truth": "all four views", "lifted": NAMES["lifted"], "arm 2d": NAMES["arm 2d"]}
         handles = [line([], [], color=COLOURS[n], lw=LOOKS[n][0], label=text) for n, text in words.items()]
         figure.legend(handles=handles, loc="outside upper center", ncols=3)
-        figure.text(0.005, 0.995, "from the side, camera at the left, pelvis aligned", size=9, color=QUIET, va="top")
-        require("matplotlib.backends.backend_agg").FigureCanvasAgg(figure).print_png(path)
+        note = "from the side, camera at the left, pelvis aligned"
+        figure.text(0.005, 0.995, note, size=9, color=figures.QUIET, va="top")
+    return figure
 
 
 def _draw_moment(axes: "Axes", motions: Mapping[str, Tensor], frame: int) -> None:
-    lines = require("matplotlib.collections").LineCollection
+    """The true motion where it is known, and the others, with depth to the right and up."""
     known = motions["known"][frame].numpy()
     for name, (width, order) in LOOKS.items():
-        if name not in motions:
-            continue
-        pose = motions[name][frame].numpy()
-        flat = (pose - pose[:1])[:, [2, 1]] * np.array((1.0, -1.0))  # depth to the right, up
-        bones = [(SMPL22.parents[j], j) for j in range(1, 22)]
-        segments = [flat[[a, b]] for a, b in bones if name != "truth" or (known[a] and known[b])]
-        colour = COLOURS[name]
-        axes.add_collection(lines(segments, colors=colour, linewidths=width, capstyle="round", zorder=order, alpha=0.9))
-    axes.set(xlim=(-0.9, 0.9), ylim=(-1.1, 1.1), aspect="equal", xticks=[], yticks=[])
-    axes.grid(visible=False)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+        if name in motions:
+            pose = motions[name][frame].numpy()
+            flat = (pose - pose[:1])[:, [2, 1]] * np.array((1.0, -1.0))
+            flat = np.where(known[:, None], flat, np.nan) if name == "truth" else flat
+            look: dict[str, Any] = {"colour": COLOURS[name], "width": width, "order": order, "opacity": 0.9}
+            figures.draw_poses(axes, flat[None], SMPL22, **look)
+    axes.set(xlim=(-0.9, 0.9), ylim=(-1.1, 1.1), aspect="equal")
+    figures.bare(axes)

@@ -1,4 +1,4 @@
-"""What a report tells beside the scores: who judged, how the arms differ, what ran, and the worst captions."""
+"""What a report states beside the scores: who judged, how the arms differ, what ran, and the worst captions."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,7 @@ EXAMPLES = 3
 
 @dataclass(frozen=True)
 class Judge:
-    """An evaluator as a report tells of it; `missing` says why it could not be had."""
+    """An evaluator as a report describes it; `missing` says why it could not be had."""
 
     name: str
     identity: str = ""
@@ -51,7 +51,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Facts:
+class ReportData:
     """`differences` is the diff of the arms' settings as lines, `batch_size` the clips of a training step.
 
     `run` holds what else must be known to repeat it (versions, commit, command, ...).
@@ -77,7 +77,8 @@ def worst_cases(
     `captions` names every sample, `example(index)` gives caption and motions of one. Without a metric: the first that
     may rank and has a score for each clip. Clips without a finite score come first: nothing is further from the truth.
     """
-    chosen = metric or _first_metric(results) or ""
+    known = {name for arm in results.arms for run in arm.trainings for name in run.per_clip}
+    chosen = metric or next((name for name in results.ranking_metrics if name in known), "")
     truth, found = results.reference_rows.truth.get(chosen, 0.0), []
     for arm in results.arms:
         scores = arm.trainings[0].per_clip.get(chosen, ()) if arm.trainings else ()
@@ -89,11 +90,6 @@ def worst_cases(
         worst = sorted(first.values(), key=order.index)[:count]
         found += [Case(arm.name, chosen, scores[index], truth, example(index)) for index in worst]
     return tuple(found)
-
-
-def _first_metric(results: Results) -> str | None:
-    known = {name for arm in results.arms for run in arm.trainings for name in run.per_clip}
-    return next((name for name in results.ranking_metrics if name in known), None)
 
 
 def examples(plan: Plan, out: Path, scoring: "Scoring") -> tuple[Example, ...]:
@@ -123,14 +119,14 @@ def shown(plan: Plan, out: Path, scoring: "Scoring") -> tuple[list[str], Any]:
     return captions, example
 
 
-def facts_of(
+def report_data(
     plan: Plan, out: Path, results: Results, scoring: "Scoring", run: Mapping[str, Any] | None = None
-) -> Facts:
-    """What the report tells beside the scores: who judged, how the arms differ, the worst captions, what ran."""
+) -> ReportData:
+    """What the report states beside the scores: who judged, how the arms differ, the worst captions, what ran."""
     missing = tuple(Judge(name, missing=reason) for name, reason in scoring.missing.items())
     captions, example = shown(plan, out, scoring)
     rows = fairness.table(plan.runs(), out)
-    return Facts(
+    return ReportData(
         judges=(*(Judge.of(evaluator) for evaluator in scoring.evaluators), *missing),
         differences="\n".join(
             f"{row[0]}: {', '.join(f'{arm} {value}' for arm, value in zip(rows[0][1:], row[1:], strict=True))}"

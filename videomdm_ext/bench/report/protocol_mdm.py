@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from videomdm_ext.bench.numerals import number
 from videomdm_ext.bench.protocol_mdm import Evaluated, Settings
+from videomdm_ext.bench.report.document import Items, Section, Table, markdown, number, plain
 from videomdm_ext.mdm.evaluation import MADE, REPLICATIONS, TRUTH, Scores
 
 COLUMNS = {
@@ -79,41 +79,32 @@ APART = (
 
 
 def document(evaluated: Sequence[Evaluated], settings: Settings) -> str:
-    """protocol_mdm.md"""
-    lines = ["# MDM's own evaluation", "", _what(settings), "", *table(evaluated), ""]
-    lines += ["What to know before these figures are set beside others:", ""]
-    lines += [f"- {text}" for text in (*particular(evaluated, settings), *APART)]
-    return "\n".join(lines) + "\n"
-
-
-def _what(settings: Settings) -> str:
-    count = REPLICATIONS[settings.eval_mode]
-    return (
-        f"`eval/eval_humanml.py` of the checkout, `--eval_mode {settings.eval_mode}`: {count} replications, guidance "
-        f"{settings.guidance:g}, seed {settings.seed}. Mean ± MDM's half-width."
+    """The text of protocol_mdm.md."""
+    opening = (
+        f"`eval/eval_humanml.py` of the checkout, `--eval_mode {settings.eval_mode}`: "
+        f"{REPLICATIONS[settings.eval_mode]} replications, guidance {settings.guidance:g}, seed {settings.seed}. Mean "
+        "± MDM's half-width."
     )
+    beside = "What to know before these figures are set beside others:"
+    notes = Items([*particular(evaluated, settings), *APART])
+    return markdown(Section("MDM's own evaluation", [opening, table(evaluated), beside, notes]))[1:] + "\n"
 
 
-def table(evaluated: Sequence[Evaluated]) -> list[str]:
-    """Lines of a markdown table: runs, the truth that each was scored against, and published figures."""
-    rows = [_row(one.name, one.scores[MADE]) for one in evaluated]
+def table(evaluated: Sequence[Evaluated]) -> Table:
+    """Runs, the truth that each was scored against, and published figures."""
     truths = {one.data: one.scores[TRUTH] for one in evaluated}
-    rows += [_row(f"*{data}*", scores) for data, scores in truths.items()]
-    rows += [_published(one) for one in PUBLISHED]
-    head = ["| |" + "|".join(COLUMNS.values()) + "|", "|---|" + "---:|" * len(COLUMNS)]
-    return [*head, *rows]
+    rows = [[plain(one.name), *_cells(one.scores[MADE])] for one in evaluated]
+    rows += [[f"*{plain(data)}*", *_cells(scores)] for data, scores in truths.items()]
+    for one in PUBLISHED:
+        cells = [_figure(*one.figures[key]) if key in one.figures else DASH for key in COLUMNS]
+        rows.append([f"published: {one.name} ({one.source})", *cells])
+    return Table(["", *COLUMNS.values()], rows)
 
 
-def _row(name: str, scores: Scores) -> str:
-    cells = [
+def _cells(scores: Scores) -> list[str]:
+    return [
         f"{number(scores.mean[key])} ± {scores.half_width[key]:.3f}" if key in scores.mean else DASH for key in COLUMNS
     ]
-    return f"| {name} | " + " | ".join(cells) + " |"
-
-
-def _published(one: Published) -> str:
-    cells = [_figure(*one.figures[key]) if key in one.figures else DASH for key in COLUMNS]
-    return f"| published: {one.name} ({one.source}) | " + " | ".join(cells) + " |"
 
 
 def _figure(value: float, half_width: float | None) -> str:

@@ -1,0 +1,453 @@
+"""The figures of a report: scores with intervals, curves over steps, forest plots of comparisons, and motions.
+
+They are matplotlib's: PNG beside report.md, SVG in the page, where colours follow the page's light or dark.
+"""
+
+import io
+import math
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from videomdm_ext.bench.metrics import by_name
+from videomdm_ext.bench.plan import CONTROL, REFERENCE
+from videomdm_ext.bench.report.data import ReportData
+from videomdm_ext.bench.report.document import (
+    Animation,
+    Block,
+    Figure,
+    Motions,
+    Section,
+    estimate_text,
+    number,
+    share_text,
+    with_unit,
+)
+from videomdm_ext.bench.report.tables import label, reading
+from videomdm_ext.bench.results import Arm, Curve, Results
+from videomdm_ext.bench.statistics import Estimate, mean_interval
+from videomdm_ext.bench.verdict import Comparison, compare, compared_arms
+from videomdm_ext.motion.skeletons import Skeleton
+from videomdm_ext.motion.skeletons import by_name as skeleton_by_name
+from videomdm_ext.render import figures
+from videomdm_ext.render.figures import INK, QUIET, RULE, WIDTH, Array, Example, require
+from videomdm_ext.render.page import Scene, Track
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Drawing
+
+ARMS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#5d3a9b")
+"""Okabe and Ito's palette, which colour-blind readers can tell apart."""
+GOOD, BAD, TEACHER, BAND = "#00754f", "#b13a00", "#8c510a", "#bbbbbb"
+VARIABLES = {
+    INK: "ink", QUIET: "quiet", RULE: "line", "#ffffff": "paper", figures.LEFT: "left", figures.RIGHT: "right",
+    figures.MIDDLE: "middle", GOOD: "good", BAD: "bad", BAND: "shadow", TEACHER: "teacher",
+    **{colour: f"arm{number}" for number, colour in enumerate(ARMS)},
+}  # fmt: skip
+"""What colours are called in the page's style."""
+CURVES = 9
+"""Metrics whose curves progress.png shows; the page has all."""
+POINTS = 320
+"""Points of a curve at most."""
+WIDEST = (-1.5, 2.0)
+"""No axis of a forest plot goes further; what lies beyond ends in an arrow."""
+MOST = 2_500_000
+"""Bytes of packed motions in a page; what comes after them is left out."""
+
+
+def sections(results: Results, data: ReportData) -> list[Section]:
+    """The sections of figures, those that hold none among them."""
+    skeleton, fps = skeleton_by_name(results.card.skeleton), results.card.fps
+    arms = [arm.name for arm in results.arms]
+    forests = [Figure(p.title, partial(draw_forest, p, arms), note=p.text) for p in forest_plots(results)]
+    scenes = player_scenes(results, data, skeleton)
+    left_out = len(results.examples) + len(data.cases) - len(scenes)
+    note = f"{left_out} captions are left out to keep the page small." if left_out else ""
+    losses = {arm.name: [run.losses for run in arm.trainings] for arm in results.arms}
+    progress = {arm.name: [run.progress for run in arm.trainings if run.progress] for arm in results.arms}
+    known = dict.fromkeys([*results.primary, *results.ranking_metrics])
+    first = [name for name in known if name in results.ranking_metrics and name in _terms(progress)][:CURVES]
+    curves = [
+        Figure(title, partial(draw_curves, found))
+        for title, found in (("Scores over training steps", progress), ("Losses over training steps", losses))
+        if finite_terms(found)
+    ]
+    pictures: list[Block] = [
+        Figure("Scores of every seed with 95 % intervals", partial(draw_scores, panels(results)), "metrics.png"),
+        Figure("Losses over training steps", partial(draw_curves, losses), "losses.png"),
+    ]
+    if any(progress.values()):
+        draw = partial(draw_curves, progress, first)
+        pictures.append(Figure("Scores over training steps", draw, "progress.png"))
+    if results.examples:
+        draw = partial(figures.strips, results.examples, skeleton, fps)
+        pictures.append(Figure("Samples, from left to right in time", draw, "strips.png"))
+        example = results.examples[0]
+        text = "Samples of one caption, side by side"
+        pictures.append(Animation(text, "motion.gif", example, skeleton, fps))
+    return [
+        Section("Gap and differences", forests),
+        Section("Motion", [Motions(scenes, skeleton, fps, note)] if scenes else []),
+        Section("Curves", curves),
+        Section("Worst captions", _case_strips(results, data, skeleton, len(scenes))),
+        Section("Pictures", pictures),
+    ]
+
+
+def _case_strips(results: Results, data: ReportData, skeleton: Skeleton, held: int) -> list[Block]:
+    """The worst captions as strips of the arm's sample and the truth."""
+    blocks: list[Block] = []
+    for index, case in enumerate(data.cases, len(results.examples)):
+        motions = {name: case.example.motions[name] for name in ("truth", case.arm) if name in case.example.motions}
+        if not motions:
+            continue
+        unit, scale = by_name(case.metric).unit, by_name(case.metric).scale
+        score, truth = (f"{number(value, scale)} {unit}".strip() for value in (case.score, case.truth))
+        text = f"{case.arm}: “{case.example.caption}”; {by_name(case.metric).label} {score}, truth {truth}"
+        draw = partial(figures.strips, [Example(case.example.caption, motions)], skeleton, results.card.fps, poses=6)
+        blocks.append(Figure(text, draw, scene=index if index < held else None))
+    return blocks
+
+
+def player_scenes(results: Results, data: ReportData, skeleton: Skeleton, most: int = MOST) -> list[Scene]:
+    """The examples and then the worst captions, each motion from its root's first place on, up to a size."""
+    titled = [(example.caption, example) for example in results.examples]
+    titled += [(f"worst of {case.arm}: {case.example.caption}", case.example) for case in data.cases]
+    scenes, size = list[Scene](), 0
+    for title, example in titled:
+        motions = {name: motion for name, motion in example.motions.items() if len(motion)}
+        moved = {name: motion - motion[0, 0] * np.array((1, 0, 1)) for name, motion in motions.items()}
+        size += sum(motion.size * 2 * 4 // 3 for motion in moved.values())
+        if size > most and scenes:
+            break
+        scenes.append(Scene(title, [Track.of(name, motion, skeleton) for name, motion in moved.items()]))
+    return scenes
+
+
+def svg(figure: "Drawing", name: str) -> str:
+    """A figure as an element of the page: its colours are the page's, its identifiers start with `name`."""
+    file = io.StringIO()
+    with figures.styled(), require("matplotlib").rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    text = file.getvalue()
+    text = re.sub(r"<(metadata|style)\b.*?</\1>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r' (?:xmlns(?::\w+)?|version)="[^"]*"', "", text)
+    text = re.sub(r' id="|(?<=href="#)|(?<=url\(#)', lambda found: f"{found.group()}{name}-", text)
+    for colour, variable in VARIABLES.items():
+        text = text.replace(colour, f"var(--{variable})")
+    return text.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif").strip()
+
+
+# -- scores with intervals --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One metric, in the unit shown: a value for each seed and their mean by arm, and lines of the calibration rows.
+
+    With a `truth` the floor is a band around it, else a line.
+    """
+
+    title: str
+    arms: Mapping[str, tuple[Sequence[float], Estimate]]
+    truth: float | None = None
+    floor: float | None = None
+    teacher: float | None = None
+
+
+def panels(results: Results) -> list[Panel]:
+    """What `draw_scores` draws, in the units shown."""
+    found, calibration = [], results.reference_rows
+    for name in results.metrics:
+        metric = by_name(name)
+        scaled = {arm.name: [v * metric.scale for v in arm.values(name).values()] for arm in results.arms}
+        rows = {arm: (values, mean_interval(values)) for arm, values in scaled.items() if values}
+        may = calibration.ranking(name)[0] or metric.kind == "column"
+        left_out = {"distance": "truth", "paired": "truth", "column": "floor"}.get(metric.kind)
+        known = {"truth": calibration.truth, "floor": calibration.floor, "teacher": calibration.teacher}
+        lines = {key: row[name] * metric.scale for key, row in known.items() if name in row and key != left_out}
+        found.append(Panel(label(name) if may else f"{label(name)}, may not rank", rows, **lines))
+    return found
+
+
+def draw_scores(panels: Sequence[Panel]) -> "Drawing":
+    """One panel a metric: a dot for each seed, mean and interval for each arm, lines for truth, floor and teacher."""
+    arms = list(dict.fromkeys(arm for panel in panels for arm in panel.arms))
+    columns = _columns(len(panels))
+    with figures.styled():
+        figure, places = _grid(len(panels), columns, 1.05 + 0.32 * len(arms))
+        for place, (panel, axes) in enumerate(zip(panels, places, strict=True)):
+            draw_panel(axes, panel, arms)
+            axes.set_yticks(range(len(arms)), arms if place % columns == 0 else [""] * len(arms))
+            axes.tick_params(axis="y", length=0)
+        _legend(figure, _panel_handles(panels))
+    return figure
+
+
+def draw_panel(axes: "Axes", panel: Panel, arms: Sequence[str]) -> None:
+    if panel.truth is not None:
+        axes.axvline(panel.truth, color=INK, lw=1.4)
+        if panel.floor is not None:
+            axes.axvspan(panel.truth - panel.floor, panel.truth + panel.floor, color=BAND, alpha=0.5, lw=0)
+    elif panel.floor is not None:
+        axes.axvline(panel.floor, color=QUIET, lw=1.4, ls=":")
+    if panel.teacher is not None:
+        axes.axvline(panel.teacher, color=TEACHER, lw=1.4, ls="--")
+    for row, (arm, colour) in enumerate(colours(arms).items()):
+        values, estimate = panel.arms.get(arm, ((), None))
+        axes.scatter(values, [row + 0.2] * len(values), s=14, color=colour, alpha=0.5, linewidths=0, zorder=3)
+        if estimate is not None and math.isfinite(estimate.mean):
+            look: dict[str, Any] = {"fmt": "o", "ms": 7, "color": colour, "capsize": 4, "lw": 2, "zorder": 4}
+            axes.errorbar(estimate.mean, row - 0.08, xerr=estimate.half_width, **look)
+    if panel.truth is None:
+        axes.set_xlim(left=0)
+    axes.set_title(textwrap.fill(panel.title, title_width(arms)))
+    axes.set_ylim(len(arms) - 0.45, -0.55)
+    axes.grid(False, axis="y")
+    axes.locator_params(axis="x", nbins=6)
+
+
+def title_width(arms: Sequence[str]) -> int:
+    """Characters of a panel's title that fit on a line: the names of arms beside the panels take their room."""
+    return max(20, 40 - max(0, max(map(len, arms)) - 14) // 3)
+
+
+def _panel_handles(panels: Sequence[Panel]) -> list[Any]:
+    """Handles of a legend for what the panels show."""
+    line, patch = require("matplotlib.lines").Line2D, require("matplotlib.patches").Patch
+    levels = [panel for panel in panels if panel.truth is not None]
+    handles = {
+        line([], [], color=QUIET, marker="o", ms=7, lw=2, label="mean and 95 % interval"): True,
+        line([], [], color=QUIET, marker="o", ms=4, lw=0, alpha=0.6, label="one seed"): True,
+        line([], [], color=INK, lw=1.4, label="truth"): bool(levels),
+        patch(color=BAND, alpha=0.5, lw=0, label="truth ± split halves"): any(p.floor is not None for p in levels),
+        line([], [], color=QUIET, lw=1.4, ls=":", label="split halves"): any(
+            panel.floor is not None for panel in panels if panel.truth is None
+        ),
+        line([], [], color=TEACHER, lw=1.4, ls="--", label="teacher"): any(p.teacher is not None for p in panels),
+    }
+    return [handle for handle, present in handles.items() if present]
+
+
+# -- curves over steps ------------------------------------------------------------------------------------------------
+
+
+def _terms(arms: Mapping[str, Sequence[Curve]]) -> list[str]:
+    return list(dict.fromkeys(term for curves in arms.values() for curve in curves for term in curve.terms))
+
+
+def finite_terms(arms: Mapping[str, Sequence[Curve]]) -> list[str]:
+    """The terms that have a value to draw."""
+    curves = [curve for found in arms.values() for curve in found]
+    return [t for t in _terms(arms) if any(np.isfinite(curve.terms.get(t, ())).any() for curve in curves)]
+
+
+def draw_curves(arms: Mapping[str, Sequence[Curve]], terms: Sequence[str] | None = None) -> "Drawing":
+    """One panel a term, in the unit shown, one colour an arm: seeds thin, their mean bold, all smoothed a little."""
+    terms = finite_terms(arms) if terms is None else terms
+    with figures.styled():
+        figure, places = _grid(len(terms), _columns(len(terms)), 2.7)
+        for term, axes in zip(terms, places, strict=True):
+            for colour, curves in zip(colours(arms).values(), arms.values(), strict=True):
+                _draw_term(axes, [curve for curve in curves if term in curve.terms], term, colour)
+            axes.set_title(textwrap.fill(label(term), 40))
+            axes.set_xlabel("training step")
+            _logarithmic_if_wide(axes)
+        line = require("matplotlib.lines").Line2D
+        _legend(figure, [line([], [], color=colour, lw=2.2, label=arm) for arm, colour in colours(arms).items()])
+    return figure
+
+
+def _draw_term(axes: "Axes", curves: Sequence[Curve], term: str, colour: str) -> None:
+    scale = by_name(term).scale
+    lines = [(np.asarray(c.steps), smoothed_curve(scale * np.asarray(c.terms[term], float))) for c in curves]
+    if not lines:
+        return
+    shared = min(len(steps) for steps, _ in lines)
+    mean = np.mean([values[:shared] for _, values in lines], axis=0)
+    drawn = [(*line, 0.8, 0.45) for line in lines if len(lines) > 1]
+    for steps, values, width, alpha in [*drawn, (lines[0][0][:shared], mean, 2.2, 1.0)]:
+        chosen = np.unique(np.linspace(0, len(values) - 1, min(len(values), POINTS)).round().astype(int))
+        axes.plot(steps[chosen], values[chosen], color=colour, lw=width, alpha=alpha)
+
+
+def smoothed_curve(values: Array) -> Array:
+    """Mean over a window of a fortieth of the curve, narrower at its ends."""
+    reach = len(values) // 80
+    sums = np.concatenate(([0.0], np.cumsum(values)))
+    at = np.arange(len(values))
+    half = np.minimum(np.minimum(at, len(values) - 1 - at), reach)
+    return (sums[at + half + 1] - sums[at - half]) / (2 * half + 1)
+
+
+def _logarithmic_if_wide(axes: "Axes") -> None:
+    values = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axes.get_lines()] or [np.ones(1)])
+    values = values[np.isfinite(values)]
+    if len(values) and values.min() > 0 and values.max() > 5 * values.min():
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
+        axes.grid(True, which="minor", axis="y", alpha=0.4)
+
+
+# -- forest plots -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A value of an arm with its interval, None where there is none; `said` stands beside it in words.
+
+    `unbounded`: there are several seeds, but the interval has no finite ends.
+    """
+
+    metric: str
+    arm: str
+    value: float
+    interval: tuple[float, float] | None
+    said: str
+    outcome: str = ""
+    unbounded: bool = False
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Bars on one axis of shares, with marked places by name."""
+
+    title: str
+    text: str
+    bars: Sequence[Bar]
+    marks: Mapping[float, str]
+
+    @property
+    def axis(self) -> tuple[float, float]:
+        """The ends of an axis that holds every bar and mark, within WIDEST, with a margin."""
+        ends = [end for bar in self.bars for end in (bar.value, *(bar.interval or ()))] + list(self.marks)
+        low, high = (min(max(end, WIDEST[0]), WIDEST[1]) for end in (min(ends), max(ends)))
+        margin = 0.06 * max(high - low, 0.1)
+        return low - margin, high + margin
+
+
+def forest_plots(results: Results) -> list[Plot]:
+    """Gap closure and paired differences of every compared arm that moves, for the metrics that may rank."""
+    found = [(arm, one) for arm in compared_arms(results) if not results.frozen(arm) for one in compare(results, arm)]
+    closures = [_closure(arm, one) for arm, one in found if one.closure and math.isfinite(one.closure.value)]
+    gains = [bar for arm, one in found if (bar := _gain(results, arm, one))]
+    plots = [
+        Plot(
+            "Gap closed",
+            f"Share of the way from {CONTROL} to {REFERENCE}, with Fieller's interval of 95 %. "
+            "Dashed: the interval has no finite ends.",
+            closures,
+            {0.0: CONTROL, 1.0: REFERENCE},
+        ),
+        Plot(
+            f"Error less than {CONTROL}",
+            f"Paired difference as a share of the error of {CONTROL}; to the right of 0 is better. Drawn is the t "
+            "interval over seeds that decided: of 95 % for a headline metric, wider for others (Holm). In words: the "
+            "difference in the metric's unit, with its own interval of 95 %.",
+            gains,
+            {0.0: "0"},
+        ),
+    ]
+    return [plot for plot in plots if plot.bars]
+
+
+def _closure(arm: Arm, found: Comparison) -> Bar:
+    closure = found.closure
+    assert closure is not None
+    unbounded = closure.interval is None and closure.n > 1
+    return Bar(found.metric, arm.name, closure.value, closure.interval, share_text(closure), unbounded=unbounded)
+
+
+def _gain(results: Results, arm: Arm, found: Comparison) -> Bar | None:
+    """The gain over the control's mean error; None where that is 0 or no number."""
+    control = results.arm(CONTROL)
+    errors = list(results.errors(control, found.metric).values()) if control else []
+    unit = math.fsum(errors) / len(errors) if errors else 0.0
+    gain, metric = found.gain, by_name(found.metric)
+    if not unit > 0 or not math.isfinite(gain.mean):
+        return None
+    low, high = found.decisive.low, found.decisive.high
+    interval = None if low is None or high is None else (low / unit, high / unit)
+    outcome = found.outcome if found.outcome in ("better", "worse") else ""
+    words = with_unit(estimate_text(gain, metric.scale, "+"), metric.unit)
+    said = f"{words}, {outcome or reading(results, arm, found)}"
+    return Bar(found.metric, arm.name, gain.mean / unit, interval, said, outcome)
+
+
+def draw_forest(plot: Plot, arms: Sequence[str]) -> "Drawing":
+    """A row for each metric and arm, with its name at the left and its words at the right."""
+    shades, span = colours(arms), plot.axis
+    rows = list[Bar | str]()
+    for metric in dict.fromkeys(bar.metric for bar in plot.bars):
+        rows += [by_name(metric).label, *(bar for bar in plot.bars if bar.metric == metric)]
+    height = 0.3 * len(rows) + 0.6
+    with figures.styled():
+        figure = figures.new_figure(WIDTH, height)
+        axes = figure.add_axes((0.16, 0.45 / height, 0.46, 0.3 * len(rows) / height))
+        axes.set(xlim=span, ylim=(len(rows) - 0.5, -0.5), yticks=[])
+        axes.spines["left"].set_visible(False)
+        for mark, name in plot.marks.items():
+            axes.axvline(mark, color=QUIET, lw=1, ls=(0, (3, 3)), zorder=1)
+            place: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "ha": "center", "va": "bottom"}
+            axes.annotate(name, (mark, 1), size=9, color=QUIET, **place)
+        for y, row in enumerate(rows):
+            if isinstance(row, str):
+                figure.text(0.01, 1 - (0.3 + 0.3 * y) / height, row, weight="bold", va="center", size=9.5)
+                axes.axhline(y - 0.5, color=RULE, lw=0.7, zorder=0)
+            else:
+                draw_bar(axes, row, y, shades[row.arm], span)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+        axes.locator_params(axis="x", nbins=7)
+    return figure
+
+
+def draw_bar(axes: "Axes", bar: Bar, y: int, colour: str, span: tuple[float, float]) -> None:
+    """Interval and value of a bar with its words; an end beyond the axis is an arrow."""
+    beside = axes.get_yaxis_transform()
+    axes.text(-0.02, y, bar.arm, transform=beside, ha="right", va="center", size=9)
+    said = GOOD if bar.outcome == "better" else BAD if bar.outcome == "worse" else QUIET
+    axes.text(1.02, y, bar.said, transform=beside, va="center", size=9, color=said)
+    ends = bar.interval or (span if bar.unbounded else None)
+    if ends:
+        style = "-" if bar.interval else (0, (1, 1.5))
+        axes.plot(np.clip(ends, *span), (y, y), color=colour, lw=3, ls=style, solid_capstyle="round", zorder=2)
+    if span[0] <= bar.value <= span[1]:
+        axes.plot(bar.value, y, marker="o", ms=7, color=colour, mec="#ffffff", mew=1.2, zorder=3)
+    low, high = bar.interval or (bar.value, bar.value)
+    arrow: dict[str, Any] = {"ms": 7, "color": colour, "clip_on": False, "zorder": 3}
+    if min(low, bar.value) < span[0]:
+        axes.plot(span[0], y, marker="<", **arrow)
+    if max(high, bar.value) > span[1]:
+        axes.plot(span[1], y, marker=">", **arrow)
+
+
+# -- what figures share -----------------------------------------------------------------------------------------------
+
+
+def colours(arms: Mapping[str, Any] | Sequence[str]) -> dict[str, str]:
+    """A colour for each arm, by its place."""
+    return {arm: ARMS[place % len(ARMS)] for place, arm in enumerate(arms)}
+
+
+def _columns(count: int) -> int:
+    """Panels in a row: at most 3, without a row that holds a single one where 2 do better."""
+    return 2 if count == 4 else max(min(3, count), 1)
+
+
+def _grid(count: int, columns: int, row_height: float) -> tuple["Drawing", list["Axes"]]:
+    """A figure with `count` panels."""
+    rows = max(math.ceil(count / columns), 1)
+    layout = require("matplotlib.layout_engine").ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
+    figure = figures.new_figure(WIDTH, row_height * rows + 0.6, layout=layout)
+    return figure, [figure.add_subplot(rows, columns, place + 1) for place in range(count)]
+
+
+def _legend(figure: "Drawing", handles: list[Any]) -> None:
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 6))
