@@ -1,10 +1,10 @@
 """Numbers that are not finite: a training stops at them, no checkpoint is written with them, none of those is used.
 
-A step is examined by one reduction over its loss and all weights, whose largest magnitudes are read in one transfer.
+A step is examined by one reduction over its loss and all weights, whose norms are read in one transfer.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -20,12 +20,21 @@ MALFORMED = (RuntimeError, LookupError, TypeError, AttributeError, AssertionErro
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether every number is finite; the largest magnitude of a tensor is NaN or infinite where one is not."""
+    """Whether every number is finite.
+
+    A finite norm says so at once; where one is not, finite numbers may have overflowed in it, and the largest magnitude
+    of each tensor, seven times as slow on a CPU, decides.
+    """
     alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for tensor in tensors:
         if tensor.is_floating_point() and tensor.numel():
             alike.setdefault((tensor.device, tensor.dtype), []).append(tensor.detach())
-    return all(bool(torch.stack(torch._foreach_norm(part, math.inf)).isfinite().all()) for part in alike.values())
+    return all(_finite_norms(part, 2) or _finite_norms(part, math.inf) for part in alike.values())
+
+
+def _finite_norms(tensors: Sequence[Tensor], order: float) -> bool:
+    """Whether the norms of tensors of one kind are finite; one transfer."""
+    return bool(torch.stack(torch._foreach_norm(list(tensors), order)).isfinite().all())
 
 
 def tensors_in(content: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
