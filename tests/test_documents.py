@@ -26,12 +26,11 @@ from documents import ROOT, Command
 
 from videomdm_ext import plugins, run
 from videomdm_ext.cli import main as cli
-from videomdm_ext.config import Fairness, Source, Speed, Supervision
+from videomdm_ext.config import Fairness, Source, Speed, Supervision, add_arguments
 from videomdm_ext.data.folder import Card, read_card, read_folder, write_folder
 from videomdm_ext.errors import VideoMDMError
 from videomdm_ext.lifters.base import Lifter
 from videomdm_ext.mdm import checkout
-from videomdm_ext.options import add_arguments
 from videomdm_ext.supervision import refinement
 
 MAKER = runpy.run_path(str(ROOT / "docs" / "make_options.py"))

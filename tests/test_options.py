@@ -9,9 +9,19 @@ import json
 import pytest
 import yaml
 
-from videomdm_ext.config import Source, Supervision, option
+from videomdm_ext.config import (
+    Source,
+    Supervision,
+    add_arguments,
+    as_flags,
+    difference,
+    from_args,
+    from_mapping,
+    option,
+    read_yaml,
+    to_yaml,
+)
 from videomdm_ext.errors import ConfigError
-from videomdm_ext.options import add_arguments, as_flags, difference, from_args, from_mapping, read_yaml, to_yaml
 
 CHANGED = Supervision(
     supervision="2d", teacher="lifted", loss="reprojection,velocity=0.25,still=0.5", depth_weight="none", unroll="off",

@@ -21,7 +21,7 @@ from importlib import metadata
 import videomdm_ext
 from videomdm_ext.bench.plan import known_arms, load_arm
 from videomdm_ext.mdm import checkout
-from videomdm_ext.options import repository
+from videomdm_ext.config import repository
 texts = [str(file) for file in metadata.files("videomdm_ext") if "/licenses/" in str(file)]
 print(json.dumps({
     "package": videomdm_ext.__file__, "repository": repository(), "arms": [load_arm(a).name for a in known_arms()],

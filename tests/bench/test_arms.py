@@ -9,9 +9,8 @@ import pytest
 import yaml
 
 from videomdm_ext.bench.plan import FOLDER, ArmConfig, arm_name, known_arms, load_arm, settings
-from videomdm_ext.config import Supervision
+from videomdm_ext.config import Supervision, add_arguments, difference, from_args
 from videomdm_ext.errors import ConfigError
-from videomdm_ext.options import add_arguments, difference, from_args
 
 
 def file_of(name: str) -> Path:

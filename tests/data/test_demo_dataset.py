@@ -16,8 +16,8 @@ from videomdm_ext.data.folder import Card, read_folder
 from videomdm_ext.data.motions import load_motions
 from videomdm_ext.errors import DatasetError, PluginError
 from videomdm_ext.geometry.cameras import project
-from videomdm_ext.motion.accuracy import mpjpe, pa_mpjpe
 from videomdm_ext.motion.features import decode
+from videomdm_ext.motion.measures import mpjpe, pa_mpjpe
 from videomdm_ext.motion.skeletons import SMPL22
 
 Built = tuple[Card, str, dict[str, list[Clip]]]

@@ -17,9 +17,9 @@ from videomdm_ext.data.motions import floor_height
 from videomdm_ext.data.refined import is_made, make_refined, measured_error, read_refined, refine_clips
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.cameras import project, to_camera
-from videomdm_ext.motion.accuracy import root_aligned_mpjpe
 from videomdm_ext.motion.features import decode, mean_and_std
 from videomdm_ext.motion.kinematics import HUMANML3D, RAW
+from videomdm_ext.motion.measures import root_aligned_mpjpe
 from videomdm_ext.motion.skeletons import SMPL22
 from videomdm_ext.supervision import refinement
 

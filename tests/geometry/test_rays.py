@@ -4,8 +4,7 @@ import torch
 from people import orbiting
 from tolerances import RAY_IS_TRANSVERSE
 
-from videomdm_ext.geometry.cameras import project, to_camera
-from videomdm_ext.geometry.rays import closest_on_ray, ray_directions
+from videomdm_ext.geometry.cameras import closest_on_ray, project, ray_directions, to_camera
 
 
 def scene(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

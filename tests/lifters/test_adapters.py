@@ -17,8 +17,8 @@ from videomdm_ext.geometry import cameras
 from videomdm_ext.lifters.base import Lifter
 from videomdm_ext.lifters.body_results import Gvhmr, Wham
 from videomdm_ext.lifters.joint_results import ElePose, Joints, MediaPipeResults, MotionBert, MvLift
-from videomdm_ext.motion.accuracy import mpjpe, pa_mpjpe, root_aligned_mpjpe
 from videomdm_ext.motion.joint_maps import to_skeleton
+from videomdm_ext.motion.measures import mpjpe, pa_mpjpe, root_aligned_mpjpe
 from videomdm_ext.motion.skeletons import NBA16, SMPL22
 
 ADAPTERS = {kind.name: kind for kind in (Wham, Gvhmr, MotionBert, MvLift, ElePose, MediaPipeResults, Joints)}

@@ -22,7 +22,7 @@ from videomdm_ext.data.video.placing import stand
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.lifters.joint_results import Joints
 from videomdm_ext.lifters.results import LIMBS, size_ratio
-from videomdm_ext.motion.accuracy import mpjpe
+from videomdm_ext.motion.measures import mpjpe
 from videomdm_ext.motion.skeletons import SMPL22
 
 ADAPTERS = ("videomdm_ext.lifters.joint_results", "videomdm_ext.lifters.body_results")

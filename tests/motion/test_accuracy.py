@@ -13,7 +13,7 @@ from people import real_batch
 from torch import Tensor
 
 from videomdm_ext.geometry.cameras import image_points, orbit, to_camera
-from videomdm_ext.motion import accuracy
+from videomdm_ext.motion import measures as accuracy
 
 SEEDS = st.integers(0, 10_000)
 TRUTH = real_batch(12, torch.float64)[:4]

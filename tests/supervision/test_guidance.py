@@ -8,8 +8,7 @@ import pytest
 import torch
 from people import features_of, observe, orbiting, random_motion, space_of, turned
 
-from videomdm_ext.geometry.cameras import project, reexpress, to_camera
-from videomdm_ext.geometry.rays import closest_on_ray
+from videomdm_ext.geometry.cameras import closest_on_ray, project, reexpress, to_camera
 from videomdm_ext.motion.features import FeatureSpace, decode
 from videomdm_ext.motion.kinematics import RAW, HeadingRule, canonicalise
 from videomdm_ext.motion.skeletons import NBA16, SMPL22, Skeleton

@@ -12,12 +12,20 @@ from people import observe, real_batch
 from torch import Tensor
 
 from videomdm_ext.geometry.cameras import orbit, project, to_camera, to_world, uniform
-from videomdm_ext.motion.accuracy import bone_wander, mpjpe, root_aligned_mpjpe
 from videomdm_ext.motion.kinematics import bone_lengths, bone_vectors, smooth
+from videomdm_ext.motion.measures import bone_wander, mpjpe, root_aligned_mpjpe
 from videomdm_ext.motion.skeletons import SMPL22
 from videomdm_ext.supervision.observation import Observation
-from videomdm_ext.supervision.poses import aligned_poses, estimate_poses, unlikeliness
-from videomdm_ext.supervision.refinement import Refinement, Shared, refine, tremble, trust
+from videomdm_ext.supervision.refinement import (
+    Refinement,
+    Shared,
+    aligned_poses,
+    estimate_poses,
+    keypoint_noise,
+    refine,
+    trust,
+    unlikeliness,
+)
 from videomdm_ext.supervision.targets import on_rays
 
 FRAMES, NEAREST = 32, 0.5
@@ -89,7 +97,7 @@ def test_the_shared_lengths_are_nearer_the_true_ones_than_any_clip_was(case):
     assert (shared.lengths - true).abs().mean() < 0.5 * errors.min()
 
 
-def test_every_joint_stays_on_the_ray_of_its_keypoint_up_to_the_keypoints_tremble(case):
+def test_every_joint_stays_on_the_ray_of_its_keypoint_up_to_the_keypoints_noise(case):
     lifted, refined, _ = case
     points, depth = project(refined, lifted.observation.extrinsics)
     assert (points - lifted.observation.keypoints).square().mean().sqrt() < 1e-3
@@ -122,12 +130,12 @@ def test_trust_is_whole_for_a_sure_keypoint_none_for_an_unseen_one_and_grows_bet
     assert (found >= weights).all()
 
 
-def test_keypoints_that_tremble_make_no_motion_tremble(generator):
+def test_noise_of_keypoints_makes_no_motion_shake(generator):
     """In the image a quarter of the noise in accelerations goes and more, also in motion as quick as this."""
     exact = lift(generator, error=0.0)
     noise = 5e-4 * torch.randn(exact.observation.keypoints.shape, generator=generator)
     seen = observe(exact.truth, exact.observation.extrinsics[:, 0], keypoints=exact.observation.keypoints + noise)
-    assert 4e-4 < tremble(seen) < 7.5e-4
+    assert 4e-4 < keypoint_noise(seen) < 7.5e-4
     moved = on_rays(exact.truth, seen, NEAREST)
     refined, _ = refine(moved, seen, SMPL22)
     true = exact.observation.keypoints

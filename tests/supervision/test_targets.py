@@ -5,8 +5,7 @@ from dataclasses import replace
 import torch
 from people import features_of, observe, orbiting, random_motion, space_of, turned
 
-from videomdm_ext.geometry.cameras import project, to_camera
-from videomdm_ext.geometry.rays import closest_on_ray
+from videomdm_ext.geometry.cameras import closest_on_ray, project, to_camera
 from videomdm_ext.motion.features import decode, decode_root
 from videomdm_ext.motion.kinematics import HUMANML3D, RAW, HeadingRule, heading, wrap_angle
 from videomdm_ext.motion.skeletons import SMPL22

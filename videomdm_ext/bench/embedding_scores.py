@@ -20,7 +20,7 @@ from videomdm_ext.bench.evaluators.base import Evaluator
 from videomdm_ext.bench.metrics import Clips
 from videomdm_ext.bench.reference_rows import ReferenceRows, halves, score_reference_rows, static_pose
 from videomdm_ext.errors import DatasetError, PluginError
-from videomdm_ext.motion import accuracy
+from videomdm_ext.motion import measures
 from videomdm_ext.motion.skeletons import Skeleton
 
 SPLITS = 8
@@ -294,16 +294,16 @@ def held_out_scores(made: Clips, truth: Clips, fps: float) -> Scores:
     """
     rows = []
     for clip, true in zip(made, truth, strict=True):
-        aligned = accuracy.root_aligned(clip, true)
-        depth, image = accuracy.depth_and_image_error(aligned, true)
+        aligned = measures.root_aligned(clip, true)
+        depth, image = measures.depth_and_image_error(aligned, true)
         row = {
-            "heldout_mpjpe": accuracy.root_aligned_mpjpe(clip, true),
-            "heldout_pa_mpjpe": accuracy.pa_mpjpe(clip, true),
+            "heldout_mpjpe": measures.root_aligned_mpjpe(clip, true),
+            "heldout_pa_mpjpe": measures.pa_mpjpe(clip, true),
             "heldout_depth_error": depth,
             "heldout_image_error": image,
-            "heldout_pck_50": accuracy.pck(aligned, true, within=0.05),
-            "heldout_pck_100": accuracy.pck(aligned, true, within=0.1),
-            "heldout_acceleration_error": accuracy.acceleration_error(clip, true, fps),
+            "heldout_pck_50": measures.pck(aligned, true, within=0.05),
+            "heldout_pck_100": measures.pck(aligned, true, within=0.1),
+            "heldout_acceleration_error": measures.acceleration_error(clip, true, fps),
         }
         rows.append({name: value.item() for name, value in row.items()})
     return {name: mean([row[name] for row in rows]) for name in rows[0]}

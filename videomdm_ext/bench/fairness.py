@@ -16,14 +16,13 @@ from videomdm_ext.bench.evaluators.views_2d import NAME as VIEWS_2D
 from videomdm_ext.bench.metrics import METRICS, SPACE_METRICS
 from videomdm_ext.bench.plan import MDM_FIXED, PRIMARY, ArmConfig, Plan, Run, arm_name, load_arm, read_plan
 from videomdm_ext.bench.reference import has_truth
-from videomdm_ext.config import Supervision
+from videomdm_ext.config import Supervision, difference, from_args
 from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.files import write_bytes
 from videomdm_ext.data.folder import Card, read_card, read_folder
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.mdm.hook import manager
 from videomdm_ext.mdm.loss import loss_terms
-from videomdm_ext.options import difference, from_args
 from videomdm_ext.supervision.objective import weights_of
 
 GROWING = ("arms", "seeds", "replications")

@@ -25,11 +25,11 @@ import torch
 from videomdm_ext import __version__
 from videomdm_ext.bench import fairness
 from videomdm_ext.bench.plan import Plan, Run, read_plan
+from videomdm_ext.config import repository
 from videomdm_ext.data.files import write_bytes
 from videomdm_ext.data.folder import read_card
 from videomdm_ext.errors import VideoMDMError
 from videomdm_ext.mdm import checkout
-from videomdm_ext.options import repository
 
 if TYPE_CHECKING:
     from videomdm_ext.bench.scoring import Scoring

@@ -40,9 +40,9 @@ from videomdm_ext.geometry.cameras import normalise, project, to_camera
 from videomdm_ext.geometry.triangulation import NEAR, triangulate
 from videomdm_ext.inference import sample as sampling
 from videomdm_ext.mdm import checkout
-from videomdm_ext.motion.accuracy import pa_mpjpe, root_aligned_mpjpe
 from videomdm_ext.motion.features import decode
 from videomdm_ext.motion.joint_maps import confidence22, to_smpl22
+from videomdm_ext.motion.measures import pa_mpjpe, root_aligned_mpjpe
 
 ADVICE = (
     "pip install --no-deps pose2sim==0.10.49 sports2d==0.8.34 (without --no-deps they bring much that is not needed)"

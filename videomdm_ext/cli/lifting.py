@@ -12,7 +12,7 @@ from torch import Tensor
 
 from videomdm_ext.cli.console import bars, console, counting, parse, quoted
 from videomdm_ext.cli.sampling import chosen, load, next_command, write
-from videomdm_ext.config import Supervision
+from videomdm_ext.config import Supervision, from_args
 from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.files import check_writable, write_bytes
 from videomdm_ext.data.folder import SPLITS, Card, read_card, read_clip, read_ids
@@ -23,7 +23,6 @@ from videomdm_ext.inference import sample as sampling
 from videomdm_ext.inference.lift import Lifting, cameras_of
 from videomdm_ext.inference.sample import Trained
 from videomdm_ext.mdm.data import with_teacher
-from videomdm_ext.options import from_args
 from videomdm_ext.render.scenes import clip_scene
 
 PRIOR = "prior"

@@ -10,8 +10,7 @@ from torch import Tensor
 from videomdm_ext.data.files import Array
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.cameras import reexpress
-from videomdm_ext.motion.features import decode_root, encode
-from videomdm_ext.motion.initial_heading import initial_heading
+from videomdm_ext.motion.features import decode_root, encode, initial_heading
 from videomdm_ext.motion.kinematics import RAW, HeadingRule, canonicalise, heading
 from videomdm_ext.motion.skeletons import Skeleton
 

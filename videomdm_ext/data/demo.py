@@ -15,7 +15,7 @@ from videomdm_ext.data.clip import Clip, Recording, to_clip
 from videomdm_ext.data.folder import Card, write_folder
 from videomdm_ext.data.motions import FPS, Motion, load_motions, mirrored, time_scaled
 from videomdm_ext.data.synthetic_camera import Optics, find_lifter, lift, observe, own_generator
-from videomdm_ext.motion.accuracy import measure_error
+from videomdm_ext.motion.measures import measure_error
 from videomdm_ext.motion.skeletons import SMPL22
 
 HELD_OUT = ("dance_b", "getup_faceup", "run")

@@ -19,9 +19,9 @@ from videomdm_ext.data.files import Array
 from videomdm_ext.data.folder import SPLITS, Card, read_folder
 from videomdm_ext.data.motions import floor_height
 from videomdm_ext.geometry.cameras import reexpress, to_camera
-from videomdm_ext.motion.accuracy import measure_error
 from videomdm_ext.motion.features import decode, encode, mean_and_std
 from videomdm_ext.motion.kinematics import HeadingRule, canonicalise, heading
+from videomdm_ext.motion.measures import measure_error
 from videomdm_ext.motion.skeletons import by_name
 from videomdm_ext.supervision.observation import Observation
 from videomdm_ext.supervision.refinement import Progress, Shared, refine

@@ -142,3 +142,18 @@ def is_rotation(extrinsics: Tensor, tolerance: float = 1e-3) -> Tensor:
     identity = torch.eye(3, dtype=rotation.dtype, device=rotation.device)
     orthogonal = (rotation @ rotation.transpose(-1, -2) - identity).abs().amax((-1, -2)) < tolerance
     return orthogonal & (torch.linalg.det(rotation) > 0)
+
+
+def ray_directions(keypoints: Tensor) -> Tensor:
+    """d = (u, v, 1) of normalised keypoints [..., 2]. -> [..., 3]; a multiple of d has that multiple as its depth."""
+    return torch.cat((keypoints, torch.ones_like(keypoints[..., :1])), -1)
+
+
+def closest_on_ray(points: Tensor, keypoints: Tensor, nearest: float) -> Tensor:
+    """Point of each keypoint's ray closest to the camera points [..., 3], no nearer than `nearest` metres.
+
+    X* = d (X . d) / (d . d) (METHOD 4, step 1). Keypoints [..., 2] -> [..., 3].
+    """
+    directions = ray_directions(keypoints)
+    depth = (points * directions).sum(-1, keepdim=True) / directions.square().sum(-1, keepdim=True)
+    return directions * depth.clamp_min(nearest)

@@ -14,10 +14,10 @@ from torch import Tensor
 from videomdm_ext.data.batch import OBSERVED, Crop, collate, crop, tensor_of
 from videomdm_ext.data.clip import Clip, Path
 from videomdm_ext.errors import ConfigError
-from videomdm_ext.geometry.cameras import to_camera
-from videomdm_ext.geometry.rays import closest_on_ray
+from videomdm_ext.geometry.cameras import closest_on_ray, to_camera
 from videomdm_ext.inference.sample import Trained, condition, denoiser, finite, sampler, stream
-from videomdm_ext.motion.accuracy import (
+from videomdm_ext.motion.features import decode
+from videomdm_ext.motion.measures import (
     acceleration_error,
     depth_and_image_error,
     mpjpe,
@@ -26,7 +26,6 @@ from videomdm_ext.motion.accuracy import (
     root_aligned,
     root_aligned_mpjpe,
 )
-from videomdm_ext.motion.features import decode
 from videomdm_ext.supervision.guidance import guide
 from videomdm_ext.supervision.observation import Observation
 

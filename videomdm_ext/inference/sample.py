@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videomdm_ext.config import Source, Supervision
+from videomdm_ext.config import Source, Supervision, from_args
 from videomdm_ext.data.batch import Crop, collate, crop, tensor_of
 from videomdm_ext.data.folder import read_folder
 from videomdm_ext.errors import ConfigError, HostError
@@ -29,7 +29,6 @@ from videomdm_ext.mdm import divergence, hook
 from videomdm_ext.mdm.checkout import Checkout
 from videomdm_ext.mdm.data import HostDataset, open_dataset
 from videomdm_ext.motion.features import FeatureSpace, decode
-from videomdm_ext.options import from_args
 from videomdm_ext.supervision.unrolling import noised
 
 

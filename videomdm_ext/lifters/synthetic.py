@@ -16,8 +16,8 @@ from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry import cameras
 from videomdm_ext.hookspecs import Register, hookimpl
 from videomdm_ext.lifters.base import Lifter, LifterInfo
-from videomdm_ext.motion.accuracy import measure_error
 from videomdm_ext.motion.kinematics import bone_lengths, smooth
+from videomdm_ext.motion.measures import measure_error
 from videomdm_ext.motion.skeletons import SMPL22, Skeleton
 
 __all__ = ["SyntheticError", "SyntheticLifter", "measure_error", "register_lifters"]

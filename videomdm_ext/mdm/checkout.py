@@ -7,8 +7,8 @@ from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 
+from videomdm_ext.config import repository
 from videomdm_ext.errors import HostError
-from videomdm_ext.options import repository
 
 PARSER = "utils/parser_util.py"
 FUNCTIONS = ("apply_rules", "add_diffusion_options")

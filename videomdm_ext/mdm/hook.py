@@ -23,7 +23,7 @@ from typing import Any
 import pluggy
 
 from videomdm_ext import plugins
-from videomdm_ext.config import Fairness, Source, Supervision
+from videomdm_ext.config import Fairness, Source, Supervision, from_args
 from videomdm_ext.data.folder import read_card
 from videomdm_ext.errors import HostError, VideoMDMError
 from videomdm_ext.mdm import clips, divergence, evaluation, loop, loss, pairing, remedies, resume, text_choice
@@ -31,7 +31,6 @@ from videomdm_ext.mdm.checkout import FUNCTIONS, PACKAGES, PARSER, STANDIN, Chec
 from videomdm_ext.mdm.data import HostDataset
 from videomdm_ext.mdm.speed import approximate, exact
 from videomdm_ext.mdm.text import TextEncoder
-from videomdm_ext.options import from_args
 
 RULES, OPTIONS = FUNCTIONS
 ENDS = ("train_args", "generate_args", "edit_args", "evaluation_parser")

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from videomdm_ext import plugins
-from videomdm_ext.config import OLD_OPTIONS, Fairness, Source, Speed, Supervision
+from videomdm_ext.config import OLD_OPTIONS, Fairness, Source, Speed, Supervision, add_arguments, from_args
 from videomdm_ext.errors import PluginError
 from videomdm_ext.hookspecs import Register, hookimpl
 from videomdm_ext.mdm.data import HostDataset, check_host, check_source
-from videomdm_ext.options import add_arguments, from_args
 from videomdm_ext.supervision.objective import PRESETS, Objective, weights_of
 from videomdm_ext.supervision.observation import Observation
 from videomdm_ext.supervision.terms import TERMS, Step, Term

@@ -17,10 +17,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from videomdm_ext.config import Fairness
+from videomdm_ext.config import Fairness, from_args
 from videomdm_ext.mdm.clips import swapped
 from videomdm_ext.mdm.remedies import Beside
-from videomdm_ext.options import from_args
 
 CACHED = ("humanml", "kit")
 """Data sets that MDM keeps in a file beside the program, and takes from there whatever the data are."""

@@ -4,6 +4,7 @@ Channels: root yaw velocity (half angle), root x and z velocity, root height, ro
 6D rotations, joint velocities, foot contacts. Frame i holds forward differences to frame i + 1.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,7 +13,15 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.geometry.rotations import rotate_yaw, rotate_yaw_together
-from videomdm_ext.motion.kinematics import RAW, HeadingRule, contacts, heading, inverse_kinematics, wrap_angle
+from videomdm_ext.motion.kinematics import (
+    RAW,
+    HeadingRule,
+    bone_vectors,
+    contacts,
+    heading,
+    inverse_kinematics,
+    wrap_angle,
+)
 from videomdm_ext.motion.skeletons import Skeleton
 
 
@@ -186,3 +195,54 @@ class FeatureSpace:
     def features(self, raw: Tensor) -> Tensor:
         """Raw features [B, T, D] to the host's [B, D, 1, T]."""
         return ((raw - self.mean) / self.std).transpose(1, 2).unsqueeze(2)
+
+
+# -- the heading at which stored vectors start ------------------------------------------------------------------------
+
+ROUNDING = 1e-3
+"""Radians, below which an initial heading counts as 0."""
+FITS = 0.2
+"""Largest root mean square residual of rotation channels at which they count as this format's."""
+
+
+def initial_heading(features: Tensor, skeleton: Skeleton) -> float:
+    """Radians to give `encode` as `initial_heading` for its rotation channels to equal those of `features` [T, D].
+
+    `decode` starts every clip at heading zero, but the arcs of stored rotation channels were taken in the frame of
+    whatever longer or otherwise turned clip the vectors come from, and arcs do not turn along. A bone of the first
+    frame that starts at the root and rests along u has the local rotation L = Ry(h) A, with A the arc from u to the
+    bone's direction, so L u is that direction turned by the heading h, both in the frame of the arcs. As decoded,
+    heading and direction are each short of the angle a sought: L u is the decoded direction turned by 2 a. Half of that
+    turn, modulo pi, is a, and of the two candidates the one that fits all rotation channels is right. 0 where neither
+    fits: the channels then hold something else.
+    """
+    joints = _first_pose(features, skeleton)
+    stored = features[0, channels(skeleton).rotations].unflatten(-1, (-1, 6))
+    twice = _turn(joints, stored, skeleton)
+    candidates = wrap_angle(torch.stack((twice / 2, twice / 2 + math.pi)))
+    poses = joints.expand(2, 1, *joints.shape)
+    made = rotations(poses, torch.zeros_like(poses[..., 0, 0]), skeleton, candidates)
+    residual = (made[:, 0] - stored).square().mean((-1, -2)).sqrt()
+    best = int(residual.argmin())
+    angle = candidates[best].item()
+    return angle if residual[best] < FITS and abs(angle) > ROUNDING else 0.0
+
+
+def _first_pose(features: Tensor, skeleton: Skeleton) -> Tensor:
+    """Joints [J, 3] of the first frame, as decoded."""
+    part = channels(skeleton)
+    root = features.new_zeros(1, 3)
+    root[0, 1] = features[0, part.height.start]
+    return torch.cat((root, features[0, part.positions].unflatten(-1, (-1, 3))))
+
+
+def _turn(joints: Tensor, stored: Tensor, skeleton: Skeleton) -> Tensor:
+    """Angle [] about +y from bones of a pose [J, 3] to L u, mean over those that start at the root and rest along x."""
+    rest, start = skeleton.rest_directions, skeleton.rotation_parents
+    bones = [joint for joint in range(1, skeleton.num_joints) if start[joint] == 0 and abs(rest[joint][0]) == 1.0]
+    rows = [joint - 1 for joint in bones]
+    seen = bone_vectors(joints, skeleton)[rows]
+    turned = stored[rows, :3] * seen.new_tensor([rest[joint][0] for joint in bones])[:, None]
+    along = (turned[:, 0] * seen[:, 0] + turned[:, 2] * seen[:, 2]).sum()
+    across = (turned[:, 0] * seen[:, 2] - turned[:, 2] * seen[:, 0]).sum()
+    return torch.atan2(across, along)

@@ -9,8 +9,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from videomdm_ext.geometry.cameras import reexpress
-from videomdm_ext.geometry.rays import ray_directions
+from videomdm_ext.geometry.cameras import ray_directions, reexpress
 from videomdm_ext.motion.features import FeatureSpace, channel_validity, decode, decode_root, encode
 from videomdm_ext.motion.kinematics import smooth
 from videomdm_ext.supervision.observation import Observation

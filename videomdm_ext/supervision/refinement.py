@@ -5,9 +5,12 @@ in poses that the other clips do not have: cameras look from all sides, so what 
 another. For each clip this solves for the depths along the rays (and one scale) that agree with a skeleton shared by
 all clips up to what people differ in proportions, with smooth motion, with feet that rest where they hardly move, with
 the lifted depths within their usual error, and with a heavy-tailed distribution of heading-aligned poses. Joints may
-leave their rays by as much as the keypoints tremble. The skeleton is estimated from the clips in the first round, the
+leave their rays by as much as the keypoints are noisy. The skeleton is estimated from the clips in the first round, the
 distribution again after every round, as expectation maximisation does.
-No 3D truth enters. The mean scale over the clips stays the lifter's: a single camera cannot tell it.
+No 3D truth enters. The mean scale over the clips stays the lifter's: a single camera does not determine it.
+
+A Gaussian of poses would pull rare ones to the mean as hard as errors; Student's t leaves them. Source: Lange, Little
+and Taylor, "Robust statistical modeling using the t distribution", JASA 84 (1989).
 """
 
 import math
@@ -18,10 +21,10 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.geometry.cameras import to_camera, to_world
-from videomdm_ext.motion.kinematics import bone_lengths, bone_vectors
+from videomdm_ext.geometry.rotations import rotate_yaw
+from videomdm_ext.motion.kinematics import bone_lengths, bone_vectors, heading
 from videomdm_ext.motion.skeletons import Skeleton
 from videomdm_ext.supervision.observation import Observation
-from videomdm_ext.supervision.poses import aligned_poses, estimate_poses, unlikeliness
 from videomdm_ext.supervision.targets import on_rays
 
 Progress = Callable[[int, int], None]
@@ -32,6 +35,10 @@ LIFTED_TRUST = 10.0
 """Precision of a keypoint beside that of the lifter in the image."""
 LEAST_TRUST = 0.05
 """Weight of a keypoint below which a joint becomes no looser."""
+FREEDOM = 5.0
+"""Degrees of freedom of the distribution of poses: the fewer, the heavier its tails."""
+SWEEPS = 10
+"""Reweightings in an estimate of the distribution of poses."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +57,8 @@ class Refinement:
     """Length of a bone about the person's own, m."""
     proportion: float = 0.03
     """Share by which a person's bone differs from the shared one, size apart: that is the scale's matter."""
-    tremble: float = 1.75
-    """Distance of a joint from its keypoint's ray, in units of the keypoints' own tremble from frame to frame."""
+    off_ray: float = 1.75
+    """Distance of a joint from its keypoint's ray, in units of the keypoints' own noise."""
     acceleration: float = 0.025
     """Change of a joint's displacement from frame to frame, m."""
     rest: float = 0.01
@@ -189,10 +196,10 @@ def trust(weight: Tensor) -> Tensor:
     return weight / (weight + (1 - weight) / LIFTED_TRUST)
 
 
-def tremble(observation: Observation) -> Tensor:
-    """How much keypoints tremble from frame to frame on the image plane, from the median of their sixth differences.
+def keypoint_noise(observation: Observation) -> Tensor:
+    """Standard deviation [] of the keypoints' noise on the image plane, from the median of their sixth differences.
 
-    -> [], the standard deviation of white noise that would give it: motion hardly has sixth differences.
+    It is that of white noise with such a median: motion hardly has sixth differences.
     """
     seen = (observation.weight > 0) & observation.valid.unsqueeze(-1)
     for _ in range(6):
@@ -221,7 +228,7 @@ def refine(
     """Move lifted positions [B, T, J, 3] along their rays. -> positions [B, T, J, 3] and what the clips share.
 
     With `shared` given, from other clips, it is held fixed. A joint that was not seen starts from the ray on which the
-    lifter put it. Joints leave their rays by little more than the keypoints tremble, those that are trusted less by
+    lifter put it. Joints leave their rays by little more than the keypoints' noise, those that are trusted less by
     more. Frames that are not valid come back as they went in.
     """
     config = config or Refinement()
@@ -230,7 +237,7 @@ def refine(
     start = torch.where(observation.valid[..., None, None], start, 1.0)
     depth = start[..., 2].clamp_min(nearest)
     valid = observation.valid.to(positions.dtype)
-    looseness = (config.tremble * tremble(observation)).clamp_min(SHARPEST)
+    looseness = (config.off_ray * keypoint_noise(observation)).clamp_min(SHARPEST)
     looseness = looseness / observation.weight.clamp_min(LEAST_TRUST).sqrt()
     rays = start / depth.unsqueeze(-1)
     problem = _Problem(rays, looseness, valid, observation.extrinsics, skeleton, config)
@@ -263,3 +270,40 @@ def _robust(squared: Tensor) -> Tensor:
 def _resting(squared: Tensor) -> Tensor:
     """Geman-McClure of a squared deviation: quadratic under 1, then constant, so that what is far off is let go."""
     return squared / (1.0 + squared)
+
+
+# -- how likely a pose is ----------------------------------------------------------------------------------------------
+
+
+def aligned_poses(positions: Tensor, skeleton: Skeleton) -> Tensor:
+    """Root-relative joints in the heading's frame, the heading held constant. [..., J, 3] -> [..., 3 (J - 1)]."""
+    angle = heading(positions.detach(), skeleton)
+    local = positions[..., 1:, :] - positions[..., :1, :]
+    return rotate_yaw(local, -angle.unsqueeze(-1)).flatten(-2)
+
+
+def unlikeliness(poses: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
+    """Twice the negative logarithm of the density, 0 at the mean. [..., P] -> [...].
+
+    Near the mean (FREEDOM + P) / FREEDOM times the squared distance in standard deviations, far from it a logarithm: a
+    pose at the usual distance, the root of P, is pulled about as hard as by a Gaussian, one beyond it less.
+    """
+    distance = ((poses - mean) @ whitening).square().sum(-1)
+    return (FREEDOM + poses.shape[-1]) * torch.log1p(distance / FREEDOM)
+
+
+def estimate_poses(poses: Tensor, least: float) -> tuple[Tensor, Tensor]:
+    """Location [P] and whitening [P, P] of poses [N, P], by maximum likelihood; none deviates by less than `least`, m.
+
+    `(poses - location) @ whitening` has the unit matrix as its scatter.
+    """
+    size = poses.shape[1]
+    weight, floor = poses.new_ones(len(poses)), least**2 * torch.eye(size).to(poses)
+    mean, whitening = poses.mean(0), floor
+    for _ in range(SWEEPS):
+        mean = (weight.unsqueeze(1) * poses).sum(0) / weight.sum()
+        apart = poses - mean
+        values, vectors = torch.linalg.eigh((weight.unsqueeze(1) * apart).T @ apart / len(poses) + floor)
+        whitening = vectors / values.clamp_min(least**2).sqrt()
+        weight = (FREEDOM + size) / (FREEDOM + (apart @ whitening).square().sum(1))
+    return mean, whitening

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from videomdm_ext.geometry.cameras import to_camera, to_world
-from videomdm_ext.geometry.rays import closest_on_ray
+from videomdm_ext.geometry.cameras import closest_on_ray, to_camera, to_world
 from videomdm_ext.motion.features import FeatureSpace, decode, decode_root, encode
 from videomdm_ext.motion.kinematics import HeadingRule, heading, smooth, wrap_angle
 from videomdm_ext.motion.skeletons import Skeleton

@@ -22,8 +22,7 @@ from videomdm_ext.data.sources.base import ImportOptions
 from videomdm_ext.data.sources.humanml3d import HumanML3DImporter, positions_of
 from videomdm_ext.data.synthetic_camera import Optics
 from videomdm_ext.errors import ConfigError, DatasetError
-from videomdm_ext.motion.features import channels, decode, decode_root, encode
-from videomdm_ext.motion.initial_heading import initial_heading
+from videomdm_ext.motion.features import channels, decode, decode_root, encode, initial_heading
 from videomdm_ext.motion.kinematics import HUMANML3D_FILES, canonicalise, heading
 from videomdm_ext.motion.skeletons import SMPL22
 

@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videomdm_ext.config import Speed
-from videomdm_ext.options import add_arguments, from_args
+from videomdm_ext.config import Speed, add_arguments, from_args
 
 GUIDED = ("utils.sampler_util", "model.cfg_sampler")
 """Modules with a ClassifierFreeSampleModel."""

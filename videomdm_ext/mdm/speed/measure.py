@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 import videomdm_ext
-from videomdm_ext.config import Source, Supervision
+from videomdm_ext.config import Source, Supervision, as_flags
 from videomdm_ext.data.clip import to_clip
 from videomdm_ext.data.folder import Card, write_folder
 from videomdm_ext.data.motions import load_motions
@@ -36,7 +36,6 @@ from videomdm_ext.mdm import checkout, clip_weights, fake_clip, hook, install, r
 from videomdm_ext.mdm.checkout import PARSER, Checkout
 from videomdm_ext.mdm.data import open_dataset
 from videomdm_ext.motion.skeletons import SMPL22
-from videomdm_ext.options import as_flags
 from videomdm_ext.supervision.observation import PREFIX
 
 PARTS = ("text encoding", "denoiser forward", "loss", "backward", "optimizer and norms", "average", "rest")
