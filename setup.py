@@ -75,7 +75,7 @@ VIDEO = [
     "imageio>=2.30",
     "imageio-ffmpeg>=0.4.9",
     "matplotlib>=3.8",
-    "mediapipe==0.10.14",
+    'mediapipe==0.10.14; python_version < "3.13"',
     "opencv-contrib-python>=4.8",  # MediaPipe's OpenCV: another distribution would write into the same folder
     "pillow>=10.0",
     "scipy>=1.11",
@@ -130,6 +130,8 @@ setup(
     entry_points={"console_scripts": ["videomdm = videomdm_ext.cli.main:main"]},
     classifiers=[
         "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Typing :: Typed",
     ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -13,15 +13,22 @@ DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs
 GENERATED = ROOT / "docs" / "options.md"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"(?<!`)`(videomdm [^`]+)`(?!`)")
+DEVELOPERS = frozenset({"dev", "test"})
+"""Extras whose packages no command of a user needs."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """One command: its words, the document it stands in, and the folder that `cd` before it leads to."""
+    """One command: its words, the document it stands in, the folder that `cd` before it leads to, and its extras.
+
+    `extras` are those that the document has asked for up to there, without those for developers; a document that asks
+    for none is read beside README.md, whose first command installs `demo`.
+    """
 
     words: tuple[str, ...]
     document: str
     folder: str = "."
+    extras: frozenset[str] = frozenset({"demo"})
 
     def __str__(self) -> str:
         return f"{self.document}: {' '.join(self.words)}"
@@ -33,15 +40,28 @@ def blocks(text: str, language: str) -> list[str]:
 
 
 def commands() -> list[Command]:
-    """Every command in the documents that are written by hand, each once."""
-    found: list[Command] = []
+    """Every command in the documents that are written by hand, each once, in the order in which they stand."""
+    found: dict[tuple[str, tuple[str, ...]], Command] = {}
     for place in DOCUMENTS:
         if place != GENERATED:
-            text = place.read_text(encoding="utf-8")
             name = place.relative_to(ROOT).as_posix()
-            found += [command for block in blocks(text, "bash") for command in of_block(block, name)]
-            found += of_text(BLOCK.sub("", text), name)
-    return list(dict.fromkeys(found))
+            for command in of_document(place.read_text(encoding="utf-8"), name):
+                found.setdefault((name, command.words), command)
+    return list(found.values())
+
+
+def of_document(text: str, name: str) -> Iterator[Command]:
+    """The commands of a document, with the extras that it has asked for."""
+    extras: frozenset[str] = frozenset()
+    for section in re.split(r"^(?=## )", text, flags=re.MULTILINE):
+        named = frozenset(re.findall(r"extras? `(\w+)`", BLOCK.sub("", section)))
+        for match in re.finditer(f"{BLOCK.pattern}|{INLINE.pattern}", section, BLOCK.flags):
+            block = match[2] if match[1] == "bash" else ""
+            for command in of_text(match[0], name) if match[2] is None else of_block(block, name):
+                if command.words[:2] == ("pip", "install"):
+                    asked = re.search(r"\[([\w,]+)\]", " ".join(command.words))
+                    extras |= set(asked[1].split(",")) - DEVELOPERS if asked else set()
+                yield replace(command, extras=(extras or Command.extras) | named)
 
 
 def of_block(block: str, document: str) -> Iterator[Command]:

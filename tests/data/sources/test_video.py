@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import subprocess
+import sys
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ from videomdm_ext.data.video.importer import VideoImporter, captions_of
 from videomdm_ext.data.video.people import choose, follow, histogram, segments
 from videomdm_ext.data.video.placing import corrected, find_lens, in_front, lens_of, reprojection, turned
 from videomdm_ext.data.video.watch import Found, find_people
-from videomdm_ext.errors import ConfigError, DatasetError
+from videomdm_ext.errors import ConfigError, DatasetError, VideoMDMError
 from videomdm_ext.geometry import cameras
 from videomdm_ext.motion.features import decode
 from videomdm_ext.motion.joint_maps import BLAZEPOSE33, COCO17, to_smpl22
@@ -533,6 +535,12 @@ def test_people_are_found_one_after_the_other_also_small_ones_in_a_half():
     assert Watcher(least)(picture[:, 301:]) is not None
     assert len(find_people(picture, Watcher(least))) == 3
     assert len(find_people(picture, Watcher(2 * least))) == 2
+
+
+def test_a_mediapipe_without_a_model_leads_to_other_tools_detections(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mediapipe", ModuleType("mediapipe"))
+    with pytest.raises(VideoMDMError, match=r"--detections DIR --format blazepose \(docs/data.md"):
+        video_watch.engine(following=False)
 
 
 def test_mediapipe_sees_nobody_in_an_empty_picture():

@@ -33,7 +33,7 @@ from videomdm_ext.data.video.people import (
     histogram,
     overlap,
 )
-from videomdm_ext.errors import DatasetError
+from videomdm_ext.errors import DatasetError, VideoMDMError
 from videomdm_ext.motion.joint_maps import BLAZEPOSE33, DETECTORS, Layout
 
 Numbers = NDArray[np.float64]
@@ -294,7 +294,13 @@ def _read(place: str) -> Sighting:
 def engine(*, following: bool) -> Engine:
     """MediaPipe. `following`: pictures are the frames of one video, and a person is looked for where he was before."""
     os.environ.setdefault("GLOG_minloglevel", "2")
-    solution = require("mediapipe").solutions.pose
+    try:
+        solution = require("mediapipe").solutions.pose
+    except (VideoMDMError, AttributeError) as error:
+        raise VideoMDMError(
+            f"{error}. MediaPipe 0.10.14 is the last that brings a model along, and ends at Python 3.12; without it "
+            "give --detections DIR --format blazepose (docs/data.md, Videos)."
+        ) from error
     pose = solution.Pose(static_image_mode=not following, model_complexity=1, smooth_landmarks=False)
 
     def find(picture: Picture) -> Found | None:

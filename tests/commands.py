@@ -1,0 +1,224 @@
+"""Run every command line of the documents to its end, in the order in which they stand, on small data, in an
+environment that holds just the extras that the text names."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import documents
+import environments
+import numpy as np
+import pytest
+from clips import make_clip, motion
+from conftest import why_no_mdm
+from documents import ROOT, Command
+from filmed import FOCAL, Film, film, write_source
+
+from videomdm_ext.cli.main import VERBS
+from videomdm_ext.data.folder import Card, write_folder
+from videomdm_ext.mdm import checkout
+
+SERVER = ROOT / "tests" / "command_server.py"
+CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
+LEFT_TO_CI = {"pytest", "ruff", "mypy", "lint-imports"}
+"""Programs that .ci/run runs as the documents say."""
+NOT_HERE = {
+    "python3.11": "it makes the environment that these tests run in",
+    ".": "it makes the environment that these tests run in",
+    ".ci/run": "it runs these tests",
+    "python tests/test_golden.py": "tests/test_golden.py computes the same and compares",
+    "pytest -n 0": "minutes: it measures the cost of the objective",
+    "python -m eval.eval_humanml": "it needs HumanML3D's evaluator and GloVe, which cannot be passed on",
+    "videomdm bench --protocol": "it needs HumanML3D's evaluator and GloVe, which cannot be passed on",
+    "videomdm demo --video": "minutes, and two wheels of videos: tests/bench/test_video_demo_end_to_end.py",
+}
+"""Commands that are not run here, by how they begin, and why."""
+STAND_FOR = {
+    "ARGS": "--clips set --supervision 2d --save_dir NEW", "BENCH": "bench", "CMU": "source", "DIR": "HERE/set",
+    "FILE": "captions.txt", "ID": "dance_a_0", "KIND": "joints", "MODULE ARGS": "train.train_mdm --help",
+    "PATH": "mdm", "RUN": "runs/RUN", "SOURCE": "source", "VIDEOS": "videos", "VIDEO_OR_FOLDER": "videos",
+    "DETECTIONS": "found", "captions.tsv": "captions.txt", "VERB": "demo",
+}  # fmt: skip
+"""What stands in a command for what its reader replaces."""
+NAMED = {
+    "data refine": "set", "data merge": "set other --out merged", "data import": "joints source --out imported",
+    "data from-video": "videos --captions captions.txt --out mine", "doctor": "--mdm mdm",
+}  # fmt: skip
+"""What a verb is given where a document only names it."""
+SMALL_TRAINING = "--num_steps 2 --layers 1 --latent_dim 32 --diffusion_steps 10 --device -1"
+SMALL_PLAN = (
+    "--seeds 1 --steps 2 --batch-size 1 --crop-frames 16 --layers 1 --latent-dim 32 --ff-size 32 --diffusion-steps 4 "
+    "--samples 8 --replications 1 --curve 0 --workers 0"
+)
+SMALL = {
+    "demo": "--steps 50 --batch-size 2 --arms 2d --layers 1 --latent-dim 32 --ff-size 32 --diffusion-steps 4 "
+    "--samples 8 --workers 1 --out runs/demo",
+    "train": SMALL_TRAINING,
+    "run": SMALL_TRAINING,
+    "train.train_mdm": SMALL_TRAINING,
+    "bench": SMALL_PLAN,
+    "bench speed": "--batch 1 --steps 1 --frames 40 --layers 1 --width 32 --threads 1",
+    "data from-video": f"--detections found --format blazepose --focal {FOCAL}",
+    "data make-demo": "--fast",
+}
+"""The smallest settings of what takes long, by verb or module; for videos, what a detector found in them."""
+ALSO = tuple(
+    Command(tuple(f"videomdm {words}".split()), "what the documents name in passing")
+    for words in (
+        "status", "data check set --no-cache --quarantine bad.txt", "view set --out set.html --count 1",
+        "export source/joints/walk.npy --out exported", "bench ls runs", "bench validate runs/bench-set",
+    )
+)  # fmt: skip
+RUNS = [command for command in documents.commands() if command.words[0] in ("videomdm", "python", "git")]
+
+
+def verb_of(command: Command) -> str:
+    """The verb of one or two words behind `videomdm`, or the module behind `python -m`."""
+    words = command.words
+    if words[:2] == ("python", "-m"):
+        return words[2]
+    two = " ".join(words[1:3])
+    return two if two in VERBS else words[1] if len(words) > 1 else ""
+
+
+def filled(command: Command) -> list[str]:
+    """The words of a command with something for each placeholder, and its smallest settings."""
+    text = list(command.words)
+    if "--out" in text and text[text.index("--out") + 1] == "DIR":
+        text[text.index("--out") + 1] = "NEW"
+    if text[-2:] == ["MODULE", "ARGS"]:
+        text[-2:] = STAND_FOR["MODULE ARGS"].split()
+    words = [part for word in text for part in (STAND_FOR[word].split() if word in STAND_FOR else [word])]
+    verb = verb_of(command)
+    if len(words) == 1 + len(verb.split()):
+        words += NAMED.get(verb, "").split()
+    if verb == "demo" and "--fast" not in words:
+        words.append("--fast")
+    if "--help" not in words:
+        words += SMALL.get(verb, "").split()
+    return [f"runs/new-{RUNS.index(command)}" if word == "NEW" else word for word in words]
+
+
+def why_not(command: Command) -> str | None:
+    """Why a command is not run here, or None."""
+    line = " ".join(command.words)
+    for start, reason in NOT_HERE.items():
+        if line.startswith(start) and (start != "." or command.words[0] == "."):
+            return reason
+    return why_no_mdm(()) if needs_mdm(command) else None
+
+
+def needs_mdm(command: Command) -> bool:
+    """Whether a command works on a checkout of MDM."""
+    return bool({"mdm", "install", "uninstall", "status"} & {*filled(command), command.folder})
+
+
+PLUGINS = {
+    "my_mocap": (
+        "from videomdm_ext.data.sources.joints import JointsImporter\nfrom videomdm_ext.hookspecs import hookimpl\n\n"
+        "@hookimpl\ndef register_datasets(register):\n    register('my-mocap', JointsImporter)\n",
+        "my_mocap = my_mocap",
+    ),
+    "cardboard": (
+        documents.blocks((ROOT / "docs" / "plugins.md").read_text(encoding="utf-8"), "python")[0],
+        "cardboard = cardboard",
+    ),
+}
+"""What docs/hooks.md and docs/plugins.md have their readers install: source and entry point, by module."""
+ONCE: dict[tuple[str, ...], Command] = {}
+for one in [*RUNS, *ALSO]:
+    ONCE.setdefault((*filled(one), one.folder), one)
+"""Those that are run: commands of several documents that are the same with what stands in them are run once."""
+
+
+def brief(whole: Film) -> Film:
+    """The first 2.4 seconds of a film."""
+    parts = ("times", "pixels", "visibility", "world", "true")
+    return dataclasses.replace(whole, **{name: getattr(whole, name)[:60] for name in parts})
+
+
+def prepare(place: Path) -> None:
+    """Small data: data sets, a folder of joints, videos with what a detector found in them, the maker of a page."""
+    clips = {"train": [make_clip(), make_clip(name="walk")], "test": [make_clip(name="jump")]}
+    write_folder(str(place / "set"), clips, CARD)
+    shutil.copytree(place / "set", place / "other")
+    for name in ("walk", "jump", "kick"):
+        for folder in ("joints", "texts"):
+            (place / "source" / folder).mkdir(parents=True, exist_ok=True)
+        np.save(place / "source" / "joints" / f"{name}.npy", motion(name).numpy())
+        (place / "source" / "texts" / f"{name}.txt").write_text(f"a person {name}s.#a/DET person/NOUN#0.0#0.0\n")
+    write_source(place, {name: brief(film(name)) for name in ("walk", "dance_b", "jump")})
+    (place / "docs").mkdir()
+    shutil.copy(ROOT / "docs" / "make_options.py", place / "docs")
+
+
+class Reader:
+    """Somebody who types what the documents say, in one folder, with an environment for each set of extras."""
+
+    def __init__(self, folder: Path) -> None:
+        self.place, self.environments = folder / "place", folder / "environments"
+        self.servers: dict[frozenset[str], subprocess.Popen[str]] = {}
+        self.place.mkdir()
+        prepare(self.place)
+        if why_no_mdm(()) is None:
+            self.mdm = str(checkout.find().root)
+
+    def run(self, command: Command) -> None:
+        """Run a command to its end, or skip the test with the reason."""
+        missing = set(environments.closure(command.extras)[1]) - {"mediapipe"}  # what it would find is given
+        if reason := why_not(command):
+            pytest.skip(reason)
+        if missing:
+            pytest.skip(f"{', '.join(sorted(command.extras))}: {', '.join(sorted(missing))} is not installed here")
+        words = [word.replace("HERE", str(self.place)) for word in filled(command)]
+        if words[0] == "git":
+            self.git(*(self.mdm if word.startswith("https://") else word for word in words[1:]))
+            return
+        if needs_mdm(command) and not (self.place / "mdm").exists():
+            self.git("clone", self.mdm, "mdm")
+        if verb_of(command) == "install":
+            self.enter(["videomdm", "uninstall", "--mdm", "mdm"], command)  # what another page has left
+        status, shown = self.enter(words, command)
+        print(shown)
+        assert status == 0
+        assert len(shown.splitlines()) > 1
+        assert "\x1b" not in shown
+
+    def git(self, *words: str) -> None:
+        """A command of git, without a network."""
+        subprocess.run(["git", *words], cwd=self.place, check=True, capture_output=True)
+
+    def enter(self, words: list[str], command: Command) -> tuple[int, str]:
+        """-> the exit status of some words in the folder and environment of a command, and what was printed"""
+        if command.extras not in self.servers:
+            self.servers[command.extras] = self.start(command.extras)
+        server, log = self.servers[command.extras], self.environments / "log"
+        assert server.stdin is not None
+        assert server.stdout is not None
+        request = {"words": words, "folder": str(self.place / command.folder), "log": str(log)}
+        server.stdin.write(json.dumps(request) + "\n")
+        server.stdin.flush()
+        status, seconds = server.stdout.readline().split()
+        shown = f"{float(seconds):.1f} s: {' '.join(words)}\n"
+        return int(status), shown + log.read_text(encoding="utf-8", errors="replace")
+
+    def start(self, extras: frozenset[str]) -> subprocess.Popen[str]:
+        """A server of commands in a new environment."""
+        venv, pipe = self.environments / "-".join(sorted(extras)), subprocess.PIPE
+        site = environments.create(venv, extras)
+        for module, (source, entries) in PLUGINS.items():
+            environments.install_plugin(site, module, source, entries)
+        ours = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIDEOMDM_PLUGINS")}
+        ours |= {"VIDEOMDM_MDM_ROOT": str(self.place / "mdm"), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        command = [str(venv / "bin" / "python"), str(SERVER)]
+        return subprocess.Popen(command, cwd=self.place, env=ours, stdin=pipe, stdout=pipe, text=True)
+
+    def close(self) -> None:
+        """End the servers."""
+        for server in self.servers.values():
+            server.communicate()

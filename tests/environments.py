@@ -1,0 +1,67 @@
+"""Environments that hold the base requirements and chosen extras, made of links to the packages installed here."""
+
+from __future__ import annotations
+
+import runpy
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from unittest import mock
+
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parent.parent
+
+
+def requirements(extras: frozenset[str]) -> list[str]:
+    """What setup.py asks for with these extras."""
+    with mock.patch("setuptools.setup") as setup:
+        runpy.run_path(str(ROOT / "setup.py"))
+    told = setup.call_args.kwargs
+    return [*told["install_requires"], *(line for extra in sorted(extras) for line in told["extras_require"][extra])]
+
+
+def closure(extras: frozenset[str]) -> tuple[dict[str, metadata.Distribution], list[str]]:
+    """The distributions that these extras bring, by name, and those that are not installed here."""
+    found: dict[str, metadata.Distribution] = {}
+    missing: list[str] = []
+    waiting, seen = [(line, frozenset[str]()) for line in requirements(extras)], set()
+    while waiting:
+        line, of = waiting.pop()
+        wanted = Requirement(line)
+        if wanted.marker and not any(wanted.marker.evaluate({"extra": extra}) for extra in of or {""}):
+            continue
+        key = (wanted.name.lower().replace("_", "-"), frozenset(wanted.extras))
+        if key in seen:
+            continue
+        seen.add(key)
+        try:
+            found[key[0]] = metadata.distribution(wanted.name)
+        except metadata.PackageNotFoundError:
+            missing.append(wanted.name)
+            continue
+        waiting += [(more, frozenset({"", *wanted.extras})) for more in found[key[0]].requires or []]
+    return found, missing
+
+
+def create(folder: Path, extras: frozenset[str]) -> Path:
+    """Make an environment in a folder, this package among it. -> its folder of packages"""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    (site,) = (folder / "lib").glob("python*/site-packages")
+    for distribution in closure(extras)[0].values():
+        for top in {file.parts[0] for file in distribution.files or ()} - {"..", "__pycache__"}:
+            link = site / top
+            if not link.is_symlink():
+                link.symlink_to(distribution.locate_file(top))
+    (site / "own.pth").write_text(f"{ROOT}\n", encoding="utf-8")
+    return site
+
+
+def install_plugin(site: Path, module: str, source: str, entries: str) -> None:
+    """Put a package of one module into an environment, as pip would."""
+    (site / f"{module}.py").write_text(source, encoding="utf-8")
+    folder = site / f"{module}-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n", encoding="utf-8")
+    (folder / "entry_points.txt").write_text(f"[videomdm]\n{entries}\n", encoding="utf-8")

@@ -1,0 +1,59 @@
+"""Every command of README.md and CONTRIBUTING.md runs to its end, and none of any document is forgotten."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+
+import commands
+import documents
+import environments
+import pytest
+from documents import ROOT
+
+from videomdm_ext.cli.main import VERBS
+
+HERE = [command for command in commands.ONCE.values() if not command.document.startswith("docs/")]
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[commands.Reader]:
+    """-> runs commands"""
+    reader = commands.Reader(tmp_path_factory.mktemp("reader"))
+    yield reader
+    reader.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", HERE, ids=str)
+def test_a_documented_command_runs_to_its_end(command, reader):
+    reader.run(command)
+
+
+def test_every_verb_stands_in_a_command_that_is_run():
+    assert {commands.verb_of(command) for command in commands.ONCE.values() if command.words[0] == "videomdm"} >= set(
+        VERBS
+    )
+
+
+def test_what_is_not_run_here_is_run_by_the_whole_check_or_has_a_reason():
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    for command in documents.commands():
+        line = " ".join(command.words)
+        if command.words[0] in commands.LEFT_TO_CI and commands.why_not(command) is None:
+            assert line in script, command
+        elif command.words[:2] == ("pip", "install"):
+            asked = environments.requirements(command.extras)
+            assert asked, command
+        elif command not in commands.RUNS and command.words[0] != "cd":
+            assert commands.why_not(command), command
+
+
+def test_an_environment_holds_what_its_extras_bring_and_nothing_else(tmp_path):
+    site = environments.create(tmp_path / "venv", frozenset())
+    code = (
+        "import torch, rich, yaml; from importlib.util import find_spec as f; print(*map(f, ('pytest', 'PIL', 'pip')))"
+    )
+    python = str(tmp_path / "venv" / "bin" / "python")
+    done = subprocess.run([python, "-c", code], cwd=site, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["None"] * 3
