@@ -1,0 +1,230 @@
+"""The posterior target: its derivatives, its system, its fixed points, and what may not change it."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from people import features_of, observe, orbiting, random_motion, real_batch, space_of
+from tolerances import EXACT_LOSS
+from torch import Tensor
+from torch.autograd.functional import jacobian, jvp, vjp
+
+from videomdm_ext.geometry.cameras import orbit, project
+from videomdm_ext.motion.features import FeatureSpace, channel_validity, decode, decode_root, encode, redundant
+from videomdm_ext.motion.kinematics import HUMANML3D, RAW, HeadingRule, bone_vectors, heading
+from videomdm_ext.skeletons import NBA16, SMPL22
+from videomdm_ext.supervision.observation import Observation
+from videomdm_ext.supervision.posterior import Decoding, Gaussian, Rows, conjugate_gradients, posterior_target
+
+IMAGE_ALONE = Gaussian(acceleration=math.inf, bone=math.inf)
+
+
+def scene(
+    skeleton=SMPL22, frames: int = 12, noise: float = 0.1, rule: HeadingRule = RAW, **changes: Tensor
+) -> tuple[Tensor, Tensor, Observation, FeatureSpace]:
+    """Predictions and the truth [B, D, 1, T], what cameras see of the truth, and the space, in float64."""
+    generator = torch.Generator().manual_seed(11)
+    motion = random_motion(skeleton, (3,), frames, generator, dtype=torch.float64)
+    space = space_of(motion, skeleton, rule)
+    space = FeatureSpace(skeleton, space.mean.double(), space.std.double(), rule)
+    truth = features_of(motion, space)
+    seen = observe(
+        decode(space.raw(truth), skeleton),
+        orbiting((3,), generator, dtype=torch.float64),
+        initial_heading=heading(motion, skeleton, rule)[:, 0],
+        **changes,
+    )
+    return truth + noise * torch.randn(truth.shape, generator=generator, dtype=torch.float64), truth, seen, space
+
+
+def distance(x: Tensor, y: Tensor) -> Tensor:
+    return (x - y).square().mean()
+
+
+@pytest.mark.parametrize("skeleton", [SMPL22, NBA16], ids=lambda skeleton: skeleton.name)
+def test_the_derivative_of_decoding_and_its_transpose_are_those_of_autograd(skeleton):
+    x, _, _, space = scene(skeleton)
+    raw, used = space.raw(x), redundant(skeleton).start
+    generator = torch.Generator().manual_seed(1)
+    change = torch.randn(*raw.shape[:2], used, generator=generator, dtype=raw.dtype)
+    force = torch.randn(*raw.shape[:2], skeleton.num_joints, 3, generator=generator, dtype=raw.dtype)
+
+    def positions(essential: Tensor) -> Tensor:
+        return decode(torch.cat((essential, raw[..., used:]), -1), skeleton)
+
+    pushed = jvp(positions, raw[..., :used], change)[1]
+    pulled = vjp(positions, raw[..., :used], force)[1]
+    decoding = Decoding(raw, skeleton)
+    torch.testing.assert_close(decoding.push(change), pushed, rtol=0, atol=1e-10)
+    torch.testing.assert_close(decoding.pull(force), pulled, rtol=0, atol=1e-9)
+
+
+def residuals(positions: Tensor, seen: Observation, known: Gaussian, at: Tensor) -> list[Tensor]:
+    """The rows of r written out plainly, with depths and mean bone lengths held as they are at the positions `at`."""
+    points, _ = project(positions, seen.extrinsics)
+    depth = project(at, seen.extrinsics)[1]
+    mean = bone_vectors(at, SMPL22).norm(dim=-1).mean(1, keepdim=True)
+    image = (seen.weight.sqrt() * depth).unsqueeze(-1) * (points - seen.keypoints) / known.keypoint
+    accelerations = (positions[:, 2:] - 2 * positions[:, 1:-1] + positions[:, :-2]) / known.acceleration
+    bones = (bone_vectors(positions, SMPL22).norm(dim=-1) - mean) / known.bone
+    return [image, accelerations, bones]
+
+
+def test_the_rows_are_gauss_newtons_of_the_residuals_written_out():
+    x, _, seen, space = scene()
+    positions, known = decode(space.raw(x), SMPL22), Gaussian()
+
+    def stacked(points: Tensor) -> Tensor:
+        return torch.cat([part.flatten() for part in residuals(points, seen, known, positions)])
+
+    change = torch.randn(positions.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    rows = Rows(positions, seen, SMPL22, known, 0.5)
+    pushed = jvp(stacked, positions, change)[1]
+    torch.testing.assert_close(rows.force, vjp(stacked, positions, stacked(positions))[1], rtol=1e-9, atol=1e-6)
+    torch.testing.assert_close(rows.curvature(change), vjp(stacked, positions, pushed)[1], rtol=1e-9, atol=1e-6)
+
+
+def test_the_target_equals_a_dense_solve():
+    x, _, seen, space = scene(frames=6)
+    raw, used, known = space.raw(x), redundant(SMPL22).start, Gaussian()
+    exists = channel_validity(seen.valid, SMPL22)[..., :used]
+    target = space.raw(posterior_target(x, seen, space, 2.0, known=known, iterations=6 * used))
+    for clip in range(len(x)):
+        one = Observation(*(part[clip : clip + 1] for part in list(vars(seen).values())[:5]))
+        at = decode(raw[clip : clip + 1], SMPL22)
+
+        def stacked(scored: Tensor, clip=clip, one=one, at=at) -> Tensor:
+            essential = torch.where(exists[clip], scored * space.std[:used], 0.0) + raw[clip, :, :used]
+            moved = decode(torch.cat((essential, raw[clip, :, used:]), -1)[None], SMPL22)
+            return torch.cat([part.flatten() for part in residuals(moved, one, known, at)])
+
+        still = torch.zeros(6, used, dtype=torch.float64)
+        rows = jacobian(stacked, still, vectorize=True).flatten(1)
+        system = rows.T @ rows + 2.0 * torch.eye(6 * used, dtype=torch.float64)
+        move = torch.linalg.solve(system, -rows.T @ stacked(still)).unflatten(0, (6, used)) * space.std[:used]
+        wanted = torch.where(exists[clip], raw[clip, :, :used] + move, target[clip, :, :used])
+        torch.testing.assert_close(target[clip, :, :used], wanted, rtol=0, atol=1e-6)
+
+
+def test_conjugate_gradients_solve_each_clip_by_itself():
+    generator = torch.Generator().manual_seed(5)
+    half = torch.randn(2, 7, 7, generator=generator, dtype=torch.float64)
+    matrix = half @ half.mT + torch.eye(7, dtype=torch.float64)
+    right = torch.randn(2, 7, 1, generator=generator, dtype=torch.float64)
+    found = conjugate_gradients(lambda v: matrix @ v, right, 7)
+    torch.testing.assert_close(found, torch.linalg.solve(matrix, right))
+    assert not conjugate_gradients(lambda v: matrix @ v, torch.zeros_like(right), 7).any()
+
+
+@pytest.mark.parametrize("rule", [RAW, HUMANML3D], ids=["raw", "humanml3d"])
+def test_an_exact_prediction_costs_nothing_with_smoothed_headings_too(rule):
+    motion = real_batch(60, torch.float64)
+    space = space_of(motion, SMPL22, rule)
+    space = FeatureSpace(SMPL22, space.mean.double(), space.std.double(), rule)
+    for start in (0, 17):
+        x = features_of(motion, space)[..., start:]
+        cameras = orbiting((len(x),), torch.Generator().manual_seed(6), dtype=torch.float64)
+        initial = heading(motion, SMPL22, rule)[:, start]
+        seen = observe(decode(space.raw(x), SMPL22), cameras, initial_heading=initial)
+        target = posterior_target(x, seen, space, known=IMAGE_ALONE, teacher=x)
+        exists = channel_validity(seen.valid, SMPL22).transpose(1, 2).unsqueeze(2)
+        assert torch.where(exists, x - target, 0.0).square().mean() < EXACT_LOSS
+
+
+def test_the_fixed_points_are_those_of_reprojection():
+    x, _, seen, space = scene(noise=0.03)
+    for _ in range(40):
+        x = posterior_target(x, seen, space, 0.01, known=IMAGE_ALONE, iterations=30)
+    essential = x[:, : redundant(SMPL22).start].clone().requires_grad_()
+    positions = decode(space.raw(torch.cat((essential, x[:, redundant(SMPL22)]), 1)), SMPL22)
+    points, depth = project(positions, seen.extrinsics)
+    loss = (depth.detach().square() * (points - seen.keypoints).square().sum(-1)).mean()
+    assert loss < 1e-10
+    assert torch.autograd.grad(loss, essential)[0].abs().max() < 1e-6
+
+
+def test_a_step_nears_the_keypoints_and_the_truth():
+    x, truth, seen, space = scene(frames=40, noise=0.05)
+    target = posterior_target(x, seen, space, known=IMAGE_ALONE)
+
+    def missed(vector: Tensor) -> Tensor:
+        points, depth = project(decode(space.raw(vector), SMPL22), seen.extrinsics)
+        return (depth.unsqueeze(-1) * (points - seen.keypoints)).norm(dim=-1).mean()
+
+    def error(vector: Tensor) -> Tensor:
+        return (decode(space.raw(vector), SMPL22) - decode(space.raw(truth), SMPL22)).norm(dim=-1).mean()
+
+    assert missed(target) < 0.2 * missed(x)
+    assert error(target) < 0.8 * error(x)
+
+
+def test_padding_and_unseen_joints_change_no_bit():
+    valid = torch.arange(12) < torch.tensor((12, 7, 3))[:, None]
+    confidence = torch.rand(3, 12, 22, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    confidence = torch.where(confidence < 0.3, 0.0, confidence)
+    x, _, seen, space = scene(valid=valid, confidence=confidence)
+    exists = channel_validity(valid, SMPL22).transpose(1, 2).unsqueeze(2)
+    x = torch.where(valid[:, None, None], x, 0.0)
+    junk = torch.where((seen.weight > 0).unsqueeze(-1), seen.keypoints, 7.0)
+    before, after = (posterior_target(x, o, space) for o in (seen, replace(seen, keypoints=junk)))
+    assert torch.equal(before, after)
+    alone = posterior_target(x[1:2, ..., :7], _cut(seen, 1, 7), space)
+    kept = exists[1:2, ..., :7]
+    torch.testing.assert_close(
+        torch.where(kept, before[1:2, ..., :7], 0.0), torch.where(kept, alone, 0.0), rtol=1e-4, atol=1e-5
+    )
+
+
+def _cut(seen: Observation, clip: int, frames: int) -> Observation:
+    parts = {
+        name: getattr(seen, name)[clip : clip + 1, :frames] for name in ("keypoints", "weight", "extrinsics", "valid")
+    }
+    return replace(seen, initial_heading=seen.initial_heading[clip : clip + 1], **parts)
+
+
+def test_a_heading_that_the_body_does_not_have_costs():
+    """The positions are exact, and written with headings turned by a right angle from the second frame on."""
+    _, truth, seen, space = scene()
+    positions = decode(space.raw(truth), SMPL22)
+    headings = decode_root(space.raw(truth), SMPL22)[0].clone()
+    headings[:, 1:] += math.pi / 2
+    turned = space.features(encode(positions, SMPL22, headings))
+    torch.testing.assert_close(decode(space.raw(turned), SMPL22), positions)
+    assert distance(turned, posterior_target(turned, seen, space, known=IMAGE_ALONE, teacher=truth)) > 0.1
+
+
+def test_a_keypoint_that_moves_by_a_pixel_moves_the_target_towards_it():
+    x, _, seen, space = scene()
+    moved = seen.keypoints.clone()
+    moved[1, 5, 20, 0] += 1 / 1000
+    before, after = (posterior_target(x, o, space, known=IMAGE_ALONE) for o in (seen, replace(seen, keypoints=moved)))
+    assert torch.equal(before[0], after[0])
+    (near, _), (far, _) = (project(decode(space.raw(v), SMPL22), seen.extrinsics) for v in (after, before))
+    assert near[1, 5, 20, 0] > far[1, 5, 20, 0] + 5e-4
+
+
+def test_over_relaxation_makes_the_expectation_over_azimuth_the_whole_error():
+    """Local positions off by one fixed error, seen from far away, from all sides at one elevation."""
+    generator = torch.Generator().manual_seed(4)
+    motion = random_motion(SMPL22, (1,), 3, generator, dtype=torch.float64)
+    space = space_of(motion, SMPL22)
+    space = FeatureSpace(SMPL22, space.mean.double(), torch.full_like(space.std.double(), 0.1), RAW)
+    truth = features_of(motion, space)
+    wrong = truth.clone()
+    wrong[:, 4:67] += 0.1 * torch.randn(1, 63, 1, 1, generator=generator, dtype=torch.float64)
+    sides = 720
+    angles = torch.arange(sides, dtype=torch.float64) * (2 * math.pi / sides)
+    far, high = torch.full_like(angles, 300.0), torch.full_like(angles, 0.5)
+    cameras = orbit(angles, high, far, torch.tensor((0.0, 1.0, 0.0), dtype=torch.float64).expand(sides, 3))
+    seen = observe(decode(space.raw(truth), SMPL22).expand(sides, -1, -1, -1), cameras)
+    tight = Gaussian(keypoint=1e-5, acceleration=math.inf, bone=math.inf)
+    x = wrong.expand(sides, -1, -1, -1)
+    stiff = torch.full((67,), 1.0, dtype=torch.float64)
+    stiff[:4] = 1e9  # the root holds still: what is seen is the error of the joints
+    for relaxed, share in ((True, 1.0), (False, None)):
+        target = posterior_target(x, seen, space, stiff, known=tight, iterations=40, relaxed=relaxed)
+        moved = (target - x)[:, 4:67].mean(0)
+        wanted = (truth - wrong)[0, 4:67]
+        off = (moved - wanted).norm() / wanted.norm()
+        assert off < 0.02 if share else off > 0.2
