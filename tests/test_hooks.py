@@ -161,7 +161,7 @@ def test_the_loss_term_in_the_documentation_has_its_weight_and_its_gradient(inst
     motion = real_batch()[:2]
     observation, space = observe(motion, orbiting((2,), torch.Generator().manual_seed(0))), space_of(motion, SMPL22)
     x = features_of(motion, space).requires_grad_()
-    values = Objective(weights, table)(Step(x, x.detach(), torch.zeros(2), observation, space))
+    values = Objective(weights, table)(Step(x, x.detach(), torch.zeros(2), torch.ones(2), observation, space))
     speed = motion.diff(dim=1).square().sum(-1).mean((1, 2))
     assert torch.allclose(values["stillness"], speed, rtol=1e-3)
     values["loss"].sum().backward()

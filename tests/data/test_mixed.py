@@ -61,7 +61,7 @@ def test_a_known_clip_pays_the_hosts_loss_and_the_others_the_2d_loss_with_any_te
     objective = Objective(weights_of(loss, TERMS), TERMS)
 
     def paid(prediction: torch.Tensor, seen: Observation) -> dict[str, torch.Tensor]:
-        return objective(Step(prediction, x_start, torch.full((4,), 30), seen, dataset.space))
+        return objective(Step(prediction, x_start, torch.full((4,), 30), torch.full((4,), 0.4), seen, dataset.space))
 
     terms, plain = paid(x, observation), paid(x, dataclasses.replace(observation, known=None))
     assert ((terms["motion"][:2] > 0) == ("motion" in loss)).all()

@@ -237,7 +237,8 @@ def paid(built: SimpleNamespace, loss: str, prediction: Tensor, t: int = 0, **se
     """What the objective by itself gives."""
     observation, _ = Observation.take(built.y)
     timesteps = torch.full((len(prediction),), t)
-    step = Step(prediction, built.x_start, timesteps, observation, built.dataset.space, **settings)
+    alpha_bar = torch.as_tensor(built.diffusion.alphas_cumprod, dtype=prediction.dtype)[timesteps]
+    step = Step(prediction, built.x_start, timesteps, alpha_bar, observation, built.dataset.space, **settings)
     return Objective(weights_of(loss, TERMS), TERMS)(step)
 
 

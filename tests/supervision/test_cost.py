@@ -50,7 +50,7 @@ def objective_step(loss: str) -> Callable[[], None]:
 
     def step() -> Tensor:
         x = prediction.clone().requires_grad_()
-        loss = objective(Step(x, x_start, timesteps, observation, space))["loss"].mean()
+        loss = objective(Step(x, x_start, timesteps, 1 - timesteps / 50, observation, space))["loss"].mean()
         return torch.autograd.grad(loss, x)[0]
 
     assert torch.isfinite(step()).all()

@@ -26,7 +26,8 @@ def step_of(positions: Tensor, observation: Observation, rule: str = "depth2") -
     blank = positions.new_zeros(len(positions), skeleton.num_features, 1, positions.shape[1])
     ones = positions.new_ones(skeleton.num_features)
     space = FeatureSpace(skeleton, 0 * ones, ones)
-    step = Step(blank, blank, torch.zeros(len(positions)), observation, space, NEAREST, rule)
+    still = torch.zeros(len(positions))
+    step = Step(blank, blank, still, still, observation, space, NEAREST, rule)
     vars(step)["positions"] = positions
     return step
 

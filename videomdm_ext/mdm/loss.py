@@ -101,7 +101,7 @@ def supervised(base: type, config: Supervision, objective: Objective) -> type:
                 return network(x_t, self._scale_timesteps(now), y=rest)
 
             passes = [
-                objective(Step(x, x_start, now, observation, space, config.z_near, config.depth_weight))
+                objective(Step(x, x_start, now, alpha_bar[now], observation, space, config.z_near, config.depth_weight))
                 for x, now in unrolled_predictions(denoise, x_start, self.timesteps_of(t), alpha_bar, noise)
             ]
             means = {name: torch.stack([terms[name] for terms in passes]).mean(0) for name in passes[0]}

@@ -21,10 +21,9 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.geometry.cameras import image_points, to_camera
-from videomdm_ext.geometry.rotations import rotate_yaw_together
-from videomdm_ext.motion.features import FeatureSpace, channel_validity, decode, decode_root, encode, redundant
+from videomdm_ext.motion.features import FeatureSpace, channel_validity, decode, decode_root, encode
 from videomdm_ext.motion.kinematics import HeadingRule, heading, wrap_angle
-from videomdm_ext.skeletons import Skeleton
+from videomdm_ext.motion.skeletons import Skeleton
 from videomdm_ext.supervision.observation import Observation
 
 MOST_RELAXED = 4.0
@@ -35,12 +34,17 @@ HEADING_SLACK = math.radians(30.0)
 """Smoothing the teacher's motion and the prediction's leaves this much between their headings at the most."""
 
 
+Axes = tuple[Tensor, ...]
+"""x, y and z of positions, [B, T, J] each, m."""
+
+
 @dataclass(frozen=True)
 class Gaussian:
-    """What is known beside the prediction, as standard deviations; infinity leaves a kind of row out.
+    """Standard deviations of what is known beside the prediction's own precision; infinity leaves a kind of row out.
 
-    keypoint: of a keypoint of full weight, across its ray, m. acceleration: of each joint's second difference,
-    m per frame^2. bone: of a bone's length about its mean over the clip, m.
+    keypoint: of a keypoint of full weight, across its ray, m. acceleration: of the second difference in time of a
+    joint's error, m per frame^2: errors of a prediction are smooth, tremble is the detector's. bone: of the error of a
+    bone's length, m.
     """
 
     keypoint: float = 0.01
@@ -49,95 +53,105 @@ class Gaussian:
 
 
 class Decoding:
-    """The derivative of `decode` at raw features [B, T, D], with respect to the raw essential channels [B, T, E]."""
+    """The derivative of `decode` at raw features [B, T, D], with respect to the raw essential channels.
+
+    Channels [B, T, E] are in the order of `by_axis`: the root's four, then all joints' x, y and z. Positions are a
+    tuple of x, y and z, [B, T, J] each: arithmetic on whole axes is several times as quick.
+    """
 
     def __init__(self, raw: Tensor, skeleton: Skeleton) -> None:
-        self.headings, root = decode_root(raw, skeleton)
         self.positions = decode(raw, skeleton)
-        ground = root[:, :, (0, 2)]
-        self.step = ground.diff(dim=1)
-        self.local = self.positions[:, :, 1:, (0, 2)] - ground.unsqueeze(2)
-        self.cos, self.sin = self.headings[:, 1:].cos(), self.headings[:, 1:].sin()
+        headings, root = decode_root(raw, skeleton)
+        x, _, z = self.positions.unbind(-1)
+        self.x, self.z = x[..., 1:] - root[..., :1], z[..., 1:] - root[..., 2:]
+        self.step_x, self.step_z = root[..., :1].diff(dim=1), root[..., 2:].diff(dim=1)
+        self.cos, self.sin = headings.cos().unsqueeze(-1), headings.sin().unsqueeze(-1)
 
-    def push(self, change: Tensor) -> Tensor:
-        """J v: what a change of the channels [B, T, E] does to the positions. -> [B, T, J, 3]."""
-        yaw, velocity, height, local = change.split((1, 2, 1, change.shape[-1] - 4), -1)
+    def push(self, change: Tensor) -> Axes:
+        """J v: what a change of the channels does to the positions."""
+        bones = (change.shape[-1] - 4) // 3
+        yaw, vx, vz, height, x, y, z = change.split((1, 1, 1, 1, bones, bones, bones), -1)
         turn = _after(-2.0 * yaw[:, :-1])
-        vx, vz = velocity[:, :-1].unbind(-1)
-        later = turn[:, 1:, 0]
-        x = self.cos * vx + self.sin * vz + later * self.step[..., 1]
-        z = self.cos * vz - self.sin * vx - later * self.step[..., 0]
-        ground = _after(torch.stack((x, z), -1))
-        joints = rotate_yaw_together(local.unflatten(-1, (-1, 3)), self.headings)
-        joints[..., 0] += ground[..., :1] + turn * self.local[..., 1]
-        joints[..., 2] += ground[..., 1:] - turn * self.local[..., 0]
-        root = torch.cat((ground[..., :1], height, ground[..., 1:]), -1)
-        return torch.cat((root.unsqueeze(2), joints), 2)
+        cos, sin, later = self.cos[:, 1:], self.sin[:, 1:], turn[:, 1:]
+        ground_x = _after(cos * vx[:, :-1] + sin * vz[:, :-1] + later * self.step_z)
+        ground_z = _after(cos * vz[:, :-1] - sin * vx[:, :-1] - later * self.step_x)
+        return (
+            torch.cat((ground_x, self.cos * x + self.sin * z + turn * self.z + ground_x), -1),
+            torch.cat((height, y), -1),
+            torch.cat((ground_z, self.cos * z - self.sin * x - turn * self.x + ground_z), -1),
+        )
 
-    def pull(self, force: Tensor) -> Tensor:
-        """J^T u: the gradient in the channels [B, T, E] of a gradient in the positions [B, T, J, 3]."""
-        joints = force[:, :, 1:]
-        turn = (joints[..., 0] * self.local[..., 1] - joints[..., 2] * self.local[..., 0]).sum(2)
-        step = _before(force[..., (0, 2)].sum(2))
-        x, z = step.unbind(-1)
-        velocity = torch.stack((self.cos * x - self.sin * z, self.sin * x + self.cos * z), -1)
-        turn = torch.cat((turn[:, :1], turn[:, 1:] + x * self.step[..., 1] - z * self.step[..., 0]), 1)
-        yaw = -2.0 * _before(turn.unsqueeze(-1))
-        ahead = torch.nn.functional.pad(torch.cat((yaw, velocity), -1), (0, 0, 0, 1))
-        local = rotate_yaw_together(joints, -self.headings).flatten(2)
-        return torch.cat((ahead, force[:, :, 0, 1:2], local), -1)
+    def pull(self, force: Axes) -> Tensor:
+        """J^T u: the gradient in the channels of a gradient in the positions."""
+        fx, fy, fz = force
+        x, z = fx[..., 1:], fz[..., 1:]
+        step_x, step_z = _before(fx.sum(-1, keepdim=True)), _before(fz.sum(-1, keepdim=True))
+        turn = (x * self.z - z * self.x).sum(-1, keepdim=True)[:, 1:] + step_x * self.step_z - step_z * self.step_x
+        yaw = -2.0 * turn.flip(1).cumsum(1).flip(1)
+        cos, sin = self.cos[:, 1:], self.sin[:, 1:]
+        ahead = torch.cat((yaw, cos * step_x - sin * step_z, sin * step_x + cos * step_z), -1)
+        ahead = torch.nn.functional.pad(ahead, (0, 0, 0, 1))
+        joints = (self.cos * x - self.sin * z, fy[..., 1:], self.sin * x + self.cos * z)
+        return torch.cat((ahead, fy[..., :1], *joints), -1)
 
 
 def _after(values: Tensor) -> Tensor:
-    """Sums over all earlier frames: [B, T - 1, C] -> [B, T, C], the first 0."""
+    """Sums over all earlier frames: [B, T - 1, 1] -> [B, T, 1], the first 0."""
     return torch.nn.functional.pad(values.cumsum(1), (0, 0, 1, 0))
 
 
 def _before(values: Tensor) -> Tensor:
-    """The transpose of `_after`: sums over all later frames. [B, T, C] -> [B, T - 1, C]."""
+    """The transpose of `_after`: sums over all later frames. [B, T, 1] -> [B, T - 1, 1]."""
     return values[:, 1:].flip(1).cumsum(1).flip(1)
 
 
+def by_axis(skeleton: Skeleton) -> list[int]:
+    """Essential channels with the joints' coordinates axis by axis."""
+    return [*range(4), *(channel for axis in range(3) for channel in range(4 + axis, 3 * skeleton.num_joints + 1, 3))]
+
+
 class Rows:
-    """The rows of r at given positions: their gradient J_r^T r and their curvature J_r^T J_r, in the positions."""
+    """The rows of r at given positions: their gradient J_r^T r (`force`) and curvature J_r^T J_r, in the positions.
+
+    The image alone has a residual; rows of accelerations and bones only resist the move.
+    """
 
     def __init__(
         self, positions: Tensor, observation: Observation, skeleton: Skeleton, known: Gaussian, nearest: float
-    ):
-        camera = to_camera(positions, observation.extrinsics)
-        points, depth = image_points(camera, nearest)
+    ) -> None:
+        points, depth = image_points(to_camera(positions, observation.extrinsics), nearest)
         weight = torch.where(depth >= nearest, observation.weight, 0.0) / known.keypoint**2
-        across = (
-            observation.extrinsics[:, :, None, :2, :3] - points[..., None] * observation.extrinsics[:, :, None, 2:, :3]
-        )
-        self.image = weight[..., None, None] * across.transpose(-1, -2) @ across
-        missed = (weight * depth)[..., None] * (points - observation.keypoints)
-        force = (missed[..., None] * across).sum(-2)
-        valid = observation.valid.to(positions.dtype)
-        self.smooth = (valid[:, 2:] * valid[:, 1:-1] * valid[:, :-2] / known.acceleration**2)[..., None, None]
-        force = force + self._accelerations(positions)
-        self.ends = positions.new_zeros(skeleton.num_joints - 1, skeleton.num_joints)
+        u, v = ([e[0] - p * e[1] for e in zip(*rows, strict=True)] for p, rows in self._across(points, observation))
+        missed_u, missed_v = (weight * depth * off for off in (points - observation.keypoints).unbind(-1))
+        self.force: Axes = tuple(missed_u * a + missed_v * b for a, b in zip(u, v, strict=True))
+        self.image = [[weight * (u[i] * u[j] + v[i] * v[j]) for j in range(i + 1)] for i in range(3)]
+        valid = observation.valid.to(positions.dtype).unsqueeze(-1)
+        self.smooth = valid[:, 2:] * valid[:, 1:-1] * valid[:, :-2] / known.acceleration**2
         bones = torch.arange(skeleton.num_joints - 1, device=positions.device)
-        self.ends[bones, bones + 1] = 1.0
-        self.ends[bones, list(skeleton.parents[1:])] -= 1.0
-        vectors = self.ends @ positions
-        lengths = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).clamp_min(1e-6)
-        self.along = vectors / lengths
-        frames = valid[..., None, None]
-        mean = (lengths * frames).sum(1, keepdim=True) / frames.sum(1, keepdim=True).clamp_min(1.0)
-        self.stiff = frames / known.bone**2
-        self.force = force + self.ends.T @ (self.stiff * (lengths - mean) * self.along)
+        self.ends = positions.new_zeros(skeleton.num_joints, skeleton.num_joints - 1)
+        self.ends[bones + 1, bones] = 1.0
+        self.ends[list(skeleton.parents[1:]), bones] = -1.0
+        vectors = torch.stack([axis @ self.ends for axis in positions.unbind(-1)])
+        self.along = (vectors / torch.linalg.vector_norm(vectors, dim=0).clamp_min(1e-6)).unbind(0)
+        self.stiff = valid / known.bone**2
 
-    def curvature(self, change: Tensor) -> Tensor:
-        """J_r^T J_r of a change of the positions. [B, T, J, 3] -> the same shape."""
-        stretch = (self.along * (self.ends @ change)).sum(-1, keepdim=True)
-        image = (self.image * change.unsqueeze(-2)).sum(-1)
-        return image + self._accelerations(change) + self.ends.T @ (self.stiff * stretch * self.along)
+    @staticmethod
+    def _across(points: Tensor, observation: Observation) -> list[tuple[Tensor, tuple[list[Tensor], list[Tensor]]]]:
+        """For u and v: the image points and the camera's rows that move them, per world axis [B, T, 1]."""
+        rows = [[entry.unsqueeze(-1) for entry in row.unbind(-1)] for row in observation.extrinsics[..., :3].unbind(-2)]
+        return [(points[..., axis], (rows[axis], rows[2])) for axis in range(2)]
 
-    def _accelerations(self, positions: Tensor) -> Tensor:
-        """D^T W D of the second differences D in time of [B, T, J, 3]."""
-        force = self.smooth * positions.diff(n=2, dim=1)
-        return torch.nn.functional.pad(force, (0, 0, 0, 0, 2, 2)).diff(n=2, dim=1)
+    def curvature(self, change: Axes) -> Axes:
+        """J_r^T J_r of a change of the positions."""
+        image = self.image
+        seen = [sum(image[max(i, j)][min(i, j)] * change[j] for j in range(3)) for i in range(3)]
+        stretch = self.stiff * sum(a * (axis @ self.ends) for a, axis in zip(self.along, change, strict=True))
+        parts = zip(seen, self.along, change, strict=True)
+        return tuple(one + (stretch * a) @ self.ends.T + self._resist(axis) for one, a, axis in parts)
+
+    def _resist(self, axis: Tensor) -> Tensor:
+        """D^T W D of the second differences D in time."""
+        return torch.nn.functional.pad(self.smooth * axis.diff(n=2, dim=1), (0, 0, 2, 2)).diff(n=2, dim=1)
 
 
 @torch.no_grad()
@@ -164,19 +178,21 @@ def posterior_target(
     headings follow the set's rule, the target's are turned back.
     """
     skeleton = space.skeleton
-    essential = slice(redundant(skeleton).start)
+    order = by_axis(skeleton)
     raw = space.raw(x)
     decoding = Decoding(raw, skeleton)
     rows = Rows(decoding.positions, observation, skeleton, known, nearest)
-    scale = space.std[essential] * channel_validity(observation.valid, skeleton)[..., essential]
+    scale = space.std[order] * channel_validity(observation.valid, skeleton)[..., order]
+    if isinstance(precision, Tensor) and precision.shape[-1] > 1:
+        precision = precision[..., order]
 
     def system(change: Tensor) -> Tensor:
         return scale * decoding.pull(rows.curvature(decoding.push(scale * change))) + precision * change
 
     move = scale * conjugate_gradients(system, -scale * decoding.pull(rows.force), iterations)
     if relaxed:
-        move = move * relaxation(observation.extrinsics, move.shape[-1])
-    raw = torch.cat((raw[..., essential] + move, raw[..., redundant(skeleton)]), -1)
+        move = move * relaxation(observation.extrinsics, skeleton)
+    raw[..., order] += move
     headings, _ = decode_root(raw, skeleton)
     positions = decode(raw, skeleton)
     stray = stray_heading(positions, headings, space)
@@ -210,15 +226,15 @@ def conjugate_gradients(system: Callable[[Tensor], Tensor], right: Tensor, itera
     return solution
 
 
-def relaxation(extrinsics: Tensor, channels: int) -> Tensor:
-    """Omega: factors [B, T, E] that make the move's expectation over a uniform azimuth the whole error.
+def relaxation(extrinsics: Tensor, skeleton: Skeleton) -> Tensor:
+    """Omega: factors [B, T, E], in the order of `by_axis`, that make the move's expectation the whole error.
 
-    A camera at elevation phi sees (1 + sin^2 phi) / 2 of a horizontal error on average and cos^2 phi of a vertical
-    one. Both kinds stay what they are in a person's heading frame, so the inverses weight channels.
-    At most MOST_RELAXED.
+    A camera at elevation phi sees (1 + sin^2 phi) / 2 of a horizontal error on average over a uniform azimuth and
+    cos^2 phi of a vertical one. Both kinds stay what they are in a person's heading frame, so the inverses weight
+    channels. At most MOST_RELAXED.
     """
-    sine2 = extrinsics[..., 2, 1].square()
+    sine2 = extrinsics[..., 2, 1].square().unsqueeze(-1)
     level, upright = 2.0 / (1.0 + sine2), (1.0 / (1.0 - sine2).clamp_min(1e-6)).clamp_max(MOST_RELAXED)
-    joint = torch.stack((level, upright, level), -1)
-    root = torch.stack((level, level, level, upright), -1)
-    return torch.cat((root, joint.repeat(1, 1, (channels - 4) // 3)), -1)
+    bones = skeleton.num_joints - 1
+    parts = ((level, 3), (upright, 1), (level, bones), (upright, bones), (level, bones))
+    return torch.cat([factor.expand(*factor.shape[:-1], count) for factor, count in parts], -1)

@@ -18,6 +18,7 @@ from videomdm_ext.geometry.cameras import image_points, to_camera
 from videomdm_ext.motion.features import FeatureSpace, channel_validity, channels, decode, redundant
 from videomdm_ext.motion.kinematics import bone_lengths
 from videomdm_ext.supervision.observation import Observation
+from videomdm_ext.supervision.posterior import posterior_target
 from videomdm_ext.supervision.targets import ray_target
 
 
@@ -36,14 +37,15 @@ class Step:
     """What a loss term may read of a training step, and quantities that several terms share.
 
     x [B, D, 1, T] is the prediction of x_0, with its gradient, x_start [B, D, 1, T] the motion that was diffused, both
-    z-scored by `space` and zero (the mean pose) in the padding; timesteps [B]; `observation` holds the keypoints, their
-    weight, the cameras and the valid frames. `near` is the depth of the near plane, m, `depth_weight` the rule by which
-    image residuals are weighted.
+    z-scored by `space` and zero (the mean pose) in the padding; timesteps [B] and their alpha_bar [B], the share of
+    x_start in the variance of x_t; `observation` holds the keypoints, their weight, the cameras and the valid frames.
+    `near` is the depth of the near plane, m, `depth_weight` the rule by which image residuals are weighted.
     """
 
     x: Tensor
     x_start: Tensor
     timesteps: Tensor
+    alpha_bar: Tensor
     observation: Observation
     space: FeatureSpace
     near: float = 0.5
@@ -134,6 +136,8 @@ class Term:
         return inspect.signature(self.compute)
 
 
+BLIND = 0.03
+"""alpha_bar under which x_t shows next to nothing of x_0: timesteps from 44 of 50 with the cosine schedule."""
 TERMS: dict[str, Term] = {}
 """The terms of this package by name."""
 
@@ -181,6 +185,20 @@ def alignment(step: Step) -> Tensor:
     part[channels(skeleton).yaw] = True
     part[redundant(skeleton)] = True
     return step.distance(target, part)
+
+
+@term(weight=1.0)
+def posterior(step: Step) -> Tensor:
+    """Distance from the posterior mean of the motion given the prediction and the keypoints (METHOD 10).
+
+    The prior is the prediction, the less certain the more noise its input has; at the highest noise, where a prediction
+    is a poor one, the diffused motion with unit precision.
+    """
+    blind = step.alpha_bar < BLIND
+    start = torch.where(blind[:, None, None, None], step.x_start, step.x.detach())
+    precision = torch.where(blind, 1.0, 1.0 / (1.0 - step.alpha_bar).clamp_min(0.02))[:, None, None]
+    target = posterior_target(start, step.observation, step.space, precision, teacher=step.x_start, nearest=step.near)
+    return step.distance(target, torch.ones_like(step.space.mean, dtype=torch.bool))
 
 
 @term(weight=1.0)
