@@ -125,9 +125,10 @@ def test_conjugate_gradients_solve_each_clip_by_itself():
     half = torch.randn(2, 7, 7, generator=generator, dtype=torch.float64)
     matrix = half @ half.mT + torch.eye(7, dtype=torch.float64)
     right = torch.randn(2, 7, 1, generator=generator, dtype=torch.float64)
-    found = conjugate_gradients(lambda v: matrix @ v, right, 7)
+    diagonal = matrix.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
+    found = conjugate_gradients(lambda v: matrix @ v, right, diagonal, 7)
     torch.testing.assert_close(found, torch.linalg.solve(matrix, right))
-    assert not conjugate_gradients(lambda v: matrix @ v, torch.zeros_like(right), 7).any()
+    assert not conjugate_gradients(lambda v: matrix @ v, torch.zeros_like(right), diagonal, 7).any()
 
 
 @pytest.mark.parametrize("rule", [RAW, HUMANML3D], ids=["raw", "humanml3d"])

@@ -49,7 +49,7 @@ class Gaussian:
 
     keypoint: float = 0.01
     acceleration: float = 0.025
-    bone: float = 0.01
+    bone: float = math.inf
 
 
 class Decoding:
@@ -101,7 +101,7 @@ def _after(values: Tensor) -> Tensor:
 
 
 def _before(values: Tensor) -> Tensor:
-    """The transpose of `_after`: sums over all later frames. [B, T, 1] -> [B, T - 1, 1]."""
+    """The transpose of `_after`: sums over all later frames. [B, T, C] -> [B, T - 1, C]."""
     return values[:, 1:].flip(1).cumsum(1).flip(1)
 
 
@@ -149,6 +149,16 @@ class Rows:
         parts = zip(seen, self.along, change, strict=True)
         return tuple(one + (stretch * a) @ self.ends.T + self._resist(axis) for one, a, axis in parts)
 
+    def diagonal(self, decoding: Decoding) -> Tensor:
+        """About the diagonal of J^T J_r^T J_r J, in the channels: of the image exact but for turns of the axes."""
+        level, upright = (self.image[0][0] + self.image[2][2]) / 2.0, self.image[1][1]
+        around = (level[..., 1:] * (decoding.x.square() + decoding.z.square())).sum(-1, keepdim=True)
+        along = level.sum(-1, keepdim=True)
+        later = torch.nn.functional.pad(_before(torch.cat((4.0 * around, along, along), -1)), (0, 0, 0, 1))
+        smooth = torch.nn.functional.pad(6.0 * self.smooth, (0, 0, 1, 1)) + self.stiff
+        joints = (level[..., 1:] + smooth, upright[..., 1:] + smooth, level[..., 1:] + smooth)
+        return torch.cat((later, upright[..., :1] + smooth, *joints), -1)
+
     def _resist(self, axis: Tensor) -> Tensor:
         """D^T W D of the second differences D in time."""
         return torch.nn.functional.pad(self.smooth * axis.diff(n=2, dim=1), (0, 0, 2, 2)).diff(n=2, dim=1)
@@ -164,7 +174,7 @@ def posterior_target(
     known: Gaussian = Gaussian(),
     teacher: Tensor | None = None,
     nearest: float = 0.5,
-    iterations: int = 10,
+    iterations: int = 8,
     relaxed: bool = False,
 ) -> Tensor:
     """y* of predictions x [B, D, 1, T], z-scored. No gradient. -> [B, D, 1, T].
@@ -189,7 +199,8 @@ def posterior_target(
     def system(change: Tensor) -> Tensor:
         return scale * decoding.pull(rows.curvature(decoding.push(scale * change))) + precision * change
 
-    move = scale * conjugate_gradients(system, -scale * decoding.pull(rows.force), iterations)
+    diagonal = scale.square() * rows.diagonal(decoding) + precision
+    move = scale * conjugate_gradients(system, -scale * decoding.pull(rows.force), diagonal, iterations)
     if relaxed:
         move = move * relaxation(observation.extrinsics, skeleton)
     raw[..., order] += move
@@ -210,19 +221,24 @@ def stray_heading(positions: Tensor, headings: Tensor, space: FeatureSpace) -> T
     return wrap_angle(heading(positions, space.skeleton, HeadingRule(0.0, space.rule.hips)) - headings)
 
 
-def conjugate_gradients(system: Callable[[Tensor], Tensor], right: Tensor, iterations: int) -> Tensor:
-    """Solve system(x) = right, positive definite, for each of B clips by itself (Hestenes, Stiefel 1952). [B, ...]"""
+def conjugate_gradients(system: Callable[[Tensor], Tensor], right: Tensor, diagonal: Tensor, iterations: int) -> Tensor:
+    """Solve system(x) = right, positive definite, for each of B clips by itself (Hestenes, Stiefel 1952). [B, ...].
+
+    Preconditioned by `diagonal`, about that of the system.
+    """
     axes = tuple(range(1, right.ndim))
-    solution, residual, direction = torch.zeros_like(right), right, right
-    size = residual.square().sum(axes, keepdim=True)
     tiny = torch.finfo(right.dtype).tiny
+    solution, residual = torch.zeros_like(right), right
+    direction = residual / diagonal
+    size = (residual * direction).sum(axes, keepdim=True)
     for _ in range(iterations):
         image = system(direction)
         rate = size / (direction * image).sum(axes, keepdim=True).clamp_min(tiny)
         solution = solution + rate * direction
         residual = residual - rate * image
-        size, before = residual.square().sum(axes, keepdim=True), size
-        direction = residual + size / before.clamp_min(tiny) * direction
+        scaled = residual / diagonal
+        size, before = (residual * scaled).sum(axes, keepdim=True), size
+        direction = scaled + size / before.clamp_min(tiny) * direction
     return solution
 
 
