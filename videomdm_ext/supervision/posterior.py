@@ -1,4 +1,4 @@
-"""The posterior target: 2D supervision in its natural-gradient form (docs/method.md, section 5).
+"""The posterior target: 2D supervision in its natural-gradient form (docs/method.md, section 4b).
 
 With z the prediction (no gradient), r(z) the depth-weighted image residual over its expected error, J its Jacobian
 with respect to the essential channels and Lambda the precision of the prediction in z-scored features,

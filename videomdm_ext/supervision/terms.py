@@ -189,7 +189,7 @@ def alignment(step: Step) -> Tensor:
 
 @term(weight=1.0)
 def posterior(step: Step) -> Tensor:
-    """Distance from the posterior mean of the motion given the prediction and the keypoints (METHOD 10).
+    """Distance from the posterior mean of the motion given the prediction and the keypoints (METHOD 4b).
 
     The prior is the prediction, the less certain the more noise its input has; at the highest noise, where a prediction
     is a poor one, the diffused motion with unit precision.
