@@ -193,7 +193,7 @@ def shipped(name: str) -> Path:
     return inside if inside.is_dir() else inside.parents[1] / name
 
 
-def add_arguments(group: "argparse._ArgumentGroup", config: type[Any]) -> None:
+def add_arguments(group: "argparse._ArgumentGroup | argparse.ArgumentParser", config: type[Any]) -> None:
     """One flag a field of the dataclass `config`; a switch also gets its --no- form."""
     for item in dataclasses.fields(config):
         name, about = f"--{item.name}", item.metadata["help"].replace("%", "%%")
@@ -204,7 +204,8 @@ def add_arguments(group: "argparse._ArgumentGroup", config: type[Any]) -> None:
             group.add_argument(name, type=type(item.default), default=item.default, choices=choices, help=about)
     for old, kind in OLD_OPTIONS.items() if config is Supervision else ():
         action = group.add_argument(f"--{old}", type=kind, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-        group._group_actions.remove(action)  # what a host restores from args.json are the options of this group
+        if isinstance(group, argparse._ArgumentGroup):
+            group._group_actions.remove(action)  # what a host restores from args.json are the options of this group
 
 
 def from_args(config: type[Config], args: argparse.Namespace) -> Config:
