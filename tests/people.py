@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from functools import cache
 
+import roma
 import torch
 from torch import Tensor
 
 from videomdm_ext.data.motions import load_motions
 from videomdm_ext.geometry.cameras import orbit, project, uniform
+from videomdm_ext.geometry.rotations import yaw_quaternion
 from videomdm_ext.motion.features import FeatureSpace, encode, mean_and_std
 from videomdm_ext.motion.kinematics import RAW, HeadingRule, canonicalise, heading
 from videomdm_ext.motion.skeletons import SMPL22, Skeleton
@@ -103,3 +105,25 @@ def observe(positions: Tensor, cameras: Tensor, **changes: Tensor) -> Observatio
         "valid": torch.ones(positions.shape[:2], dtype=torch.bool),
     }
     return Observation.of(**(seen | changes))
+
+
+def matrix_from_6d(columns: Tensor) -> Tensor:
+    """Rotation matrices from two columns by Gram-Schmidt. [..., 6] -> [..., 3, 3]."""
+    return roma.special_gramschmidt(columns.unflatten(-1, (2, 3)).transpose(-1, -2))
+
+
+def forward_kinematics(
+    rotations: Tensor, headings: Tensor, root: Tensor, lengths: Tensor, skeleton: Skeleton
+) -> Tensor:
+    """Positions from local 6D rotations [..., J - 1, 6], headings [...], root [..., 3] and lengths [..., J - 1].
+
+    The inverse of `inverse_kinematics` for a person with these bone lengths. -> [..., J, 3].
+    """
+    local = matrix_from_6d(rotations)
+    turned = [roma.unitquat_to_rotmat(yaw_quaternion(-headings))]
+    placed = [root]
+    for joint in range(1, skeleton.num_joints):
+        turned.append(turned[skeleton.rotation_parents[joint]] @ local[..., joint - 1, :, :])
+        bone = turned[joint] @ root.new_tensor(skeleton.rest_directions[joint])
+        placed.append(placed[skeleton.parents[joint]] + bone * lengths[..., joint - 1, None])
+    return torch.stack(placed, -2)

@@ -19,7 +19,6 @@ from videomdm_ext.config import (
     from_mapping,
     option,
     read_yaml,
-    to_yaml,
 )
 from videomdm_ext.errors import ConfigError
 
@@ -100,9 +99,8 @@ def test_help_may_hold_a_percent_sign():
 
 def test_yaml_gives_the_dataclass_again(tmp_path):
     place = tmp_path / "arm.yaml"
-    place.write_text(to_yaml(CHANGED), encoding="utf-8")
+    place.write_text(yaml.safe_dump(dataclasses.asdict(CHANGED), sort_keys=False), encoding="utf-8")
     assert from_mapping(Supervision, read_yaml(place), str(place)) == CHANGED
-    assert list(yaml.safe_load(to_yaml(CHANGED))) == [item.name for item in dataclasses.fields(Supervision)]
 
 
 def test_a_name_that_no_field_has_is_an_error_that_shows_the_file_the_name_and_the_fields():

@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from importlib import resources
 from math import inf
 from pathlib import Path
@@ -25,17 +25,11 @@ def check_choices(config: Any) -> None:
         value, choices = getattr(config, item.name), item.metadata.get("choices", ())
         if choices and value not in choices:
             raise ConfigError(f"--{item.name}: expected one of {', '.join(choices)}, found {value!r}.")
-        _check_type(item, value)
-        if type(item.default) is float and not 0 <= value < inf:
+        expected = type(item.default)
+        if type(value) is not expected and (expected, type(value)) != (float, int):
+            raise ConfigError(f"--{item.name}: expected {expected.__name__}, found {value!r}.")
+        if expected is float and not 0 <= value < inf:
             raise ConfigError(f"--{item.name}: expected a number not below 0, found {value!r}.")
-
-
-def _check_type(item: "Field[Any]", value: Any) -> None:
-    expected = type(item.default)
-    if expected is float and type(value) is int:
-        return
-    if type(value) is not expected:
-        raise ConfigError(f"--{item.name}: expected {expected.__name__}, found {value!r}.")
 
 
 @dataclass(frozen=True)
@@ -240,11 +234,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected names and values, found {type(values).__name__}. Correct the file.")
     return values
-
-
-def to_yaml(config: Any) -> str:
-    """Every field with its value."""
-    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
 
 
 def difference(first: Any, second: Any) -> dict[str, tuple[Any, Any]]:

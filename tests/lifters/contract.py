@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from people import forward_kinematics
 from torch import Tensor
 
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry import cameras
 from videomdm_ext.lifters.base import Lifter
-from videomdm_ext.motion.kinematics import forward_kinematics
 from videomdm_ext.motion.skeletons import Skeleton
 
 

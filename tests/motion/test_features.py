@@ -4,10 +4,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from people import features_of, random_motion, real_batch, real_motions, space_of, turned
+from people import features_of, matrix_from_6d, random_motion, real_batch, real_motions, space_of, turned
 from tolerances import ROUND_TRIP_M
 
-from videomdm_ext.geometry.rotations import matrix_from_6d
 from videomdm_ext.motion import features
 from videomdm_ext.motion.features import channels, decode, decode_root, encode
 from videomdm_ext.motion.kinematics import HUMANML3D, RAW, HeadingRule, contacts, heading

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from people import curves, random_motion, real_motions, turned
+from people import curves, forward_kinematics, random_motion, real_motions, turned
 from scipy.ndimage import gaussian_filter1d
 from scipy.spatial.transform import Rotation
 from tolerances import BATCHED_KINEMATICS
@@ -73,7 +73,7 @@ def test_forward_kinematics_undoes_inverse_kinematics(skeleton: Skeleton, genera
     headings = kinematics.heading(motion, skeleton)
     local = kinematics.inverse_kinematics(motion, headings, skeleton)
     lengths = kinematics.bone_lengths(motion, skeleton)
-    back = kinematics.forward_kinematics(local, headings, motion[..., 0, :], lengths, skeleton)
+    back = forward_kinematics(local, headings, motion[..., 0, :], lengths, skeleton)
     assert torch.allclose(back, motion, atol=1e-10)
 
 

@@ -153,7 +153,10 @@ def refine(words: Sequence[str]) -> int:
 
 
 def train(words: Sequence[str]) -> int:
-    """`videomdm train [--mdm PATH] [--arm NAME] HOST-OPTIONS`: the host's trainer with an arm's options in front."""
+    """`videomdm train [--mdm PATH] [--arm NAME] HOST-OPTIONS`: the host's trainer with an arm's options in front.
+
+    Under 2D supervision its loss is that of `videomdm_ext/mdm/loss.py`.
+    """
     mdm, rest = take(list(words), "--mdm")
     arm, rest = take(rest, "--arm")
     flags = load_arm(arm).flags if arm else []

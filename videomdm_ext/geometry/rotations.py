@@ -1,6 +1,5 @@
 """Rotations that roma does not have: yaw, shortest arcs and the two-column 6D form. Unit quaternions are xyzw."""
 
-import roma
 import torch
 from torch import Tensor
 
@@ -83,14 +82,3 @@ def components_to_6d(quaternion: Components) -> Tensor:
     first = (1 - (y2 * y + zz), xy + zw, x2 * z - y2 * w)
     second = (xy - zw, 1 - (x2 * x + zz), y2 * z + x2 * w)
     return torch.stack((*first, *second), -1)
-
-
-def quaternion_to_6d(quaternion: Tensor) -> Tensor:
-    """The two-column 6D form of unit quaternions xyzw. [..., 4] -> [..., 6]."""
-    x, y, z, w = quaternion.unbind(-1)
-    return components_to_6d((x, y, z, w))
-
-
-def matrix_from_6d(columns: Tensor) -> Tensor:
-    """Rotation matrices from two columns by Gram-Schmidt. [..., 6] -> [..., 3, 3]."""
-    return roma.special_gramschmidt(columns.unflatten(-1, (2, 3)).transpose(-1, -2))

@@ -1,9 +1,8 @@
-"""Heading, canonical frame, contacts, inverse and forward kinematics, batched over any leading dimensions."""
+"""Heading, canonical frame, contacts and inverse kinematics, batched over any leading dimensions."""
 
 import math
 from dataclasses import dataclass
 
-import roma
 import torch
 from torch import Tensor
 
@@ -11,7 +10,6 @@ from videomdm_ext.geometry.cameras import canonical
 from videomdm_ext.geometry.rotations import (
     arc_components,
     components_to_6d,
-    matrix_from_6d,
     relative,
     rotate_yaw_together,
     yaw_quaternion,
@@ -118,23 +116,6 @@ def inverse_kinematics(positions: Tensor, headings: Tensor, skeleton: Skeleton) 
     parents = torch.tensor(skeleton.rotation_parents[1:], device=positions.device)
     bx, by, bz, bw = (torch.cat(pair, -1).index_select(-1, parents) for pair in zip(root, arcs, strict=True))
     return components_to_6d(relative((bx, by, bz, bw), arcs))
-
-
-def forward_kinematics(
-    rotations: Tensor, headings: Tensor, root: Tensor, lengths: Tensor, skeleton: Skeleton
-) -> Tensor:
-    """Positions from local 6D rotations [..., J - 1, 6], headings [...], root [..., 3] and lengths [..., J - 1].
-
-    The inverse of `inverse_kinematics` for a person with these bone lengths. -> [..., J, 3].
-    """
-    local = matrix_from_6d(rotations)
-    turned = [roma.unitquat_to_rotmat(yaw_quaternion(-headings))]
-    placed = [root]
-    for joint in range(1, skeleton.num_joints):
-        turned.append(turned[skeleton.rotation_parents[joint]] @ local[..., joint - 1, :, :])
-        bone = turned[joint] @ root.new_tensor(skeleton.rest_directions[joint])
-        placed.append(placed[skeleton.parents[joint]] + bone * lengths[..., joint - 1, None])
-    return torch.stack(placed, -2)
 
 
 def turn(positions: Tensor, angle: Tensor) -> Tensor:
