@@ -12,6 +12,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from commands import SMALL
 
 ROOT = Path(__file__).parent.parent
 LEFT_BEHIND = (".git", ".*_cache", "__pycache__", "*.egg-info", "build", "runs", "motion-diffusion-model")
@@ -81,8 +82,8 @@ def test_the_package_is_a_program_of_python(environment, tmp_path):
 
 @pytest.mark.slow
 def test_the_demo_of_a_wheel_runs_outside_the_source_tree(environment, tmp_path):
-    smallest = ["--steps", "50", "--batch-size", "4", "--arms", "2d", "--text-features", "words"]
-    shown = run(str(environment / "bin" / "videomdm"), "demo", "--fast", *smallest, "--out", "made", cwd=tmp_path)
+    smallest = [*SMALL["demo"].split(), "--text-features", "words", "--out", "made"]
+    shown = run(str(environment / "bin" / "videomdm"), "demo", "--fast", *smallest, cwd=tmp_path)
     assert "Next: videomdm view made" in shown
     assert (tmp_path / "made" / "report.md").is_file()
     assert (tmp_path / "made" / "report.html").is_file()
