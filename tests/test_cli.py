@@ -492,7 +492,7 @@ def test_refine_makes_the_refined_teachers(folder, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "words", [["train", "--arm", "3d", *SMALL, "--save_dir"], ["demo", "--out"], ["bench", "--out"]]
 )
-@pytest.mark.parametrize("name", ["WORLD_SIZE", "RANK"])
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "RANK", "OMPI_COMM_WORLD_SIZE"])
 def test_one_of_several_processes_trains_nothing_and_writes_nothing(folder, tmp_path, monkeypatch, capsys, words, name):
     monkeypatch.setenv(name, "2")
     data = {"train": ["--clips", folder], "demo": [], "bench": ["--dataset", folder, "--text-features", "words"]}

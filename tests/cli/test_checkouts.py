@@ -94,6 +94,7 @@ def test_an_older_checkout_has_one_answer_everywhere_and_still_gives_our_lines_b
     assert "d178946" in answer
     assert cli.main(["uninstall", "--mdm", str(root)]) == 0
     assert content_of(root) == old
+    assert "Next:" not in capsys.readouterr().out  # `run` would refuse it
 
 
 def test_doctor_lists_the_state_and_every_finding_with_its_advice(root, monkeypatch, capsys):

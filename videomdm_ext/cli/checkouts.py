@@ -43,7 +43,8 @@ def uninstall(words: Sequence[str]) -> int:
     """A checkout without our lines and without our folder."""
     host = _find(parse(Uninstall, "uninstall", words).mdm, older=True)
     print(install.uninstall(host.root))
-    print(f"Next: videomdm run --mdm {quoted(host.root)} train.train_mdm ARGS... runs MDM with our options, unedited")
+    if checkout.is_supported(host.root):
+        print(f"Next: videomdm run --mdm {quoted(host.root)} train.train_mdm ARGS... runs MDM with our options")
     return 0
 
 

@@ -88,8 +88,18 @@ def open_checkout(root: Path, *, asked_by: str, older: bool = False) -> Checkout
             f"{' and more' if len(missing) > 3 else ''}. Name the folder that holds MDM's README.md."
         )
     if not older:
-        check_functions(root, set(re.findall(r"\w+", (root / PARSER).read_text(encoding="utf-8", errors="replace"))))
+        check_functions(root, names_of(root))
     return Checkout(root=root, commit=commit_of(root), kind="standin" if root == STANDIN else "mdm")
+
+
+def names_of(root: Path) -> set[str]:
+    """Every name in the checkout's PARSER."""
+    return set(re.findall(r"\w+", (root / PARSER).read_text(encoding="utf-8", errors="replace")))
+
+
+def is_supported(root: Path) -> bool:
+    """Whether the checkout's PARSER has FUNCTIONS."""
+    return names_of(root).issuperset(FUNCTIONS)
 
 
 def check_functions(root: Path, names: Container[str]) -> None:

@@ -218,13 +218,13 @@ def activate(args: argparse.Namespace, *, loading: bool = False) -> None:
 
 
 def check_one_process() -> None:
-    """Raise HostError in one of several processes, as torchrun starts them."""
-    for name, alone in (("WORLD_SIZE", "1"), ("RANK", "0")):
+    """Raise HostError in one of several processes, as torchrun or mpirun start them."""
+    for name, alone in (("WORLD_SIZE", "1"), ("RANK", "0"), ("OMPI_COMM_WORLD_SIZE", "1"), ("PMI_SIZE", "1")):
         found = os.environ.get(name, "") or alone
         if found != alone:
             raise HostError(
                 f"{name}={found}: expected one process, as training on several is not supported and each would train "
-                "the same into one folder; start it without torchrun, or unset WORLD_SIZE and RANK."
+                f"the same into one folder. Start it without torchrun or mpirun, or unset {name}."
             )
 
 

@@ -29,7 +29,7 @@ def add_base_options(parser):
         "--train_platform_type",
         default="NoPlatform",
         choices=["NoPlatform"],
-        help="Where to report; progress.csv is always written.",
+        help="Where to report beside progress.csv, which gets a row every --log_interval steps.",
     )
 
 
