@@ -448,15 +448,18 @@ def test_the_text_features_are_minilm_where_it_loads_and_words_elsewhere(monkeyp
 # -- train, refine, sample --------------------------------------------------------------------------------------------
 
 
+TWO = ["--supervision", "2d", "--teacher", "refined", "--loss", "reprojection"]
+
+
 @pytest.mark.parametrize(
     ("words", "passed"),
     [
-        (["--arm", "2d", "--lr", "1"], ["train.train_mdm", "--supervision", "2d", "--lr", "1"]),
+        (["--arm", "2d", "--lr", "1"], ["train.train_mdm", *TWO, "--lr", "1"]),
         (["--lr", "1", "--arm=lifted"], ["train.train_mdm", "--teacher", "lifted", "--loss", "mdm", "--lr", "1"]),
         (["--mdm", "auto", "--lr", "1"], ["--mdm", "auto", "train.train_mdm", "--lr", "1"]),
         (
             ["--seed", "3", "--mdm=x", "--arm", "2d"],
-            ["--mdm", "x", "train.train_mdm", "--supervision", "2d", "--seed", "3"],
+            ["--mdm", "x", "train.train_mdm", *TWO, "--seed", "3"],
         ),
     ],
 )

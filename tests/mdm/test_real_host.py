@@ -17,7 +17,7 @@ from videomdm_ext.mdm import checkout
 
 pytestmark = pytest.mark.mdm
 CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
-OBJECTIVES = ("ray", "reprojection", "both")
+OBJECTIVES = ("posterior", "reprojection", "reprojection,motion")
 WALKS = ("off", "on")
 
 PROGRAM = """
@@ -76,9 +76,9 @@ clips = ["--clips", clips, "--crop_frames", "24", "--text_features", "words"]
 two = ["--supervision", "2d", "--teacher", "lifted", *clips]
 t = torch.tensor([3, 20, 44])
 
-for objective in ("ray", "reprojection", "both"):
+for objective in ("posterior", "reprojection", "reprojection,motion"):
     for walk in ("off", "on"):
-        args = parse(*two, "--objective", objective, "--unroll", walk)
+        args = parse(*two, "--loss", objective, "--unroll", walk)
         dataset = get_data.get_dataset("humanml", 60)
         collate = get_data.get_collate_fn("humanml", batch_size=3)
         dataset.set_epoch(0)
