@@ -48,6 +48,7 @@ STAND_FOR = {
 NAMED = {
     "data refine": "set", "data merge": "set other --out merged", "data import": "joints source --out imported",
     "data from-video": "videos --captions captions.txt --out mine", "doctor": "--mdm mdm",
+    "bench": "--dataset HERE/set",
 }  # fmt: skip
 """What a verb is given where a document only names it."""
 SMALL_TRAINING = "--num_steps 2 --layers 1 --latent_dim 32 --diffusion_steps 10 --device -1"
@@ -68,7 +69,7 @@ SMALL = {
 }
 """The smallest settings of what takes long, by verb or module; for videos, what a detector found in them."""
 ALSO = tuple(
-    Command(tuple(f"videomdm {words}".split()), "what the documents name in passing")
+    Command(("videomdm", *words.split()), "what the documents name in passing", extras=frozenset({"demo", "video"}))
     for words in (
         "status", "data check set --no-cache --quarantine bad.txt", "view set --out set.html --count 1",
         "export source/joints/walk.npy --out exported", "bench ls runs", "bench validate runs/bench-set",
