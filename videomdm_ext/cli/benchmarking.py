@@ -66,6 +66,7 @@ def bench(words: Sequence[str]) -> int:
         raise ConfigError(f"--protocol: expected mdm, found {name or 'nothing'}. Leave it out for our own.")
     options = parse(Options, "bench", words)
     figures.require()
+    hook.check_one_process()
     out = options.out or Path("runs") / f"bench-{Path(options.dataset).name}"
     if options.workers < 0 or options.threads < 0:
         raise ConfigError("--workers and --threads: expected 0 or more. Correct the option.")

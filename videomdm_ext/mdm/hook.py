@@ -218,13 +218,16 @@ def activate(args: argparse.Namespace, *, loading: bool = False) -> None:
 
 
 def check_one_process() -> None:
-    """Raise HostError in one of several processes, as torchrun or mpirun start them."""
-    for name, alone in (("WORLD_SIZE", "1"), ("RANK", "0"), ("OMPI_COMM_WORLD_SIZE", "1"), ("PMI_SIZE", "1")):
+    """Raise HostError in one of several processes, as torchrun, mpirun or srun start them."""
+    alone_if = {"WORLD_SIZE": "1", "RANK": "0", "OMPI_COMM_WORLD_SIZE": "1", "PMI_SIZE": "1"}
+    if "SLURM_PROCID" in os.environ:  # a step of srun; a batch script alone has the other variable too
+        alone_if["SLURM_NTASKS"] = "1"
+    for name, alone in alone_if.items():
         found = os.environ.get(name, "") or alone
         if found != alone:
             raise HostError(
                 f"{name}={found}: expected one process, as training on several is not supported and each would train "
-                f"the same into one folder. Start it without torchrun or mpirun, or unset {name}."
+                f"the same into one folder. Start it without torchrun, mpirun or srun, or unset {name}."
             )
 
 
