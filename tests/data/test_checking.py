@@ -255,11 +255,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Folder], object], set[str]]] = {
         lambda s: s.joints("teacher", lambda p: p[:, MIRROR]),
         set(),
     ),
-    "a truth with left and right exchanged": (
-        "left-right",
-        lambda s: s.joints("truth", lambda p: p[:, MIRROR]),
-        set(),
-    ),
+    "a truth with left and right exchanged": ("left-right", lambda s: s.joints("truth", lambda p: p[:, MIRROR]), set()),
     "keypoints with left and right exchanged": ("left-right", lambda s: s.points(lambda p: p[:, MIRROR]), set()),
     "keypoints in pixels": ("pixels", lambda s: s.points(lambda p: 1000 * p + 960), set()),
     "one keypoint far out of view": ("out-of-view", lambda s: s.points(lambda p: replaced(p, (9, 2), 40.0)), set()),

@@ -31,8 +31,7 @@ OFFSETS = {
     "left_hip": "0 0 -0.36", "left_knee": "0 -1.68 0", "left_ankle": "0 -1.64 0",
     "left_shoulder": "-0.08 0.96 -0.72", "left_elbow": "0 -1.08 0", "left_wrist": "0 -1.04 0",
 }  # fmt: skip
-KNEE, ELBOW = slice(20, 21), slice(29, 30)
-"""Where the right knee's and the right elbow's angles are in a frame."""
+KNEE, ELBOW = slice(20, 21), slice(29, 30)  # where the right knee's and the right elbow's angles are in a frame
 
 
 def humanoid() -> bytes:

@@ -7,16 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from videomdm_ext.data.motions import (
-    BUNDLED,
-    FPS,
-    SUBJECT,
-    Motion,
-    load_motions,
-    mirrored,
-    time_scaled,
-    with_pace,
-)
+from videomdm_ext.data.motions import BUNDLED, FPS, SUBJECT, Motion, load_motions, mirrored, time_scaled, with_pace
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.motion.skeletons import SMPL22
 

@@ -22,8 +22,7 @@ from videomdm_ext.motion.measures import mpjpe, pa_mpjpe, root_aligned_mpjpe
 from videomdm_ext.motion.skeletons import NBA16, SMPL22
 
 ADAPTERS = {kind.name: kind for kind in (Wham, Gvhmr, MotionBert, MvLift, ElePose, MediaPipeResults, Joints)}
-PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19)
-"""SMPL's tree, written out."""
+PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19)  # SMPL's tree, written out
 
 
 def make(name: str, folder, **options) -> Lifter:

@@ -8,8 +8,7 @@ import torch
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.lifters.results import Description
 
-AXES = torch.eye(3)
-"""x, y and z, one a row."""
+AXES = torch.eye(3)  # x, y and z, one a row
 
 
 @pytest.mark.parametrize(

@@ -29,28 +29,20 @@ from videomdm_ext.errors import DatasetError
 from videomdm_ext.motion.features import Moments
 from videomdm_ext.motion.skeletons import by_name
 
-FILES = ("teacher", "truth", "keypoints", "camera", "texts")
-"""Kinds of file of a clip."""
+FILES = ("teacher", "truth", "keypoints", "camera", "texts")  # kinds of file of a clip
 STATES = ("found", "missing", "empty", "corrupt")
 CACHE = "checked.json"
-CAPTIONS_LIMIT = 1 << 20
-"""Bytes of the captions of a clip."""
+CAPTIONS_LIMIT = 1 << 20  # bytes of the captions of a clip
 PART = re.compile(r"_[smv]\d+$")
 """The end of an id that distinguishes segments, mirror images, speeds and views of one trial."""
-MIRROR = re.compile(r"M(?=\d{6})")
-"""HumanML3D's mark of a mirrored clip."""
-STRIDES = (0.55, 1.35)
-"""Hz, of the median walk of a set; in 102 clips of CMU it is 0.84."""
-SHIFT = (0.05, 0.5)
-"""Warning and error: how far Mean, or the logarithm of Std, may be off, in units of Std."""
-COARSE = 0.02
-"""Metres, or parts of the image's unit, to which sketches are rounded."""
+MIRROR = re.compile(r"M(?=\d{6})")  # HumanML3D's mark of a mirrored clip
+STRIDES = (0.55, 1.35)  # Hz, of the median walk of a set; in 102 clips of CMU it is 0.84
+SHIFT = (0.05, 0.5)  # warning and error: how far Mean, or the logarithm of Std, may be off, in units of Std
+COARSE = 0.02  # metres, or parts of the image's unit, to which sketches are rounded
 UNHASHED = ("missing-file", "split-twice", "bad-name", "link-out", "splits")
 """Kinds after which the card's hash cannot be compared."""
-Progress = Callable[[int, int], None]
-"""`progress(done, total)` in clips."""
-Counts = dict[str, dict[str, int]]
-"""How many files of each kind are in each state."""
+Progress = Callable[[int, int], None]  # `progress(done, total)` in clips
+Counts = dict[str, dict[str, int]]  # how many files of each kind are in each state
 
 
 @dataclass(frozen=True)

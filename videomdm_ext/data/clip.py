@@ -14,8 +14,7 @@ from videomdm_ext.motion.features import decode_root, encode, initial_heading
 from videomdm_ext.motion.kinematics import RAW, HeadingRule, canonicalise, heading
 from videomdm_ext.motion.skeletons import Skeleton
 
-MIN_FRAMES = 16
-"""Shorter clips teach no motion."""
+MIN_FRAMES = 16  # shorter clips teach no motion
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,7 @@ from videomdm_ext.motion.skeletons import SMPL22
 HELD_OUT = ("dance_b", "getup_faceup", "run")
 MAX_FRAMES = 60
 DURATIONS = (0.85, 1.0, 1.18)
-VIEWS = 2
-"""Cameras a variant: 12 motions, mirrored or not, in 3 durations, make 144 training clips."""
+VIEWS = 2  # cameras a variant: 12 motions, mirrored or not, in 3 durations, make 144 training clips
 SOURCES = ("DeepMimic (Peng et al. 2018), 15 motion capture clips as shipped with pybullet 3.2.7",)
 LICENCE = "zlib (pybullet 3.2.7, altered version); see third_party/deepmimic"
 

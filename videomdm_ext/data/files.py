@@ -32,18 +32,12 @@ from videomdm_ext.errors import DatasetError
 Array = NDArray[np.float32]
 
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-BYTES_LIMIT = 1 << 30
-"""Bytes of any file that is read into memory at once."""
-TEXT_LIMIT = 1 << 28
-"""Bytes of a text file: motion files and detectors' results are texts too."""
-JSON_LIMIT = 1 << 26
-"""Bytes of a card or another small JSON file."""
-HEADER_LIMIT = 10_000
-"""Bytes of an array's header; numpy's own limit."""
-ELEMENTS_LIMIT = 1 << 28
-"""Elements of one array, 1 GiB as float32: a hundred times the longest clip."""
-ARCHIVE_LIMIT, MEMBERS_LIMIT = 1 << 30, 256
-"""Bytes of all arrays of an archive, unpacked, and their number."""
+BYTES_LIMIT = 1 << 30  # bytes of any file that is read into memory at once
+TEXT_LIMIT = 1 << 28  # bytes of a text file: motion files and detectors' results are texts too
+JSON_LIMIT = 1 << 26  # bytes of a card or another small JSON file
+HEADER_LIMIT = 10_000  # bytes of an array's header; numpy's own limit
+ELEMENTS_LIMIT = 1 << 28  # elements of one array, 1 GiB as float32: a hundred times the longest clip
+ARCHIVE_LIMIT, MEMBERS_LIMIT = 1 << 30, 256  # bytes of all arrays of an archive, unpacked, and their number
 RATIO_LIMIT, RATIO_FLOOR = 100, 1 << 24
 """An archive that unpacks to more than the floor may be at most this many times as large unpacked as packed."""
 DIMENSIONS_LIMIT = 8
@@ -295,10 +289,9 @@ def header_of(content: bytes, total: int, kinds: str = "biuf") -> Header:
     if content[:6] != np.lib.format.MAGIC_PREFIX:
         raise NotPlainError("it does not begin as an array of numpy does")
     file = io.BytesIO(content[: HEADER_LIMIT + 12])
-    read = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }.get(np.lib.format.read_magic(file))
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(
+        np.lib.format.read_magic(file)
+    )
     if read is None:
         raise NotPlainError("its header has an unknown version")
     with warnings.catch_warnings():

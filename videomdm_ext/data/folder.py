@@ -36,12 +36,10 @@ from videomdm_ext.motion.features import Moments
 from videomdm_ext.motion.kinematics import RAW, HeadingRule
 from videomdm_ext.motion.skeletons import by_name
 
-FORMAT = 1
-"""Version of the folder format; a reader refuses any other."""
+FORMAT = 1  # version of the folder format; a reader refuses any other
 CARD, MARKS, RECIPE = "dataset.json", "building", "recipe.json"
 SPLITS = ("train", "val", "test")
-NEEDED = ("confidence",)
-"""Arrays of a keypoints file, beside `points`, or `pixels`."""
+NEEDED = ("confidence",)  # arrays of a keypoints file, beside `points`, or `pixels`
 
 
 @dataclass(frozen=True)

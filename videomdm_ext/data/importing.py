@@ -16,12 +16,10 @@ from videomdm_ext.data.synthetic_camera import find_lifter, lift
 from videomdm_ext.data.texts import Tagger, untagged
 from videomdm_ext.errors import ConfigError, DatasetError
 
-Progress = Callable[[int, int], None]
-"""`progress(done, total)` in clips."""
+Progress = Callable[[int, int], None]  # `progress(done, total)` in clips
 EQUAL = ("skeleton", "fps", "heading", "units")
 """Facts of the card that all parts of a merged set must share: the feature vectors mean the same."""
-MEASURED = 256
-"""Clips, about, on which the lifter's error on the card is measured."""
+MEASURED = 256  # clips, about, on which the lifter's error on the card is measured
 
 
 @dataclass(frozen=True)

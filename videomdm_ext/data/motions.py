@@ -19,13 +19,11 @@ from videomdm_ext.motion.skeletons import SMPL22
 FPS = 20
 BUNDLED = Path(__file__).parent / "bundled" / "deepmimic.npz"
 
-UNSURE = 0.5
-"""Factor on the confidence of keypoints between two frames of which one lacks them."""
+UNSURE = 0.5  # factor on the confidence of keypoints between two frames of which one lacks them
 FLOOR = 0.05
 """Quantile over the frames of the lowest joint's height at which the floor is; a single stray frame moves it little."""
 SIDES = {"left": "right", "right": "left", "clockwise": "counterclockwise", "counterclockwise": "clockwise"}
-PLAIN_PACE = 0.1
-"""Durations changed by less than this share keep their captions: nobody would say slowly or quickly."""
+PLAIN_PACE = 0.1  # durations changed by less than this share keep their captions: nobody would say slowly or quickly
 SUBJECT = re.compile(r"^((?:a|the) (?:person|man|woman|figure)|someone|somebody)\b", re.IGNORECASE)
 PACE = re.compile(r"\b(slow|slowly|quick|quickly|fast|rapidly)\b", re.IGNORECASE)
 

@@ -26,13 +26,10 @@ from videomdm_ext.motion.skeletons import by_name
 from videomdm_ext.supervision.observation import Observation
 from videomdm_ext.supervision.refinement import Progress, Shared, refine
 
-GROUP = 256
-"""Clips that are refined together; the first group estimates skeleton and poses for the rest."""
+GROUP = 256  # clips that are refined together; the first group estimates skeleton and poses for the rest
 MARK = "made.txt"
-WAY = "3"
-"""Of making them: other ways give other teachers."""
-ABOVE = 0.3
-"""Height, m, above which the lowest joint is not taken to stand on the floor."""
+WAY = "3"  # of making them: other ways give other teachers
+ABOVE = 0.3  # height, m, above which the lowest joint is not taken to stand on the floor
 
 
 def folder_of(path: str, card: Card) -> str:

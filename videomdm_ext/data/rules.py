@@ -23,29 +23,21 @@ from videomdm_ext.motion.kinematics import RAW, HeadingRule, heading
 from videomdm_ext.motion.skeletons import Skeleton
 
 REFUSE = "refuse"
-WHOLE = ""
-"""The clip id of findings about the whole set."""
-MOTIONS = {"teacher": "extrinsics", "truth": "truth_extrinsics"}
-"""Each motion and its camera."""
-SAID = {"points": "keypoints"}
-"""What messages call an array."""
-ABSURD = 1e8
-"""No metre, millimetre, pixel or z-score is as large; what is counts as infinite."""
+WHOLE = ""  # the clip id of findings about the whole set
+MOTIONS = {"teacher": "extrinsics", "truth": "truth_extrinsics"}  # each motion and its camera
+SAID = {"points": "keypoints"}  # what messages call an array
+ABSURD = 1e8  # no metre, millimetre, pixel or z-score is as large; what is counts as infinite
 WIDEST_IMAGE = 5.0
 """Largest |u| or |v| of a keypoint on the normalised plane: 79 degrees off the axis; pixels are far beyond it."""
-LEG = 0.83
-"""Metres from hip to ankle along the bones, of an adult."""
+LEG = 0.83  # metres from hip to ankle along the bones, of an adult
 IMPOSSIBLE_LEG, UNUSUAL_LEG = (0.2, 4.0), (0.55, 1.35)
 UNITS = {0.001: "kilometres", 0.0254**-1: "inches", 100.0: "centimetres", 1000.0: "millimetres"}
 FACING = (math.radians(20), math.radians(60))
 """Warning and error, of the angle from +z at the first frame; smoothed headings differ by up to 24 degrees."""
 FACING_SMOOTHED = (math.radians(60), math.radians(120))
-FLOOR = (0.6, 1.5)
-"""Metres of the lowest joints from y = 0; lifters are off by half a metre."""
-FASTEST = (22.0, 40.0)
-"""m/s of any joint: kicks and throws reach 16, with a lifter's jitter 20."""
-STILLEST = (1e-4, 0.01)
-"""Metres that the joint that moves most moves in the whole clip."""
+FLOOR = (0.6, 1.5)  # metres of the lowest joints from y = 0; lifters are off by half a metre
+FASTEST = (22.0, 40.0)  # m/s of any joint: kicks and throws reach 16, with a lifter's jitter 20
+STILLEST = (1e-4, 0.01)  # metres that the joint that moves most moves in the whole clip
 BONE, BONE_CHANGE = 0.15, 0.3
 """Metres of the bones that are looked at, and the share of its length by which a true bone may not change."""
 OFF_TEACHER, OFF_FAR = 0.12, 0.8
@@ -54,10 +46,8 @@ OFF_FAR of its length in a tenth of the frames."""
 BACKWARD = {"truth": (-0.2, -0.2), "teacher": (-0.2, -0.6)}
 """Warning and error, of the mean cosine of toes or nose against the body's forward side: people have 0.4 and more, one
 of 300 lifted clips -0.43, since a lifter may take near for far."""
-STRIDE = (0.42, 1.4)
-"""Hz of a walking person's strides: people have 0.6 to 1.15."""
-WALKED, STEPPED = 24, 0.12
-"""Frames, and metres that the ankles swing, from which a stride can be timed."""
+STRIDE = (0.42, 1.4)  # Hz of a walking person's strides: people have 0.6 to 1.15
+WALKED, STEPPED = 24, 0.12  # frames, and metres that the ankles swing, from which a stride can be timed
 ALIKE = "teacher and truth alike, so it is the keypoints or both cameras"
 """What is wrong with both motions' projections is wrong with the keypoints, or with both cameras."""
 

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from videomdm_ext.data.files import Array
 from videomdm_ext.motion.skeletons import Skeleton
 
-NEAREST, FARTHEST = 0.1, 100.0
-"""Metres of the person's median depth."""
+NEAREST, FARTHEST = 0.1, 100.0  # metres of the person's median depth
 UNDONE, CLEAR, FITS = 0.7, 0.02, 0.15
 """A mistake is named where undoing it leaves this share of an error that was at least this large, and this at most."""
 FAR_OFF = (0.15, 0.4)
@@ -26,13 +25,11 @@ pairs; the clip's own 0.03 at most, under a lifter's error of 90 mm."""
 OPPOSITE = -0.5
 """Cosine between the left-to-right differences of keypoints and motion in a frame whose sides are exchanged."""
 FLIPPED_FRAMES = (0.04, 0.9)
-TILTED = 0.8
-"""Length of the mean direction of a spine that keeps its direction."""
+TILTED = 0.8  # length of the mean direction of a spine that keeps its direction
 
 ERROR, WARNING = "error", "warning"
 Positions = NDArray[np.float64]
-Told = tuple[str, str, str]
-"""Kind, message and level of a finding."""
+Told = tuple[str, str, str]  # kind, message and level of a finding
 
 MISTAKES: dict[tuple[int, int, bool], str] = {
     # (sign of u, sign of v, sides exchanged): kind

@@ -16,8 +16,7 @@ from videomdm_ext.errors import PluginError
 from videomdm_ext.geometry import cameras
 from videomdm_ext.motion.skeletons import Skeleton
 
-PREFIX = "lifter."
-"""Options with this prefix go to the lifter alone."""
+PREFIX = "lifter."  # options with this prefix go to the lifter alone
 
 
 @dataclass(frozen=True)

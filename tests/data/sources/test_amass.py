@@ -21,8 +21,7 @@ from videomdm_ext.motion.body_models import read_model
 from videomdm_ext.motion.kinematics import bone_lengths
 from videomdm_ext.motion.skeletons import SMPL22
 
-PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19)
-"""SMPL's tree, written out."""
+PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19)  # SMPL's tree, written out
 REST = np.array(
     [
         (0, -0.2, 0.03), (0.06, -0.3, 0.02), (-0.06, -0.3, 0.01), (0, -0.1, 0.0), (0.1, -0.68, 0.01),

@@ -251,8 +251,7 @@ def test_a_camera_by_another_convention_is_refused(tmp_path):
 
 
 PARTS = ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
-MOVED = np.array((0.013, -0.008))
-"""By this the detector is wrong everywhere, on the normalised plane."""
+MOVED = np.array((0.013, -0.008))  # by this the detector is wrong everywhere, on the normalised plane
 
 
 def detected(subject, camera, action, *, bent=True):

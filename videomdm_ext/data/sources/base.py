@@ -35,10 +35,8 @@ from videomdm_ext.geometry.cameras import to_world
 from videomdm_ext.motion.kinematics import RAW, HeadingRule
 from videomdm_ext.motion.skeletons import SMPL22, Skeleton
 
-SHARES = (0.8, 0.05, 0.15)
-"""Of the trials, for training, validation and test."""
-LONGEST = 196
-"""Frames of a clip at most, as in HumanML3D."""
+SHARES = (0.8, 0.05, 0.15)  # of the trials, for training, validation and test
+LONGEST = 196  # frames of a clip at most, as in HumanML3D
 FRAMES_OF = ("camera", "world")
 """Whose axes a lifter's results are in: the camera's (x right, y down, z forward) or the world's (y up)."""
 
@@ -49,13 +47,10 @@ class ImportOptions:
 
     seed: int = 0
     views: int = 1
-    lifter: str = "synthetic"
-    """Name of a registered lifter, for sources that bring none of their own."""
-    captions: str = ""
-    """A file with captions, ID<tab>caption, for sources without texts."""
+    lifter: str = "synthetic"  # name of a registered lifter, for sources that bring none of their own
+    captions: str = ""  # a file with captions, ID<tab>caption, for sources without texts
     optics: Optics = field(default_factory=Optics)
-    extra: Mapping[str, str] = field(default_factory=dict)
-    """KEY=VALUE pairs of one importer alone."""
+    extra: Mapping[str, str] = field(default_factory=dict)  # KEY=VALUE pairs of one importer alone
     split: tuple[float, float, float] = SHARES
     """Shares of the trials for train, val and test, for sources without splits of their own."""
 
@@ -87,18 +82,15 @@ class Importer(ABC):
     """Reads one kind of source. A subclass sets the class variables and writes `members` and `read`."""
 
     name: ClassVar[str]
-    about: ClassVar[str]
-    """One line for the help."""
+    about: ClassVar[str]  # one line for the help
     skeleton: Skeleton = SMPL22
-    fps: float = 20.0
-    """Frames per second of what `read` returns."""
+    fps: float = 20.0  # frames per second of what `read` returns
     heading: ClassVar[HeadingRule] = RAW
     licence: ClassVar[str] = ""
     sources: tuple[str, ...] = ()
     extras: ClassVar[Mapping[str, str] | None] = None
     """Keys of `options.extra` that this importer knows, each with a line of help; None: it checks them itself."""
-    has_lifter: str = ""
-    """Name of the lifter whose motion the source brings along; empty: options.lifter makes it."""
+    has_lifter: str = ""  # name of the lifter whose motion the source brings along; empty: options.lifter makes it
 
     def __init__(self, source: str, options: ImportOptions) -> None:
         self.source, self.options = source, options

@@ -48,17 +48,12 @@ HEADER_BYTES = 1 << 19
 FILE_BYTES = 1 << 28
 MOST_FRAMES = 400_000
 MOST_NODES = 1_000
-SLOWEST, FASTEST = 5.0, 1000.0
-"""Frames per second of a file."""
+SLOWEST, FASTEST = 5.0, 1000.0  # frames per second of a file
 UNITS = {"metres": 1.0, "centimetres": 0.01, "millimetres": 0.001, "inches": 0.0254, "CMU's units": 0.0254 / 0.45}
-LEGS = (0.55, 1.15)
-"""Metres from hip to ankle along the leg; no two units put the same file into this range."""
-UPRIGHT = 0.8
-"""A person stands along an axis when this share of the way from ankles to head is along it."""
-TALL = 1.25
-"""Legs from ankles to head, at least, of a person who stands; 1.7 are usual."""
-JUMP = 8.0
-"""m/s, of all joints together, between the first two frames: the first one is then a rest pose and no motion."""
+LEGS = (0.55, 1.15)  # metres from hip to ankle along the leg; no two units put the same file into this range
+UPRIGHT = 0.8  # a person stands along an axis when this share of the way from ankles to head is along it
+TALL = 1.25  # legs from ankles to head, at least, of a person who stands; 1.7 are usual
+JUMP = 8.0  # m/s, of all joints together, between the first two frames: the first one is then a rest pose and no motion
 
 
 @dataclass(frozen=True)

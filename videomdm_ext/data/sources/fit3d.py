@@ -260,8 +260,7 @@ def in_picture(points: Tensor, intrinsics: Tensor | None) -> bool:
 
 LEGS, ARMS = {1: (17, 18), 4: (19, 20)}, (11, 14)
 """First joint of each leg with the two points of its foot, and of each arm."""
-TOES = 0.7
-"""Share of the way from the ankle to the tip of the foot at which the ball of the foot is."""
+TOES = 0.7  # share of the way from the ankle to the tip of the foot at which the ball of the foot is
 
 
 def smpl22_of(joints: Tensor, place: str) -> Tensor:

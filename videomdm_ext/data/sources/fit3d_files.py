@@ -27,14 +27,11 @@ from videomdm_ext.motion.joint_maps import confidence22, to_smpl22
 
 Numbers = NDArray[np.float64]
 
-ITERATIONS = 20
-"""Rounds in which a lens's distortion is removed."""
+ITERATIONS = 20  # rounds in which a lens's distortion is removed
 BODY, SHAPES = {"global_orient": 1, "body_pose": 21}, 10
 """Rotations of the SMPL-X parameters with their number of joints, and the shape parameters that are used."""
-LONGER = 500
-"""Frames by which a video may be longer than its motion."""
-ALIKE = 0.2
-"""Of a person's size, the distance between keypoints and projected truth in the middle, at most."""
+LONGER = 500  # frames by which a video may be longer than its motion
+ALIKE = 0.2  # of a person's size, the distance between keypoints and projected truth in the middle, at most
 
 
 def read_camera(place: str) -> tuple[Tensor, Tensor | None]:

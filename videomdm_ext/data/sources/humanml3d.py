@@ -41,8 +41,7 @@ from videomdm_ext.motion.features import channels, decode, decode_root
 from videomdm_ext.motion.kinematics import HUMANML3D_FILES
 from videomdm_ext.motion.skeletons import SMPL22, Skeleton
 
-SHORTEST, LONGEST = 40, 199
-"""Frames of the clips that MDM reads."""
+SHORTEST, LONGEST = 40, 199  # frames of the clips that MDM reads
 VECTORS = "new_joint_vecs"
 
 

@@ -27,10 +27,8 @@ from videomdm_ext.errors import DatasetError
 from videomdm_ext.hookspecs import Register, hookimpl
 from videomdm_ext.motion.skeletons import SMPL22
 
-PIECE = re.compile(r"_s\d+$")
-"""The end of the name of a piece of a longer trial."""
-SMALLEST, LARGEST = 0.2, 5.0
-"""Metres; the largest extent of a pose lies between."""
+PIECE = re.compile(r"_s\d+$")  # the end of the name of a piece of a longer trial
+SMALLEST, LARGEST = 0.2, 5.0  # metres; the largest extent of a pose lies between
 
 
 class JointsImporter(Importer):

@@ -30,22 +30,13 @@ from videomdm_ext.geometry.cameras import orbit, to_world
 from videomdm_ext.hookspecs import Register, hookimpl
 from videomdm_ext.motion.skeletons import NBA16
 
-STRIDE = 2
-"""Of 60 frames a second, every second one."""
-DISTANCE = 50.0
-"""Metres to the camera; half a metre towards it changes the image by 1 %."""
-STATURE = 0.76
-"""Hip to neck plus hip to ankle, as a share of a person's height."""
-ANKLE = 0.1
-"""Height of an ankle above the floor, m."""
-AXES = {
-    "right-up-away": (1.0, -1.0, 1.0),
-    "right-down-away": (1.0, 1.0, 1.0),
-    "right-up-near": (1.0, -1.0, -1.0),
-}
+STRIDE = 2  # of 60 frames a second, every second one
+DISTANCE = 50.0  # metres to the camera; half a metre towards it changes the image by 1 %
+STATURE = 0.76  # hip to neck plus hip to ankle, as a share of a person's height
+ANKLE = 0.1  # height of an ankle above the floor, m
+AXES = {"right-up-away": (1.0, -1.0, 1.0), "right-down-away": (1.0, 1.0, 1.0), "right-up-near": (1.0, -1.0, -1.0)}
 """Axes of a lifter's results: what to multiply them with to get the camera's right, down, away."""
-TORSO = 7
-"""The joint of lifters' 17 that MAS leaves out."""
+TORSO = 7  # the joint of lifters' 17 that MAS leaves out
 CAPTION = "a person plays basketball."
 
 

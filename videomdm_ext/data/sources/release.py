@@ -30,18 +30,15 @@ from videomdm_ext.hookspecs import Register, hookimpl
 from videomdm_ext.motion.kinematics import HUMANML3D_FILES
 from videomdm_ext.motion.skeletons import by_name
 
-TEACHERS = ("mvlift_vecs", "wham_vecs", "elepose_vecs", "teacher_vecs")
-"""Folders that are looked for."""
+TEACHERS = ("mvlift_vecs", "wham_vecs", "elepose_vecs", "teacher_vecs")  # folders that are looked for
 ARRAYS = {
     "keypoints": ("points", "keypoints", "keypoints_2d", "kp2d", "arr_0"),
     "confidence": ("confidence", "conf", "scores"),
     "cameras": ("extrinsics", "camera", "cameras", "arr_0"),
 }
 """Names of arrays in .npz files."""
-FITS = 0.05
-"""Median distance on the image up to which a true motion counts as seen by this camera."""
-AXES = ("left-up", "right-down")
-"""Where u and v point."""
+FITS = 0.05  # median distance on the image up to which a true motion counts as seen by this camera
+AXES = ("left-up", "right-down")  # where u and v point
 
 
 class ReleaseImporter(Importer):

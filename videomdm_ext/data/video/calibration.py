@@ -19,8 +19,7 @@ from torch import Tensor
 from videomdm_ext.data import files
 from videomdm_ext.errors import DatasetError
 
-LIMIT = 1 << 20
-"""Bytes of a calibration file."""
+LIMIT = 1 << 20  # bytes of a calibration file
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,7 @@ from videomdm_ext.motion.skeletons import SMPL22
 
 Numbers = NDArray[np.float64]
 
-BAD = 0.35
-"""Mean confidence of hips, knees, ankles and shoulders below which a frame is none."""
+BAD = 0.35  # mean confidence of hips, knees, ankles and shoulders below which a frame is none
 _CORE = [SMPL22.index(f"{side}_{part}") for side in ("l", "r") for part in ("hip", "knee", "ankle", "shoulder")]
 
 

@@ -25,10 +25,8 @@ from videomdm_ext.motion.joint_maps import BLAZEPOSE33, BY_COUNT, Layout
 
 Numbers = NDArray[np.float64]
 FORMATS = ("openpose", "mmpose", "alphapose", "coco", "blazepose")
-MOST_PEOPLE = 64
-"""People in one frame; the surest ones are kept."""
-JSON_LIMIT = 1 << 28
-"""Bytes of a detector's JSON."""
+MOST_PEOPLE = 64  # people in one frame; the surest ones are kept
+JSON_LIMIT = 1 << 28  # bytes of a detector's JSON
 
 
 @dataclass(frozen=True)
@@ -46,8 +44,7 @@ class Detections:
     world: Numbers | None = None
 
 
-Person = tuple[Numbers, Numbers]
-"""pixels [K, 2] and score [K] of one person in one frame."""
+Person = tuple[Numbers, Numbers]  # pixels [K, 2] and score [K] of one person in one frame
 
 
 def find_file(folder: str, video: str, kind: str) -> str:

@@ -17,15 +17,11 @@ from numpy.typing import NDArray
 
 from videomdm_ext.errors import DatasetError, VideoMDMError
 
-Picture = NDArray[np.uint8]
-"""[height, width, 3], red, green and blue."""
+Picture = NDArray[np.uint8]  # [height, width, 3], red, green and blue
 ENDINGS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".gif")
-FASTEST = 60.0
-"""Frames per second that are looked at; of faster videos some are left out."""
-LARGEST_SIDE = 1920
-"""Pixels; larger pictures are scaled down."""
-WIDEST = 16384
-"""Pixels; nothing that declares more is opened."""
+FASTEST = 60.0  # frames per second that are looked at; of faster videos some are left out
+LARGEST_SIDE = 1920  # pixels; larger pictures are scaled down
+WIDEST = 16384  # pixels; nothing that declares more is opened
 
 
 @dataclass(frozen=True)

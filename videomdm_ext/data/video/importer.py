@@ -44,10 +44,8 @@ from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.geometry import cameras
 from videomdm_ext.hookspecs import Register, hookimpl
 
-Watching = Callable[[str, int, int], None]
-"""`watching(video, done, total)` in frames."""
-FASTEST = 60.0
-"""Frames per second of a data set, at most."""
+Watching = Callable[[str, int, int], None]  # `watching(video, done, total)` in frames
+FASTEST = 60.0  # frames per second of a data set, at most
 
 
 @dataclass(frozen=True)
@@ -58,8 +56,7 @@ class Seen:
     lens: Lens
     up: Up | None
     pieces: tuple[tuple[Piece, Stretch], ...]
-    bodies: tuple[Tensor, ...]
-    """Positions [T, 22, 3] of each piece in camera coordinates."""
+    bodies: tuple[Tensor, ...]  # positions [T, 22, 3] of each piece in camera coordinates
 
 
 @dataclass

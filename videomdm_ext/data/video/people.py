@@ -15,26 +15,16 @@ from videomdm_ext.errors import ConfigError, DatasetError
 Numbers = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
-SEEN = 0.3
-"""Score from which on a joint counts for a box."""
-FEWEST_JOINTS = 5
-"""Joints of a person that count, at least."""
-PATIENCE = 0.5
-"""Seconds without detections after which a person is given up."""
-NEAREST = 0.2
-"""Least overlap with the expected box."""
-FASTEST = 5.0
-"""Own sizes per second that a person moves in the image; faster is a jump to another person, or a cut."""
-JUMP = 0.25
-"""Own sizes that a person may always move from frame to frame."""
-SIGNIFICANT = 0.4
-"""Height of another person as a share of the tallest one's from which on he counts."""
-TOGETHER = 0.25
-"""Seconds that two people have to be in view together to be two."""
-LONGEST_GAP = 0.25
-"""Seconds of bad keypoints that are bridged."""
-CUT = 0.5
-"""Share of the pixels that change their colour between two frames at a cut."""
+SEEN = 0.3  # score from which on a joint counts for a box
+FEWEST_JOINTS = 5  # joints of a person that count, at least
+PATIENCE = 0.5  # seconds without detections after which a person is given up
+NEAREST = 0.2  # least overlap with the expected box
+FASTEST = 5.0  # own sizes per second that a person moves in the image; faster is a jump to another person, or a cut
+JUMP = 0.25  # own sizes that a person may always move from frame to frame
+SIGNIFICANT = 0.4  # height of another person as a share of the tallest one's from which on he counts
+TOGETHER = 0.25  # seconds that two people have to be in view together to be two
+LONGEST_GAP = 0.25  # seconds of bad keypoints that are bridged
+CUT = 0.5  # share of the pixels that change their colour between two frames at a cut
 
 
 @dataclass(frozen=True)

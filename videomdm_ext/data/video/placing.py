@@ -29,42 +29,28 @@ from videomdm_ext.motion.skeletons import Skeleton
 
 DEFAULT_FIELD = math.radians(60.0)
 """Field of view of the picture's longer side where nothing else is known: between a phone's and a camera's."""
-FIELDS_DEGREES = (20.0, 110.0)
-"""Fields of view among which one is looked for."""
+FIELDS_DEGREES = (20.0, 110.0)  # fields of view among which one is looked for
 FIELDS, BLOCKS = 37, 4
 """Focal lengths that are tried, and parts of a video that are compared to see how sure the result is."""
-USUAL = 0.3
-"""Relative standard deviation of other people's focal lengths about that of DEFAULT_FIELD."""
+USUAL = 0.3  # relative standard deviation of other people's focal lengths about that of DEFAULT_FIELD
 SUREST, UNSURE = 0.2, 0.35
 """Relative standard deviation of an estimate: never taken to be less, and useless if it is more."""
-EXAMINED = 240
-"""Frames that are looked at for the focal length, at most."""
-STEADY = 0.1
-"""Seconds over which the depth of a person is smoothed."""
-FEWEST = 4
-"""Keypoints of a frame, at least, to place a person by."""
-TURN = math.radians(30.0)
-"""Largest turn of the person by which the camera may be corrected."""
+EXAMINED = 240  # frames that are looked at for the focal length, at most
+STEADY = 0.1  # seconds over which the depth of a person is smoothed
+FEWEST = 4  # keypoints of a frame, at least, to place a person by
+TURN = math.radians(30.0)  # largest turn of the person by which the camera may be corrected
 AXIS_SIGMA = math.radians(7.0)
 """Standard deviation of the axis of a person who stands, as a lifter has it, however long one looks."""
-FRAME_SIGMA = math.radians(12.0)
-"""The same from one moment to another."""
+FRAME_SIGMA = math.radians(12.0)  # the same from one moment to another
 ROLL_SIGMA, PITCH_SIGMA = math.radians(10.0), math.radians(25.0)
 """Standard deviation of the roll and the pitch of other people's cameras."""
-FOOT_SIGMA = 0.10
-"""Standard deviation of a resting foot's place across the floor, m."""
-MOMENT = 0.5
-"""Seconds after which errors of a lifter are taken to be independent."""
-RESTING = 0.5
-"""A foot that is slower than this, m/s, rests."""
-STRAIGHT = math.radians(35.0)
-"""Largest bend at knees and hips of a person who counts as standing."""
-FEWEST_STANDING = 8
-"""Frames of standing, at least; with fewer the camera is taken to be level."""
-UP_STEADY = 0.5
-"""Seconds over which the direction up of a moving camera is smoothed."""
-UP_WINDOW = 1.0
-"""Seconds before and after a frame from which its direction up is estimated."""
+FOOT_SIGMA = 0.10  # standard deviation of a resting foot's place across the floor, m
+MOMENT = 0.5  # seconds after which errors of a lifter are taken to be independent
+RESTING = 0.5  # A foot that is slower than this, m/s, rests
+STRAIGHT = math.radians(35.0)  # largest bend at knees and hips of a person who counts as standing
+FEWEST_STANDING = 8  # frames of standing, at least; with fewer the camera is taken to be level
+UP_STEADY = 0.5  # seconds over which the direction up of a moving camera is smoothed
+UP_WINDOW = 1.0  # seconds before and after a frame from which its direction up is estimated
 
 
 @dataclass(frozen=True)

@@ -24,39 +24,22 @@ from videomdm_ext.data import files
 from videomdm_ext.data.video import frames as video_frames
 from videomdm_ext.data.video.detections import Detections, find_file, read_detections
 from videomdm_ext.data.video.frames import Picture, Video, require
-from videomdm_ext.data.video.people import (
-    Track,
-    choose,
-    colour_change,
-    follow,
-    follow_boxes,
-    histogram,
-    overlap,
-)
+from videomdm_ext.data.video.people import Track, choose, colour_change, follow, follow_boxes, histogram, overlap
 from videomdm_ext.errors import DatasetError, VideoMDMError
 from videomdm_ext.motion.joint_maps import BLAZEPOSE33, DETECTORS, Layout
 
 Numbers = NDArray[np.float64]
 Progress = Callable[[int, int], None]
 
-VERSION = 1
-"""Of the way in which videos are watched; a new one does not trust what an old one kept."""
-SURVEY = 0.25
-"""Seconds between the frames that are searched for several people, at least."""
-SURVEYED = 240
-"""Frames that are searched so, at most."""
-LOST = 0.3
-"""Seconds after which a person's box is taken from the survey again."""
-PRESENT = 0.5
-"""Mean visibility of shoulders, hips and knees of a person who counts."""
-MARGIN = 0.15
-"""Share of a person's box that is painted over beyond it."""
-CROP = 0.35
-"""Share of a person's box that is looked at beyond it."""
-HALF = 0.6
-"""Share of the picture's longer side that its halves have."""
-SMALLEST = 64
-"""Pixels of a crop's side, at least."""
+VERSION = 1  # of the way in which videos are watched; a new one does not trust what an old one kept
+SURVEY = 0.25  # seconds between the frames that are searched for several people, at least
+SURVEYED = 240  # frames that are searched so, at most
+LOST = 0.3  # seconds after which a person's box is taken from the survey again
+PRESENT = 0.5  # mean visibility of shoulders, hips and knees of a person who counts
+MARGIN = 0.15  # share of a person's box that is painted over beyond it
+CROP = 0.35  # share of a person's box that is looked at beyond it
+HALF = 0.6  # share of the picture's longer side that its halves have
+SMALLEST = 64  # pixels of a crop's side, at least
 _CORE = [BLAZEPOSE33.index(f"{side}_{part}") for side in ("l", "r") for part in ("shoulder", "hip", "knee")]
 
 
@@ -79,8 +62,7 @@ class Found:
         return np.concatenate((self.pixels.min(0), self.pixels.max(0)))
 
 
-Engine = Callable[[Picture], Found | None]
-"""Finds one person in a picture, or none."""
+Engine = Callable[[Picture], Found | None]  # finds one person in a picture, or none
 
 
 @dataclass(frozen=True)
@@ -185,8 +167,7 @@ def _pictures(video: Video, progress: Progress | None) -> Iterator[tuple[float, 
             progress(number + 1, max(video.count, number + 1))
 
 
-Row = tuple[float, Picture, Found | None, int]
-"""Time, picture, who was found, and the number of the track."""
+Row = tuple[float, Picture, Found | None, int]  # time, picture, who was found, and the number of the track
 
 
 def _in_boxes(pictures: Iterable[tuple[float, Picture]], tracks: list[tuple[Numbers, Track]]) -> Iterator[Row]:
