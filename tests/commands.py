@@ -121,7 +121,8 @@ def needs_mdm(command: Command) -> bool:
 
 PLUGINS = {
     "my_mocap": (
-        "from videomdm_ext.data.sources.joints import JointsImporter\nfrom videomdm_ext.hookspecs import hookimpl\n\n"
+        "from videomdm_ext.data.sources.humanml3d import JointsImporter\n"
+        "from videomdm_ext.hookspecs import hookimpl\n\n"
         "@hookimpl\ndef register_datasets(register):\n    register('my-mocap', JointsImporter)\n",
         "my_mocap = my_mocap",
     ),

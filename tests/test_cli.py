@@ -368,7 +368,7 @@ def test_an_error_leaves_standard_output_to_json_alone(tmp_path, capsys):
 def test_an_output_folder_that_cannot_be_written_is_refused_before_anything_is_made(
     tmp_path, monkeypatch, capsys, verb
 ):
-    monkeypatch.setattr("videomdm_ext.data.demo.load_motions", lambda: pytest.fail("work was done"))
+    monkeypatch.setattr("videomdm_ext.data.motions.load_motions", lambda: pytest.fail("work was done"))
     (tmp_path / "file").touch()
     assert cli.main([*verb, "--out", str(tmp_path / "file" / "out")]) == 1
     assert "can be written" in capsys.readouterr().err

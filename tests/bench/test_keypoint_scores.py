@@ -14,8 +14,7 @@ from torch import Tensor
 from videomdm_ext.bench.keypoint_scores import other_views, reprojection_scores, weighted_distance
 from videomdm_ext.bench.metrics import METRICS, by_name
 from videomdm_ext.bench.reference_rows import ReferenceRows
-from videomdm_ext.data.batch import crop
-from videomdm_ext.data.clip import Clip
+from videomdm_ext.data.clip import Clip, crop
 from videomdm_ext.geometry import cameras
 from videomdm_ext.motion.features import decode
 from videomdm_ext.motion.skeletons import SMPL22

@@ -21,7 +21,7 @@ from videomdm_ext.bench.report.document import markdown_block
 from videomdm_ext.bench.report.video_demo import About, Row, table, write_report
 from videomdm_ext.bench.video_demo import VIEWS, Film, Sources, denoise, find_wheels, lay_out, score, true_motion
 from videomdm_ext.data.folder import Card
-from videomdm_ext.data.video.calibration import Calibration, read_calibration
+from videomdm_ext.data.video.frames import Calibration, read_calibration
 from videomdm_ext.data.video.watch import Sighting
 from videomdm_ext.errors import VideoMDMError
 from videomdm_ext.geometry.triangulation import triangulate

@@ -19,8 +19,7 @@ from videomdm_ext.bench.evaluators.base import Ground
 from videomdm_ext.bench.evaluators.views_2d import VIEWS, Views2D, features, project_views
 from videomdm_ext.bench.reference_rows import static_pose
 from videomdm_ext.data.folder import Card
-from videomdm_ext.data.motions import load_motions
-from videomdm_ext.data.synthetic_camera import Optics
+from videomdm_ext.data.motions import Optics, load_motions
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.cameras import orbit, to_camera, to_world
 from videomdm_ext.motion.skeletons import SMPL22

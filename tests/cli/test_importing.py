@@ -9,20 +9,12 @@ import numpy as np
 import pytest
 from people import real_motions
 
-from videomdm_ext import plugins
 from videomdm_ext.cli import main as cli
 from videomdm_ext.cli.importing import grouped, pairs
 from videomdm_ext.data.folder import read_card
 from videomdm_ext.errors import ConfigError
 
 KINDS = ("joints", "humanml3d", "fit3d", "nba", "release")
-
-
-@pytest.fixture(autouse=True)
-def registered(monkeypatch):
-    """The importers, whether or not they are among the built-in plugins yet."""
-    names = dict.fromkeys((*plugins.BUILTINS, *(f"videomdm_ext.data.sources.{kind}" for kind in KINDS)))
-    monkeypatch.setattr(plugins.create_manager, "__defaults__", (tuple(names),))
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from videomdm_ext.data.folder import Card, read_folder, read_statistics, write_f
 from videomdm_ext.geometry.cameras import to_camera, to_world
 from videomdm_ext.inference import lift as lifting
 from videomdm_ext.inference.sample import read_motions
-from videomdm_ext.lifters.joint_results import Joints
+from videomdm_ext.lifters.adapters import Joints
 
 CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
 SMALL = [

@@ -9,8 +9,7 @@ import torch
 from clips import make_clip
 from tolerances import CROPPED_PROJECTION
 
-from videomdm_ext.data.batch import collate, crop, flatten_observation
-from videomdm_ext.data.clip import Clip
+from videomdm_ext.data.clip import Clip, collate, crop, flatten_observation
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.cameras import project
 from videomdm_ext.motion.features import decode, decode_root, encode

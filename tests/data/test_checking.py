@@ -20,10 +20,9 @@ from clips import make_clip, motion
 from videomdm_ext.data import checking, files
 from videomdm_ext.data.checking import Checked, check_folder, trial
 from videomdm_ext.data.clip import Recording, to_clip
-from videomdm_ext.data.demo import build_demo
 from videomdm_ext.data.folder import SPLITS, Card, content_hash, read_card, read_ids, write_folder
+from videomdm_ext.data.motions import Optics, build_demo, find_lifter, lift, observe, own_generator
 from videomdm_ext.data.rules import KINDS
-from videomdm_ext.data.synthetic_camera import Optics, find_lifter, lift, observe, own_generator
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.cameras import project
 from videomdm_ext.motion.features import decode, encode

@@ -11,9 +11,8 @@ import torch
 from clips import verify_folder
 
 from videomdm_ext.data.clip import Clip
-from videomdm_ext.data.demo import HELD_OUT, MAX_FRAMES, build_demo, variants, window
 from videomdm_ext.data.folder import Card, read_folder
-from videomdm_ext.data.motions import load_motions
+from videomdm_ext.data.motions import HELD_OUT, MAX_FRAMES, build_demo, load_motions, variants, window
 from videomdm_ext.errors import DatasetError, PluginError
 from videomdm_ext.geometry.cameras import project
 from videomdm_ext.motion.features import decode
@@ -117,7 +116,7 @@ def test_clips_have_at_most_sixty_frames_and_an_id_that_tells_what_they_are(buil
 
 
 def test_an_unwritable_folder_is_refused_before_any_motion_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("videomdm_ext.data.demo.load_motions", lambda: pytest.fail("work was done"))
+    monkeypatch.setattr("videomdm_ext.data.motions.load_motions", lambda: pytest.fail("work was done"))
     (tmp_path / "file").touch()
     with pytest.raises(DatasetError, match="can be written"):
         build_demo(str(tmp_path / "file" / "demo"))

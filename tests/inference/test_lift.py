@@ -12,8 +12,7 @@ import pytest
 import torch
 from clips import make_clip
 
-from videomdm_ext.data.batch import crop
-from videomdm_ext.data.clip import Clip
+from videomdm_ext.data.clip import Clip, crop
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.geometry.cameras import to_camera
 from videomdm_ext.inference import lift as lifting

@@ -14,9 +14,8 @@ from scipy.spatial.transform import Rotation
 
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry import cameras
+from videomdm_ext.lifters.adapters import ElePose, Gvhmr, Joints, MediaPipeResults, MotionBert, MvLift, Wham
 from videomdm_ext.lifters.base import Lifter
-from videomdm_ext.lifters.body_results import Gvhmr, Wham
-from videomdm_ext.lifters.joint_results import ElePose, Joints, MediaPipeResults, MotionBert, MvLift
 from videomdm_ext.motion.joint_maps import to_skeleton
 from videomdm_ext.motion.measures import mpjpe, pa_mpjpe, root_aligned_mpjpe
 from videomdm_ext.motion.skeletons import NBA16, SMPL22

@@ -15,17 +15,16 @@ from lifters.test_adapters import make, scene
 
 from videomdm_ext import plugins
 from videomdm_ext.data.importing import find_importer, run_import
-from videomdm_ext.data.motions import load_motions
+from videomdm_ext.data.motions import Optics, find_lifter, load_motions
 from videomdm_ext.data.sources.base import ImportOptions
-from videomdm_ext.data.synthetic_camera import Optics, find_lifter
 from videomdm_ext.data.video.placing import stand
 from videomdm_ext.errors import ConfigError, DatasetError
-from videomdm_ext.lifters.joint_results import Joints
+from videomdm_ext.lifters.adapters import Joints
 from videomdm_ext.lifters.results import LIMBS, size_ratio
 from videomdm_ext.motion.measures import mpjpe
 from videomdm_ext.motion.skeletons import SMPL22
 
-ADAPTERS = ("videomdm_ext.lifters.joint_results", "videomdm_ext.lifters.body_results")
+ADAPTERS = ("videomdm_ext.lifters.adapters", "videomdm_ext.lifters.adapters")
 
 
 def lift(folder, points, given, **options):

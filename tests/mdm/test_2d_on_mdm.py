@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from humanml import write_humanml
 
-from videomdm_ext.data.demo import build_demo
 from videomdm_ext.data.folder import read_card, read_folder, write_folder
+from videomdm_ext.data.motions import build_demo
 from videomdm_ext.mdm import clips, install
 
 pytestmark = [pytest.mark.mdm, pytest.mark.slow]

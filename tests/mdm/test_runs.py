@@ -13,7 +13,7 @@ import torch
 from clips import make_clip
 
 from videomdm_ext import run
-from videomdm_ext.data import demo
+from videomdm_ext.data import motions
 from videomdm_ext.data.folder import Card, read_folder, write_folder
 
 ROOT = Path(__file__).parents[2]
@@ -148,9 +148,9 @@ def beside(tmp_path: Path) -> Path:
 
 def test_an_installed_lifter_makes_the_teacher_of_a_data_set(beside, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(beside)
-    few = [m for m in demo.load_motions() if m.name in ("run", "walk")]
-    monkeypatch.setattr(demo, "load_motions", lambda: few)
-    card = demo.build_demo(str(tmp_path / "set"), fast=True, lifter="beside")
+    few = [m for m in motions.load_motions() if m.name in ("run", "walk")]
+    monkeypatch.setattr(motions, "load_motions", lambda: few)
+    card = motions.build_demo(str(tmp_path / "set"), fast=True, lifter="beside")
     assert card.lifter == "beside"
     assert card.lifter_error["mpjpe"] == pytest.approx(0.5, abs=1e-4)
     assert card.lifter_error["root_aligned_mpjpe"] == pytest.approx(0.0, abs=1e-4)

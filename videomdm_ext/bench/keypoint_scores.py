@@ -20,10 +20,9 @@ from videomdm_ext.bench.evaluators.base import Evaluator
 from videomdm_ext.bench.evaluators.views_2d import Views2D, is_whole
 from videomdm_ext.bench.metrics import Clips
 from videomdm_ext.bench.reference_rows import ReferenceRows, static_pose
-from videomdm_ext.data.batch import Crop, crop
-from videomdm_ext.data.clip import Clip
+from videomdm_ext.data.clip import Clip, Crop, crop
 from videomdm_ext.data.folder import Card
-from videomdm_ext.data.synthetic_camera import Optics
+from videomdm_ext.data.motions import Optics
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.cameras import image_points, to_camera, to_world
 from videomdm_ext.motion.features import decode

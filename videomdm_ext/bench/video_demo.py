@@ -25,14 +25,12 @@ from videomdm_ext.bench.evaluators.base import Progress
 from videomdm_ext.bench.plan import DEMO, Plan, Run
 from videomdm_ext.bench.report.video_demo import About, Row, write_report
 from videomdm_ext.data import files
-from videomdm_ext.data.batch import crop
-from videomdm_ext.data.clip import Clip
+from videomdm_ext.data.clip import Clip, crop
 from videomdm_ext.data.folder import Card, read_folder
 from videomdm_ext.data.importing import run_import
 from videomdm_ext.data.refined import read_refined
 from videomdm_ext.data.sources.base import ImportOptions, Member
-from videomdm_ext.data.video.calibration import Calibration, camera_of, read_calibration
-from videomdm_ext.data.video.frames import open_video
+from videomdm_ext.data.video.frames import Calibration, camera_of, open_video, read_calibration
 from videomdm_ext.data.video.importer import VideoImporter, Watching
 from videomdm_ext.data.video.watch import Choice, Sighting, watch
 from videomdm_ext.errors import VideoMDMError

@@ -12,8 +12,8 @@ import tyro
 from videomdm_ext import plugins
 from videomdm_ext.cli.console import bars, console, counting, lifter_summary, parse, quoted
 from videomdm_ext.data.importing import Imported, find_importer, merge, run_import
+from videomdm_ext.data.motions import PREFIX
 from videomdm_ext.data.sources.base import SHARES, ImportOptions
-from videomdm_ext.data.synthetic_camera import PREFIX
 from videomdm_ext.errors import ConfigError
 
 REASONS = 8

@@ -17,9 +17,9 @@ from videomdm_ext.bench.run import Bench
 from videomdm_ext.bench.video_demo import run_video_demo
 from videomdm_ext.cli.benchmarking import show, text_choice
 from videomdm_ext.cli.console import bars, by_name, console, counting, lifter_summary, parse, quoted, say_refined, take
-from videomdm_ext.data.demo import build_demo
 from videomdm_ext.data.files import check_writable
 from videomdm_ext.data.folder import Card, read_card
+from videomdm_ext.data.motions import build_demo
 from videomdm_ext.data.refined import make_refined
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.mdm import hook

@@ -10,9 +10,9 @@ import blobfile as bf
 from videomdm_ext import plugins
 from videomdm_ext.data.clip import to_clip
 from videomdm_ext.data.folder import SPLITS, Builder, Card, read_card, read_clip, read_ids
+from videomdm_ext.data.motions import find_lifter, lift
 from videomdm_ext.data.refined import measured_error
 from videomdm_ext.data.sources.base import SHARES, Importer, Member
-from videomdm_ext.data.synthetic_camera import find_lifter, lift
 from videomdm_ext.data.texts import Tagger, untagged
 from videomdm_ext.errors import ConfigError, DatasetError
 

@@ -1,10 +1,18 @@
-"""Motions in time: resampled, put on their floor; and the real ones that come with the package, mirrored or retimed."""
+"""Motions in time; the package's real ones, mirrored, retimed and seen by cameras; the demo's data set.
+
+The demo is bundled real motion, seen by orbit cameras, with a teacher from a synthetic lifter. It is split by motion,
+never by segment. The three motions of HELD_OUT are tested on: each has a relative in the training set (another dance,
+walking, getting up the other way), so a caption means something to the model that never saw the motion.
+"""
 
 import dataclasses
+import hashlib
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import roma
@@ -12,9 +20,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from videomdm_ext import plugins
 from videomdm_ext.data import files
-from videomdm_ext.errors import DatasetError
-from videomdm_ext.motion.skeletons import SMPL22
+from videomdm_ext.data.clip import Clip, Recording, to_clip
+from videomdm_ext.data.folder import Card, write_folder
+from videomdm_ext.errors import DatasetError, PluginError
+from videomdm_ext.geometry import cameras
+from videomdm_ext.motion.measures import measure_error
+from videomdm_ext.motion.skeletons import SMPL22, Skeleton
 
 FPS = 20
 BUNDLED = Path(__file__).parent / "bundled" / "deepmimic.npz"
@@ -199,3 +212,162 @@ def _interpolated(bones: NDArray[np.float64], at: NDArray[np.float64]) -> NDArra
     length = np.linalg.norm(b, axis=-1, keepdims=True) * (1 - u) + np.linalg.norm(c, axis=-1, keepdims=True) * u
     curve[:, 1:] *= (length / np.linalg.norm(curve, axis=-1, keepdims=True).clip(1e-9))[:, 1:]
     return curve
+
+
+PREFIX = "lifter."  # options with this prefix go to the lifter alone
+
+
+@dataclass(frozen=True)
+class Optics:
+    """Orbit cameras and a 2D detector. Angles in radians, metres; noise on the normalised plane."""
+
+    elevation: tuple[float, float] = (0.0, math.radians(25.0))
+    nearest_joint: tuple[float, float] = (2.5, 5.0)
+    noise: float = 0.0005  # 2 mm at 4 m
+    confidence: tuple[float, float] = (0.7, 1.0)
+
+
+def observe(
+    clip_id: str,
+    texts: tuple[str, ...],
+    truth: Tensor,
+    *,
+    skeleton: Skeleton,
+    fps: float,
+    optics: Optics,
+    draw: torch.Generator,
+) -> Recording:
+    """Place a camera about the motion [T, J, 3] and detect its joints; `draw` is the clip's own generator."""
+    camera = cameras.sample_orbit(
+        truth[:, 0].mean(0), draw, elevation=optics.elevation, distance=optics.nearest_joint, positions=truth
+    )
+    points, _ = cameras.project(truth, camera.unsqueeze(0))
+    keypoints = points + optics.noise * torch.randn(points.shape, generator=draw)
+    confidence = cameras.uniform(*optics.confidence, tuple(points.shape[:-1]), draw)
+    return Recording(clip_id, texts, fps, skeleton, keypoints, confidence, camera, truth=truth)
+
+
+def own_generator(*label: object) -> torch.Generator:
+    """The generator of a purpose: a stable hash of its label, such as set, seed and clip id."""
+    digest = hashlib.sha256("/".join(map(str, label)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def find_lifter(name: str, seed: int, skeleton: Skeleton, extra: Mapping[str, str] | None = None) -> Any:
+    """A registered lifter by its name, for this skeleton; of `extra` it gets the keys that its `options` name."""
+    known = plugins.collect(plugins.create_manager(), "lifters")
+    if name not in known:
+        raise PluginError(f"lifter {name!r}: expected one of {', '.join(known)}. Install the plugin that has it.")
+    taken = getattr(known[name], "options", None)
+    given = {} if taken is None else {"target": skeleton, **(extra or {})}
+    lifter = known[name](seed=seed, **given)
+    if lifter.info.skeleton != skeleton:
+        raise PluginError(
+            f"lifter {name!r}: expected {skeleton.name}, found {lifter.info.skeleton.name}. Choose another."
+        )
+    return lifter
+
+
+def lifter_options(name: str) -> Mapping[str, str]:
+    """Keys of options that a registered lifter takes, each with a line of help; none for an unknown one."""
+    found: Mapping[str, str] = getattr(plugins.collect(plugins.create_manager(), "lifters").get(name), "options", {})
+    return found
+
+
+def options_for_lifter(extra: Mapping[str, str], taken: Iterable[str]) -> dict[str, str]:
+    """Of an import's KEY=VALUE pairs those for the lifter: lifter.KEY, and KEY where the importer takes no such key."""
+    plain = {key: value for key, value in extra.items() if "." not in key and key not in set(taken)}
+    return plain | {key[len(PREFIX) :]: value for key, value in extra.items() if key.startswith(PREFIX)}
+
+
+def lift(lifter: Any, recording: Recording) -> Recording:
+    """The recording with what the lifter makes of it."""
+    lifted: Tensor = lifter.lift(
+        recording.id,
+        keypoints=recording.keypoints,
+        confidence=recording.confidence,
+        extrinsics=recording.extrinsics,
+        fps=recording.fps,
+        truth=recording.truth,
+    )
+    return dataclasses.replace(recording, lifted=lifted)
+
+
+HELD_OUT = ("dance_b", "getup_faceup", "run")
+MAX_FRAMES = 60
+DURATIONS = (0.85, 1.0, 1.18)
+VIEWS = 2  # cameras a variant: 12 motions, mirrored or not, in 3 durations, make 144 training clips
+SOURCES = ("DeepMimic (Peng et al. 2018), 15 motion capture clips as shipped with pybullet 3.2.7",)
+LICENCE = "zlib (pybullet 3.2.7, altered version); see third_party/deepmimic"
+
+
+def build_demo(
+    path: str,
+    *,
+    seed: int = 0,
+    views: int = VIEWS,
+    fast: bool = False,
+    lifter: str = "synthetic",
+    optics: Optics | None = None,
+) -> Card:
+    """Make the demo's data set in a folder; the same arguments make the same files. -> its card.
+
+    `fast` leaves out all but the recorded pace and one view. The lifter is looked up among the registered ones.
+    """
+    files.check_writable(path)
+    optics, durations = optics or Optics(), (1.0,) if fast else DURATIONS
+    views = 1 if fast else views
+    model = find_lifter(lifter, seed, SMPL22)
+    splits: dict[str, list[Clip]] = {"train": [], "test": []}
+    errors: list[dict[str, float]] = []
+    for motion in load_motions():
+        members = splits["test" if motion.name in HELD_OUT else "train"]
+        for view in _views(motion, durations, views, optics, seed):
+            seen = lift(model, view)
+            assert seen.lifted is not None
+            assert seen.truth is not None
+            errors.append(measure_error(seen.lifted, seen.truth, SMPL22, fps=FPS))
+            members.append(to_clip(seen))
+    recipe = {"seed": seed, "views": views, "durations": durations, "cameras": dataclasses.asdict(optics)}
+    card = Card(
+        name="demo",
+        skeleton=SMPL22.name,
+        fps=float(FPS),
+        lifter=lifter,
+        licence=LICENCE,
+        sources=SOURCES,
+        lifter_error=_mean(errors),
+        recipe=recipe,
+    )
+    return write_folder(path, splits, card)
+
+
+def variants(motion: Motion, durations: Sequence[float]) -> Iterator[tuple[str, Motion]]:
+    """The motion and its mirror image in each duration, with a name such as walk_m1_s085... -> (name, motion)."""
+    for side, seen in enumerate((motion, mirrored(motion))):
+        for factor in durations:
+            paced = seen if factor == 1.0 else time_scaled(seen, factor)
+            yield f"{motion.name}_m{side}_s{round(100 * factor)}", paced
+
+
+def window(frames: int, view: int, views: int) -> slice:
+    """The part of a motion that a view sees: one frame more than MAX_FRAMES, spread over the motion by the views."""
+    length = min(frames, MAX_FRAMES + 1)
+    start = (frames - length) * view // max(views - 1, 1)
+    return slice(start, start + length)
+
+
+def _views(motion: Motion, durations: Sequence[float], views: int, optics: Optics, seed: int) -> Iterator[Recording]:
+    for name, variant in variants(motion, durations):
+        for number in range(views):
+            clip_id = f"{name}_v{number}"
+            positions = torch.from_numpy(variant.positions[window(len(variant.positions), number, views)])
+            draw = own_generator("demo", seed, clip_id)
+            yield observe(
+                clip_id, variant.captions, positions, skeleton=SMPL22, fps=float(FPS), optics=optics, draw=draw
+            )
+
+
+def _mean(errors: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The mean of every figure over the clips, to 5 decimals."""
+    return {name: round(float(np.mean([error[name] for error in errors])), 5) for name in errors[0]}

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.data import files
-from videomdm_ext.data.batch import collate, crop, tensor_of
-from videomdm_ext.data.clip import Clip
+from videomdm_ext.data.clip import Clip, collate, crop, tensor_of
 from videomdm_ext.data.files import Array
 from videomdm_ext.data.folder import SPLITS, Card, read_folder
 from videomdm_ext.data.motions import floor_height

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videomdm_ext.data.batch import OBSERVED, Crop, collate, crop, tensor_of
-from videomdm_ext.data.clip import Clip, Path
+from videomdm_ext.data.clip import OBSERVED, Clip, Crop, Path, collate, crop, tensor_of
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.geometry.cameras import closest_on_ray, to_camera
 from videomdm_ext.inference.sample import Trained, condition, denoiser, finite, sampler, stream

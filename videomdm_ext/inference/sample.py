@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.config import Source, Supervision, from_args
-from videomdm_ext.data.batch import Crop, collate, crop, tensor_of
+from videomdm_ext.data.clip import Crop, collate, crop, tensor_of
 from videomdm_ext.data.folder import read_folder
 from videomdm_ext.errors import ConfigError, HostError
 from videomdm_ext.geometry.cameras import to_camera

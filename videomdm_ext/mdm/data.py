@@ -17,8 +17,16 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.config import Source, Supervision
-from videomdm_ext.data.batch import Crop, collate, crop, flatten_observation, tensor_of
-from videomdm_ext.data.clip import Clip, Path, with_truth_as_teacher
+from videomdm_ext.data.clip import (
+    Clip,
+    Crop,
+    Path,
+    collate,
+    crop,
+    flatten_observation,
+    tensor_of,
+    with_truth_as_teacher,
+)
 from videomdm_ext.data.files import Array
 from videomdm_ext.data.folder import Card, read_folder, read_statistics
 from videomdm_ext.data.refined import is_made, make_refined, read_refined

@@ -15,9 +15,9 @@ from scipy.spatial.transform import Rotation
 
 from videomdm_ext.data.folder import read_folder
 from videomdm_ext.data.importing import run_import
+from videomdm_ext.data.motions import Optics
 from videomdm_ext.data.sources.base import ImportOptions
-from videomdm_ext.data.sources.bvh import BvhImporter, Reading, read_header, read_take
-from videomdm_ext.data.synthetic_camera import Optics
+from videomdm_ext.data.sources.mocap import BvhImporter, Reading, read_header, read_take
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.motion.kinematics import bone_lengths
 from videomdm_ext.motion.skeletons import SMPL22

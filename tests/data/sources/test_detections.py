@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from videomdm_ext.data.video.detections import find_file, read_detections
+from videomdm_ext.data.video.people import find_file, read_detections
 from videomdm_ext.errors import ConfigError, DatasetError
 
 COUNT, FPS = 6, 30.0

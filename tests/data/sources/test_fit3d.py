@@ -12,8 +12,7 @@ from people import real_motions
 from videomdm_ext.data.folder import read_clip
 from videomdm_ext.data.importing import run_import
 from videomdm_ext.data.sources.base import ImportOptions
-from videomdm_ext.data.sources.fit3d import Fit3DImporter, caption_of, grouped, smpl22_of
-from videomdm_ext.data.sources.fit3d_files import Detected
+from videomdm_ext.data.sources.fit3d import Detected, Fit3DImporter, caption_of, grouped, smpl22_of
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.motion.features import decode
 from videomdm_ext.motion.skeletons import SMPL22

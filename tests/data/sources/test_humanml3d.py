@@ -14,13 +14,12 @@ from clips import make_clip
 from people import real_motions
 from scipy.ndimage import gaussian_filter1d
 
-from videomdm_ext.data.batch import crop
-from videomdm_ext.data.clip import Path, cut
+from videomdm_ext.data.clip import Path, crop, cut
 from videomdm_ext.data.folder import read_clip, read_folder
 from videomdm_ext.data.importing import run_import
+from videomdm_ext.data.motions import Optics
 from videomdm_ext.data.sources.base import ImportOptions
 from videomdm_ext.data.sources.humanml3d import HumanML3DImporter, positions_of
-from videomdm_ext.data.synthetic_camera import Optics
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.motion.features import channels, decode, decode_root, encode, initial_heading
 from videomdm_ext.motion.kinematics import HUMANML3D_FILES, canonicalise, heading

@@ -11,9 +11,9 @@ from people import real_motions
 
 from videomdm_ext.data.folder import read_card, read_clip, read_folder
 from videomdm_ext.data.importing import run_import
+from videomdm_ext.data.motions import Optics
 from videomdm_ext.data.sources.base import ImportOptions
-from videomdm_ext.data.sources.joints import JointsImporter
-from videomdm_ext.data.synthetic_camera import Optics
+from videomdm_ext.data.sources.humanml3d import JointsImporter
 from videomdm_ext.errors import ConfigError, DatasetError
 
 EXACT = Optics(noise=0.0)

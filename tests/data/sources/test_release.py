@@ -10,7 +10,7 @@ from clips import make_clip
 from videomdm_ext.data.folder import read_clip
 from videomdm_ext.data.importing import run_import
 from videomdm_ext.data.sources.base import ImportOptions
-from videomdm_ext.data.sources.release import ReleaseImporter
+from videomdm_ext.data.sources.humanml3d import ReleaseImporter
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.motion.features import decode
 from videomdm_ext.motion.skeletons import SMPL22

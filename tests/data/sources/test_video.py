@@ -19,12 +19,9 @@ from videomdm_ext.data.motions import interpolate_confidence
 from videomdm_ext.data.sources.base import ImportOptions
 from videomdm_ext.data.texts import Caption, caption_table
 from videomdm_ext.data.video import watch as video_watch
-from videomdm_ext.data.video.calibration import camera_of, read_calibration
-from videomdm_ext.data.video.cutting import LONGEST, Stretch, cut
-from videomdm_ext.data.video.detections import Detections
-from videomdm_ext.data.video.frames import frames, open_video
-from videomdm_ext.data.video.importer import VideoImporter, captions_of
-from videomdm_ext.data.video.people import choose, follow, histogram, segments
+from videomdm_ext.data.video.frames import camera_of, frames, open_video, read_calibration
+from videomdm_ext.data.video.importer import LONGEST, Stretch, VideoImporter, captions_of, cut
+from videomdm_ext.data.video.people import Detections, choose, follow, histogram, segments
 from videomdm_ext.data.video.placing import corrected, find_lens, in_front, lens_of, reprojection, turned
 from videomdm_ext.data.video.watch import Found, find_people
 from videomdm_ext.errors import ConfigError, DatasetError, VideoMDMError

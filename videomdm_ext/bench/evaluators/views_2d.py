@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.bench.evaluators.base import Evaluator, Ground
-from videomdm_ext.data.synthetic_camera import Optics
+from videomdm_ext.data.motions import Optics
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.cameras import orbit, orbit_distance, project, uniform
 from videomdm_ext.hookspecs import Register, hookimpl

@@ -21,7 +21,7 @@ from torch import Tensor
 from videomdm_ext.data import files
 from videomdm_ext.data.clip import Recording
 from videomdm_ext.data.folder import SPLITS
-from videomdm_ext.data.synthetic_camera import (
+from videomdm_ext.data.motions import (
     PREFIX,
     Optics,
     lifter_options,

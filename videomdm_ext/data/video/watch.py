@@ -22,9 +22,19 @@ from numpy.typing import NDArray
 
 from videomdm_ext.data import files
 from videomdm_ext.data.video import frames as video_frames
-from videomdm_ext.data.video.detections import Detections, find_file, read_detections
 from videomdm_ext.data.video.frames import Picture, Video, require
-from videomdm_ext.data.video.people import Track, choose, colour_change, follow, follow_boxes, histogram, overlap
+from videomdm_ext.data.video.people import (
+    Detections,
+    Track,
+    choose,
+    colour_change,
+    find_file,
+    follow,
+    follow_boxes,
+    histogram,
+    overlap,
+    read_detections,
+)
 from videomdm_ext.errors import DatasetError, VideoMDMError
 from videomdm_ext.motion.joint_maps import BLAZEPOSE33, DETECTORS, Layout
 

@@ -29,8 +29,7 @@ import videomdm_ext
 from videomdm_ext.config import Source, Supervision, as_flags
 from videomdm_ext.data.clip import to_clip
 from videomdm_ext.data.folder import Card, write_folder
-from videomdm_ext.data.motions import load_motions
-from videomdm_ext.data.synthetic_camera import Optics, find_lifter, lift, observe, own_generator
+from videomdm_ext.data.motions import Optics, find_lifter, lift, load_motions, observe, own_generator
 from videomdm_ext.errors import HostError
 from videomdm_ext.mdm import checkout, clip_weights, fake_clip, hook, install, remedies
 from videomdm_ext.mdm.checkout import PARSER, Checkout

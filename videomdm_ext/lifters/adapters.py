@@ -1,8 +1,9 @@
-"""Adapters of lifters that write parameters of a body: WHAM (SMPL) and GVHMR (SMPL-X).
+"""Adapters of lifters that ran elsewhere: each description is a fact of the public tool, stated beside it.
 
-The body model's files are the user's own (--option lifter.smpl=DIR); without them a .npz with `joints` [T, J, 3], the
-first 22 of which are SMPL's, will do. Both tools give the body in the camera of the video, and once more in a level
-world of their own.
+Joints: MotionBERT, MVLift, ElePose, MediaPipe and any other in a declared skeleton, as a .npy or `joints` (and perhaps
+`fps`) of a .npz. Parameters of a body: WHAM (SMPL) and GVHMR (SMPL-X), whose model's files are the user's own (--option
+lifter.smpl=DIR); without them a .npz with `joints` [T, J, 3], the first 22 of which are SMPL's, will do. Both tools
+give the body in the camera of the video, and once more in a level world of their own.
 """
 
 from collections.abc import Mapping
@@ -18,9 +19,65 @@ from torch import Tensor
 from videomdm_ext.data import files
 from videomdm_ext.data.files import Array
 from videomdm_ext.hookspecs import Register, hookimpl
-from videomdm_ext.lifters.results import Description, ResultsLifter
+from videomdm_ext.lifters.results import OPTIONS, Description, ResultsLifter
 from videomdm_ext.motion import body_models
 from videomdm_ext.motion.body_models import BODY_JOINTS, BodyModel
+
+
+class MotionBert(ResultsLifter):
+    """X3D.npy of MotionBERT's infer_wild.py: [T, 17, 3] in H36M's order at the video's rate.
+
+    Coordinates are those of the image made to fit -1 to 1 (or pixels, with --pixel): x right, y down, z away, of no
+    metric scale, and without the distance to the camera; the keypoints place the person.
+    """
+
+    name = "motionbert"
+    description = Description("h36m17", scale="arbitrary", root="relative")
+    changeable = ("fps",)
+    written = ("X3D.npy",)
+
+
+class MvLift(ResultsLifter):
+    """MVLift (multi-view consistent lifting by diffusion): the 22 joints of SMPL, metres.
+
+    Its world has its own origin and heading: level, y up. Say lifter.frame=camera for joints in the camera's axes, or
+    world where they were taken into the clip's world already.
+    """
+
+    name = "mvlift"
+    description = Description("smpl22", up_axis="y", frame="own")
+    changeable = ("fps", "frame", "up", "root", "scale")
+
+
+class ElePose(ResultsLifter):
+    """ElePose: H36M's 17 joints (16 without the nose: lifter.skeleton=h36m16) about the root, of no metric scale.
+
+    Poses in the camera's axes, x right, y down, z away, as its network takes them in and gives them out.
+    """
+
+    name = "elepose"
+    description = Description("h36m17", scale="arbitrary", root="relative")
+    changeable = ("fps", "skeleton", "up")
+
+
+class MediaPipeResults(ResultsLifter):
+    """MediaPipe's pose world landmarks: 33 joints about the hips, x right, y down, z away from the camera.
+
+    They are meant to be metres, of a person of the size that the model expects.
+    """
+
+    name = "mediapipe"
+    description = Description("blazepose33", root="relative")
+    changeable = ("fps", "scale")
+
+
+class Joints(ResultsLifter):
+    """Joints of any lifter; the options say what they are. Undeclared: 22 joints of SMPL, metres, camera's axes."""
+
+    name = "joints"
+    description = Description("smpl22")
+    changeable: ClassVar[tuple[str, ...]] = tuple(OPTIONS)
+
 
 ADVICE = "Name the folder of the body model's files with --option lifter.smpl=DIR, or write `joints` [T, 22, 3]."
 
@@ -159,5 +216,5 @@ def as_numbers(value: object) -> Array | None:
 @hookimpl
 def register_lifters(register: Register) -> None:
     """Offer these lifters under their names."""
-    for lifter in (Wham, Gvhmr):
+    for lifter in (MotionBert, MvLift, ElePose, MediaPipeResults, Joints, Wham, Gvhmr):
         register(lifter.name, lifter)
