@@ -12,8 +12,8 @@ humanml3d   the official folder, its motion seen by seeded orbit cameras, its fe
     SOURCE/train.txt val.txt test.txt names
     As in MDM, clips and parts of fewer than 40 or more than 199 frames are left out. The cameras stand in the world
     that the vectors decode to. A teacher is made by the same rules as the files (`HUMANML3D_FILES`); a part of a clip
-    is cut from the vectors of the whole clip, truth and teacher alike. A real lifter works on 2D, so there are two passes:
-    import once, lift DIR/keypoints_2d, then import again with the same seed and views and with --option
+    is cut from the vectors of the whole clip, truth and teacher alike. A real lifter works on 2D, so there are two
+    passes: import once, lift DIR/keypoints_2d, then import again with the same seed and views and with --option
     lifted=RESULTS, joints [T, 22, 3] a clip in RESULTS/ID.npy.
 
 release     data as the paper's released program reads it, its camera axes turned to ours
