@@ -1,10 +1,10 @@
 """Importers of motion capture, long takes below a folder seen by seeded orbit cameras: `bvh` and `amass`.
 
 bvh     files of any known naming: CMU (Hahne's conversions), 100STYLE, Mixamo, LAFAN1 and SFU are known by their
-        joints' names (`motion.joint_names`), others by a map of the user's. Parsing and kinematics are pybvh's; the text
-        is looked at before pybvh reads it, so that a file that declares more than it holds is refused unread. BVH has no
-        units and no upward axis: the unit is the one that makes the legs as long as a person's, the axis the one along
-        which the person stands, in the rest pose and in motion.
+        joints' names (`motion.joint_names`), others by a map of the user's. Parsing and kinematics are pybvh's; the
+        text is looked at before, so that a file that declares more than it holds is refused unread. BVH has no units
+        and no upward axis: the unit is the one that makes the legs as long as a person's, the axis the one along which
+        the person stands, in the rest pose and in motion.
 amass   SOURCE/**/NAME.npz: poses [T, 156] (SMPL-H), [T, 165] (SMPL-X) or [T, 72] (SMPL) as rotation vectors, trans
         [T, 3], betas, gender, mocap_framerate (or mocap_frame_rate); z up, which becomes y up as in HumanML3D. Needs
         the body model's files (--option smpl=FOLDER).
