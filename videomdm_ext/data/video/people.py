@@ -182,7 +182,6 @@ def _stacked(people: Mapping[int, Sequence[Person]], count: int, fps: float, pat
     )
 
 
-Numbers = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 SEEN = 0.3  # score from which on a joint counts for a box
