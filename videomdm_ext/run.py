@@ -16,20 +16,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("args", nargs=argparse.REMAINDER, help="Passed on; MODULE --help lists them.")
     options = parser.parse_args(argv)
     try:
-        hook.run(choose(options.mdm), options.module, options.args)
+        hook.run(checkout.choose(options.mdm), options.module, options.args)
     except VideoMDMError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
     return 0
-
-
-def choose(mdm: str | None) -> checkout.Checkout:
-    """The stand-in unless --mdm names a checkout or asks to search for one."""
-    if mdm is None:
-        return checkout.standin()
-    return checkout.find(None if mdm == "auto" else mdm)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-from videomdm_ext import run as program
 from videomdm_ext.errors import HostError
 from videomdm_ext.mdm import checkout
 
@@ -344,6 +343,6 @@ def test_without_any_checkout_the_error_says_where_it_looked(tmp_path, monkeypat
 
 def test_the_standin_runs_unless_a_checkout_is_named(monkeypatch):
     monkeypatch.setattr(checkout, "find", lambda explicit=None: ("found", explicit))
-    assert program.choose(None) == checkout.standin()
-    assert program.choose("auto") == ("found", None)
-    assert program.choose("some/folder") == ("found", "some/folder")
+    assert checkout.choose(None) == checkout.standin()
+    assert checkout.choose("auto") == ("found", None)
+    assert checkout.choose("some/folder") == ("found", "some/folder")

@@ -198,9 +198,7 @@ class Plan:
 
     def host(self) -> checkout.Checkout:
         """The checkout that trains and samples: the one at `mdm`, one that is searched for, or the stand-in."""
-        if not self.mdm:
-            return checkout.standin()
-        return checkout.find(None if self.mdm == "auto" else self.mdm)
+        return checkout.choose(self.mdm)
 
 
 DEMO = Plan(

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from videomdm_ext.cli.console import bars, console, counting, parse, quoted
-from videomdm_ext.cli.sampling import chosen, load, next_command, write
+from videomdm_ext.cli.sampling import chosen, next_command, write
 from videomdm_ext.config import Supervision, from_args
 from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.files import check_writable, write_bytes
@@ -78,7 +78,8 @@ def lift(words: Sequence[str]) -> int:
     how = how_to(options)
     card = read_card(str(options.clips))
     found = read_clips(options, card)
-    trained = load(options.checkpoint, options.mdm, trained_on=str(options.trained_on or ""))
+    with console.status("loading the checkpoint"):
+        trained = sampling.open_run(options.checkpoint, mdm=options.mdm, clips=str(options.trained_on or ""))
     for clip in found:
         lifting.check(clip, trained)
     for place in filter(None, (options.out, options.write_teacher)):

@@ -2,15 +2,12 @@
 
 import math
 import re
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
-from videomdm_ext import run
 from videomdm_ext.cli.console import console, parse, quoted
 from videomdm_ext.data.files import check_writable, read_text, write_bytes
 from videomdm_ext.errors import ConfigError
@@ -73,7 +70,8 @@ def sample(words: Sequence[str]) -> int:
     if options.count < 1 or options.variants < 0 or options.frames < 0:
         raise ConfigError("--count: expected 1 or more; --variants, --frames: 0 or more. Correct it.")
     asked = captions(options)
-    trained = load(place, options.mdm)
+    with console.status("loading the checkpoint"):
+        trained = sampling.open_run(place, mdm=options.mdm)
     if asked:
         if trained.without_text:
             raise ConfigError("--text, --prompts: expected none for a run trained with --unconstrained. Leave it out.")
@@ -126,24 +124,6 @@ def _place(options: Sample) -> Path:
             f"--run, --checkpoint: expected one of the two, found {'both' if named else 'none'}. Name a run's folder."
         )
     return named[0]
-
-
-@contextmanager
-def unheard() -> Iterator[None]:
-    """No word of this verb reaches the host, which would take --clips for where the training's data set lies now."""
-    words = sys.argv
-    sys.argv = words[:1]
-    try:
-        yield
-    finally:
-        sys.argv = words
-
-
-def load(place: Path, mdm: str, *, trained_on: str = "") -> Trained:
-    """A checkpoint, or the last one of a run's folder, in its host."""
-    host = run.choose(mdm or None)
-    with unheard(), console.status("loading the checkpoint"):
-        return sampling.load(host, sampling.find_checkpoint(place), clips=trained_on)
 
 
 def captions(options: Sample) -> list[Wanted]:

@@ -17,7 +17,7 @@ from videomdm_ext.geometry.cameras import reexpress
 from videomdm_ext.motion.features import decode_root, encode, initial_heading
 from videomdm_ext.motion.kinematics import RAW, HeadingRule, canonicalise, heading
 from videomdm_ext.motion.skeletons import Skeleton
-from videomdm_ext.supervision.observation import PREFIX
+from videomdm_ext.supervision.observation import PREFIX, Observation
 
 MIN_FRAMES = 16  # shorter clips teach no motion
 
@@ -307,6 +307,13 @@ def tensor_of(batch: Mapping[str, Tensor | None], name: str) -> Tensor:
     tensor = batch[name]
     assert tensor is not None
     return tensor
+
+
+def observed(batch: Mapping[str, Tensor | None]) -> Observation:
+    """What the cameras saw of a collated batch."""
+    seen = {name: tensor_of(batch, name) for name in OBSERVED}
+    frames = torch.arange(seen["keypoints"].shape[1])
+    return Observation.of(**seen, valid=frames < tensor_of(batch, "lengths").unsqueeze(1))
 
 
 def flatten_observation(batch: Mapping[str, Tensor | None], *, mixed: bool = False) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.data import files
-from videomdm_ext.data.clip import Clip, collate, crop, tensor_of
+from videomdm_ext.data.clip import Clip, collate, crop, observed, tensor_of
 from videomdm_ext.data.files import Array
 from videomdm_ext.data.folder import SPLITS, Card, read_folder
 from videomdm_ext.data.motions import floor_height
@@ -22,7 +22,6 @@ from videomdm_ext.motion.features import decode, encode, mean_and_std
 from videomdm_ext.motion.kinematics import HeadingRule, canonicalise, heading
 from videomdm_ext.motion.measures import measure_error
 from videomdm_ext.motion.skeletons import by_name
-from videomdm_ext.supervision.observation import Observation
 from videomdm_ext.supervision.refinement import Progress, Shared, refine
 
 GROUP = 256  # clips that are refined together; the first group estimates skeleton and poses for the rest
@@ -78,17 +77,9 @@ def refine_clips(
 ) -> tuple[list[Clip], Shared]:
     """Clips with refined teachers, each in its own canonical frame, and what they share."""
     skeleton = clips[0].skeleton
-    longest = max(clip.length for clip in clips)
-    batch = collate([crop(clip, 0, clip.length) for clip in clips], length=longest)
-    observation = Observation.of(
-        keypoints=tensor_of(batch, "keypoints"),
-        confidence=tensor_of(batch, "confidence"),
-        extrinsics=tensor_of(batch, "extrinsics"),
-        initial_heading=tensor_of(batch, "initial_heading"),
-        valid=torch.arange(longest) < tensor_of(batch, "lengths").unsqueeze(1),
-    )
+    batch = collate([crop(clip, 0, clip.length) for clip in clips], length=max(clip.length for clip in clips))
     lifted = decode(tensor_of(batch, "teacher"), skeleton)
-    positions, shared = refine(lifted, observation, skeleton, shared=shared, progress=progress)
+    positions, shared = refine(lifted, observed(batch), skeleton, shared=shared, progress=progress)
     return [_replaced(clip, positions[i, : clip.length], rule) for i, clip in enumerate(clips)], shared
 
 

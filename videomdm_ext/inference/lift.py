@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videomdm_ext.data.clip import OBSERVED, Clip, Crop, Path, collate, crop, tensor_of
+from videomdm_ext.data.clip import Clip, Crop, Path, collate, crop, observed, tensor_of
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.geometry.cameras import closest_on_ray, to_camera
 from videomdm_ext.inference.sample import Trained, condition, denoiser, finite, sampler, stream
@@ -73,7 +73,7 @@ class Window:
 def lift(
     trained: Trained,
     clips: Sequence[Clip],
-    how: Lifting,
+    how: Lifting = Lifting(),
     *,
     batch: int = 64,
     progress: Callable[[int, int], None] | None = None,
@@ -146,10 +146,8 @@ def sample_windows(trained: Trained, windows: Sequence[Window], how: Lifting) ->
     """Motions [T, J, 3] of windows in camera coordinates, one pass through the host's sampler."""
     batch = collate([window.cut for window in windows], length=trained.dataset.batch_length)
     lengths = tensor_of(batch, "lengths")
-    valid = torch.arange(trained.dataset.batch_length) < lengths.unsqueeze(1)
-    seen = {name: tensor_of(batch, name) for name in OBSERVED}
-    observation = Observation.of(**seen, valid=valid)
-    x_start = trained.space.features(tensor_of(batch, "teacher")) * valid[:, None, None]
+    observation = observed(batch)
+    x_start = trained.space.features(tensor_of(batch, "teacher")) * observation.valid[:, None, None]
     model = Guided(denoiser(trained, how.text_scale), observation, trained, how)
     loop, steps = sampler(trained, how.ddim)
     kept = max(1, round(how.start * steps))

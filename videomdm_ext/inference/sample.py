@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from videomdm_ext.data.clip import Crop, collate, crop, tensor_of
 from videomdm_ext.data.folder import read_folder
 from videomdm_ext.errors import ConfigError, HostError
 from videomdm_ext.geometry.cameras import to_camera
-from videomdm_ext.mdm import divergence, hook
+from videomdm_ext.mdm import checkout, divergence, hook
 from videomdm_ext.mdm.checkout import Checkout
 from videomdm_ext.mdm.data import HostDataset, open_dataset
 from videomdm_ext.motion.features import FeatureSpace, decode
@@ -69,7 +70,19 @@ def find_checkpoint(place: Path) -> Path:
     return place
 
 
-def load(checkout: Checkout, checkpoint: Path, *, device: str = "cpu", clips: str = "") -> Trained:
+def open_run(place: Path | str, *, mdm: str = "", device: str = "cpu", clips: str = "") -> Trained:
+    """Load a checkpoint, or the last one in a run's folder, in its host: the stand-in, or the MDM checkout `mdm`.
+
+    `auto` searches for a checkout; `clips` is where the data set that it was trained on lies now, if it has moved.
+    """
+    words, sys.argv = sys.argv, sys.argv[:1]  # --clips of another program would count as the training's
+    try:
+        return load(checkout.choose(mdm), find_checkpoint(Path(place)), device=device, clips=clips)
+    finally:
+        sys.argv = words
+
+
+def load(host: Checkout, checkpoint: Path, *, device: str = "cpu", clips: str = "") -> Trained:
     """Load a checkpoint with the arguments stored beside it, onto a device.
 
     `clips` is the present folder of the data set that it was trained on, where args.json names an earlier one.
@@ -85,7 +98,7 @@ def load(checkout: Checkout, checkpoint: Path, *, device: str = "cpu", clips: st
     args.paired = False  # a matter of the training
     if clips:
         args.clips = clips
-    hook.use(checkout)
+    hook.use(host)
     model_util = importlib.import_module("utils.model_util")
     try:
         hook.activate(args, loading=True)
@@ -129,7 +142,13 @@ def prompts(dataset: HostDataset, count: int, seed: int) -> list[tuple[str, int]
 
 @torch.no_grad()
 def sample(
-    trained: Trained, wanted: list[tuple[str, int]], *, seed: int, guidance: float, batch: int = 64, ddim: int = 0
+    trained: Trained,
+    wanted: Sequence[tuple[str, int]],
+    *,
+    seed: int = 0,
+    guidance: float = 1.0,
+    batch: int = 64,
+    ddim: int = 0,
 ) -> list[Tensor]:
     """Motions for captions and lengths: positions [T, J, 3] each, m. `ddim` steps without noise, or 0: the schedule."""
     model, (loop, _) = denoiser(trained, guidance), sampler(trained, ddim)

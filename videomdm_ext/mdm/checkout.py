@@ -52,6 +52,11 @@ def standin() -> Checkout:
     return open_checkout(STANDIN, asked_by="this package's own files")
 
 
+def choose(mdm: str | None) -> Checkout:
+    """The stand-in, unless --mdm names a checkout or, by `auto`, asks to search for one."""
+    return find(None if mdm == "auto" else mdm) if mdm else standin()
+
+
 def find(explicit: str | os.PathLike[str] | None = None, *, older: bool = False) -> Checkout:
     """The checkout at `explicit`, else $VIDEOMDM_MDM_ROOT, third_party/, the cache folder, in this order.
 
