@@ -53,7 +53,18 @@ def run_import(
     model = None
     if not importer.has_lifter:
         model = find_lifter(options.lifter, options.seed, importer.skeleton, importer.lifter_extra)
-    builder = Builder(out, _card(importer, name), tagger=_tagger(importer, tagger or untagged))
+    card = Card(
+        name=name or importer.name,
+        skeleton=importer.skeleton.name,
+        fps=importer.fps,
+        lifter=importer.lifter,
+        licence=importer.licence or "as the source",
+        sources=importer.sources or (importer.name,),
+        heading=importer.heading,
+        recipe={"importer": importer.name, **dataclasses.asdict(options)},
+    )
+    other = tagger or untagged  # where the source has no words and tags of its own
+    builder = Builder(out, card, tagger=lambda caption: importer.tagged.get(caption) or other(caption))
     splits = split_by_trial(members, options.seed, options.split)
     left_out: dict[str, str] = {}
     for number, member in enumerate(members):
@@ -69,13 +80,10 @@ def run_import(
     if not builder.done:
         first = next(iter(left_out.values()))
         raise DatasetError(f"{importer.source}: expected clips that can be used, found none. The first: {first}")
-    measured = lifter_error(out, builder.card, list(builder.done))
+    some = list(builder.done)[:: max(len(builder.done) // MEASURED, 1)]
+    clips = [read_clip(out, card, clip_id) for clip_id in some]
+    measured = {key: round(value, 5) for key, value in measured_error(clips, clips).items()}
     return Imported(builder.finish(lifter_error=measured), left_out)
-
-
-def _tagger(importer: Importer, other: Tagger) -> Tagger:
-    """The source's own words and tags of a caption, where it has them."""
-    return lambda caption: importer.tagged.get(caption) or other(caption)
 
 
 def split_by_trial(members: Sequence[Member], seed: int, shares: tuple[float, float, float] = SHARES) -> dict[str, str]:
@@ -84,10 +92,15 @@ def split_by_trial(members: Sequence[Member], seed: int, shares: tuple[float, fl
     Trials are ordered by a hash of seed and name; test and validation take their share of them, each that has one at
     least one trial where there are as many trials as splits with a share, and training the rest, never none.
     """
-    free = sorted({_trial(m) for m in members if not m.split}, key=lambda trial: _order(seed, trial))
-    counts = _counts(len(free), shares)
+    trials = {m.trial or m.id for m in members if not m.split}
+    free = sorted(trials, key=lambda trial: hashlib.sha256(f"split/{seed}/{trial}".encode()).hexdigest())
+    counts = [0, 0, 0]
+    if len(free) >= sum(share > 0 for share in shares):
+        counts[1:] = [max(1, round(share * len(free))) if share > 0 else 0 for share in shares[1:]]
+    while sum(counts) >= len(free) > 0:
+        counts[counts.index(max(counts))] -= 1
     given = dict.fromkeys(free[: counts[2]], "test") | dict.fromkeys(free[counts[2] : counts[1] + counts[2]], "val")
-    splits = {m.id: m.split or given.get(_trial(m), "train") for m in members}
+    splits = {m.id: m.split or given.get(m.trial or m.id, "train") for m in members}
     wrong = sorted(set(splits.values()) - set(SPLITS))
     if wrong:
         raise DatasetError(
@@ -96,48 +109,7 @@ def split_by_trial(members: Sequence[Member], seed: int, shares: tuple[float, fl
     return splits
 
 
-def _counts(trials: int, shares: tuple[float, float, float]) -> list[int]:
-    """How many trials training, validation and test get."""
-    counts = [0, 0, 0]
-    if trials >= sum(share > 0 for share in shares):
-        counts[1:] = [max(1, round(share * trials)) if share > 0 else 0 for share in shares[1:]]
-    while sum(counts) >= trials > 0:
-        counts[counts.index(max(counts))] -= 1
-    return [trials - sum(counts), *counts[1:]]
-
-
-def _trial(member: Member) -> str:
-    return member.trial or member.id
-
-
-def _order(seed: int, trial: str) -> str:
-    return hashlib.sha256(f"split/{seed}/{trial}".encode()).hexdigest()
-
-
-def _card(importer: Importer, name: str) -> Card:
-    options = dataclasses.asdict(importer.options)
-    return Card(
-        name=name or importer.name,
-        skeleton=importer.skeleton.name,
-        fps=importer.fps,
-        lifter=importer.lifter,
-        licence=importer.licence or "as the source",
-        sources=importer.sources or (importer.name,),
-        heading=importer.heading,
-        recipe={"importer": importer.name, **options},
-    )
-
-
-def lifter_error(path: str, card: Card, ids: Sequence[str]) -> dict[str, float]:
-    """What the teachers of some of these clips get wrong, seen from their cameras; empty where no clip has a truth."""
-    step = max(len(ids) // MEASURED, 1)
-    clips = [read_clip(path, card, clip_id) for clip_id in ids[::step]]
-    return {key: round(value, 5) for key, value in measured_error(clips, clips).items()}
-
-
-def merge(
-    paths: Sequence[str], out: str, *, name: str = "", progress: Callable[[int, int], None] | None = None
-) -> Card:
+def merge(paths: Sequence[str], out: str, *, name: str = "", progress: Progress | None = None) -> Card:
     """Copy the clips of several folders, split by split, into one. Started again after an interruption, it goes on.
 
     An id gets its folder's name in front where two folders share ids. DatasetError where the cards do not fit.
@@ -146,7 +118,12 @@ def merge(
         raise ConfigError(f"data merge: expected two or more folders, each once, found {' '.join(paths) or 'none'}.")
     cards = [read_card(path) for path in paths]
     for path, card in zip(paths[1:], cards[1:], strict=True):
-        _check_fits(paths[0], cards[0], path, card)
+        for fact in EQUAL:
+            if getattr(cards[0], fact) != getattr(card, fact):
+                raise DatasetError(
+                    f"{path}: expected {fact} {getattr(cards[0], fact)} as in {paths[0]}, found {getattr(card, fact)}. "
+                    "Import one of them again so that both agree."
+                )
     members = [
         (path, card, split, clip_id)
         for split in SPLITS
@@ -154,34 +131,9 @@ def merge(
         if card.counts.get(split)
         for clip_id in read_ids(path, split)
     ]
-    builder = Builder(out, _merged(cards, paths, name))
-    shared = len({clip_id for *_, clip_id in members}) < len(members)
-    for number, (path, card, split, clip_id) in enumerate(members):
-        new = f"{_short(path)}-{clip_id}" if shared else clip_id
-        if new not in builder:
-            builder.add(dataclasses.replace(read_clip(path, card, clip_id), id=new), split)
-        if progress:
-            progress(number + 1, len(members))
-    return builder.finish()
-
-
-def _check_fits(first: str, card: Card, path: str, other: Card) -> None:
-    for fact in EQUAL:
-        if getattr(card, fact) != getattr(other, fact):
-            raise DatasetError(
-                f"{path}: expected {fact} {getattr(card, fact)} as in {first}, found {getattr(other, fact)}. "
-                "Import one of them again so that both agree."
-            )
-
-
-def _short(path: str) -> str:
-    return bf.basename(path.rstrip("/")) or "set"
-
-
-def _merged(cards: Sequence[Card], paths: Sequence[str], name: str) -> Card:
-    """A card that names all that went in; where the lifters differ, `mixed` with no error of its own."""
+    short = {path: bf.basename(path.rstrip("/")) or "set" for path in paths}
     lifters = {card.lifter for card in cards}
-    return Card(
+    merged = Card(  # where the lifters differ, `mixed` with no error of its own
         name=name or "-".join(card.name for card in cards),
         skeleton=cards[0].skeleton,
         fps=cards[0].fps,
@@ -189,5 +141,14 @@ def _merged(cards: Sequence[Card], paths: Sequence[str], name: str) -> Card:
         lifter=lifters.pop() if len(lifters) == 1 else "mixed",
         licence="; ".join(dict.fromkeys(card.licence for card in cards)),
         sources=tuple(dict.fromkeys(source for card in cards for source in card.sources)),
-        recipe={"merged": {_short(path): card.content_hash for path, card in zip(paths, cards, strict=True)}},
+        recipe={"merged": {short[path]: card.content_hash for path, card in zip(paths, cards, strict=True)}},
     )
+    builder = Builder(out, merged)
+    shared = len({clip_id for *_, clip_id in members}) < len(members)
+    for number, (path, card, split, clip_id) in enumerate(members):
+        new = f"{short[path]}-{clip_id}" if shared else clip_id
+        if new not in builder:
+            builder.add(dataclasses.replace(read_clip(path, card, clip_id), id=new), split)
+        if progress:
+            progress(number + 1, len(members))
+    return builder.finish()

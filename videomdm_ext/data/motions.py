@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -272,12 +272,6 @@ def lifter_options(name: str) -> Mapping[str, str]:
     """Keys of options that a registered lifter takes, each with a line of help; none for an unknown one."""
     found: Mapping[str, str] = getattr(plugins.collect(plugins.create_manager(), "lifters").get(name), "options", {})
     return found
-
-
-def options_for_lifter(extra: Mapping[str, str], taken: Iterable[str]) -> dict[str, str]:
-    """Of an import's KEY=VALUE pairs those for the lifter: lifter.KEY, and KEY where the importer takes no such key."""
-    plain = {key: value for key, value in extra.items() if "." not in key and key not in set(taken)}
-    return plain | {key[len(PREFIX) :]: value for key, value in extra.items() if key.startswith(PREFIX)}
 
 
 def lift(lifter: Any, recording: Recording) -> Recording:

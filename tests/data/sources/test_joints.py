@@ -91,7 +91,7 @@ def test_another_rate_and_another_upward_axis_are_converted(tmp_path):
     for source, extra in ((plain, {"fps": "10"}), (turned, {"fps": "10", "up": "z"})):
         importer = JointsImporter(source, ImportOptions(extra=extra))
         found = importer.read(importer.members()[0]).truth.numpy()
-        name = importer.members()[0].place[0]
+        name = importer.members()[0].place
         expected = real_motions()[re.sub(r"_s\d$", "", name)].numpy()
         whole = (len(expected) - 1) // 2 * 2 + 1
         assert len(found) == whole

@@ -26,7 +26,6 @@ from videomdm_ext.data.motions import (
     Optics,
     lifter_options,
     observe,
-    options_for_lifter,
     own_generator,
 )
 from videomdm_ext.data.texts import Words, caption_table
@@ -96,24 +95,27 @@ class Importer(ABC):
         self.source, self.options = source, options
         self.tagged: dict[str, Words] = {}
         """Words with their part of speech of the captions read last, where the source has them."""
-        self._check_extras()
-
-    def _check_extras(self) -> None:
-        known = self.extras
-        wrong = [] if known is None else sorted(set(self.options.extra) - set(known))
+        known = {} if self.extras is None else self.extras
+        wrong = [] if self.extras is None else sorted(set(options.extra) - set(known))
         if wrong and not self.has_lifter:
-            allowed = lifter_options(self.options.lifter)
+            allowed = lifter_options(options.lifter)
             wrong = [key for key in wrong if key.removeprefix(PREFIX) not in allowed]
-        if known is not None and wrong:
+        if wrong:
             raise ConfigError(
                 f"--option {wrong[0]}: expected one that data import {self.name} knows, {', '.join(known) or 'none'}, "
                 "found another. Correct it."
             )
+        self.results = self.extra("lifted") if "lifted" in known else ""
+        if self.results:
+            self.has_lifter = lifter_name(self.results, self.extra("lifted_name"))
+        self.lifted_frame = self.extra("lifted_frame", "camera", among=FRAMES_OF)
 
     @property
     def lifter_extra(self) -> dict[str, str]:
         """The options of the lifter that are among this importer's: lifter.KEY, or a KEY that it does not know."""
-        return options_for_lifter(self.options.extra, self.extras or ())
+        plain = {k: v for k, v in self.options.extra.items() if "." not in k and k not in (self.extras or ())}
+        own = {k: v for k, v in self.options.extra.items() if k.startswith(PREFIX)}
+        return plain | {k.removeprefix(PREFIX): v for k, v in own.items()}
 
     def extra(self, key: str, default: str = "", *, among: Sequence[str] = ()) -> str:
         """The value of an option of this importer; with `among`, one of these."""
@@ -162,24 +164,15 @@ class Importer(ABC):
         table = caption_table(self.options.captions) if self.options.captions else {}
         return {name: tuple(c.text for c in captions if c.is_whole) for name, captions in table.items()}
 
+    def observed(self, clip_id: str, texts: tuple[str, ...], positions: Tensor, *label: object) -> Recording:
+        """A motion [T, J, 3] as a seeded orbit camera sees it; `label`, by default the id, chooses the camera."""
+        draw = own_generator(self.name, self.options.seed, *(label or (clip_id,)))
+        skeleton, optics = self.skeleton, self.options.optics
+        return observe(clip_id, texts, positions, skeleton=skeleton, fps=self.fps, optics=optics, draw=draw)
+
     def refuse(self, place: object, expected: object, found: object, advice: str) -> DatasetError:
         """An error in the usual words."""
         return DatasetError(f"{place}: expected {expected}, found {found}. {advice}")
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Part `number` of `count` of the take in the file `path`, at camera `view`."""
-
-    path: Path
-    number: int
-    count: int
-    view: int
-
-    def cut(self, positions: Tensor) -> Tensor:
-        """This part's frames of the whole take [T, J, 3]; the parts are equally long, within a frame."""
-        edges = [round(len(positions) * k / self.count) for k in (self.number, self.number + 1)]
-        return positions[edges[0] : edges[1]]
 
 
 class TakesImporter(Importer):
@@ -212,23 +205,18 @@ class TakesImporter(Importer):
             for number in range(count):
                 for view in range(views):
                     own = f"{name}{f'_s{number}' if count > 1 else ''}{f'_v{view}' if views > 1 else ''}"
-                    found.append(Member(own, trial=name, place=Piece(path, number, count, view)))
+                    found.append(Member(own, trial=name, place=(path, number, count)))
         return found
 
     def read(self, member: Member) -> Recording:
-        """A piece of a take as one camera saw it."""
-        piece: Piece = member.place
-        if self._last is None or self._last[0] != piece.path:  # its other pieces are asked for next
-            self._last = (piece.path, self.read_take(piece.path))
-        stem = self.stem(piece.path)
-        return observe(
-            member.id,
-            self.given.get(member.trial) or self.given.get(stem) or (neutral_caption(stem),),
-            piece.cut(self._last[1]),
-            skeleton=self.skeleton,
-            fps=self.fps,
-            optics=self.options.optics,
-            draw=own_generator(self.name, self.options.seed, member.id),
+        """A piece of a take as one camera saw it; all pieces are equally long, within a frame."""
+        path, number, count = member.place
+        if self._last is None or self._last[0] != path:  # its other pieces are asked for next
+            self._last = (path, self.read_take(path))
+        take, stem = self._last[1], self.stem(path)
+        piece = take[round(len(take) * number / count) : round(len(take) * (number + 1) / count)]
+        return self.observed(
+            member.id, self.given.get(member.trial) or self.given.get(stem) or (neutral_caption(stem),), piece
         )
 
     def stem(self, path: Path) -> str:
@@ -279,29 +267,23 @@ def read_results(folder: str, names: tuple[str, ...], *joints: int) -> tuple[str
 
     J is one of `joints`. DatasetError where there is none, or where it is of another shape or has gaps.
     """
-    for name in names:
-        for ending in (".npy", ".npz"):
-            place = bf.join(folder, files.checked_id(name, folder) + ending)
-            if bf.exists(place):
-                return name, _checked(place, joints)
-    raise DatasetError(
-        f"{folder}: expected {names[0]}.npy [T, {joints[0]}, 3], what the lifter made of this clip, found none. "
-        "Lift the clip, or leave it out."
-    )
-
-
-def _checked(place: str, joints: tuple[int, ...]) -> Tensor:
-    if place.endswith(".npy"):
-        positions = torch.from_numpy(files.read_array(place))
-    else:
-        positions = torch.from_numpy(files.read_arrays(place, needed=("joints",))["joints"])
+    places = [(n, bf.join(folder, files.checked_id(n, folder) + ending)) for n in names for ending in (".npy", ".npz")]
+    name, place = next(((n, place) for n, place in places if bf.exists(place)), ("", ""))
+    if not name:
+        raise DatasetError(
+            f"{folder}: expected {names[0]}.npy [T, {joints[0]}, 3], what the lifter made of this clip, found none. "
+            "Lift the clip, or leave it out."
+        )
+    single = place.endswith(".npy")
+    stored = files.read_array(place) if single else files.read_arrays(place, needed=("joints",))["joints"]
+    positions = torch.from_numpy(stored)
     fits = positions.ndim == 3 and positions.shape[1] in joints and positions.shape[2] == 3
     if not fits or not bool(torch.isfinite(positions).all()):
         raise DatasetError(
             f"{place}: expected joints [T, {' or '.join(map(str, joints))}, 3] without gaps, found "
             f"{list(positions.shape)} or NaN. Write the lifter's joints in the skeleton's order."
         )
-    return positions
+    return name, positions
 
 
 def as_long_as(lifted: Tensor, frames: int, place: str) -> Tensor:

@@ -37,18 +37,16 @@ from videomdm_ext.data import files
 from videomdm_ext.data.clip import Recording
 from videomdm_ext.data.motions import frames_at, interpolate, interpolate_confidence, resample
 from videomdm_ext.data.sources.base import (
-    FRAMES_OF,
     LONGEST,
     Importer,
     ImportOptions,
     Member,
     as_long_as,
-    lifter_name,
     placed,
     read_results,
     y_up,
 )
-from videomdm_ext.data.video.people import FORMATS, Detections, choose, find_file, follow, read_detections
+from videomdm_ext.data.video.people import FORMATS, choose, find_file, follow, read_detections
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.geometry.cameras import project, to_pixels
 from videomdm_ext.hookspecs import Register, hookimpl
@@ -81,11 +79,8 @@ def read_camera(place: str) -> tuple[Tensor, Tensor | None]:
     lens = stored.get("intrinsics_wo_distortion") or stored.get("intrinsics_w_distortion")
     if not isinstance(lens, dict):
         return seen, None
-    focal = numbers(lens.get("f"), place, "intrinsics f", (2,))
-    middle = numbers(lens.get("c"), place, "intrinsics c", (2,))
-    intrinsics = torch.eye(3)
-    intrinsics[0, 0], intrinsics[1, 1] = focal
-    intrinsics[:2, 2] = middle
+    intrinsics = torch.diag(torch.cat((numbers(lens.get("f"), place, "intrinsics f", (2,)), torch.ones(1))))
+    intrinsics[:2, 2] = numbers(lens.get("c"), place, "intrinsics c", (2,))
     return seen, intrinsics
 
 
@@ -128,28 +123,20 @@ def read_lens(place: str) -> Lens:
     return Lens(*(values.double() for values in found))
 
 
-@dataclass(frozen=True)
-class Info:
-    """The content of fit3d_info.json: the takes of every subject, and the subjects that are not for training."""
+def read_info(root: str) -> tuple[Mapping[str, tuple[str, ...]], frozenset[str]]:
+    """The takes of every subject, and the subjects that are not for training, from fit3d_info.json beside the folder
+    `root` of the subjects, or in it; empty where there is none."""
 
-    actions: Mapping[str, tuple[str, ...]]
-    tested: frozenset[str]
+    def words(listed: object) -> tuple[str, ...]:
+        return tuple(name for name in listed if isinstance(name, str)) if isinstance(listed, list) else ()
 
-
-def read_info(root: str) -> Info:
-    """The list beside the folder `root` of the subjects, or in it; empty where there is none."""
     places = [bf.join(folder, "fit3d_info.json") for folder in (bf.dirname(root.rstrip("/")), root)]
     found = [place for place in places if bf.exists(place)]
     stored = read_object(found[0]) if found else {}
     takes = stored.get("subj_to_act")
-    actions = {name: _names(listed) for name, listed in takes.items()} if isinstance(takes, dict) else {}
-    trained = _names(stored.get("train_subj_names"))
-    return Info(actions, frozenset(actions) - frozenset(trained) if trained else frozenset())
-
-
-def _names(listed: object) -> tuple[str, ...]:
-    """The names in a list; none where it is no list of names."""
-    return tuple(name for name in listed if isinstance(name, str)) if isinstance(listed, list) else ()
+    actions = {name: words(listed) for name, listed in takes.items()} if isinstance(takes, dict) else {}
+    trained = words(stored.get("train_subj_names"))
+    return actions, frozenset(actions) - frozenset(trained) if trained else frozenset()
 
 
 def read_object(place: str) -> dict[str, Any]:
@@ -216,25 +203,15 @@ def read_detected(
     subject, action, camera = take
     place = find_file(bf.join(folder, files.checked_id(subject, folder), camera), action, kind)
     found = read_detections(place, kind, count=frames + LONGER, fps=fps)
-    times = found.times - first_frame(found, frames) / fps
-    pixels, score = _one_person(found, place)
-    points = lens.on_plane(torch.from_numpy(to_smpl22(pixels, found.layout))).numpy()
-    return Detected(times, points, confidence22(score, found.layout))
-
-
-def first_frame(found: Detections, frames: int) -> int:
-    """The number of the first frame: 1 where people are found to the frame `frames`, but none in frame 0."""
     seen = np.flatnonzero((found.score > 0).any((1, 2)))
-    return int(found.world is None and seen[0] > 0 and seen[-1] == frames)
-
-
-def _one_person(found: Detections, place: str) -> tuple[Numbers, Numbers]:
-    """Pixels [F, K, 2] and score [F, K] of the tallest person of a take, for others only pass by."""
+    # its first frame is 1 where people are found to the frame `frames`, but none in frame 0
+    times = found.times - int(found.world is None and seen[0] > 0 and seen[-1] == frames) / fps
     pixels, score = np.zeros_like(found.pixels[:, 0]), np.zeros_like(found.score[:, 0])
-    for track in choose(follow(found), found.times, "largest", place):
+    for track in choose(follow(found), found.times, "largest", place):  # others only pass by
         pixels[track.frames] = found.pixels[track.frames, track.slots]
         score[track.frames] = found.score[track.frames, track.slots]
-    return pixels, score
+    points = lens.on_plane(torch.from_numpy(to_smpl22(pixels, found.layout))).numpy()
+    return Detected(times, points, confidence22(score, found.layout))
 
 
 def check_alike(points: Tensor, confidence: Tensor, projected: Tensor, place: str) -> None:
@@ -273,10 +250,6 @@ class Fit3DImporter(Importer):
 
     def __init__(self, source: str, options: ImportOptions) -> None:
         super().__init__(source, options)
-        self.results = self.extra("lifted")
-        if self.results:
-            self.has_lifter = lifter_name(self.results, self.extra("lifted_name"))
-        self.lifted_frame = self.extra("lifted_frame", "camera", among=FRAMES_OF)
         self.keypoints, self.format = self.extra("keypoints"), self.extra("format")
         if bool(self.keypoints) != bool(self.format):
             raise ConfigError("--option keypoints: expected --option format with it, found one of the two. Give both.")
@@ -285,10 +258,6 @@ class Fit3DImporter(Importer):
             self.sources = ("Fit3D (Fieraru et al. 2021), keypoints of a detector",)
         self._take = lru_cache(maxsize=2)(self._read_take)
         self._detected = lru_cache(maxsize=8)(self._read_detected)
-
-    def members(self) -> Sequence[Member]:
-        """One for every part of a take and camera. Reads the takes that have no annotated repetitions."""
-        return list(self._members())
 
     def read(self, member: Member) -> Recording:
         """A part as one camera saw it."""
@@ -301,7 +270,11 @@ class Fit3DImporter(Importer):
         at = frames_at(stop - start, SOURCE_FPS, self.fps)[: LONGEST + 1] + start
         truth = resample(whole, at)
         extrinsics, intrinsics = read_camera(self._camera_file(subject, camera, action))
-        points = self._projected(member, truth, extrinsics, intrinsics)
+        points, depth = project(truth, extrinsics.unsqueeze(0))
+        if not bool((depth > 0).all()) or not in_picture(points, intrinsics):
+            found = f"one outside, {depth.median():.1f} m from it"
+            advice = "Do R and T fit X_camera = R (X_world - T)?"
+            raise self.refuse(f"{member.id}, camera {camera}", "a person in the picture", found, advice)
         confidence = torch.ones_like(points[..., 0])
         if self.keypoints:
             projected = points
@@ -312,9 +285,10 @@ class Fit3DImporter(Importer):
             _, results = read_results(self.results, (member.id,), truth.shape[1])
             results = as_long_as(results, len(truth), bf.join(self.results, member.id))
             lifted = placed(results, self.lifted_frame, extrinsics)
+        texts = self.given.get(f"{subject}_{action}") or self.given.get(action) or (caption_of(action),)
         return Recording(
             id=member.id,
-            texts=self._texts(subject, action),
+            texts=texts,
             fps=self.fps,
             skeleton=self.skeleton,
             keypoints=points,
@@ -326,59 +300,40 @@ class Fit3DImporter(Importer):
             source=bf.join(subject, "joints3d_25", action),
         )
 
-    def _projected(self, member: Member, truth: Tensor, extrinsics: Tensor, intrinsics: Tensor | None) -> Tensor:
-        """The motion on the normalised plane [T, 22, 2]; refused where the camera looks elsewhere."""
-        points, depth = project(truth, extrinsics.unsqueeze(0))
-        if not bool((depth > 0).all()) or not in_picture(points, intrinsics):
-            found = f"one outside, {depth.median():.1f} m from it"
-            advice = "Do R and T fit X_camera = R (X_world - T)?"
-            raise self.refuse(f"{member.id}, camera {member.place[2]}", "a person in the picture", found, advice)
-        return points
-
     @cached_property
     def _root(self) -> str:
         """The folder of the subjects."""
-        tried = [bf.join(self.source, *parts) for parts in (("train",), ("fit3d", "train"), ())]
-        for folder in tried:
-            if bf.isdir(folder) and any(
-                bf.isdir(bf.join(folder, n, "joints3d_25")) for n in sorted(bf.listdir(folder))
-            ):
+        for folder in (bf.join(self.source, *parts) for parts in (("train",), ("fit3d", "train"), ())):
+            names = sorted(bf.listdir(folder)) if bf.isdir(folder) else []
+            if any(bf.isdir(bf.join(folder, name, "joints3d_25")) for name in names):
                 return folder
         expected = "train/SUBJECT/joints3d_25/ACTION.json"
         raise self.refuse(self.source, expected, "no such files", "Name the folder that holds `train`.")
 
-    def _members(self) -> Iterator[Member]:
+    def members(self) -> Sequence[Member]:
+        """One for every part of a take and camera. Reads the takes that have no annotated repetitions."""
         subjects = [n for n in sorted(bf.listdir(self._root)) if bf.isdir(bf.join(self._root, n, "joints3d_25"))]
+        listed, tested = read_info(self._root)
+        named = {name.strip() for name in self.extra("test").split(",")} - {""}
+        held_out = named or set(subjects) & tested
+        found = []
         for subject in subjects:
-            files.checked_id(subject, self._root)
-            cameras = _folders(bf.join(self._root, subject, "camera_parameters"))
-            repetitions, split = self._repetitions(subject), self._split(subject, subjects)
-            for action in self._actions(subject):
+            folder = bf.join(self._root, files.checked_id(subject, self._root))
+            places = bf.join(folder, "camera_parameters")
+            if not bf.isdir(places):
+                raise self.refuse(places, "a folder for each camera", "none", "Unpack the cameras' files.")
+            cameras = sorted(name for name in bf.listdir(places) if bf.isdir(bf.join(places, name)))
+            marks = bf.join(folder, "rep_ann.json")
+            repetitions = read_object(marks) if bf.exists(marks) else {}
+            split = "" if not held_out else "test" if subject in held_out else "train"
+            # takes that are here, and those that should be
+            for action in sorted({*files.stems(bf.join(folder, "joints3d_25"), ".json"), *listed.get(subject, ())}):
                 name = files.checked_id(f"{subject}_{action.replace(' ', '_')}", self._root)
-                takes = list(self._parts(subject, action, repetitions))
-                for part, (start, stop) in enumerate(takes):
+                for part, (start, stop) in enumerate(self._parts(subject, action, repetitions)):
                     for camera in cameras:
                         clip_id = f"{name}_p{part}_c{files.checked_id(camera, subject)}"
-                        place = (subject, action, camera, start, stop)
-                        yield Member(clip_id, subject, split, place)
-
-    def _actions(self, subject: str) -> list[str]:
-        """Takes of a subject: those that are here, and those that should be."""
-        here = files.stems(bf.join(self._root, subject, "joints3d_25"), ".json")
-        return sorted({*here, *self._info.actions.get(subject, ())})
-
-    def _split(self, subject: str, subjects: Sequence[str]) -> str:
-        named = {name.strip() for name in self.extra("test").split(",")} - {""}
-        held_out = named or set(subjects) & self._info.tested
-        return "" if not held_out else "test" if subject in held_out else "train"
-
-    @cached_property
-    def _info(self) -> Info:
-        return read_info(self._root)
-
-    def _repetitions(self, subject: str) -> Mapping[str, Any]:
-        place = bf.join(self._root, subject, "rep_ann.json")
-        return read_object(place) if bf.exists(place) else {}
+                        found.append(Member(clip_id, subject, split, (subject, action, camera, start, stop)))
+        return found
 
     def _parts(self, subject: str, action: str, repetitions: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
         """First and last + 1 frame at 50 fps of every part of a take."""
@@ -412,16 +367,6 @@ class Fit3DImporter(Importer):
 
     def _camera_file(self, subject: str, camera: str, action: str) -> str:
         return bf.join(self._root, subject, "camera_parameters", camera, f"{action}.json")
-
-    def _texts(self, subject: str, action: str) -> tuple[str, ...]:
-        return self.given.get(f"{subject}_{action}") or self.given.get(action) or (caption_of(action),)
-
-
-def _folders(folder: str) -> list[str]:
-    """Names of what a folder holds, sorted; DatasetError where it is missing."""
-    if not bf.isdir(folder):
-        raise DatasetError(f"{folder}: expected a folder for each camera, found none. Unpack the cameras' files.")
-    return sorted(name for name in bf.listdir(folder) if bf.isdir(bf.join(folder, name)))
 
 
 def caption_of(action: str) -> str:

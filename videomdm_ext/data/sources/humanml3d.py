@@ -42,9 +42,8 @@ from torch import Tensor
 
 from videomdm_ext.data import files
 from videomdm_ext.data.clip import Recording
-from videomdm_ext.data.motions import frames_at, observe, own_generator, resample
+from videomdm_ext.data.motions import frames_at, resample
 from videomdm_ext.data.sources.base import (
-    FRAMES_OF,
     Importer,
     ImportOptions,
     Member,
@@ -81,24 +80,17 @@ class JointsImporter(Importer):
     def members(self) -> Sequence[Member]:
         """One for every clip and view."""
         names = [row["name"] for row in self._index] or files.stems(bf.join(self.source, "joints"), ".npy")
-        places = [(files.checked_id(name, self.source), view) for name in names for view in range(self.options.views)]
-        return [Member(self._id(name, view), trial=PIECE.sub("", name), place=(name, view)) for name, view in places]
+        views = [f"_v{view}" for view in range(self.options.views)] if self.options.views > 1 else [""]
+        return [
+            Member(files.checked_id(name, self.source) + view, trial=PIECE.sub("", name), place=name)
+            for name in names
+            for view in views
+        ]
 
     def read(self, member: Member) -> Recording:
         """The motion as one camera saw it."""
-        name, _ = member.place
-        return observe(
-            member.id,
-            self._texts(name),
-            self._positions(bf.join(self.source, "joints", f"{name}.npy")),
-            skeleton=self.skeleton,
-            fps=self.fps,
-            optics=self.options.optics,
-            draw=own_generator(self.name, self.options.seed, member.id),
-        )
-
-    def _id(self, name: str, view: int) -> str:
-        return name if self.options.views == 1 else f"{name}_v{view}"
+        name, place = member.place, bf.join(self.source, "joints", f"{member.place}.npy")
+        return self.observed(member.id, self._texts(name), self._positions(place))
 
     def _positions(self, place: str) -> Tensor:
         """Joints [T, 22, 3] at 20 fps, y up."""
@@ -162,13 +154,6 @@ class HumanML3DImporter(Importer):
         "lifted_name": "what to call that lifter",
     }
 
-    def __init__(self, source: str, options: ImportOptions) -> None:
-        super().__init__(source, options)
-        self.results = self.extra("lifted")
-        if self.results:
-            self.has_lifter = lifter_name(self.results, self.extra("lifted_name"))
-        self.lifted_frame = self.extra("lifted_frame", "camera", among=FRAMES_OF)
-
     def members(self) -> Sequence[Member]:
         """One for every clip, part and view. Reads the captions of all clips, and no motion."""
         found = []
@@ -187,20 +172,21 @@ class HumanML3DImporter(Importer):
         name, caption, view = member.place
         place = bf.join(self.source, VECTORS, f"{name}.npy")
         features = torch.from_numpy(files.read_array(place))
-        self._check(features, place)
+        if features.ndim != 2 or features.shape[1] != SMPL22.num_features:
+            advice = "KIT-ML's 251 channels are of another skeleton, which is not supported."
+            raise self.refuse(place, f"features [T, {SMPL22.num_features}]", list(features.shape), advice)
+        self._check_length(len(features), place)
+        if not bool(torch.isfinite(features).all()):
+            raise self.refuse(place, "numbers", "NaN or infinite ones", "Leave the clip out.")
         captions = [caption] if caption else [c for c in self._captions(name) if c.is_whole]
         self.tagged = tags_of(captions)
-        seen = observe(
-            member.id,
-            tuple(caption.text for caption in captions),
-            positions_of(features, SMPL22),
-            skeleton=SMPL22,
-            fps=self.fps,
-            optics=self.options.optics,
-            draw=own_generator(self.name, self.options.seed, name, view),
-        )
-        part = self._rows(caption, len(features), place) if caption else None
-        lifted = None
+        texts = tuple(caption.text for caption in captions)
+        seen = self.observed(member.id, texts, positions_of(features, SMPL22), name, view)
+        part, lifted = None, None
+        if caption:  # the rows of the part, as MDM cuts them
+            start, stop = int(caption.start * self.fps), min(int(caption.stop * self.fps), len(features))
+            self._check_length(max(stop - start, 0), f"{place}, frames {start} to {stop}")
+            part = (start, stop)
         if self.results:
             lifted = placed(self._lifted(member, len(seen.keypoints), part), self.lifted_frame, seen.extrinsics)
         return dataclasses.replace(seen, lifted=lifted, truth_features=features, part=part)
@@ -218,24 +204,9 @@ class HumanML3DImporter(Importer):
         place = bf.join(self.source, "texts", f"{name}.txt")
         return read_captions(place) if bf.exists(place) else []
 
-    def _check(self, features: Tensor, place: str) -> None:
-        width = SMPL22.num_features
-        if features.ndim != 2 or features.shape[1] != width:
-            advice = "KIT-ML's 251 channels are of another skeleton, which is not supported."
-            raise self.refuse(place, f"features [T, {width}]", list(features.shape), advice)
-        self._check_length(len(features), place)
-        if not bool(torch.isfinite(features).all()):
-            raise self.refuse(place, "numbers", "NaN or infinite ones", "Leave the clip out.")
-
     def _check_length(self, frames: int, place: str) -> None:
         if not SHORTEST <= frames <= LONGEST:
             raise self.refuse(place, f"{SHORTEST} to {LONGEST} frames, as MDM reads", frames, "Leave the clip out.")
-
-    def _rows(self, caption: Caption, frames: int, place: str) -> tuple[int, int]:
-        """The rows of a caption's part, as MDM cuts them."""
-        start, stop = int(caption.start * self.fps), min(int(caption.stop * self.fps), frames)
-        self._check_length(max(stop - start, 0), f"{place}, frames {start} to {stop}")
-        return start, stop
 
     def _lifted(self, member: Member, frames: int, part: tuple[int, int] | None) -> Tensor:
         """What the lifter outside made of the whole clip, [T + 1, 22, 3], or of its part, then held before and after.

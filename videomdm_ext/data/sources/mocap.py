@@ -67,11 +67,10 @@ JUMP = 8.0  # m/s, of all joints together, between the first two frames: the fir
 
 @dataclass(frozen=True)
 class Header:
-    """What a file declares."""
+    """What a BVH file declares."""
 
     frames: int
     fps: float
-    channels: int
 
     @property
     def length(self) -> int:
@@ -111,20 +110,14 @@ class BvhImporter(TakesImporter):
 
     @cached_property
     def _reading(self) -> Reading:
+        place, rules = self.extra("map"), None
+        if place:
+            try:
+                rules = rules_from(yaml.safe_load(files.read_text(place, limit=MAP_BYTES)), place)
+            except (yaml.YAMLError, RecursionError) as error:
+                raise self.refuse(place, "YAML", f"other text ({error})", "Correct the map.") from error
         scale = self.extra_number("scale", 1.0) if self.extra("scale") else None
-        up = self.extra("up", among=("", "y", "z"))
-        return Reading(self._rules(), scale, up)
-
-    def _rules(self) -> Rules | None:
-        place = self.extra("map")
-        if not place:
-            return None
-        text = files.read_text(place, limit=MAP_BYTES)
-        try:
-            entries = yaml.safe_load(text)
-        except (yaml.YAMLError, RecursionError) as error:
-            raise self.refuse(place, "YAML", f"other text ({error})", "Correct the map.") from error
-        return rules_from(entries, place)
+        return Reading(rules, scale, self.extra("up", among=("", "y", "z")))
 
 
 def read_header(path: Path) -> Header:
@@ -138,19 +131,15 @@ def read_header(path: Path) -> Header:
     if channels == 0 or nodes > MOST_NODES:
         raise _refuse(path, f"up to {MOST_NODES} joints with channels", f"{nodes} and {channels}", "Export it again.")
     if not 1 / FASTEST <= seconds <= 1 / SLOWEST:
-        found = f"{seconds:g} seconds"
-        raise _refuse(
-            path, f"a frame time of {1 / FASTEST:g} to {1 / SLOWEST:g}", found, "Correct the line Frame Time."
-        )
+        expected = f"a frame time of {1 / FASTEST:g} to {1 / SLOWEST:g}"
+        raise _refuse(path, expected, f"{seconds:g} seconds", "Correct the line Frame Time.")
     room = (size - end) // 2 + 1
     if not 2 <= frames <= MOST_FRAMES or frames * channels > room or size > FILE_BYTES:
-        raise _refuse(
-            path,
-            f"2 to {MOST_FRAMES} frames, all of them in at most {FILE_BYTES >> 20} MB",
-            f"{frames} frames of {channels} channels declared in {size} bytes",
-            "The file is cut off, or not one take; export it again.",
-        )
-    return Header(frames, 1 / _snapped(seconds), channels)
+        expected = f"2 to {MOST_FRAMES} frames, all of them in at most {FILE_BYTES >> 20} MB"
+        found = f"{frames} frames of {channels} channels declared in {size} bytes"
+        raise _refuse(path, expected, found, "The file is cut off, or not one take; export it again.")
+    rate = round(1 / seconds)  # a frame time written with few digits means a whole rate
+    return Header(frames, rate if abs(rate * seconds - 1) < 1e-3 else 1 / seconds)
 
 
 def _declarations(start: bytes) -> tuple[int, int, int, float, int]:
@@ -179,29 +168,30 @@ def _number(text: bytes) -> float:
     return value if math.isfinite(value) else 0.0
 
 
-def _snapped(seconds: float) -> float:
-    """A frame time written with few digits as the whole rate that is meant."""
-    rate = round(1 / seconds)
-    return 1 / rate if abs(rate * seconds - 1) < 1e-3 else seconds
-
-
 def read_take(path: Path, reading: Reading) -> Tensor:
     """The take as 22 SMPL joints at 20 fps, metres, y up, floor at 0. -> float32 [T, 22, 3]"""
     header = read_header(path)
     bvh = _parsed(path)
-    nodes = Nodes.of(_node_names(bvh))
+    # of several end sites below one joint only the first can be named
+    nodes = Nodes.of([f"{node.parent.name}/end" if node.is_end_site() else node.name for node in bvh.nodes])
     table = "the given map" if reading.rules else choose_table(nodes, str(path))
     rules = reading.rules or TABLES[table]
     if reading.rules:
         check_rules(rules, nodes, str(path))
-    if table == "cmu":
-        _put_back(bvh, nodes)
+    if table == "cmu":  # give the bones that Hahne's conversion drops their lengths again
+        known = {name: bvh.nodes[nodes.index(name)].offset.copy() for r in DROPPED_BONES.values() for name in r[:2]}
+        for joint, (empty, like, factor) in DROPPED_BONES.items():
+            if not known[empty].any():
+                bvh.nodes[nodes.index(joint)].offset = factor * known[like]
     rest = to_smpl(torch.from_numpy(bvh.rest_pose_positions()), nodes, rules)
     start = to_smpl(torch.from_numpy(bvh[: min(2, header.frames)].node_positions()), nodes, rules)
     unit, scale = _unit(start[-1], reading, path)
-    if _jumps(start * scale, header.fps):
+    if len(start) == 2 and float((start[1] - start[0]).norm(dim=-1).mean() * scale * header.fps) > JUMP:
         bvh, unit = bvh[1:], f"{unit}, without the rest pose in the first frame"
-    positions = to_smpl(torch.from_numpy(_at_20_fps(bvh, header.fps).node_positions()), nodes, rules) * scale
+    every = round(header.fps / FPS)
+    whole = every >= 1 and abs(header.fps / FPS - every) < 1e-3
+    even = bvh[::every] if whole else bvh.resample(FPS)
+    positions = to_smpl(torch.from_numpy(even.node_positions()), nodes, rules) * scale
     if not bool(torch.isfinite(positions).all()):
         raise _refuse(path, "numbers", "NaN or infinite ones", "Export it again.")
     up = reading.up or _upward(rest * scale, positions, path)
@@ -228,19 +218,6 @@ def _parsed(path: Path) -> Any:
             raise _refuse(path, "a BVH file", f"one that cannot be read ({str(error)[:200]})", advice) from error
 
 
-def _node_names(bvh: Any) -> list[str]:
-    """Names of joints, and NAME/end for end sites; of several below one joint only the first can be named."""
-    return [f"{node.parent.name}/end" if node.is_end_site() else node.name for node in bvh.nodes]
-
-
-def _put_back(bvh: Any, nodes: Nodes) -> None:
-    """Give the bones that Hahne's conversion drops their lengths again."""
-    offsets = {name: bvh.nodes[nodes.index(name)].offset.copy() for rule in DROPPED_BONES.values() for name in rule[:2]}
-    for joint, (empty, like, factor) in DROPPED_BONES.items():
-        if not offsets[empty].any():
-            bvh.nodes[nodes.index(joint)].offset = factor * offsets[like]
-
-
 def _leg(pose: Tensor) -> float:
     """Length of a leg from hip to ankle, mean of both. pose [22, 3]"""
     hips, knees, ankles = (
@@ -257,22 +234,9 @@ def _unit(pose: Tensor, reading: Reading, path: Path) -> tuple[str, float]:
     for name, scale in UNITS.items():
         if LEGS[0] <= leg * scale <= LEGS[1]:
             return f"{name} (legs of {leg * scale:.2f} m)", scale
-    raise _refuse(
-        path,
-        f"legs of {LEGS[0]:g} to {LEGS[1]:g} m in {', '.join(UNITS)}",
-        f"legs of {leg:.4g} units",
-        "Say how many metres a unit has with --option scale=NUMBER.",
-    )
-
-
-def _jumps(start: Tensor, fps: float) -> bool:
-    step = (start[-1] - start[0]).norm(dim=-1).mean()
-    return len(start) == 2 and float(step * fps) > JUMP
-
-
-def _at_20_fps(bvh: Any, fps: float) -> Any:
-    every = round(fps / FPS)
-    return bvh[::every] if every >= 1 and abs(fps / FPS - every) < 1e-3 else bvh.resample(FPS)
+    expected = f"legs of {LEGS[0]:g} to {LEGS[1]:g} m in {', '.join(UNITS)}"
+    advice = "Say how many metres a unit has with --option scale=NUMBER."
+    raise _refuse(path, expected, f"legs of {leg:.4g} units", advice)
 
 
 def _upward(rest: Tensor, positions: Tensor, path: Path) -> str:
@@ -284,12 +248,8 @@ def _upward(rest: Tensor, positions: Tensor, path: Path) -> str:
         raise _refuse(path, "one upward axis", found, "Name it with --option up=y or --option up=z.")
     found = moving or standing
     if found not in ("y", "z"):
-        raise _refuse(
-            path,
-            "a person who stands along y or z",
-            f"one along {found or 'none'}",
-            "Name the axis with --option up=y.",
-        )
+        advice = "Name the axis with --option up=y."
+        raise _refuse(path, "a person who stands along y or z", f"one along {found or 'none'}", advice)
     return found
 
 
@@ -346,13 +306,9 @@ class AmassImporter(TakesImporter):
     def members(self) -> Sequence[Member]:
         """Those of the takes; without body models nothing can be imported."""
         if not self.extra("smpl"):
-            raise self.refuse(
-                self.source,
-                "--option smpl=FOLDER, the body model's files",
-                "none",
-                f"Get them from {SITES['smplh']}. Joints without a body model go through "
-                "`videomdm data import joints`.",
-            )
+            advice = "Joints without a body model go through `videomdm data import joints`."
+            advice = f"Get them from {SITES['smplh']}. {advice}"
+            raise self.refuse(self.source, "--option smpl=FOLDER, the body model's files", "none", advice)
         return super().members()
 
     def length(self, path: Path) -> int:
@@ -373,7 +329,10 @@ class AmassImporter(TakesImporter):
         facts = declared(path)
         kind = KINDS[facts.parameters]
         gender = self.extra("gender", facts.gender, among=GENDERS)
-        model = self._model(find_model(self.extra("smpl"), kind, gender))
+        place = find_model(self.extra("smpl"), kind, gender)
+        if place not in self._models:
+            self._models[place] = read_model(place, files.read_only)
+        model = self._models[place]
         arrays = files.read_arrays(str(path), needed=("poses", "trans", "betas"), optional=())
         poses, moved, betas = (torch.from_numpy(arrays[name]).double() for name in ("poses", "trans", "betas"))
         if moved.shape != (facts.frames, 3) or betas.ndim != 1:
@@ -385,11 +344,6 @@ class AmassImporter(TakesImporter):
         at = frames_at(facts.frames, facts.fps, self.fps)
         joints = posed(model.rest(betas), resample_rotations(turns, at), resample(moved, at))
         return grounded(y_up(joints)).float()
-
-    def _model(self, path: Path) -> BodyModel:
-        if path not in self._models:
-            self._models[path] = read_model(path, files.read_only)
-        return self._models[path]
 
     @cached_property
     def _models(self) -> dict[Path, BodyModel]:
@@ -406,7 +360,8 @@ def declared(path: Path) -> Declared:
         shape = files.header_of(*parts["poses"]).shape
         rate = next(name for name in RATES if name in parts)
         fps = float(files.array_from(parts[rate][0], rate).reshape(()))
-        gender = _word(parts["gender"][0]) if "gender" in parts else "neutral"
+        # the text is looked at and never unpickled
+        word = re.search(rb"female|male|neutral", parts.get("gender", (b"", 0))[0].replace(b"\0", b""))
     except (*files.BROKEN, DatasetError, StopIteration) as error:
         raise DatasetError(
             f"{path}: expected one of AMASS's files with poses, trans, betas, gender and {RATES[0]}, found something "
@@ -418,13 +373,7 @@ def declared(path: Path) -> Declared:
             f"{path}: expected poses [T, {expected}] at {SLOWEST:g} to {FASTEST:g} fps, found {list(shape)} at "
             f"{fps:g}. Download it again."
         )
-    return Declared(*shape, fps, gender)
-
-
-def _word(content: bytes) -> str:
-    """The gender that the bytes of an array of text name; the text is looked at and never unpickled."""
-    found = re.search(rb"female|male|neutral", content.replace(b"\0", b""))
-    return found.group().decode() if found else "neutral"
+    return Declared(*shape, fps, word.group().decode() if word else "neutral")
 
 
 @hookimpl

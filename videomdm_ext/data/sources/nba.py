@@ -24,7 +24,7 @@ from torch import Tensor
 
 from videomdm_ext.data import files
 from videomdm_ext.data.clip import Recording
-from videomdm_ext.data.sources.base import Importer, ImportOptions, Member, as_long_as, lifter_name, read_results
+from videomdm_ext.data.sources.base import Importer, ImportOptions, Member, as_long_as, read_results
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.geometry.cameras import orbit, to_world
 from videomdm_ext.hookspecs import Register, hookimpl
@@ -59,23 +59,19 @@ class NBAImporter(Importer):
 
     def __init__(self, source: str, options: ImportOptions) -> None:
         super().__init__(source, options)
-        self.results = self.extra("lifted")
         if not self.results:
             raise ConfigError(
                 "data import nba: expected --option lifted=DIR with a lifter's joints, for the source has no 3D, found "
                 "none. MAS gives out ElePose's results."
             )
-        self.has_lifter = lifter_name(self.results, self.extra("lifted_name"))
         self.axes = torch.tensor(AXES[self.extra("lifted_axes", "right-up-away", among=tuple(AXES))])
         self.elevation = math.radians(self.extra_number("elevation", 0.0, least=0.0))
 
     def members(self) -> Sequence[Member]:
         """One for every sequence, sorted; the first tenth is for testing."""
         names = [files.checked_id(name, self._folder) for name in files.stems(self._folder, ".npy")]
-        return [
-            Member(name, name, "test" if place < len(names) // 10 else "train", name)
-            for place, name in enumerate(names)
-        ]
+        splits = ["test" if place < len(names) // 10 else "train" for place in range(len(names))]
+        return [Member(name, name, split, name) for name, split in zip(names, splits, strict=True)]
 
     def read(self, member: Member) -> Recording:
         """The sequence before a far camera, in metres."""
@@ -83,7 +79,10 @@ class NBAImporter(Importer):
         body = self._lifted(member.place, points, confidence)
         unit = self.extra_number("height", 2.0) * STATURE / size_of(body)
         lifted, camera = self._placed(body * unit, points[:, :1] * unit)
-        self._check_sides(lifted, member.id)
+        vote = facing_vote(lifted)
+        if vote < 0:  # it is a mirror image
+            advice = "Its left and right, or its depth, are exchanged: try another --option lifted_axes."
+            raise self.refuse(member.id, "knees and a nose ahead of the body", f"them behind it ({vote:.2f})", advice)
         return Recording(
             id=member.id,
             texts=self.given.get(member.id) or (CAPTION,),
@@ -115,8 +114,10 @@ class NBAImporter(Importer):
     def _lifted(self, name: str, points: Tensor, confidence: Tensor) -> Tensor:
         """Joints [T, 16, 3] about the hip, right, down, away, scaled to the points' unit."""
         joints = NBA16.num_joints
-        lifted = self._read_lifted(name)[::STRIDE]
-        body = as_long_as(lifted, len(points), bf.join(self.results, name)) * self.axes
+        _, lifted = read_results(self.results, (name,), joints, joints + 1)
+        if lifted.shape[1] > joints:
+            lifted = lifted[:, [joint for joint in range(joints + 1) if joint != TORSO]]
+        body = as_long_as(lifted[::STRIDE], len(points), bf.join(self.results, name)) * self.axes
         body = body - body[:, :1]
         flat, seen = body[..., :2], points - points[:, :1]
         weight = confidence.unsqueeze(-1)
@@ -129,14 +130,6 @@ class NBAImporter(Importer):
             raise self.refuse(name, "a lifted motion that falls on its 2D", f"{fit:.0%} of it explained", advice)
         return body * scale
 
-    def _read_lifted(self, name: str) -> Tensor:
-        """Joints [T, 16, 3] as the lifter left them."""
-        count = NBA16.num_joints
-        _, lifted = read_results(self.results, (name,), count, count + 1)
-        return (
-            lifted if lifted.shape[1] == count else lifted[:, [joint for joint in range(count + 1) if joint != TORSO]]
-        )
-
     def _placed(self, body: Tensor, root: Tensor) -> tuple[Tensor, Tensor]:
         """Joints [T, 16, 3] in a world with y up and the floor at 0, and the camera [3, 4] there. Metres."""
         across = torch.nn.functional.pad(root, (0, 1))
@@ -148,13 +141,6 @@ class NBAImporter(Importer):
         floor = torch.quantile(ankles.flatten(), 0.05) - ANKLE
         up = torch.tensor((0.0, 1.0, 0.0))
         return world - floor * up, torch.cat((level[:, :3], level[:, 3:] + floor * level[:, 1:2]), 1)
-
-    def _check_sides(self, lifted: Tensor, name: str) -> None:
-        """Refuse a body whose knees and nose are behind it: it is a mirror image."""
-        vote = facing_vote(lifted)
-        if vote < 0:
-            advice = "Its left and right, or its depth, are exchanged: try another --option lifted_axes."
-            raise self.refuse(name, "knees and a nose ahead of the body", f"them behind it ({vote:.2f})", advice)
 
 
 def size_of(body: Tensor) -> float:

@@ -76,7 +76,13 @@ def open_video(path: str) -> Video:
         raise _refused(path, "an empty file")
     if path.lower().endswith(".gif"):
         return _open_gif(path)
-    meta = _meta(path)
+    reader = _reader(path, [], [])
+    try:
+        meta: dict[str, Any] = next(reader)
+    except (OSError, RuntimeError, StopIteration, ValueError, IndexError, KeyError) as error:
+        raise _refused(path, "none that ffmpeg can read") from error
+    finally:
+        reader.close()
     width, height = meta.get("size", (0, 0))
     fps, seconds = float(meta.get("fps") or 0.0), float(meta.get("duration") or 0.0)
     if not (0 < width <= WIDEST and 0 < height <= WIDEST and fps > 0):
@@ -94,18 +100,6 @@ def frames(video: Video, start: float = 0.0, stop: float = float("inf")) -> Iter
             return
         if time >= start - 1e-6:
             yield time, picture
-
-
-def _meta(path: str) -> dict[str, Any]:
-    """What ffmpeg reports of a file."""
-    reader = _reader(path, [], [])
-    try:
-        meta: dict[str, Any] = next(reader)
-    except (OSError, RuntimeError, StopIteration, ValueError, IndexError, KeyError) as error:
-        raise _refused(path, "none that ffmpeg can read") from error
-    finally:
-        reader.close()
-    return meta
 
 
 def _reader(path: str, before: list[str], after: list[str]) -> Any:
@@ -209,32 +203,27 @@ def read_calibration(path: str) -> dict[str, Calibration]:
             f"{path}: expected a calibration (Pose2Sim's toml, or Qualisys's qca.txt), found something else ({error}). "
             "Name another file, or give --focal."
         ) from error
-    if not found or not all(_is_sane(camera) for camera in found.values()):
+    sane = bool(found)
+    for camera in found.values():
+        parts = [camera.intrinsics, camera.distortion, *([] if camera.extrinsics is None else [camera.extrinsics])]
+        sane &= min(camera.size) > 0 and bool((camera.intrinsics.diagonal() > 0).all())
+        sane &= all(bool(torch.isfinite(part).all()) for part in parts)
+    if not sane:
         raise DatasetError(f"{path}: expected cameras with a focal length and a size, found none. Correct the file.")
     return found
-
-
-def _is_sane(camera: Calibration) -> bool:
-    numbers = [camera.intrinsics, camera.distortion, *([] if camera.extrinsics is None else [camera.extrinsics])]
-    positive = min(camera.size) > 0 and bool((camera.intrinsics.diagonal() > 0).all())
-    return positive and all(bool(torch.isfinite(part).all()) for part in numbers)
 
 
 def camera_of(cameras: dict[str, Calibration], video: str, path: str) -> Calibration:
     """The camera of a video: the only one, or that whose name or number the video's name has."""
     if len(cameras) == 1:
         return next(iter(cameras.values()))
-    for name, camera in cameras.items():
-        if name.lower() in video.lower() or _number(name) == _number(video) != "":
+    numbers = [digits[-1].lstrip("0") if (digits := re.findall(r"\d+", n)) else "" for n in (video, *cameras)]
+    for (name, camera), number in zip(cameras.items(), numbers[1:], strict=True):
+        if name.lower() in video.lower() or number == numbers[0] != "":
             return camera
     raise DatasetError(
         f"{path}: expected a camera for the video {video}, found {', '.join(cameras)}. Name the video after its camera."
     )
-
-
-def _number(name: str) -> str:
-    digits: list[str] = re.findall(r"\d+", name)
-    return digits[-1].lstrip("0") if digits else ""
 
 
 def _numbers(values: Any, *shape: int) -> Tensor:
@@ -272,23 +261,16 @@ def _from_qca(text: str) -> dict[str, Calibration]:
         edges = {side: int(picture.attrib[side]) for side in ("left", "right", "top", "bottom")}
         size = edges["right"] - edges["left"] + 1, edges["bottom"] - edges["top"] + 1
         name = camera.attrib.get("serial", str(len(found)))
-        names = ("radialDistortion1", "radialDistortion2", "tangentalDistortion1", "tangentalDistortion2")
-        distortion = [float(lens.attrib[key]) for key in (*names, "radialDistortion3")]
-        found[name] = Calibration(
-            name, size, _qca_matrix(lens.attrib), _numbers(distortion, 5), _qca_place(place.attrib)
-        )
+        bent = ("radialDistortion1", "radialDistortion2", "tangentalDistortion1", "tangentalDistortion2")
+        distortion = [float(lens.attrib[key]) for key in (*bent, "radialDistortion3")]
+        optics = [f"{kind}{axis}" for kind in ("focalLength", "centerPoint") for axis in "UV"]
+        fu, fv, cu, cv = (float(lens.attrib[key]) / 64 for key in optics)
+        if not math.isfinite(fu * fv):
+            raise ValueError("a focal length that is no number")
+        matrix = _numbers([fu, 0, cu, 0, fv, cv, 0, 0, 1], 3, 3)
+        rows = [float(place.attrib[f"r{i}{j}"]) for i in (1, 2, 3) for j in (1, 2, 3)]
+        rotation = torch.diag(_numbers([1, -1, -1], 3)) @ _numbers(rows, 3, 3)
+        centre = _numbers([float(place.attrib[axis]) / 1000 for axis in "xyz"], 3, 1)
+        extrinsics = torch.cat((rotation, -rotation @ centre), 1)
+        found[name] = Calibration(name, size, matrix, _numbers(distortion, 5), extrinsics)
     return found
-
-
-def _qca_matrix(lens: dict[str, str]) -> Tensor:
-    fu, fv, cu, cv = (float(lens[f"{kind}{axis}"]) / 64 for kind in ("focalLength", "centerPoint") for axis in "UV")
-    if not math.isfinite(fu * fv):
-        raise ValueError("a focal length that is no number")
-    return _numbers([fu, 0, cu, 0, fv, cv, 0, 0, 1], 3, 3)
-
-
-def _qca_place(place: dict[str, str]) -> Tensor:
-    rows = _numbers([float(place[f"r{i}{j}"]) for i in (1, 2, 3) for j in (1, 2, 3)], 3, 3)
-    rotation = torch.diag(_numbers([1, -1, -1], 3)) @ rows
-    centre = _numbers([float(place[axis]) / 1000 for axis in "xyz"], 3, 1)
-    return torch.cat((rotation, -rotation @ centre), 1)

@@ -8,6 +8,7 @@ taken to stand still unless `moving` says otherwise. There is no true motion: th
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -83,33 +84,21 @@ class Piece:
 def stretches(seen: Sighting, fps: float) -> tuple[list[Stretch], list[str]]:
     """Parts of a video that show one person without a break, long enough to use, and notes about the others."""
     pixels, confidence = to_smpl22(seen.pixels, seen.layout), confidence22(seen.score, seen.layout)
-    sure = np.where(seen.presence > 0, 1.0, 0.0)[:, None]  # without a lifted pose a frame is none
-    score = confidence[:, _CORE] * sure
+    score = confidence[:, _CORE] * (seen.presence > 0)[:, None]  # without a lifted pose a frame is none
+    track = seen.part.copy()
+    for frame in range(1, len(track)):
+        track[frame] = track[frame] if track[frame] >= 0 else track[frame - 1]
+    breaks = np.where(np.diff(track, prepend=track[:1]) != 0, 1.0, seen.changes)  # 1 where another track begins
     found: list[Stretch] = []
     dropped: list[float] = []
-    for first, stop in segments(seen.times, pixels[:, _CORE], score, _breaks(seen), bad=BAD):
+    for first, stop in segments(seen.times, pixels[:, _CORE], score, breaks, bad=BAD):
         seconds = seen.times[stop - 1] - seen.times[first]
         if int(seconds * fps + 1e-6) < MIN_FRAMES:  # a clip loses the last of its frames
             dropped.append(float(seconds))
             continue
         found.append(_stretch(seen, pixels, confidence, slice(first, stop), fps))
-    notes = []
-    if dropped:
-        notes.append(
-            f"{len(dropped)} part(s) shorter than {MIN_FRAMES} frames at {fps:g} fps were left out, "
-            f"{sum(dropped):.1f} s in all."
-        )
-    return found, notes
-
-
-def _breaks(seen: Sighting) -> Numbers:
-    """Share of the picture that changed [F], 1 where another track begins."""
-    known = seen.part.copy()
-    for frame in range(1, len(known)):
-        if known[frame] < 0:
-            known[frame] = known[frame - 1]
-    other = np.concatenate(([False], np.diff(known) != 0))
-    return np.where(other, 1.0, seen.changes)
+    note = f"{len(dropped)} part(s) shorter than {MIN_FRAMES} frames at {fps:g} fps were left out"
+    return found, [f"{note}, {sum(dropped):.1f} s in all."] if dropped else []
 
 
 def _stretch(seen: Sighting, pixels: Numbers, confidence: Numbers, rows: slice, fps: float) -> Stretch:
@@ -207,11 +196,7 @@ class VideoImporter(Importer):
         self.refused: dict[str, str] = {}
         self.found: dict[str, Findings] = {}
         self._seen: dict[str, Seen] = {}
-        self._check()
-
-    def _check(self) -> None:
-        """Options that do not go together are refused before any work."""
-        extra = self.options.extra
+        extra = options.extra  # those that do not go together are refused before any work
         if self.fps > FASTEST:
             raise ConfigError(f"--fps: expected at most {FASTEST:g}, found {self.fps:g}. Correct it.")
         told = [key for key in ("focal", "fov", "calibration") if extra.get(key)]
@@ -224,7 +209,7 @@ class VideoImporter(Importer):
         person = extra.get("person", "")
         if person not in ("", "largest") and not person.isdigit():
             raise ConfigError(f"--person: expected 'largest' or a number from 0, found {person!r}. Correct it.")
-        if not self.options.captions:
+        if not options.captions:
             raise ConfigError(
                 "--captions: expected a file with lines NAME<tab>CAPTION, one or more a video, perhaps with its start "
                 "and end in seconds behind further tabs, found none. Write one."
@@ -234,7 +219,16 @@ class VideoImporter(Importer):
         """The clips of all videos; the videos are watched for it, unless that was kept."""
         captions = caption_table(self.options.captions)
         members: list[Member] = []
-        for clip_stem, path in self._videos():
+        if os.path.isdir(self.source):
+            names = [n for n in files.list_files(self.source) if n.lower().endswith(video_frames.ENDINGS)]
+            paths = [os.path.join(self.source, name) for name in names]
+        else:
+            paths = [self.source]
+        used = Counter[str]()
+        for path in paths:
+            clip_stem = re.sub(r"[^A-Za-z0-9_.-]+", "_", stem(path)).strip("._-") or "video"
+            used[clip_stem] += 1
+            clip_stem += f"_v{used[clip_stem]}" if used[clip_stem] > 1 else ""  # two of one name get numbers
             try:
                 members += self._members_of(clip_stem, path, captions_of(captions, path, self.options.captions))
             except DatasetError as error:
@@ -246,21 +240,6 @@ class VideoImporter(Importer):
             endings = ", ".join(video_frames.ENDINGS)
             raise DatasetError(f"{self.source}: expected a video, or a folder of videos ({endings}), found {found}")
         return members
-
-    def _videos(self) -> list[tuple[str, str]]:
-        """A stem for ids, and the path, of every video; two of one name get numbers."""
-        if os.path.isdir(self.source):
-            names = [n for n in files.list_files(self.source) if n.lower().endswith(video_frames.ENDINGS)]
-            paths = [os.path.join(self.source, name) for name in names]
-        else:
-            paths = [self.source]
-        used: dict[str, int] = {}
-        rows = []
-        for path in paths:
-            clean = re.sub(r"[^A-Za-z0-9_.-]+", "_", stem(path)).strip("._-") or "video"
-            used[clean] = used.get(clean, 0) + 1
-            rows.append((clean if used[clean] == 1 else f"{clean}_v{used[clean]}", path))
-        return rows
 
     def _members_of(self, clip_stem: str, path: str, captions: Sequence[Caption]) -> list[Member]:
         findings = self.found[clip_stem] = Findings()
@@ -280,12 +259,13 @@ class VideoImporter(Importer):
             )
         seen = self._seen[path] = self._understood(video, sighting, pieces, findings)
         for number, (piece, stretch) in enumerate(seen.pieces):
+            error = reprojection(seen.bodies[number], *self._image(stretch, piece, seen.lens))
             findings.clips[f"{clip_stem}_{number}"] = {
                 "video": path,
                 "start": round(piece.start, 4),
                 "frames": piece.count,
                 "confidence": round(float(stretch.confidence[piece.rows].mean()), 3),
-                "error_pixels": round(self._error(seen, number) * seen.lens.focal, 2),
+                "error_pixels": round(error * seen.lens.focal, 2),
             }
         return [Member(f"{clip_stem}_{n}", trial=clip_stem, place=(path, n)) for n in range(len(seen.pieces))]
 
@@ -293,7 +273,8 @@ class VideoImporter(Importer):
         self, video: Video, sighting: Sighting, pieces: list[tuple[Piece, Stretch]], findings: Findings
     ) -> Seen:
         """Lens, positions in front of the camera, and up, of one video."""
-        calibration = self._calibration(video)
+        place = self.options.extra.get("calibration", "")
+        calibration = camera_of(read_calibration(place), stem(video.path), place) if place else None
         lens = self._lens(video, sighting, [stretch for _, stretch in pieces], calibration)
         if lens.told_by == "assumed":
             findings.notes.append(
@@ -301,7 +282,10 @@ class VideoImporter(Importer):
                 "the longer side is assumed. Give --focal or --fov-degrees if you know better."
             )
         kept, bodies = self._standing(pieces, lens, video, findings)
-        up = None if self.moving else _up(calibration, bodies, self)
+        up = None
+        if not self.moving:
+            known = None if calibration is None else calibration.up
+            up = find_up(bodies, self.skeleton, self.fps) if known is None else Up(known, 0.0, "calibration")
         findings.facts |= {"focal": round(lens.focal, 1), "focal_told_by": lens.told_by, "size": list(video.size)}
         if up is not None:
             degrees = {"up_deviation": up.deviation, "camera_pitch": up.pitch, "camera_roll": up.roll}
@@ -315,7 +299,7 @@ class VideoImporter(Importer):
         """Positions [T, 22, 3] in camera coordinates of those pieces that can be placed, and these pieces."""
         kept, bodies = [], []
         for piece, stretch in pieces:
-            image, weight = self._image(stretch, piece, lens), stretch.confidence[piece.rows].square()
+            image, weight = self._image(stretch, piece, lens)
             place = f"{video.path} from {piece.start:.2f} s"
             try:
                 body = in_front(turned(stretch.body[piece.rows], image, self.skeleton), image, weight, self.fps, place)
@@ -328,22 +312,14 @@ class VideoImporter(Importer):
             raise DatasetError(findings.notes[-1].removeprefix("Left out: "))
         return kept, bodies
 
-    def _error(self, seen: Seen, number: int) -> float:
-        """Root mean square distance of a placed clip from its keypoints, on the normalised plane."""
-        piece, stretch = seen.pieces[number]
-        image, weight = self._image(stretch, piece, seen.lens), stretch.confidence[piece.rows].square()
-        return reprojection(seen.bodies[number], image, weight)
-
-    def _calibration(self, video: Video) -> Calibration | None:
-        place = self.options.extra.get("calibration", "")
-        return camera_of(read_calibration(place), stem(video.path), place) if place else None
-
     def _lens(self, video: Video, sighting: Sighting, seen: list[Stretch], calibration: Calibration | None) -> Lens:
         if calibration is not None:
             return Lens(calibration.scaled(sighting.size), "calibration", calibration.distortion)
         size = sighting.size
         if self.options.extra.get("focal"):
-            return lens_of(self.extra_number("focal", 1.0) * self._scale(video), size, "given")
+            # large pictures are scaled down before anything looks at them
+            scale = max(video.size) / max(video.whole_size)
+            return lens_of(self.extra_number("focal", 1.0) * scale, size, "given")
         if self.options.extra.get("fov"):
             degrees = self.extra_number("fov", 60.0)
             if not 5 <= degrees <= 150:
@@ -352,23 +328,20 @@ class VideoImporter(Importer):
         parts = [torch.cat([getattr(s, name) for s in seen]) for name in ("body", "pixels", "confidence")]
         return find_lens(parts[0], parts[1], parts[2].square(), size, self.skeleton)
 
-    def _scale(self, video: Video) -> float:
-        """What the pictures of a large video are scaled by before anything looks at them."""
-        return max(video.size) / max(video.whole_size)
-
-    def _image(self, stretch: Stretch, piece: Piece, lens: Lens) -> Tensor:
-        """Keypoints [T, 22, 2] on the normalised plane."""
-        return cameras.normalise(stretch.pixels[piece.rows], lens.intrinsics, lens.distortion)
+    def _image(self, stretch: Stretch, piece: Piece, lens: Lens) -> tuple[Tensor, Tensor]:
+        """Keypoints [T, 22, 2] on the normalised plane and their weight [T, 22]."""
+        points = cameras.normalise(stretch.pixels[piece.rows], lens.intrinsics, lens.distortion)
+        return points, stretch.confidence[piece.rows].square()
 
     def read(self, member: Member) -> Recording:
         """One clip in its own world: y up, the floor at y = 0."""
         path, number = member.place
         seen = self._seen[path]
         piece, stretch = seen.pieces[number]
-        image, confidence = self._image(stretch, piece, seen.lens), stretch.confidence[piece.rows]
+        image, weight = self._image(stretch, piece, seen.lens)
         body = seen.bodies[number]
         if seen.up is None:
-            lifted, extrinsics = upright_moving(body, image, confidence.square(), self.skeleton, self.fps, member.id)
+            lifted, extrinsics = upright_moving(body, image, weight, self.skeleton, self.fps, member.id)
         else:
             lifted, extrinsics = upright(body, seen.up.direction)
         return Recording(
@@ -377,20 +350,13 @@ class VideoImporter(Importer):
             fps=self.fps,
             skeleton=self.skeleton,
             keypoints=image.float(),
-            confidence=confidence.float(),
+            confidence=stretch.confidence[piece.rows].float(),
             extrinsics=extrinsics.float(),
             lifted=lifted.float(),
             intrinsics=seen.lens.intrinsics.float(),
             image_size=seen.video.size,
             source=f"{path} from {piece.start:.2f} s",
         )
-
-
-def _up(calibration: Calibration | None, bodies: list[Tensor], importer: VideoImporter) -> Up:
-    known = None if calibration is None else calibration.up
-    if known is not None:
-        return Up(known, 0.0, "calibration")
-    return find_up(bodies, importer.skeleton, importer.fps)
 
 
 def captions_of(found: Mapping[str, list[Caption]], video: str, place: str) -> list[Caption]:

@@ -79,7 +79,26 @@ def read_detections(path: str, kind: str, *, count: int, fps: float) -> Detectio
             f"{path}: expected detections as {kind} writes them, found something else ({error!r}). "
             f"Is --format right? It takes {', '.join(FORMATS)}."
         ) from error
-    return _stacked(_by_frame(found, count, path), count, fps, path)
+    people = _by_frame(found, count, path)
+    sizes = {len(score) for members in people.values() for _, score in members}
+    if len(sizes) != 1 or not sizes <= BY_COUNT.keys():
+        raise DatasetError(
+            f"{path}: expected people of {', '.join(map(str, BY_COUNT))} joints, all alike, found "
+            f"{', '.join(map(str, sorted(sizes)))}. Use a detector of one of these skeletons."
+        )
+    layout = BY_COUNT[sizes.pop()]
+    most, joints = max(map(len, people.values())), len(layout.joints)
+    pixels, score = np.zeros((count, most, joints, 2)), np.zeros((count, most, joints))
+    for frame, members in people.items():
+        for slot, (points, sure) in enumerate(members):
+            pixels[frame, slot], score[frame, slot] = points[:joints], sure[:joints]
+    known = np.isfinite(pixels).all(-1) & np.isfinite(score) & (score > 0)
+    if known.any() and np.median(score[known]) > 1.5:
+        raise DatasetError(
+            f"{path}: expected scores from 0 to 1, found {np.median(score[known]):.3g} in the middle. Scale them."
+        )
+    pixels, score = np.where(known[..., None], pixels, 0.0), np.where(known, score, 0.0).clip(0, 1)
+    return Detections(layout, np.arange(count) / fps, pixels, score)
 
 
 def _blazepose(path: str) -> Detections:
@@ -159,31 +178,6 @@ def _by_frame(found: Sequence[tuple[int, Person]], count: int, path: str) -> dic
     return people
 
 
-def _stacked(people: Mapping[int, Sequence[Person]], count: int, fps: float, path: str) -> Detections:
-    sizes = {len(score) for members in people.values() for _, score in members}
-    if len(sizes) != 1 or not sizes <= BY_COUNT.keys():
-        raise DatasetError(
-            f"{path}: expected people of {', '.join(map(str, BY_COUNT))} joints, all alike, found "
-            f"{', '.join(map(str, sorted(sizes)))}. Use a detector of one of these skeletons."
-        )
-    layout = BY_COUNT[sizes.pop()]
-    most, joints = max(map(len, people.values())), len(layout.joints)
-    pixels, score = np.zeros((count, most, joints, 2)), np.zeros((count, most, joints))
-    for frame, members in people.items():
-        for slot, (points, sure) in enumerate(members):
-            pixels[frame, slot], score[frame, slot] = points[:joints], sure[:joints]
-    found = np.isfinite(pixels).all(-1) & np.isfinite(score) & (score > 0)
-    if found.any() and np.median(score[found]) > 1.5:
-        raise DatasetError(
-            f"{path}: expected scores from 0 to 1, found {np.median(score[found]):.3g} in the middle. Scale them."
-        )
-    return Detections(
-        layout, np.arange(count) / fps, np.where(found[..., None], pixels, 0.0), np.where(found, score, 0.0).clip(0, 1)
-    )
-
-
-Flags = NDArray[np.bool_]
-
 SEEN = 0.3  # score from which on a joint counts for a box
 FEWEST_JOINTS = 5  # joints of a person that count, at least
 PATIENCE = 0.5  # seconds without detections after which a person is given up
@@ -213,16 +207,12 @@ class Track:
         return float(np.median(self.boxes[:, 3] - self.boxes[:, 1]))
 
 
-def box_of(pixels: Numbers, score: Numbers) -> Numbers | None:
-    """Box [4] of a person's joints [K, 2] that are seen; None where they are too few."""
-    seen = pixels[score > SEEN]
-    return None if len(seen) < FEWEST_JOINTS else np.concatenate((seen.min(0), seen.max(0)))
-
-
 def follow(found: Detections) -> list[Track]:
     """Everybody who is in view for more than a moment, in the order in which they appear."""
-    frames = zip(found.pixels, found.score, strict=True)
-    boxes = [[box_of(*person) for person in zip(pixels, score, strict=True)] for pixels, score in frames]
+    boxes: list[list[Numbers | None]] = []
+    for people, scores in zip(found.pixels, found.score, strict=True):
+        seen = [pixels[score > SEEN] for pixels, score in zip(people, scores, strict=True)]
+        boxes.append([np.concatenate((p.min(0), p.max(0))) if len(p) >= FEWEST_JOINTS else None for p in seen])
     return follow_boxes(boxes, found.times)
 
 
@@ -236,8 +226,12 @@ def follow_boxes(
         closed += [path for path in alive if time - path.time > patience]
         alive = [path for path in alive if time - path.time <= patience]
         free = {slot: box for slot, box in enumerate(boxes) if box is not None}
-        for path, slot in _pairs(alive, free, time, nearest):
-            path.add(frame, slot, free.pop(slot), time)
+        fits = [(path.match(box, time), -i, slot) for i, path in enumerate(alive) for slot, box in free.items()]
+        taken = set[int]()
+        for fit, i, slot in sorted(fits, reverse=True):  # the best first
+            if fit >= nearest and i not in taken and slot in free:
+                taken.add(i)
+                alive[-i].add(frame, slot, free.pop(slot), time)
         alive += [_Path(frame, slot, box, time) for slot, box in free.items()]
     tracks = [path.track for path in closed + alive]
     return sorted(tracks, key=lambda track: (track.frames[0], track.boxes[0, 0]))
@@ -271,16 +265,6 @@ class _Path:
         return Track(np.array(frames, np.int64), np.array(slots, np.int64), np.array(boxes))
 
 
-def _pairs(paths: Sequence[_Path], free: dict[int, Numbers], time: float, nearest: float) -> list[tuple[_Path, int]]:
-    """Paths with the boxes that go on with them, the best fits first."""
-    fits = [(path.match(box, time), -i, slot) for i, path in enumerate(paths) for slot, box in free.items()]
-    taken: dict[int, int] = {}
-    for fit, i, slot in sorted(fits, reverse=True):
-        if fit >= nearest and -i not in taken and slot not in taken.values():
-            taken[-i] = slot
-    return [(paths[i], slot) for i, slot in taken.items()]
-
-
 def overlap(one: Numbers, other: Numbers) -> float:
     """Area that two boxes [4] share over the area that they cover."""
     sides = np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2])
@@ -300,29 +284,20 @@ def choose(tracks: Sequence[Track], times: Numbers, person: str, place: str) -> 
     tallest = max(track.height for track in known)
     known = [track for track in known if track.height >= SIGNIFICANT * tallest]
     if person not in ("", "largest"):
-        return [known[_index(person, len(known), place)]]
+        if not person.isdigit():
+            raise ConfigError(f"--person: expected 'largest' or a number from 0, found {person!r}. Correct it.")
+        if int(person) >= len(known):
+            raise DatasetError(f"{place}: expected a person number {person}, found {len(known)} people. Count from 0.")
+        return [known[int(person)]]
     taken: list[Track] = []
     for track in sorted(known, key=lambda track: -track.height * len(track.frames)):
-        others = [other for other in taken if _together(track, other, times) > TOGETHER]
+        ends = [(max(track.frames[0], t.frames[0]), min(track.frames[-1], t.frames[-1])) for t in taken]
+        others = any(stop > start and times[stop] - times[start] > TOGETHER for start, stop in ends)
         if others and person == "":
             raise _crowd(known, times, place)
         if not others:
             taken.append(track)
     return sorted(taken, key=lambda track: track.frames[0])
-
-
-def _index(person: str, count: int, place: str) -> int:
-    if not person.isdigit():
-        raise ConfigError(f"--person: expected 'largest' or a number from 0, found {person!r}. Correct it.")
-    if int(person) >= count:
-        raise DatasetError(f"{place}: expected a person number {person}, found {count} people. Count from 0.")
-    return int(person)
-
-
-def _together(one: Track, other: Track, times: Numbers) -> float:
-    """Seconds that two tracks are both in view."""
-    start, stop = max(one.frames[0], other.frames[0]), min(one.frames[-1], other.frames[-1])
-    return float(times[stop] - times[start]) if stop > start else 0.0
 
 
 def _crowd(tracks: Sequence[Track], times: Numbers, place: str) -> DatasetError:
@@ -348,27 +323,17 @@ def segments(times: Numbers, pixels: Numbers, score: Numbers, changes: Numbers, 
     good = np.flatnonzero(score.mean(1) >= bad)
     if len(good) == 0:
         return []
-    passed = np.diff(times[good])
-    apart = (passed > LONGEST_GAP) | _jumps(pixels[good], score[good], passed)
+    passed, seen = np.diff(times[good]), np.where(score[good][..., None] > 0, pixels[good], np.nan)
+    seen[~(score[good] > 0).any(1)] = 0.0
+    sizes = (np.nanmax(seen, axis=1) - np.nanmin(seen, axis=1)).max(1)
+    step = np.median(np.linalg.norm(np.diff(pixels[good], axis=0), axis=-1), axis=1)
+    jumps = step > (JUMP + FASTEST * passed) * np.maximum(sizes[1:], 1.0)  # farther than a person can
+    apart = (passed > LONGEST_GAP) | jumps
     cut = np.cumsum(changes > CUT)
     apart |= np.diff(cut[good]) > 0
     edges = np.flatnonzero(apart)
     starts, stops = good[np.concatenate(([0], edges + 1))], good[np.concatenate((edges, [len(good) - 1]))] + 1
     return [(int(a), int(b)) for a, b in zip(starts, stops, strict=True)]
-
-
-def _jumps(pixels: Numbers, score: Numbers, passed: Numbers) -> Flags:
-    """Where most joints move farther than a person can. -> [F - 1]"""
-    seen = np.where(score[..., None] > 0, pixels, np.nan)
-    seen[~(score > 0).any(1)] = 0.0
-    sizes = (np.nanmax(seen, axis=1) - np.nanmin(seen, axis=1)).max(1)
-    step = np.median(np.linalg.norm(np.diff(pixels, axis=0), axis=-1), axis=1)
-    return np.asarray(step > (JUMP + FASTEST * passed) * np.maximum(sizes[1:], 1.0))
-
-
-def colour_change(before: Numbers, after: Numbers) -> float:
-    """Share of the pixels whose colour changed, from two histograms that add up to 1 each."""
-    return float(np.abs(before - after).sum() / 2)
 
 
 def histogram(picture: NDArray[np.uint8]) -> Numbers:

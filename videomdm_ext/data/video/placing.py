@@ -228,26 +228,15 @@ class Up:
 
 def body_axes(positions: Tensor, skeleton: Skeleton) -> tuple[Tensor, Tensor]:
     """Directions [T, 3] from the ankles to the neck, and which frames show a person who stands. [T, J, 3] ->"""
-    feet = _middle(positions, skeleton, "l_ankle", "r_ankle")
-    hips, neck = _middle(positions, skeleton, "pelvis"), _middle(positions, skeleton, "neck")
-    bends = [_bend(positions, skeleton, f"{s}_hip", f"{s}_knee", f"{s}_ankle") for s in ("l", "r")]
-    waist = _angle(neck - hips, hips - feet)
-    bend = torch.stack((*bends, waist)).amax(0)
-    return torch.nn.functional.normalize(neck - feet, dim=-1), bend < STRAIGHT
-
-
-def _middle(positions: Tensor, skeleton: Skeleton, *names: str) -> Tensor:
-    return positions[:, [skeleton.index(name) for name in names]].mean(1)
-
-
-def _bend(positions: Tensor, skeleton: Skeleton, *names: str) -> Tensor:
-    """Angle [T] by which a chain of three joints is bent; 0: straight."""
-    first, middle, last = (positions[:, skeleton.index(name)] for name in names)
-    return _angle(middle - first, last - middle)
-
-
-def _angle(one: Tensor, other: Tensor) -> Tensor:
-    return torch.atan2(torch.linalg.cross(one, other).norm(dim=-1), (one * other).sum(-1))
+    joint = {name: positions[:, number] for number, name in enumerate(skeleton.joints)}
+    feet, neck = (joint["l_ankle"] + joint["r_ankle"]) / 2, joint["neck"]
+    chains = [(joint[f"{s}_hip"], joint[f"{s}_knee"], joint[f"{s}_ankle"]) for s in "lr"]
+    straight = torch.ones(len(positions), dtype=torch.bool)
+    for first, middle, last in (*chains, (neck, joint["pelvis"], feet)):
+        one, other = middle - first, last - middle
+        bend = torch.atan2(torch.linalg.cross(one, other).norm(dim=-1), (one * other).sum(-1))
+        straight &= bend < STRAIGHT
+    return torch.nn.functional.normalize(neck - feet, dim=-1), straight
 
 
 def resting_feet(positions: Tensor, skeleton: Skeleton, fps: float) -> Tensor:

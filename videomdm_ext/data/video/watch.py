@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import blobfile as bf
@@ -24,10 +24,8 @@ from videomdm_ext.data import files
 from videomdm_ext.data.video import frames as video_frames
 from videomdm_ext.data.video.frames import Picture, Video, require
 from videomdm_ext.data.video.people import (
-    Detections,
     Track,
     choose,
-    colour_change,
     find_file,
     follow,
     follow_boxes,
@@ -113,7 +111,10 @@ def watch(video: Video, choice: Choice, cache: str = "", progress: Progress | No
     if not (seen.score > 0).any():
         raise DatasetError(f"{video.path}: expected a person in view, found none. Leave it out.")
     if place:
-        files.write_bytes(place, files.arrays_bytes(_arrays(seen)))
+        arrays = {field.name: getattr(seen, field.name) for field in dataclasses.fields(seen)}
+        arrays["layout"] = np.array([DETECTORS.index(seen.layout)])  # its place among the known ones
+        content = files.arrays_bytes({name: np.asarray(values, np.float32) for name, values in arrays.items()})
+        files.write_bytes(place, content)
         return _read(place)  # in the precision in which it is kept, as an interrupted import finds it
     return seen
 
@@ -141,17 +142,12 @@ def _alone(video: Video, choice: Choice, progress: Progress | None) -> Sighting:
     """MediaPipe by itself: look who is there, then watch one person."""
     tracks, times = survey(video)
     chosen = choose(tracks, times, choice.person, video.path)
-    if choice.person or _is_crowd(tracks, chosen):
+    if choice.person or sum(len(track.frames) > 1 for track in tracks) > len(chosen):  # others, however small
         boxes = [(times[track.frames], track) for track in chosen]
-        return _gather(video, _in_boxes(_pictures(video, progress), boxes), BLAZEPOSE33)
+        return _gather(video, _in_boxes(_pictures(video, progress), boxes))
     find = engine(following=True)
     seen = ((time, picture, find(picture), 0) for time, picture in _pictures(video, progress))
-    return _gather(video, seen, BLAZEPOSE33)
-
-
-def _is_crowd(tracks: list[Track], chosen: list[Track]) -> bool:
-    """Whether others were seen in more than one frame, however small."""
-    return sum(len(track.frames) > 1 for track in tracks) > len(chosen)
+    return _gather(video, seen)
 
 
 def survey(video: Video) -> tuple[list[Track], Numbers]:
@@ -186,23 +182,18 @@ def _in_boxes(pictures: Iterable[tuple[float, Picture]], tracks: list[tuple[Numb
     last: Found | None = None
     lost = -np.inf
     for time, picture in pictures:
-        part, box = _expected(tracks, time)
-        found = None
+        part, box, found = -1, None, None
+        for number, (times, track) in enumerate(tracks):  # which one is in view, and its box there
+            margin = SURVEY if len(times) > 1 else 0.0
+            if times[0] - margin <= time <= times[-1] + margin:
+                part, box = number, np.array([np.interp(time, times, side) for side in track.boxes.T])
+                break
         if box is not None:
             near = last is not None and time - lost <= LOST and overlap(last.box, box) > 0.1
             found = find_in_box(picture, last.box if near and last is not None else box, find)
         if found is not None:
             last, lost = found, time
         yield time, picture, found, part
-
-
-def _expected(tracks: list[tuple[Numbers, Track]], time: float) -> tuple[int, Numbers | None]:
-    """Which track is in view at a time, and its box [4] there."""
-    for number, (times, track) in enumerate(tracks):
-        margin = SURVEY if len(times) > 1 else 0.0
-        if times[0] - margin <= time <= times[-1] + margin:
-            return number, np.array([np.interp(time, times, side) for side in track.boxes.T])
-    return -1, None
 
 
 def _with_detections(video: Video, choice: Choice, progress: Progress | None) -> Sighting:
@@ -218,14 +209,9 @@ def _with_detections(video: Video, choice: Choice, progress: Progress | None) ->
     }
     pictures = _pictures(video, progress)
     if given.world is None:
-        lifted = _gather(video, _in_boxes(pictures, [(given.times[t.frames], t) for t in chosen]), BLAZEPOSE33)
+        lifted = _gather(video, _in_boxes(pictures, [(given.times[t.frames], t) for t in chosen]))
     else:
-        lifted = _gather(video, ((time, picture, None, -1) for time, picture in pictures), BLAZEPOSE33)
-    return _joined(given, rows, lifted)
-
-
-def _joined(given: Detections, rows: Mapping[int, tuple[int, int]], lifted: Sighting) -> Sighting:
-    """The person of `rows`, frame to (track, slot), at the times of the other program's frames."""
+        lifted = _gather(video, ((time, picture, None, -1) for time, picture in pictures))
     count, joints = len(given.times), len(given.layout.joints)
     nearest = np.abs(lifted.times[None] - given.times[:, None]).argmin(1)
     pixels, score, part = np.zeros((count, joints, 2)), np.zeros((count, joints)), np.full(count, -1.0)
@@ -234,26 +220,22 @@ def _joined(given: Detections, rows: Mapping[int, tuple[int, int]], lifted: Sigh
         pixels[frame], score[frame], part[frame] = given.pixels[frame, slot], given.score[frame, slot], number
         if given.world is not None:
             world[frame], presence[frame] = given.world[frame, slot], given.score[frame, slot].mean()
+    ends = np.searchsorted(lifted.times, given.times + 1e-6)
+    between = zip(np.concatenate(([0], ends[:-1])), ends, strict=True)  # each time and the one before
+    changes = np.array([lifted.changes[a:b].max(initial=0.0) for a, b in between])
     return dataclasses.replace(
         lifted, layout=given.layout, times=given.times, pixels=pixels, score=score, part=part, world=world,
-        presence=presence, changes=_changes_at(given.times, lifted),
+        presence=presence, changes=changes,
     )  # fmt: skip
 
 
-def _changes_at(times: Numbers, lifted: Sighting) -> Numbers:
-    """The greatest change of colour between each time and the one before."""
-    ends = np.searchsorted(lifted.times, times + 1e-6)
-    starts = np.concatenate(([0], ends[:-1]))
-    return np.array([lifted.changes[a:b].max(initial=0.0) for a, b in zip(starts, ends, strict=True)])
-
-
-def _gather(video: Video, rows: Iterable[Row], layout: Layout) -> Sighting:
+def _gather(video: Video, rows: Iterable[Row]) -> Sighting:
     """Stack what was found in each frame, and measure how the picture changes."""
     times, found, parts, changes = [], [], [], []
     before: Numbers | None = None
     for time, picture, person, part in rows:
         colours = histogram(picture)
-        changes.append(0.0 if before is None else colour_change(before, colours))
+        changes.append(0.0 if before is None else float(np.abs(before - colours).sum() / 2))
         before = colours
         times.append(time)
         parts.append(part)
@@ -261,17 +243,10 @@ def _gather(video: Video, rows: Iterable[Row], layout: Layout) -> Sighting:
     nobody = Found(np.zeros((33, 2)), np.zeros(33), np.zeros((33, 3)))
     people = [nobody if person is None else person for person in found]
     return Sighting(
-        layout, video.size, np.array(times), np.stack([p.pixels for p in people]),
+        BLAZEPOSE33, video.size, np.array(times), np.stack([p.pixels for p in people]),
         np.stack([p.visibility for p in people]), np.stack([p.world for p in people]),
         np.array([p.presence for p in people]), np.array(changes), np.array(parts, dtype=np.float64),
     )  # fmt: skip
-
-
-def _arrays(seen: Sighting) -> dict[str, files.Array]:
-    """The arrays of the file that is kept; the layout is stored as its place among the known ones."""
-    arrays = {field.name: getattr(seen, field.name) for field in dataclasses.fields(seen)}
-    arrays["layout"] = np.array([DETECTORS.index(seen.layout)])
-    return {name: np.asarray(values, dtype=np.float32) for name, values in arrays.items()}
 
 
 def _read(place: str) -> Sighting:
@@ -315,7 +290,12 @@ def find_people(picture: Picture, find: Engine, most: int = 6) -> list[Found]:
     """
     people: list[Found] = []
     rest = picture.copy()
-    for left, top, right, bottom in _views(picture.shape[1], picture.shape[0]):
+    height, width = picture.shape[:2]
+    reach = round(HALF * max(width, height))
+    wide = [(0, 0, reach, height), (width - reach, 0, width, height)]
+    tall = [(0, 0, width, reach), (0, height - reach, width, height)]
+    views = [(0, 0, width, height), *(wide if width >= height else tall)]
+    for left, top, right, bottom in views:
         while len(people) < most:
             found = find(rest[top:bottom, left:right])
             if found is None or found.presence < PRESENT:
@@ -327,16 +307,6 @@ def find_people(picture: Picture, find: Engine, most: int = 6) -> list[Found]:
             a, b, c, d = grown(found.box, MARGIN, rest.shape[1], rest.shape[0])
             rest[b:d, a:c] = 128
     return people
-
-
-def _views(width: int, height: int) -> list[tuple[int, int, int, int]]:
-    """Left, top, right and bottom of the whole picture and of the halves of its longer side, which overlap."""
-    reach = round(HALF * max(width, height))
-    if width >= height:
-        halves = [(0, 0, reach, height), (width - reach, 0, width, height)]
-    else:
-        halves = [(0, 0, width, reach), (0, height - reach, width, height)]
-    return [(0, 0, width, height), *halves]
 
 
 def _moved(found: Found, left: int, top: int) -> Found:
