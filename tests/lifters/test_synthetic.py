@@ -14,9 +14,9 @@ from videomdm_ext.data.motions import load_motions
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry import cameras
 from videomdm_ext.lifters.base import Lifter
-from videomdm_ext.lifters.synthetic import Noise, SyntheticError, SyntheticLifter, measure_error
+from videomdm_ext.lifters.synthetic import Noise, SyntheticError, SyntheticLifter
 from videomdm_ext.motion.kinematics import bone_lengths
-from videomdm_ext.motion.measures import pa_mpjpe, similarity_aligned
+from videomdm_ext.motion.measures import measure_error, pa_mpjpe, similarity_aligned
 from videomdm_ext.motion.skeletons import NBA16, SMPL22
 
 NONE = SyntheticError.none()

@@ -1,8 +1,8 @@
 """Look through a data set once: every clip by the rulebook, and the set as a whole (`check_folder`, `examine_clip`).
 
 Nothing is changed but DIR/checked.json, which keeps what was found in each clip by the content of its files. It is used
-only for the very same content and the very same check; broken entries are left aside, and where it cannot be written
-all is as well.
+only for the very same content and the very same check; a cache that was changed is left aside, and where it cannot be
+written all is as well.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from videomdm_ext.data.files import Array
 from videomdm_ext.data.folder import SPLITS, Card, is_unfinished, names, on_plane, read_card
 from videomdm_ext.data.rules import ERROR, KINDS, WARNING, WHOLE, Finding, Sight
 from videomdm_ext.data.rules_image import lies_along, upright
-from videomdm_ext.data.texts import parse_texts
+from videomdm_ext.data.texts import looks_decoded_twice, parse_texts
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.motion.features import Moments
 from videomdm_ext.motion.skeletons import by_name
@@ -109,8 +109,9 @@ def check_folder(path: str, progress: Progress | None = None, use_cache: bool = 
             progress(number + 1, len(ids))
     found += [item for seen in look.seen.values() for item in seen.findings]
     facts = {clip_id: seen.facts for clip_id, seen in look.seen.items()}
-    found += leaks(splits, facts) + twins(facts) + tendencies(facts.values())
-    found += strangers(path, card, set(ids)) + look.statistics()
+    found += leaks(splits, facts) + twins(facts) + tendencies(facts.values()) + strangers(path, card, set(ids))
+    # Mean and Std are compared with the clips where all of the training clips are sound
+    found += statistics(path, card, *((None, None) if look.spoilt else look.moments.values()))
     if look.content.hexdigest() != card.content_hash and not any(f.kind in UNHASHED for f in found):
         found.append(Finding(WHOLE, "card-hash", f"the card has {card.content_hash[:12]!r}"))
     if use_cache:
@@ -122,23 +123,16 @@ def check_folder(path: str, progress: Progress | None = None, use_cache: bool = 
 
 
 @dataclass
-class Seen:
-    """What is known of a clip: findings, states of its files, facts for the look at the whole set."""
-
-    findings: list[Finding]
-    states: dict[str, str]
-    facts: dict[str, Any]
-
-
-@dataclass
 class Clipfiles:
-    """The bytes of a clip's files by kind, their states, and what is wrong already."""
+    """A clip's files: their names and bytes by kind, their states, what is wrong, facts for the look at the set."""
 
     clip_id: str
     places: dict[str, str]
     content: dict[str, bytes] = field(default_factory=dict)
     states: dict[str, str] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    digest: str = ""
 
     def add(self, kind: str, message: str, level: str = ERROR) -> None:
         self.findings.append(Finding(self.clip_id, kind, message, level))
@@ -148,15 +142,6 @@ class Clipfiles:
         self.states[key] = "corrupt"
         self.add(kind, message)
 
-    def digest(self) -> str:
-        """A hash of the names and bytes, and of what could not be read."""
-        content = hashlib.sha256()
-        for key, name in self.places.items():
-            data = self.content.get(key)
-            content.update(f"{name}\0{self.states.get(key)}\0{-1 if data is None else len(data)}\0".encode())
-            content.update(data or b"")
-        return content.hexdigest()
-
 
 def examine_clip(path: str, card: Card, clip_id: str) -> Sight:
     """What can be read of one clip, and what is wrong with it by itself."""
@@ -165,7 +150,7 @@ def examine_clip(path: str, card: Card, clip_id: str) -> Sight:
 
 def _fetch(path: str, card: Card, clip_id: str) -> Clipfiles:
     """Read the files of a clip; nothing is raised, what is wrong is stored as findings."""
-    found = Clipfiles(clip_id, names(clip_id, card))
+    found, content = Clipfiles(clip_id, names(clip_id, card)), hashlib.sha256()
     for key, name in found.places.items():
         place = bf.join(path, name)
         found.states[key] = "found"
@@ -185,6 +170,10 @@ def _fetch(path: str, card: Card, clip_id: str) -> Clipfiles:
             if not found.content[key].strip():
                 found.states[key] = "empty"
                 found.add("caption-missing" if key == "texts" else "empty-file", f"{name} has no content")
+    for key, name in found.places.items():
+        data = found.content.get(key)
+        content.update(f"{name}\0{found.states[key]}\0{-1 if data is None else len(data)}\0".encode() + (data or b""))
+    found.digest = content.hexdigest()
     return found
 
 
@@ -199,28 +188,24 @@ def _sight(found: Clipfiles, card: Card) -> Sight:
 def _parse(found: Clipfiles) -> dict[str, Array]:
     """The arrays that can be read, by name; states and findings of the others are stored in `found`."""
     arrays: dict[str, Array] = {}
-    parsers: dict[str, Callable[[bytes, str], dict[str, Array]]] = {
-        "teacher": lambda data, name: {"teacher": files.array_from(data, name)},
-        "truth": lambda data, name: {"truth": files.array_from(data, name)},
-        "camera": lambda data, name: files.arrays_from(data, name, needed=("extrinsics",)),
-        "keypoints": lambda data, name: _keypoints(data, name, arrays),
-    }
-    for key, parser in parsers.items():
-        if found.states[key] == "found":
-            try:
-                arrays |= parser(found.content[key], found.places[key])
-            except DatasetError as error:
-                kind = "pickle" if isinstance(error, files.PickleInsideError) else "corrupt-file"
-                found.spoilt(key, kind, str(error))
+    for key in ("teacher", "truth", "camera", "keypoints"):
+        if found.states[key] != "found":
+            continue
+        data, name = found.content[key], found.places[key]
+        try:
+            if key == "camera":
+                arrays |= files.arrays_from(data, name, needed=("extrinsics",))
+            elif key == "keypoints":
+                seen = files.arrays_from(data, name, needed=("confidence",))
+                arrays |= {"points": on_plane(seen, arrays, name), "confidence": seen["confidence"]}
+            else:
+                arrays[key] = files.array_from(data, name)
+        except DatasetError as error:
+            found.spoilt(key, "pickle" if isinstance(error, files.PickleInsideError) else "corrupt-file", str(error))
     if found.states["truth"] not in ("found", "missing"):
         arrays.pop("truth_extrinsics", None)  # the truth was there
     known = ("teacher", "truth", "points", "confidence", "extrinsics", "truth_extrinsics")
     return {name: values for name, values in arrays.items() if name in known}
-
-
-def _keypoints(data: bytes, name: str, camera: Mapping[str, Array]) -> dict[str, Array]:
-    arrays = files.arrays_from(data, name, needed=("confidence",))
-    return {"points": on_plane(arrays, camera, name), "confidence": arrays["confidence"]}
 
 
 def _captions(found: Clipfiles) -> tuple[str, ...] | None:
@@ -230,29 +215,14 @@ def _captions(found: Clipfiles) -> tuple[str, ...] | None:
     name = found.places["texts"]
     try:
         text = found.content["texts"].decode("utf-8")
+        if looks_decoded_twice(text):
+            found.add("caption-encoding", f"{name} looks decoded twice: {text.strip()[:60]!r}", WARNING)
+        return parse_texts(text, name)
     except UnicodeDecodeError as error:
         found.spoilt("texts", "caption-encoding", f"{name} is not UTF-8 ({error})")
-        return None
-    if _looks_decoded_twice(text):
-        found.add("caption-encoding", f"{name} looks decoded twice: {text.strip()[:60]!r}", WARNING)
-    try:
-        return parse_texts(text, name)
     except DatasetError as error:
         found.spoilt("texts", "caption-format", str(error))
-        return None
-
-
-def _looks_decoded_twice(text: str) -> bool:
-    """Whether UTF-8 was read as Latin-1 or Windows-1252 and saved again."""
-    if text.isascii():
-        return False
-    for encoding in ("latin-1", "cp1252"):
-        try:
-            text.encode(encoding).decode("utf-8")
-        except UnicodeError:
-            continue
-        return True
-    return "\ufffd" in text
+    return None
 
 
 def _facts(found: Clipfiles, sight: Sight) -> dict[str, Any]:
@@ -281,7 +251,14 @@ def lists(path: str, card: Card) -> tuple[dict[str, list[str]], list[Finding]]:
     findings: list[Finding] = []
     placed: dict[str, str] = {}
     for split in SPLITS:
-        lines = _lines(bf.join(path, f"{split}.txt"), split, card, findings)
+        place, lines = bf.join(path, f"{split}.txt"), []
+        if bf.exists(place):
+            try:
+                lines = [line.strip() for line in files.read_text(place).splitlines() if line.strip()]
+            except DatasetError as error:
+                findings.append(Finding(WHOLE, "splits", str(error)))
+        elif card.counts.get(split):
+            findings.append(Finding(WHOLE, "splits", f"{split}.txt is not there, the card counts clips of it"))
         splits[split] = []
         for name in lines:
             if name in placed:
@@ -298,18 +275,6 @@ def lists(path: str, card: Card) -> tuple[dict[str, list[str]], list[Finding]]:
     if not splits["train"]:
         findings.append(Finding(WHOLE, "splits", "train.txt lists no clip"))
     return splits, findings
-
-
-def _lines(place: str, split: str, card: Card, findings: list[Finding]) -> list[str]:
-    if not bf.exists(place):
-        if card.counts.get(split):
-            findings.append(Finding(WHOLE, "splits", f"{split}.txt is not there, the card counts clips of it"))
-        return []
-    try:
-        return [line.strip() for line in files.read_text(place).splitlines() if line.strip()]
-    except DatasetError as error:
-        findings.append(Finding(WHOLE, "splits", str(error)))
-        return []
 
 
 def trial(clip_id: str) -> str:
@@ -401,35 +366,33 @@ def strangers(path: str, card: Card, ids: set[str]) -> list[Finding]:
 
 def statistics(path: str, card: Card, teacher: Moments | None, truth: Moments | None) -> list[Finding]:
     """Mean and Std of the folder and of the lifter, against the moments of the training clips where they are known."""
-    lifted = f"teacher_vecs/{card.lifter}/"
+    lifted, width = f"teacher_vecs/{card.lifter}/", by_name(card.skeleton).num_features
     found: list[Finding] = []
     for folder, moments in (("", truth if truth is not None and truth.count else teacher), (lifted, teacher)):
-        made = {}
+        made, level, what = [], ERROR, f"{folder}Mean.npy and Std.npy"
         for name in ("Mean.npy", "Std.npy"):
             try:
-                made[name] = files.read_array(bf.join(path, folder, name))
+                made.append(files.read_array(bf.join(path, folder, name)))
             except DatasetError as error:
                 found.append(Finding(WHOLE, "statistics", str(error)))
-        if len(made) == 2:
-            found.extend(_compare_statistics(folder, made["Mean.npy"], made["Std.npy"], moments, card))
+        if len(made) < 2:
+            continue
+        mean, std = made
+        if mean.shape != (width,) or std.shape != (width,):
+            what = f"{what}: expected [{width}], found {list(mean.shape)} and {list(std.shape)}"
+        elif not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):
+            what = f"{what}: not finite, or Std not above 0"
+        elif moments is not None and moments.count:
+            expected, spread = (values.double().numpy() for values in moments.mean_and_std())
+            shift = float(max(np.abs((mean - expected) / spread).max(), np.abs(np.log(std / spread)).max()))
+            if shift <= SHIFT[0]:
+                continue
+            level = ERROR if shift > SHIFT[1] else WARNING
+            what = f"{what} are off those of the training clips by {shift:.2f} Std"
+        else:
+            continue
+        found.append(Finding(WHOLE, "statistics", what, level))
     return found
-
-
-def _compare_statistics(folder: str, mean: Array, std: Array, moments: Moments | None, card: Card) -> list[Finding]:
-    width = by_name(card.skeleton).num_features
-    if mean.shape != (width,) or std.shape != (width,):
-        message = f"{folder}Mean.npy and Std.npy: expected [{width}], found {list(mean.shape)} and {list(std.shape)}"
-        return [Finding(WHOLE, "statistics", message)]
-    if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):
-        return [Finding(WHOLE, "statistics", f"{folder}Mean.npy and Std.npy: not finite, or Std not above 0")]
-    if moments is None or not moments.count:
-        return []
-    expected, spread = (values.double().numpy() for values in moments.mean_and_std())
-    shift = float(max(np.abs((mean - expected) / spread).max(), np.abs(np.log(std / spread)).max()))
-    if shift <= SHIFT[0]:
-        return []
-    message = f"{folder}Mean.npy and Std.npy are off those of the training clips by {shift:.2f} Std"
-    return [Finding(WHOLE, "statistics", message, ERROR if shift > SHIFT[1] else WARNING)]
 
 
 @dataclass
@@ -439,8 +402,7 @@ class _Look:
     path: str
     card: Card
     use_cache: bool
-    seen: dict[str, Seen] = field(default_factory=dict)
-    digests: dict[str, str] = field(default_factory=dict)
+    seen: dict[str, Clipfiles] = field(default_factory=dict)
     cached: int = 0
 
     def __post_init__(self) -> None:
@@ -458,24 +420,27 @@ class _Look:
         for key, data in found.content.items():
             self.content.update(f"{found.places[key]}\0{len(data)}\0".encode())
             self.content.update(data)
-        digest = found.digest()
-        seen = recall(self.known.get(clip_id), digest, clip_id)
-        self.cached += seen is not None
-        if seen is None:
+        entry = self.known.get(clip_id, {})
+        if entry.get("content") == found.digest:
+            self.cached += 1
+            found.findings = [Finding(clip_id, *item) for item in entry["findings"]]
+            found.states, found.facts = entry["states"], entry["facts"]
+        else:
             sight = _sight(found, self.card)
-            seen = Seen(sight.findings, found.states, _facts(found, sight))
-        self.seen[clip_id], self.digests[clip_id] = seen, digest
-        for key, state in seen.states.items():
+            found.findings, found.facts = sight.findings, _facts(found, sight)
+        self.seen[clip_id] = found
+        for key, state in found.states.items():
             self.counts[key][state] += 1
         if trained:
-            self._sum(found, seen)
+            self._sum(found)
+        found.content = {}
 
-    def _sum(self, found: Clipfiles, seen: Seen) -> None:
+    def _sum(self, found: Clipfiles) -> None:
         """Add a training clip to the moments; one with an error spoils them."""
-        self.spoilt |= any(item.level == ERROR for item in seen.findings)
+        self.spoilt |= any(item.level == ERROR for item in found.findings)
         width = by_name(self.card.skeleton).num_features
         for name, moments in self.moments.items():
-            if self.spoilt or name not in found.content or name not in seen.facts.get("usable", ()):
+            if self.spoilt or name not in found.content or name not in found.facts.get("usable", ()):
                 continue
             try:
                 features = files.array_from(found.content[name], found.places[name])
@@ -486,19 +451,13 @@ class _Look:
             if not self.spoilt:
                 moments.add(torch.from_numpy(features))
 
-    def statistics(self) -> list[Finding]:
-        """Mean and Std; they are compared with the clips where all of the training clips are sound."""
-        known = (None, None) if self.spoilt else (self.moments["teacher"], self.moments["truth"])
-        return statistics(self.path, self.card, *known)
-
     def remember(self) -> None:
         """Write the cache, whole; a folder that cannot be written goes without."""
         entries = {}
         for clip_id, seen in self.seen.items():
             told = [[item.kind, item.message, item.level] for item in seen.findings]
-            known = {"content": self.digests[clip_id], "findings": told, "states": seen.states, "facts": seen.facts}
-            entries[clip_id] = known
-        content = json.dumps({"check": self.version, "clips": entries})
+            entries[clip_id] = {"content": seen.digest, "findings": told, "states": seen.states, "facts": seen.facts}
+        content = json.dumps({"check": self.version, "seal": sealed(entries), "clips": entries})
         with contextlib.suppress(DatasetError):
             files.write_bytes(bf.join(self.path, CACHE), content.encode())
 
@@ -517,49 +476,18 @@ def version(card: Card) -> str:
 
 
 def remembered(path: str, check: str) -> dict[str, Any]:
-    """Entries of the cache by clip id, none where there is none of this check."""
+    """Entries of the cache by clip id, none where there is none of this check, or one that was changed."""
     place = bf.join(path, CACHE)
     if not bf.exists(place) or files.leads_out(place, path):
         return {}
     try:
         content = files.read_json(place, limit=files.TEXT_LIMIT)
-    except DatasetError:
+        whole = content["check"] == check and content["seal"] == sealed(content["clips"])
+        return dict(content["clips"]) if whole else {}
+    except (DatasetError, KeyError, TypeError):
         return {}
-    fits = isinstance(content, dict) and content.get("check") == check and isinstance(content.get("clips"), dict)
-    return dict(content["clips"]) if fits else {}
 
 
-def recall(entry: Any, digest: str, clip_id: str) -> Seen | None:
-    """What the cache knows of exactly this content."""
-    if not isinstance(entry, dict) or entry.get("content") != digest:
-        return None
-    states, facts, told = entry.get("states"), entry.get("facts"), entry.get("findings")
-    if not (isinstance(states, dict) and isinstance(facts, dict) and isinstance(told, list)):
-        return None
-    if set(states) != set(FILES) or not all(state in STATES for state in states.values()) or not _are_facts(facts):
-        return None
-    found = _stored(told, clip_id)
-    return None if found is None else Seen(list(found), states, facts)
-
-
-def _are_facts(facts: Mapping[str, Any]) -> bool:
-    """Whether every fact is of the kind that a look at a clip gives."""
-    words = [facts.get(name, "") for name in ("twin", "truth")]
-    lists = [facts.get(name, []) for name in ("usable", "sketch")]
-    upright, stride = facts.get("upright", [0, 0, 0]), facts.get("stride")
-    good = all(isinstance(word, str) for word in words) and (stride is None or isinstance(stride, float))
-    good = good and all(isinstance(item, list) and all(isinstance(x, str) for x in item) for item in lists)
-    return good and isinstance(upright, list) and len(upright) == 3 and all(isinstance(x, int | float) for x in upright)
-
-
-def _stored(entries: Sequence[Any], clip_id: str) -> tuple[Finding, ...] | None:
-    """Findings of a clip from a cache; None where an entry is none."""
-    made = []
-    for entry in entries:
-        if not (isinstance(entry, list) and len(entry) == 3 and all(isinstance(part, str) for part in entry)):
-            return None
-        kind, message, level = entry
-        if kind not in KINDS or level not in (ERROR, WARNING):
-            return None
-        made.append(Finding(clip_id, kind, message, level))
-    return tuple(made)
+def sealed(entries: object) -> str:
+    """A hash by which a cache is known to be as it was written."""
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()

@@ -103,9 +103,8 @@ class Sight:
 
 def validate(clip: Clip, *, fps: float, min_frames: int = MIN_FRAMES) -> None:
     """Refuse a clip that cannot be trained on: DatasetError names it, what was expected and found, and what to do."""
-    arrays = {"teacher": clip.teacher, "points": clip.keypoints, "confidence": clip.confidence}
-    arrays |= {"extrinsics": clip.extrinsics}
-    arrays |= {name: values for name in ("truth", "truth_extrinsics") if (values := getattr(clip, name)) is not None}
+    names = ("teacher", "points", "confidence", "extrinsics", "truth", "truth_extrinsics")
+    arrays = {name: values for name in names if (values := getattr(clip, SAID.get(name, name))) is not None}
     sight = Sight(clip.id, clip.skeleton, fps, arrays, clip.texts, own_fps=clip.fps, min_frames=min_frames)
     examine(sight, refusing=True)
     for item in sight.findings:
@@ -125,7 +124,6 @@ def examine(sight: Sight, *, refusing: bool = False) -> None:
 
 
 def _pair(sight: Sight) -> None:
-    """A truth and its camera come together."""
     if "extrinsics" in sight.arrays and ("truth" in sight.arrays) != ("truth_extrinsics" in sight.arrays):
         sight.add("missing-file", "expected a true motion with truth_extrinsics, its camera, found only one of the two")
 
@@ -158,21 +156,14 @@ def _shapes(sight: Sight) -> None:
         if name in MOTIONS.values() and values.shape == shape:
             continue
         sight.sound.pop(name)
-        wanted = f"{SAID.get(name, name)} [T, {str(list(shape))[1:]}"
-        if name in last:
-            wanted = f"{wanted} of {sight.skeleton.name} ({joints} joints)"
-            found = _joint_count(name, values.shape)
-        else:
-            wanted, found = f"{wanted} or [3, 4]", str(list(values.shape))
-        sight.add("channels", f"expected {wanted}, found {found}")
-
-
-def _joint_count(name: str, shape: tuple[int, ...]) -> str:
-    """A wrong shape, and the joint count that it means."""
-    if len(shape) < 2 or name not in MOTIONS:
-        return str(list(shape)) if len(shape) < 2 else f"{shape[1]} joints, {list(shape)}"
-    joints, rest = divmod(shape[1] + 1, 12)
-    return f"{shape[1]} channels ({joints} joints)" if rest == 0 else f"{shape[1]} channels, of no skeleton"
+        of = f" of {sight.skeleton.name} ({joints} joints)" if name in last else " or [3, 4]"
+        found = str(list(values.shape))
+        if name in MOTIONS and values.ndim > 1:
+            count, rest = divmod(values.shape[1] + 1, 12)
+            found = f"{values.shape[1]} channels" + (", of no skeleton" if rest else f" ({count} joints)")
+        elif name in last and values.ndim > 1:
+            found = f"{values.shape[1]} joints, {found}"
+        sight.add("channels", f"expected {SAID.get(name, name)} [T, {str(list(shape))[1:]}{of}, found {found}")
 
 
 def _lengths(sight: Sight) -> None:
@@ -185,9 +176,8 @@ def _lengths(sight: Sight) -> None:
     usual = max(counts, key=lambda length: (counts.count(length), length))
     for name, length in lengths.items():
         if length != usual:
-            sight.add(
-                "lengths", f"expected {SAID.get(name, name)} as long as the others, {usual} frames, found {length}"
-            )
+            what = f"expected {SAID.get(name, name)} as long as the others"
+            sight.add("lengths", f"{what}, {usual} frames, found {length}")
             sight.sound.pop(name)
     if usual < sight.min_frames:
         sight.add("too-short", f"expected at least {sight.min_frames} frames, found {usual}")
@@ -273,13 +263,14 @@ def _sizes(sight: Sight) -> None:
         columns = features[:, channels(sight.skeleton).rotations].reshape(len(features), -1, 2, 3)
         off = float((np.abs(np.linalg.norm(columns, axis=-1) - 1) > 0.2).mean())
         if off >= 0.25:  # rotation channels are two columns of length 1; nothing else has such
-            sight.add(
-                "z-scored",
-                f"expected raw features in {name}, found {100 * off:.0f} % of the rotation columns not of length 1",
-            )
+            what = f"{100 * off:.0f} % of the rotation columns not of length 1"
+            sight.add("z-scored", f"expected raw features in {name}, found {what}")
             continue
         positions = decode(torch.from_numpy(features.astype(np.float64)), sight.skeleton).numpy()
-        legs = float(np.median([_leg(positions, sight.skeleton, side) for side in "lr"]))
+        joint = {name: positions[:, number] for number, name in enumerate(sight.skeleton.joints)}
+        bones = [(f"{side}_{a}", f"{side}_{b}") for side in "lr" for a, b in (("hip", "knee"), ("knee", "ankle"))]
+        lengths = np.array([np.linalg.norm(joint[a] - joint[b], axis=-1) for a, b in bones])
+        legs = float(np.median([lengths[0] + lengths[1], lengths[2] + lengths[3]]))
         if IMPOSSIBLE_LEG[0] < legs < IMPOSSIBLE_LEG[1]:
             sight.moved[name] = positions
             if not UNUSUAL_LEG[0] < legs < UNUSUAL_LEG[1]:
@@ -289,12 +280,6 @@ def _sizes(sight: Sight) -> None:
         fits = abs(math.log(max(legs, 1e-9) / (LEG * factor))) < 0.5
         what = f"legs of {legs:.4g} m" + (f" ({guess}?)" if fits else "")
         sight.add("units", f"expected a person in metres, with legs of about {LEG:.2f} m, in the {name}, found {what}")
-
-
-def _leg(positions: Positions, skeleton: Skeleton, side: str) -> Positions:
-    """Length of a leg [T]."""
-    hip, knee, ankle = (positions[:, skeleton.index(f"{side}_{joint}")] for joint in ("hip", "knee", "ankle"))
-    return np.asarray(np.linalg.norm(knee - hip, axis=-1) + np.linalg.norm(ankle - knee, axis=-1))
 
 
 # -- what a motion shows by itself -----------------------------------------------------------------------------------

@@ -77,11 +77,8 @@ def compare(positions: Positions, extrinsics: Array, image: Image, skeleton: Ske
     if (depth[image.seen] <= 0).any():
         share = 100 * float((depth[image.seen] <= 0).mean())
         return "behind", f"{share:.0f} % of the joints are behind the camera", ERROR
-    return (
-        _tilted(positions, extrinsics, image, skeleton, points)
-        or _elsewhere(image, points)
-        or _flipped(image, skeleton, points)
-    )
+    tilted = _tilted(positions, extrinsics, image, skeleton, points)
+    return tilted or _elsewhere(image, points) or _flipped(image, skeleton, points)
 
 
 def project(positions: Positions, extrinsics: Array) -> tuple[Positions, Positions]:
@@ -101,7 +98,9 @@ def _undone(
     positions: Positions, extrinsics: Array, image: Image, skeleton: Skeleton, points: Positions, *, in_front: bool
 ) -> dict[str, float]:
     """The error that is left when each known mistake is undone, by its kind."""
-    errors = {"camera-inverse": _error(_in_front(positions, inverse(extrinsics)), image)}
+    turned = np.swapaxes(extrinsics[..., :3], -1, -2)
+    inverse = np.concatenate((turned, -turned @ extrinsics[..., 3:]), -1)  # [R | t] of the way back
+    errors = {"camera-inverse": _error(_in_front(positions, inverse), image)}
     if not in_front:
         turned = extrinsics * np.array((1.0, -1.0, -1.0), dtype=np.float32)[:, None]
         return errors | {"behind": _error(_in_front(positions, turned), image)}
@@ -117,13 +116,6 @@ def _in_front(positions: Positions, extrinsics: Array) -> Positions:
     """Image points, at infinity where the person is behind."""
     depth, points = project(positions, extrinsics)
     return np.where((depth > 0)[..., None], points, np.inf)
-
-
-def inverse(extrinsics: Array) -> Array:
-    """[R | t] of the way back."""
-    turned = np.swapaxes(extrinsics[..., :3], -1, -2)
-    made: Array = np.concatenate((turned, -turned @ extrinsics[..., 3:]), -1)
-    return made
 
 
 def upright(positions: Positions, skeleton: Skeleton) -> Positions:
@@ -149,9 +141,13 @@ def _tilted(
 ) -> Told | None:
     """A person who stands in the image lies in the world along an axis that is the camera's up, or does not fit."""
     direction = upright(positions, skeleton)
-    along = lies_along(direction, TILTED)
-    if not along or _upright_in_image(image, skeleton) < TILTED:
+    along, neck = lies_along(direction, TILTED), skeleton.index("neck")
+    both = image.seen[:, 0] & image.seen[:, neck]
+    if not along or not both.any():
         return None
+    spine = (image.points[:, neck] - image.points[:, 0])[both]
+    if (-spine[:, 1] / np.maximum(np.linalg.norm(spine, axis=-1), 1e-9)).mean() < TILTED:
+        return None  # how far the direction from pelvis to neck points up in the image
     up = -np.broadcast_to(extrinsics, (len(positions), 3, 4))[:, 1, :3].mean(0)
     axis = "xyz".index(along[-1])
     misfit = _error(points, image) > FAR_OFF[0]
@@ -159,16 +155,6 @@ def _tilted(
         return None
     message = f"the person stands in the image, and along {along} in the world"
     return "up-axis", message, ERROR if misfit else WARNING
-
-
-def _upright_in_image(image: Image, skeleton: Skeleton) -> float:
-    """Mean of how far the direction from pelvis to neck points up in the image, 1 for straight up."""
-    neck = skeleton.index("neck")
-    both = image.seen[:, 0] & image.seen[:, neck]
-    if not both.any():
-        return 0.0
-    spine = (image.points[:, neck] - image.points[:, 0])[both]
-    return float((-spine[:, 1] / np.maximum(np.linalg.norm(spine, axis=-1), 1e-9)).mean())
 
 
 def _elsewhere(image: Image, points: Positions) -> Told | None:

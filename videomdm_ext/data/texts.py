@@ -1,5 +1,6 @@
 """Captions: HumanML3D's lines with their parts of speech, tables of ID<tab>caption, and spaCy's tags."""
 
+import contextlib
 import importlib
 import math
 import re
@@ -54,6 +55,14 @@ def parse_texts(content: str, place: str) -> tuple[str, ...]:
             )
         captions.append(fields[0].strip())
     return tuple(captions)
+
+
+def looks_decoded_twice(text: str) -> bool:
+    """Whether UTF-8 was read as Latin-1 or Windows-1252 and saved again."""
+    for encoding in ("latin-1", "cp1252"):
+        with contextlib.suppress(UnicodeError):
+            return text.encode(encoding).decode("utf-8") != text
+    return "\ufffd" in text
 
 
 def read_captions(place: str) -> list[Caption]:
@@ -123,11 +132,6 @@ def tags(model: Any, caption: str) -> list[tuple[str, str]]:
 
     `left` stays as it is: it is a side here, not a form of `leave`.
     """
-    words = []
-    for token in model(caption.replace("-", "")):
-        word = token.text
-        if not word.isalpha():
-            continue
-        plain = token.pos_ in ("NOUN", "VERB") and word != "left"
-        words.append((token.lemma_ if plain else word, token.pos_))
-    return words
+    words = [token for token in model(caption.replace("-", "")) if token.text.isalpha()]
+    based = [token.pos_ in ("NOUN", "VERB") and token.text != "left" for token in words]
+    return [(t.lemma_ if plain else t.text, t.pos_) for t, plain in zip(words, based, strict=True)]

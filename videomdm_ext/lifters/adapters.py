@@ -91,6 +91,7 @@ class BodyLifter(ResultsLifter):
     own: ClassVar[Mapping[str, str]] = {"smpl": "folder of the body model's files"}
     endings: ClassVar[tuple[str, ...]] = (".npz",)
     kind: ClassVar[str]
+    tells: ClassVar[str]  # what a file should hold, in words
 
     def parameters(self, path: Path) -> dict[str, Array]:
         """What a file has of turns, moved and betas, or joints, in the frame that is declared; perhaps fps."""
@@ -106,7 +107,7 @@ class BodyLifter(ResultsLifter):
         missing = [name for name in ("turns", "moved", "betas") if name not in arrays]
         if missing:
             advice = "Run the tool again; of its two worlds, choose with --option lifter.frame=camera or own."
-            raise self.refuse(path, f"{self.tells()} in frame {self.description.frame}", f"no {missing[0]}", advice)
+            raise self.refuse(path, f"{self.tells} in frame {self.description.frame}", f"no {missing[0]}", advice)
         if not self.said.get("smpl"):
             raise self.refuse(path, "a body model for its parameters", "none", ADVICE)
         turns, moved = self._turns(path, arrays["turns"]), torch.from_numpy(arrays["moved"]).double()
@@ -116,10 +117,6 @@ class BodyLifter(ResultsLifter):
             raise self.refuse(path, f"places [{len(turns)}, 3] and betas [T, 10]", found, "Run the tool again.")
         shape = betas.reshape(-1, betas.shape[-1]).median(0).values
         return body_models.posed(self._model.rest(shape), turns, moved)
-
-    def tells(self) -> str:
-        """What a file should hold, in words."""
-        return "parameters of a body"
 
     def _turns(self, path: Path, values: Array) -> Tensor:
         """Rotations [T, 22, 3, 3] of the first joints, from vectors [T, 3 K], [T, K, 3] or matrices [T, K, 3, 3]."""
@@ -148,6 +145,7 @@ class Wham(BodyLifter):
 
     name = "wham"
     kind = "smpl"
+    tells = "pose, trans and betas (pose_world and trans_world for frame own)"
     written = ("wham_output.npz",)
     pickles: ClassVar[Mapping[str, str]] = {
         "wham_output.pkl": "python -c \"import joblib, numpy; people = joblib.load('PICKLE').values(); "
@@ -166,9 +164,6 @@ class Wham(BodyLifter):
             raise self.refuse(path, "the person in every frame", what, "Cut the clip where WHAM lost the person.")
         return {names.get(name, name): values for name, values in found.items()}
 
-    def tells(self) -> str:
-        return "pose, trans and betas (pose_world and trans_world for frame own)"
-
 
 class Gvhmr(BodyLifter):
     """GVHMR's demo writes hmr4d_results.pt: smpl_params_incam and smpl_params_global, each with body_pose [T, 63],
@@ -177,6 +172,7 @@ class Gvhmr(BodyLifter):
 
     name = "gvhmr"
     kind = "smplx"
+    tells = "global_orient, body_pose, transl and betas"
     endings: ClassVar[tuple[str, ...]] = (".pt", ".npz")
     written = ("hmr4d_results.pt", "hmr4d_results.npz")
 
@@ -191,20 +187,13 @@ class Gvhmr(BodyLifter):
             )
             parts = {name: as_numbers(group.get(name)) for name in names} if isinstance(group, dict) else {}
             found = {name: values for name, values in parts.items() if values is not None}
-        self._join_turns(path, found)
-        return {"moved" if name == "transl" else name: values for name, values in found.items()}
-
-    def _join_turns(self, path: Path, found: dict[str, Array]) -> None:
-        """Put the turns of root and body [T, 66] in the place of the two."""
         if "global_orient" in found and "body_pose" in found:
             root, body = found.pop("global_orient"), found.pop("body_pose")
             if not root.ndim or not body.ndim or len(root) != len(body):
                 what = f"{list(root.shape)} and {list(body.shape)}"
                 raise self.refuse(path, "as many turns of the root as of the body", what, "Run the tool again.")
             found["turns"] = np.concatenate([part.reshape(len(part), -1) for part in (root, body)], 1)
-
-    def tells(self) -> str:
-        return "global_orient, body_pose, transl and betas"
+        return {"moved" if name == "transl" else name: values for name, values in found.items()}
 
 
 def as_numbers(value: object) -> Array | None:

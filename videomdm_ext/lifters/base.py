@@ -60,43 +60,29 @@ class Lifter(ABC):
         Keypoints [T, J, 2] on the normalised plane, confidence [T, J] in [0, 1], extrinsics [3, 4] or [T, 3, 4].
         `truth` [T, J, 3], in the same world, is for lifters that imitate the errors of real ones; others leave it be.
         """
-        frames = keypoints.shape[0]
+        frames, joints, name = keypoints.shape[0], self.info.skeleton.num_joints, self.info.name
         moving = extrinsics if extrinsics.ndim == 3 else extrinsics.expand(frames, 3, 4)
-        self._check_sight(clip_id, keypoints, confidence, moving, fps)
-        if truth is not None:
-            self._expect(clip_id, "truth", truth, (frames, self.info.skeleton.num_joints, 3))
-        lifted = self.positions(clip_id, keypoints, confidence, moving, fps, truth)
-        self._check_lifted(clip_id, lifted, frames)
-        return lifted
-
-    def _check_sight(self, clip_id: str, keypoints: Tensor, confidence: Tensor, moving: Tensor, fps: float) -> None:
-        """Refuse a clip that is not what this lifter was made for."""
-        shape = (keypoints.shape[0], self.info.skeleton.num_joints)
-        self._expect(clip_id, "keypoints", keypoints, (*shape, 2))
-        self._expect(clip_id, "confidence", confidence, shape)
-        self._expect(clip_id, "extrinsics", moving, (shape[0], 3, 4))
+        seen = {"keypoints": (keypoints, (frames, joints, 2)), "confidence": (confidence, (frames, joints))}
+        seen |= {"extrinsics": (moving, (frames, 3, 4))}
+        seen |= {} if truth is None else {"truth": (truth, (frames, joints, 3))}
+        for what, (tensor, shape) in seen.items():
+            if tuple(tensor.shape) != shape:
+                raise DatasetError(
+                    f"{clip_id}: {what} {list(tensor.shape)}, but the lifter {name!r} expects {list(shape)} "
+                    f"({self.info.skeleton.name}). Convert the clip, or choose another lifter."
+                )
         if self.info.fps is not None and abs(fps - self.info.fps) > 1e-3:
-            raise DatasetError(
-                f"{clip_id}: {fps:g} fps, but lifter {self.info.name!r} expects {self.info.fps:g}. Resample the clip."
-            )
+            expected = f"lifter {name!r} expects {self.info.fps:g}"
+            raise DatasetError(f"{clip_id}: {fps:g} fps, but {expected}. Resample the clip.")
         if not bool(cameras.is_rotation(moving).all()):
             raise DatasetError(f"{clip_id}: expected a camera [R | t] with R a rotation, found none. Correct it.")
-
-    def _check_lifted(self, clip_id: str, lifted: Tensor, frames: int) -> None:
-        """Refuse what a lifter returned where it is not what it declares."""
-        shape = (frames, self.info.skeleton.num_joints, 3)
-        if not isinstance(lifted, Tensor) or tuple(lifted.shape) != shape:
+        lifted: object = self.positions(clip_id, keypoints, confidence, moving, fps, truth)
+        if not isinstance(lifted, Tensor) or tuple(lifted.shape) != (frames, joints, 3):
             found = list(lifted.shape) if isinstance(lifted, Tensor) else type(lifted).__name__
             raise PluginError(
-                f"lifter {self.info.name!r}: returned {found} for {clip_id}, expected a tensor {list(shape)} "
+                f"lifter {name!r}: returned {found} for {clip_id}, expected a tensor {[frames, joints, 3]} "
                 f"({self.info.skeleton.name}). Correct the lifter, or the skeleton that it declares."
             )
         if not bool(torch.isfinite(lifted).all()):
-            raise PluginError(f"lifter {self.info.name!r}: NaN or infinite positions for {clip_id}. Correct it.")
-
-    def _expect(self, clip_id: str, what: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
-        if tuple(tensor.shape) != shape:
-            raise DatasetError(
-                f"{clip_id}: {what} {list(tensor.shape)}, but the lifter {self.info.name!r} expects {list(shape)} "
-                f"({self.info.skeleton.name}). Convert the clip, or choose another lifter."
-            )
+            raise PluginError(f"lifter {name!r}: NaN or infinite positions for {clip_id}. Correct it.")
+        return lifted

@@ -38,10 +38,9 @@ _ID = re.compile(r"\w[\w. -]*")
 _AXES = "xyz"
 SKELETONS = tuple(layout.name for layout in LIFTERS)
 UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001}  # metres in each
-FRAMES = ("camera", "world", "own")
-"""The camera's axes, the clip's own world, or a level world of the lifter's, turned and moved against the clip's."""
 UP_AXES = {"camera": ("-y", "y"), "world": ("y", "z", "-y"), "own": ("y", "z", "-y")}
-"""A camera's y points down as OpenCV's, or up, with z towards the viewer then."""
+"""Of each frame: the camera's axes (y down as OpenCV's, or up, with z towards the viewer then), the clip's own world,
+or a level world of the lifter's, turned and moved against the clip's."""
 SCALES = ("metric", "arbitrary")
 ROOTS = ("absolute", "relative")
 OPTIONS = {
@@ -69,12 +68,15 @@ class Description:
     root: str = "absolute"
 
     def __post_init__(self) -> None:
-        _among("skeleton", self.skeleton, SKELETONS)
-        _among("units", self.units, tuple(UNITS))
-        _among("frame", self.frame, FRAMES)
-        _among("up", self.up_axis, UP_AXES[self.frame], f" of frame {self.frame}")
-        _among("scale", self.scale, SCALES)
-        _among("root", self.root, ROOTS)
+        up = (self.up_axis, UP_AXES.get(self.frame, ()), f" of frame {self.frame}")
+        for key, (found, expected, where) in {
+            "skeleton": (self.skeleton, SKELETONS, ""), "units": (self.units, tuple(UNITS), ""),
+            "frame": (self.frame, tuple(UP_AXES), ""), "up": up, "scale": (self.scale, SCALES, ""),
+            "root": (self.root, ROOTS, ""),
+        }.items():  # fmt: skip
+            if found not in expected:
+                expectation = f"expected one of {', '.join(expected)}{where}"
+                raise ConfigError(f"{key} of the lifter: {expectation}, found {found!r}. Correct it.")
         if self.fps is not None and not (math.isfinite(self.fps) and self.fps > 0):
             raise ConfigError(f"fps of the lifter: expected a number above 0, found {self.fps:g}. Correct it.")
         if self.frame == "own" and self.root == "relative":
@@ -89,7 +91,10 @@ class Description:
         """The description with what options KEY=VALUE of `OPTIONS` say instead."""
         found: dict[str, object] = {{"up": "up_axis"}.get(key, key): value for key, value in options.items()}
         if "fps" in options:
-            found["fps"] = _number(options["fps"])
+            try:
+                found["fps"] = float(options["fps"])
+            except ValueError:
+                found["fps"] = math.nan
         if "up" not in options and options.get("frame", self.frame) in UP_AXES:
             was, now = (frame == "camera" for frame in (self.frame, options.get("frame", self.frame)))
             if was != now:
@@ -113,20 +118,6 @@ class Description:
             return torch.stack((x, z, -y), -1)
         usual = "-y" if self.frame == "camera" else "y"
         return positions if self.up_axis == usual else torch.stack((x, -y, -z), -1)
-
-
-def _among(key: str, found: str, expected: tuple[str, ...], where: str = "") -> None:
-    if found not in expected:
-        raise ConfigError(
-            f"{key} of the lifter: expected one of {', '.join(expected)}{where}, found {found!r}. Correct it."
-        )
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
 
 
 class ResultsLifter(Lifter):
@@ -177,8 +168,15 @@ class ResultsLifter(Lifter):
     ) -> Tensor:
         """The file's motion in the world of the clip, [T, J, 3], metres."""
         path = self.find(clip_id)
-        found = self.description.turned(self._checked(path, self.read(path)).double())
-        found = self._at_rate(path, found, len(keypoints), fps)
+        found, joints = self.read(path), self.description.joints
+        if found.ndim != 3 or tuple(found.shape[1:]) != (joints, 3) or len(found) < 2:
+            expected = f"joints [T, {joints}, 3] of {self.description.skeleton}"
+            raise self.refuse(path, expected, list(found.shape), f"Are these the results of {self.name}?")
+        bad = ~torch.isfinite(found).all(-1).all(-1)
+        if bool(bad.any()):
+            what = f"NaN or infinity in {int(bad.sum())} frames, the first {int(bad.int().argmax())}"
+            raise self.refuse(path, "numbers", what, "Run the lifter again, or cut the clip where it lost the person.")
+        found = self._at_rate(path, self.description.turned(found.double()), len(keypoints), fps)
         found = to_skeleton(found, self.description.skeleton, self.info.skeleton)
         found = self._sized(path, found).to(keypoints.dtype)
         placed = self._placed(path, found, keypoints, confidence, extrinsics, fps)
@@ -216,18 +214,6 @@ class ResultsLifter(Lifter):
         if declared is None or not math.isclose(rate, declared, rel_tol=1e-3):
             expected = "the clip's rate" if declared is None else f"{declared:g} fps, as declared"
             raise self.refuse(path, expected, f"{rate:g} fps in it", f"Say --option lifter.fps={rate:g}.")
-
-    def _checked(self, path: Path, found: Tensor) -> Tensor:
-        joints = self.description.joints
-        if found.ndim != 3 or tuple(found.shape[1:]) != (joints, 3) or len(found) < 2:
-            expected = f"joints [T, {joints}, 3] of {self.description.skeleton}"
-            raise self.refuse(path, expected, list(found.shape), f"Are these the results of {self.name}?")
-        bad = ~torch.isfinite(found).all(-1).all(-1)
-        if bool(bad.any()):
-            first = int(bad.int().argmax())
-            what = f"NaN or infinity in {int(bad.sum())} frames, the first {first}"
-            raise self.refuse(path, "numbers", what, "Run the lifter again, or cut the clip where it lost the person.")
-        return found
 
     def _at_rate(self, path: Path, found: Tensor, frames: int, fps: float) -> Tensor:
         """The motion at the clip's frames [T, K, 3], linearly; the last frame may be missing and then goes on."""

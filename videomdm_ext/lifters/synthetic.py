@@ -5,22 +5,19 @@ of bones, so it is largest at hands and feet; all of it is smooth in time, excep
 PA-MPJPE is about 90 mm and bone lengths wander by 4 to 7 % (MediaPipe against four views: 84 to 125 mm, 4 to 7 %).
 """
 
-import hashlib
 import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from videomdm_ext.data.motions import own_generator
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry import cameras
 from videomdm_ext.hookspecs import Register, hookimpl
 from videomdm_ext.lifters.base import Lifter, LifterInfo
 from videomdm_ext.motion.kinematics import bone_lengths, smooth
-from videomdm_ext.motion.measures import measure_error
 from videomdm_ext.motion.skeletons import SMPL22, Skeleton
-
-__all__ = ["SyntheticError", "SyntheticLifter", "measure_error", "register_lifters"]
 
 
 @dataclass(frozen=True)
@@ -63,8 +60,7 @@ class SyntheticLifter(Lifter):
         fps: float | None = None,
     ) -> None:
         self.info = LifterInfo("synthetic", skeleton, fps=fps)
-        self.seed = seed
-        self.error = error or SyntheticError()
+        self.seed, self.error = seed, error or SyntheticError()
 
     def positions(
         self, clip_id: str, keypoints: Tensor, confidence: Tensor, extrinsics: Tensor, fps: float, truth: Tensor | None
@@ -89,14 +85,15 @@ class SyntheticLifter(Lifter):
         share = self.error.depth_bias * draw.constant("bias", bones)
         share = share + self.error.depth_wander * draw.smooth("wander", bones)
         drift = draw.walk("drift") * self.error.root_drift / math.sqrt(DRIFT_SECONDS * fps)
-        along = self._accumulated(drift, share * self._sizes(true)).unsqueeze(-1)
+        along = self._accumulated(drift, share * bone_lengths(true, self.info.skeleton).mean(0)).unsqueeze(-1)
         return true + along * true / torch.linalg.vector_norm(true, dim=-1, keepdim=True)
 
     def _spread(self, true: Tensor, share: float, root: float, draw: "Noise", what: str) -> Tensor:
         """Errors in all directions, [T, J, 3], smooth for the image and white for the jitter."""
         noise = (draw.white if what == "jitter" else draw.smooth)(what, 3 * self.info.skeleton.num_joints)
         noise = noise.unflatten(-1, (-1, 3))
-        return self._accumulated(root * noise[:, 0], share * noise[:, 1:] * self._sizes(true).unsqueeze(-1))
+        sizes = bone_lengths(true, self.info.skeleton).mean(0).unsqueeze(-1)
+        return self._accumulated(root * noise[:, 0], share * noise[:, 1:] * sizes)
 
     def _restored(self, lifted: Tensor, true: Tensor) -> Tensor:
         """Bring bones back towards their true lengths, from the root outwards, keeping their directions."""
@@ -104,10 +101,6 @@ class SyntheticLifter(Lifter):
         parents = list(self.info.skeleton.parents[1:])
         bones = (lifted[:, 1:] - lifted[:, parents]) * ratio.pow(self.error.rigidity).unsqueeze(-1)
         return self._accumulated(lifted[:, 0], bones)
-
-    def _sizes(self, true: Tensor) -> Tensor:
-        """Mean length of every bone, [J - 1], m."""
-        return bone_lengths(true, self.info.skeleton).mean(0)
 
     def _accumulated(self, root: Tensor, bones: Tensor) -> Tensor:
         """Sum what bones [T, J - 1, ...] add to their parents', from the root [T, ...] on. -> [T, J, ...]."""
@@ -145,9 +138,7 @@ class Noise:
         return walked - walked[:1]
 
     def _generator(self, purpose: str) -> torch.Generator:
-        name = f"synthetic/{purpose}/{self.seed}/{self.clip_id}"
-        digest = hashlib.sha256(name.encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        return own_generator("synthetic", purpose, self.seed, self.clip_id)
 
 
 @hookimpl
