@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -20,6 +21,7 @@ from documents import ROOT, Command
 from filmed import FOCAL, Film, film, write_source
 
 from videomdm_ext.cli.main import VERBS
+from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.folder import Card, write_folder
 from videomdm_ext.mdm import checkout
 
@@ -31,6 +33,7 @@ NOT_HERE = {
     "python3.11": "it makes the environment that these tests run in",
     ".": "it makes the environment that these tests run in",
     ".ci/run": "it runs these tests",
+    "python docs/make_options.py": "tests/test_documents.py makes the same page and compares",
     "python tests/test_golden.py": "tests/test_golden.py computes the same and compares",
     "pytest -n 0": "minutes: it measures the cost of the objective",
     "python -m eval.eval_humanml": "it needs HumanML3D's evaluator and GloVe, which cannot be passed on",
@@ -41,7 +44,7 @@ NOT_HERE = {
 STAND_FOR = {
     "ARGS": "--clips set --supervision 2d --save_dir NEW", "BENCH": "bench", "CMU": "source", "DIR": "HERE/set",
     "FILE": "captions.txt", "ID": "dance_a_0", "KIND": "joints", "MODULE ARGS": "train.train_mdm --help",
-    "PATH": "mdm", "RUN": "runs/RUN", "SOURCE": "source", "VIDEOS": "videos", "VIDEO_OR_FOLDER": "videos",
+    "PATH": "mdm", "RUN": "runs/mine", "SOURCE": "source", "VIDEOS": "videos", "VIDEO_OR_FOLDER": "videos",
     "DETECTIONS": "found", "captions.tsv": "captions.txt", "VERB": "demo",
 }  # fmt: skip
 """What stands in a command for what its reader replaces."""
@@ -54,20 +57,24 @@ NAMED = {
 SMALL_TRAINING = "--num_steps 2 --layers 1 --latent_dim 32 --diffusion_steps 10 --device -1"
 SMALL_PLAN = (
     "--seeds 1 --steps 2 --batch-size 1 --crop-frames 16 --layers 1 --latent-dim 32 --ff-size 32 --diffusion-steps 4 "
-    "--samples 8 --replications 1 --curve 0 --workers 0"
+    "--samples 8 --replications 1 --curve 0 --workers 0 --windows 1 --arms 3d,2d --without text-motion,views-2d"
 )
 SMALL = {
     "demo": "--steps 50 --batch-size 2 --arms 2d --layers 1 --latent-dim 32 --ff-size 32 --diffusion-steps 4 "
-    "--samples 8 --workers 1 --out runs/demo",
+    "--samples 8 --workers 1 --out runs/demo --replications 1 --windows 1 --without text-motion,views-2d",
     "train": SMALL_TRAINING,
     "run": SMALL_TRAINING,
     "train.train_mdm": SMALL_TRAINING,
     "bench": SMALL_PLAN,
-    "bench speed": "--batch 1 --steps 1 --frames 40 --layers 1 --width 32 --threads 1",
+    "bench speed": "--standin --batch 1 --steps 1 --frames 40 --layers 1 --width 32 --threads 1",
+    "sample": "--count 1 --frames 20",
     "data from-video": f"--detections found --format blazepose --focal {FOCAL}",
     "data make-demo": "--fast",
 }
-"""The smallest settings of what takes long, by verb or module; for videos, what a detector found in them."""
+"""The smallest settings of what takes long, by verb or module; for videos, what a detector found in them. The speed
+of MDM itself is measured in tests/mdm/test_speed_measure.py, and arms are looked up in tests/test_documents.py."""
+PLACES = ("--clips", "--dataset", "--out", "--save_dir", "--name")
+"""Options whose values make no other command."""
 ALSO = tuple(
     Command(("videomdm", *words.split()), "what the documents name in passing", extras=frozenset({"demo", "video"}))
     for words in (
@@ -132,10 +139,33 @@ PLUGINS = {
     ),
 }
 """What docs/hooks.md and docs/plugins.md have their readers install: source and entry point, by module."""
-ONCE: dict[tuple[str, ...], Command] = {}
+
+
+def likeness(command: Command) -> tuple[object, ...]:
+    """What two commands that differ in places and numbers alone have in common."""
+    words = filled(command)
+    if words[0] == "git":
+        return tuple(words)
+    options: dict[str, str] = {}
+    plain, name = [], ""
+    for word in words:
+        if word.startswith("--"):
+            name, options[word] = word, ""
+        elif name:
+            options[name] = "" if name in PLACES or re.fullmatch(r"[\d.,e-]+", word) else f"{options[name]} {word}"
+        else:
+            plain.append(word)
+    shown = {name: value for name, value in options.items() if name != "--out"}
+    return (*plain, *sorted(shown.items()), command.folder)
+
+
+ONCE: dict[tuple[object, ...], Command] = {}
+"""Those that are run: once each, unless a later one stands where fewer extras were asked for."""
 for one in [*RUNS, *ALSO]:
-    ONCE.setdefault((*filled(one), one.folder), one)
-"""Those that are run: commands of several documents that are the same with what stands in them are run once."""
+    alike = [before for before in ONCE.values() if likeness(before) == likeness(one)]
+    named = len(one.words) == 1 + len(verb_of(one).split())
+    if not alike or not (named or any(before.extras <= one.extras for before in alike)):
+        ONCE[(*likeness(one), one.extras)] = one
 
 
 def brief(whole: Film) -> Film:
@@ -144,15 +174,22 @@ def brief(whole: Film) -> Film:
     return dataclasses.replace(whole, **{name: getattr(whole, name)[:60] for name in parts})
 
 
+def short(name: str, frames: int = 40) -> Clip:
+    """The start of a clip."""
+    whole = make_clip(name=name)
+    parts = ("teacher", "truth", "keypoints", "confidence")
+    return dataclasses.replace(whole, **{part: getattr(whole, part)[:frames] for part in parts})
+
+
 def prepare(place: Path) -> None:
     """Small data: data sets, a folder of joints, videos with what a detector found in them, the maker of a page."""
-    clips = {"train": [make_clip(), make_clip(name="walk")], "test": [make_clip(name="jump")]}
+    clips = {"train": [short("dance_a"), short("walk")], "test": [short("jump")]}
     write_folder(str(place / "set"), clips, CARD)
     shutil.copytree(place / "set", place / "other")
-    for name in ("walk", "jump", "kick"):
+    for name in ("walk", "jump", "kick", "run", "spin", "dance_a", "dance_b", "punch"):
         for folder in ("joints", "texts"):
             (place / "source" / folder).mkdir(parents=True, exist_ok=True)
-        np.save(place / "source" / "joints" / f"{name}.npy", motion(name).numpy())
+        np.save(place / "source" / "joints" / f"{name}.npy", motion(name)[:41].numpy())
         (place / "source" / "texts" / f"{name}.txt").write_text(f"a person {name}s.#a/DET person/NOUN#0.0#0.0\n")
     write_source(place, {name: brief(film(name)) for name in ("walk", "dance_b", "jump")})
     (place / "docs").mkdir()

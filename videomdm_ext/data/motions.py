@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import roma
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -26,6 +25,7 @@ from videomdm_ext.data.clip import Clip, Recording, to_clip
 from videomdm_ext.data.folder import Card, write_folder
 from videomdm_ext.errors import DatasetError, PluginError
 from videomdm_ext.geometry import cameras
+from videomdm_ext.geometry.rotations import roma
 from videomdm_ext.motion.measures import measure_error
 from videomdm_ext.motion.skeletons import SMPL22, Skeleton
 

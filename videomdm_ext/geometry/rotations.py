@@ -1,7 +1,20 @@
 """Rotations that roma does not have: yaw, shortest arcs and the two-column 6D form. Unit quaternions are xyzw."""
 
+from importlib import import_module
+from typing import Any
+
 import torch
 from torch import Tensor
+
+
+class _Roma:
+    """roma, imported where one of its functions is used: it imports torch._dynamo, which takes seconds."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(import_module("roma"), name)
+
+
+roma = _Roma()
 
 
 def rotate_yaw(vectors: Tensor, angle: Tensor) -> Tensor:

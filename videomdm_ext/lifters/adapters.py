@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import roma
 import torch
 from torch import Tensor
 
 from videomdm_ext.data import files
 from videomdm_ext.data.files import Array
+from videomdm_ext.geometry.rotations import roma
 from videomdm_ext.hookspecs import Register, hookimpl
 from videomdm_ext.lifters.results import OPTIONS, Description, ResultsLifter
 from videomdm_ext.motion import body_models

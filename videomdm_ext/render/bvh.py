@@ -7,10 +7,10 @@ comes near 90 degrees, where the other two are about one axis, has another order
 import math
 from itertools import permutations
 
-import roma
 import torch
 from torch import Tensor
 
+from videomdm_ext.geometry.rotations import roma
 from videomdm_ext.motion.skeletons import Skeleton
 from videomdm_ext.render.fitting import Fitted
 from videomdm_ext.render.rest import children

@@ -7,12 +7,11 @@ the angles between them, and is reported.
 
 from dataclasses import dataclass
 
-import roma
 import torch
 from torch import Tensor
 
 from videomdm_ext.errors import DatasetError
-from videomdm_ext.geometry.rotations import shortest_arc
+from videomdm_ext.geometry.rotations import roma, shortest_arc
 from videomdm_ext.motion.skeletons import Skeleton
 from videomdm_ext.render.rest import children, rest_offsets
 from videomdm_ext.render.twist import cue, twist

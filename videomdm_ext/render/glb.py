@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import roma
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from videomdm_ext import __version__
+from videomdm_ext.geometry.rotations import roma
 from videomdm_ext.motion.skeletons import Skeleton
 from videomdm_ext.render.fitting import Fitted
 from videomdm_ext.render.mesh import Mesh, Part, at_rest, capsules

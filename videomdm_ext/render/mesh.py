@@ -3,11 +3,10 @@
 import math
 from dataclasses import dataclass
 
-import roma
 import torch
 from torch import Tensor
 
-from videomdm_ext.geometry.rotations import shortest_arc
+from videomdm_ext.geometry.rotations import roma, shortest_arc
 from videomdm_ext.motion.skeletons import Skeleton
 
 Colour = tuple[float, float, float]

@@ -1,9 +1,9 @@
 """A person's rest pose: constant bone lengths, equal on both sides, the arms out to the sides (a T pose)."""
 
-import roma
 import torch
 from torch import Tensor
 
+from videomdm_ext.geometry.rotations import roma
 from videomdm_ext.motion.kinematics import bone_lengths, bone_vectors
 from videomdm_ext.motion.skeletons import Skeleton
 

@@ -28,7 +28,6 @@ from typing import Any, ClassVar
 
 import blobfile as bf
 import numpy as np
-import roma
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -49,6 +48,7 @@ from videomdm_ext.data.sources.base import (
 from videomdm_ext.data.video.people import FORMATS, choose, find_file, follow, read_detections
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.geometry.cameras import project, to_pixels
+from videomdm_ext.geometry.rotations import roma
 from videomdm_ext.hookspecs import Register, hookimpl
 from videomdm_ext.motion import joint_maps
 from videomdm_ext.motion.body_models import find_model, posed, read_model

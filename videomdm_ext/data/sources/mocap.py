@@ -26,7 +26,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
-import roma
 import torch
 import yaml
 from torch import Tensor
@@ -35,6 +34,7 @@ from videomdm_ext.data import files
 from videomdm_ext.data.motions import frames_at, grounded, resample, resample_rotations
 from videomdm_ext.data.sources.base import Member, TakesImporter, y_up
 from videomdm_ext.errors import DatasetError
+from videomdm_ext.geometry.rotations import roma
 from videomdm_ext.hookspecs import Register, hookimpl
 from videomdm_ext.motion.body_models import GENDERS, SITES, BodyModel, find_model, posed, read_model
 from videomdm_ext.motion.joint_names import (

@@ -23,13 +23,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import roma
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from videomdm_ext.data import files
 from videomdm_ext.errors import DatasetError, VideoMDMError
+from videomdm_ext.geometry.rotations import roma
 
 Picture = NDArray[np.uint8]  # [height, width, 3], red, green and blue
 ENDINGS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".gif")

@@ -16,14 +16,13 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import roma
 import torch
 from torch import Tensor
 
 from videomdm_ext.data.motions import floor_height, interpolate
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry import cameras, pnp
-from videomdm_ext.geometry.rotations import shortest_arc
+from videomdm_ext.geometry.rotations import roma, shortest_arc
 from videomdm_ext.motion.kinematics import smooth
 from videomdm_ext.motion.skeletons import Skeleton
 
