@@ -80,6 +80,7 @@ VIDEO = [
     "pillow>=10.0",
     "scipy>=1.11",
 ]
+FILM = ["anny==0.6.2", "moderngl>=5.10"]
 BENCH = ["jsonschema>=4.20", "prdc>=0.2", "scipy>=1.11"]
 TEST = [
     "bvhio>=1.5",  # the second reader of exported BVH
@@ -121,6 +122,7 @@ setup(
         "demo": DEMO,
         "mdm": MDM,
         "video": VIDEO,
+        "film": FILM,
         "import": IMPORT,
         "bench": BENCH,
         "test": TEST,

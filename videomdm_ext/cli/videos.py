@@ -7,19 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import blobfile as bf
 import torch
 import tyro
 from rich.progress import Progress, TaskID
 
-from videomdm_ext.cli.console import bars, console, counting, parse, quoted
+from videomdm_ext.cli.console import bars, console, counting, lifter_summary, parse, quoted
 from videomdm_ext.data import files
-from videomdm_ext.data.folder import read_card, read_clip
-from videomdm_ext.data.importing import Imported, run_import
+from videomdm_ext.data.film import filming
+from videomdm_ext.data.folder import Card, read_card, read_clip
+from videomdm_ext.data.importing import Imported, find_importer, run_import
+from videomdm_ext.data.motions import build_demo
 from videomdm_ext.data.sources.base import ImportOptions
 from videomdm_ext.data.texts import find_tagger
 from videomdm_ext.data.video.frames import frames, open_video
 from videomdm_ext.data.video.importer import VideoImporter
-from videomdm_ext.errors import VideoMDMError
+from videomdm_ext.errors import ConfigError, VideoMDMError
 from videomdm_ext.render import clip_sheet, figures
 
 FACTS = "videos.json"
@@ -92,21 +95,108 @@ def from_video(words: Sequence[str]) -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class Film:
+    """Film known motion, and make a data set of the films as of any videos: a real detector's and lifter's errors
+    beside the exact truth.
+
+    Bodies of many shapes wear the motion in many rooms. Started again, it goes on where it stopped.
+    """
+
+    source: Annotated[str, tyro.conf.Positional]
+    """A data set with true motion, a folder of joints or of BVH files, or `bundled`."""
+    out: str = "runs/data/film"
+    """Folder of the data set; the films lie in OUT/films."""
+    name: str = "film"
+    """Name on the card."""
+    fps: float = 20.0
+    """Frames per second of the data set; the films have 20 to 30."""
+    size: tuple[int, int] = (640, 480)
+    """Width and height of the films in pixels."""
+    height: tuple[float, float] = (100.0, 400.0)
+    """Least and greatest height of the person in pixels."""
+    processes: int = 2
+    """Films at the same time."""
+    seed: int = 0
+    """Seed of bodies, clothes, rooms, lights and cameras."""
+    sheets: bool = False
+    """Draw a picture of each clip over its film, in OUT/sheets."""
+
+
+def film(words: Sequence[str]) -> int:
+    """Films, and the data set that watching them gives."""
+    options = parse(Film, "data film", words)
+    if min(options.size) < 64 or max(options.size) > 4096 or any(side % 2 for side in options.size):
+        raise ConfigError(f"--size: expected two even numbers from 64 to 4096, found {options.size}. Correct it.")
+    if not 20 <= options.height[0] <= options.height[1]:
+        raise ConfigError(f"--height: expected a least and a greatest height from 20 px, found {options.height}.")
+    if options.processes < 1:
+        raise ConfigError(f"--processes: expected 1 or more, found {options.processes}. Correct it.")
+    torch.set_num_threads(1)
+    order = filming.Order(options.size, options.height, options.seed)
+    with bars() as progress:
+        source = _motion(options, counting(progress, "motion"))
+        filming.film(source, options.out, order, processes=options.processes, progress=counting(progress, "filming"))
+    importer = filming.FilmImporter(
+        str(Path(options.out, filming.FILMS)), ImportOptions(seed=options.seed, extra={"fps": f"{options.fps:g}"})
+    )
+    done = _import(importer, options.out, options.name)
+    tell(importer, done, options.out)
+    console.print(f"    the lifter: {lifter_summary(done.card)}", soft_wrap=True)
+    console.print(f"    the detector: {detector_summary(done.card)}", soft_wrap=True)
+    if options.sheets:
+        with bars() as progress:
+            draw_sheets(options.out, counting(progress, "drawing"))
+    out = quoted(options.out)
+    console.print(f"Next: videomdm data refine {out}, then videomdm bench --dataset {out}", soft_wrap=True)
+    return 0
+
+
+def _motion(options: Film, progress: Any) -> str:
+    """The data set whose truth is filmed: the source itself, or one that is made of it in OUT/motion."""
+    source, made = options.source, str(Path(options.out, "motion"))
+    if source == "bundled":
+        build_demo(made, seed=options.seed)
+        return made
+    if bf.exists(bf.join(source, "dataset.json")):
+        return source
+    kind = "joints" if bf.isdir(bf.join(source, "joints")) else "bvh"
+    run_import(find_importer(kind)(source, ImportOptions(seed=options.seed)), made, progress=progress)
+    return made
+
+
+def detector_summary(card: Card) -> str:
+    """A line about the errors of the keypoints that the card has; empty without."""
+    error = card.detector_error
+    if not error:
+        return ""
+    return (
+        f"keypoints {error['median']:.4f} (median), {error['q90']:.4f} (90 %), {error['q99']:.4f} (99 %) of the focal "
+        f"length from the projected truth, {error['unseen']:.1%} not seen, sides exchanged in {error['exchanged']:.1%} "
+        "of the frames"
+    )
+
+
 def make(options: FromVideo) -> tuple[VideoImporter, Imported]:
     """Run the import, and write what was found out about the videos."""
     importer = VideoImporter(
         options.source, ImportOptions(seed=options.seed, captions=options.captions, extra=options.extra())
     )
-    importer.cache = os.path.join(options.out, "detections")
+    return importer, _import(importer, options.out, options.name)
+
+
+def _import(importer: VideoImporter, out: str, name: str) -> Imported:
+    """Watch the videos; what was seen is kept in OUT/detections, what was found out in OUT/videos.json."""
+    importer.cache = os.path.join(out, "detections")
     tagger = find_tagger()
     if tagger is None:
         console.print("    captions stay without parts of speech: spaCy and its English model (extra mdm) are missing")
     with bars() as progress:
         importer.watching = _Watched(progress)
-        done = run_import(importer, options.out, tagger=tagger, progress=counting(progress, "clips"), name=options.name)
-    place = os.path.join(options.out, FACTS)
-    files.write_bytes(place, (json.dumps(_facts(importer), indent=2, sort_keys=True) + "\n").encode())
-    return importer, done
+        done = run_import(importer, out, tagger=tagger, progress=counting(progress, "clips"), name=name)
+    facts = json.dumps(_facts(importer), indent=2, sort_keys=True) + "\n"
+    files.write_bytes(os.path.join(out, FACTS), facts.encode())
+    return done
 
 
 class _Watched:

@@ -124,7 +124,8 @@ class Recording:
 
     keypoints [T, J, 2] on the normalised image plane; confidence [T, J]; extrinsics [3, 4] or [T, 3, 4], in the world
     of `lifted` [T, J, 3] and `truth` [T, J, 3] (None where it is not known). `lifted` is None while no lifter has
-    worked. intrinsics [3, 3] and image_size (width, height) are kept for drawing where they are known. All tensors are
+    worked. Where the true camera is known beside an estimated one, `truth_extrinsics` is it, in the world of `truth`.
+    intrinsics [3, 3] and image_size (width, height) are kept for drawing where they are known. All tensors are
     float32.
 
     Where the source holds feature vectors already, `truth_features` and `lifted_features` [T - 1, D] are written as
@@ -141,6 +142,7 @@ class Recording:
     extrinsics: Tensor
     lifted: Tensor | None = None
     truth: Tensor | None = None
+    truth_extrinsics: Tensor | None = None
     intrinsics: Tensor | None = None
     image_size: tuple[int, int] | None = None
     source: str = ""
@@ -156,10 +158,12 @@ def to_clip(recording: Recording, rule: HeadingRule = RAW) -> Clip:
     """
     if recording.lifted is None:
         raise DatasetError(f"{recording.source or recording.id}: expected a lifted motion, found none. Lift it first.")
-    teacher, extrinsics = _features(recording.lifted, recording.lifted_features, recording, rule)
+    camera, true_camera = recording.extrinsics, recording.truth_extrinsics
+    teacher, extrinsics = _features(recording.lifted, recording.lifted_features, camera, recording.skeleton, rule)
     truth, truth_extrinsics = None, None
     if recording.truth is not None:
-        truth, truth_extrinsics = _features(recording.truth, recording.truth_features, recording, rule)
+        camera = camera if true_camera is None else true_camera
+        truth, truth_extrinsics = _features(recording.truth, recording.truth_features, camera, recording.skeleton, rule)
     clip = Clip(
         id=recording.id,
         fps=recording.fps,
@@ -178,9 +182,10 @@ def to_clip(recording: Recording, rule: HeadingRule = RAW) -> Clip:
     return clip if recording.part is None else cut(clip, *recording.part)
 
 
-def _features(positions: Tensor, stored: Tensor | None, recording: Recording, rule: HeadingRule) -> tuple[Array, Array]:
+def _features(
+    positions: Tensor, stored: Tensor | None, camera: Tensor, skeleton: Skeleton, rule: HeadingRule
+) -> tuple[Array, Array]:
     """Raw features [T - 1, D] of positions [T, J, 3], and the camera in their canonical frame, as many frames."""
-    camera, skeleton = recording.extrinsics, recording.skeleton
     if stored is not None:
         return stored.numpy(), (camera[:-1] if camera.ndim == 3 else camera).numpy()
     moved, turned, origin = canonicalise(positions, skeleton, rule)

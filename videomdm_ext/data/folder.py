@@ -44,7 +44,8 @@ NEEDED = ("confidence",)  # arrays of a keypoints file, beside `points`, or `pix
 
 @dataclass(frozen=True)
 class Card:
-    """What a folder holds. `lifter` names the maker of the teacher; `lifter_error` its measured figures, by name.
+    """What a folder holds. `lifter` names the maker of the teacher; `lifter_error` its measured figures, by name, and
+    `detector_error` those of the keypoints, in units of the focal length.
 
     `heading` is the rule by which headings of the feature vectors were found, `counts` the clips of each split,
     `recipe` the settings it was made with, `content_hash` the SHA-256 of all clip files. `write_folder` fills in
@@ -60,6 +61,7 @@ class Card:
     heading: HeadingRule = RAW
     units: str = "m"
     lifter_error: Mapping[str, float] = field(default_factory=dict)
+    detector_error: Mapping[str, float] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
     content_hash: str = ""

@@ -11,7 +11,7 @@ from videomdm_ext import plugins
 from videomdm_ext.data.clip import to_clip
 from videomdm_ext.data.folder import SPLITS, Builder, Card, read_card, read_clip, read_ids
 from videomdm_ext.data.motions import find_lifter, lift
-from videomdm_ext.data.refined import measured_error
+from videomdm_ext.data.refined import detector_error, measured_error
 from videomdm_ext.data.sources.base import SHARES, Importer, Member
 from videomdm_ext.data.texts import Tagger, untagged
 from videomdm_ext.errors import ConfigError, DatasetError
@@ -83,7 +83,7 @@ def run_import(
     some = list(builder.done)[:: max(len(builder.done) // MEASURED, 1)]
     clips = [read_clip(out, card, clip_id) for clip_id in some]
     measured = {key: round(value, 5) for key, value in measured_error(clips, clips).items()}
-    return Imported(builder.finish(lifter_error=measured), left_out)
+    return Imported(builder.finish(lifter_error=measured, detector_error=detector_error(clips)), left_out)
 
 
 def split_by_trial(members: Sequence[Member], seed: int, shares: tuple[float, float, float] = SHARES) -> dict[str, str]:

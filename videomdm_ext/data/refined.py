@@ -17,7 +17,7 @@ from videomdm_ext.data.clip import Clip, collate, crop, observed, tensor_of
 from videomdm_ext.data.files import Array
 from videomdm_ext.data.folder import SPLITS, Card, read_folder
 from videomdm_ext.data.motions import floor_height
-from videomdm_ext.geometry.cameras import reexpress, to_camera
+from videomdm_ext.geometry.cameras import project, reexpress, to_camera
 from videomdm_ext.motion.features import decode, encode, mean_and_std
 from videomdm_ext.motion.kinematics import HeadingRule, canonicalise, heading
 from videomdm_ext.motion.measures import measure_error
@@ -105,6 +105,33 @@ def measured_error(clips: Sequence[Clip], refined: Sequence[Clip]) -> dict[str, 
             true, found = _seen(clip.truth, clip.truth_extrinsics, clip), _seen(made.teacher, made.extrinsics, clip)
             rows.append(measure_error(found, true, clip.skeleton, fps=clip.fps))
     return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]} if rows else {}
+
+
+def detector_error(clips: Sequence[Clip]) -> dict[str, float]:
+    """Distances of the keypoints from the projected truth, over all joints seen, in units of the focal length.
+
+    The median, the 90 and the 99 % quantile; the share of joints not seen; the share of frames whose left and right are
+    exchanged. Empty where no clip has a truth and keypoints.
+    """
+    distances, unseen, exchanged = [], [], []
+    for clip in clips:
+        if clip.truth is None or clip.truth_extrinsics is None or clip.is_known:
+            continue
+        camera = torch.from_numpy(clip.truth_extrinsics)
+        points, _ = project(decode(torch.from_numpy(clip.truth), clip.skeleton), camera.reshape(-1, 3, 4))
+        keypoints, seen = torch.from_numpy(clip.keypoints), torch.from_numpy(clip.confidence) > 0
+        distances.append((keypoints - points).norm(dim=-1)[seen])
+        unseen.append(~seen)
+        sides = list(clip.skeleton.mirror)
+        own, other = ((keypoints - p).norm(dim=-1).where(seen, 0.0).sum(-1) for p in (points, points[:, sides]))
+        exchanged.append(other < 0.5 * own)
+    if not distances:
+        return {}
+    whole = torch.cat(distances)
+    whole = whole[:: max(len(whole) // 1_000_000, 1)]  # torch.quantile takes no more than 16 million
+    found = {name: torch.quantile(whole, q) for name, q in (("median", 0.5), ("q90", 0.9), ("q99", 0.99))}
+    found |= {"unseen": torch.cat(unseen).float().mean(), "exchanged": torch.cat(exchanged).float().mean()}
+    return {name: round(float(value), 5) for name, value in found.items()}
 
 
 def _seen(features: Array, extrinsics: Array, clip: Clip) -> Tensor:

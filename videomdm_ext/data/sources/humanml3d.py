@@ -3,7 +3,7 @@
 joints      a folder of 22 SMPL joints a clip, seen by seeded orbit cameras
     SOURCE/joints/NAME.npy    [T, 22, 3], metres, 20 fps and y up unless options say otherwise
     SOURCE/texts/NAME.txt     HumanML3D's lines; those about a part of a clip are left out
-    SOURCE/index.csv          optional, with a column `name` and perhaps `caption`: which clips there are
+    SOURCE/index.csv          optional, with a column `name` and perhaps `caption` and `split`: which clips there are
     Names that end in _s0, _s1 ... are pieces of one trial and stay on one side of the split.
 
 humanml3d   the official folder, its motion seen by seeded orbit cameras, its feature vectors kept bit for bit
@@ -81,8 +81,9 @@ class JointsImporter(Importer):
         """One for every clip and view."""
         names = [row["name"] for row in self._index] or files.stems(bf.join(self.source, "joints"), ".npy")
         views = [f"_v{view}" for view in range(self.options.views)] if self.options.views > 1 else [""]
+        splits = {row["name"]: row.get("split") or "" for row in self._index}
         return [
-            Member(files.checked_id(name, self.source) + view, trial=PIECE.sub("", name), place=name)
+            Member(files.checked_id(name, self.source) + view, PIECE.sub("", name), splits.get(name, ""), name)
             for name in names
             for view in views
         ]

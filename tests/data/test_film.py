@@ -1,0 +1,217 @@
+"""Films of known motion: the body wears it, the camera sees all of it, the truth stands beside the lifted motion."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from filmed import FOCAL, SIZE, film, write_detections, write_gif
+
+from videomdm_ext.cli.main import main
+from videomdm_ext.data import files
+from videomdm_ext.data.film.body import HEADS, SEGMENTS, Body, build_body
+from videomdm_ext.data.film.filming import FilmImporter, Shown, positions_at
+from videomdm_ext.data.film.scenes import MARGIN, Draw, draw_camera, draw_light, draw_room
+from videomdm_ext.data.film.stage import Stage, _view
+from videomdm_ext.data.folder import read_card, read_clip
+from videomdm_ext.data.importing import run_import
+from videomdm_ext.data.motions import load_motions, own_generator
+from videomdm_ext.data.refined import detector_error
+from videomdm_ext.data.sources.base import ImportOptions
+from videomdm_ext.errors import DatasetError
+from videomdm_ext.geometry.cameras import project
+from videomdm_ext.motion.features import decode
+from videomdm_ext.motion.skeletons import SMPL22
+
+
+def walk(frames=40):
+    return torch.from_numpy(next(m for m in load_motions() if m.name == "walk").positions[:frames])
+
+
+def draw(label="film"):
+    return Draw(own_generator("test", label))
+
+
+def stick_body():
+    """A body whose vertices are the joints of a resting person, each moved by one segment that ends or starts there."""
+    joints = walk()[0].float()
+    owner = torch.tensor([_of(joint) for joint in SMPL22.joints])
+    faces = torch.tensor([[0, 1, 2]])
+    return Body(joints, torch.ones_like(joints), faces, joints, torch.eye(len(SEGMENTS))[owner])
+
+
+def _of(joint):
+    for number, segment in enumerate(SEGMENTS.values()):
+        if joint in (segment.start, segment.end) and not segment.rigid:
+            return number
+    raise AssertionError(joint)
+
+
+def test_the_joints_of_a_worn_body_are_the_given_ones():
+    positions = walk()
+    turned = torch.tensor(((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (-1.0, 0.0, 0.0)))
+    for motion in (positions, positions @ turned.T + torch.tensor((3.0, 0.0, -2.0)), 1.2 * positions):
+        vertices, _ = stick_body().wear(motion)
+        assert np.abs(vertices - motion.numpy()).max() < 2e-5
+
+
+def test_a_body_at_rest_wears_its_own_pose_unchanged():
+    body = stick_body()
+    vertices, normals = body.wear(body.joints.unsqueeze(0))
+    assert np.abs(vertices[0] - body.vertices.numpy()).max() < 1e-5
+    assert np.allclose(normals[0], 1 / math.sqrt(3), atol=1e-5)
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_the_camera_sees_every_joint_in_every_frame_from_a_level_horizon(number):
+    positions, size = walk(), (640, 480)
+    camera = draw_camera(positions, size, (100.0, 400.0), draw(number))
+    points, depth = project(positions, camera.extrinsics)
+    assert (depth > 1.0).all()
+    assert (points.abs() * camera.focal <= MARGIN * torch.tensor(size) + 1e-3).all()
+    assert camera.extrinsics[:, 0, 1].abs().max() < 1e-6  # x of the camera is level
+    assert camera.extrinsics.shape == (len(positions), 3, 4)
+    assert camera.moves == bool((camera.extrinsics.diff(dim=0).abs() > 1e-6).any())
+
+
+def test_the_person_is_as_tall_in_the_picture_as_was_asked_for():
+    still = walk()[:1].expand(30, -1, -1)
+    for number in range(6):
+        camera = draw_camera(still, (640, 480), (120.0, 200.0), draw(number))
+        points, _ = project(still, camera.extrinsics)
+        height = float((points[..., 1].amax() - points[..., 1].amin()) * camera.focal)
+        assert 100.0 < height < 220.0
+
+
+def test_furniture_stands_clear_of_the_motion_and_of_the_camera():
+    positions = walk()
+    for number in range(12):
+        one = draw(number)
+        camera = draw_camera(positions, (640, 480), (100.0, 400.0), one)
+        room = draw_room(positions, camera, one)
+        place = -(camera.extrinsics[:, :, :3].mT @ camera.extrinsics[:, :, 3:]).squeeze(-1).numpy()
+        for box in room[6:]:  # behind floor, walls and ceiling
+            low, high = box.triangles.min((0, 1)), box.triangles.max((0, 1))
+            for points in (positions.reshape(-1, 3).numpy(), place):
+                assert not ((points[:, (0, 2)] > low[[0, 2]]) & (points[:, (0, 2)] < high[[0, 2]])).all(-1).any()
+
+
+def test_the_picture_of_a_point_lies_where_the_camera_projects_it():
+    positions, size = walk(), (640, 480)
+    camera = draw_camera(positions, size, (100.0, 400.0), draw())
+    points, _ = project(positions[:1], camera.extrinsics[:1])
+    wanted = points[0] * camera.focal + torch.tensor(size) / 2
+    homogeneous = np.concatenate([positions[0].numpy(), np.ones((22, 1))], 1)
+    clip = homogeneous @ _view(camera.extrinsics[0].numpy(), camera.focal, size).T
+    across = (clip[:, :2] / clip[:, 3:] * (1, -1) + 1) / 2 * size
+    assert np.abs(across - wanted.numpy()).max() < 0.01
+
+
+def test_motion_between_frames_is_smooth_and_exact_at_frames():
+    positions = walk().double()
+    at = np.arange(len(positions)) / 20.0
+    assert (positions_at(positions, 20.0, at) - positions).abs().max() < 1e-9
+    assert (positions_at(positions, 20.0, np.array([1e9])) - positions[-1:]).abs().max() < 1e-9
+    fine = positions_at(positions, 20.0, np.arange(10 * len(positions) - 9) / 200.0)
+    assert fine.diff(n=2, dim=0).abs().max() < 2.0 * positions.diff(n=2, dim=0).abs().max() / 100.0
+
+
+def filmed(root, *, moves=False, noise=0.0, late=0.0):
+    """A folder of one film with what it shows, and detections of it, `late` seconds."""
+    one = film("walk", noise=noise)
+    videos, found = root / "films", root / "found"
+    videos.mkdir()
+    found.mkdir()
+    write_gif(videos / "clip.gif", one)
+    write_detections(found / "clip.npz", one)
+    (videos / "captions.tsv").write_text("clip\ta person walks.\n", encoding="utf-8")
+    source = walk(10_000).float()
+    extrinsics = np.concatenate([one.rotation, one.translation[:, None]], 1).astype(np.float32)
+    shown = {
+        "positions": source.numpy(),
+        "fps": 20.0,
+        "film_fps": 25.0,
+        "extrinsics": np.broadcast_to(extrinsics, (len(one.times), 3, 4)),
+        "focal": FOCAL,
+        "moves": float(moves),
+        "split": 0.0,
+    }
+    arrays = {name: np.array(value, np.float32) for name, value in shown.items()}
+    files.write_bytes(str(videos / "clip.npz"), files.arrays_bytes(arrays))
+    made = FilmImporter(str(videos), ImportOptions(extra={"detections": str(found), "format": "blazepose"}))
+    run_import(made, str(root / "out"))
+    card = read_card(str(root / "out"))
+    return card, read_clip(str(root / "out"), card, "clip_0")
+
+
+def test_a_film_gives_detected_keypoints_a_lifted_motion_and_the_exact_truth_of_the_same_moments(tmp_path):
+    card, clip = filmed(tmp_path)
+    assert clip.truth is not None
+    assert clip.intrinsics[0, 0] == pytest.approx(FOCAL)
+    assert clip.image_size == SIZE
+    truth = decode(torch.from_numpy(clip.truth), SMPL22)
+    points, depth = project(truth, torch.from_numpy(clip.truth_extrinsics).reshape(-1, 3, 4))
+    direct = [SMPL22.index(f"{s}_{p}") for s in "lr" for p in ("hip", "knee", "ankle", "shoulder", "elbow", "wrist")]
+    assert np.abs(points.numpy() - clip.keypoints)[:, direct].max() < 0.006
+    assert (depth > 1.0).all()
+    assert card.detector_error["median"] < 0.01
+    assert card.detector_error["unseen"] == 0.0
+    assert 0.0 < card.lifter_error["pa_mpjpe"] < 0.08
+
+
+def test_a_camera_that_moves_is_one_a_frame_in_the_set(tmp_path):
+    _, clip = filmed(tmp_path, moves=True)
+    assert clip.truth_extrinsics.shape == (clip.length, 3, 4)
+    assert clip.extrinsics.shape == (clip.length, 3, 4)
+
+
+def test_errors_of_the_detector_are_measured_where_a_truth_is(tmp_path):
+    _, clip = filmed(tmp_path)
+    shifted = clip.keypoints + np.float32(0.01)
+    moved = detector_error([dataclasses.replace(clip, keypoints=shifted)])
+    assert moved["median"] == pytest.approx(0.01 * math.sqrt(2), rel=0.25)
+    swapped = detector_error([dataclasses.replace(clip, keypoints=clip.keypoints[:, list(SMPL22.mirror)])])
+    assert swapped["exchanged"] > 0.5 > detector_error([clip])["exchanged"]
+    assert detector_error([dataclasses.replace(clip, truth=None)]) == {}
+
+
+def test_a_film_without_what_it_shows_is_refused_by_name(tmp_path):
+    with pytest.raises(DatasetError, match=r"clip\.npz"):
+        Shown.of(str(tmp_path / "clip.mp4"))
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (["--size", "63", "64"], "--size"),
+        (["--height", "300", "100"], "--height"),
+        (["--processes", "0"], "--processes"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_before_any_work(tmp_path, capsys, words, match):
+    assert main(["data", "film", "bundled", "--out", str(tmp_path / "out"), *words]) == 1
+    assert match in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_mesh_wears_a_motion_and_the_stage_draws_it_where_the_camera_sees_it():
+    pytest.importorskip("moderngl", reason="needs the extra film")
+    pytest.importorskip("anny", reason="needs the extra film")
+    body = build_body({"gender": 0.2})
+    assert set(HEADS) | {"pelvis"} == set(SMPL22.joints)
+    assert body.weights.sum(-1).sub(1.0).abs().max() < 1e-5
+    positions, size, one = walk()[:1], (320, 240), draw()
+    camera = draw_camera(positions, size, (100.0, 200.0), one)
+    vertices, normals = body.wear(positions)
+    colours = np.tile(np.float32((1.0, 0.0, 0.0)), (len(body.vertices), 1))
+    stage = Stage(size, [], draw_light(one), body.faces.numpy(), colours)
+    picture = stage.picture(vertices[0], normals[0], camera.extrinsics[0].numpy(), camera.focal).astype(int)
+    stage.close()
+    red = picture[..., 0] > picture[..., 1] + 20
+    points, _ = project(torch.from_numpy(vertices), camera.extrinsics)
+    across = (points[0] * camera.focal + torch.tensor(size) / 2).numpy()
+    rows, columns = np.nonzero(red)
+    assert abs(columns.min() - across[:, 0].min()) < 3
+    assert abs(rows.min() - across[:, 1].min()) < 3
+    assert abs(rows.max() - across[:, 1].max()) < 3
