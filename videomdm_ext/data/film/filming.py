@@ -36,7 +36,7 @@ from videomdm_ext.motion.skeletons import SMPL22
 
 FILMS, CAPTIONS = "films", "captions.tsv"
 FILMS_A_PROCESS = 12
-"""A process makes way for another after as many: Mesa does not give all its memory back."""
+"""Processes make way for others after about as many: Mesa does not give all its memory back."""
 
 
 @dataclass(frozen=True)
@@ -66,18 +66,20 @@ def film(source: str, out: str, order: Order, *, processes: int = 2, progress: C
     lines = [f"{clip_id}\t{text}\n" for clip_id, _ in rows for text in read_clip(source, card, clip_id).texts]
     files.write_bytes(str(folder / CAPTIONS), "".join(lines).encode())
     left = [row for row in rows if not (folder / f"{row[0]}.npz").is_file()]
-    progress(len(rows) - len(left), len(rows))
-    with ProcessPoolExecutor(
-        min(processes, max(len(left), 1)), mp_context=get_context("spawn"), max_tasks_per_child=FILMS_A_PROCESS
-    ) as pool:
-        tasks = [pool.submit(film_clip, source, str(folder), clip_id, split, order) for clip_id, split in left]
-        try:
-            for number, task in enumerate(as_completed(tasks)):
-                task.result()
-                progress(len(rows) - len(left) + number + 1, len(rows))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    done = len(rows) - len(left)
+    progress(done, len(rows))
+    step = FILMS_A_PROCESS * processes
+    for part in (left[start : start + step] for start in range(0, len(left), step)):
+        with ProcessPoolExecutor(min(processes, len(part)), mp_context=get_context("spawn")) as pool:
+            tasks = [pool.submit(film_clip, source, str(folder), clip_id, split, order) for clip_id, split in part]
+            try:
+                for task in as_completed(tasks):
+                    task.result()
+                    done += 1
+                    progress(done, len(rows))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
 
 
 def film_clip(source: str, folder: str, clip_id: str, split: str, order: Order) -> None:
