@@ -48,8 +48,8 @@ class Supervision:
     )
     loss: str = option(
         "auto",
-        "The 2D loss: `reprojection`, terms of docs/method.md or of plugins by name, and NAME=WEIGHT, with commas "
-        "between; later ones win, 0 drops a term. auto: MDM's own loss (`mdm`) under 3d, reprojection under 2d.",
+        "The 2D loss: `reprojection`, `paper`, terms of docs/method.md or of plugins by name, and NAME=WEIGHT, with "
+        "commas between; later ones win, 0 drops a term. auto: MDM's own loss (`mdm`) under 3d, reprojection under 2d.",
     )
     depth_weight: str = option(
         "depth2",

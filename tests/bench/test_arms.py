@@ -46,22 +46,23 @@ def test_arms_differ_in_which_motion_is_diffused_and_which_terms_are_paid():
         "lifted": ("3d", "lifted", "mdm"),
         "refined": ("3d", "refined", "mdm"),
         "2d": ("2d", "refined", "reprojection"),
-        "paper": ("2d", "lifted", "reprojection"),
+        "paper": ("2d", "lifted", "paper"),
     }
     for arm in arms.values():
-        assert set(difference(arm, arms["3d"])) <= {"supervision", "teacher", "loss"}
+        assert set(difference(arm, arms["3d"])) <= {"supervision", "teacher", "loss", "depth_weight"}
+    assert arms["paper"].depth_weight == "mean1"
 
 
 ABLATIONS = {
     "2d-gt": ("2d", {"teacher": ("gt", "refined")}),
     "2d-not-unrolled": ("2d", {"unroll": ("off", "on")}),
     "paper-gt": ("paper", {"teacher": ("gt", "lifted")}),
-    "paper-no-depth-weight": ("paper", {"depth_weight": ("none", "depth2")}),
-    "paper-mean-depth": ("paper", {"depth_weight": ("mean1", "depth2")}),
-    "paper-isotropic": ("paper", {"depth_weight": ("isotropic", "depth2")}),
+    "paper-no-depth-weight": ("paper", {"depth_weight": ("none", "mean1")}),
+    "paper-squared-depth": ("paper", {"depth_weight": ("depth2", "mean1")}),
+    "paper-isotropic": ("paper", {"depth_weight": ("isotropic", "mean1")}),
     "paper-not-unrolled": ("paper", {"unroll": ("off", "on")}),
-    "paper-no-alignment": ("paper", {"loss": ("reprojection,alignment=0", "reprojection")}),
-    "paper-no-velocity": ("paper", {"loss": ("reprojection,velocity=0", "reprojection")}),
+    "paper-no-alignment": ("paper", {"loss": ("paper,alignment=0", "paper")}),
+    "paper-no-velocity": ("paper", {"loss": ("paper,velocity=0", "paper")}),
 }
 
 

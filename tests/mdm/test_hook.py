@@ -405,7 +405,7 @@ def test_a_plugin_cannot_replace_a_term_of_the_package():
 
 def test_a_loss_with_an_unknown_term_is_refused_before_any_work(seams, folder):
     with pytest.raises(
-        ConfigError, match=r"--loss jitter=1: expected reprojection, or terms among position, .*'jitter'"
+        ConfigError, match=r"--loss jitter=1: expected reprojection, paper, or terms among position, .*'jitter'"
     ):
         hook.activate(arguments("--clips", folder, *TWO, "--loss", "jitter=1"))
 

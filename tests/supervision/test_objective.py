@@ -147,6 +147,8 @@ def test_the_preset_has_its_terms_with_the_documented_weights() -> None:
     ("loss", "weights"),
     [
         ("floor", {"floor": 1.0}),
+        ("paper", {"position": 7 / 44, "velocity": 350 / 44, "alignment": 1 / 263}),
+        ("paper,alignment=0", {"position": 7 / 44, "velocity": 350 / 44}),
         ("floor=0.25, motion=2", {"floor": 0.25, "motion": 2.0}),
         ("reprojection,velocity=0", {"position": 7 / 22, "near": 1.0, "alignment": 1.0}),
         (
@@ -162,7 +164,7 @@ def test_a_loss_is_presets_terms_and_weights_of_which_later_ones_win(loss: str, 
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
-        ("jitter=1", "expected reprojection, or terms among position, velocity, .*found 'jitter'. Is its plugin"),
+        ("jitter=1", "expected reprojection, paper, or terms among position, .*found 'jitter'. Is its plugin"),
         ("reprojection=2", "found 'reprojection'"),
         ("ray=1", "found 'ray'.*with the refined teacher it was MDM's own loss, which the arm `refined` pays"),
         ("mdm", "found 'mdm'.*--supervision 3d"),

@@ -10,8 +10,12 @@ from torch import Tensor
 from videomdm_ext.errors import ConfigError, PluginError
 from videomdm_ext.supervision.terms import Step, Term, motion
 
-PRESETS = {"reprojection": ("position", "velocity", "near", "alignment")}
-"""Terms by the name under which `--loss` takes them together, each with its own weight."""
+PRESETS = {
+    "reprojection": {"position": 7 / 22, "velocity": 350 / 22, "near": 1.0, "alignment": 1.0},
+    "paper": {"position": 7 / 44, "velocity": 350 / 44, "alignment": 1 / 263},
+}
+"""Weights of terms by the name under which `--loss` takes them together. `paper`: the effective weights of the paper's
+released program, whose means also run over u and v and whose alignment is divided by the number of features."""
 REMOVED = {
     "ray": " The term was removed: with the refined teacher it was MDM's own loss, which the arm `refined` pays.",
     "mdm": " MDM's own loss is paid under --supervision 3d; its form on the diffused motion is the term `motion`.",
@@ -59,7 +63,7 @@ def weights_of(loss: str, terms: Mapping[str, Term]) -> dict[str, float]:
     for part in filter(None, (part.strip() for part in loss.split(","))):
         name, equals, weight = part.partition("=")
         if not equals and name in PRESETS:
-            found |= {each: terms[each].weight for each in PRESETS[name]}
+            found |= PRESETS[name]
         elif name in terms:
             found[name] = _number(part, weight) if equals else terms[name].weight
         else:
