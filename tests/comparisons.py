@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from videomdm_ext.bench.reference_rows import ReferenceRows
-from videomdm_ext.bench.results import Arm, Curve, Results, Training
+from videomdm_ext.bench.reference import ReferenceRows
+from videomdm_ext.bench.results import Arm, Results, Training
+from videomdm_ext.bench.scoring import Curve
 from videomdm_ext.data.folder import Card
 
 CALIBRATION = ReferenceRows(

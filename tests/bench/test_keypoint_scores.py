@@ -11,9 +11,9 @@ import torch
 from clips import make_clip
 from torch import Tensor
 
-from videomdm_ext.bench.keypoint_scores import other_views, reprojection_scores, weighted_distance
+from videomdm_ext.bench.embedding_scores import other_views, reprojection_scores, weighted_distance
 from videomdm_ext.bench.metrics import METRICS, by_name
-from videomdm_ext.bench.reference_rows import ReferenceRows
+from videomdm_ext.bench.reference import ReferenceRows
 from videomdm_ext.data.clip import Clip, crop
 from videomdm_ext.geometry import cameras
 from videomdm_ext.motion.features import decode

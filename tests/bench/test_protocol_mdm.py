@@ -13,8 +13,7 @@ from clips import make_clip
 
 from videomdm_ext.bench import protocol_mdm
 from videomdm_ext.bench.protocol_mdm import Settings
-from videomdm_ext.bench.report import protocol_mdm as protocol_mdm_report
-from videomdm_ext.bench.report.document import markdown_block
+from videomdm_ext.bench.report.tables import markdown_block
 from videomdm_ext.cli.benchmarking import protocol
 from videomdm_ext.data.folder import Card, write_folder
 from videomdm_ext.errors import ConfigError, HostError
@@ -294,8 +293,7 @@ def evaluated(name: str = "2d-0", data: str = "HumanML3D's test split in the che
 
 def test_the_table_has_runs_truth_and_published_figures():
     rows = {
-        line.split("|")[1].strip(): line
-        for line in markdown_block(protocol_mdm_report.table([evaluated()])).splitlines()[2:]
+        line.split("|")[1].strip(): line for line in markdown_block(protocol_mdm.table([evaluated()])).splitlines()[2:]
     }
     mean, half = summed(numbers(5, mm=True)["vald"], "fid")
     assert f"{mean:.3g}"[:4] in rows["2d-0"]
@@ -307,13 +305,13 @@ def test_the_table_has_runs_truth_and_published_figures():
 
 
 def test_the_report_says_what_makes_it_incomparable():
-    text = protocol_mdm_report.document([evaluated()], Settings())
+    text = protocol_mdm.document([evaluated()], Settings())
     for said in ("1.96", "one seed", "last checkpoint", "test split", "groups of 32", "1,024", "cropped", "ab" * 6):
         assert said in text, said
     assert "Not on HumanML3D" not in text
     small = evaluated(
         data="the true motions of the test clips of cmu", clips="cmu", crop_frames=64, text_features="words"
     )
-    text = protocol_mdm_report.document([small], Settings(eval_mode="debug", guidance=1.0))
+    text = protocol_mdm.document([small], Settings(eval_mode="debug", guidance=1.0))
     for said in ("Not on HumanML3D's test split", "crops of 64 frames", "Text features", "20 replications"):
         assert said in text, said

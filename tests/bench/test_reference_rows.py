@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.bench import metrics
-from videomdm_ext.bench.reference_rows import ReferenceRows, score_reference_rows, separates, split_half, static_pose
+from videomdm_ext.bench.reference import ReferenceRows, score_reference_rows, separates, split_half, static_pose
 from videomdm_ext.data.motions import load_motions
 from videomdm_ext.motion.skeletons import SMPL22
 

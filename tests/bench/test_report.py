@@ -14,18 +14,17 @@ from comparisons import LEVELS, held_out, make_arm, make_results, scattered
 from rich.console import Console
 
 from videomdm_ext.bench.provenance import schema_faults
-from videomdm_ext.bench.report.data import Case, Judge, ReportData, worst_cases
+from videomdm_ext.bench.report.html import sections, text, to_json, write
 from videomdm_ext.bench.report.tables import terminal_table
-from videomdm_ext.bench.report.writing import sections, text, to_json, write
-from videomdm_ext.bench.results import Results, Training
+from videomdm_ext.bench.results import Case, Judge, Results, Training, worst_cases
 from videomdm_ext.bench.verdict import verdict
 from videomdm_ext.data.motions import load_motions
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.render.figures import Example
 
 
-def markdown(results: Results, data: ReportData | None = None) -> str:
-    return text(results, sections(results, data or ReportData()))
+def markdown(results: Results) -> str:
+    return text(results, sections(results))
 
 
 def test_a_difference_that_is_not_detected_says_what_could_be() -> None:
@@ -72,13 +71,13 @@ def test_any_selection_of_arms_is_reported(names: tuple[str, ...]) -> None:
     results = make_results(*(make_arm(name, 2) for name in names))
     assert verdict(results)
     assert markdown(results).startswith("# ")
-    json.loads(to_json(results, ReportData()))
+    json.loads(to_json(results))
 
 
 def test_a_score_that_is_not_finite_is_written_as_such() -> None:
     results = make_results(make_arm("3d"), make_arm("lifted"), make_arm("2d", pose_frechet=math.nan))
     assert "not finite" in markdown(results)
-    stored = json.loads(to_json(results, ReportData()))
+    stored = json.loads(to_json(results))
     assert stored["arms"][2]["trainings"][0]["metrics"]["pose_frechet"] is None
 
 
@@ -127,7 +126,7 @@ def test_a_variation_is_held_against_the_arm_that_it_varies_too() -> None:
     section = found.split("## Against the arm that each varies")[1].split("## ")[0]
     assert "`blind` is worse than `paper`" in section
     assert "| blind | -8.08 ± 0.20 |" in section
-    found = json.loads(to_json(results, ReportData()))
+    found = json.loads(to_json(results))
     assert list(found["against_varied"]) == ["blind"]
     assert found["against_varied"]["blind"][0]["outcome"] == "worse"
     assert schema_faults(found) == []
@@ -158,7 +157,8 @@ def test_spread_over_replications_stands_apart_from_that_over_seeds() -> None:
 
 def test_facts_are_told_in_sections_of_their_own() -> None:
     example = Example("a | b <script>", {})
-    facts = ReportData(
+    facts = dataclasses.replace(
+        make_results(),
         judges=(
             Judge("text-motion", "ab" * 32, "runs on the same data", facts={"r_precision": 0.712}),
             Judge("essential", "cd" * 32, distrust="near chance"),
@@ -169,7 +169,7 @@ def test_facts_are_told_in_sections_of_their_own() -> None:
         run={"command": "videomdm bench"},
         cases=(Case("2d", "bone_length_error", 0.031, 0.0, example),),
     )
-    found = markdown(make_results(), facts)
+    found = markdown(facts)
     for part in (
         "| `text-motion` | yes | r precision 0.712 | runs on the same data | `abababababab` |",
         "| `essential` | no: near chance |",
@@ -197,8 +197,8 @@ def test_numbers_are_the_same_bytes_whatever_the_trainings_cost() -> None:
         )
         return dataclasses.replace(results, arms=tuple(arms))
 
-    assert to_json(make_results(), ReportData()) == to_json(slower(make_results()), ReportData())
-    stored = json.loads(to_json(make_results(), ReportData()))
+    assert to_json(make_results()) == to_json(slower(make_results()))
+    stored = json.loads(to_json(make_results()))
     assert stored["arms"][0]["trainings"][0]["passes"] == 400
     assert stored["comparisons"]["2d"][0]["outcome"] == "better"
     assert "closes" in stored["headline"][0]

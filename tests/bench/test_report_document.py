@@ -13,21 +13,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure as Drawing
 
-from videomdm_ext.bench.report import document as numerals
-from videomdm_ext.bench.report.document import (
+from videomdm_ext.bench import statistics as numerals
+from videomdm_ext.bench.report.html import escaped, page
+from videomdm_ext.bench.report.html import latex_table as latex
+from videomdm_ext.bench.report.tables import (
     Figure,
     Items,
     Listing,
     Section,
     Table,
-    escaped,
     inline,
     markdown,
     plain,
     unmarked,
 )
-from videomdm_ext.bench.report.html import page
-from videomdm_ext.bench.report.tables import latex_table as latex
 from videomdm_ext.bench.statistics import Estimate, Ratio
 from videomdm_ext.bench.verdict import compare
 

@@ -14,9 +14,9 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from videomdm_ext.bench.report import figures
-from videomdm_ext.bench.report.data import Case, ReportData
 from videomdm_ext.bench.report.figures import ARMS, Bar, Panel, Plot, draw_curves, draw_forest, forest_plots, svg
-from videomdm_ext.bench.results import Curve, Results
+from videomdm_ext.bench.results import Case, Results
+from videomdm_ext.bench.scoring import Curve
 from videomdm_ext.bench.statistics import Estimate
 from videomdm_ext.data.motions import load_motions
 from videomdm_ext.motion.skeletons import SMPL22
@@ -190,13 +190,13 @@ def test_a_figure_of_the_page_has_its_colours_its_own_names_and_no_address() -> 
 
 def test_scenes_start_at_the_root_and_those_beyond_the_size_of_a_page_are_left_out() -> None:
     example = Example("walk", {"truth": WALK[:50] + np.array((5.0, 0.0, 3.0)), "none": WALK[:0]})
-    results = dataclasses.replace(make_results(), examples=(example,) * 3)
-    data = ReportData(cases=(Case("2d", "acceleration", 9.0, 4.0, example),))
-    scenes = figures.player_scenes(results, data, SMPL22)
+    cases = (Case("2d", "acceleration", 9.0, 4.0, example),)
+    results = dataclasses.replace(make_results(), examples=(example,) * 3, cases=cases)
+    scenes = figures.player_scenes(results, SMPL22)
     assert [scene.caption for scene in scenes] == ["walk", "walk", "walk", "worst of 2d: walk"]
     (track,) = scenes[0].tracks
     np.testing.assert_allclose(track.positions[0, 0] * np.array((1, 0, 1)), 0.0, atol=1e-6)
     np.testing.assert_allclose(track.positions[..., 1], WALK[:50, :, 1])
     size = 50 * 22 * 3 * 8 // 3
-    assert len(figures.player_scenes(results, data, SMPL22, most=2 * size)) == 2
-    assert len(figures.player_scenes(results, data, SMPL22, most=10)) == 1
+    assert len(figures.player_scenes(results, SMPL22, most=2 * size)) == 2
+    assert len(figures.player_scenes(results, SMPL22, most=10)) == 1

@@ -20,9 +20,9 @@ from browser import CHROMIUM, SOFTWARE_3D, Browser, browsing
 from comparisons import LEVELS, make_arm, make_results
 
 from videomdm_ext.bench.report import html as report_html
-from videomdm_ext.bench.report.data import Case, Judge, ReportData
-from videomdm_ext.bench.report.writing import sections, text
-from videomdm_ext.bench.results import Curve, Results
+from videomdm_ext.bench.report.html import sections, text
+from videomdm_ext.bench.results import Case, Judge, Results
+from videomdm_ext.bench.scoring import Curve
 from videomdm_ext.data.motions import load_motions
 from videomdm_ext.render.figures import Example
 from videomdm_ext.render.page import script_digests
@@ -33,7 +33,7 @@ VOID = {"meta", "link", "input", "br", "img"}
 browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 
 
-def made(**changes: object) -> tuple[Results, ReportData]:
+def made() -> Results:
     """-> results with motions, curves and a worst caption, all captions hostile."""
     example = Example(HOSTILE, {"truth": WALK, "teacher": WALK, **dict.fromkeys(LEVELS, WALK)})
     arms = []
@@ -43,23 +43,25 @@ def made(**changes: object) -> tuple[Results, ReportData]:
             for run in make_arm(name).trainings
         ]
         arms.append(dataclasses.replace(make_arm(name), trainings=tuple(runs)))
-    facts = ReportData(
+    return dataclasses.replace(
+        make_results(*arms),
+        examples=(example,),
+        title=HOSTILE,
         judges=(Judge("text-motion", "ab" * 32, HOSTILE),),
         differences=HOSTILE,
         run={"command": HOSTILE},
         cases=(Case("2d", "acceleration", 9.0, 4.0, example),),
     )
-    return dataclasses.replace(make_results(*arms), examples=(example,), title=HOSTILE, **changes), facts  # type: ignore[arg-type]
 
 
-def page(results: Results, data: ReportData) -> str:
-    return report_html.page(results, sections(results, data))
+def page(results: Results) -> str:
+    return report_html.page(results, sections(results))
 
 
 @cache
 def whole() -> str:
     """-> the page of `made`."""
-    return page(*made())
+    return page(made())
 
 
 def scenes(text: str) -> list[dict[str, Any]]:
@@ -141,16 +143,16 @@ def test_what_others_wrote_is_shown_and_never_run() -> None:
 
 
 def test_the_page_holds_every_table_of_the_text() -> None:
-    results, data = made()
+    results = made()
     shown = " ".join(outline(whole()).text.split())
-    for line in text(results, sections(results, data)).splitlines():
+    for line in text(results, sections(results)).splitlines():
         for cell in re.split(r"(?<!\\)\|", line)[1:-1] if line.startswith("| ") and "---" not in line else ():
             words = html.unescape(re.sub(r"\\([^A-Za-z0-9\s])|[`*]", r"\1", cell.strip()))
             assert words in shown
 
 
 def test_without_motions_there_is_no_player_and_no_script() -> None:
-    text = page(make_results(), ReportData())
+    text = page(make_results())
     assert "<script" not in text
     assert "<iframe" not in text
     outline(text)
@@ -159,7 +161,7 @@ def test_without_motions_there_is_no_player_and_no_script() -> None:
 def test_motions_beyond_three_megabytes_are_left_out_and_it_is_said() -> None:
     long = np.tile(WALK, (40, 1, 1))
     examples = tuple(Example(f"walk {number}", {"truth": long, "2d": long}) for number in range(30))
-    text = page(dataclasses.replace(make_results(), examples=examples), ReportData())
+    text = page(dataclasses.replace(make_results(), examples=examples))
     assert len(text.encode()) < 4_000_000
     held = len(scenes(text))
     assert 1 < held < 30

@@ -15,8 +15,9 @@ import scipy.stats
 from comparisons import CARD
 
 from videomdm_ext.bench.metrics import by_name
-from videomdm_ext.bench.reference_rows import ReferenceRows
-from videomdm_ext.bench.results import Arm, Curve, Results, Training
+from videomdm_ext.bench.reference import ReferenceRows
+from videomdm_ext.bench.results import Arm, Results, Training
+from videomdm_ext.bench.scoring import Curve
 from videomdm_ext.bench.verdict import compare, headline, verdict
 
 SEEDS = (3, 5, 10)

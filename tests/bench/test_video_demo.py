@@ -16,10 +16,20 @@ from clips import make_clip
 from filmed import FOCAL, SIZE, film
 
 from videomdm_ext.bench import video_demo
-from videomdm_ext.bench.report import video_demo as video_demo_report
-from videomdm_ext.bench.report.document import markdown_block
-from videomdm_ext.bench.report.video_demo import About, Row, table, write_report
-from videomdm_ext.bench.video_demo import VIEWS, Film, Sources, denoise, find_wheels, lay_out, score, true_motion
+from videomdm_ext.bench.report.tables import markdown_block
+from videomdm_ext.bench.video_demo import (
+    VIEWS,
+    Film,
+    Row,
+    Sources,
+    denoise,
+    find_wheels,
+    lay_out,
+    score,
+    table,
+    true_motion,
+    write_report,
+)
 from videomdm_ext.data.folder import Card
 from videomdm_ext.data.video.frames import Calibration, read_calibration
 from videomdm_ext.data.video.watch import Sighting
@@ -191,7 +201,7 @@ def test_the_report_has_a_line_a_view_means_and_a_picture(tmp_path):
     true = torch.from_numpy(FILMS[0].seen)
     shown = {"cam01_0": {"truth": true, "known": torch.ones(true.shape[:2]).bool(), "lifted": true, "arm 2d": true}}
     card = Card("video", "smpl22", 20.0, "mediapipe", "", ("x",), counts={"train": 2})
-    place = write_report(tmp_path, rows, shown, About(77, card, "so many", {"cam01": {"focal": 1.5}}))
+    place = write_report(tmp_path, rows, shown, steps=77, card=card, truth="so many", videos={"cam01": {"focal": 1.5}})
     text = " ".join(place.read_text().split())
     assert "2 clips were made from 1 videos" in text
     assert "for 77 steps" in text
@@ -201,7 +211,7 @@ def test_the_report_has_a_line_a_view_means_and_a_picture(tmp_path):
     assert stored["means"]["lifted"]["depth"] == 80
     assert stored["steps"] == 77
     assert (tmp_path / "depth.png").stat().st_size > 10_000
-    assert video_demo_report.NAMES["lifted"] in place.read_text()
+    assert video_demo.NAMES["lifted"] in place.read_text()
 
 
 def test_missing_wheels_are_told_with_how_to_get_them(monkeypatch, tmp_path):

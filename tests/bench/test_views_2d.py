@@ -17,7 +17,7 @@ from videomdm_ext.bench import metrics
 from videomdm_ext.bench.evaluators import views_2d
 from videomdm_ext.bench.evaluators.base import Ground
 from videomdm_ext.bench.evaluators.views_2d import VIEWS, Views2D, features, project_views
-from videomdm_ext.bench.reference_rows import static_pose
+from videomdm_ext.bench.reference import static_pose
 from videomdm_ext.data.folder import Card
 from videomdm_ext.data.motions import Optics, load_motions
 from videomdm_ext.errors import DatasetError

@@ -1,14 +1,14 @@
-"""Scores in the embedding spaces of evaluators, against what is known of the truth there.
+"""Scores of samples in the embedding spaces of evaluators, against true motions or, where none are known, 2D keypoints.
 
 A clip is positions [T, J, 3] in metres, y up, without padding. In a space a score is called "EVALUATOR/METRIC". A space
 with a row a frame, or several rows a clip, has those metrics alone that make sense there; one without a text side has
-none of captions.
+none of captions. Denoised held-out clips are in the coordinates of their camera, errors on the normalised image plane.
 """
 
-import dataclasses
+import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,10 +17,15 @@ from torch import Tensor
 
 from videomdm_ext.bench import metrics
 from videomdm_ext.bench.evaluators.base import Evaluator
-from videomdm_ext.bench.metrics import Clips
-from videomdm_ext.bench.reference_rows import ReferenceRows, halves, score_reference_rows, static_pose
+from videomdm_ext.bench.evaluators.views_2d import Views2D
+from videomdm_ext.bench.metrics import Clips, mean
+from videomdm_ext.bench.reference import ReferenceRows, View, halves, score_reference_rows, static_pose
+from videomdm_ext.data.clip import Clip, crop
+from videomdm_ext.data.motions import Optics
 from videomdm_ext.errors import DatasetError, PluginError
+from videomdm_ext.geometry.cameras import image_points, to_camera, to_world
 from videomdm_ext.motion import measures
+from videomdm_ext.motion.features import decode
 from videomdm_ext.motion.skeletons import Skeleton
 
 SPLITS = 8
@@ -40,20 +45,15 @@ class Embedded:
     captions: tuple[str, ...]
     texts: Tensor | None
 
-    def part(self, chosen: Sequence[int]) -> "Embedded":
-        """Those clips alone, in that order."""
-        pieces = self.rows.split(self.counts)
+    def part(self, chosen: Sequence[int], following: Sequence[int] | None = None) -> "Embedded":
+        """Those clips alone, in that order, with their own captions or those of the clips `following`."""
+        pieces, captioned = self.rows.split(self.counts), chosen if following is None else following
         return Embedded(
             torch.cat([pieces[clip] for clip in chosen]),
             tuple(self.counts[clip] for clip in chosen),
-            tuple(self.captions[clip] for clip in chosen),
-            None if self.texts is None else self.texts[list(chosen)],
+            tuple(self.captions[clip] for clip in captioned),
+            None if self.texts is None else self.texts[list(captioned)],
         )
-
-    def exchanged(self, order: Sequence[int]) -> "Embedded":
-        """The same clips with each other's captions."""
-        texts = None if self.texts is None else self.texts[list(order)]
-        return dataclasses.replace(self, captions=tuple(self.captions[clip] for clip in order), texts=texts)
 
     @cached_property
     def gaussian(self) -> tuple[Tensor, Tensor]:
@@ -141,7 +141,7 @@ class EmbeddingScores(ABC):
             rows["static"] |= self._in_space(self.embed(evaluator, still, captions), name)
             draw, whole = torch.Generator().manual_seed(seed), self.truth(name)
             orders = [torch.randperm(len(whole.captions), generator=draw).tolist() for _ in range(SPLITS)]
-            mixed = [self._of_captions(whole.exchanged(order), name) for order in orders]
+            mixed = [self._of_captions(whole.part(range(len(order)), order), name) for order in orders]
             rows["shuffled"] |= {metric: mean([row[metric] for row in mixed]) for metric in mixed[0]}
         return rows
 
@@ -168,19 +168,13 @@ class EmbeddingScores(ABC):
                 f"evaluator {evaluator.name!r}: expected as many rows for every clip, found {len(rows)} for "
                 f"{len(clips)} clips. Correct its motions()."
             )
-        texts = self._embed_captions(evaluator, captions) if len(rows) == len(clips) else None
-        return Embedded(rows, tuple(counts), tuple(captions), texts)
-
-    def _embed_captions(self, evaluator: Evaluator, captions: Sequence[str]) -> Tensor | None:
-        """Rows [N, D] of the captions, each text asked for once, or None where the space has no text side."""
-        known = self._texts.setdefault(evaluator.name, {})
+        known, texts = self._texts.setdefault(evaluator.name, {}), None
         missing = sorted(set(captions) - known.keys())
-        if missing:
-            rows = evaluator.captions(missing)
-            if rows is None:
-                return None
-            known |= dict(zip(missing, rows.double(), strict=True))
-        return torch.stack([known[caption] for caption in captions])
+        if len(rows) == len(clips):  # each text is asked for once
+            asked = evaluator.captions(missing) if missing else None
+            known |= {} if asked is None else dict(zip(missing, asked.double(), strict=True))
+            texts = torch.stack([known[text] for text in captions]) if known.keys() >= set(captions) else None
+        return Embedded(rows, tuple(counts), tuple(captions), texts)
 
     def _in_space(self, made: Embedded, name: str, truth: Embedded | None = None) -> Scores:
         """All scores of a set in a space, against the reference or a part of it."""
@@ -225,10 +219,6 @@ class EmbeddingScores(ABC):
             best = [truth[metric] if of_half else other[metric] for _, other in pairs]
             floor[metric] = mean([meant.error(one[metric], b) for (one, _), b in zip(pairs, best, strict=True)])
         return truth, floor
-
-
-def mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
 
 
 def check_captions(clips: Clips, captions: Sequence[str], what: str) -> None:
@@ -307,3 +297,147 @@ def held_out_scores(made: Clips, truth: Clips, fps: float) -> Scores:
         }
         rows.append({name: value.item() for name, value in row.items()})
     return {name: mean([row[name] for row in rows]) for name in rows[0]}
+
+
+MOST_CAMERAS = 256
+"""Clips from whose cameras the range of the held-out ones is taken, evenly chosen."""
+TAIL = 0.1
+"""Share of the cameras that lies outside that range on either side."""
+NEAREST = 0.1
+"""Metres; joints are at least this far from a held-out camera, and nearer ones are projected as if they were."""
+STEEPEST = math.radians(80.0)
+"""Elevation at which a held-out camera still has a level horizon."""
+
+
+class KeypointScores(EmbeddingScores):
+    """Scores sets of samples against views of clips; `captions` are those of the teacher's motions in `reference_rows`.
+
+    `refilmed` are such views of the teacher itself, each set with other cameras, one a clip.
+    """
+
+    def __init__(
+        self,
+        views: Sequence[View],
+        captions: Sequence[str],
+        evaluator: Views2D,
+        skeleton: Skeleton,
+        fps: float,
+        *,
+        refilmed: Sequence[Sequence[View]] = (),
+    ) -> None:
+        super().__init__([evaluator], skeleton, fps)
+        self.space, self.views, self.captions = evaluator, tuple(views), tuple(captions)
+        self.refilmed = tuple(refilmed)
+
+    def plain_scores(self, samples: Clips) -> Scores:
+        metrics.check_clips(samples, self.skeleton, "samples")
+        found = metrics.mean_measures(samples, self.skeleton, self.fps)
+        if not metrics.is_finite(samples):
+            found = dict.fromkeys(found, math.nan)
+        return {**found, "clips": float(len(samples))}
+
+    def embed_truth(self, evaluator: Evaluator) -> Embedded:
+        return self._embed_views(self.views)
+
+    def _embed_views(self, views: Sequence[View]) -> Embedded:
+        rows = self.space.seen([(view.points, view.confidence) for view in views], self.fps).double()
+        return Embedded(rows, (1,) * len(rows), tuple(view.caption for view in views), None)
+
+    def reference_rows(self, teacher: Clips, groups: Sequence[str] | None = None, seed: int = 0) -> ReferenceRows:
+        """The rows that are not arms; the kinematic measures have none of the truth, and no floor.
+
+        The floor is one half of the views against the other, or, where that is more, the teacher's own motions against
+        themselves as filmed by one camera a clip: the halves share their cameras, which samples never do. `groups` are
+        the views' own. The static pose is the teacher's mean.
+        """
+        check_captions(teacher, self.captions, "teacher")
+        still = [clip.to(teacher[0].dtype) for clip in static_pose(teacher, self.skeleton)]
+        rows = self.rows(teacher, self.captions, still, [view.group for view in self.views], seed)
+        for row, clips in (("teacher", teacher), ("static", still)):
+            rows[row] = {**self.plain_scores(clips), **rows[row]}
+        again = self._refilmed_errors(teacher, rows["truth"])
+        rows["floor"] = {name: max(floor, again.get(name, 0.0)) for name, floor in rows["floor"].items()}
+        return ReferenceRows(**rows, clips=len(self.views), distrust=self.distrust)
+
+    def _refilmed_errors(self, teacher: Clips, truth: Scores) -> Scores:
+        """What motions that are right by definition have as errors for their cameras alone, mean over the sets."""
+        name, rows = self.space.name, []
+        made = self.embed(self.space, teacher, self.captions)
+        for films in map(self._embed_views, self.refilmed):
+            found = self._in_space(made, name, films)
+            best = {**truth, f"{name}/diversity": self._in_space(films, name, films)[f"{name}/diversity"]}
+            rows.append({metric: metrics.by_name(metric).error(found[metric], best[metric]) for metric in found})
+        return {metric: mean([row[metric] for row in rows]) for metric in (rows[0] if rows else ())}
+
+
+def own_range(clips: Sequence[Clip]) -> Optics:
+    """Elevation above the teacher's mean root and nearest depth of the clips' cameras, without the tails."""
+    seen, places = [clip for clip in clips if not clip.is_known], []
+    for clip in seen[:: max(1, math.ceil(len(seen) / MOST_CAMERAS))]:
+        positions = decode(torch.from_numpy(clip.teacher), clip.skeleton).double()
+        extrinsics = torch.from_numpy(clip.extrinsics).double().expand(len(positions), 3, 4)
+        depth = to_camera(positions, extrinsics)[..., 2].min().item()
+        centre = -(extrinsics[..., :3].transpose(-1, -2) @ extrinsics[..., 3:]).squeeze(-1)
+        outwards = (centre - positions[:, 0]).mean(0)
+        elevation = torch.atan2(outwards[1], torch.linalg.vector_norm(outwards[[0, 2]])).item()
+        places.append((min(max(elevation, -STEEPEST), STEEPEST), max(depth, NEAREST)))
+    tails = torch.tensor([TAIL, 1 - TAIL], dtype=torch.float64)
+    low, high = torch.quantile(torch.tensor(places, dtype=torch.float64), tails, dim=0).tolist()
+    return Optics(elevation=(low[0], high[0]), nearest_joint=(low[1], high[1]))
+
+
+# -- held-out clips against their keypoints ----------------------------------------------------------------------------
+
+
+def reprojection_scores(groups: Mapping[str, Clips], clips: Sequence[Clip]) -> dict[str, dict[str, float]]:
+    """Of each group its errors by the names of METRICS: means over the clips for which there are keypoints.
+
+    In another camera each frame is moved so that the root is on its keypoint: how far away a person is cannot be known
+    from the own camera, and would outweigh everything else there.
+    """
+    crops = [crop(clip, 0, len(made)) for clip, made in zip(clips, next(iter(groups.values())), strict=True)]
+    found: dict[str, dict[str, float]] = {}
+    for name, motions in groups.items():
+        own = [
+            weighted_distance(image_points(made, NEAREST)[0], seen.keypoints, seen.confidence)
+            for made, seen in zip(motions, crops, strict=True)
+        ]
+        other: list[float | None] = []
+        for place, there in other_views(clips).items():
+            first, second = crops[place].truth_extrinsics, crops[there].truth_extrinsics
+            assert first is not None
+            assert second is not None
+            points, _ = image_points(to_camera(to_world(motions[place], first), second), NEAREST)
+            seen, confidence = crops[there].keypoints, crops[there].confidence
+            seen = torch.where(confidence.unsqueeze(-1) > 0, seen, 0.0)
+            placed = points - points[:, :1] + seen[:, :1]
+            other.append(weighted_distance(placed, seen, confidence * (confidence[:, :1] > 0)))
+        rows = {"heldout_reprojection": own, "heldout_other_view": other}
+        known = {metric: [error for error in errors if error is not None] for metric, errors in rows.items()}
+        found[name] = {metric: mean(errors) for metric, errors in known.items() if errors}
+    return found
+
+
+def other_views(clips: Sequence[Clip]) -> dict[int, int]:
+    """For each clip whose true motion another camera saw too, the place of the next such clip; no clip without truth.
+
+    Only a shared truth gives the pose of one camera in another: teachers are lifted one by one.
+    """
+    same: dict[bytes, list[int]] = {}
+    for place, clip in enumerate(clips):
+        if clip.truth is not None and not clip.is_known:
+            same.setdefault(hashlib.sha256(clip.truth.tobytes()).digest(), []).append(place)
+    return {
+        place: places[(number + 1) % len(places)]
+        for places in same.values()
+        if len(places) > 1
+        for number, place in enumerate(places)
+    }
+
+
+def weighted_distance(points: Tensor, keypoints: Tensor, confidence: Tensor) -> float | None:
+    """Mean distance of points to keypoints [T, J, 2] by confidence [T, J]; what has none may be anything."""
+    if not bool((confidence > 0).any()):
+        return None
+    apart = torch.where(confidence > 0, torch.linalg.vector_norm(points - keypoints, dim=-1), 0.0)
+    return ((confidence * apart).sum() / confidence.sum()).item()

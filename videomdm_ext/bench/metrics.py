@@ -202,10 +202,13 @@ def batch_measures(clips: Tensor, skeleton: Skeleton, fps: float) -> dict[str, T
     }
 
 
+def mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
 def mean_measures(clips: Clips, skeleton: Skeleton, fps: float) -> dict[str, float]:
     """Mean over clips, each counting once."""
-    rows = every_clips_measures(clips, skeleton, fps)
-    return {name: math.fsum(values) / len(values) for name, values in rows.items()}
+    return {name: mean(values) for name, values in every_clips_measures(clips, skeleton, fps).items()}
 
 
 def score(samples: Clips, reference: Clips, skeleton: Skeleton, fps: float) -> dict[str, float]:

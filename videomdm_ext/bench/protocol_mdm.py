@@ -1,7 +1,7 @@
 """The published protocol: MDM's own evaluation, run through a checkout's own code for one checkpoint after another.
 
 OUT/protocol_mdm/RUN-MODE-.../  args.json, a link to the checkpoint, evaluation.json (what is evaluated), MDM's log
-OUT/protocol_mdm.json, .md      every score, and a short table
+OUT/protocol_mdm.json, .md      every score, and a table with published figures beside
 
 A finished log of the same checkpoint, data, files and settings is not run again. The run's own folder stays as it is.
 """
@@ -12,17 +12,19 @@ import json
 import math
 import re
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from videomdm_ext.bench.report.tables import Items, Section, Table, markdown, plain
+from videomdm_ext.bench.statistics import number
 from videomdm_ext.data.files import write_bytes
 from videomdm_ext.data.folder import read_card
 from videomdm_ext.errors import ConfigError, HostError
 from videomdm_ext.mdm import evaluation, official
 from videomdm_ext.mdm.checkout import Checkout
-from videomdm_ext.mdm.evaluation import Scores
+from videomdm_ext.mdm.evaluation import MADE, REPLICATIONS, TRUTH, Scores
 
 Watch = Callable[[str, int, int], None]
 """`watch(run, replications done, replications in all)`."""
@@ -230,3 +232,113 @@ def as_json(evaluated: Sequence[Evaluated], settings: Settings) -> str:
         for one in evaluated
     }
     return _text({"format": 1, "protocol": "mdm", "settings": asdict(settings), "runs": runs})
+
+
+# -- protocol_mdm.md --------------------------------------------------------------------------------------------------
+
+COLUMNS = {
+    "fid": "FID ↓",
+    "r_precision_1": "R-precision top 1 ↑",
+    "r_precision_2": "top 2 ↑",
+    "r_precision_3": "top 3 ↑",
+    "mm_dist": "MM-dist ↓",
+    "diversity": "diversity → truth",
+    "multimodality": "multimodality",
+}
+DASH = "\N{EN DASH}"
+MDM_PAPER = "arXiv 2209.14916, table 1, as printed there"
+VIDEOMDM_PAPER = "arXiv 2606.13364"
+PUBLISHED: Mapping[str, Mapping[str, str]] = {
+    f"the true motions ({MDM_PAPER})": {
+        "fid": "0.002 ± 0.000", "r_precision_3": "0.797 ± 0.002", "mm_dist": "2.974 ± 0.008",
+        "diversity": "9.503 ± 0.065",
+    },
+    f"MDM ({MDM_PAPER})": {
+        "fid": "0.544 ± 0.044", "r_precision_3": "0.611 ± 0.007", "mm_dist": "5.566 ± 0.027",
+        "diversity": "9.559 ± 0.086", "multimodality": "2.799 ± 0.072",
+    },
+    f"VideoMDM's MDM in 3D ({VIDEOMDM_PAPER})": {"fid": "0.54"},
+    f"VideoMDM in 2D ({VIDEOMDM_PAPER})": {"fid": "0.88"},
+}  # fmt: skip
+"""Figures on HumanML3D from papers, each with its ± where one is printed."""
+
+APART = (
+    "± is MDM's own: 1.96 standard deviations (ddof 0) over the root of the number of replications, of one training "
+    "with one seed. It covers what sampling and grouping draw, and nothing of what another training would give. Our "
+    "report's intervals are over trainings. Rows are therefore not averaged over seeds here.",
+    "Here the last checkpoint of a run is evaluated, or the one named. MDM's paper took the one with the least FID in "
+    "evaluations during training, and FID moved from 0.5 to 0.8 within one run (MDM's issue 148).",
+    "Everything is on the test split, which published work also used to choose. Our report names its own split.",
+    "1,024 motions at most are generated for each replication (32 batches of 32, fewer where the split is smaller), "
+    "with captions drawn anew, and compared with all true ones in whole batches of 32; the rest is dropped. FID is "
+    "biased upwards for so few.",
+    "R-precision is over groups of 32 that each replication draws anew; ours are fixed and the same for all arms, and "
+    "we also rank within the full gallery.",
+    "True motions are cropped at random and shortened to a multiple of 4 frames in every replication, so that even "
+    "they have an FID and a ±. Generated ones are not cut where they end: the evaluator sees frames behind.",
+    "The evaluator reads the generated features as they are. Our report encodes joint positions, so that positions "
+    "and redundant channels cannot contradict each other.",
+    "Paper figures are older than a correction of caption lengths in MDM's code (its issue 182), which improves "
+    "R-precision and MM-dist.",
+)
+"""What makes these figures incomparable with our report's, or with a paper's."""
+
+
+def document(evaluated: Sequence[Evaluated], settings: Settings) -> str:
+    """The text of protocol_mdm.md."""
+    opening = (
+        f"`eval/eval_humanml.py` of the checkout, `--eval_mode {settings.eval_mode}`: "
+        f"{REPLICATIONS[settings.eval_mode]} replications, guidance {settings.guidance:g}, seed {settings.seed}. Mean "
+        "± MDM's half-width."
+    )
+    beside = "What to know before these figures are set beside others:"
+    notes = Items([*particular(evaluated, settings), *APART])
+    return markdown(Section("MDM's own evaluation", [opening, table(evaluated), beside, notes]))[1:] + "\n"
+
+
+def table(evaluated: Sequence[Evaluated]) -> Table:
+    """Runs, the truth that each was scored against, and published figures."""
+    truths = {one.data: one.scores[TRUTH] for one in evaluated}
+    rows = [[plain(one.name), *_cells(one.scores[MADE])] for one in evaluated]
+    rows += [[f"*{plain(data)}*", *_cells(scores)] for data, scores in truths.items()]
+    rows += [[f"published: {name}", *(one.get(key, DASH) for key in COLUMNS)] for name, one in PUBLISHED.items()]
+    return Table(["", *COLUMNS.values()], rows)
+
+
+def _cells(scores: Scores) -> list[str]:
+    return [
+        f"{number(scores.mean[key])} ± {scores.half_width[key]:.3f}" if key in scores.mean else DASH for key in COLUMNS
+    ]
+
+
+def particular(evaluated: Sequence[Evaluated], settings: Settings) -> list[str]:
+    """What sets these runs apart from published ones."""
+
+    def names(some: Iterable[Evaluated]) -> str:
+        return ", ".join(one.name for one in some)
+
+    def joined(values: Iterable[str]) -> str:
+        return ", ".join(sorted(set(values)))
+
+    found = []
+    own = [one for one in evaluated if "HumanML3D" not in one.data]
+    if own:
+        found.append(
+            f"**Not on HumanML3D's test split**: {names(own)}, scored against {joined(one.data for one in own)}. "
+            "These figures have nothing to do with published ones."
+        )
+    short = [one for one in evaluated if 0 < int(one.args.get("crop_frames", 0) or 0) < 196 and one.args.get("clips")]
+    if short:
+        longest = joined(str(one.args["crop_frames"]) for one in short)
+        found.append(f"Trained on crops of {longest} frames and asked for up to 196 here: {names(short)}.")
+    features = {str(one.args.get("text_features", "clip")) for one in evaluated} - {"clip", "host"}
+    if features:
+        found.append(f"Text features other than the CLIP of published runs: {joined(features)}.")
+    if settings.eval_mode != "wo_mm" or settings.guidance != 2.5:
+        found.append("Papers report 20 replications (`--eval_mode wo_mm`) at guidance 2.5.")
+    files = {one.identity["host"]["files"]["t2m/text_mot_match/model/finest.tar"] for one in evaluated}
+    found.append(
+        f"Evaluator weights: SHA-256 {joined(value[:12] for value in files)}. Only those that MDM's script downloads "
+        "give comparable figures; a hash of them is not known to this package, so compare it with a colleague's."
+    )
+    return found

@@ -1,30 +1,39 @@
-"""The results of a comparison: trainings of arms with their scores, rows that are not arms, and examples."""
+"""The results of a comparison, gathered from its scores, and what a report states beside them."""
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from videomdm_ext.bench.metrics import METRICS
-from videomdm_ext.bench.plan import FULL, PRIMARY
-from videomdm_ext.bench.reference_rows import ReferenceRows
+from videomdm_ext.bench import fairness
+from videomdm_ext.bench.evaluators.views_2d import NAME as VIEWS_2D
+from videomdm_ext.bench.metrics import METRICS, describe_groups, mean
+from videomdm_ext.bench.plan import EQUAL_PASSES, FULL, PRIMARY, Plan, Run, settings
+from videomdm_ext.bench.provenance import read_cost, read_seconds
+from videomdm_ext.bench.reference import ReferenceRows, motion, motion_of
+from videomdm_ext.bench.scoring import Curve, Scoring, make_scoring
 from videomdm_ext.bench.statistics import mean_interval
 from videomdm_ext.data.folder import Card
+from videomdm_ext.errors import ConfigError
+from videomdm_ext.inference.sample import read_motions
+from videomdm_ext.mdm.logs import read_rows
 from videomdm_ext.render.figures import Example
 
+TEXT_FEATURES = {
+    "words": "hashed words (no language model installed)",
+    "minilm": "MiniLM sentence embeddings (all-MiniLM-L6-v2)",
+    "clip": "the host's own encoder (CLIP ViT-B/32)",
+}
+EXAMPLES = 3
+"""Captions whose motions are drawn."""
 FROZEN_BELOW = 0.25
 """An arm with less than this share of the truth's motion energy does not move."""
 CURVE_POINTS = 4
 """Scored steps that a training needs before the report judges whether it has converged."""
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Values of some terms at training steps; every term has one value a step."""
-
-    steps: Sequence[int]
-    terms: Mapping[str, Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -75,11 +84,34 @@ class Arm:
 
 
 @dataclass(frozen=True)
+class Judge:
+    """An evaluator as a report describes it; `missing` says why it could not be had."""
+
+    name: str
+    identity: str = ""
+    comparable: str = ""
+    distrust: str = ""
+    facts: Mapping[str, float | str] = field(default_factory=dict)
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A caption for which an arm's sample is far from the truth, by the score of that clip alone."""
+
+    arm: str
+    metric: str
+    score: float
+    truth: float
+    example: Example
+
+
+@dataclass(frozen=True)
 class Results:
     """All that a report is made of. `clips` is N, the clips scored for each seed; examples share captions over arms.
 
-    `primary` names the metrics that claims are made in; `captions` are those of the scored clips; `facts` is what else
-    is reported of the run, by section.
+    `primary` names the metrics that claims are made in; `differences` is the diff of the arms' settings as lines,
+    `batch_size` the clips of a training step; `run` holds what else must be known to repeat it (versions, ...).
     """
 
     arms: tuple[Arm, ...]
@@ -91,8 +123,11 @@ class Results:
     notes: tuple[str, ...] = ()
     title: str = "2D against 3D supervision"
     primary: tuple[str, ...] = PRIMARY
-    captions: tuple[str, ...] = ()
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    judges: tuple[Judge, ...] = ()
+    differences: str = ""
+    batch_size: int | None = None
+    run: Mapping[str, Any] = field(default_factory=dict)
+    cases: tuple[Case, ...] = ()
 
     @property
     def metrics(self) -> list[str]:
@@ -131,3 +166,175 @@ class Results:
     @property
     def ranking_metrics(self) -> list[str]:
         return [name for name in self.metrics if self.reference_rows.ranking(name)[0]]
+
+
+def check_whole(plan: Plan, out: Path) -> None:
+    """Every run has its samples. ConfigError names those that do not."""
+    missing = [run.name for run in plan.runs() if run.missing_samples(out) or run.missing_curve(out)]
+    if missing:
+        raise ConfigError(f"{out}: expected samples of all runs, found none of {', '.join(missing)}. Run it again.")
+
+
+def gather(plan: Plan, out: Path, scoring: Scoring | None = None) -> Results:
+    """Score every run of the plan against the true motions of the plan's split, and draw on the files for the rest."""
+    check_whole(plan, out)
+    scoring = scoring or make_scoring(plan, out)
+    reference, rows, runs = scoring.reference(plan.reference), scoring.reference_rows(), plan.runs()
+    rows = dataclasses.replace(
+        rows,
+        teacher={**rows.teacher, **scoring.held_out(runs[0], "teacher")},
+        floor={**rows.floor, **scoring.held_out(runs[0], "truth")},  # what the keypoints themselves are off
+    )
+    by_label: dict[str, list[Run]] = {}
+    for run in runs:
+        by_label.setdefault(run.label, []).append(run)
+    arms = [
+        Arm(
+            label,
+            tuple(score_run(run, out, scoring) for run in own),
+            settings(own[0].config),
+            label.removesuffix(EQUAL_PASSES) if own[0].equal_passes else "",
+            own[0].config.of,
+        )
+        for label, own in by_label.items()
+    ]
+    judges = [Judge(e.name, e.identity, e.comparable, e.distrust, dict(e.facts)) for e in scoring.evaluators]
+    judges += [Judge(name, missing=reason) for name, reason in scoring.missing.items()]
+    head, *options = fairness.table(runs, out)
+    made = {label: read_motions(own[0].replication(out, 0)) for label, own in by_label.items()}
+    captions = next(iter(made.values()))[1]
+    by_caption = {text: clip for clip in reference.clips for text in clip.texts}
+
+    def example(index: int) -> Example:
+        """Truth, teacher, and what each arm made of a caption with the first seed."""
+        clip = by_caption[captions[index]]
+        kinds = ("truth", "teacher") if clip.truth is not None else ("teacher",)
+        own = {kind: motion(clip, kind, 0, plan.crop_frames).numpy() for kind in kinds}
+        return Example(
+            captions[index], own | {name: part["samples"][index].numpy() for name, (part, _) in made.items()}
+        )
+
+    of_motion = {motion_of(by_caption[text]): index for index, text in reversed(list(enumerate(captions)))}
+    results = Results(
+        arms=tuple(arms),
+        reference_rows=rows,
+        card=reference.card,
+        clips=plan.samples,
+        text_features=TEXT_FEATURES.get(plan.text_features, f"the encoder {plan.text_features} of a plugin"),
+        examples=tuple(example(index) for index in sorted(of_motion.values())[:EXAMPLES]),
+        notes=notes(plan, out, scoring),
+        primary=scoring.primary,
+        judges=tuple(judges),
+        differences="\n".join(
+            f"{name}: {', '.join(f'{arm} {value}' for arm, value in zip(head[1:], values, strict=True))}"
+            for name, *values in options
+        ),
+        batch_size=plan.batch_size,
+    )
+    return dataclasses.replace(results, cases=worst_cases(results, captions, example))
+
+
+def score_run(run: Run, out: Path, scoring: Scoring) -> Training:
+    """All scores of one run, with its losses and what it cost."""
+    found = [scoring.replication(run, number) for number in range(run.plan.replications)]
+    rows, per_clip = [row["scores"] for row in found], [row["per_clip"] for row in found]
+    facts, seconds = read_cost(run.folder(out)), read_seconds(run.folder(out))
+    logged = read_rows(run.folder(out) / "progress.csv")
+    terms = [name for name in logged[0] if name not in ("step", "passes", "behind")] if logged else []
+    metrics = {name: mean([row[name] for row in rows]) for name in rows[0]}
+    return Training(
+        seed=run.seed,
+        metrics={**metrics, **scoring.several(run), **scoring.against_own_data(run), **scoring.held_out(run)},
+        losses=Curve(
+            [int(row["step"]) for row in logged], {name: [float(row[name]) for row in logged] for name in terms}
+        ),
+        steps=run.chosen_step(out) or run.steps,
+        passes=round(run.passes()),
+        seconds=math.nan if seconds is None else seconds,
+        progress=scoring.progress(run),
+        replications=tuple(rows),
+        memory=facts.get("memory") or None,
+        parameters=facts.get("parameters"),
+        per_clip={
+            name: [mean(values) for values in zip(*(row[name] for row in per_clip), strict=True)]
+            for name in per_clip[0]
+        },
+    )
+
+
+def worst_cases(
+    results: Results,
+    captions: Sequence[str],
+    example: Callable[[int], Example],
+    *,
+    metric: str | None = None,
+    count: int = 2,
+) -> tuple[Case, ...]:
+    """The `count` different captions where each arm's first training is furthest from the truth, the worst first.
+
+    `captions` names every sample, `example(index)` gives caption and motions of one. Without a metric: the first that
+    may rank and has a score for each clip. Clips without a finite score come first: nothing is further from the truth.
+    """
+    known = {name for arm in results.arms for run in arm.trainings for name in run.per_clip}
+    chosen = metric or next((name for name in results.ranking_metrics if name in known), "")
+    truth, found = results.reference_rows.truth.get(chosen, 0.0), []
+    for arm in results.arms:
+        scores = arm.trainings[0].per_clip.get(chosen, ()) if arm.trainings else ()
+        errors = [results.reference_rows.error(chosen, score) for score in scores]
+        order = sorted(
+            range(len(errors)), key=lambda index: -errors[index] if math.isfinite(errors[index]) else -math.inf
+        )
+        first = {captions[index]: index for index in reversed(order)}
+        worst = sorted(first.values(), key=order.index)[:count]
+        found += [Case(arm.name, chosen, scores[index], truth, example(index)) for index in worst]
+    return tuple(found)
+
+
+def notes(plan: Plan, out: Path, scoring: Scoring) -> tuple[str, ...]:
+    """What a reader must know to judge the numbers."""
+    split = {"train": "training", "val": "validation", "test": "test"}[plan.reference]
+    reference = scoring.reference(plan.reference)
+    crops = "their first frames" if plan.windows == 1 else f"{plan.windows} seeded random crops of each"
+    seen = "Only arms that diffuse the truth have seen them. " if plan.reference == "train" else ""
+    compared = (
+        f"the true {split} motions ({crops}). {seen}The halves of the floor hold the same motions, in other variants."
+    )
+    if reference.views:
+        compared = (
+            f"true 2D keypoints, as no truth is known of {sum(clip.truth is None for clip in reference.clips)} of the "
+            f"{len(reference.clips)} clips: samples are seen by random cameras as far and as high as the clips' own, "
+            f"the clips by their own in {len(reference.views)} windows. Part of every distance is that difference of "
+            "cameras, for all arms alike; the floor holds what chance makes of it: what the teacher scores against "
+            "itself when one random camera films each clip, or the split halves where that is more. What needs the "
+            "truth is left out (pose Fréchet distance, MPJPE, other evaluators, plugins' metrics), kinematic measures "
+            "rank nothing, and no gap to an arm with truth can be told."
+        )
+    found = [
+        f"A denoiser of {plan.layers} layers, {plan.latent_dim} wide, after {plan.steps} steps of batch "
+        f"{plan.batch_size} on crops of {plan.crop_frames} frames; curves over steps say how far it converged.",
+        f"Samples follow the {split} captions and are compared with {compared}",
+        f"The lifter is {scoring.card.lifter}; its error is on the data set's card.",
+        f"Guidance scale {plan.guidance:g}; the weights are the moving average; captions, lengths and x_T are equal "
+        "for all arms.",
+    ]
+    if plan.replications > 1:
+        found.append(
+            f"Every training is sampled {plan.replications} times, with one fixed list of seeds for all trainings; a "
+            "training's score is the mean, and no ± over seeds contains the spread over replications."
+        )
+    if plan.select:
+        steps = ", ".join(
+            f"{run.name} {run.chosen_step(out) or run.steps}" for run in plan.runs() if not run.equal_passes
+        )
+        found.append(
+            f"**The checkpoints were chosen** by {plan.select} on validation clips, not fixed beforehand: step {steps}."
+        )
+    if any(run.equal_passes for run in plan.runs()):
+        found.append(
+            f'"ARM{EQUAL_PASSES}" is that arm with as many denoiser passes as the others, so with fewer steps.'
+        )
+    if plan.mdm:
+        found.append("MDM's own denoiser and trainer; it does not clip gradients, as the stand-in does.")
+    if any(one != VIEWS_2D for one in scoring.identities):
+        found.append(f"R-precision of the samples is taken in {describe_groups(plan.samples)}.")
+    return tuple(found)

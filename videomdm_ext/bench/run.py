@@ -24,10 +24,9 @@ from videomdm_ext.bench import fairness, provenance
 from videomdm_ext.bench.evaluators.base import Progress
 from videomdm_ext.bench.fairness import check_numbers, check_plan, check_truth, clips_of, write_plan
 from videomdm_ext.bench.plan import Plan, Run, arm_name, load_arm
-from videomdm_ext.bench.report.data import report_data
-from videomdm_ext.bench.report.writing import write
-from videomdm_ext.bench.results import Results
-from videomdm_ext.bench.scoring import Scoring, check_whole, gather, make_scoring
+from videomdm_ext.bench.report.html import write
+from videomdm_ext.bench.results import Results, check_whole, gather
+from videomdm_ext.bench.scoring import Scoring, make_scoring
 from videomdm_ext.data.files import check_writable, write_bytes
 from videomdm_ext.data.folder import read_card
 from videomdm_ext.data.refined import identity, is_made, make_refined
@@ -300,7 +299,8 @@ class Bench:
         scoring = scoring or make_scoring(self.plan, self.out, progress=self.progress)
         results = gather(self.plan, self.out, scoring)
         ran = provenance.summary(provenance.write(self.plan, self.out, scoring, self.command))
-        return results, write(results, self.out, report_data(self.plan, self.out, results, scoring, ran))
+        results = dataclasses.replace(results, run=ran)
+        return results, write(results, self.out)
 
     def run(self) -> tuple[Results, Path]:
         """All of it."""

@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,24 +21,26 @@ import torch
 from torch import Tensor
 
 from videomdm_ext import __version__, plugins
-from videomdm_ext.bench.embedding_scores import EmbeddingScores, TruthScores, held_out_scores, mean
+from videomdm_ext.bench.embedding_scores import (
+    EmbeddingScores,
+    KeypointScores,
+    TruthScores,
+    held_out_scores,
+    own_range,
+    reprojection_scores,
+)
 from videomdm_ext.bench.evaluators.base import Evaluator, Ground, Progress, make_all
 from videomdm_ext.bench.evaluators.views_2d import NAME as VIEWS_2D
 from videomdm_ext.bench.evaluators.views_2d import Views2D
-from videomdm_ext.bench.keypoint_scores import KeypointScores, reprojection_scores, with_own_range
-from videomdm_ext.bench.metrics import is_finite, pose_frechet
-from videomdm_ext.bench.plan import EQUAL_PASSES, PRIMARY, Plan, Run, settings
-from videomdm_ext.bench.provenance import digest, read_cost, read_seconds
-from videomdm_ext.bench.reference import Reference, read_reference, refilmed, taught
-from videomdm_ext.bench.reference_rows import ReferenceRows
-from videomdm_ext.bench.report.data import examples, notes, shown
-from videomdm_ext.bench.results import Arm, Curve, Results, Training
+from videomdm_ext.bench.metrics import is_finite, mean, pose_frechet
+from videomdm_ext.bench.plan import PRIMARY, Plan, Run
+from videomdm_ext.bench.provenance import digest
+from videomdm_ext.bench.reference import Reference, ReferenceRows, read_reference, refilmed, taught
 from videomdm_ext.data.files import write_bytes
 from videomdm_ext.data.folder import Card, read_card, read_folder
 from videomdm_ext.errors import ConfigError, HostError, PluginError
 from videomdm_ext.inference.sample import read_motions
 from videomdm_ext.mdm import checkout, hook
-from videomdm_ext.mdm.logs import read_rows
 from videomdm_ext.motion.skeletons import by_name
 
 DIGITS = 7
@@ -54,13 +56,15 @@ REFILMED = 4
 BLIND_PRIMARY = (f"{VIEWS_2D}/fid",)
 """The metric that claims are made in where no truth is known, and none was chosen."""
 
-TEXT_FEATURES = {
-    "words": "hashed words (no language model installed)",
-    "minilm": "MiniLM sentence embeddings (all-MiniLM-L6-v2)",
-    "clip": "the host's own encoder (CLIP ViT-B/32)",
-}
-
 Scores = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Values of some terms at training steps; every term has one value a step."""
+
+    steps: Sequence[int]
+    terms: Mapping[str, Sequence[float]]
 
 
 @dataclass
@@ -258,7 +262,8 @@ def make_scoring(plan: Plan, out: Path, *, anew: bool = False, progress: Progres
     blind = {name: BLIND.format(split=plan.reference) for name in names if name not in (VIEWS_2D, *plan.without)}
     made, missing = make_all(hook.manager(), ground, without={*plan.without, *blind})
     if reference.views:
-        made = [with_own_range(one, card, reference.clips) if isinstance(one, Views2D) else one for one in made]
+        own = "optics" not in card.recipe  # which would hold the range of the set's cameras
+        made = [Views2D(own_range(reference.clips)) if own and isinstance(one, Views2D) else one for one in made]
     return Scoring(plan, out, card, tuple(made), {**missing, **blind}, anew, references={plan.reference: reference})
 
 
@@ -278,77 +283,3 @@ def _numbers(value: Any) -> Any:
     if isinstance(value, list):
         return [_numbers(entry) for entry in value]
     return math.nan if value is None else value
-
-
-# -- results -----------------------------------------------------------------------------------------------------------
-
-
-def check_whole(plan: Plan, out: Path) -> None:
-    """Every run has its samples. ConfigError names those that do not."""
-    missing = [run.name for run in plan.runs() if run.missing_samples(out) or run.missing_curve(out)]
-    if missing:
-        raise ConfigError(f"{out}: expected samples of all runs, found none of {', '.join(missing)}. Run it again.")
-
-
-def gather(plan: Plan, out: Path, scoring: Scoring | None = None) -> Results:
-    """Score every run of the plan against the true motions of the plan's split."""
-    check_whole(plan, out)
-    scoring = scoring or make_scoring(plan, out)
-    reference, reference_rows, runs = scoring.reference(plan.reference), scoring.reference_rows(), plan.runs()
-    reference_rows = dataclasses.replace(
-        reference_rows,
-        teacher={**reference_rows.teacher, **scoring.held_out(runs[0], "teacher")},
-        floor={**reference_rows.floor, **scoring.held_out(runs[0], "truth")},  # what the keypoints themselves are off
-    )
-    by_label: dict[str, list[Run]] = {}
-    for run in runs:
-        by_label.setdefault(run.label, []).append(run)
-    arms = [
-        Arm(
-            label,
-            tuple(score_run(run, out, scoring) for run in own),
-            settings(own[0].config),
-            label.removesuffix(EQUAL_PASSES) if own[0].equal_passes else "",
-            own[0].config.of,
-        )
-        for label, own in by_label.items()
-    ]
-    return Results(
-        arms=tuple(arms),
-        reference_rows=reference_rows,
-        card=reference.card,
-        clips=plan.samples,
-        text_features=TEXT_FEATURES.get(plan.text_features, f"the encoder {plan.text_features} of a plugin"),
-        examples=examples(plan, out, scoring),
-        notes=notes(plan, out, scoring),
-        primary=scoring.primary,
-        captions=tuple(shown(plan, out, scoring)[0]),
-    )
-
-
-def score_run(run: Run, out: Path, scoring: Scoring) -> Training:
-    """All scores of one run, with its losses and what it cost."""
-    found = [scoring.replication(run, number) for number in range(run.plan.replications)]
-    rows, per_clip = [row["scores"] for row in found], [row["per_clip"] for row in found]
-    facts, seconds = read_cost(run.folder(out)), read_seconds(run.folder(out))
-    logged = read_rows(run.folder(out) / "progress.csv")
-    terms = [name for name in logged[0] if name not in ("step", "passes", "behind")] if logged else []
-    metrics = {name: mean([row[name] for row in rows]) for name in rows[0]}
-    return Training(
-        seed=run.seed,
-        metrics={**metrics, **scoring.several(run), **scoring.against_own_data(run), **scoring.held_out(run)},
-        losses=Curve(
-            [int(row["step"]) for row in logged], {name: [float(row[name]) for row in logged] for name in terms}
-        ),
-        steps=run.chosen_step(out) or run.steps,
-        passes=round(run.passes()),
-        seconds=math.nan if seconds is None else seconds,
-        progress=scoring.progress(run),
-        replications=tuple(rows),
-        memory=facts.get("memory") or None,
-        parameters=facts.get("parameters"),
-        per_clip={
-            name: [mean(values) for values in zip(*(row[name] for row in per_clip), strict=True)]
-            for name in per_clip[0]
-        },
-    )

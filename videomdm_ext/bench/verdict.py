@@ -7,14 +7,13 @@ all metrics are separated in at most 1 - LEVEL of comparisons, whatever the numb
 
 import dataclasses
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from videomdm_ext.bench.metrics import by_name
 from videomdm_ext.bench.plan import CONTROL, FULL, REFERENCE
-from videomdm_ext.bench.report.document import estimate_text, number, p_text, ratio_text, share_text, with_unit
 from videomdm_ext.bench.results import FROZEN_BELOW, Arm, Results
 from videomdm_ext.bench.statistics import (
     LEVEL,
@@ -24,14 +23,34 @@ from videomdm_ext.bench.statistics import (
     Ratio,
     SignFlip,
     clip_interval,
+    estimate_text,
     holm,
     mean_interval,
+    number,
+    p_text,
     paired_ratio,
+    ratio_text,
+    share_text,
     sign_flip,
+    with_unit,
 )
 
 REACHED, EXCLUDED = 0.8, 0.5
 """The share of the gap that is aimed at, and one that its interval must leave out."""
+PUBLISHED_RATIO = 0.88 / 0.54
+"""FID of 2D over that of 3D supervision on HumanML3D, as published for VideoMDM."""
+NAMED = 4
+"""As many metrics without a difference are named; where there are more, they are counted, but for headline metrics."""
+WORDS = {
+    "better": "better",
+    "worse": "worse",
+    "undetected": "no difference detected",
+    "unclaimed": "nothing claimed, since the headline metric shows no difference,",
+    "ahead": "ahead{alone}",
+    "behind": "behind{alone}",
+    "not finite": "not finite",
+}
+"""What is said of metrics by the outcome of their comparison."""
 
 
 @dataclass(frozen=True)
@@ -109,13 +128,6 @@ def variations(results: Results) -> list[tuple[Arm, list[Arm]]]:
     return [(base, arms) for base, arms in found if arms and base.name != FULL]
 
 
-def over_arms(results: Results, arms: Sequence[Arm], baseline: Arm) -> dict[str, float]:
-    """p-values of the arms in their first headline metric, adjusted by Holm for the number of arms."""
-    found = {arm.name: next((c for c in compare_with(results, arm, baseline) if c.headline), None) for arm in arms}
-    p_values = {name: entry.adjusted.p for name, entry in found.items() if entry and entry.adjusted}
-    return dict(zip(p_values, (adjusted.p for adjusted in holm(list(p_values.values()))), strict=True))
-
-
 def over_clips(results: Results, arm: Arm, baseline: Arm, metric: str) -> ClipInterval | None:
     """How much less error the arm has than the baseline, with an interval over the clips that both were scored on.
 
@@ -133,11 +145,6 @@ def over_clips(results: Results, arm: Arm, baseline: Arm, metric: str) -> ClipIn
     if by_name(metric).kind == "level":
         best = results.reference_rows.truth.get(metric, math.nan)
     return clip_interval(np.array(rows[0], float), np.array(rows[1], float), best=best)
-
-
-def reaches(closure: Ratio | None, *, share: float = REACHED, excluded: float = EXCLUDED) -> bool:
-    """Whether so much of the gap is closed, with an interval that lies above `excluded`."""
-    return closure is not None and closure.value >= share and bool(closure.interval and closure.interval[0] > excluded)
 
 
 def _contrast(results: Results, arm: Arm, baseline: Arm, metric: str) -> Comparison | None:
@@ -175,23 +182,45 @@ def _adjust(comparisons: Sequence[Comparison], primary: Sequence[str]) -> list[C
     ]
 
 
-PUBLISHED_RATIO = 0.88 / 0.54
-"""FID of 2D over that of 3D supervision on HumanML3D, as published for VideoMDM."""
-NAMED = 4
-"""As many metrics without a difference are named; where there are more, they are counted, but for headline metrics."""
-WORDS = ("better", "worse", "undetected", "unclaimed", "ahead", "behind", "not finite")
-
-
 def verdict(results: Results) -> list[str]:
     """A sentence for every compared arm; one on what many arms mean; one on the arms that have not converged."""
-    control = results.arm(CONTROL)
+    control, arms = results.arm(CONTROL), compared_arms(results)
     if control is None:
         return [f"No arm `{CONTROL}`: nothing to compare with."]
     if not results.ranking_metrics:
         return ["No metric tells the teacher's own data from the truth here, so none may rank the arms."]
-    arms = compared_arms(results)
-    sentences = [_sentence(results, arm, control) for arm in arms] or ["No arm to compare with the control."]
-    return sentences + _many(results, arms, control) + _unconverged(results)
+    unconverged = [
+        f"`{arm.name}` in {by_name(metric).label}"
+        for arm in results.arms
+        for metric in results.primary
+        if metric in results.ranking_metrics and results.converged(arm, metric) is False
+    ]
+    sentences = against(results, arms, control) or ["No arm to compare with the control."]
+    if unconverged:
+        sentences.append(
+            "Not converged, the last quarter of the steps still lowers the error by more than the seeds differ: "
+            f"{'; '.join(unconverged)}. Longer trainings may say something else."
+        )
+    return sentences
+
+
+def against(results: Results, arms: Sequence[Arm], baseline: Arm) -> list[str]:
+    """A sentence for every arm against this one; with several, what their number does to the headline (Holm)."""
+    if not results.ranking_metrics:
+        return []
+    sentences, tested = [_sentence(results, arm, baseline) for arm in arms], {}
+    for arm in arms if len(arms) > 1 else ():
+        first = next((found for found in compare_with(results, arm, baseline) if found.headline), None)
+        if first and first.adjusted:
+            tested[arm.name] = first.adjusted.p
+    if len(tested) > 1:
+        adjusted = zip(tested, holm(list(tested.values())), strict=True)
+        listed = ", ".join(f"`{name}` {p_text(found.p)}" for name, found in adjusted)
+        sentences.append(
+            f"{len(tested)} arms are compared with `{baseline.name}`, and each sentence may err by itself in 1 of 20; "
+            f"adjusted for their number (Holm), in the headline metric: {listed}."
+        )
+    return sentences
 
 
 def headline(results: Results) -> list[str]:
@@ -204,25 +233,8 @@ def headline(results: Results) -> list[str]:
     return [_closing(results, arm, found) for found in compare(results, arm) if found.headline]
 
 
-def ablation_verdict(results: Results) -> list[str]:
-    """A sentence for every arm beyond reference, control and full method, against the full method."""
-    full = results.arm(FULL)
-    if full is None or not results.ranking_metrics:
-        return []
-    arms = ablations(results)
-    return [_sentence(results, arm, full) for arm in arms] + _many(results, arms, full)
-
-
-def variation_verdict(results: Results, base: Arm) -> list[str]:
-    """A sentence for every arm that is a variation of this one, against it."""
-    arms = next((arms for found, arms in variations(results) if found.name == base.name), [])
-    if not results.ranking_metrics:
-        return []
-    return [_sentence(results, arm, base) for arm in arms] + _many(results, arms, base)
-
-
 def _closing(results: Results, arm: Arm, found: Comparison) -> str:
-    metric = by_name(found.metric)
+    metric, flip = by_name(found.metric), found.flip
     pair = f"`{arm.name}` and `{CONTROL}` in {metric.label}"
     made = f"{found.gain.n} seed{'s' * (found.gain.n > 1)}, N = {results.clips} clips a seed"
     if found.outcome == "not finite":
@@ -231,27 +243,24 @@ def _closing(results: Results, arm: Arm, found: Comparison) -> str:
         return f"With one seed nothing is claimed between {pair} ({made})."
     if found.outcome == "unclaimed":
         return f"Nothing is claimed between {pair}: a headline metric before it shows no difference ({made})."
+    if found.gain.p is not None:
+        least = f", the least that {flip.n} seeds can give" if flip.p <= flip.smallest else ""
+        made += f", paired t {p_text(found.gain.p)}, sign flips {p_text(flip.p)}{least}"
     if found.outcome == "undetected":
-        return f"No difference detected between {pair}; {_detectable(found)} ({made}, {_evidence(found)})."
+        return f"No difference detected between {pair}; {_detectable(found)} ({made})."
     if found.outcome == "worse" or found.closure is None:
         less = "less" if found.gain.mean > 0 else "more"
         size = dataclasses.replace(found.gain, mean=abs(found.gain.mean))
         gain = with_unit(estimate_text(size, metric.scale), metric.unit)
-        return f"`{arm.name}` has {gain} {less} error than `{CONTROL}` in {metric.label} ({made}, {_evidence(found)})."
-    aim = f", at least {REACHED:.0%} with {EXCLUDED:.0%} excluded".replace("%", " %") if reaches(found.closure) else ""
+        return f"`{arm.name}` has {gain} {less} error than `{CONTROL}` in {metric.label} ({made})."
+    closure = found.closure
+    reached = closure.value >= REACHED and closure.interval is not None and closure.interval[0] > EXCLUDED
+    aim = f", at least {100 * REACHED:.0f} % with {100 * EXCLUDED:.0f} % excluded" if reached else ""
     return (
-        f"`{arm.name}` closes {share_text(found.closure)} of the gap between `{CONTROL}` and `{REFERENCE}` in "
+        f"`{arm.name}` closes {share_text(closure)} of the gap between `{CONTROL}` and `{REFERENCE}` in "
         f"{metric.label}{aim}; its error is {ratio_text(found.ratio)} times that of `{REFERENCE}` (published, FID on "
-        f"HumanML3D: {PUBLISHED_RATIO:.2f}) ({made}, {_evidence(found)})."
+        f"HumanML3D: {PUBLISHED_RATIO:.2f}) ({made})."
     )
-
-
-def _evidence(found: Comparison) -> str:
-    """The p-values of a comparison."""
-    if found.gain.p is None:
-        return "no interval"
-    least = f", the least that {found.flip.n} seeds can give" if found.flip.p <= found.flip.smallest else ""
-    return f"paired t {p_text(found.gain.p)}, sign flips {p_text(found.flip.p)}{least}"
 
 
 def _frozen(arm: Arm, baseline: str) -> str:
@@ -268,36 +277,47 @@ def _sentence(results: Results, arm: Arm, baseline: Arm) -> str:
     comparisons = compare_with(results, arm, baseline)
     if not comparisons:
         return f"`{arm.name}` and `{baseline.name}` have no seed in common: no comparison."
-    sorted_out: dict[str, list[Comparison]] = {}
-    for comparison in comparisons:
-        sorted_out.setdefault(_word(comparison), []).append(comparison)
-    groups = {word: _listed(found, counted=word == "undetected") for word, found in sorted_out.items()}
-    lead = _lead(arm.name, baseline.name, comparisons)
+    by_outcome: dict[str, list[Comparison]] = {}
+    for found in comparisons:
+        side = "ahead" if found.gain.mean > 0 else "behind"
+        by_outcome.setdefault(side if found.outcome == "single" else found.outcome, []).append(found)
+    tested = not by_outcome.keys().isdisjoint(("better", "worse", "undetected", "unclaimed"))
+    better, total = len(by_outcome.get("better", ())), len(comparisons)
+    if not tested and not by_outcome.keys().isdisjoint(("ahead", "behind")):
+        lead = f"With one seed no difference can be told from chance; `{arm.name}` against `{baseline.name}`:"
+    elif any(found.headline for found in by_outcome.get("worse", ())):
+        lead = (
+            f"`{arm.name}` is worse than `{baseline.name}` in a headline metric, and better in {better} of {total} "
+            "that may rank:"
+        )
+    elif better:
+        lead = f"`{arm.name}` beats `{baseline.name}` in {better} of {total} metrics that may rank:"
+    else:
+        lead = f"`{arm.name}` does not beat `{baseline.name}` in any metric that may rank:"
     if results.frozen(baseline):
         lead = f"`{baseline.name}` itself hardly moves. {lead}"
-    shown = {
-        "undetected": "no difference detected",
-        "unclaimed": "nothing claimed, since the headline metric shows no difference,",
-    }
-    if _told(groups):
-        shown |= {"ahead": "ahead with one seed", "behind": "behind with one seed"}
-    parts = [f"{shown.get(word, word)} in {groups[word]}" for word in WORDS if word in groups]
+    alone = " with one seed" if tested else ""
+    parts = [
+        f"{words.format(alone=alone)} in {_listed(by_outcome[outcome], counted=outcome == 'undetected')}"
+        for outcome, words in WORDS.items()
+        if outcome in by_outcome
+    ]
     return f"{lead} {'; '.join(parts)}."
 
 
 def _listed(comparisons: Sequence[Comparison], *, counted: bool) -> str:
-    """The metrics' names; where only few are named and the rest is counted, headline metrics are."""
-    if not counted or len(comparisons) <= NAMED:
-        return ", ".join(map(_metric_text, comparisons))
-    named = [_metric_text(comparison) for comparison in comparisons if comparison.headline]
+    """The metrics' names, of a headline metric also what could be detected where nothing was; where only few are named
+    and the rest is counted, headline metrics are."""
+    named = comparisons
+    if counted and len(comparisons) > NAMED:
+        named = [found for found in comparisons if found.headline]
+    texts = [by_name(found.metric).label for found in named]
+    for place, found in enumerate(named):
+        if found.headline and found.outcome == "undetected":
+            texts[place] += f" ({_detectable(found)})"
     rest = len(comparisons) - len(named)
-    return f"{', '.join(named)} and {rest} other{'s' * (rest > 1)}" if named else f"{rest} others"
-
-
-def _metric_text(comparison: Comparison) -> str:
-    """The metric's name; of a headline metric also what could be detected where nothing was."""
-    label, told = by_name(comparison.metric).label, comparison.headline and comparison.outcome == "undetected"
-    return f"{label} ({_detectable(comparison)})" if told else label
+    more = f"{rest} other{'s' * (rest > 1)}"
+    return ", ".join(texts) + (f" and {more}" if texts and rest else more if rest else "")
 
 
 def _detectable(comparison: Comparison) -> str:
@@ -306,57 +326,3 @@ def _detectable(comparison: Comparison) -> str:
     if not size:
         return "equal scores"
     return f"this design could detect ≥ {with_unit(number(size, metric.scale), metric.unit)}"
-
-
-def _word(comparison: Comparison) -> str:
-    """The outcome; for one seed "ahead" or "behind"."""
-    if comparison.outcome != "single":
-        return comparison.outcome
-    return "ahead" if comparison.gain.mean > 0 else "behind"
-
-
-def _told(outcomes: Collection[str]) -> bool:
-    """Whether any metric has an interval over seeds."""
-    return any(outcome in outcomes for outcome in ("better", "worse", "undetected", "unclaimed"))
-
-
-def _lead(arm: str, baseline: str, comparisons: Sequence[Comparison]) -> str:
-    """How a sentence starts that goes on with what is better, worse and so on."""
-    outcomes = [comparison.outcome for comparison in comparisons]
-    if not _told(outcomes) and "single" in outcomes:
-        return f"With one seed no difference can be told from chance; `{arm}` against `{baseline}`:"
-    count, total = outcomes.count("better"), len(comparisons)
-    if any(found.headline and found.outcome == "worse" for found in comparisons):
-        return (
-            f"`{arm}` is worse than `{baseline}` in a headline metric, and better in {count} of {total} that may rank:"
-        )
-    if count:
-        return f"`{arm}` beats `{baseline}` in {count} of {total} metrics that may rank:"
-    return f"`{arm}` does not beat `{baseline}` in any metric that may rank:"
-
-
-def _many(results: Results, arms: Sequence[Arm], baseline: Arm) -> list[str]:
-    """With several arms compared, what their number does to the headline."""
-    p_values: Mapping[str, float] = over_arms(results, arms, baseline) if len(arms) > 1 else {}
-    if len(p_values) < 2:
-        return []
-    listed = ", ".join(f"`{name}` {p_text(p)}" for name, p in p_values.items())
-    return [
-        f"{len(p_values)} arms are compared with `{baseline.name}`, and each sentence may err by itself in 1 of 20; "
-        f"adjusted for their number (Holm), in the headline metric: {listed}."
-    ]
-
-
-def _unconverged(results: Results) -> list[str]:
-    found = [
-        f"`{arm.name}` in {by_name(metric).label}"
-        for arm in results.arms
-        for metric in results.primary
-        if metric in results.ranking_metrics and results.converged(arm, metric) is False
-    ]
-    if not found:
-        return []
-    return [
-        f"Not converged, the last quarter of the steps still lowers the error by more than the seeds differ: "
-        f"{'; '.join(found)}. Longer trainings may say something else."
-    ]

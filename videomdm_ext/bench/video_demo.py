@@ -10,20 +10,21 @@ import dataclasses
 import importlib.util
 import json
 import math
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
+from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from videomdm_ext.bench import run as engine
 from videomdm_ext.bench.evaluators.base import Progress
 from videomdm_ext.bench.plan import DEMO, Plan, Run
-from videomdm_ext.bench.report.video_demo import About, Row, write_report
+from videomdm_ext.bench.report.tables import Table, markdown_block
 from videomdm_ext.data import files
 from videomdm_ext.data.clip import Clip, crop
 from videomdm_ext.data.folder import Card, read_folder
@@ -41,13 +42,17 @@ from videomdm_ext.mdm import checkout
 from videomdm_ext.motion.features import decode
 from videomdm_ext.motion.joint_maps import confidence22, to_smpl22
 from videomdm_ext.motion.measures import pa_mpjpe, root_aligned_mpjpe
+from videomdm_ext.motion.skeletons import SMPL22
+from videomdm_ext.render import figures
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ADVICE = (
     "pip install --no-deps pose2sim==0.10.49 sports2d==0.8.34 (without --no-deps they bring much that is not needed)"
 )
 VIEWS = ("cam01", "cam02", "cam03", "cam04")
 CAPTION = "a man stands on one leg, leans forward and swings his arms."
-ALONE, ALONE_CAPTION = "walk", "a woman walks past a wall."
 PERSON = "largest"
 
 
@@ -63,8 +68,21 @@ class Film:
     @property
     def camera(self) -> Calibration:
         """The camera of this name, or the only one of its file."""
-        place = str(self.calibration)
-        return camera_of(read_calibration(place), self.name, place)
+        return camera_of(read_calibration(str(self.calibration)), self.name, str(self.calibration))
+
+    @property
+    def extrinsics(self) -> Tensor:
+        """Where the camera stands [3, 4]. VideoMDMError where its file does not hold it."""
+        if self.camera.extrinsics is None:
+            raise VideoMDMError(
+                f"{self.calibration}: expected where the camera {self.name} stands, found its lens alone. Name a whole "
+                "calibration of the views."
+            )
+        return self.camera.extrinsics
+
+    def kept(self, out: Path) -> Path:
+        """Where the demo keeps the video."""
+        return out / "videos" / f"{self.name}{self.video.suffix.lower()}"
 
 
 @dataclass(frozen=True)
@@ -83,17 +101,6 @@ class Sources:
     def films(self) -> tuple[Film, ...]:
         return self.views + self.others
 
-    @property
-    def choice(self) -> Choice:
-        """Whom to watch in every film, and by which detector."""
-        return Choice(PERSON, self.detections, self.format)
-
-    @property
-    def extra(self) -> dict[str, str]:
-        """The same for the importer of videos."""
-        given = {"person": PERSON, "detections": self.detections, "format": self.format}
-        return {key: value for key, value in given.items() if value}
-
 
 def find_wheels() -> Sources:
     """The videos of the installed wheels; VideoMDMError names the command that installs them."""
@@ -108,11 +115,9 @@ def find_wheels() -> Sources:
     missing = [str(place) for place in (*(view.video for view in views), calibration) if not place.is_file()]
     if missing:
         raise VideoMDMError(f"demo --video: expected {missing[0]}, found none. Install that version: {ADVICE}")
-    other = _folder_of("Sports2D")
-    alone = None if other is None else other / "Demo" / "demo.mp4"
-    if alone is None or not alone.is_file() or not alone.with_name("Calib_demo.toml").is_file():
-        return Sources(views)
-    return Sources(views, (Film(ALONE, alone, alone.with_name("Calib_demo.toml"), ALONE_CAPTION),))
+    other = (_folder_of("Sports2D") or folder / "none") / "Demo"
+    walk = Film("walk", other / "demo.mp4", other / "Calib_demo.toml", "a woman walks past a wall.")
+    return Sources(views, (walk,) if walk.video.is_file() and walk.calibration.is_file() else ())
 
 
 def _folder_of(package: str) -> Path | None:
@@ -122,31 +127,23 @@ def _folder_of(package: str) -> Path | None:
 
 
 def lay_out(films: Sequence[Film], out: Path) -> None:
-    """OUT/videos, OUT/captions.txt and OUT/lenses.toml, as the importer of videos takes them."""
+    """OUT/videos, OUT/captions.txt and OUT/lenses.toml, as the importer of videos takes them.
+
+    A lens is a table of Pose2Sim's toml, without where the camera stands.
+    """
     (out / "videos").mkdir(parents=True, exist_ok=True)
+    lenses = []
     for film in films:
-        place = place_of(film, out)
+        place, camera, name = film.kept(out), film.camera, json.dumps(film.name)
         if not place.exists():
-            beside = place.with_suffix(".part")
-            shutil.copyfile(film.video, beside)
-            beside.replace(place)
+            files.write_bytes(str(place), film.video.read_bytes())
+        lenses.append(
+            f"[{name}]\nname = {name}\nsize = {list(camera.size)}\nmatrix = {camera.intrinsics.tolist()}\n"
+            f"distortions = {camera.distortion.tolist()}\n"
+        )
     captions = "".join(f"{film.name}\t{film.caption}\n" for film in films)
     files.write_bytes(str(out / "captions.txt"), captions.encode())
-    files.write_bytes(str(out / "lenses.toml"), "\n".join(map(_lens, films)).encode())
-
-
-def place_of(film: Film, out: Path) -> Path:
-    """Where the demo keeps a film."""
-    return out / "videos" / f"{film.name}{film.video.suffix.lower()}"
-
-
-def _lens(film: Film) -> str:
-    """A table of Pose2Sim's toml, without where the camera stands."""
-    camera, name = film.camera, json.dumps(film.name)
-    return (
-        f"[{name}]\nname = {name}\nsize = {list(camera.size)}\nmatrix = {camera.intrinsics.tolist()}\n"
-        f"distortions = {camera.distortion.tolist()}\n"
-    )
+    files.write_bytes(str(out / "lenses.toml"), "\n".join(lenses).encode())
 
 
 # -- the motion that all views triangulate, and errors against it ------------------------------------------------------
@@ -187,9 +184,9 @@ class TrueMotion:
 
 def watched(film: Film, sources: Sources, out: Path, watching: Watching | None = None) -> Sighting:
     """What is seen in one film; kept in OUT/detections, so that it is watched once."""
-    video = open_video(str(place_of(film, out)))
+    video = open_video(str(film.kept(out)))
     progress = None if watching is None else partial(watching, Path(video.path).name)
-    return watch(video, sources.choice, str(out / "detections"), progress)
+    return watch(video, Choice(PERSON, sources.detections, sources.format), str(out / "detections"), progress)
 
 
 def true_motion(sources: Sources, out: Path) -> TrueMotion:
@@ -203,7 +200,7 @@ def true_motion(sources: Sources, out: Path) -> TrueMotion:
         flat.append(normalise(pixels, camera.scaled(seen.size), camera.distortion))
         weight.append(torch.from_numpy(confidence22(seen.score, seen.layout))[:count])
     points, weights = torch.stack(flat), torch.stack(weight)
-    extrinsics = torch.stack([_place(film) for film in sources.views])
+    extrinsics = torch.stack([film.extrinsics for film in sources.views])
     found = triangulate(points, weights, extrinsics)
     known = found.views >= SEEN_BY
     projected = project(found.positions.expand(len(points), -1, -1, -1), extrinsics.unsqueeze(1))[0]
@@ -214,44 +211,47 @@ def true_motion(sources: Sources, out: Path) -> TrueMotion:
     return TrueMotion(found.positions, known, times, dict(zip(names, extrinsics, strict=True)), agreement, error)
 
 
-def _place(film: Film) -> Tensor:
-    extrinsics = film.camera.extrinsics
-    if extrinsics is None:
-        raise VideoMDMError(
-            f"{film.calibration}: expected where the camera {film.name} stands, found its lens alone. Name a whole "
-            "calibration of the views."
-        )
-    return extrinsics
+@dataclass(frozen=True)
+class Row:
+    """Errors of one source on one clip against all views, millimetres; `depth` is along the view, root-aligned."""
+
+    view: str
+    clip: str
+    source: str
+    frames: int
+    pa_mpjpe: float
+    root_aligned_mpjpe: float
+    depth: float
 
 
-Shown = dict[str, dict[str, Tensor]]
+Shown = Mapping[str, Mapping[str, Tensor]]
 """By clip: the truth and each source's motion [T, 22, 3] in camera coordinates, and `known` [T, 22]."""
 
 
 def judge(plan: Plan, out: Path, importer: VideoImporter, truth: TrueMotion) -> tuple[list[Row], Shown]:
     """Errors of each view's lifted and refined motion and of the denoisers, against what all views give."""
+
+    def seen(clip: Clip) -> Tensor:
+        camera = torch.from_numpy(clip.extrinsics).double()
+        return to_camera(decode(torch.from_numpy(clip.teacher).double(), clip.skeleton), camera.unsqueeze(0))
+
     places = {clip_id: place for found in importer.found.values() for clip_id, place in found.clips.items()}
     card, clips = read_folder(plan.clips, "train")
     refined = {clip.id: clip for clip in read_refined(plan.clips, card, clips)[0]}
     predicted = {run.arm: sampling.read_motions(run.samples(out))[0] for run in plan.runs()}
     rows: list[Row] = []
-    shown: Shown = {}
+    shown: dict[str, dict[str, Tensor]] = {}
     for clip in clips:
         view = Path(places[clip.id]["video"]).stem
         if view not in truth.extrinsics:
             continue
         times = places[clip.id]["start"] + torch.arange(clip.length, dtype=torch.float64) / clip.fps
         true, known = truth.seen_by(view, times)
-        motions = {"lifted": _seen(clip), "refined": _seen(refined[clip.id])}
+        motions = {"lifted": seen(clip), "refined": seen(refined[clip.id])}
         motions |= {f"arm {arm}": by_clip[clip.id][0].double() for arm, by_clip in predicted.items()}
         rows += [score(view, clip.id, name, motion, true, known) for name, motion in motions.items()]
         shown[clip.id] = {"truth": true, "known": known, **motions}
     return rows, shown
-
-
-def _seen(clip: Clip) -> Tensor:
-    camera = torch.from_numpy(clip.extrinsics).double()
-    return to_camera(decode(torch.from_numpy(clip.teacher).double(), clip.skeleton), camera.unsqueeze(0))
 
 
 def score(view: str, clip_id: str, source: str, motion: Tensor, true: Tensor, known: Tensor) -> Row:
@@ -261,17 +261,12 @@ def score(view: str, clip_id: str, source: str, motion: Tensor, true: Tensor, kn
         return Row(view, clip_id, source, 0, math.nan, math.nan, math.nan)
     pairs = [(motion[t, known[t]].unsqueeze(0), true[t, known[t]].unsqueeze(0)) for t in frames]
     depth = [((one - one[:, :1]) - (other - other[:, :1]))[..., 2].abs().mean() for one, other in pairs]
-    figures = [
-        torch.stack([pa_mpjpe(*pair) for pair in pairs]),
-        torch.stack([root_aligned_mpjpe(*pair) for pair in pairs]),
-        torch.stack(depth),
-    ]
-    return Row(view, clip_id, source, len(frames), *(1000 * float(figure.mean()) for figure in figures))
+    errors = ([pa_mpjpe(*pair) for pair in pairs], [root_aligned_mpjpe(*pair) for pair in pairs], depth)
+    return Row(view, clip_id, source, len(frames), *(1000 * float(torch.stack(one).mean()) for one in errors))
 
 
 # -- from videos to a report -------------------------------------------------------------------------------------------
 
-ARMS = ("lifted", "2d")
 NOISED_TO = 0.1
 """Share of the schedule to which clips are noised before a denoiser predicts them."""
 DRAWS = 8
@@ -303,12 +298,11 @@ def run_video_demo(
     files.check_writable(str(out))
     sources = sources or find_wheels()
     for film in sources.views:
-        _place(film)  # refused before work begins
+        _ = film.extrinsics  # refused before work begins
     importer, card = make_clips(sources, out, progress)
-    batch = min(8, card.counts["train"])
-    plan = replace(
-        DEMO, clips=str(out / "data"), content=card.content_hash, arms=ARMS, seeds=1, steps=steps, crop_frames=48,
-        batch_size=batch, text_features="words",
+    plan = dataclasses.replace(
+        DEMO, clips=str(out / "data"), content=card.content_hash, arms=("lifted", "2d"), seeds=1, steps=steps,
+        crop_frames=48, batch_size=min(8, card.counts["train"]), text_features="words",
     )  # fmt: skip
 
     def watch(done: Mapping[str, int]) -> None:
@@ -320,7 +314,16 @@ def run_video_demo(
     engine.execute(plan, out, workers=workers, watch=watch, finish=predict, todo=todo)
     truth = true_motion(sources, out)
     rows, shown = judge(plan, out, importer, truth)
-    place = write_report(out, rows, shown, About(steps, card, truth.summary, _facts_of(importer, truth)))
+    videos: dict[str, dict[str, Any]] = {}
+    for name, found in importer.found.items():
+        clips = {clip_id: place["frames"] for clip_id, place in found.clips.items()}
+        videos[name] = {"frames_of_clips": clips, **found.facts}
+        if name in truth.agreement:
+            videos[name]["keypoints_that_agree_percent"] = round(100 * truth.agreement[name])
+        if found.notes:
+            videos[name]["notes"] = found.notes
+    videos |= {name: {"left_out": reason} for name, reason in importer.refused.items()}
+    place = write_report(out, rows, shown, steps=steps, card=card, truth=truth.summary, videos=videos)
     return VideoDemo(place, tuple(rows), card, truth)
 
 
@@ -339,23 +342,11 @@ def make_clips(sources: Sources, out: Path, watching: Watching | None = None) ->
     lay_out(sources.films, out)
     for film in sources.films:
         watched(film, sources, out, watching)
-    extra = {"calibration": str(out / "lenses.toml"), **sources.extra}
+    given = {"person": PERSON, "detections": sources.detections, "format": sources.format}
+    extra = {"calibration": str(out / "lenses.toml"), **{key: value for key, value in given.items() if value}}
     importer = _TrainingOnly(str(out / "videos"), ImportOptions(captions=str(out / "captions.txt"), extra=extra))
     importer.cache = str(out / "detections")
     return importer, run_import(importer, str(out / "data"), name="video-demo").card
-
-
-def _facts_of(importer: VideoImporter, truth: TrueMotion) -> dict[str, dict[str, Any]]:
-    """The facts of each video that the report holds."""
-    facts: dict[str, dict[str, Any]] = {}
-    for name, found in importer.found.items():
-        clips = {clip_id: place["frames"] for clip_id, place in found.clips.items()}
-        facts[name] = {"frames_of_clips": clips, **found.facts}
-        if name in truth.agreement:
-            facts[name]["keypoints_that_agree_percent"] = round(100 * truth.agreement[name])
-        if found.notes:
-            facts[name]["notes"] = found.notes
-    return facts | {name: {"left_out": reason} for name, reason in importer.refused.items()}
 
 
 def predict(run: Run, out: Path) -> None:
@@ -376,3 +367,92 @@ def denoise(trained: sampling.Trained, *, timestep: int) -> dict[str, Tensor]:
             parts.append(torch.stack(draws).mean(0))
         made[clip.id] = torch.cat(parts)
     return made
+
+
+# -- its report --------------------------------------------------------------------------------------------------------
+
+NAMES = {
+    "lifted": "lifted (one view)",
+    "refined": "refined on its rays",
+    "arm lifted": "3D-trained on lifted",
+    "arm 2d": "2D-supervised",
+}
+LOOKS = {"truth": ("#9a9a9a", 4.5), "lifted": ("#d55e00", 1.8), "arm 2d": ("#0072b2", 1.8)}
+"""Colour and width of what the picture shows, from back to front."""
+MOMENTS = 6
+FIGURES = ("pa_mpjpe", "root_aligned_mpjpe", "depth")
+
+
+def means(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+    """Means over the views of each source's figures, weighted by frames."""
+    found = {}
+    for source in dict.fromkeys(row.source for row in rows):
+        own = [row for row in rows if row.source == source and row.frames]
+        total = max(sum(row.frames for row in own), 1)
+        found[source] = {key: sum(getattr(row, key) * row.frames for row in own) / total for key in FIGURES}
+    return found
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """A line a clip and source, and the means."""
+    lines = []
+    for row in rows:
+        cells = [f"{getattr(row, key):.0f}" for key in FIGURES]
+        lines.append([row.clip, NAMES.get(row.source, row.source), str(row.frames), *cells])
+    for source, mean in means(rows).items():
+        lines.append(["**all**", f"**{NAMES.get(source, source)}**", "", *(f"**{mean[key]:.0f}**" for key in FIGURES)])
+    return Table(["view", "motion", "frames", "PA-MPJPE, mm", "root-aligned, mm", "depth, mm"], lines, ("motion",))
+
+
+def write_report(
+    out: Path, rows: Sequence[Row], shown: Shown, *, steps: int, card: Card, truth: str, videos: Mapping[str, Any]
+) -> Path:
+    """OUT/report.md, report.json and depth.png, with the true motion's quality in words and what is known of each
+    video, by name. -> the report"""
+    if shown:
+        figures.save(depth_picture(shown), str(out / "depth.png"))
+    template = resources.files(f"{__package__}.report").joinpath("templates", "video_demo.md")
+    text = template.read_text(encoding="utf-8").format(
+        clips=sum(card.counts.values()),
+        videos=len(videos),
+        steps=steps,
+        judged=len({row.clip for row in rows}),
+        truth=truth,
+        table=markdown_block(table(rows)),
+        told="\n".join(f"- {name}: {json.dumps(dict(found))}" for name, found in videos.items()),
+        near=100 * NEAR,
+    )
+    files.write_bytes(str(out / "report.md"), text.encode())
+    entries = {"rows": [dataclasses.asdict(row) for row in rows], "means": means(rows), "truth": truth, "steps": steps}
+    content = json.dumps(entries | {"content": card.content_hash, "videos": videos}, indent=2) + "\n"
+    files.write_bytes(str(out / "report.json"), content.encode())
+    return out / "report.md"
+
+
+def depth_picture(shown: Shown) -> "Figure":
+    """A row a clip: poses from the side, the camera at the left; the true motion grey, one view's lifter and the 2D arm
+    over it."""
+    with figures.styled():
+        figure = figures.new_figure(figures.WIDTH, 2.6 * len(shown) + 0.6, layout="constrained")
+        axes = figure.subplots(len(shown), MOMENTS, squeeze=False)
+        for row, (name, motions) in zip(axes, shown.items(), strict=True):
+            known = motions["known"].numpy()
+            for place, frame in zip(row, np.linspace(0, len(known) - 1, MOMENTS).round().astype(int), strict=True):
+                for order, (source, (colour, width)) in enumerate(LOOKS.items(), 1):
+                    if source not in motions:
+                        continue
+                    pose = motions[source][frame].numpy()
+                    flat = (pose - pose[:1])[:, [2, 1]] * np.array((1.0, -1.0))  # depth to the right, and up
+                    flat = np.where(known[frame, :, None], flat, np.nan) if source == "truth" else flat
+                    look: dict[str, Any] = {"colour": colour, "width": width, "order": order, "opacity": 0.9}
+                    figures.draw_poses(place, flat[None], SMPL22, **look)
+                place.set(xlim=(-0.9, 0.9), ylim=(-1.1, 1.1), aspect="equal")
+                figures.bare(place)
+            row[0].set_ylabel(name, size=11, color=figures.INK)
+        line = figures.require("matplotlib.lines").Line2D
+        words = {"truth": "all four views", **NAMES}
+        handles = [line([], [], color=colour, lw=width, label=words[n]) for n, (colour, width) in LOOKS.items()]
+        figure.legend(handles=handles, loc="outside upper center", ncols=3)
+        note = "from the side, camera at the left, pelvis aligned"
+        figure.text(0.005, 0.995, note, size=9, color=figures.QUIET, va="top")
+    return figure

@@ -14,8 +14,7 @@ from rich.table import Table
 
 from videomdm_ext.bench import protocol_mdm, provenance
 from videomdm_ext.bench.plan import Plan, read_plan
-from videomdm_ext.bench.protocol_mdm import Asked, Evaluated, Settings
-from videomdm_ext.bench.report.protocol_mdm import document
+from videomdm_ext.bench.protocol_mdm import Asked, Evaluated, Settings, document
 from videomdm_ext.bench.report.tables import terminal_table
 from videomdm_ext.bench.results import Results
 from videomdm_ext.bench.run import Bench

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from videomdm_ext.bench.evaluators.base import TrueMotion
-from videomdm_ext.bench.evaluators.retrieval import Retrieval, chance, retrieve
+from videomdm_ext.bench.evaluators.text_motion import Retrieval, chance, retrieve
 
 KINDS = 12
 

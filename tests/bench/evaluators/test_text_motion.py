@@ -14,7 +14,7 @@ from people import real_motions, turned
 from videomdm_ext.bench import metrics
 from videomdm_ext.bench.evaluators import text_motion
 from videomdm_ext.bench.evaluators.base import TrueMotion, UnavailableError, read_true
-from videomdm_ext.bench.evaluators.text_motion_training import Settings, batches, contrastive, frame_features, moments
+from videomdm_ext.bench.evaluators.text_motion import Settings, batches, contrastive, frame_features, moments
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.mdm import text
 from videomdm_ext.motion.skeletons import SMPL22

@@ -16,22 +16,11 @@ import numpy as np
 
 from videomdm_ext.bench.metrics import by_name
 from videomdm_ext.bench.plan import CONTROL, REFERENCE
-from videomdm_ext.bench.report.data import ReportData
-from videomdm_ext.bench.report.document import (
-    Animation,
-    Block,
-    Figure,
-    Motions,
-    Section,
-    estimate_text,
-    number,
-    share_text,
-    with_unit,
-)
-from videomdm_ext.bench.report.tables import label, reading
-from videomdm_ext.bench.results import Arm, Curve, Results
-from videomdm_ext.bench.statistics import Estimate, mean_interval
-from videomdm_ext.bench.verdict import Comparison, compare, compared_arms
+from videomdm_ext.bench.report.tables import Figure, Motions, Section, label, reading
+from videomdm_ext.bench.results import Results
+from videomdm_ext.bench.scoring import Curve
+from videomdm_ext.bench.statistics import Estimate, estimate_text, mean_interval, number, share_text, with_unit
+from videomdm_ext.bench.verdict import compare, compared_arms
 from videomdm_ext.motion.skeletons import Skeleton
 from videomdm_ext.motion.skeletons import by_name as skeleton_by_name
 from videomdm_ext.render import figures
@@ -61,64 +50,58 @@ MOST = 2_500_000
 """Bytes of packed motions in a page; what comes after them is left out."""
 
 
-def sections(results: Results, data: ReportData) -> list[Section]:
+def sections(results: Results) -> list[Section]:
     """The sections of figures, those that hold none among them."""
     skeleton, fps = skeleton_by_name(results.card.skeleton), results.card.fps
-    arms = [arm.name for arm in results.arms]
-    forests = [Figure(p.title, partial(draw_forest, p, arms), note=p.text) for p in forest_plots(results)]
-    scenes = player_scenes(results, data, skeleton)
-    left_out = len(results.examples) + len(data.cases) - len(scenes)
+    forests = [
+        Figure(p.title, partial(draw_forest, p, [arm.name for arm in results.arms]), note=p.text)
+        for p in forest_plots(results)
+    ]
+    scenes = player_scenes(results, skeleton)
+    left_out = len(results.examples) + len(results.cases) - len(scenes)
     note = f"{left_out} captions are left out to keep the page small." if left_out else ""
     losses = {arm.name: [run.losses for run in arm.trainings] for arm in results.arms}
     progress = {arm.name: [run.progress for run in arm.trainings if run.progress] for arm in results.arms}
-    known = dict.fromkeys([*results.primary, *results.ranking_metrics])
-    first = [name for name in known if name in results.ranking_metrics and name in _terms(progress)][:CURVES]
+    scored, lost = "Scores over training steps", "Losses over training steps"
     curves = [
         Figure(title, partial(draw_curves, found))
-        for title, found in (("Scores over training steps", progress), ("Losses over training steps", losses))
+        for title, found in ((scored, progress), (lost, losses))
         if finite_terms(found)
     ]
-    pictures: list[Block] = [
+    pictures = [
         Figure("Scores of every seed with 95 % intervals", partial(draw_scores, panels(results)), "metrics.png"),
-        Figure("Losses over training steps", partial(draw_curves, losses), "losses.png"),
+        Figure(lost, partial(draw_curves, losses), "losses.png"),
     ]
     if any(progress.values()):
-        draw = partial(draw_curves, progress, first)
-        pictures.append(Figure("Scores over training steps", draw, "progress.png"))
+        known, able = _terms(progress), results.ranking_metrics
+        first = [name for name in dict.fromkeys([*results.primary, *able]) if name in able and name in known][:CURVES]
+        pictures.append(Figure(scored, partial(draw_curves, progress, first), "progress.png"))
     if results.examples:
         draw = partial(figures.strips, results.examples, skeleton, fps)
         pictures.append(Figure("Samples, from left to right in time", draw, "strips.png"))
-        example = results.examples[0]
-        text = "Samples of one caption, side by side"
-        pictures.append(Animation(text, "motion.gif", example, skeleton, fps))
+        move = partial(figures.animation, example=results.examples[0], skeleton=skeleton, fps=fps)
+        pictures.append(Figure("Samples of one caption, side by side", move, "motion.gif"))
+    worst = []
+    for index, case in enumerate(results.cases, len(results.examples)):
+        motions = {name: case.example.motions[name] for name in ("truth", case.arm) if name in case.example.motions}
+        metric, caption = by_name(case.metric), case.example.caption
+        score, truth = (f"{number(value, metric.scale)} {metric.unit}".strip() for value in (case.score, case.truth))
+        text = f"{case.arm}: “{caption}”; {metric.label} {score}, truth {truth}"
+        draw = partial(figures.strips, [Example(caption, motions)], skeleton, fps, poses=6)
+        worst += [Figure(text, draw, scene=index if index < len(scenes) else None)] if motions else []
     return [
         Section("Gap and differences", forests),
         Section("Motion", [Motions(scenes, skeleton, fps, note)] if scenes else []),
         Section("Curves", curves),
-        Section("Worst captions", _case_strips(results, data, skeleton, len(scenes))),
+        Section("Worst captions", worst),
         Section("Pictures", pictures),
     ]
 
 
-def _case_strips(results: Results, data: ReportData, skeleton: Skeleton, held: int) -> list[Block]:
-    """The worst captions as strips of the arm's sample and the truth."""
-    blocks: list[Block] = []
-    for index, case in enumerate(data.cases, len(results.examples)):
-        motions = {name: case.example.motions[name] for name in ("truth", case.arm) if name in case.example.motions}
-        if not motions:
-            continue
-        unit, scale = by_name(case.metric).unit, by_name(case.metric).scale
-        score, truth = (f"{number(value, scale)} {unit}".strip() for value in (case.score, case.truth))
-        text = f"{case.arm}: “{case.example.caption}”; {by_name(case.metric).label} {score}, truth {truth}"
-        draw = partial(figures.strips, [Example(case.example.caption, motions)], skeleton, results.card.fps, poses=6)
-        blocks.append(Figure(text, draw, scene=index if index < held else None))
-    return blocks
-
-
-def player_scenes(results: Results, data: ReportData, skeleton: Skeleton, most: int = MOST) -> list[Scene]:
+def player_scenes(results: Results, skeleton: Skeleton, most: int = MOST) -> list[Scene]:
     """The examples and then the worst captions, each motion from its root's first place on, up to a size."""
     titled = [(example.caption, example) for example in results.examples]
-    titled += [(f"worst of {case.arm}: {case.example.caption}", case.example) for case in data.cases]
+    titled += [(f"worst of {case.arm}: {case.example.caption}", case.example) for case in results.cases]
     scenes, size = list[Scene](), 0
     for title, example in titled:
         motions = {name: motion for name, motion in example.motions.items() if len(motion)}
@@ -186,7 +169,21 @@ def draw_scores(panels: Sequence[Panel]) -> "Drawing":
             draw_panel(axes, panel, arms)
             axes.set_yticks(range(len(arms)), arms if place % columns == 0 else [""] * len(arms))
             axes.tick_params(axis="y", length=0)
-        _legend(figure, _panel_handles(panels))
+        line, patch = require("matplotlib.lines").Line2D, require("matplotlib.patches").Patch
+        floors = [panel.truth is not None for panel in panels if panel.floor is not None]
+        handles = [
+            line([], [], color=QUIET, marker="o", ms=7, lw=2, label="mean and 95 % interval"),
+            line([], [], color=QUIET, marker="o", ms=4, lw=0, alpha=0.6, label="one seed"),
+        ]
+        if any(panel.truth is not None for panel in panels):
+            handles.append(line([], [], color=INK, lw=1.4, label="truth"))
+        if True in floors:
+            handles.append(patch(color=BAND, alpha=0.5, lw=0, label="truth ± split halves"))
+        if False in floors:
+            handles.append(line([], [], color=QUIET, lw=1.4, ls=":", label="split halves"))
+        if any(panel.teacher is not None for panel in panels):
+            handles.append(line([], [], color=TEACHER, lw=1.4, ls="--", label="teacher"))
+        _legend(figure, handles)
     return figure
 
 
@@ -218,23 +215,6 @@ def title_width(arms: Sequence[str]) -> int:
     return max(20, 40 - max(0, max(map(len, arms)) - 14) // 3)
 
 
-def _panel_handles(panels: Sequence[Panel]) -> list[Any]:
-    """Handles of a legend for what the panels show."""
-    line, patch = require("matplotlib.lines").Line2D, require("matplotlib.patches").Patch
-    levels = [panel for panel in panels if panel.truth is not None]
-    handles = {
-        line([], [], color=QUIET, marker="o", ms=7, lw=2, label="mean and 95 % interval"): True,
-        line([], [], color=QUIET, marker="o", ms=4, lw=0, alpha=0.6, label="one seed"): True,
-        line([], [], color=INK, lw=1.4, label="truth"): bool(levels),
-        patch(color=BAND, alpha=0.5, lw=0, label="truth ± split halves"): any(p.floor is not None for p in levels),
-        line([], [], color=QUIET, lw=1.4, ls=":", label="split halves"): any(
-            panel.floor is not None for panel in panels if panel.truth is None
-        ),
-        line([], [], color=TEACHER, lw=1.4, ls="--", label="teacher"): any(p.teacher is not None for p in panels),
-    }
-    return [handle for handle, present in handles.items() if present]
-
-
 # -- curves over steps ------------------------------------------------------------------------------------------------
 
 
@@ -258,7 +238,13 @@ def draw_curves(arms: Mapping[str, Sequence[Curve]], terms: Sequence[str] | None
                 _draw_term(axes, [curve for curve in curves if term in curve.terms], term, colour)
             axes.set_title(textwrap.fill(label(term), 40))
             axes.set_xlabel("training step")
-            _logarithmic_if_wide(axes)
+            values = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.get_lines()] or [np.ones(1)])
+            values = values[np.isfinite(values)]
+            if len(values) and 0 < 5 * values.min() < values.max():
+                axes.set_yscale("log")
+                axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+                axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
+                axes.grid(True, which="minor", axis="y", alpha=0.4)
         line = require("matplotlib.lines").Line2D
         _legend(figure, [line([], [], color=colour, lw=2.2, label=arm) for arm, colour in colours(arms).items()])
     return figure
@@ -284,16 +270,6 @@ def smoothed_curve(values: Array) -> Array:
     at = np.arange(len(values))
     half = np.minimum(np.minimum(at, len(values) - 1 - at), reach)
     return (sums[at + half + 1] - sums[at - half]) / (2 * half + 1)
-
-
-def _logarithmic_if_wide(axes: "Axes") -> None:
-    values = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axes.get_lines()] or [np.ones(1)])
-    values = values[np.isfinite(values)]
-    if len(values) and values.min() > 0 and values.max() > 5 * values.min():
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
-        axes.grid(True, which="minor", axis="y", alpha=0.4)
 
 
 # -- forest plots -----------------------------------------------------------------------------------------------------
@@ -334,10 +310,27 @@ class Plot:
 
 
 def forest_plots(results: Results) -> list[Plot]:
-    """Gap closure and paired differences of every compared arm that moves, for the metrics that may rank."""
-    found = [(arm, one) for arm in compared_arms(results) if not results.frozen(arm) for one in compare(results, arm)]
-    closures = [_closure(arm, one) for arm, one in found if one.closure and math.isfinite(one.closure.value)]
-    gains = [bar for arm, one in found if (bar := _gain(results, arm, one))]
+    """Gap closure and paired differences of every compared arm that moves, for the metrics that may rank.
+
+    A difference is drawn as a share of the control's mean error, and not where that is 0 or no number.
+    """
+    closures, gains, control = list[Bar](), list[Bar](), results.arm(CONTROL)
+    moving = [arm for arm in compared_arms(results) if not results.frozen(arm)]
+    for arm, found in [(one, found) for one in moving for found in compare(results, one)]:
+        closure, gain, metric = found.closure, found.gain, by_name(found.metric)
+        if closure and math.isfinite(closure.value):
+            unbounded = closure.interval is None and closure.n > 1
+            words = share_text(closure)
+            closures.append(Bar(found.metric, arm.name, closure.value, closure.interval, words, unbounded=unbounded))
+        errors = list(results.errors(control, found.metric).values()) if control else []
+        unit, decisive = math.fsum(errors) / max(len(errors), 1), found.decisive
+        if unit > 0 and math.isfinite(gain.mean):
+            low, high = decisive.low, decisive.high
+            interval = None if low is None or high is None else (low / unit, high / unit)
+            outcome = found.outcome if found.outcome in ("better", "worse") else ""
+            words = with_unit(estimate_text(gain, metric.scale, "+"), metric.unit)
+            said = f"{words}, {outcome or reading(results, arm, found)}"
+            gains.append(Bar(found.metric, arm.name, gain.mean / unit, interval, said, outcome))
     plots = [
         Plot(
             "Gap closed",
@@ -356,29 +349,6 @@ def forest_plots(results: Results) -> list[Plot]:
         ),
     ]
     return [plot for plot in plots if plot.bars]
-
-
-def _closure(arm: Arm, found: Comparison) -> Bar:
-    closure = found.closure
-    assert closure is not None
-    unbounded = closure.interval is None and closure.n > 1
-    return Bar(found.metric, arm.name, closure.value, closure.interval, share_text(closure), unbounded=unbounded)
-
-
-def _gain(results: Results, arm: Arm, found: Comparison) -> Bar | None:
-    """The gain over the control's mean error; None where that is 0 or no number."""
-    control = results.arm(CONTROL)
-    errors = list(results.errors(control, found.metric).values()) if control else []
-    unit = math.fsum(errors) / len(errors) if errors else 0.0
-    gain, metric = found.gain, by_name(found.metric)
-    if not unit > 0 or not math.isfinite(gain.mean):
-        return None
-    low, high = found.decisive.low, found.decisive.high
-    interval = None if low is None or high is None else (low / unit, high / unit)
-    outcome = found.outcome if found.outcome in ("better", "worse") else ""
-    words = with_unit(estimate_text(gain, metric.scale, "+"), metric.unit)
-    said = f"{words}, {outcome or reading(results, arm, found)}"
-    return Bar(found.metric, arm.name, gain.mean / unit, interval, said, outcome)
 
 
 def draw_forest(plot: Plot, arms: Sequence[str]) -> "Drawing":

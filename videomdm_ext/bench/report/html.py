@@ -1,24 +1,83 @@
-"""The report as one page that needs nothing else: tables, figures, and motions side by side.
+"""The files of a report: report.md, report.html, table.tex, metrics.json and the pictures.
 
-Template, style and script are in templates/. The page may load nothing and run nothing but its own script and those of
-the viewer (render/page), which is a document of its own inside it; their hashes are named.
+report.html needs nothing else. Template, style and script are in templates/. The page may load nothing and run nothing
+but its own script and those of the viewer (render/page), a document of its own inside it; their hashes are named.
 """
 
-from collections.abc import Sequence
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from videomdm_ext.bench.report.document import Animation, Figure, Items, Listing, Motions, Section, Table, inline
-from videomdm_ext.bench.report.figures import svg
-from videomdm_ext.bench.results import Results
-from videomdm_ext.bench.verdict import headline, verdict
+from videomdm_ext.bench.plan import CONTROL, FULL
+from videomdm_ext.bench.report import figures, tables
+from videomdm_ext.bench.report.tables import Figure, Motions, Section, inline, markdown, plain, unmarked
+from videomdm_ext.bench.results import Arm, Results
+from videomdm_ext.bench.verdict import (
+    ablations,
+    against,
+    compare,
+    compare_with,
+    compared_arms,
+    headline,
+    variations,
+    verdict,
+)
+from videomdm_ext.data.files import check_writable, write_bytes
 from videomdm_ext.render import page as viewer
+from videomdm_ext.render.figures import save
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-KINDS = {Table: "table", Items: "items", Listing: "listing", Figure: "figure", Motions: "motions", str: "text"}
+ELSEWHERE = ("seconds", "memory", "per_clip")
+"""Fields of a training that are not in metrics.json: what differs from run to run, and the scores of single clips."""
+FIGURES_BEFORE = {"Pictures": "Cost", "Worst captions": "Cost"}
+"""Where figures stand that do not come right behind the scores."""
+
+
+def sections(results: Results) -> list[Section]:
+    """The whole report in order: every table and figure once."""
+    found = {section.title: list(section.blocks) for section in tables.sections(results)}
+    order = list(found)
+    for section in figures.sections(results):
+        if section.title not in found and section.blocks:
+            place = FIGURES_BEFORE.get(section.title, "Against the control")
+            order.insert(order.index(place) if place in order else min(1, len(order)), section.title)
+        found.setdefault(section.title, []).extend(section.blocks)
+    return [Section(title, found[title]) for title in order]
+
+
+def text(results: Results, found: Sequence[Section]) -> str:
+    """The text of report.md."""
+    opening = [*(f"**{sentence}**" for sentence in headline(results)), *verdict(results)]
+    parts = [f"# {plain(results.title)}", *opening, *map(markdown, found)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def write(results: Results, folder: Path | str) -> Path:
+    """Write metrics.json, table.tex, the pictures, report.html and report.md; numbers first. -> report.md's path."""
+    folder = Path(folder)
+    check_writable(str(folder))
+    write_bytes(str(folder / "metrics.json"), to_json(results).encode())
+    write_bytes(str(folder / "table.tex"), latex_table(results).encode())
+    found = sections(results)
+    write_bytes(str(folder / "report.html"), page(results, found).encode())
+    for block in (block for section in found for block in section.blocks):
+        if isinstance(block, Figure) and block.file.endswith(".gif"):
+            block.draw(str(folder / block.file))
+        elif isinstance(block, Figure) and block.file:
+            save(block.draw(), str(folder / block.file))
+    write_bytes(str(folder / "report.md"), text(results, found).encode())
+    return folder / "report.md"
+
+
+# -- report.html ------------------------------------------------------------------------------------------------------
 
 
 @cache
@@ -29,10 +88,10 @@ def _environment() -> "Environment":
     loader = jinja2.PackageLoader("videomdm_ext.bench.report")
     made = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
     made.filters["inline"] = lambda text: Markup(inline(text))
-    made.filters["svg"] = lambda figure, name: Markup(svg(figure.draw(), name))
+    made.filters["svg"] = lambda figure, name: Markup(figures.svg(figure.draw(), name))
     made.filters["viewer"] = lambda block: viewer.page(block.scenes, block.skeleton, block.fps, "Motions")
-    made.tests["in_page"] = lambda block: not isinstance(block, Animation) and not getattr(block, "file", "")
-    made.filters["kind"] = lambda block: KINDS[type(block)]
+    made.tests["in_page"] = lambda block: not getattr(block, "file", "")
+    made.filters["kind"] = lambda block: getattr(block, "kind", "text")
     made.globals["read"] = lambda name: Markup(_read(name))
     return made
 
@@ -41,19 +100,117 @@ def page(results: Results, sections: Sequence[Section]) -> str:
     """The text of report.html."""
     plays = any(isinstance(block, Motions) for section in sections for block in section.blocks)
     scripts = [viewer.digest(_read("report.js")), *viewer.script_digests()] if plays else []
-    return (
-        _environment()
-        .get_template("report.html")
-        .render(
-            title=results.title,
-            lead=headline(results),
-            verdict=verdict(results),
-            sections=sections,
-            plays=plays,
-            policy=viewer.policy(scripts),
-        )
-    )
+    content = {"title": results.title, "lead": headline(results), "verdict": verdict(results), "sections": sections}
+    template = _environment().get_template("report.html")
+    return template.render(**content, plays=plays, policy=viewer.policy(scripts))
 
 
 def _read(name: str) -> str:
     return files(__package__).joinpath("templates", name).read_text(encoding="utf-8")
+
+
+# -- table.tex --------------------------------------------------------------------------------------------------------
+
+_SPECIAL = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", "±": r"$\pm$", "\u2013": "--", "\u2212": "$-$", "…": r"\dots{}",
+}  # fmt: skip
+_RAISED = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
+
+
+def escaped(text: str) -> str:
+    """Text as LaTeX that shows it as it is; raised figures as powers."""
+    pieces = re.split("([⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)", " ".join(text.split()))
+    pieces[1::2] = [f"$^{{{piece.translate(_RAISED)}}}$" for piece in pieces[1::2]]
+    pieces[::2] = ["".join(_SPECIAL.get(letter, letter) for letter in piece) for piece in pieces[::2]]
+    return "".join(pieces)
+
+
+def latex_table(results: Results) -> str:
+    """table.tex (booktabs): arms, truth and teacher; bold where an arm is better than the control; what may not rank
+    stands below a line."""
+    scores, arms = tables.score_table(results), len(results.arms)
+    kept = [*range(arms + 2), arms + 3]
+    bold = {
+        (results.metrics.index(found.metric), 1 + results.arms.index(arm))
+        for arm in compared_arms(results)
+        if not results.frozen(arm)
+        for found in compare(results, arm)
+        if found.outcome == "better"
+    }
+    caption = [f"{results.title}. {tables.seeds_text(results)}"]
+    caption += [f"Bold: better than {CONTROL}, seeds paired."] if bold else []
+    caption += ["Below the line: may not rank arms."] if scores.quiet else []
+    groups: tuple[list[str], list[str]] = [], []
+    for place, row in enumerate(scores.rows):
+        cells = [(column, escaped(unmarked(row[column]))) for column in kept]
+        cells = [(column, rf"\textbf{{{cell}}}" if (place, column) in bold else cell) for column, cell in cells]
+        groups[place in scores.quiet].append(" & ".join(cell for _, cell in cells) + r" \\")
+    body = "\n\\midrule\n".join("\n".join(group) for group in groups if group)
+    head = " & ".join(["", *(escaped(unmarked(scores.head[column])) for column in kept[1:])])
+    return (
+        "% Needs \\usepackage{booktabs}\n\\begin{table}\n\\centering\n"
+        f"\\caption{{{escaped(' '.join(caption))}}}\n\\begin{{tabular}}{{l{'r' * (len(kept) - 1)}}}\n"
+        f"\\toprule\n{head} \\\\\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n\\end{{table}}\n"
+    )
+
+
+# -- metrics.json -----------------------------------------------------------------------------------------------------
+
+
+def to_json(results: Results) -> str:
+    """metrics.json: every replication of every training, and what was found; equal results give equal bytes.
+
+    Numbers that are not finite are null.
+    """
+
+    def compared(arm: Arm, baseline: Arm) -> list[dict[str, Any]]:
+        found = compare_with(results, arm, baseline)
+        return [{**dataclasses.asdict(one), "outcome": one.outcome, "detectable": one.detectable} for one in found]
+
+    full, control = results.arm(FULL), results.arm(CONTROL)
+    arms = [{**dataclasses.asdict(arm), "frozen": results.frozen(arm)} for arm in results.arms]
+    for training in (training for arm in arms for training in arm["trainings"]):
+        for name in ELSEWHERE:
+            del training[name]
+    content = {
+        "title": results.title,
+        "headline": headline(results),
+        "verdict": verdict(results),
+        "ablations": against(results, ablations(results), full) if full else [],
+        "primary": list(results.primary),
+        "clips": results.clips,
+        "text_features": results.text_features,
+        "arms": arms,
+        "calibration": dataclasses.asdict(results.reference_rows),
+        "ranking": {
+            name: dict(zip(("may_rank", "reason"), results.reference_rows.ranking(name), strict=True))
+            for name in results.metrics
+        },
+        "comparisons": {arm.name: compared(arm, control) if control else [] for arm in compared_arms(results)},
+        "against_full": {arm.name: compared(arm, full) for arm in ablations(results) if full},
+        "against_varied": {arm.name: compared(arm, base) for base, own in variations(results) for arm in own},
+        "evaluators": [dataclasses.asdict(judge) for judge in results.judges],
+        "differences": results.differences,
+        "worst": [
+            {"arm": c.arm, "metric": c.metric, "score": c.score, "truth": c.truth, "caption": c.example.caption}
+            for c in results.cases
+        ],
+        "card": json.loads(results.card.to_json()),
+        "notes": list(results.notes),
+    }
+    return json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """Lists, dictionaries and numbers of Python, NaN and infinity as None."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, str | bool) or value is None:
+        return value
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, Sequence):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
