@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import cache
 
 import numpy as np
 import torch
+from people import real_motions
 
 from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.folder import SPLITS, Card, content_hash, read_card, read_ids
-from videomdm_ext.data.motions import load_motions
 from videomdm_ext.geometry import cameras
 from videomdm_ext.motion.features import encode
 from videomdm_ext.motion.kinematics import canonicalise
@@ -18,7 +19,7 @@ from videomdm_ext.motion.skeletons import SMPL22
 
 def motion(name: str = "dance_a") -> torch.Tensor:
     """-> positions [T, 22, 3] of a bundled motion."""
-    return torch.from_numpy(next(m.positions for m in load_motions() if m.name == name))
+    return real_motions()[name].clone()
 
 
 def camera(frames: int | None = None) -> torch.Tensor:
@@ -32,6 +33,13 @@ def camera(frames: int | None = None) -> torch.Tensor:
 
 def make_clip(*, name: str = "dance_a", moving: bool = False, **changes: object) -> Clip:
     """-> a valid clip whose teacher is the true motion, turned, grown and bent; fields can be replaced."""
+    clip = _clip(name, moving)
+    own = {f.name: a.copy() for f in dataclasses.fields(clip) if isinstance(a := getattr(clip, f.name), np.ndarray)}
+    return dataclasses.replace(clip, **{**own, **changes})  # type: ignore[arg-type]
+
+
+@cache
+def _clip(name: str, moving: bool) -> Clip:
     true = motion(name)
     world = camera(len(true) if moving else None)
     lifted = 1.1 * true + 0.05 * torch.sin(torch.arange(len(true)) / 9.0)[:, None, None]
@@ -41,7 +49,7 @@ def make_clip(*, name: str = "dance_a", moving: bool = False, **changes: object)
         moved, heading, origin = canonicalise(positions, SMPL22)
         seen = cameras.reexpress(world, heading.expand(world.shape[:-2]), origin.expand(*world.shape[:-2], 3))
         views[key] = encode(moved, SMPL22)[:-1].numpy(), (seen[:-1] if moving else seen).numpy()
-    clip = Clip(
+    return Clip(
         id=f"{name}_0",
         fps=20.0,
         skeleton=SMPL22,
@@ -54,7 +62,6 @@ def make_clip(*, name: str = "dance_a", moving: bool = False, **changes: object)
         truth_extrinsics=views["truth"][1],
         source=f"clips/{name}.npy",
     )
-    return dataclasses.replace(clip, **changes)  # type: ignore[arg-type]
 
 
 def verify_folder(path: str) -> Card:

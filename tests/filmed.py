@@ -15,6 +15,9 @@ BLAZE = {"shoulder": 11, "elbow": 13, "wrist": 15, "hip": 23, "knee": 25, "ankle
 """Left joints in BlazePose's order; the right one follows."""
 
 
+BONES = ((11, 12), (11, 23), (12, 24), (23, 24), (23, 25), (25, 27), (24, 26), (26, 28), (11, 13), (12, 14))
+
+
 @dataclass(frozen=True)
 class Film:
     """times [F]; pixels [F, 33, 2]; visibility [F, 33]; world [F, 33, 3] as MediaPipe gives it; true [F, 22, 3]; and
@@ -87,22 +90,12 @@ def write_gif(path, film: Film, *, step=40, still=False) -> None:
     """A video of a stick figure, `step` milliseconds a frame."""
     pictures = []
     for number, points in enumerate(film.pixels):
-        picture = Image.new("RGB", SIZE, (200, 210, 190))
+        picture = Image.new("P", SIZE)
+        picture.putpalette((200, 210, 190, 30, 30, 60, 255, 0, 0))
         draw = ImageDraw.Draw(picture)
-        for a, b in (
-            (11, 12),
-            (11, 23),
-            (12, 24),
-            (23, 24),
-            (23, 25),
-            (25, 27),
-            (24, 26),
-            (26, 28),
-            (11, 13),
-            (12, 14),
-        ):
-            draw.line([tuple(points[a]), tuple(points[b])], fill=(30, 30, 60), width=4)
-        draw.rectangle((number % 300, 0, number % 300 + 3, 3), fill=(255, 0, 0))  # no two frames are equal
+        for a, b in BONES:
+            draw.line([tuple(points[a]), tuple(points[b])], fill=1, width=4)
+        draw.rectangle((number % 300, 0, number % 300 + 3, 3), fill=2)  # no two frames are equal
         pictures.append(picture)
     pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=step, loop=0)
 

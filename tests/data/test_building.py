@@ -41,7 +41,7 @@ def test_clip_by_clip_gives_the_bytes_of_all_at_once(tmp_path):
     assert verify_folder(str(tmp_path / "one")).counts == {"test": 1, "train": 2}
 
 
-@pytest.mark.parametrize("kill_at", range(1, 26, 3))
+@pytest.mark.parametrize("kill_at", [1, 2, 6, 9, 13, 20, 25])
 def test_a_build_killed_at_any_file_leaves_no_half_clip_and_goes_on(tmp_path, monkeypatch, kill_at):
     build(tmp_path / "whole")
     written = 0

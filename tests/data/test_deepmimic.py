@@ -103,7 +103,7 @@ def test_a_cycle_is_repeated_and_goes_on_where_it_arrived() -> None:
     assert np.allclose(np.diff(at(positions, "pelvis")[:, 2]), 0.05, atol=1e-4)
 
 
-def test_a_seam_is_closed_without_a_jump_in_place_or_speed() -> None:
+def test_a_seam_is_closed_without_a_jump_in_place_speed_or_height() -> None:
     frames = standing(count=21)
     frames[:, KNEE] = np.linspace(-0.5, -1.5, 21)[:, None]
     knee = at(converted(frames, loop="wrap"), "r_ankle")
@@ -111,9 +111,6 @@ def test_a_seam_is_closed_without_a_jump_in_place_or_speed() -> None:
     bend = np.linalg.norm(np.diff(knee, axis=0, n=2), axis=-1)
     assert step.max() < 0.1  # 0.41 m times 1 rad spread over 0.6 s, at most one and a half times the mean speed
     assert bend.max() < 0.03
-
-
-def test_a_seam_in_height_is_closed_too() -> None:
     frames = standing(count=21)
     frames[:, 2] = np.linspace(0.88, 0.48, 21)
     height = at(converted(frames, loop="wrap"), "pelvis")[:, 1]
@@ -131,13 +128,10 @@ def test_what_lies_far_from_a_seam_is_left_alone() -> None:
     assert not torch.allclose(before[58], after[58])
 
 
-def test_quaternions_of_other_lengths_are_normalised() -> None:
+def test_quaternions_of_other_lengths_are_normalised_and_an_unknown_clip_gets_a_caption_of_its_name() -> None:
     frames = standing()
     frames[:, 8:12] *= 0.6
     assert np.allclose(converted(frames), converted(standing()), atol=1e-5)
-
-
-def test_an_unknown_clip_gets_a_caption_of_its_name() -> None:
     sources = {"humanoid.urdf": humanoid(), "humanoid3d_tai_chi.txt": clip(standing())}
     assert deepmimic.convert_sources(sources)["tai_chi"].captions == ("a person does a tai chi.",)
 
@@ -156,12 +150,10 @@ def test_a_broken_clip_is_an_error_that_names_the_file(content: bytes, message: 
         deepmimic.convert_sources({"humanoid.urdf": humanoid(), "humanoid3d_odd.txt": content})
 
 
-@pytest.mark.parametrize(
-    ("content", "message"), [(b"<robot>", "cannot be read"), (b"<robot></robot>", "no offset of root, chest")]
-)
-def test_a_broken_skeleton_file_is_an_error(content: bytes, message: str) -> None:
-    with pytest.raises(DatasetError, match=rf"humanoid\.urdf: {message}"):
-        deepmimic.read_offsets(content)
+def test_a_broken_skeleton_file_is_an_error() -> None:
+    for content, message in ((b"<robot>", "cannot be read"), (b"<robot></robot>", "no offset of root, chest")):
+        with pytest.raises(DatasetError, match=rf"humanoid\.urdf: {message}"):
+            deepmimic.read_offsets(content)
 
 
 def test_the_command_converts_a_folder_and_reports_what_is_missing(

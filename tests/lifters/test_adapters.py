@@ -54,32 +54,11 @@ class Adapted(LifterContract):
         return sight
 
 
-class TestWham(Adapted):
-    name = "wham"
-
-
-class TestGvhmr(Adapted):
-    name = "gvhmr"
-
-
-class TestMotionBert(Adapted):
-    name = "motionbert"
-
-
-class TestMvLift(Adapted):
-    name = "mvlift"
-
-
-class TestElePose(Adapted):
-    name = "elepose"
-
-
-class TestMediaPipeResults(Adapted):
-    name = "mediapipe"
-
-
-class TestJoints(Adapted):
-    name = "joints"
+@pytest.mark.parametrize("_named", ADAPTERS, indirect=True)
+class TestAdapters(Adapted):
+    @pytest.fixture(autouse=True)
+    def _named(self, request):
+        self.name = request.param
 
 
 def scene(moving: bool = False, motion: str = "dance_a", frames: int = 65):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
-import zipfile
 
 import clips
 import numpy as np
@@ -13,7 +11,6 @@ import torch
 from lifters import tools
 from lifters.test_adapters import make, scene
 
-from videomdm_ext import plugins
 from videomdm_ext.data.importing import find_importer, run_import
 from videomdm_ext.data.motions import Optics, find_lifter, load_motions
 from videomdm_ext.data.sources.base import ImportOptions
@@ -23,8 +20,6 @@ from videomdm_ext.lifters.adapters import Joints
 from videomdm_ext.lifters.results import LIMBS, size_ratio
 from videomdm_ext.motion.measures import mpjpe
 from videomdm_ext.motion.skeletons import SMPL22
-
-ADAPTERS = ("videomdm_ext.lifters.adapters", "videomdm_ext.lifters.adapters")
 
 
 def lift(folder, points, given, **options):
@@ -169,34 +164,18 @@ def test_a_clip_without_results_is_refused_and_no_id_leaves_the_folder(tmp_path)
         make("motionbert", tmp_path).lift("../dance", **given)
 
 
-def declaring(shape: tuple, content: bytes = b"") -> bytes:
-    file = io.BytesIO()
-    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
-    return file.getvalue() + content
-
-
-def bomb(path) -> None:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("joints.npy", declaring((100_000, 22, 3), b"\0" * (100_000 * 66 * 4)))
-
-
-@pytest.mark.parametrize(
-    ("name", "write"),
-    [
-        ("dance.npy", lambda path: path.write_bytes(declaring((10**9, 22, 3), b"\0" * 264))),
-        ("dance.npy", lambda path: path.write_bytes(b"\x80\x04N.")),
-        ("dance.npy", lambda path: path.write_bytes(b"")),
-        ("dance.npz", lambda path: path.write_bytes(b"PK\x03\x04 and no more")),
-        ("dance.npz", bomb),
-        ("dance.npz", lambda path: np.savez(path, joints=np.array([{}], dtype=object))),
-        ("dance.npz", lambda path: np.savez(path, joints=np.array(["text"]))),
-    ],
-)
-def test_hostile_files_are_refused(name: str, write, tmp_path):
+def test_hostile_files_are_refused(tmp_path):
+    """By the one safe reader of files, whose own tests know more of them."""
     _, _, given = scene()
-    write(tmp_path / name)
-    with pytest.raises(DatasetError, match=rf"{name}: expected (one array|arrays)"):
-        Joints(results=str(tmp_path)).lift("dance", **given)
+    np.savez(tmp_path / "dance.npz", joints=np.array([{}], dtype=object))
+    for content in (None, b"PK\x03\x04 and no more"):
+        (tmp_path / "dance.npz").write_bytes(content or (tmp_path / "dance.npz").read_bytes())
+        with pytest.raises(DatasetError, match=r"dance.npz: expected arrays"):
+            Joints(results=str(tmp_path)).lift("dance", **given)
+    for content in (b"\x80\x04N.", b""):
+        (tmp_path / "dance.npy").write_bytes(content)
+        with pytest.raises(DatasetError, match=r"dance.npy: expected one array"):
+            Joints(results=str(tmp_path)).lift("dance", **given)
 
 
 class OfNba(Joints):
@@ -213,14 +192,7 @@ def test_unknown_options_and_skeletons_that_cannot_be_mapped_are_refused(tmp_pat
         OfNba(results=str(tmp_path))
 
 
-@pytest.fixture
-def registered(monkeypatch):
-    create = plugins.create_manager
-    names = dict.fromkeys((*plugins.BUILTINS, *ADAPTERS))
-    monkeypatch.setattr(plugins, "create_manager", lambda: create(tuple(names)))
-
-
-def test_options_of_an_import_reach_the_adapter(registered, tmp_path):
+def test_options_of_an_import_reach_the_adapter(tmp_path):
     lifter = find_lifter("joints", 0, SMPL22, {"results": str(tmp_path), "units": "mm"})
     assert lifter.folder == tmp_path
     assert lifter.description.units == "mm"
@@ -235,7 +207,7 @@ def test_options_of_an_import_reach_the_adapter(registered, tmp_path):
         kind("here", ImportOptions(lifter="joints", extra={"lifter.smpl": "a"}))
 
 
-def test_an_import_with_a_lifters_files_makes_teachers_of_them(registered, tmp_path):
+def test_an_import_with_a_lifters_files_makes_teachers_of_them(tmp_path):
     """Files as the adapter needs them, of the cameras that the importer draws; the card shows how good they are."""
     for folder in ("in/joints", "in/texts", "results"):
         (tmp_path / folder).mkdir(parents=True)

@@ -102,7 +102,7 @@ def test_a_smooth_error_has_the_size_and_the_correlation_time_that_it_is_given()
 def test_the_drift_starts_at_zero_and_has_its_size_after_three_seconds():
     error = dataclasses.replace(NONE, root_drift=0.1)
     ends, starts = [], []
-    for number in range(60):
+    for number in range(40):
         lifted, truth, _ = lift(error, clip_id=f"clip{number}", frames=75)
         away = (lifted - truth)[:, 0].norm(dim=-1)
         starts.append(away[0].item())
@@ -152,7 +152,7 @@ def test_its_error_on_real_motion_is_that_of_real_lifters():
     """PROTOCOL: PA-MPJPE 84 to 125 mm, bone lengths wander by 4 to 7 %, as of MediaPipe against four views."""
     draw = torch.Generator().manual_seed(5)
     found = []
-    for number, motion in enumerate(load_motions() * 4):
+    for number, motion in enumerate(load_motions() * 2):
         truth = torch.from_numpy(motion.positions[:60])
         camera = cameras.sample_orbit(
             truth[:, 0].mean(0), draw, elevation=(0.0, 0.44), distance=(2.5, 5.0), positions=truth

@@ -109,11 +109,6 @@ def write_joints(folder: Path, clip: str, camera_points: np.ndarray, world: np.n
 
 JOINTS_OPTIONS = {"units": "mm", "frame": "world", "up": "z"}
 WRITERS = {
-    "wham": write_wham,
-    "gvhmr": write_gvhmr,
-    "motionbert": write_motionbert,
-    "mvlift": write_mvlift,
-    "elepose": write_elepose,
-    "mediapipe": write_mediapipe,
-    "joints": write_joints,
-}
+    "wham": write_wham, "gvhmr": write_gvhmr, "motionbert": write_motionbert, "mvlift": write_mvlift,
+    "elepose": write_elepose, "mediapipe": write_mediapipe, "joints": write_joints,
+}  # fmt: skip

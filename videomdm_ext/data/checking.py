@@ -19,11 +19,11 @@ import blobfile as bf
 import numpy as np
 import torch
 
-from videomdm_ext.data import files, rules, rules_image
+from videomdm_ext.data import files, rules, rules_motion
 from videomdm_ext.data.files import Array
 from videomdm_ext.data.folder import SPLITS, Card, is_unfinished, names, on_plane, read_card
 from videomdm_ext.data.rules import ERROR, KINDS, WARNING, WHOLE, Finding, Sight
-from videomdm_ext.data.rules_image import lies_along, upright
+from videomdm_ext.data.rules_motion import lies_along, upright
 from videomdm_ext.data.texts import looks_decoded_twice, parse_texts
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.motion.features import Moments
@@ -101,22 +101,42 @@ def check_folder(path: str, progress: Progress | None = None, use_cache: bool = 
     except DatasetError as error:
         return Checked(path, 0, {}, (Finding(WHOLE, "card", str(error)),))
     splits, found = lists(path, card)
-    look = _Look(path, card, use_cache)
     ids = [clip_id for members in splits.values() for clip_id in members]
+    check, content, skeleton = version(card), hashlib.sha256(), by_name(card.skeleton)
+    known = remembered(path, check) if use_cache else {}
+    moments, sound, cached = {"teacher": Moments(skeleton), "truth": Moments(skeleton)}, True, 0
+    counts: Counts = {key: dict.fromkeys(STATES, 0) for key in FILES}
+    seen: dict[str, Clipfiles] = {}
     for number, clip_id in enumerate(ids):
-        look.add(clip_id, trained=number < len(splits["train"]))
+        clip = seen[clip_id] = _fetch(path, card, clip_id)
+        for key, data in clip.content.items():
+            content.update(f"{clip.places[key]}\0{len(data)}\0".encode() + data)
+        entry = known.get(clip_id, {})
+        if entry.get("content") == clip.digest:
+            cached += 1
+            clip.findings = [Finding(clip_id, *item) for item in entry["findings"]]
+            clip.states, clip.facts = entry["states"], entry["facts"]
+        else:
+            sight = _sight(clip, card)
+            clip.findings, clip.facts = sight.findings, _facts(clip, sight)
+        for key, state in clip.states.items():
+            counts[key][state] += 1
+        if number < len(splits["train"]):  # Mean and Std are compared where all of the training clips are sound
+            sound = sound and not any(item.level == ERROR for item in clip.findings)
+            for name in clip.facts["usable"] if sound else ():
+                moments[name].add(torch.from_numpy(files.array_from(clip.content[name], clip.places[name])))
+        clip.content = {}
         if progress:
             progress(number + 1, len(ids))
-    found += [item for seen in look.seen.values() for item in seen.findings]
-    facts = {clip_id: seen.facts for clip_id, seen in look.seen.items()}
+    found += [item for clip in seen.values() for item in clip.findings]
+    facts = {clip_id: clip.facts for clip_id, clip in seen.items()}
     found += leaks(splits, facts) + twins(facts) + tendencies(facts.values()) + strangers(path, card, set(ids))
-    # Mean and Std are compared with the clips where all of the training clips are sound
-    found += statistics(path, card, *((None, None) if look.spoilt else look.moments.values()))
-    if look.content.hexdigest() != card.content_hash and not any(f.kind in UNHASHED for f in found):
+    found += statistics(path, card, *(moments.values() if sound else (None, None)))
+    if content.hexdigest() != card.content_hash and not any(f.kind in UNHASHED for f in found):
         found.append(Finding(WHOLE, "card-hash", f"the card has {card.content_hash[:12]!r}"))
     if use_cache:
-        look.remember()
-    return Checked(path, len(ids), look.counts, tuple(found), look.cached)
+        remember(path, check, seen)
+    return Checked(path, len(ids), counts, tuple(found), cached)
 
 
 # -- one clip --------------------------------------------------------------------------------------------------------
@@ -178,7 +198,6 @@ def _fetch(path: str, card: Card, clip_id: str) -> Clipfiles:
 
 
 def _sight(found: Clipfiles, card: Card) -> Sight:
-    """The clip as far as it can be read, examined by the rulebook."""
     sight = Sight(found.clip_id, by_name(card.skeleton), card.fps, _parse(found), _captions(found), card.heading)
     rules.examine(sight)
     sight.findings = found.findings + sight.findings
@@ -209,7 +228,6 @@ def _parse(found: Clipfiles) -> dict[str, Array]:
 
 
 def _captions(found: Clipfiles) -> tuple[str, ...] | None:
-    """Captions of a clip, None where they cannot be read."""
     if found.states["texts"] != "found":
         return None
     name = found.places["texts"]
@@ -395,84 +413,28 @@ def statistics(path: str, card: Card, teacher: Moments | None, truth: Moments | 
     return found
 
 
-@dataclass
-class _Look:
-    """The pass over the clips of a folder: what was seen, the hash of the content, sums for the statistics."""
-
-    path: str
-    card: Card
-    use_cache: bool
-    seen: dict[str, Clipfiles] = field(default_factory=dict)
-    cached: int = 0
-
-    def __post_init__(self) -> None:
-        skeleton = by_name(self.card.skeleton)
-        self.content = hashlib.sha256()
-        self.moments = {"teacher": Moments(skeleton), "truth": Moments(skeleton)}
-        self.spoilt = False
-        self.counts: Counts = {key: dict.fromkeys(STATES, 0) for key in FILES}
-        self.version = version(self.card)
-        self.known = remembered(self.path, self.version) if self.use_cache else {}
-
-    def add(self, clip_id: str, *, trained: bool) -> None:
-        """Read a clip's files, and look at them unless they were looked at before."""
-        found = _fetch(self.path, self.card, clip_id)
-        for key, data in found.content.items():
-            self.content.update(f"{found.places[key]}\0{len(data)}\0".encode())
-            self.content.update(data)
-        entry = self.known.get(clip_id, {})
-        if entry.get("content") == found.digest:
-            self.cached += 1
-            found.findings = [Finding(clip_id, *item) for item in entry["findings"]]
-            found.states, found.facts = entry["states"], entry["facts"]
-        else:
-            sight = _sight(found, self.card)
-            found.findings, found.facts = sight.findings, _facts(found, sight)
-        self.seen[clip_id] = found
-        for key, state in found.states.items():
-            self.counts[key][state] += 1
-        if trained:
-            self._sum(found)
-        found.content = {}
-
-    def _sum(self, found: Clipfiles) -> None:
-        """Add a training clip to the moments; one with an error spoils them."""
-        self.spoilt |= any(item.level == ERROR for item in found.findings)
-        width = by_name(self.card.skeleton).num_features
-        for name, moments in self.moments.items():
-            if self.spoilt or name not in found.content or name not in found.facts.get("usable", ()):
-                continue
-            try:
-                features = files.array_from(found.content[name], found.places[name])
-            except DatasetError:
-                self.spoilt = True
-                return
-            self.spoilt |= features.shape[1:] != (width,) or not len(features)
-            if not self.spoilt:
-                moments.add(torch.from_numpy(features))
-
-    def remember(self) -> None:
-        """Write the cache, whole; a folder that cannot be written goes without."""
-        entries = {}
-        for clip_id, seen in self.seen.items():
-            told = [[item.kind, item.message, item.level] for item in seen.findings]
-            entries[clip_id] = {"content": seen.digest, "findings": told, "states": seen.states, "facts": seen.facts}
-        content = json.dumps({"check": self.version, "seal": sealed(entries), "clips": entries})
-        with contextlib.suppress(DatasetError):
-            files.write_bytes(bf.join(self.path, CACHE), content.encode())
-
-
 # -- what an earlier check found -------------------------------------------------------------------------------------
 
 
 def version(card: Card) -> str:
     """A hash of the check itself and of what it takes from the card."""
     content = hashlib.sha256()
-    for module in (rules, rules_image, inspect.getmodule(version)):
+    for module in (rules, rules_motion, inspect.getmodule(version)):
         content.update(inspect.getsource(module).encode())  # type: ignore[arg-type]
     facts = (card.skeleton, card.fps, card.lifter, dataclasses.asdict(card.heading))
     content.update(json.dumps(facts).encode())
     return content.hexdigest()
+
+
+def remember(path: str, check: str, seen: Mapping[str, Clipfiles]) -> None:
+    """Write the cache, whole; a folder that cannot be written goes without."""
+    entries = {}
+    for clip_id, clip in seen.items():
+        told = [[item.kind, item.message, item.level] for item in clip.findings]
+        entries[clip_id] = {"content": clip.digest, "findings": told, "states": clip.states, "facts": clip.facts}
+    content = json.dumps({"check": check, "seal": sealed(entries), "clips": entries})
+    with contextlib.suppress(DatasetError):
+        files.write_bytes(bf.join(path, CACHE), content.encode())
 
 
 def remembered(path: str, check: str) -> dict[str, Any]:

@@ -95,27 +95,18 @@ class Path:
         return cls(*decode_root(raw, skeleton), initial_heading(raw, skeleton))
 
 
-def moved_camera(features: Array, skeleton: Skeleton, extrinsics: Array, frames: slice) -> Array:
-    """A clip's camera [3, 4], or [T, 3, 4] of these frames, in the canonical frame of a crop."""
-    path = Path.of(features, skeleton)
-    heading, origin = _place(path, frames.start)
+def moved_camera(path: Path, extrinsics: Array, frames: slice) -> Tensor:
+    """A clip's camera [3, 4], or [T, 3, 4] of these frames, in the canonical frame of a crop (METHOD 6)."""
+    origin = path.roots[frames.start] * path.roots.new_tensor((1.0, 0.0, 1.0))
     cameras = torch.from_numpy((extrinsics[frames] if extrinsics.ndim == 3 else extrinsics).astype(np.float64))
     shape = cameras.shape[:-2]
-    return reexpress(cameras, heading.expand(shape), origin.expand(*shape, 3)).float().numpy()
-
-
-def _place(path: Path, start: int) -> tuple[Tensor, Tensor]:
-    """Heading [] and ground position [3] of the clip at a frame."""
-    return path.headings[start], path.roots[start] * path.roots.new_tensor((1.0, 0.0, 1.0))
+    return reexpress(cameras, path.headings[frames.start].expand(shape), origin.expand(*shape, 3)).float()
 
 
 def crop_camera(path: Path, extrinsics: Array, frames: slice) -> tuple[Tensor, float]:
     """The clip's camera [T, 3, 4] for the canonical frame of a crop, and the heading its rotation channels start at."""
-    count = frames.stop - frames.start
-    heading, origin = _place(path, frames.start)
-    cameras = torch.from_numpy((extrinsics[frames] if extrinsics.ndim == 3 else extrinsics[None]).astype(np.float64))
-    moved = reexpress(cameras, heading.expand(len(cameras)), origin.expand(len(cameras), 3)).float()
-    return moved.expand(count, 3, 4), heading.item() + path.initial
+    moved = moved_camera(path, extrinsics, frames).expand(frames.stop - frames.start, 3, 4)
+    return moved, path.headings[frames.start].item() + path.initial
 
 
 @dataclass(frozen=True)
@@ -207,13 +198,14 @@ def cut(clip: Clip, start: int, stop: int) -> Clip:
     rows = slice(start, stop)
     truth, truth_extrinsics = None, None
     if clip.truth is not None and clip.truth_extrinsics is not None:
-        truth, truth_extrinsics = clip.truth[rows], moved_camera(clip.truth, clip.skeleton, clip.truth_extrinsics, rows)
+        path, truth = Path.of(clip.truth, clip.skeleton), clip.truth[rows]
+        truth_extrinsics = moved_camera(path, clip.truth_extrinsics, rows).numpy()
     return dataclasses.replace(
         clip,
         teacher=clip.teacher[rows],
         keypoints=clip.keypoints[rows],
         confidence=clip.confidence[rows],
-        extrinsics=moved_camera(clip.teacher, clip.skeleton, clip.extrinsics, rows),
+        extrinsics=moved_camera(Path.of(clip.teacher, clip.skeleton), clip.extrinsics, rows).numpy(),
         truth=truth,
         truth_extrinsics=truth_extrinsics,
     )

@@ -339,7 +339,6 @@ def _members(content: bytes, wanted: tuple[str, ...] | None) -> dict[str, bytes]
 
 
 def _check_members(members: list[zipfile.ZipInfo], packed: int) -> None:
-    """Refuse an archive that does harm when it is unpacked."""
     total = sum(info.file_size for info in members)
     if len(members) > MEMBERS_LIMIT or len({info.filename for info in members}) < len(members):
         raise NotPlainError(f"it has {len(members)} members, more than {MEMBERS_LIMIT} or some of one name")

@@ -1,13 +1,4 @@
-"""The folder format: one file a clip for each of teacher, truth, keypoints, camera and texts, and a card.
-
-DIR/dataset.json                      the card, written last: a folder without one is not complete
-DIR/train.txt val.txt test.txt        ids
-DIR/Mean.npy Std.npy                  [D] of the truth where there is one, else of the teacher
-DIR/new_joint_vecs/ID.npy             [T, D] raw features of the truth (optional)
-DIR/teacher_vecs/LIFTER/ID.npy        [T, D] raw features of the teacher; Mean.npy and Std.npy [D] beside
-DIR/keypoints_2d/ID.npz               points [T, J, 2] on the normalised plane, confidence [T, J]
-DIR/cameras/ID.npz                    extrinsics and, with a truth, truth_extrinsics [3, 4] or [T, 3, 4]
-DIR/texts/ID.txt                      HumanML3D's lines: caption#word/TAG word/TAG#0.0#0.0
+"""The folder format (docs/data.md): a file a clip for each of teacher, truth, keypoints, camera, texts, and a card.
 
 A folder is written clip by clip, so that it need not fit into memory and an interrupted import goes on. While it is
 being built it has no card, and DIR/building/ holds one small file a clip: its split and its place in the order. A clip
@@ -17,7 +8,7 @@ counts once that file is there, and it is written after the clip's own files.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,14 +68,10 @@ class Card:
         if not isinstance(entries, dict) or entries.get("format") != FORMAT:
             found = entries.get("format") if isinstance(entries, dict) else type(entries).__name__
             raise DatasetError(f"{path}: expected format {FORMAT}, found {found!r}. Make the data set again.")
-        return cls._checked({key: value for key, value in entries.items() if key != "format"}, path)
-
-    @classmethod
-    def _checked(cls, entries: dict[str, Any], path: str) -> "Card":
-        known = {item.name: item for item in dataclasses.fields(cls)}
+        del entries["format"]
         needed = ("name", "skeleton", "fps", "lifter", "licence", "sources", "heading", "content_hash")
         missing = [name for name in needed if name not in entries]
-        unknown = [name for name in entries if name not in known]
+        unknown = sorted(set(entries) - {item.name for item in dataclasses.fields(cls)})
         if missing or unknown:
             raise DatasetError(
                 f"{path}: expected the entries of format {FORMAT}, found {', '.join(missing) or 'none'} missing and "
@@ -184,12 +171,25 @@ class Builder:
         files.checked_id(card.lifter, "lifter")
         files.check_writable(path)
         self.path, self.card, self.tagger, self.min_frames = path, card, tagger or untagged, min_frames
-        self._retire_card()
-        self._check_recipe()
-        self.done = {mark["id"]: (mark["split"], int(mark["place"])) for mark in self._marks()}
+        place, recipe, wanted = bf.join(path, CARD), self._mark(RECIPE), card.to_json()
+        if bf.exists(place):  # the card of an earlier version goes; another data set is not written over
+            found = read_card(path).name
+            if found != card.name:
+                raise DatasetError(
+                    f"{place}: expected no data set or {card.name!r}, found {found!r}. Choose another folder."
+                )
+            bf.remove(place)
+        if bf.exists(recipe) and files.read_text(recipe) != wanted:
+            raise DatasetError(
+                f"{recipe}: an unfinished import with other settings lies here. Start it again with its own settings, "
+                f"or remove {path}."
+            )
+        files.write_bytes(recipe, wanted.encode())
+        listed = [name for name in bf.listdir(bf.join(path, MARKS)) if name.endswith(".json") and name != RECIPE]
+        marks = [files.read_json(self._mark(name)) for name in listed]
+        self.done = {mark["id"]: (mark["split"], int(mark["place"])) for mark in marks}
 
     def __contains__(self, clip_id: str) -> bool:
-        """Whether the clip is written, all of it."""
         return clip_id in self.done
 
     def forget(self) -> None:
@@ -226,7 +226,17 @@ class Builder:
             raise DatasetError(f"{self.path}: expected clips in the split train, found {found}. Put clips there.")
         for split, ids in members.items():
             files.write_bytes(bf.join(self.path, f"{split}.txt"), "".join(f"{i}\n" for i in ids).encode())
-        self._write_statistics(members["train"])
+        # Mean and Std of the truth (of the teacher where there is none) and of the teacher
+        skeleton, lifted = by_name(self.card.skeleton), bf.join(self.path, "teacher_vecs", self.card.lifter)
+        teacher, truth = Moments(skeleton), Moments(skeleton)
+        for clip_id in members["train"]:
+            place = {key: bf.join(self.path, name) for key, name in names(clip_id, self.card).items()}
+            teacher.add(torch.from_numpy(files.read_array(place["teacher"])))
+            if bf.exists(place["truth"]):
+                truth.add(torch.from_numpy(files.read_array(place["truth"])))
+        for folder, moments in ((self.path, truth if truth.count else teacher), (lifted, teacher)):
+            for name, values in zip(("Mean.npy", "Std.npy"), moments.mean_and_std(), strict=True):
+                files.write_bytes(bf.join(folder, name), files.array_bytes(values.numpy()))
         ordered = [clip_id for split in SPLITS for clip_id in members[split]]
         self.card = dataclasses.replace(
             self.card,
@@ -237,47 +247,6 @@ class Builder:
         files.write_bytes(bf.join(self.path, CARD), self.card.to_json().encode())
         bf.rmtree(bf.join(self.path, MARKS))
         return read_card(self.path)
-
-    def _write_statistics(self, ids: list[str]) -> None:
-        """Mean and Std of the truth (of the teacher where there is none) and of the teacher."""
-        skeleton = by_name(self.card.skeleton)
-        teacher, truth = Moments(skeleton), Moments(skeleton)
-        for clip_id in ids:
-            place = {key: bf.join(self.path, name) for key, name in names(clip_id, self.card).items()}
-            teacher.add(torch.from_numpy(files.read_array(place["teacher"])))
-            if bf.exists(place["truth"]):
-                truth.add(torch.from_numpy(files.read_array(place["truth"])))
-        lifted = bf.join(self.path, "teacher_vecs", self.card.lifter)
-        for folder, moments in ((self.path, truth if truth.count else teacher), (lifted, teacher)):
-            for name, values in zip(("Mean.npy", "Std.npy"), moments.mean_and_std(), strict=True):
-                files.write_bytes(bf.join(folder, name), files.array_bytes(values.numpy()))
-
-    def _retire_card(self) -> None:
-        """Remove the card of an earlier version; refuse to write over another data set."""
-        place = bf.join(self.path, CARD)
-        if not bf.exists(place):
-            return
-        found = read_card(self.path).name
-        if found != self.card.name:
-            raise DatasetError(
-                f"{place}: expected no data set or {self.card.name!r}, found {found!r}. Choose another folder."
-            )
-        bf.remove(place)
-
-    def _check_recipe(self) -> None:
-        """Clips of an unfinished import may only be taken over by an import of the same recipe."""
-        place, wanted = self._mark(RECIPE), self.card.to_json()
-        if bf.exists(place) and files.read_text(place) != wanted:
-            raise DatasetError(
-                f"{place}: an unfinished import with other settings lies here. Start it again with its own settings, "
-                f"or remove {self.path}."
-            )
-        files.write_bytes(place, wanted.encode())
-
-    def _marks(self) -> Iterator[dict[str, str]]:
-        for name in bf.listdir(bf.join(self.path, MARKS)):
-            if name.endswith(".json") and name != RECIPE:
-                yield files.read_json(self._mark(name))
 
     def _mark(self, name: str) -> str:
         return bf.join(self.path, MARKS, name)
@@ -322,7 +291,7 @@ def read_clip(path: str, card: Card, clip_id: str, *, min_frames: int = MIN_FRAM
     place = {key: bf.join(path, name) for key, name in names(files.checked_id(clip_id, path), card).items()}
     seen = files.read_arrays(place["keypoints"], needed=NEEDED)
     cameras = files.read_arrays(place["camera"], needed=("extrinsics",))
-    known = bf.exists(place["truth"])
+    known, size = bf.exists(place["truth"]), cameras.get("image_size")
     clip = Clip(
         id=clip_id,
         fps=card.fps,
@@ -335,15 +304,11 @@ def read_clip(path: str, card: Card, clip_id: str, *, min_frames: int = MIN_FRAM
         truth=files.read_array(place["truth"]) if known else None,
         truth_extrinsics=cameras.get("truth_extrinsics"),
         intrinsics=cameras.get("intrinsics"),
-        image_size=_size(cameras.get("image_size")),
+        image_size=None if size is None else (round(float(size[0])), round(float(size[1]))),
         source=bf.join(path, clip_id),
     )
     validate(clip, fps=card.fps, min_frames=min_frames)
     return clip
-
-
-def _size(values: Array | None) -> tuple[int, int] | None:
-    return None if values is None else (round(float(values[0])), round(float(values[1])))
 
 
 def read_statistics(path: str, lifter: str | None = None) -> tuple[Array, Array]:

@@ -171,7 +171,11 @@ def time_scaled(motion: Motion, factor: float) -> Motion:
         )
     last = len(motion.positions) - 1
     at = np.arange(int(last * factor + 1e-6) + 1) / factor
-    positions = _assembled(_interpolated(_bones(motion.positions.astype(np.float64)), at))
+    positions = motion.positions.astype(np.float64)
+    positions[:, 1:] -= positions[:, list(SMPL22.parents[1:])]  # the root, and each joint's vector from its parent
+    positions = _interpolated(positions, at)
+    for joint, parent in enumerate(SMPL22.parents[1:], start=1):  # parents come before their children
+        positions[:, joint] += positions[:, parent]
     captions = tuple(with_pace(caption, factor) for caption in motion.captions)
     name = f"{motion.name}_x{factor:g}"
     return dataclasses.replace(motion, name=name, positions=positions.astype(np.float32), captions=captions)
@@ -184,21 +188,6 @@ def with_pace(caption: str, factor: float) -> str:
     adverb = "slowly" if factor > 1 else "quickly"
     changed, count = SUBJECT.subn(rf"\1 {adverb}", caption)
     return changed if count else f"{caption.rstrip('.')} {adverb}."
-
-
-def _bones(positions: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Root position and the vector from its parent to every other joint, [T, J, 3]."""
-    bones = positions.copy()
-    bones[:, 1:] -= positions[:, list(SMPL22.parents[1:])]
-    return bones
-
-
-def _assembled(bones: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Inverse of `_bones`; parents come before their children."""
-    positions = bones.copy()
-    for joint, parent in enumerate(SMPL22.parents[1:], start=1):
-        positions[:, joint] += positions[:, parent]
-    return positions
 
 
 def _interpolated(bones: NDArray[np.float64], at: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -322,7 +311,6 @@ def build_demo(
             assert seen.truth is not None
             errors.append(measure_error(seen.lifted, seen.truth, SMPL22, fps=FPS))
             members.append(to_clip(seen))
-    recipe = {"seed": seed, "views": views, "durations": durations, "cameras": dataclasses.asdict(optics)}
     card = Card(
         name="demo",
         skeleton=SMPL22.name,
@@ -330,8 +318,8 @@ def build_demo(
         lifter=lifter,
         licence=LICENCE,
         sources=SOURCES,
-        lifter_error=_mean(errors),
-        recipe=recipe,
+        lifter_error={name: round(float(np.mean([error[name] for error in errors])), 5) for name in errors[0]},
+        recipe={"seed": seed, "views": views, "durations": durations, "cameras": dataclasses.asdict(optics)},
     )
     return write_folder(path, splits, card)
 
@@ -360,8 +348,3 @@ def _views(motion: Motion, durations: Sequence[float], views: int, optics: Optic
             yield observe(
                 clip_id, variant.captions, positions, skeleton=SMPL22, fps=float(FPS), optics=optics, draw=draw
             )
-
-
-def _mean(errors: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The mean of every figure over the clips, to 5 decimals."""
-    return {name: round(float(np.mean([error[name] for error in errors])), 5) for name in errors[0]}

@@ -135,9 +135,7 @@ def detector_error(clips: Sequence[Clip]) -> dict[str, float]:
 
 
 def _seen(features: Array, extrinsics: Array, clip: Clip) -> Tensor:
-    """Decoded positions [T, J, 3] in camera coordinates."""
-    camera = torch.from_numpy(extrinsics)
-    camera = camera if camera.ndim == 3 else camera.unsqueeze(0)
+    camera = torch.from_numpy(extrinsics if extrinsics.ndim == 3 else extrinsics[None])
     return to_camera(decode(torch.from_numpy(features), clip.skeleton), camera)
 
 

@@ -15,11 +15,23 @@ from numpy.typing import NDArray
 
 from videomdm_ext.data.clip import MIN_FRAMES, Clip
 from videomdm_ext.data.files import Array
-from videomdm_ext.data.rules_image import ERROR, WARNING, Image, Positions, compare, unit
+from videomdm_ext.data.rules_motion import (
+    ERROR,
+    WARNING,
+    Image,
+    Positions,
+    check_bones,
+    check_facing,
+    check_floor,
+    check_sides,
+    check_steadiness,
+    check_stride,
+    compare,
+)
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.cameras import is_rotation
 from videomdm_ext.motion.features import channels, decode
-from videomdm_ext.motion.kinematics import RAW, HeadingRule, heading
+from videomdm_ext.motion.kinematics import RAW, HeadingRule
 from videomdm_ext.motion.skeletons import Skeleton
 
 REFUSE = "refuse"
@@ -32,22 +44,6 @@ WIDEST_IMAGE = 5.0
 LEG = 0.83  # metres from hip to ankle along the bones, of an adult
 IMPOSSIBLE_LEG, UNUSUAL_LEG = (0.2, 4.0), (0.55, 1.35)
 UNITS = {0.001: "kilometres", 0.0254**-1: "inches", 100.0: "centimetres", 1000.0: "millimetres"}
-FACING = (math.radians(20), math.radians(60))
-"""Warning and error, of the angle from +z at the first frame; smoothed headings differ by up to 24 degrees."""
-FACING_SMOOTHED = (math.radians(60), math.radians(120))
-FLOOR = (0.6, 1.5)  # metres of the lowest joints from y = 0; lifters are off by half a metre
-FASTEST = (22.0, 40.0)  # m/s of any joint: kicks and throws reach 16, with a lifter's jitter 20
-STILLEST = (1e-4, 0.01)  # metres that the joint that moves most moves in the whole clip
-BONE, BONE_CHANGE = 0.15, 0.3
-"""Metres of the bones that are looked at, and the share of its length by which a true bone may not change."""
-OFF_TEACHER, OFF_FAR = 0.12, 0.8
-"""The same of a teacher, which mistakes depth: in this share of all bones and frames (5 % is usual), or one bone by
-OFF_FAR of its length in a tenth of the frames."""
-BACKWARD = {"truth": (-0.2, -0.2), "teacher": (-0.2, -0.6)}
-"""Warning and error, of the mean cosine of toes or nose against the body's forward side: people have 0.4 and more, one
-of 300 lifted clips -0.43, since a lifter may take near for far."""
-STRIDE = (0.42, 1.4)  # Hz of a walking person's strides: people have 0.6 to 1.15
-WALKED, STEPPED = 24, 0.12  # frames, and metres that the ankles swing, from which a stride can be timed
 ALIKE = "teacher and truth alike, so it is the keypoints or both cameras"
 """What is wrong with both motions' projections is wrong with the keypoints, or with both cameras."""
 
@@ -146,7 +142,6 @@ def _captions(sight: Sight) -> None:
 
 
 def _shapes(sight: Sight) -> None:
-    """Channels, joints and dimensions."""
     joints, width = sight.skeleton.num_joints, sight.skeleton.num_features
     last = {"teacher": (width,), "truth": (width,), "points": (joints, 2), "confidence": (joints,)}
     for name, values in sight.arrays.items():
@@ -167,7 +162,6 @@ def _shapes(sight: Sight) -> None:
 
 
 def _lengths(sight: Sight) -> None:
-    """One length, that of most arrays, and enough frames."""
     still = {name for name in MOTIONS.values() if name in sight.sound and sight.sound[name].ndim == 2}
     lengths = {name: len(values) for name, values in sight.sound.items() if name not in still}
     if not lengths:
@@ -185,30 +179,25 @@ def _lengths(sight: Sight) -> None:
 
 
 def _numbers(sight: Sight) -> None:
-    """No NaN, and no infinity, wherever an entry counts."""
     for name, values in list(sight.sound.items()):
         bad: NDArray[np.bool_] = ~(np.abs(values) < ABSURD)
         if name == "points" and "confidence" in sight.sound:
             bad = bad & ~(sight.sound["confidence"] == 0)[..., None]
         if bad.any():
-            what = f"{int(bad.sum())} NaN or infinite of {bad.size}, the first at {_first(bad)}"
+            first = tuple(np.argwhere(bad)[0].tolist())
+            what = f"{int(bad.sum())} NaN or infinite of {bad.size}, the first at {first}"
             sight.add("not-a-number", f"expected numbers in {SAID.get(name, name)}, found {what}")
             sight.sound.pop(name)
 
 
-def _first(bad: NDArray[np.bool_]) -> tuple[int, ...]:
-    return tuple(int(i) for i in np.argwhere(bad)[0])
-
-
 def _confidence(sight: Sight) -> None:
-    """From 0 to 1, and above 0 somewhere, unless the motion itself is known and no camera saw it."""
     confidence = sight.sound.get("confidence")
     if confidence is None:
         return
     outside = (confidence < 0) | (confidence > 1)
     teacher, truth = sight.sound.get("teacher"), sight.sound.get("truth")
     if outside.any():
-        first = _first(outside)
+        first = tuple(np.argwhere(outside)[0].tolist())
         sight.add("confidence", f"expected confidence from 0 to 1, found {confidence[first]:g} at {first}")
     elif (confidence > 0).any():
         seen = float((confidence > 0.1).mean())
@@ -237,14 +226,13 @@ def _cameras(sight: Sight) -> None:
 
 
 def _image_plane(sight: Sight) -> None:
-    """Keypoints that were seen lie on the normalised plane."""
     if not {"points", "confidence"} <= set(sight.sound):
         return
     reach = np.where(sight.sound["confidence"] > 0, np.abs(sight.sound["points"]).max(-1), 0)
     far = reach > WIDEST_IMAGE
     if not far.any():
         return
-    first = _first(far)
+    first = tuple(np.argwhere(far)[0].tolist())
     at = f"{np.round(sight.sound['points'][first], 3).tolist()} at frame and joint {first}"
     what = f"expected keypoints within +-{WIDEST_IMAGE:g} on the normalised image plane, found"
     if np.median(reach[sight.sound["confidence"] > 0]) > WIDEST_IMAGE:
@@ -282,104 +270,10 @@ def _sizes(sight: Sight) -> None:
         sight.add("units", f"expected a person in metres, with legs of about {LEG:.2f} m, in the {name}, found {what}")
 
 
-# -- what a motion shows by itself -----------------------------------------------------------------------------------
-
-
-def _sides(sight: Sight) -> None:
-    """Toes, or the nose, point to where hips and spine say that the front is: else left is called right."""
-    for name, positions in sight.moved.items():
-        joints = {joint: positions[:, number] for number, joint in enumerate(sight.skeleton.joints)}
-        front = np.cross(joints["l_hip"] - joints["r_hip"], joints["neck"] - joints["pelvis"])
-        if "l_foot" in joints:
-            ahead = joints["l_foot"] - joints["l_ankle"] + joints["r_foot"] - joints["r_ankle"]
-        else:
-            ahead = joints["nose"] - joints["neck"]
-        cosine = float((unit(front) * unit(ahead)).sum(-1).mean())
-        warn, refuse = BACKWARD[name]
-        message = f"{name}: toes or nose point backwards (cosine {cosine:.2f}): left is right, or near is far"
-        sight.graded("left-right", -cosine, (-warn, -refuse), message)
-        if cosine < refuse:
-            sight.exchanged.add(name)
-
-
-def _facing(sight: Sight) -> None:
-    for name, positions in sight.moved.items():
-        if name not in sight.exchanged:
-            angle = float(heading(torch.from_numpy(positions), sight.skeleton, sight.rule)[0])
-            message = f"{name}: faces {math.degrees(angle):.0f} degrees off +z at the first frame"
-            sight.graded("facing", abs(angle), FACING if sight.rule == RAW else FACING_SMOOTHED, message)
-
-
-def _floor(sight: Sight) -> None:
-    for name, positions in sight.moved.items():
-        lowest = float(np.quantile(positions[..., 1].min(-1), 0.05))
-        sight.graded("floor", abs(lowest), FLOOR, f"{name}: the lowest joints are at y = {lowest:.2f} m")
-
-
-def _steadiness(sight: Sight) -> None:
-    """Somebody moves, and nobody faster than people do."""
-    for name, positions in sight.moved.items():
-        moved = float(np.linalg.norm(np.ptp(positions, axis=0), axis=-1).max())
-        message = f"{name}: no joint moves more than {1000 * moved:.2f} mm in {len(positions)} frames"
-        sight.graded("frozen", -moved, (-STILLEST[1], -STILLEST[0]), message)
-        speed = np.linalg.norm(np.diff(positions, axis=0), axis=-1) * sight.fps
-        frame, joint = (int(i) for i in np.unravel_index(int(speed.argmax()), speed.shape))
-        fastest = speed.max(-1)
-        near = np.delete(fastest[max(frame - 3, 0) : frame + 4], min(frame, 3))
-        alone = bool(fastest[frame] > 3 * np.median(near))  # a jump, not a quick movement
-        message = f"{name}: joint {joint} has {speed.max():.0f} m/s after frame {frame}"
-        sight.graded("teleport" if alone else "speed", float(speed.max()), FASTEST, message)
-
-
-def _bones(sight: Sight) -> None:
-    skeleton = sight.skeleton
-    for name, positions in sight.moved.items():
-        lengths = np.linalg.norm(positions[:, 1:] - positions[:, list(skeleton.parents[1:])], axis=-1)
-        usual = np.median(lengths, axis=0)
-        long = usual > BONE
-        low, high = np.quantile(lengths, (0.05, 0.95), axis=0)
-        change = (high - low) / np.maximum(usual, 1e-6) * long
-        bad = change.max() > BONE_CHANGE
-        if name == "teacher":
-            off = np.abs(lengths / np.maximum(usual, 1e-6) - 1) * long
-            bad = (off > BONE_CHANGE).sum() / max(off.shape[0] * long.sum(), 1) > OFF_TEACHER
-            bad = bad or (off > OFF_FAR).mean(0).max() > 0.1
-        if bad:
-            worst = int(change.argmax())
-            bone = f"the bone to {skeleton.joints[worst + 1]} is {low[worst]:.2f} to {high[worst]:.2f} m long"
-            sight.add("bones", f"{name}: {bone}", WARNING if name == "teacher" else ERROR)
-
-
-def _stride(sight: Sight) -> None:
-    """A walk at twice or half the pace of people, where a caption speaks of walking."""
-    main = sight.moved.get("truth", sight.moved.get("teacher"))
-    if main is None or not any("walk" in text.lower() for text in sight.texts or ()):
-        return
-    sight.stride = stride(main, sight.skeleton, sight.fps)
-    if sight.stride is not None and not STRIDE[0] < sight.stride < STRIDE[1]:
-        sight.add("speed", f"walks with {sight.stride:.2f} strides a second, people have 0.6 to 1.15", WARNING)
-
-
-def stride(positions: Positions, skeleton: Skeleton, fps: float) -> float | None:
-    """Hz at which the ankles pass each other back and forth, None where they do not."""
-    across = positions[:, skeleton.index("l_hip")] - positions[:, skeleton.index("r_hip")]
-    ahead = unit(across[:, [2, 1, 0]] * np.array((-1.0, 0.0, 1.0)))
-    apart = positions[:, skeleton.index("l_ankle")] - positions[:, skeleton.index("r_ankle")]
-    swing = (apart * ahead).sum(-1)
-    swing = swing - swing.mean()
-    if len(swing) < WALKED or swing.std() < STEPPED:
-        return None
-    size = max(1024, 1 << (len(swing) * 4).bit_length())
-    power = np.abs(np.fft.rfft(swing * np.hanning(len(swing)), size)) ** 2
-    rate = np.fft.rfftfreq(size, 1 / fps)
-    return float(rate[int(np.where(rate > 0.2, power, 0).argmax())])
-
-
 # -- what motion, camera and keypoints show together ------------------------------------------------------------------
 
 
 def _against_image(sight: Sight) -> None:
-    """Each motion with the image; what is wrong with both alike is reported once."""
     points, confidence = sight.sound.get("points"), sight.sound.get("confidence")
     if points is None or confidence is None:
         return
@@ -459,17 +353,17 @@ KINDS: dict[str, Kind] = {
     "z-scored": Kind(REFUSE, _sizes, "features that are not raw", "Store raw features: undo (x - Mean) / Std."),
     "units": Kind(REFUSE, _sizes, "a person of a wrong size",
         "Give metres, not millimetres or centimetres, then make the features again."),
-    "left-right": Kind(ERROR, _sides, "left and right exchanged",
+    "left-right": Kind(ERROR, check_sides, "left and right exchanged",
         "Exchange the left and right joints of the part that is named."),
-    "facing": Kind(ERROR, _facing, "a first frame that does not face +z",
+    "facing": Kind(ERROR, check_facing, "a first frame that does not face +z",
         "Make the clip canonical: pelvis over the origin, facing +z."),
-    "floor": Kind(ERROR, _floor, "a floor far from y = 0", "Move the source's world so that its floor is at y = 0."),
-    "frozen": Kind(ERROR, _steadiness, "a person or a detector that never moves",
+    "floor": Kind(ERROR, check_floor, "a floor far from y = 0", "Move the source's world: its floor is at y = 0."),
+    "frozen": Kind(ERROR, check_steadiness, "a person or a detector that never moves",
         "Look at it with data show; leave it out."),
-    "teleport": Kind(ERROR, _steadiness, "a jump that nobody can make", "Cut the clip there, or leave it out."),
-    "speed": Kind(WARNING, _stride, "movements too quick or too slow",
+    "teleport": Kind(ERROR, check_steadiness, "a jump that nobody can make", "Cut the clip there, or leave it out."),
+    "speed": Kind(WARNING, check_stride, "movements too quick or too slow",
         "Is the frame rate right? Resample to the card's fps, or correct it."),
-    "bones": Kind(ERROR, _bones, "bones that change their length",
+    "bones": Kind(ERROR, check_bones, "bones that change their length",
         "Look at it with data show; leave it out if the lifter failed."),
     "camera-units": Kind(ERROR, _against_image, "a camera too far away or at the person",
         "Give the translation in metres, in the clip's frame."),

@@ -246,7 +246,6 @@ class ResultsLifter(Lifter):
     def _placed(
         self, path: Path, found: Tensor, keypoints: Tensor, confidence: Tensor, extrinsics: Tensor, fps: float
     ) -> Tensor:
-        """The motion in the world of the clip."""
         frame = self.description.frame
         if frame == "own":
             return place_whole(found, keypoints, confidence, extrinsics)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from videomdm_ext.data.checking import examine_clip
 from videomdm_ext.data.folder import SPLITS, Card, read_card, read_ids
 from videomdm_ext.data.rules import Finding
-from videomdm_ext.data.rules_image import project
+from videomdm_ext.data.rules_motion import project
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.motion.features import decode
 from videomdm_ext.motion.skeletons import Skeleton, by_name

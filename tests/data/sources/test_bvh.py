@@ -164,9 +164,8 @@ def assert_joints(found, human, positions, joints=SMPL22.joints, tolerance=2e-4)
     assert len(named) >= 17
     lift = np.mean([found[:, SMPL22.index(name), 1] - at[:, 1] for name, at in named.items()])
     for name, at in named.items():
-        np.testing.assert_allclose(
-            found[:, SMPL22.index(name)], at + np.array((0, lift, 0)), atol=tolerance, err_msg=name
-        )
+        expected = at + np.array((0, lift, 0))
+        np.testing.assert_allclose(found[:, SMPL22.index(name)], expected, atol=tolerance, err_msg=name)
     assert abs(float(lowest)) < 1e-5
 
 
@@ -183,15 +182,19 @@ def test_joints_are_where_kinematics_puts_them_in_every_naming(tmp_path, naming,
     assert f"joints of {naming}," in caplog.text
     lengths = bone_lengths(found, SMPL22)
     assert (lengths > 0.03).all()
-    heights = found.mean(0)[
-        [SMPL22.index(name) for name in ("pelvis", "spine1", "spine2", "spine3", "neck", "head")], 1
-    ]
+    trunk = [SMPL22.index(name) for name in ("pelvis", "spine1", "spine2", "spine3", "neck", "head")]
+    heights = found.mean(0)[trunk, 1]
     assert (heights.diff() > 0.02).all()
 
 
-def test_left_is_left_of_where_the_person_looks(tmp_path):
+def test_left_is_left_of_where_the_person_looks_and_keypoints_are_the_joints_projected(tmp_path):
     written(tmp_path / "a.bvh")
-    found = read_take(tmp_path / "a.bvh", Reading())[0]
+    importer = BvhImporter(str(tmp_path), ImportOptions(optics=Optics(noise=0.0)))
+    seen = importer.read(importer.members()[0])
+    camera = seen.truth.numpy() @ seen.extrinsics[:, :3].numpy().T + seen.extrinsics[:, 3].numpy()
+    np.testing.assert_allclose(seen.keypoints.numpy(), camera[..., :2] / camera[..., 2:], atol=1e-5)
+    torch.testing.assert_close(seen.truth, read_take(tmp_path / "a.bvh", Reading()))
+    found = seen.truth[0]
     for joint in ("hip", "knee", "shoulder", "elbow", "wrist"):
         assert found[SMPL22.index(f"l_{joint}"), 0] > found[SMPL22.index(f"r_{joint}"), 0] + 0.1
     assert found[SMPL22.index("l_foot"), 2] > found[SMPL22.index("l_ankle"), 2] + 0.08
@@ -224,19 +227,14 @@ def test_a_unit_that_makes_no_person_is_refused_unless_it_is_given(tmp_path):
     assert_joints(read_take(tmp_path / "a.bvh", Reading(scale=0.3)), human, positions[::3])
 
 
-def upright(path, frames=121):
-    """A file with z up, of the same person. -> human, positions with y up"""
-    human = Human("mixamo")
-    turns, root = moves(human, frames, 60.0)
-    up = np.array(((1.0, 0, 0), (0, 0, -1), (0, 1, 0)))  # y up to z up
-    write_bvh(path, human, up @ turns @ up.T, root @ up.T, offsets=[up @ offset for offset in human.offsets])
-    return human, placed(human, turns, root)
-
-
 def test_z_up_is_turned_to_y_up_and_left_stays_left(tmp_path):
-    human, positions = upright(tmp_path / "a.bvh")
-    assert_joints(read_take(tmp_path / "a.bvh", Reading()), human, positions[::3])
-    assert_joints(read_take(tmp_path / "a.bvh", Reading(up="z")), human, positions[::3])
+    human = Human("mixamo")
+    turns, root = moves(human, 121, 60.0)
+    up = np.array(((1.0, 0, 0), (0, 0, -1), (0, 1, 0)))  # y up to z up
+    offsets = [up @ offset for offset in human.offsets]
+    write_bvh(tmp_path / "a.bvh", human, up @ turns @ up.T, root @ up.T, offsets=offsets)
+    for reading in (Reading(), Reading(up="z")):
+        assert_joints(read_take(tmp_path / "a.bvh", reading), human, placed(human, turns, root)[::3])
 
 
 def test_a_person_of_whom_nothing_says_what_is_up_is_refused(tmp_path):
@@ -327,15 +325,6 @@ def test_an_import_cuts_long_takes_and_shows_what_cameras_see(tmp_path):
     assert not np.allclose(by_id["Walk_slow_s0_v0"].extrinsics, by_id["Walk_slow_s0_v1"].extrinsics)
 
 
-def test_keypoints_are_the_joints_projected(tmp_path):
-    written(tmp_path / "a.bvh")
-    importer = BvhImporter(str(tmp_path), ImportOptions(optics=Optics(noise=0.0)))
-    seen = importer.read(importer.members()[0])
-    camera = seen.truth.numpy() @ seen.extrinsics[:, :3].numpy().T + seen.extrinsics[:, 3].numpy()
-    np.testing.assert_allclose(seen.keypoints.numpy(), camera[..., :2] / camera[..., 2:], atol=1e-5)
-    torch.testing.assert_close(seen.truth, read_take(tmp_path / "a.bvh", Reading()))
-
-
 def test_a_map_of_ones_own_names_the_joints(tmp_path):
     human = Human("mixamo")
     human.names = [name and f"bone{number}" for number, name in enumerate(human.names)]
@@ -368,45 +357,34 @@ def test_a_map_that_names_no_skeleton_is_refused(tmp_path, text, message):
         importer.read(importer.members()[0])
 
 
-def read_first(source, **options):
-    importer = BvhImporter(str(source), ImportOptions(**options))
-    return importer.read(importer.members()[0])
-
-
 def test_options_that_are_none_are_refused(tmp_path):
     written(tmp_path / "a.bvh", frames=20)
     for extra in ({"up": "x"}, {"scale": "-1"}, {"scale": "tall"}, {"colour": "red"}):
         with pytest.raises(ConfigError, match=f"--option {next(iter(extra))}"):
-            read_first(tmp_path, extra=extra)
+            (importer := BvhImporter(str(tmp_path), ImportOptions(extra=extra))).read(importer.members()[0])
 
 
 def damaged(text, kind):
     """The text of a file with one thing broken."""
     head, motion = text.split("MOTION\n")
-    lines = motion.splitlines()
-    if kind == "declares a billion frames":
-        lines[0] = "Frames: 1000000000"
-    elif kind == "is cut off":
-        lines = lines[: len(lines) // 2]
-    elif kind == "has a line cut off":
-        lines[-1] = lines[-1][: len(lines[-1]) // 2]
-    elif kind == "has a word for a number":
-        lines[5] = lines[5].replace(lines[5].split()[3], "word", 1)
-    elif kind == "has NaN":
-        lines[5] = " ".join(["nan", *lines[5].split()[1:]])
-    elif kind == "has no frame time":
-        lines[1] = "Frame Time: 0"
-    elif kind == "moves its joints":
-        head = head.replace("CHANNELS 3", "CHANNELS 6 Xposition Yposition Zposition", 1)
-    elif kind == "has two roots":
-        head = head.replace("JOINT", "ROOT", 1)
-    elif kind == "has too many braces":
-        head = head + "}\n"
-    elif kind == "is mostly blank":
-        return "HIERARCHY\n" + " \n" * 300_000 + motion
-    elif kind == "is garbage":
-        return "\x00\x01" * 1000
-    return head + "MOTION\n" + "\n".join(lines) + "\n"
+    frames, seconds, *rows = motion.splitlines()
+    word, nan, half = rows[3].split(), ["nan", *rows[3].split()[1:]], rows[-1][: len(rows[-1]) // 2]
+    word[3] = "word"
+    changed = {
+        "declares a billion frames": (head, "Frames: 1000000000", seconds, *rows),
+        "is cut off": (head, frames, seconds, *rows[: len(rows) // 2]),
+        "has a line cut off": (head, frames, seconds, *rows[:-1], half),
+        "has a word for a number": (head, frames, seconds, *rows[:3], " ".join(word), *rows[4:]),
+        "has NaN": (head, frames, seconds, *rows[:3], " ".join(nan), *rows[4:]),
+        "has no frame time": (head, frames, "Frame Time: 0", *rows),
+        "moves its joints": (head.replace("CHANNELS 3", "CHANNELS 6 Xposition Yposition Zposition", 1), motion),
+        "has two roots": (head.replace("JOINT", "ROOT", 1), motion),
+        "has too many braces": (head + "}\n", motion),
+        "is mostly blank": ("HIERARCHY\n" + " \n" * 300_000, motion),
+        "is garbage": ("\x00\x01" * 1000, motion),
+    }
+    start, *lines = changed[kind]
+    return start + "MOTION\n" + "\n".join(lines) + "\n"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -62,35 +63,45 @@ def camera_file(place, factor):
     return {"extrinsics": outside, "intrinsics_w_distortion": distorted, "intrinsics_wo_distortion": lens}
 
 
-def write_source(root, actions=("squat", "dumbbell_biceps_curls"), *, exchanged=False, marks=None):
+@pytest.fixture(scope="module")
+def official(tmp_path_factory):
+    """-> the official folder, to be read alone."""
+    root = tmp_path_factory.mktemp("fit3d") / "source"
     for number, subject in enumerate(("s03", "s04", "s05")):
         folder = root / "train" / subject
         (folder / "joints3d_25").mkdir(parents=True)
-        for action, motion in zip(actions, ("walk", "dance_a"), strict=True):
-            joints = joints25(motion, exchanged=exchanged) + np.array((0.1 * number, 0.2, 0))
+        for action, motion in (("squat", "walk"), ("dumbbell_biceps_curls", "dance_a")):
+            joints = joints25(motion) + np.array((0.1 * number, 0.2, 0))
             (folder / "joints3d_25" / f"{action}.json").write_text(json.dumps({"joints3d_25": joints.tolist()}))
             for camera, (place, factor) in CAMERAS.items():
                 (folder / "camera_parameters" / camera).mkdir(parents=True, exist_ok=True)
                 text = json.dumps(camera_file(np.array(place), factor))
                 (folder / "camera_parameters" / camera / f"{action}.json").write_text(text)
-        if marks:
-            (folder / "rep_ann.json").write_text(json.dumps(marks))
-    return str(root)
+    return root
+
+
+@pytest.fixture
+def source(official, tmp_path):
+    """-> a copy of the official folder, to be changed."""
+    return shutil.copytree(official, tmp_path / "source")
 
 
 def decoded(features):
     return decode(torch.from_numpy(features).double(), SMPL22).numpy()
 
 
-def test_keypoints_are_the_sources_joints_seen_by_the_sources_cameras(tmp_path):
-    source, out = write_source(tmp_path / "source"), str(tmp_path / "set")
-    done = run_import(Fit3DImporter(source, ImportOptions()), out)
+def of(source, **extra):
+    return Fit3DImporter(str(source), ImportOptions(extra={key: str(value) for key, value in extra.items()}))
+
+
+def test_keypoints_are_the_sources_joints_seen_by_the_sources_cameras(official, tmp_path):
+    out = str(tmp_path / "set")
+    done = run_import(of(official), out)
     assert done.left_out == {}
-    assert {member.id.rpartition("_p")[0] for member in Fit3DImporter(source, ImportOptions()).members()} == {
-        f"{subject}_{action}" for subject in ("s03", "s04", "s05") for action in ("squat", "dumbbell_biceps_curls")
-    }
+    names = {f"{s}_{action}" for s in ("s03", "s04", "s05") for action in ("squat", "dumbbell_biceps_curls")}
+    assert {member.id.rpartition("_p")[0] for member in of(official).members()} == names
     for camera in CAMERAS:
-        place = tmp_path / "source" / "train" / "s04" / "camera_parameters" / camera / "squat.json"
+        place = official / "train" / "s04" / "camera_parameters" / camera / "squat.json"
         stored = json.loads(place.read_text())["extrinsics"]
         world = joints25("walk") + np.array((0.1, 0.2, 0))
         seen = (world - np.array(stored["T"])) @ np.array(stored["R"]).T  # X_camera = R (X_world - T)
@@ -109,7 +120,7 @@ def test_keypoints_are_the_sources_joints_seen_by_the_sources_cameras(tmp_path):
     assert clip.texts == ("a person does the exercise squat.",)
 
 
-def test_a_source_with_exchanged_sides_is_put_right_by_the_toes(tmp_path):
+def test_a_source_with_exchanged_sides_is_put_right_by_the_toes():
     usual, exchanged = (torch.from_numpy(joints25("walk", exchanged=flag)).float() for flag in (False, True))
     torch.testing.assert_close(smpl22_of(exchanged, "x"), smpl22_of(usual, "x"))
     only_arms = usual.clone()
@@ -130,18 +141,14 @@ def test_the_derived_joints_lie_near_those_of_the_motion():
     assert apart.max() < 0.12, dict(zip(SMPL22.joints, apart.round(3), strict=True))
 
 
-def test_takes_are_cut_at_repetitions(tmp_path):
-    assert list(grouped([10, 110, 210, 310, 900, 950], 250)) == [
-        (10, 210),
-        (210, 310),
-        (310, 560),
-        (560, 810),
-        (810, 900),
-        (900, 950),
-    ]
+def test_takes_are_cut_at_repetitions(source):
+    edges = [(10, 210), (210, 310), (310, 560), (560, 810), (810, 900), (900, 950)]
+    assert list(grouped([10, 110, 210, 310, 900, 950], 250)) == edges
     assert list(grouped([0, 100, 200], 491)) == [(0, 200)]
-    source = write_source(tmp_path / "source", marks={"squat": [5, 55, 10_000], "dumbbell_biceps_curls": [20, 100]})
-    importer = Fit3DImporter(source, ImportOptions())
+    marks = json.dumps({"squat": [5, 55, 10_000], "dumbbell_biceps_curls": [20, 100]})
+    for subject in ("s03", "s04", "s05"):
+        (source / "train" / subject / "rep_ann.json").write_text(marks)
+    importer = of(source)
     places = {m.place[3:] for m in importer.members() if m.place[1] == "dumbbell_biceps_curls"}
     assert places == {(20, 100)}
     first = next(m for m in importer.members() if m.place[3:] == (20, 100))
@@ -152,49 +159,44 @@ def test_takes_are_cut_at_repetitions(tmp_path):
     np.testing.assert_allclose(hip, start[4][[0, 2, 1]] * (1, 1, -1) + (0, 0, -0.2), atol=1e-5)
 
 
-def test_a_subject_is_on_one_side_and_the_user_may_choose_it(tmp_path):
-    source = write_source(tmp_path / "source")
-    members = Fit3DImporter(source, ImportOptions()).members()
-    assert {m.trial for m in members} == {"s03", "s04", "s05"}
-    chosen = Fit3DImporter(source, ImportOptions(extra={"test": "s05"})).members()
-    assert {m.split for m in chosen if m.trial == "s05"} == {"test"}
-    assert {m.split for m in chosen if m.trial != "s05"} == {"train"}
+def test_a_subject_is_on_one_side_and_the_user_may_choose_it(official):
+    assert {m.trial for m in of(official).members()} == {"s03", "s04", "s05"}
+    chosen = {(m.trial, m.split) for m in of(official, test="s05").members()}
+    assert chosen == {("s03", "train"), ("s04", "train"), ("s05", "test")}
 
 
-def test_captions_come_from_the_exercise_or_from_a_file(tmp_path):
+def test_captions_come_from_the_exercise_or_from_a_file(official, tmp_path):
     assert caption_of("Dumbbell_biceps curls") == "a person does the exercise dumbbell biceps curls."
     given = tmp_path / "captions.tsv"
     given.write_text("squat\ta person squats.\ns04_squat\ts04 squats.\n")
-    importer = Fit3DImporter(write_source(tmp_path / "source"), ImportOptions(captions=str(given)))
+    importer = Fit3DImporter(str(official), ImportOptions(captions=str(given)))
     texts = {m.trial: importer.read(m).texts for m in importer.members() if m.place[1] == "squat"}
     assert texts == {"s03": ("a person squats.",), "s04": ("s04 squats.",), "s05": ("a person squats.",)}
 
 
-def test_results_of_a_lifter_are_the_teachers(tmp_path):
-    source = write_source(tmp_path / "source")
-    plain = Fit3DImporter(source, ImportOptions())
+def test_results_of_a_lifter_are_the_teachers(official, tmp_path):
+    plain = of(official)
     member = plain.members()[0]
     seen = plain.read(member)
     lifted = tmp_path / "WHAM results"
     lifted.mkdir()
     camera = seen.truth.numpy() @ seen.extrinsics[:, :3].numpy().T + seen.extrinsics[:, 3].numpy()
     np.save(lifted / f"{member.id}.npy", 1.1 * camera)
-    importer = Fit3DImporter(source, ImportOptions(extra={"lifted": str(lifted)}))
+    importer = of(official, lifted=lifted)
     assert importer.lifter == "wham-results"
     found = importer.read(member).lifted
     centre = -seen.extrinsics[:, :3].T @ seen.extrinsics[:, 3]
     torch.testing.assert_close(found, centre + 1.1 * (seen.truth - centre), atol=1e-4, rtol=0)
 
 
-def test_joints_of_a_body_model_replace_the_25(tmp_path):
+def test_joints_of_a_body_model_replace_the_25(source, tmp_path):
     """A body of one shape parameter, turned by a quarter about z and moved, against its joints at rest."""
     random = np.random.default_rng(0)
     regressor = random.random((55, 80))
     resting, shape = random.normal(size=(55, 3)), random.normal(size=(80, 3, 10))
     parts = {"J_regressor": regressor, "v_template": np.linalg.pinv(regressor) @ resting, "shapedirs": shape}
     np.savez(tmp_path / "SMPLX_NEUTRAL.npz", **parts)
-    folder = tmp_path / "source" / "train" / "s03" / "smplx"
-    source = write_source(tmp_path / "source")
+    folder = source / "train" / "s03" / "smplx"
     folder.mkdir()
     frames = 100
     moved = np.stack((np.arange(frames), np.zeros(frames), np.ones(frames)), -1)
@@ -207,11 +209,10 @@ def test_joints_of_a_body_model_replace_the_25(tmp_path):
     expected = np.stack((z_up[..., 0], z_up[..., 2], -z_up[..., 1]), -1)
     for body in (np.tile(np.eye(3), (frames, 21, 1, 1)), np.zeros((frames, 63))):  # matrices, or rotation vectors
         (folder / "squat.json").write_text(json.dumps({**stored, "body_pose": body.tolist()}))
-        importer = Fit3DImporter(source, ImportOptions(extra={"smpl": str(tmp_path)}))
-        np.testing.assert_allclose(importer._take("s03", "squat"), expected, atol=1e-4)
+        np.testing.assert_allclose(of(source, smpl=tmp_path)._take("s03", "squat"), expected, atol=1e-4)
     (folder / "squat.json").write_text(json.dumps(stored))
     with pytest.raises(DatasetError, match=r"squat\.json: expected numbers body_pose"):
-        Fit3DImporter(source, ImportOptions(extra={"smpl": str(tmp_path)}))._take("s03", "squat")
+        of(source, smpl=tmp_path)._take("s03", "squat")
 
 
 @pytest.mark.parametrize(
@@ -224,29 +225,27 @@ def test_joints_of_a_body_model_replace_the_25(tmp_path):
         ("[" * 100_000, "expected JSON"),
     ],
 )
-def test_broken_files_are_told_and_the_rest_is_imported(tmp_path, content, message):
-    source = write_source(tmp_path / "source")
-    (tmp_path / "source" / "train" / "s03" / "joints3d_25" / "squat.json").write_text(content)
-    importer = Fit3DImporter(source, ImportOptions())
+def test_broken_files_are_told_and_the_rest_is_imported(source, content, message):
+    (source / "train" / "s03" / "joints3d_25" / "squat.json").write_text(content)
+    importer = of(source)
     member = next(m for m in importer.members() if m.place[:2] == ("s03", "squat"))
     with pytest.raises(DatasetError, match=message):
         importer.read(member)
 
 
-def test_a_camera_by_another_convention_is_refused(tmp_path):
-    source = write_source(tmp_path / "source")
-    for place in (tmp_path / "source").rglob("camera_parameters/*/squat.json"):
+def test_a_camera_by_another_convention_is_refused(source, tmp_path):
+    for place in source.rglob("camera_parameters/*/squat.json"):
         stored = json.loads(place.read_text())
         rotation, centre = np.array(stored["extrinsics"]["R"]), np.array(stored["extrinsics"]["T"][0])
         stored["extrinsics"]["T"] = (-rotation @ centre).tolist()
         place.write_text(json.dumps(stored))
-    importer = Fit3DImporter(source, ImportOptions())
+    importer = of(source)
     members = [member for member in importer.members() if member.place[1] == "squat"]
     for member in members[:2]:
         with pytest.raises(DatasetError, match="expected a person in the picture"):
             importer.read(member)
     with pytest.raises(DatasetError, match="expected train/SUBJECT/joints3d_25"):
-        Fit3DImporter(str(tmp_path / "nowhere"), ImportOptions()).members()
+        of(tmp_path / "nowhere").members()
 
 
 PARTS = ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
@@ -304,17 +303,12 @@ def write_people(folder, action, kind, people, first):
         (folder / action / name).write_text(json.dumps({"people": found}))
 
 
-def with_keypoints(source, keypoints, kind="coco", **extra):
-    return Fit3DImporter(source, ImportOptions(extra={"keypoints": keypoints, "format": kind, **extra}))
-
-
 @pytest.mark.parametrize(("kind", "first", "longer"), [("coco", 0, 30), ("coco", 1, 0), ("openpose", 0, 0)])
-def test_a_detectors_keypoints_take_the_place_of_the_projected_truth(tmp_path, kind, first, longer):
-    source = write_source(tmp_path / "source")
+def test_a_detectors_keypoints_take_the_place_of_the_projected_truth(official, tmp_path, kind, first, longer):
     found = write_detections(tmp_path / "found", kind=kind, first=first, longer=longer)
-    importer, plain = with_keypoints(source, found, kind), Fit3DImporter(source, ImportOptions())
+    importer, plain = of(official, keypoints=found, format=kind), of(official)
     assert importer.sources != plain.sources
-    members = [member for member in importer.members() if member.place[0] == "s03"]
+    members = [member for member in importer.members() if member.place[:2] == ("s03", "squat")]
     assert {member.place[2] for member in members} == set(CAMERAS)
     for member in members:
         ours, projected = importer.read(member), plain.read(member)
@@ -329,9 +323,9 @@ def test_a_detectors_keypoints_take_the_place_of_the_projected_truth(tmp_path, k
         assert (ours.confidence[:, SMPL22.index("spine2")] < 0.5).all()
 
 
-def test_a_set_with_a_detectors_keypoints_says_so_and_leaves_out_what_was_not_detected(tmp_path):
-    source, out = write_source(tmp_path / "source"), str(tmp_path / "set")
-    done = run_import(with_keypoints(source, write_detections(tmp_path / "found"), test="s05"), out)
+def test_a_set_with_a_detectors_keypoints_says_so_and_leaves_out_what_was_not_detected(official, tmp_path):
+    out, found = str(tmp_path / "set"), write_detections(tmp_path / "found")
+    done = run_import(of(official, keypoints=found, format="coco", test="s05"), out)
     assert done.card.sources == ("Fit3D (Fieraru et al. 2021), keypoints of a detector",)
     assert {clip_id[:3] for clip_id in done.left_out} == {"s04", "s05"}
     assert all("detections of the video" in message for message in done.left_out.values())
@@ -340,15 +334,14 @@ def test_a_set_with_a_detectors_keypoints_says_so_and_leaves_out_what_was_not_de
     assert 0.0 <= clip.confidence.min() < clip.confidence.max() == np.float32(0.8)
 
 
-def test_frames_without_the_person_have_no_confidence(tmp_path):
-    source, found = write_source(tmp_path / "source"), write_detections(tmp_path / "found")
+def test_frames_without_the_person_have_no_confidence(official, tmp_path):
+    found = write_detections(tmp_path / "found")
     place = tmp_path / "found" / "s03" / "50591643" / "squat.json"
     rows = json.loads(place.read_text())
     last = max(row["image_id"] for row in rows)
-    place.write_text(
-        json.dumps([row for row in rows if row["image_id"] not in (*range(30, 50), *range(last - 9, 999))])
-    )
-    importer = with_keypoints(source, found)
+    gone = (*range(30, 50), *range(last - 9, 999))
+    place.write_text(json.dumps([row for row in rows if row["image_id"] not in gone]))
+    importer = of(official, keypoints=found, format="coco")
     seen = importer.read(next(m for m in importer.members() if m.id == "s03_squat_p0_c50591643"))
     missing = np.flatnonzero((seen.confidence == 0).all(1))  # at 20 fps, frame n is 2.5 n of the video
     assert missing.tolist() == [*range(12, 20), *range(int((last - 10) / 2.5) + 1, len(seen.confidence))]
@@ -371,60 +364,56 @@ def undistorted(subject, camera, action):
 
 
 @pytest.mark.parametrize("take", [other_camera, undistorted])
-def test_keypoints_of_another_camera_or_picture_are_refused(tmp_path, take):
-    source, found = write_source(tmp_path / "source"), write_detections(tmp_path / "found", take=take)
-    importer = with_keypoints(source, found)
+def test_keypoints_of_another_camera_or_picture_are_refused(official, tmp_path, take):
+    importer = of(official, keypoints=write_detections(tmp_path / "found", take=take), format="coco")
     with pytest.raises(DatasetError, match="expected keypoints of this take, found them"):
         importer.read(importer.members()[0])
 
 
-def test_keypoints_need_a_format_and_cameras_of_videos_a_lens(tmp_path):
-    source, found = write_source(tmp_path / "source"), write_detections(tmp_path / "found")
+def test_keypoints_need_a_format_and_cameras_of_videos_a_lens(source, tmp_path):
+    found = write_detections(tmp_path / "found")
     for extra, message in (
         ({"keypoints": found}, "--option keypoints: expected --option format with it"),
         ({"format": "coco"}, "--option keypoints: expected --option format with it"),
         ({"keypoints": found, "format": "cocoa"}, "--option format: expected .*openpose.* found 'cocoa'"),
     ):
         with pytest.raises(ConfigError, match=message):
-            Fit3DImporter(source, ImportOptions(extra=extra))
-    place = tmp_path / "source" / "train" / "s03" / "camera_parameters" / "50591643" / "squat.json"
+            of(source, **extra)
+    place = source / "train" / "s03" / "camera_parameters" / "50591643" / "squat.json"
     stored = json.loads(place.read_text())
     del stored["intrinsics_w_distortion"]["k"]
     place.write_text(json.dumps(stored))
-    importer = with_keypoints(source, found)
+    importer = of(source, keypoints=found, format="coco")
     with pytest.raises(DatasetError, match=r"squat\.json: expected numbers intrinsics_w_distortion k"):
         importer.read(next(m for m in importer.members() if m.id == "s03_squat_p0_c50591643"))
 
 
 @pytest.mark.parametrize("inside", [False, True])
-def test_the_list_of_subjects_and_takes_tells_whom_to_test_on_and_what_is_missing(tmp_path, inside):
-    source = write_source(tmp_path / "source")
+def test_the_list_of_subjects_and_takes_tells_whom_to_test_on_and_what_is_missing(source, inside):
     takes = {subject: ["squat", "dumbbell_biceps_curls"] for subject in ("s03", "s04", "s05", "s02")}
     takes["s04"].append("push_up")
     info = {"train_subj_names": ["s03", "s04"], "subj_to_act": takes, "all_camera_names": list(CAMERAS)}
-    (tmp_path / "source" / "fit3d_info.json").write_text(json.dumps(info))
-    importer = Fit3DImporter(f"{source}/train" if inside else source, ImportOptions())
+    (source / "fit3d_info.json").write_text(json.dumps(info))
+    importer = of(source / "train" if inside else source)
     members = importer.members()
     assert {(m.trial, m.split) for m in members} == {("s03", "train"), ("s04", "train"), ("s05", "test")}
     missing = [m for m in members if m.place[1] == "push_up"]
     assert [m.id for m in missing] == [f"s04_push_up_p0_c{camera}" for camera in sorted(CAMERAS)]
     with pytest.raises(DatasetError, match=r"push_up\.json: expected a file that can be read"):
         importer.read(missing[0])
-    chosen = Fit3DImporter(source, ImportOptions(extra={"test": "s03"})).members()
+    chosen = of(source, test="s03").members()
     assert {m.trial for m in chosen if m.split == "test"} == {"s03"}
 
 
-def test_a_list_that_leads_out_of_the_folder_is_refused_before_anything_is_read(tmp_path, monkeypatch):
-    source = write_source(tmp_path / "source")
-    (tmp_path / "source" / "fit3d_info.json").write_text(json.dumps({"subj_to_act": {"s03": ["../../../secret"]}}))
-    importer = Fit3DImporter(source, ImportOptions())
+def test_a_list_that_leads_out_of_the_folder_is_refused_before_anything_is_read(source, monkeypatch):
+    (source / "fit3d_info.json").write_text(json.dumps({"subj_to_act": {"s03": ["../../../secret"]}}))
+    importer = of(source)
     monkeypatch.setattr(importer, "_take", lambda subject, action: pytest.fail(f"read {action}"))
     with pytest.raises(DatasetError, match="expected an id"):
         importer.members()
 
 
 @pytest.mark.parametrize("info", ["{}", '{"train_subj_names": ["s03", "s04", "s05"]}', '{"subj_to_act": [1], "x": 2}'])
-def test_where_nobody_is_named_for_testing_subjects_are_drawn(tmp_path, info):
-    source = write_source(tmp_path / "source")
-    (tmp_path / "source" / "fit3d_info.json").write_text(info)
-    assert {m.split for m in Fit3DImporter(source, ImportOptions()).members()} == {""}
+def test_where_nobody_is_named_for_testing_subjects_are_drawn(source, info):
+    (source / "fit3d_info.json").write_text(info)
+    assert {m.split for m in of(source).members()} == {""}

@@ -98,12 +98,6 @@ def test_another_rate_and_another_upward_axis_are_converted(tmp_path):
         np.testing.assert_allclose(found[::2], expected[:whole:2], atol=1e-6)
 
 
-def test_the_sources_own_tags_are_kept_and_captions_of_a_part_are_not(tmp_path):
-    out = tmp_path / "set"
-    run_import(JointsImporter(write_source(tmp_path / "source"), ImportOptions()), str(out))
-    assert (out / "texts" / "kick.txt").read_text() == "a person kicks.#a/DET person/NOUN kick/VERB#0.0#0.0\n"
-
-
 def test_an_index_decides_which_clips_there_are_and_gives_captions(tmp_path):
     source = write_source(tmp_path / "source")
     (tmp_path / "source" / "index.csv").write_text("name,caption\nkick,a kick.\nspin,a spin.\n")
@@ -146,9 +140,10 @@ def test_options_that_no_one_knows_are_refused(tmp_path):
         run_import(JointsImporter(str(tmp_path / "nowhere"), ImportOptions()), str(tmp_path / "set"))
 
 
-def test_the_card_tells_how_the_set_was_made(tmp_path):
+def test_the_card_tells_how_the_set_was_made_and_the_sources_own_tags_are_kept_without_those_of_a_part(tmp_path):
     out = tmp_path / "set"
     run_import(JointsImporter(write_source(tmp_path / "source"), ImportOptions(seed=3)), str(out))
+    assert (out / "texts" / "kick.txt").read_text() == "a person kicks.#a/DET person/NOUN kick/VERB#0.0#0.0\n"
     card = json.loads((out / "dataset.json").read_text())
     assert (card["recipe"]["importer"], card["recipe"]["seed"], card["lifter"]) == ("joints", 3, "synthetic")
     assert 0.02 < card["lifter_error"]["pa_mpjpe"] < 0.2

@@ -45,8 +45,7 @@ def write_source(root, *, teacher="mvlift_vecs", npz=False, moving=False, truth=
     return str(root)
 
 
-@pytest.mark.parametrize("npz", [False, True])
-@pytest.mark.parametrize("moving", [False, True])
+@pytest.mark.parametrize(("npz", "moving"), [(False, False), (True, True)])
 def test_cameras_are_rolled_and_vectors_are_kept(tmp_path, npz, moving):
     source = write_source(tmp_path / "source", npz=npz, moving=moving)
     done = run_import(ReleaseImporter(source, ImportOptions()), str(tmp_path / "set"))

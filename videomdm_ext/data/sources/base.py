@@ -21,13 +21,7 @@ from torch import Tensor
 from videomdm_ext.data import files
 from videomdm_ext.data.clip import Recording
 from videomdm_ext.data.folder import SPLITS
-from videomdm_ext.data.motions import (
-    PREFIX,
-    Optics,
-    lifter_options,
-    observe,
-    own_generator,
-)
+from videomdm_ext.data.motions import PREFIX, Optics, lifter_options, observe, own_generator
 from videomdm_ext.data.texts import Words, caption_table
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.geometry.cameras import to_world

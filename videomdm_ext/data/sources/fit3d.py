@@ -271,7 +271,11 @@ class Fit3DImporter(Importer):
         truth = resample(whole, at)
         extrinsics, intrinsics = read_camera(self._camera_file(subject, camera, action))
         points, depth = project(truth, extrinsics.unsqueeze(0))
-        if not bool((depth > 0).all()) or not in_picture(points, intrinsics):
+        seen = bool((depth > 0).all())
+        if seen and intrinsics is not None:  # in an image whose middle the camera's axis meets, about
+            centre = to_pixels(points, intrinsics).flatten(0, 1).median(0).values
+            seen = bool(((centre > 0) & (centre < 2 * intrinsics[:2, 2])).all())
+        if not seen:
             found = f"one outside, {depth.median():.1f} m from it"
             advice = "Do R and T fit X_camera = R (X_world - T)?"
             raise self.refuse(f"{member.id}, camera {camera}", "a person in the picture", found, advice)
@@ -302,7 +306,6 @@ class Fit3DImporter(Importer):
 
     @cached_property
     def _root(self) -> str:
-        """The folder of the subjects."""
         for folder in (bf.join(self.source, *parts) for parts in (("train",), ("fit3d", "train"), ())):
             names = sorted(bf.listdir(folder)) if bf.isdir(folder) else []
             if any(bf.isdir(bf.join(folder, name, "joints3d_25")) for name in names):
@@ -360,7 +363,6 @@ class Fit3DImporter(Importer):
         return y_up(smpl22_of(joints, place))
 
     def _read_detected(self, subject: str, action: str, camera: str) -> Detected:
-        """What the detector found in a whole take."""
         take, frames = (subject, action, camera), len(self._take(subject, action))
         lens = read_lens(self._camera_file(subject, camera, action))
         return read_detected(self.keypoints, self.format, take, frames=frames, fps=SOURCE_FPS, lens=lens)
@@ -382,14 +384,6 @@ def grouped(marks: Sequence[int], longest: int) -> Iterator[tuple[int, int]]:
             for piece in range(start, mark, longest):
                 yield piece, min(piece + longest, mark)
             start = mark
-
-
-def in_picture(points: Tensor, intrinsics: Tensor | None) -> bool:
-    """Whether the middle of points [T, J, 2] lies in an image whose middle the camera's axis meets, about."""
-    if intrinsics is None:
-        return True
-    centre = to_pixels(points, intrinsics).flatten(0, 1).median(0).values
-    return bool(((centre > 0) & (centre < 2 * intrinsics[:2, 2])).all())
 
 
 LEGS, ARMS = {1: (17, 18), 4: (19, 20)}, (11, 14)

@@ -111,7 +111,6 @@ class JointsImporter(Importer):
         return positions if fps == self.fps else resample(positions, frames_at(len(positions), fps, self.fps))
 
     def _texts(self, name: str) -> tuple[str, ...]:
-        """Captions of a clip: its own file, else --captions, else the index."""
         place = bf.join(self.source, "texts", f"{name}.txt")
         if bf.exists(place):
             captions = [caption for caption in read_captions(place) if caption.is_whole]
@@ -127,7 +126,6 @@ class JointsImporter(Importer):
 
     @cached_property
     def _index(self) -> list[dict[str, str]]:
-        """Rows of index.csv; none where there is no such file."""
         place = bf.join(self.source, "index.csv")
         if not bf.exists(place):
             return []

@@ -160,7 +160,6 @@ def _declarations(start: bytes) -> tuple[int, int, int, float, int]:
 
 
 def _number(text: bytes) -> float:
-    """A word as a number, 0 for any that is none."""
     try:
         value = float(text)
     except ValueError:
@@ -200,7 +199,6 @@ def read_take(path: Path, reading: Reading) -> Tensor:
 
 
 def _parsed(path: Path) -> Any:
-    """pybvh's record of the file."""
     try:
         pybvh = import_module("pybvh")
     except ImportError as error:

@@ -102,7 +102,6 @@ def stretches(seen: Sighting, fps: float) -> tuple[list[Stretch], list[str]]:
 
 
 def _stretch(seen: Sighting, pixels: Numbers, confidence: Numbers, rows: slice, fps: float) -> Stretch:
-    """Bring some frames of a video to an even rate by their times."""
     times = seen.times[rows]
     count = int((times[-1] - times[0]) * fps + 1e-6) + 1
     at = times[0] + np.arange(count) / fps
@@ -272,7 +271,6 @@ class VideoImporter(Importer):
     def _understood(
         self, video: Video, sighting: Sighting, pieces: list[tuple[Piece, Stretch]], findings: Findings
     ) -> Seen:
-        """Lens, positions in front of the camera, and up, of one video."""
         place = self.options.extra.get("calibration", "")
         calibration = camera_of(read_calibration(place), stem(video.path), place) if place else None
         lens = self._lens(video, sighting, [stretch for _, stretch in pieces], calibration)

@@ -230,7 +230,6 @@ def _with_detections(video: Video, choice: Choice, progress: Progress | None) ->
 
 
 def _gather(video: Video, rows: Iterable[Row]) -> Sighting:
-    """Stack what was found in each frame, and measure how the picture changes."""
     times, found, parts, changes = [], [], [], []
     before: Numbers | None = None
     for time, picture, person, part in rows:
@@ -310,7 +309,6 @@ def find_people(picture: Picture, find: Engine, most: int = 6) -> list[Found]:
 
 
 def _moved(found: Found, left: int, top: int) -> Found:
-    """What was found in a part of a picture, in the pixels of the whole."""
     return Found(found.pixels + np.array((left, top)), found.visibility, found.world)
 
 

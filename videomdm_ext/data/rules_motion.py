@@ -1,4 +1,4 @@
-"""What a motion, its camera and the keypoints show together: whose axes, sides or camera are wrong.
+"""What a motion shows by itself, and with its camera and the keypoints: whose axes, sides or camera are wrong.
 
 The keypoints are compared with the projection of the motion as they are, and with each of a few known mistakes undone.
 Errors are shares of the person's size in the image, medians over what was seen. On 180 clips with a lifter's error of
@@ -6,13 +6,20 @@ Errors are shares of the person's size in the image, medians over what was seen.
 brings down to 0.56 of that at most.
 """
 
+import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from videomdm_ext.data.files import Array
+from videomdm_ext.motion.kinematics import RAW, heading
 from videomdm_ext.motion.skeletons import Skeleton
+
+if TYPE_CHECKING:
+    from videomdm_ext.data.rules import Sight
 
 NEAREST, FARTHEST = 0.1, 100.0  # metres of the person's median depth
 UNDONE, CLEAR, FITS = 0.7, 0.02, 0.15
@@ -30,6 +37,23 @@ TILTED = 0.8  # length of the mean direction of a spine that keeps its direction
 ERROR, WARNING = "error", "warning"
 Positions = NDArray[np.float64]
 Told = tuple[str, str, str]  # kind, message and level of a finding
+
+FACING = (math.radians(20), math.radians(60))
+"""Warning and error, of the angle from +z at the first frame; smoothed headings differ by up to 24 degrees."""
+FACING_SMOOTHED = (math.radians(60), math.radians(120))
+FLOOR = (0.6, 1.5)  # metres of the lowest joints from y = 0; lifters are off by half a metre
+FASTEST = (22.0, 40.0)  # m/s of any joint: kicks and throws reach 16, with a lifter's jitter 20
+STILLEST = (1e-4, 0.01)  # metres that the joint that moves most moves in the whole clip
+BONE, BONE_CHANGE = 0.15, 0.3
+"""Metres of the bones that are looked at, and the share of its length by which a true bone may not change."""
+OFF_TEACHER, OFF_FAR = 0.12, 0.8
+"""The same of a teacher, which mistakes depth: in this share of all bones and frames (5 % is usual), or one bone by
+OFF_FAR of its length in a tenth of the frames."""
+BACKWARD = {"truth": (-0.2, -0.2), "teacher": (-0.2, -0.6)}
+"""Warning and error, of the mean cosine of toes or nose against the body's forward side: people have 0.4 and more, one
+of 300 lifted clips -0.43, since a lifter may take near for far."""
+STRIDE = (0.42, 1.4)  # Hz of a walking person's strides: people have 0.6 to 1.15
+WALKED, STEPPED = 24, 0.12  # frames, and metres that the ankles swing, from which a stride can be timed
 
 MISTAKES: dict[tuple[int, int, bool], str] = {
     # (sign of u, sign of v, sides exchanged): kind
@@ -113,7 +137,6 @@ def _undone(
 
 
 def _in_front(positions: Positions, extrinsics: Array) -> Positions:
-    """Image points, at infinity where the person is behind."""
     depth, points = project(positions, extrinsics)
     return np.where((depth > 0)[..., None], points, np.inf)
 
@@ -184,3 +207,95 @@ def _flipped(image: Image, skeleton: Skeleton, points: Positions) -> Told | None
     if FLIPPED_FRAMES[0] < share < FLIPPED_FRAMES[1]:
         return "left-right-flips", f"left and right are exchanged in {100 * share:.0f} % of the frames", WARNING
     return None
+
+
+# -- what a motion shows by itself -----------------------------------------------------------------------------------
+
+
+def check_sides(sight: "Sight") -> None:
+    """Toes, or the nose, point to where hips and spine say that the front is: else left is called right."""
+    for name, positions in sight.moved.items():
+        joints = {joint: positions[:, number] for number, joint in enumerate(sight.skeleton.joints)}
+        front = np.cross(joints["l_hip"] - joints["r_hip"], joints["neck"] - joints["pelvis"])
+        if "l_foot" in joints:
+            ahead = joints["l_foot"] - joints["l_ankle"] + joints["r_foot"] - joints["r_ankle"]
+        else:
+            ahead = joints["nose"] - joints["neck"]
+        cosine = float((unit(front) * unit(ahead)).sum(-1).mean())
+        warn, refuse = BACKWARD[name]
+        message = f"{name}: toes or nose point backwards (cosine {cosine:.2f}): left is right, or near is far"
+        sight.graded("left-right", -cosine, (-warn, -refuse), message)
+        if cosine < refuse:
+            sight.exchanged.add(name)
+
+
+def check_facing(sight: "Sight") -> None:
+    for name, positions in sight.moved.items():
+        if name not in sight.exchanged:
+            angle = float(heading(torch.from_numpy(positions), sight.skeleton, sight.rule)[0])
+            message = f"{name}: faces {math.degrees(angle):.0f} degrees off +z at the first frame"
+            sight.graded("facing", abs(angle), FACING if sight.rule == RAW else FACING_SMOOTHED, message)
+
+
+def check_floor(sight: "Sight") -> None:
+    for name, positions in sight.moved.items():
+        lowest = float(np.quantile(positions[..., 1].min(-1), 0.05))
+        sight.graded("floor", abs(lowest), FLOOR, f"{name}: the lowest joints are at y = {lowest:.2f} m")
+
+
+def check_steadiness(sight: "Sight") -> None:
+    for name, positions in sight.moved.items():
+        moved = float(np.linalg.norm(np.ptp(positions, axis=0), axis=-1).max())
+        message = f"{name}: no joint moves more than {1000 * moved:.2f} mm in {len(positions)} frames"
+        sight.graded("frozen", -moved, (-STILLEST[1], -STILLEST[0]), message)
+        speed = np.linalg.norm(np.diff(positions, axis=0), axis=-1) * sight.fps
+        frame, joint = (int(i) for i in np.unravel_index(int(speed.argmax()), speed.shape))
+        fastest = speed.max(-1)
+        near = np.delete(fastest[max(frame - 3, 0) : frame + 4], min(frame, 3))
+        alone = bool(fastest[frame] > 3 * np.median(near))  # a jump, not a quick movement
+        message = f"{name}: joint {joint} has {speed.max():.0f} m/s after frame {frame}"
+        sight.graded("teleport" if alone else "speed", float(speed.max()), FASTEST, message)
+
+
+def check_bones(sight: "Sight") -> None:
+    skeleton = sight.skeleton
+    for name, positions in sight.moved.items():
+        lengths = np.linalg.norm(positions[:, 1:] - positions[:, list(skeleton.parents[1:])], axis=-1)
+        usual = np.median(lengths, axis=0)
+        long = usual > BONE
+        low, high = np.quantile(lengths, (0.05, 0.95), axis=0)
+        change = (high - low) / np.maximum(usual, 1e-6) * long
+        bad = change.max() > BONE_CHANGE
+        if name == "teacher":
+            off = np.abs(lengths / np.maximum(usual, 1e-6) - 1) * long
+            bad = (off > BONE_CHANGE).sum() / max(off.shape[0] * long.sum(), 1) > OFF_TEACHER
+            bad = bad or (off > OFF_FAR).mean(0).max() > 0.1
+        if bad:
+            worst = int(change.argmax())
+            bone = f"the bone to {skeleton.joints[worst + 1]} is {low[worst]:.2f} to {high[worst]:.2f} m long"
+            sight.add("bones", f"{name}: {bone}", WARNING if name == "teacher" else ERROR)
+
+
+def check_stride(sight: "Sight") -> None:
+    """A walk at twice or half the pace of people, where a caption speaks of walking."""
+    main = sight.moved.get("truth", sight.moved.get("teacher"))
+    if main is None or not any("walk" in text.lower() for text in sight.texts or ()):
+        return
+    sight.stride = stride(main, sight.skeleton, sight.fps)
+    if sight.stride is not None and not STRIDE[0] < sight.stride < STRIDE[1]:
+        sight.add("speed", f"walks with {sight.stride:.2f} strides a second, people have 0.6 to 1.15", WARNING)
+
+
+def stride(positions: Positions, skeleton: Skeleton, fps: float) -> float | None:
+    """Hz at which the ankles pass each other back and forth, None where they do not."""
+    across = positions[:, skeleton.index("l_hip")] - positions[:, skeleton.index("r_hip")]
+    ahead = unit(across[:, [2, 1, 0]] * np.array((-1.0, 0.0, 1.0)))
+    apart = positions[:, skeleton.index("l_ankle")] - positions[:, skeleton.index("r_ankle")]
+    swing = (apart * ahead).sum(-1)
+    swing = swing - swing.mean()
+    if len(swing) < WALKED or swing.std() < STEPPED:
+        return None
+    size = max(1024, 1 << (len(swing) * 4).bit_length())
+    power = np.abs(np.fft.rfft(swing * np.hanning(len(swing)), size)) ** 2
+    rate = np.fft.rfftfreq(size, 1 / fps)
+    return float(rate[int(np.where(rate > 0.2, power, 0).argmax())])
