@@ -23,7 +23,7 @@ VERBS = {
     "data import": ("cli.importing", "import_data", "Make a data set from other people's data: KIND SOURCE."),
     "data check": ("cli.checking", "check", "Tell what is missing or wrong in a data set."),
     "data show": ("cli.checking", "show", "Draw one clip: keypoints, teacher, truth, and what is wrong with it."),
-    "data film": ("cli.videos", "film", "Film known motion: a detector's and lifter's real errors beside the truth."),
+    "data film": ("cli.videos", "film", "Film known motion: real errors beside the truth."),
     "data from-video": ("cli.videos", "from_video", "Make a data set from videos of people, with captions."),
     "data merge": ("cli.importing", "merge_data", "Make one data set of several."),
     "data refine": ("cli.training", "refine", "Refine a data set's teachers on their keypoints' rays."),
