@@ -67,7 +67,8 @@ def test_the_table_shows_each_option_in_which_arms_differ_and_no_other():
     assert {row[0]: row[1:] for row in rows} == {
         "supervision": ["3d", "3d", "2d"],
         "teacher": ["gt", "lifted", "lifted"],
-        "loss": ["mdm", "mdm", "reprojection"],
+        "loss": ["mdm", "mdm", "paper"],
+        "depth_weight": ["depth2", "depth2", "mean1"],
         "denoiser passes a step, expected": ["1", "1", "1.96"],
     }
 

@@ -148,10 +148,8 @@ def lay_out(films: Sequence[Film], out: Path) -> None:
 
 # -- the motion that all views triangulate, and errors against it ------------------------------------------------------
 
-SEEN_BY = 3
-"""Views that have to agree about a joint for it to judge."""
-FEWEST = 15
-"""Joints of a frame that have to be known."""
+SEEN_BY, FEWEST = 3, 15
+"""Views that have to agree about a joint for it to judge; joints of a frame that have to be known."""
 
 
 @dataclass(frozen=True)
@@ -267,10 +265,8 @@ def score(view: str, clip_id: str, source: str, motion: Tensor, true: Tensor, kn
 
 # -- from videos to a report -------------------------------------------------------------------------------------------
 
-NOISED_TO = 0.1
-"""Share of the schedule to which clips are noised before a denoiser predicts them."""
-DRAWS = 8
-"""Draws of noise whose predictions are averaged."""
+NOISED_TO, DRAWS = 0.1, 8
+"""Share of the schedule to which clips are noised before a denoiser predicts them; draws that are averaged."""
 
 
 @dataclass(frozen=True)
@@ -291,10 +287,7 @@ def run_video_demo(
     workers: int = 2,
     progress: Progress = lambda what, done, total: None,
 ) -> VideoDemo:
-    """All of it, of the installed wheels' videos where no `sources` are given; started again, it goes on.
-
-    `progress` hears of frames of a video, of clips, of steps of each run: (what, done, total).
-    """
+    """All of it, of the installed wheels' videos where no `sources` are given; started again, it goes on."""
     files.check_writable(str(out))
     sources = sources or find_wheels()
     for film in sources.views:
@@ -306,8 +299,8 @@ def run_video_demo(
     )  # fmt: skip
 
     def watch(done: Mapping[str, int]) -> None:
-        for name, done_steps in done.items():
-            progress(f"training {name}", done_steps, steps)
+        for name, count in done.items():
+            progress(f"training {name}", count, steps)
 
     engine.prepare(plan, out, partial(progress, "refining"))
     todo = [run for run in plan.runs() if not run.samples(out).is_file()]
@@ -316,12 +309,10 @@ def run_video_demo(
     rows, shown = judge(plan, out, importer, truth)
     videos: dict[str, dict[str, Any]] = {}
     for name, found in importer.found.items():
-        clips = {clip_id: place["frames"] for clip_id, place in found.clips.items()}
-        videos[name] = {"frames_of_clips": clips, **found.facts}
+        videos[name] = {"frames_of_clips": {clip_id: place["frames"] for clip_id, place in found.clips.items()}}
+        videos[name] |= found.facts | ({"notes": found.notes} if found.notes else {})
         if name in truth.agreement:
             videos[name]["keypoints_that_agree_percent"] = round(100 * truth.agreement[name])
-        if found.notes:
-            videos[name]["notes"] = found.notes
     videos |= {name: {"left_out": reason} for name, reason in importer.refused.items()}
     place = write_report(out, rows, shown, steps=steps, card=card, truth=truth.summary, videos=videos)
     return VideoDemo(place, tuple(rows), card, truth)

@@ -7,8 +7,7 @@ import itertools
 import pytest
 import torch
 
-from videomdm_ext.bench.evaluators.base import TrueMotion
-from videomdm_ext.bench.evaluators.text_motion import Retrieval, chance, retrieve
+from videomdm_ext.bench.evaluators.base import Retrieval, TrueMotion, chance, retrieve
 
 KINDS = 12
 

@@ -10,9 +10,9 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +21,14 @@ from videomdm_ext.bench.evaluators.base import (
     Evaluator,
     Ground,
     Progress,
+    Retrieval,
     TrueMotion,
     UnavailableError,
+    random_crop,
     read_true,
+    retrieve,
     training_truth,
 )
-from videomdm_ext.bench.metrics import TOPS, distances, seeded_groups
 from videomdm_ext.data import files
 from videomdm_ext.data.motions import swap_sides
 from videomdm_ext.errors import ConfigError, DatasetError
@@ -112,21 +114,6 @@ class TextProjection(nn.Module):
         return nn.functional.normalize(self.layers(nn.functional.normalize(features, dim=-1)), dim=-1)
 
 
-class TextMotion(nn.Module):
-    """Both encoders into one space."""
-
-    def __init__(self, motion: MotionEncoder, text: TextProjection) -> None:
-        super().__init__()
-        self.motion, self.text = motion, text
-
-
-# -- training ----------------------------------------------------------------------------------------------------------
-
-LEAST_STD = 1e-3
-"""Metres, or metres a second; a channel that hardly varies is not blown up further."""
-REPORT_EVERY = 10
-
-
 @dataclass(frozen=True)
 class Settings:
     """Crops have `shortest` to `longest` frames; half of them are mirrored, left and right in the caption too."""
@@ -143,6 +130,22 @@ class Settings:
     weight_decay: float = 1e-2
     temperature: float = 0.1
     seed: int = 0
+
+
+class TextMotion(nn.Module):
+    """Both encoders into one space, with weights drawn from the global generator."""
+
+    def __init__(self, skeleton: Skeleton, settings: Settings) -> None:
+        super().__init__()
+        self.motion = MotionEncoder(num_features(skeleton), settings.width, settings.out)
+        self.text = TextProjection(WIDTH, settings.text_width, settings.out, settings.dropout)
+
+
+# -- training ----------------------------------------------------------------------------------------------------------
+
+LEAST_STD = 1e-3
+"""Metres, or metres a second; a channel that hardly varies is not blown up further."""
+REPORT_EVERY = 10
 
 
 @dataclass(frozen=True)
@@ -164,12 +167,6 @@ def mirrored(motion: TrueMotion, skeleton: Skeleton) -> TrueMotion:
     return TrueMotion(motion.id, positions, tuple(swap_sides(text) for text in motion.texts))
 
 
-def new_model(skeleton: Skeleton, settings: Settings) -> TextMotion:
-    """Both encoders with weights drawn from the global generator."""
-    motion = MotionEncoder(num_features(skeleton), settings.width, settings.out)
-    return TextMotion(motion, TextProjection(WIDTH, settings.text_width, settings.out, settings.dropout))
-
-
 def batches(motions: Sequence[TrueMotion], skeleton: Skeleton, settings: Settings) -> Iterator[Batch]:
     """One batch a step: every motion once before any comes again, crops of one random length, at random places."""
     draw = torch.Generator().manual_seed(settings.seed)
@@ -181,26 +178,17 @@ def batches(motions: Sequence[TrueMotion], skeleton: Skeleton, settings: Setting
         while len(order) < min(settings.batch, len(motions)):
             order += torch.randperm(len(motions), generator=draw).tolist()
         taken, order = order[: settings.batch], order[settings.batch :]
-        yield _batch([motions[index] for index in taken], frames, skeleton, draw)
-
-
-def _batch(motions: Sequence[TrueMotion], frames: int, skeleton: Skeleton, draw: torch.Generator) -> Batch:
-    crops, lengths, captions = [], [], []
-    seen = [mirrored(m, skeleton) if torch.rand((), generator=draw) < 0.5 else m for m in motions]
-    for motion in seen:
-        length = min(frames, len(motion.positions))
-        crop = random_crop(motion.positions, length, draw)
-        crops.append(torch.cat((crop, crop[-1:].expand(frames - length, -1, -1))))
-        lengths.append(length)
-        captions.append(motion.texts[int(torch.randint(len(motion.texts), (), generator=draw))])
-    fits = torch.tensor([[caption in motion.texts for caption in captions] for motion in seen])
-    return Batch(torch.stack(crops), torch.tensor(lengths), captions, fits)
-
-
-def random_crop(positions: Tensor, frames: int, draw: torch.Generator) -> Tensor:
-    """`frames` frames in a row of [T, J, 3], T >= frames."""
-    start = int(torch.randint(len(positions) - frames + 1, (), generator=draw))
-    return positions[start : start + frames]
+        seen = [motions[index] for index in taken]
+        seen = [mirrored(m, skeleton) if torch.rand((), generator=draw) < 0.5 else m for m in seen]
+        crops, lengths, captions = [], [], []
+        for motion in seen:
+            length = min(frames, len(motion.positions))
+            crop = random_crop(motion.positions, length, draw)
+            crops.append(torch.cat((crop, crop[-1:].expand(frames - length, -1, -1))))
+            lengths.append(length)
+            captions.append(motion.texts[int(torch.randint(len(motion.texts), (), generator=draw))])
+        fits = torch.tensor([[caption in motion.texts for caption in captions] for motion in seen])
+        yield Batch(torch.stack(crops), torch.tensor(lengths), captions, fits)
 
 
 def contrastive(motion: Tensor, text: Tensor, fits: Tensor, temperature: float) -> Tensor:
@@ -208,14 +196,10 @@ def contrastive(motion: Tensor, text: Tensor, fits: Tensor, temperature: float) 
 
     motion and text [B, C] of unit length, fits [B, B] with a true diagonal. -> [], zero where nothing else is alike.
     """
-    likeness = motion @ text.T / temperature
-    parts = [_missed(likeness, fits), _missed(likeness.T, fits.T)]
+    likeness, parts = motion @ text.T / temperature, []
+    for scores, own in ((likeness, fits), (likeness.T, fits.T)):
+        parts.append((scores.logsumexp(1) - scores.masked_fill(~own, -math.inf).logsumexp(1)).mean())
     return torch.stack(parts).mean()
-
-
-def _missed(likeness: Tensor, fits: Tensor) -> Tensor:
-    own = likeness.masked_fill(~fits, -math.inf)
-    return (likeness.logsumexp(1) - own.logsumexp(1)).mean()
 
 
 def train(
@@ -227,10 +211,21 @@ def train(
     progress: Progress = lambda what, done, total: None,
 ) -> TextMotion:
     """The trained model. Equal motions, captions and settings give equal weights; the caller's generator is kept."""
-    with _one_thread(), torch.random.fork_rng(devices=[]):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums in one order, however many threads the caller uses
+    with contextlib.ExitStack() as stack:
+        stack.callback(torch.set_num_threads, threads)
+        stack.enter_context(torch.random.fork_rng(devices=[]))
         torch.manual_seed(settings.seed)
-        model = new_model(skeleton, settings)
-        _set_scale(model.motion, motions, skeleton, fps)
+        model = TextMotion(skeleton, settings)
+        count, sums = 0, torch.zeros(2, num_features(skeleton), dtype=torch.float64)
+        for motion in motions:
+            features = frame_features(motion.positions, skeleton, fps).double()
+            sums += torch.stack((features.sum(0), features.square().sum(0)))
+            count += len(features)
+        mean, square = sums / count
+        model.motion.mean.copy_(mean)
+        model.motion.std.copy_((square - mean.square()).clamp_min(0).sqrt().clamp_min(LEAST_STD))
         optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
         rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=settings.steps)
         for step, batch in enumerate(batches(motions, skeleton, settings)):
@@ -243,145 +238,6 @@ def train(
             if (step + 1) % REPORT_EVERY == 0 or step + 1 == settings.steps:
                 progress("text-motion", step + 1, settings.steps)
     return model.eval().requires_grad_(False)
-
-
-def _set_scale(encoder: MotionEncoder, motions: Sequence[TrueMotion], skeleton: Skeleton, fps: float) -> None:
-    """Each channel's mean and standard deviation over all frames."""
-    count, sums = 0, torch.zeros(2, num_features(skeleton), dtype=torch.float64)
-    for motion in motions:
-        features = frame_features(motion.positions, skeleton, fps).double()
-        sums += torch.stack((features.sum(0), features.square().sum(0)))
-        count += len(features)
-    mean, square = sums / count
-    encoder.mean.copy_(mean)
-    encoder.std.copy_((square - mean.square()).clamp_min(0).sqrt().clamp_min(LEAST_STD))
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums in one order, however many threads the caller uses."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-FRAMES = 64
-"""Frames of a crop, at most."""
-ROUNDS = 4
-"""Crops of every clip, each with another of its captions."""
-FEWEST_CAPTIONS = 5
-"""Different captions that are needed to judge a space."""
-RESAMPLED = 1000
-
-Embed = Callable[[Sequence[Tensor]], Tensor]
-EmbedText = Callable[[Sequence[str]], Tensor]
-
-
-@dataclass(frozen=True)
-class Retrieval:
-    """R-precision 1, 2, 3 in groups of 32 and on the full gallery, each with its chance; numbers of clips and captions.
-
-    `gain` is the 95 % interval of R-precision 3 less its chance, in groups, by resampling the different captions.
-    """
-
-    clips: int
-    captions: int
-    groups: tuple[float, ...]
-    groups_chance: tuple[float, ...]
-    gallery: tuple[float, ...]
-    gallery_chance: tuple[float, ...]
-    gain: tuple[float, float]
-
-    def facts(self, where: str) -> dict[str, float | str]:
-        """What a report shows of it."""
-        found: dict[str, float | str] = {f"{where} clips": float(self.clips)}
-        for number, top in enumerate(TOPS):
-            found[f"{where} R-precision {top}"] = self.groups[number]
-            found[f"{where} R-precision {top} by chance"] = self.groups_chance[number]
-        for number, top in enumerate(TOPS):
-            found[f"{where} R-precision {top}, full gallery"] = self.gallery[number]
-            found[f"{where} R-precision {top}, full gallery, by chance"] = self.gallery_chance[number]
-        return found
-
-    def distrust(self) -> str:
-        """Why a space that retrieves like this may rank nothing, or an empty text."""
-        found, chance = self.groups[-1], self.groups_chance[-1]
-        measured = f"R-precision 3 on held-out true motions is {found:.2f}, by chance {chance:.2f}"
-        if self.captions < FEWEST_CAPTIONS:
-            return f"only {self.captions} different captions are held out, {FEWEST_CAPTIONS} are needed to judge it"
-        if found < min(2 * chance, (1 + chance) / 2):
-            return f"{measured}: too near"
-        if self.gain[0] <= 0:
-            return f"{measured}: its 95 % interval includes chance"
-        return ""
-
-
-def retrieve(motions: Sequence[TrueMotion], embed: Embed, embed_text: EmbedText, *, seed: int = 0) -> Retrieval:
-    """How well captions are found, mean over seeded crops and groups of true motions."""
-    draw = torch.Generator().manual_seed(seed)
-    rounds = [_round(motions, embed, embed_text, number, draw) for number in range(ROUNDS)]
-    grouped, gallery = (torch.stack([one[kind] for one in rounds]) for kind in (0, 1))
-    classes = sorted({motion.texts for motion in motions})
-    own = torch.tensor([classes.index(motion.texts) for motion in motions])
-    means = [tuple(part.nanmean((0, 1)).tolist()) for part in (*grouped.unbind(1), *gallery.unbind(1))]
-    gains = (grouped[:, 0, :, -1] - grouped[:, 1, :, -1]).nanmean(0)
-    return Retrieval(len(motions), len(classes), means[0], means[1], means[2], means[3], _interval(gains, own, draw))
-
-
-def _round(
-    motions: Sequence[TrueMotion], embed: Embed, embed_text: EmbedText, number: int, draw: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Hits and chance [2, N, 3] in groups, NaN for clips left over, and on the full gallery."""
-    crops = [random_crop(m.positions, min(FRAMES, len(m.positions)), draw) for m in motions]
-    captions = [motion.texts[number % len(motion.texts)] for motion in motions]
-    apart, place = _distances(embed(crops), captions, embed_text)
-    grouped = torch.full((2, len(motions), len(TOPS)), math.nan, dtype=torch.float64)
-    for group in seeded_groups(len(motions), int(torch.randint(2**31, (), generator=draw))):
-        grouped[:, group] = _found(apart, place, motions, captions, group)
-    return grouped, _found(apart, place, motions, captions, torch.arange(len(motions)))
-
-
-def _distances(rows: Tensor, captions: Sequence[str], embed_text: EmbedText) -> tuple[Tensor, dict[str, int]]:
-    """Distances [N, M] to the M different captions, and the column of each."""
-    texts = sorted(set(captions))
-    return distances(rows, embed_text(texts)), {text: column for column, text in enumerate(texts)}
-
-
-def _found(
-    apart: Tensor, place: dict[str, int], motions: Sequence[TrueMotion], captions: Sequence[str], group: Tensor
-) -> Tensor:
-    """Whether a fitting caption is among the nearest 1, 2, 3 of the group's, and how often by chance. [2, N, 3]"""
-    rows = group.tolist()
-    texts = sorted({captions[row] for row in rows})
-    fits = torch.tensor([[text in motions[row].texts for text in texts] for row in rows])
-    near = apart[group][:, [place[text] for text in texts]].argsort(1)
-    ranked = fits.gather(1, near).cumsum(1) > 0
-    tops = [min(top, len(texts)) for top in TOPS]
-    hits = ranked[:, [top - 1 for top in tops]].double()
-    by_chance = [[chance(len(texts), int(row.sum()), top) for top in tops] for row in fits]
-    return torch.stack((hits, torch.tensor(by_chance, dtype=torch.float64)))
-
-
-def chance(captions: int, fitting: int, top: int) -> float:
-    """How often one of `fitting` among `captions` in random order is among the first `top`."""
-    return 1 - math.comb(captions - fitting, top) / math.comb(captions, top)
-
-
-def _interval(gains: Tensor, own: Tensor, draw: torch.Generator) -> tuple[float, float]:
-    """95 % interval of the mean of `gains` [N] when the different captions [N] are drawn anew."""
-    known = ~gains.isnan()
-    gains, own = gains[known], own[known].unique(return_inverse=True)[1]
-    sums, counts = (
-        torch.zeros(int(own.max()) + 1, dtype=torch.float64).index_add_(0, own, part)
-        for part in (gains, torch.ones_like(gains))
-    )
-    drawn = torch.randint(len(sums), (RESAMPLED, len(sums)), generator=draw)
-    means = sums[drawn].sum(1) / counts[drawn].sum(1)
-    low, high = means.quantile(torch.tensor((0.025, 0.975), dtype=torch.float64)).tolist()
-    return low, high
 
 
 logger = logging.getLogger(__name__)
@@ -445,13 +301,10 @@ class TextMotionEvaluator(Evaluator):
         rows = torch.empty(len(clips), self.settings.out)
         for start in range(0, len(order), CHUNK):
             chosen = order[start : start + CHUNK]
-            rows[chosen] = self._embed([clips[index] for index in chosen])
+            features = [frame_features(clips[index].float(), self.skeleton, self.fps) for index in chosen]
+            lengths = torch.tensor([len(part) for part in features])
+            rows[chosen] = self.model.motion(torch.nn.utils.rnn.pad_sequence(features, batch_first=True), lengths)
         return rows
-
-    def _embed(self, clips: Sequence[Tensor]) -> Tensor:
-        features = [frame_features(clip.float(), self.skeleton, self.fps) for clip in clips]
-        lengths = torch.tensor([len(part) for part in features])
-        return self.model.motion(torch.nn.utils.rnn.pad_sequence(features, batch_first=True), lengths)
 
     @torch.no_grad()
     def captions(self, captions: Sequence[str]) -> Tensor:
@@ -460,11 +313,9 @@ class TextMotionEvaluator(Evaluator):
 
     def judge(self, training: Sequence[TrueMotion], held_out: Sequence[TrueMotion]) -> None:
         """Measure the retrieval of true motions; the held-out ones decide about trust."""
-        found = [retrieve(part, self._own, self.captions) if part else None for part in (training, held_out)]
-        self.on_training, self.on_held_out = found
-
-    def _own(self, clips: Sequence[Tensor]) -> Tensor:
-        return self.motions(clips, self.fps)
+        embed = partial(self.motions, fps=self.fps)
+        self.on_training = retrieve(training, embed, self.captions) if training else None
+        self.on_held_out = retrieve(held_out, embed, self.captions) if held_out else None
 
 
 def make(ground: Ground, settings: Settings | None = None) -> TextMotionEvaluator:
@@ -474,10 +325,14 @@ def make(ground: Ground, settings: Settings | None = None) -> TextMotionEvaluato
     facts = described(settings, encoder.name, skeleton, fps)
     key = hashlib.sha256(f"{facts}/{ground.card.content_hash}".encode()).hexdigest()[:16]
     path = str(ground.cache / f"{NAME}-{key}.npz")
-    model = _kept(path, new_model(skeleton, settings)) if (ground.cache / f"{NAME}-{key}.npz").exists() else None
+    model = _kept(path, TextMotion(skeleton, settings)) if (ground.cache / f"{NAME}-{key}.npz").exists() else None
     if model is None:
         motions = training_truth(ground, MOST_TRAINED, NAME)
-        _check_captions(ground, motions)
+        if len({motion.texts for motion in motions}) < 2:
+            raise UnavailableError(
+                f"{ground.clips}: expected training clips with at least 2 different captions for the evaluator {NAME}, "
+                "found one. Write captions that differ from clip to clip, or compare without it."
+            )
         model = train(motions, skeleton, fps, encoder, settings, ground.progress)
         files.write_bytes(path, files.arrays_bytes({k: v.numpy() for k, v in model.state_dict().items()}))
     evaluator = TextMotionEvaluator(model, encoder, skeleton, fps, settings)
@@ -518,15 +373,6 @@ def _kept(path: str, model: TextMotion) -> TextMotion | None:
         )
         return None
     return model.eval().requires_grad_(False)
-
-
-def _check_captions(ground: Ground, motions: Sequence[TrueMotion]) -> None:
-    """UnavailableError unless there are different captions."""
-    if len({motion.texts for motion in motions}) < 2:
-        raise UnavailableError(
-            f"{ground.clips}: expected training clips with at least 2 different captions for the evaluator {NAME}, "
-            "found one. Write captions that differ from clip to clip, or compare without it."
-        )
 
 
 @hookimpl
