@@ -6,6 +6,7 @@ the seconds of the processor that it took.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -65,6 +66,9 @@ if __name__ == "__main__":
     measure.TOWER |= {"width": 8, "layers": 1, "heads": 1}
     for verb_module, *_ in VERBS.values():
         import_module(f"videomdm_ext.{verb_module}")
+    for module in ("roma", "matplotlib.figure", "matplotlib.backends.backend_agg", "scipy.stats", "scipy.optimize"):
+        with contextlib.suppress(ImportError):
+            import_module(module)
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:

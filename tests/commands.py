@@ -38,6 +38,7 @@ NOT_HERE = {
     "pytest -n 0": "minutes: it measures the cost of the objective",
     "python -m eval.eval_humanml": "it needs HumanML3D's evaluator and GloVe, which cannot be passed on",
     "videomdm bench --protocol": "it needs HumanML3D's evaluator and GloVe, which cannot be passed on",
+    "videomdm demo": "tests/test_wheel.py runs it, from a wheel",
     "videomdm demo --video": "minutes, and two wheels of videos: tests/bench/test_video_demo_end_to_end.py",
 }
 """Commands that are not run here, by how they begin, and why."""
@@ -45,6 +46,7 @@ STAND_FOR = {
     "ARGS": "--clips set --supervision 2d --save_dir NEW", "BENCH": "bench", "CMU": "source", "DIR": "HERE/set",
     "FILE": "captions.txt", "ID": "dance_a_0", "KIND": "joints", "MODULE ARGS": "train.train_mdm --help",
     "PATH": "mdm", "RUN": "runs/mine", "SOURCE": "source", "VIDEOS": "videos", "VIDEO_OR_FOLDER": "videos",
+    "runs/demo": "HERE/set",
     "DETECTIONS": "found", "captions.tsv": "captions.txt", "VERB": "demo",
 }  # fmt: skip
 """What stands in a command for what its reader replaces."""
@@ -115,7 +117,7 @@ def filled(command: Command) -> list[str]:
 def why_not(command: Command) -> str | None:
     """Why a command is not run here, or None."""
     line = " ".join(command.words)
-    for start, reason in NOT_HERE.items():
+    for start, reason in sorted(NOT_HERE.items(), reverse=True):  # the longer of two first
         if line.startswith(start) and (start != "." or command.words[0] == "."):
             return reason
     return why_no_mdm(()) if needs_mdm(command) else None
@@ -127,18 +129,12 @@ def needs_mdm(command: Command) -> bool:
 
 
 PLUGINS = {
-    "my_mocap": (
-        "from videomdm_ext.data.sources.humanml3d import JointsImporter\n"
-        "from videomdm_ext.hookspecs import hookimpl\n\n"
-        "@hookimpl\ndef register_datasets(register):\n    register('my-mocap', JointsImporter)\n",
-        "my_mocap = my_mocap",
-    ),
-    "cardboard": (
-        documents.blocks((ROOT / "docs" / "plugins.md").read_text(encoding="utf-8"), "python")[0],
-        "cardboard = cardboard",
-    ),
+    "my_mocap": "from videomdm_ext.data.sources.humanml3d import JointsImporter\n"
+    "from videomdm_ext.hookspecs import hookimpl\n\n"
+    "@hookimpl\ndef register_datasets(register):\n    register('my-mocap', JointsImporter)\n",
+    "cardboard": documents.blocks((ROOT / "docs" / "plugins.md").read_text(encoding="utf-8"), "python")[0],
 }
-"""What docs/hooks.md and docs/plugins.md have their readers install: source and entry point, by module."""
+"""What docs/hooks.md and docs/plugins.md have their readers install: source by module and entry point."""
 
 
 def likeness(command: Command) -> tuple[object, ...]:
@@ -250,8 +246,7 @@ class Reader:
         """A server of commands in a new environment."""
         venv, pipe = self.environments / "-".join(sorted(extras)), subprocess.PIPE
         site = environments.create(venv, extras)
-        for module, (source, entries) in PLUGINS.items():
-            environments.install_plugin(site, module, source, entries)
+        environments.install_plugin(site, "documented", PLUGINS, {module: module for module in PLUGINS})
         ours = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIDEOMDM_PLUGINS")}
         ours |= {"VIDEOMDM_MDM_ROOT": str(self.place / "mdm"), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         command = [str(venv / "bin" / "python"), str(SERVER)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import runpy
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from unittest import mock
@@ -58,10 +59,14 @@ def create(folder: Path, extras: frozenset[str]) -> Path:
     return site
 
 
-def install_plugin(site: Path, module: str, source: str, entries: str) -> None:
-    """Put a package of one module into an environment, as pip would."""
-    (site / f"{module}.py").write_text(source, encoding="utf-8")
-    folder = site / f"{module}-1.0.dist-info"
-    folder.mkdir()
-    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n", encoding="utf-8")
-    (folder / "entry_points.txt").write_text(f"[videomdm]\n{entries}\n", encoding="utf-8")
+def install_plugin(site: Path, distribution: str, sources: Mapping[str, str], entries: Mapping[str, str]) -> None:
+    """Put a distribution into a folder of packages, as pip would: sources by module, modules by entry point."""
+    for module, source in sources.items():
+        place = site / f"{module.replace('.', '/')}.py"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(source, encoding="utf-8")
+    folder = site / f"{distribution.replace('-', '_')}-1.0.dist-info"
+    folder.mkdir(parents=True)
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n", encoding="utf-8")
+    lines = "".join(f"{name} = {module}\n" for name, module in entries.items())
+    (folder / "entry_points.txt").write_text(f"[videomdm]\n{lines}", encoding="utf-8")

@@ -22,6 +22,7 @@ import torch
 import tyro
 from clips import motion
 from documents import ROOT
+from environments import install_plugin
 
 from videomdm_ext import plugins, run
 from videomdm_ext.cli import main as cli
@@ -113,14 +114,8 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     (source,), (settings,) = documents.blocks(text, "python"), documents.blocks(text, "toml")
     project = tomllib.loads(settings)["project"]
     ((module,),) = [tomllib.loads(settings)["tool"]["setuptools"]["py-modules"]]
-    place = tmp_path / "packages"
-    folder = place / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
-    folder.mkdir(parents=True)
-    (place / f"{module}.py").write_text(source, encoding="utf-8")
-    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: 1.0\n", "utf-8")
-    entries = "".join(f"{key} = {value}\n" for key, value in project["entry-points"][plugins.GROUP].items())
-    (folder / "entry_points.txt").write_text(f"[{plugins.GROUP}]\n{entries}", encoding="utf-8")
-    monkeypatch.syspath_prepend(place)
+    install_plugin(tmp_path / "packages", project["name"], {module: source}, project["entry-points"][plugins.GROUP])
+    monkeypatch.syspath_prepend(tmp_path / "packages")
     monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.delenv("VIDEOMDM_PLUGINS", raising=False)
     yield source

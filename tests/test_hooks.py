@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from environments import install_plugin
 from people import features_of, observe, orbiting, real_batch, space_of
 
 from videomdm_ext import hookspecs, plugins
@@ -66,11 +67,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
     monkeypatch.syspath_prepend(tmp_path)
 
     def write(distribution: str, module: str, source: str, *, entry: str = "") -> None:
-        (tmp_path / f"{module}.py").write_text(source, encoding="utf-8")
-        folder = tmp_path / f"{distribution.replace('-', '_')}-1.0.dist-info"
-        folder.mkdir()
-        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n", "utf-8")
-        (folder / "entry_points.txt").write_text(f"[videomdm]\n{entry or module} = {module}\n", "utf-8")
+        install_plugin(tmp_path, distribution, {module: source}, {entry or module: module})
         monkeypatch.delitem(sys.modules, module, raising=False)
 
     return write
