@@ -33,7 +33,7 @@ NOT_HERE = {
     "python3.11": "it makes the environment that these tests run in",
     ".": "it makes the environment that these tests run in",
     ".ci/run": "it runs these tests",
-    "python docs/make_options.py": "tests/test_documents.py makes the same page and compares",
+    "python docs/make_": "tests/test_documents.py makes the same page and compares",
     "python tests/test_golden.py": "tests/test_golden.py computes the same and compares",
     "pytest -n 0": "minutes: it measures the cost of the objective",
     "python -m eval.eval_humanml": "it needs HumanML3D's evaluator and GloVe, which cannot be passed on",
@@ -178,7 +178,7 @@ def short(name: str, frames: int = 40) -> Clip:
 
 
 def prepare(place: Path) -> None:
-    """Small data: data sets, a folder of joints, videos with what a detector found in them, the maker of a page."""
+    """Small data: data sets, a folder of joints, videos with what a detector found in them."""
     clips = {"train": [short("dance_a"), short("walk")], "test": [short("jump")]}
     write_folder(str(place / "set"), clips, CARD)
     shutil.copytree(place / "set", place / "other")
@@ -188,8 +188,6 @@ def prepare(place: Path) -> None:
         np.save(place / "source" / "joints" / f"{name}.npy", motion(name)[:41].numpy())
         (place / "source" / "texts" / f"{name}.txt").write_text(f"a person {name}s.#a/DET person/NOUN#0.0#0.0\n")
     write_source(place, {name: brief(film(name)) for name in ("walk", "dance_b", "jump")})
-    (place / "docs").mkdir()
-    shutil.copy(ROOT / "docs" / "make_options.py", place / "docs")
 
 
 class Reader:

@@ -25,6 +25,7 @@ from documents import ROOT
 from environments import install_plugin
 
 from videomdm_ext import plugins, run
+from videomdm_ext.bench.plan import load_arm
 from videomdm_ext.cli import main as cli
 from videomdm_ext.config import Fairness, Source, Speed, Supervision, add_arguments
 from videomdm_ext.data.folder import read_card, read_folder
@@ -60,6 +61,13 @@ def section(verb: str) -> str:
 
 def test_the_options_are_documented_as_they_are():
     assert MAKER["document"]() == OPTIONS, "docs/options.md is old. Run: python docs/make_options.py"
+
+
+def test_the_rooms_are_drawn_as_they_are():
+    made = runpy.run_path(str(ROOT / "docs" / "make_house.py"))
+    assert made["document"]() == made["PAGE"].read_text(encoding="utf-8"), "Run: python docs/make_house.py"
+    assert "    mdm --> data\n    mdm --> config\n" in made["document"]()
+    assert made["reduced"]({("a", "b"), ("b", "c"), ("a", "c"), ("a", "d")}) == {("a", "b"), ("b", "c"), ("a", "d")}
 
 
 def test_every_verb_is_documented_once_in_the_programs_order():
@@ -231,6 +239,8 @@ def test_a_documented_command_has_a_verb_options_and_values_that_exist(command):
     if not rest:
         return  # the verb is named, no more
     told = parse(verb, filled(rest))
+    for arm in told.plan.arms if hasattr(told, "plan") else ():
+        load_arm(arm)
     if verb in ("train", "run"):
         check_host(*told)
 

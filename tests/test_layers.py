@@ -11,12 +11,6 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
-def test_importing_the_package_imports_nothing_heavy():
-    code = "import sys, videomdm_ext; print(*sorted({'torch', 'numpy', 'pluggy', 'yaml'} & set(sys.modules)))"
-    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert answer.stdout.strip() == ""
-
-
 def test_modules_import_only_downward_and_the_mathematics_knows_no_files():
     pytest.importorskip("importlinter", reason="import-linter is in the `dev` extra")
     command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"]
