@@ -17,7 +17,7 @@ from videomdm_ext.bench.report.tables import markdown_block
 from videomdm_ext.cli.benchmarking import protocol
 from videomdm_ext.data.folder import Card, write_folder
 from videomdm_ext.errors import ConfigError, HostError
-from videomdm_ext.mdm import checkout, evaluation, official
+from videomdm_ext.mdm import checkout, evaluation
 
 NAMES = ("mm_dist", "r_precision_1", "r_precision_2", "r_precision_3", "fid", "diversity")
 ARGS = {"dataset": "humanml", "num_steps": 50, "clips": "", "text_features": "clip"}
@@ -107,7 +107,7 @@ def test_scores_that_are_no_number_are_null_in_the_json():
 def fake_checkout(root: Path) -> Path:
     """-> a folder with the names of all files that are asked for, and nothing in them but what tells an MDM."""
     data = [f"dataset/HumanML3D/{part}" for part in evaluation.OF_DATA]
-    for name in (*checkout.SEAMS, "eval/eval_humanml.py", *map(str, official.FILES), *data):
+    for name in (*checkout.SEAMS, "eval/eval_humanml.py", *map(str, evaluation.FILES), *data):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text("")
     (root / checkout.PARSER).write_text("".join(f"def {name}(): ...\n" for name in checkout.FUNCTIONS))
@@ -182,7 +182,7 @@ def test_a_log_of_another_checkpoint_or_evaluator_or_setting_does_not_count(tmp_
     protocol(words(tmp_path))
     (run / "model000000050.pt").write_bytes(b"other weights")
     protocol(words(tmp_path))
-    (root / official.FILES[0]).write_text("another evaluator")
+    (root / evaluation.FILES[0]).write_text("another evaluator")
     protocol(words(tmp_path))
     (root / "dataset/HumanML3D/test.txt").write_text("000001\n")
     protocol(words(tmp_path))

@@ -14,7 +14,6 @@ import pytest
 
 from videomdm_ext.cli import checkouts
 from videomdm_ext.cli import main as cli
-from videomdm_ext.errors import HostError
 from videomdm_ext.mdm import checkout, doctor, install
 
 CONTENT = b"def apply_rules(args):\n    return args\n\n\ndef add_diffusion_options(parser):\n    pass\n"
@@ -115,12 +114,13 @@ def test_doctor_lists_the_state_and_every_finding_with_its_advice(root, monkeypa
     ]
 
 
-def test_doctor_without_a_checkout_speaks_of_the_stand_in(monkeypatch, capsys):
-    def nowhere(explicit=None):
-        raise HostError("No MDM checkout")
-
+def test_doctor_without_a_checkout_speaks_of_the_stand_in_and_of_one_that_is_too_old(root, monkeypatch, capsys):
     monkeypatch.delenv(checkout.VARIABLE, raising=False)
-    monkeypatch.setattr(checkout, "find", nowhere)
+    monkeypatch.setattr(checkout, "default_places", lambda: [root])
+    (root / checkout.PARSER).write_bytes(CONTENT.replace(b"apply_rules", b"other_rules"))
+    assert cli.main(["doctor"]) == 1
+    assert "parser_util.py: expected the function apply_rules" in capsys.readouterr().err
+    monkeypatch.setattr(checkout, "default_places", lambda: [root / "nowhere"])
     finding = doctor.Finding("text: auto", "fine", "--text_features auto takes words here", "")
     monkeypatch.setattr(doctor, "examine", lambda host: [finding] if host.kind == "standin" else [])
     assert cli.main(["doctor"]) == 0

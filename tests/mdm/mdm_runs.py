@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import forks
 import numpy as np
 from humanml import write_humanml
 
-REPOSITORY = Path(__file__).parents[2]
+PLAIN = {"PYTHONDONTWRITEBYTECODE": "1", "VIDEOMDM_PLUGINS": None, "VIDEOMDM_MDM_ROOT": None}
 SMALL = ("--latent_dim", "32", "--layers", "1", "--diffusion_steps", "20", "--batch_size", "4")
 
 UNEDITED = """
@@ -38,11 +40,28 @@ for argv in json.loads(sys.argv[1]):
 """
 """The same program in a checkout that `videomdm install` has edited."""
 
+NARROW = """
+import sys
+from pathlib import Path
+import torch
+from data_loaders.humanml.networks import modules
+
+torch.manual_seed(0)
+width, cpu = int(sys.argv[1]), torch.device("cpu")
+parts = {
+    "movement_encoder": modules.MovementConvEncoder(259, width, width),
+    "text_encoder": modules.TextEncoderBiGRUCo(300, 15, width, width, cpu),
+    "motion_encoder": modules.MotionEncoderBiGRUCo(width, width, width, cpu),
+}
+place = Path("t2m/text_mot_match/model/finest.tar")
+place.parent.mkdir(parents=True)
+torch.save({**{name: part.state_dict() for name, part in parts.items()}, "epoch": 0}, place)
+"""
 CLIP = """
 import torch
 from videomdm_ext.mdm import fake_clip
 
-_module = fake_clip.module(layers=1)
+_module = fake_clip.module(width=32, layers=1, heads=2)
 load, tokenize, model = _module.load, _module.tokenize, _module.model
 """
 """A package `clip` with a small random tower: the weights of the real one cannot be had in a test."""
@@ -52,6 +71,9 @@ def clone(root: Path, place: Path) -> Path:
     """-> a clone of the checkout at `root`, with synthetic HumanML3D, KIT, HumanAct12 and word vectors."""
     subprocess.run(["git", "clone", "-q", "--shared", str(root), str(place)], check=True)
     subprocess.run(["git", "-C", str(place), "checkout", "-q", commit(root)], check=True)
+    for loader in ("get_data.py", "humanml/motion_loaders/model_motion_loaders.py"):  # starting eight takes seconds
+        path = place / "data_loaders" / loader
+        path.write_text(re.sub(r"num_workers=\d", "num_workers=2", path.read_text()))
     write_humanml(place, train=44, test=8, glove=True)
     write_kit(place)
     write_humanact12(place)
@@ -96,14 +118,19 @@ def write_humanact12(place: Path, clips: int = 44) -> None:
     (folder / "humanact12poses.pkl").write_bytes(pickle.dumps(content))
 
 
-def python(place: Path, *words: str, timeout: int = 900) -> subprocess.CompletedProcess[str]:
+def python(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """python WORDS in the clone, with this package on the path and one thread."""
-    path = os.pathsep.join([str(REPOSITORY), str(place.parent / "packages")])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    for name in ("VIDEOMDM_PLUGINS", "VIDEOMDM_MDM_ROOT"):
-        environment.pop(name, None)
-    command = [sys.executable, *words]
-    return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=timeout)
+    path = os.pathsep.join([str(forks.ROOT), str(place.parent / "packages")])
+    return forks.run([*words], cwd=place, env={"PYTHONPATH": path, **PLAIN})
+
+
+def alone(place: Path, program: str, runs: Sequence[Sequence[str]]) -> None:
+    """As `trainings`, in a process that has imported nothing of this package before."""
+    path = os.pathsep.join([str(forks.ROOT), str(place.parent / "packages")])
+    known = {name: value for name, value in os.environ.items() if not name.startswith("VIDEOMDM_")}
+    known |= {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-c", program, json.dumps([list(run) for run in runs])]
+    must(subprocess.run(command, cwd=place, env=known, capture_output=True, text=True))
 
 
 def must(done: subprocess.CompletedProcess[str]) -> str:
@@ -112,6 +139,15 @@ def must(done: subprocess.CompletedProcess[str]) -> str:
     return done.stdout
 
 
-def trainings(program: str, place: Path, runs: Sequence[Sequence[str]]) -> None:
+def trainings(place: Path, program: str, runs: Sequence[Sequence[str]]) -> None:
     """Several trainings in one process, as importing takes longer than training."""
     must(python(place, "-c", program, json.dumps([list(run) for run in runs])))
+
+
+def quicken_evaluation(place: Path, replications: int, width: int = 32) -> None:
+    """Make the clone's evaluator narrow, with random weights, and its debug evaluation one of few replications."""
+    program = place / "eval" / "eval_humanml.py"
+    program.write_text(re.sub(r"replication_times = 5\b", f"replication_times = {replications}", program.read_text()))
+    wrapper = place / "data_loaders/humanml/networks/evaluator_wrapper.py"
+    wrapper.write_text(re.sub(r"('dim_(?:mo|text|coemb)\w*': )\d+", rf"\g<1>{width}", wrapper.read_text()))
+    must(python(place, "-c", NARROW, str(width)))

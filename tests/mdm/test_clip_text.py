@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import random
-import subprocess
-import sys
-from pathlib import Path
 
+import forks
 import pytest
 import torch
 from torch import nn
@@ -221,11 +218,8 @@ print("RESULT", json.dumps(result))
 def in_mdm(mdm_checkout, tmp_path_factory) -> dict:
     """-> what the program found in MDM."""
     folder = tmp_path_factory.mktemp("clip")
-    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HOME": str(folder)}
-    environment.pop("VIDEOMDM_PLUGINS", None)
-    command = [sys.executable, "-W", "ignore", "-c", PROGRAM, str(mdm_checkout.root), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    command = ["-W", "ignore", "-c", PROGRAM, str(mdm_checkout.root), str(folder)]
+    done = forks.run(command, env={"HOME": str(folder), "VIDEOMDM_PLUGINS": None})
     assert done.returncode == 0, done.stderr[-5000:]
     return json.loads(done.stdout.rsplit("RESULT ", 1)[1])
 

@@ -16,7 +16,7 @@ from clips import make_clip
 from videomdm_ext.config import Source, Supervision
 from videomdm_ext.data.folder import Card, read_statistics, write_folder
 from videomdm_ext.errors import ConfigError, HostError
-from videomdm_ext.mdm import clips
+from videomdm_ext.mdm import data, imports
 from videomdm_ext.mdm.data import UNDER_2D, WITH_CLIPS, check_host
 
 CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 def opened(folder: str, *, split: str = "test", mode: str = "train", num_frames: int = 120, **named: object):
     args = argparse.Namespace(seed=0, **named)
     source = Source(clips=folder, crop_frames=20)
-    return clips.open_for(source, TWO, args, split=split, mode=mode, num_frames=num_frames)
+    return data.open_for(source, TWO, args, split=split, mode=mode, num_frames=num_frames)
 
 
 def test_a_batch_to_edit_has_the_hosts_length_and_nothing_of_what_was_seen(folder):
@@ -44,6 +44,7 @@ def test_a_batch_to_edit_has_the_hosts_length_and_nothing_of_what_was_seen(folde
     assert condition["y"]["mask"].sum() == condition["y"]["lengths"][0] == 20
     assert not any(name.startswith("observation/") for name in condition["y"])
     assert (motion[..., 20:] == 0).all()
+    assert [clip.id for clip in opened(folder, split="val").clips] == ["dance_a_0", "walk_0"], "there is no such split"
 
 
 def test_a_batch_to_train_on_has_its_own_length_and_what_was_seen(folder):
@@ -60,10 +61,6 @@ def test_captions_come_without_motion_and_ask_for_the_length_that_is_to_be_sampl
     assert condition["y"]["lengths"].tolist() == [50, 50, 50]
     assert set(condition["y"]["text"]) <= set(make_clip(name="punch").texts)
     torch.testing.assert_close(dataset.inv_transform(torch.zeros(263)), torch.from_numpy(dataset.mean))
-
-
-def test_a_folder_without_the_split_lends_its_training_clips(folder):
-    assert [clip.id for clip in opened(folder, split="val").clips] == ["dance_a_0", "walk_0"]
 
 
 # -- evaluation -------------------------------------------------------------------------------------------------------
@@ -93,12 +90,12 @@ def WordVectorizer(root, prefix):
 
 def evaluated(folder: str, mode: str):
     named = {"split": "test", "mode": mode, "num_frames": None}
-    return clips.open_evaluation(HumanML, Source(clips=folder), TWO, **named)
+    return data.open_evaluation(HumanML, Source(clips=folder), TWO, **named)
 
 
 def test_an_evaluation_reads_the_truth_of_the_clips_and_leaves_the_hosts_cache_alone(folder, monkeypatch):
-    monkeypatch.setattr(clips, "DRAWN", 0)
-    monkeypatch.setattr(clips, "check_enough", partial(clips.check_enough, batch=1))
+    monkeypatch.setattr(data, "DRAWN", 0)
+    monkeypatch.setattr(data, "check_enough", partial(data.check_enough, batch=1))
     dataset = evaluated(folder, "gt")
     assert (dataset.opt.data_root, dataset.opt.motion_dir) == (folder, f"{folder}/new_joint_vecs")
     assert dataset.opt.text_dir == f"{folder}/texts"
@@ -110,8 +107,8 @@ def test_an_evaluation_reads_the_truth_of_the_clips_and_leaves_the_hosts_cache_a
 
 
 def test_what_is_generated_for_an_evaluation_is_in_the_units_of_the_training(folder, monkeypatch):
-    monkeypatch.setattr(clips, "DRAWN", 0)
-    monkeypatch.setattr(clips, "check_enough", partial(clips.check_enough, batch=1))
+    monkeypatch.setattr(data, "DRAWN", 0)
+    monkeypatch.setattr(data, "check_enough", partial(data.check_enough, batch=1))
     dataset = evaluated(folder, "eval")
     mean, std = read_statistics(folder, "bent")
     for part in (dataset, dataset.t2m_dataset):
@@ -125,7 +122,7 @@ def test_too_few_clips_for_mdms_evaluation_are_refused_with_their_number(folder)
     with pytest.raises(ConfigError, match=said):
         evaluated(folder, "gt")
     with pytest.raises(ConfigError, match="expected 350 or more"):
-        clips.check_enough(folder, "test", ["punch_0"], batch=50)
+        data.check_enough(folder, "test", ["punch_0"], batch=50)
 
 
 def test_clips_without_a_truth_are_evaluated_on_the_hosts_own_data_where_it_is(folder, tmp_path, monkeypatch):
@@ -146,13 +143,13 @@ def test_statistics_of_another_skeleton_are_refused(folder):
     other = HumanML("eval", "test")
     other.mean = np.zeros(251)
     with pytest.raises(HostError, match=r"expected statistics of 251 features .* found 263"):
-        clips.speak_training_units(other, Source(clips=folder), TWO)
+        data.speak_training_units(other, Source(clips=folder), TWO)
 
 
 def test_swapped_globals_come_back_after_an_error():
     module = ModuleType("any")
     module.name = 1
-    with pytest.raises(ZeroDivisionError), clips.swapped(module, name=0):
+    with pytest.raises(ZeroDivisionError), imports.swapped(module, name=0):
         1 / module.name
     assert module.name == 1
 
@@ -161,17 +158,12 @@ def test_swapped_globals_come_back_after_an_error():
 
 
 @pytest.mark.parametrize("name", UNDER_2D)
-def test_under_2d_an_option_that_makes_no_sense_is_refused_with_the_reason(name):
+def test_an_option_that_makes_no_sense_is_refused_under_2d_and_prefix_completion_also_with_clips(folder, name):
     args = argparse.Namespace(dataset="humanml", **{name: 1})
     way = "take --supervision 3d without --clips" if name in WITH_CLIPS else r"take --supervision 3d\."
     with pytest.raises(ConfigError, match=f"--{name} 1 with --supervision 2d: .*{UNDER_2D[name][:15]}.*, or {way}"):
         check_host(Source(clips="set"), TWO, args)
     check_host(Source(), Supervision(), args)
-
-
-@pytest.mark.parametrize("name", UNDER_2D)
-def test_under_3d_our_clips_serve_all_but_prefix_completion(folder, name):
-    args = argparse.Namespace(dataset="humanml", **{name: 1})
     if name in WITH_CLIPS:
         with pytest.raises(ConfigError, match=f"--{name} 1 with --clips: .* MDM's own data, without --clips"):
             check_host(Source(clips=folder), Supervision(), args)

@@ -138,13 +138,9 @@ def test_without_epochs_pythons_generator_decides_as_in_mdm(folder):
     random.seed(5)
     again = dataset[0]
     assert torch.equal(first[0].teacher, again[0].teacher)
+    assert first[0].truth is None
+    assert first[0].truth_extrinsics is None
     assert len({dataset[0][0].initial_heading for _ in range(8)}) > 1
-
-
-def test_no_truth_reaches_a_crop(folder):
-    crop, _ = opened(folder)[0]
-    assert crop.truth is None
-    assert crop.truth_extrinsics is None
 
 
 # -- batches ----------------------------------------------------------------------------------------------------------
@@ -169,18 +165,14 @@ def test_a_batch_is_z_scored_and_zero_in_its_padding(folder):
 
 def test_a_batch_names_its_clips_and_captions_and_what_was_seen_of_them(folder):
     _, y = batch_of(opened(folder))
+    assert opened(folder, frames=1000).batch_length == max(clip.length for clip in CLIPS)
+    assert len(y["mask"].flatten(1)[0]) == 20
     assert y["db_key"] == [clip.id for clip in CLIPS]
     assert all(text in clip.texts for text, clip in zip(y["text"], CLIPS, strict=True))
     assert {key.removeprefix(PREFIX) for key in y if key.startswith(PREFIX)} == {
         "keypoints", "confidence", "extrinsics", "initial_heading",
     }  # fmt: skip
     assert all(torch.is_tensor(value) for key, value in y.items() if key.startswith(PREFIX))
-
-
-def test_batches_of_crops_are_as_long_as_the_longest_crop_there_can_be(folder):
-    dataset = opened(folder, frames=20)
-    assert batch_of(dataset)[0].shape[-1] == 20
-    assert opened(folder, frames=1000).batch_length == max(clip.length for clip in CLIPS)
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------
@@ -198,9 +190,6 @@ def test_without_clips_2d_supervision_and_lifted_teachers_are_refused(values, as
     with pytest.raises(ConfigError, match=f"^{asked}: expected --clips .* videomdm data"):
         check_source(Source(), Supervision(**values))
     check_source(Source(clips="somewhere"), Supervision(**values))
-
-
-def test_without_clips_the_hosts_own_truth_is_fine():
     check_source(Source(), Supervision())
     check_source(Source(), Supervision(teacher="gt"))
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from videomdm_ext import run
 from videomdm_ext.data.folder import Card, write_folder
-from videomdm_ext.mdm import divergence, resume
+from videomdm_ext.mdm import resume
 
 CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
 BROKEN = (math.nan, math.inf, -math.inf)
@@ -31,14 +31,14 @@ def test_one_number_that_is_not_finite_is_found_wherever_it_is_and_the_largest_f
         torch.full((size, 2), torch.finfo(kind).max if kind.is_floating_point else 2**62, dtype=kind)
         for size, kind in kinds
     ]
-    assert divergence.all_finite(tensors)
-    assert divergence.first_broken({"a": tensors}) == ""
+    assert resume.all_finite(tensors)
+    assert resume.first_broken({"a": tensors}) == ""
     places = [i for i, (size, kind) in enumerate(kinds) if size and kind.is_floating_point]
     if places:
         place = data.draw(st.sampled_from(places))
         tensors[place][data.draw(st.integers(0, kinds[place][0] - 1)), 1] = data.draw(st.sampled_from(BROKEN))
-        assert not divergence.all_finite(tensors)
-        assert divergence.first_broken({"x": 1, "a": tensors}) == f"a.{place}"
+        assert not resume.all_finite(tensors)
+        assert resume.first_broken({"x": 1, "a": tensors}) == f"a.{place}"
 
 
 # -- whole trainings of the stand-in ----------------------------------------------------------------------------------
@@ -77,7 +77,7 @@ def test_a_run_of_the_stand_in_that_diverges_is_stopped_and_its_good_checkpoint_
     assert f"The last good checkpoint is {last}. Lower --lr, which is 1e+30, or limit the gradient with" in said
     assert len(said.splitlines()) == 1
     assert {path.name: path.read_bytes() for path in (folder / name).glob("*.pt")}.items() >= before.items()
-    assert not [path for path in (folder / name).glob("*.pt") if divergence.broken_in(path)]
+    assert not [path for path in (folder / name).glob("*.pt") if resume.broken_in(path)]
     assert train(folder, name, *paired, *goes_on, "--num_steps", "6", "--lr", "1e-4") == 0
 
 
@@ -87,7 +87,7 @@ def test_a_run_does_not_go_on_from_numbers_that_are_not_finite_and_writes_nothin
     assert train(folder, kind, "--num_steps", "4") == 0
     place = folder / kind / f"{kind}000000004.pt"
     content = torch.load(place, weights_only=True)
-    name, tensor = next((name, tensor) for name, tensor in divergence.tensors_in(content) if tensor.ndim)
+    name, tensor = next((name, tensor) for name, tensor in resume.tensors_in(content) if tensor.ndim)
     tensor.view(-1)[0] = math.nan
     torch.save(content, place)
     before = {path.name: path.read_bytes() for path in (folder / kind).iterdir()}

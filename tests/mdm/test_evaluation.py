@@ -10,7 +10,7 @@ from clips import make_clip
 
 from videomdm_ext.data.folder import Card, write_folder
 from videomdm_ext.errors import ConfigError, HostError
-from videomdm_ext.mdm import evaluation, official
+from videomdm_ext.mdm import evaluation
 
 CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
 
@@ -24,7 +24,7 @@ def asked(**changes: object) -> argparse.Namespace:
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """-> a checkout, in which the process is, with all files of the evaluator and its own test split."""
     place = tmp_path / "mdm"
-    for path in (*official.FILES, Path("dataset/HumanML3D/test.txt")):
+    for path in (*evaluation.FILES, Path("dataset/HumanML3D/test.txt")):
         (place / path).parent.mkdir(parents=True, exist_ok=True)
         (place / path).touch()
     monkeypatch.chdir(place)
@@ -33,7 +33,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_it_is_started_where_the_files_are_that_it_reads(root, tmp_path, monkeypatch):
     evaluation.check_during_training(asked(), root)
-    (root / official.FILES[0]).unlink()
+    (root / evaluation.FILES[0]).unlink()
     with pytest.raises(HostError, match=r"--eval_during_training: .*expected the files of MDM's evaluator.*Run in the"):
         evaluation.check_during_training(asked(), root)
     evaluation.check_during_training(asked(eval_during_training=False), root)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
+import forks
 import numpy as np
 import pytest
 import torch
@@ -50,7 +49,7 @@ def test_encode_by_humanml3ds_rule_equals_mdms_extract_features(mdm_checkout: Ch
     clips = {name: clip.double() for name, clip in real_motions().items()}
     np.savez(tmp_path / "positions.npz", **{name: clip.numpy() for name, clip in clips.items()})
     paths = [str(path) for path in (mdm_checkout.root, tmp_path / "positions.npz", tmp_path / "features.npz")]
-    done = subprocess.run([sys.executable, "-c", SCRIPT, *paths], capture_output=True, text=True, check=False)
+    done = forks.run(["-c", SCRIPT, *paths])
     assert done.returncode == 0, done.stderr[-2000:]
     part = channels(SMPL22).rotations
     with np.load(tmp_path / "features.npz") as found:

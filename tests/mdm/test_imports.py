@@ -16,13 +16,13 @@ from videomdm_ext.mdm import checkout, imports
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """-> a folder on the import path; afterwards no change of the test and no module of it is left."""
-    known = dict(imports._changes)
+    known = dict(imports._finder.changes)
     monkeypatch.syspath_prepend(tmp_path)
     before, finders = set(sys.modules), list(sys.meta_path)
     yield tmp_path
     sys.meta_path[:] = finders
-    imports._changes.clear()
-    imports._changes.update(known)
+    imports._finder.changes.clear()
+    imports._finder.changes.update(known)
     for name in set(sys.modules) - before:
         if name.startswith("imported_"):
             del sys.modules[name]
@@ -42,15 +42,15 @@ def test_a_change_comes_right_after_the_modules_own_code(place):
 
 
 def test_a_module_that_is_there_is_changed_at_once_and_only_once(place):
-    write(place, "imported_early", "value = 1\n")
+    write(place, "imported_early", "value = [1]\n")
     module = importlib.import_module("imported_early")
+    for _ in range(2):
+        imports.after("imported_early", add_two)
+    assert module.value == [1, 2]
 
-    def change(found):
-        found.value += 1
 
-    imports.after("imported_early", change)
-    imports.after("imported_early", change)
-    assert module.value == 2
+def add_two(module):
+    module.value.append(2)
 
 
 def test_a_module_inside_a_package_is_changed_too(place):
@@ -60,12 +60,9 @@ def test_a_module_inside_a_package_is_changed_too(place):
     importlib.invalidate_caches()
     imports.after("imported_package.part", lambda module: setattr(module, "value", 5))
     assert importlib.import_module("imported_package.part").value == 5
-
-
-def test_a_changed_module_can_still_be_run_as_a_program(place):
     write(place, "imported_program", "value = 3\n")
     imports.after("imported_program", lambda module: setattr(module, "value", 4))
-    assert runpy.run_module("imported_program", run_name="__main__")["value"] == 3
+    assert runpy.run_module("imported_program", run_name="__main__")["value"] == 3, "it can still be run"
 
 
 def test_an_error_of_the_module_is_its_own(place):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forks
 import mdm_runs
 import pytest
 import torch
@@ -165,33 +166,34 @@ def test_the_stand_in_and_a_folder_without_the_file_are_refused(tmp_path):
 # -- in a Python of its own -------------------------------------------------------------------------------------------
 
 
-def imported(root: Path, *flags: str, path: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """utils.parser_util of this folder, imported by a Python that sees `path`."""
-    command = [sys.executable, *flags, "-c", "import sys; sys.path.insert(0, '.'); import utils.parser_util"]
-    environment = {**os.environ, "PYTHONPATH": str(path)}
-    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+IMPORT = "import sys; sys.path.insert(0, '.'); import utils.parser_util"
+
+
+def imported(root: Path) -> tuple[int, list[str]]:
+    """utils.parser_util of this folder, imported by a Python. -> its exit status and the lines of its errors"""
+    done = forks.run(["-c", IMPORT], cwd=root)
+    return done.returncode, done.stderr.splitlines()
 
 
 def test_a_python_without_this_package_ends_with_one_sentence(tmp_path):
     install.install(written(tmp_path))
-    done = imported(tmp_path, "-S", path=tmp_path)
+    command, environment = [sys.executable, "-S", "-c", IMPORT], {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     (sentence,) = done.stderr.splitlines()
     assert sentence.startswith(f"error: {tmp_path / PARSER}: expected the package videomdm_ext, which {sys.executable}")
 
 
 def test_a_checkout_with_the_lines_of_an_earlier_version_ends_with_one_sentence(tmp_path):
-    done = imported(written(tmp_path, EARLIER[0].encode() + b"\n" + CONTENT), "-S")
-    assert done.returncode == 1
-    (sentence,) = done.stderr.splitlines()
+    status, (sentence,) = imported(written(tmp_path, EARLIER[0].encode() + b"\n" + CONTENT))
+    assert status == 1
     assert "videomdm install --mdm ." in sentence
 
 
 def test_an_older_checkout_with_our_line_ends_with_one_sentence(tmp_path):
     written(tmp_path, install.appended(CONTENT.replace(b"apply_rules", b"other_rules")))
-    done = imported(tmp_path)
-    assert done.returncode == 1
-    (sentence,) = done.stderr.splitlines()
+    status, (sentence,) = imported(tmp_path)
+    assert status == 1
     assert sentence.startswith(f"error: {tmp_path / PARSER}: expected the function apply_rules")
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from videomdm_ext.errors import HostError
-from videomdm_ext.mdm import divergence, loop, resume
+from videomdm_ext.mdm import loop, resume
 
 
 def same(first: object, second: object) -> bool:
@@ -226,7 +226,7 @@ def test_a_paired_run_stops_where_it_diverges_and_names_the_last_good_checkpoint
     assert {resume.step_of(path) for path in resume.checkpoints(tmp_path / "run")} == {2}
     assert len(list((tmp_path / "run").iterdir())) == 3
     content = torch.load(tmp_path / "run" / "bundle000000002.pt")
-    assert divergence.first_broken(content) == ""
+    assert resume.first_broken(content) == ""
 
 
 def test_a_run_by_the_hosts_own_count_stops_too_and_says_where_no_checkpoint_was_written(tmp_path):

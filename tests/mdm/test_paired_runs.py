@@ -6,14 +6,12 @@ Each host is imported once, in a process of its own; every run is a fork of it, 
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import forks
 import mdm_runs
 import pytest
 import torch
@@ -22,9 +20,8 @@ from torch import Tensor
 
 from videomdm_ext.data.folder import Card, write_folder
 from videomdm_ext.data.motions import load_motions
-from videomdm_ext.mdm import checkout, divergence, resume
+from videomdm_ext.mdm import checkout, resume
 
-ROOT = Path(__file__).parents[2]
 CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
 KILLED = 9
 DRIVER = """
@@ -138,13 +135,8 @@ Run = tuple[str, list[str], dict[str, int]]
 def drive(root: Path, place: Path, plan: list[Run]) -> dict[str, int]:
     """Run the plan with the host at `root`, in the folder `place`. -> the exit status of each run"""
     (place / "plan.json").write_text(json.dumps(plan))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    for name in ("VIDEOMDM_PLUGINS", "VIDEOMDM_MDM_ROOT"):
-        environment.pop(name, None)
-    command = [sys.executable, "-W", "ignore", "-c", DRIVER, str(root), "plan.json"]
-    with (place / "driver.txt").open("w") as log:
-        done = subprocess.run(command, cwd=place, env=environment, stdout=log, stderr=log, check=False)
-    assert done.returncode == 0, (place / "driver.txt").read_text()[-3000:]
+    done = forks.run(["-W", "ignore", "-c", DRIVER, str(root), "plan.json"], cwd=place, env=mdm_runs.PLAIN)
+    assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-1500:]
     return json.loads((place / "statuses.json").read_text())
 
 
@@ -321,7 +313,7 @@ def test_a_run_that_diverges_stops_with_a_message_and_leaves_no_such_number(requ
     (said,) = re.findall(r"^error: .*", output(runs, name), re.MULTILINE)
     assert re.search(r"the (loss|weight) .* at step \d+; the training stopped\. " + re.escape(last), said), said
     assert "Lower --lr, which is 1e+30" in said
-    assert [path.name for path in place.glob("*.pt") if divergence.broken_in(path)] == []
+    assert [path.name for path in place.glob("*.pt") if resume.broken_in(path)] == []
     assert newest or name == "diverged"
 
 

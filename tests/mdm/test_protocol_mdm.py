@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import shutil
 import sys
 from pathlib import Path
@@ -26,7 +25,7 @@ from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.folder import Card, write_folder
 from videomdm_ext.data.motions import load_motions
 from videomdm_ext.errors import ConfigError, HostError
-from videomdm_ext.mdm import checkout, evaluation, official
+from videomdm_ext.mdm import checkout, evaluation
 
 pytestmark = [pytest.mark.mdm, pytest.mark.slow]
 
@@ -35,26 +34,8 @@ SMALL = ("--latent_dim", "16", "--layers", "1", "--diffusion_steps", "2", "--bat
 CARD = Card(name="many copies", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
 REPLICATIONS = 2
 FRAMES = 40
-WIDTH = 32
 LENGTHS = (40, 196, 60, 61, 63, 120, 60, 44)
 
-NARROW = """
-import sys
-from pathlib import Path
-import torch
-from data_loaders.humanml.networks import modules
-
-torch.manual_seed(0)
-width, cpu = int(sys.argv[1]), torch.device("cpu")
-parts = {
-    "movement_encoder": modules.MovementConvEncoder(259, width, width),
-    "text_encoder": modules.TextEncoderBiGRUCo(300, 15, width, width, cpu),
-    "motion_encoder": modules.MotionEncoderBiGRUCo(width, width, width, cpu),
-}
-place = Path("t2m/text_mot_match/model/finest.tar")
-place.parent.mkdir(parents=True)
-torch.save({**{name: part.state_dict() for name, part in parts.items()}, "epoch": 0}, place)
-"""
 ALONE = """
 import sys
 import numpy as np
@@ -98,12 +79,7 @@ def place(mdm_checkout, tmp_path_factory) -> Path:
 def small(mdm_checkout, tmp_path_factory) -> Path:
     """-> a checkout whose evaluator is narrow, and whose debug evaluation has two replications, to save time."""
     place = mdm_runs.clone(mdm_checkout.root, tmp_path_factory.mktemp("small") / "mdm")
-    program = place / "eval" / "eval_humanml.py"
-    shorter = re.sub(r"replication_times = 5\b", f"replication_times = {REPLICATIONS}", program.read_text(), count=1)
-    program.write_text(shorter)
-    wrapper = place / "data_loaders/humanml/networks/evaluator_wrapper.py"
-    wrapper.write_text(re.sub(r"('dim_(?:mo|text|coemb)\w*': )\d+", rf"\g<1>{WIDTH}", wrapper.read_text()))
-    mdm_runs.must(mdm_runs.python(place, "-c", NARROW, str(WIDTH)))
+    mdm_runs.quicken_evaluation(place, REPLICATIONS)
     yield place
     shutil.rmtree(place)
 
@@ -134,7 +110,7 @@ def test_embeddings_are_those_of_mdms_wrapper(place, tmp_path):
     given |= {f"words{n}": np.array(words) for n, words in enumerate(tokens)}
     np.savez(tmp_path / "given.npz", **given)
     mdm_runs.must(mdm_runs.python(place, "-c", ALONE, str(tmp_path / "given.npz"), str(tmp_path / "made.npz")))
-    evaluator = dataclasses.replace(official.load(place), batch=5)
+    evaluator = dataclasses.replace(evaluation.load(place), batch=5)
     with np.load(tmp_path / "made.npz") as made:
         theirs = {name: torch.from_numpy(made[name]) for name in made.files}
     assert torch.pdist(theirs["motions"]).min() > 100 * EQUAL_WEIGHTS
@@ -146,7 +122,7 @@ def test_embeddings_are_those_of_mdms_wrapper(place, tmp_path):
 def test_loading_it_leaves_this_process_as_it_was(place, standin_module):
     known = standin_module("data_loaders.get_data")
     before, path = dict(sys.modules), list(sys.path)
-    official.load(place)
+    evaluation.load(place)
     assert sys.path == path
     assert sys.modules["data_loaders.get_data"] is known
     assert not any(name.startswith("data_loaders") for name in set(sys.modules) - set(before))
@@ -158,10 +134,10 @@ def test_broken_weights_are_named(place, tmp_path):
     weights = copy / "t2m/text_mot_match/model/finest.tar"
     weights.write_bytes(b"not weights")
     with pytest.raises(HostError, match=r"finest\.tar: expected the files of MDM's evaluator.*download_t2m"):
-        official.load(copy)
+        evaluation.load(copy)
     write_evaluator(copy, features=251)
     with pytest.raises(HostError, match=r"finest\.tar: expected the files of MDM's evaluator"):
-        official.load(copy)
+        evaluation.load(copy)
 
 
 def test_a_run_of_a_bench_is_evaluated_by_mdms_own_program_and_only_once(small, bench, monkeypatch, capsys):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import forks
+import mdm_runs
 import numpy as np
 import pytest
 from humanml import write_evaluator, write_glove, write_humanml
@@ -19,7 +19,6 @@ from videomdm_ext.mdm import remedies
 
 pytestmark = pytest.mark.mdm
 
-REPOSITORY = Path(__file__).parents[2]
 PROGRAMS = ("train.train_mdm", "sample.generate", "sample.edit", "eval.eval_humanml")
 HIDE = """
 import os, sys
@@ -49,24 +48,16 @@ def place(mdm_checkout, tmp_path_factory) -> Iterator[Path]:
     """-> a clone with a small data set, without GloVe, evaluator weights and SMPL."""
     root = tmp_path_factory.mktemp("remedies") / "mdm"
     subprocess.run(["git", "clone", "-q", "--shared", str(mdm_checkout.root), str(root)], check=True)
-    if mdm_checkout.commit is not None:
-        subprocess.run(["git", "-C", str(root), "checkout", "-q", mdm_checkout.commit], check=True)
+    subprocess.run(["git", "-C", str(root), "checkout", "-q", mdm_runs.commit(mdm_checkout.root)], check=True)
     write_humanml(root, train=8, test=8)
-    site = root.parent / "site"
-    site.mkdir()
-    (site / "sitecustomize.py").write_text(HIDE)
     yield root
     shutil.rmtree(root.parent)
 
 
 def run(place: Path, *words: str, given: str = "") -> subprocess.CompletedProcess[str]:
     """python WORDS in the clone, with none of the optional packages but the one that is `given` beside the clone."""
-    paths = os.pathsep.join(map(str, [REPOSITORY, place.parent / "site", place.parent / "packages"]))
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "GIVEN": given}
-    for name in ("VIDEOMDM_PLUGINS", "VIDEOMDM_MDM_ROOT"):
-        environment.pop(name, None)
-    command = [sys.executable, "-W", "ignore", *words]
-    return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=300)
+    environment = {"PYTHONPATH": str(place.parent / "packages"), "GIVEN": given, **mdm_runs.PLAIN}
+    return forks.run(["-W", "ignore", *words], cwd=place, env=environment, first=HIDE)
 
 
 def answer(done: subprocess.CompletedProcess[str]) -> dict:
@@ -132,28 +123,18 @@ def looked(place) -> dict:
     return answer(run(place, "-c", LOOK, json.dumps(PROGRAMS)))
 
 
-def test_all_programs_are_imported_without_the_optional_packages(looked):
+def test_all_programs_are_imported_without_the_optional_packages_and_what_cannot_be_done_says_what_to_do(looked):
     assert {"clip", "spacy", "smplx", "joblib", "wandb", "moviepy", "SMPL", "GloVe"} <= set(looked["applied"])
     assert looked["in sys.modules"] == []
-
-
-def test_the_remedies_draw_no_random_numbers(looked):
     assert looked["no draws"]
-
-
-def test_without_smpl_positions_pass_and_rotations_are_refused(looked):
     assert looked["positions"] == [1, 25, 6, 4]
-    assert "SMPL_NEUTRAL.pkl" in looked["rotations"]
-
-
-def test_what_cannot_be_done_says_what_to_do(looked):
-    assert "pip install wandb" in looked["wandb"]
-    assert "download_t2m_evaluators.sh" in looked["evaluator"]
-    assert "download_glove.sh" in looked["gt"]
-
-
-def test_a_training_set_has_word_vectors_of_the_true_widths(looked):
     assert looked["word"] == [[300], [15]]
+    assert looked["counts"] == "int64"
+    assert looked["numpy"] == [True, True]
+    advice = {"rotations": "SMPL_NEUTRAL.pkl", "wandb": "pip install wandb", "gt": "download_glove.sh"}
+    advice["evaluator"] = "download_t2m_evaluators.sh"
+    for name, said in advice.items():
+        assert said in looked[name]
 
 
 def test_the_frechet_distance_is_that_of_its_formula(looked):
@@ -163,11 +144,6 @@ def test_the_frechet_distance_is_that_of_its_formula(looked):
     root = np.sqrt(np.linalg.eigvals(first @ second).real).sum()
     expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(first) + np.trace(second) - 2 * root
     assert looked["fid"] == pytest.approx(expected, rel=1e-6)
-
-
-def test_modules_have_the_numpy_names_they_use(looked):
-    assert looked["counts"] == "int64"
-    assert looked["numpy"] == [True, True]
 
 
 @pytest.mark.filterwarnings("ignore:invalid escape sequence")

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
+import forks
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from videomdm_ext.mdm.speed import exact
-
-ROOT = Path(__file__).parents[2]
 
 
 def slow_look_up(table: np.ndarray, timesteps: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -55,22 +50,6 @@ def test_a_table_that_is_changed_in_place_is_looked_up_as_it_is_now():
     assert exact.look_up(table, timesteps, (1,)).item() == 2.0
     table[2] = 9.0
     assert exact.look_up(table, timesteps, (1,)).item() == 9.0
-
-
-def test_tables_are_kept_and_not_too_many_of_them():
-    kept, made = exact.Kept(), []
-
-    def get(key: int) -> Tensor:
-        return kept.get(key, lambda: made.append(key) or torch.tensor(key))
-
-    assert get(0) is get(0)
-    for key in range(1, exact.TABLES + 1):
-        get(0), get(key)
-    assert len(kept.tensors) == exact.TABLES
-    assert get(0).item() == 0
-    assert made == list(range(exact.TABLES + 1))
-    get(1)
-    assert made[-1] == 1
 
 
 # -- norms and the average --------------------------------------------------------------------------------------------
@@ -214,7 +193,7 @@ result["equal"] = [
     all(map(torch.equal, before[0], after[0])) and before[1] == after[1] for after in (ours, as_on_a_gpu)
 ]
 result["count"] = len(before[0])
-result["tables"] = len(exact._tables.tensors)
+result["tables"] = exact._table.cache_info().currsize
 result["slower"] = seconds() / took
 print(json.dumps(result))
 """
@@ -222,9 +201,7 @@ print(json.dumps(result))
 
 @pytest.mark.mdm
 def test_mdms_own_results_stay_as_they_are_and_nothing_is_slower_on_the_cpu(mdm_checkout):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", PROGRAM, str(mdm_checkout.root)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = forks.run(["-c", PROGRAM, str(mdm_checkout.root)])
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["equal"] == [True, True]

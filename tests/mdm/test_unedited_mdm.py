@@ -42,7 +42,7 @@ def saved(mdm_checkout, tmp_path_factory) -> dict[str, Path]:
         for name, words in RUNS.items():
             own = ("--supervision", "3d") if kind == "installed" else ()
             runs.append(["--save_dir", f"save/{name}", *mdm_runs.SMALL, *STEPS, *words, *own])
-        mdm_runs.trainings(program, place, runs)
+        (mdm_runs.alone if kind == "unedited" else mdm_runs.trainings)(place, program, runs)
         found[kind] = place / "save"
     yield found
     for folder in found.values():

@@ -21,7 +21,7 @@ import tyro
 from videomdm_ext.config import Supervision, as_flags, difference, from_mapping, read_yaml, shipped
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.mdm import checkout
-from videomdm_ext.mdm.logs import read_rows
+from videomdm_ext.mdm.loop import read_rows
 from videomdm_ext.supervision.unrolling import TimestepBuckets
 
 REFERENCE, CONTROL, FULL = "3d", "lifted", "2d"

@@ -22,7 +22,7 @@ from videomdm_ext.bench.statistics import number
 from videomdm_ext.data.files import write_bytes
 from videomdm_ext.data.folder import read_card
 from videomdm_ext.errors import ConfigError, HostError
-from videomdm_ext.mdm import evaluation, official
+from videomdm_ext.mdm import evaluation
 from videomdm_ext.mdm.checkout import Checkout
 from videomdm_ext.mdm.evaluation import MADE, REPLICATIONS, TRUTH, Scores
 
@@ -137,11 +137,11 @@ def evaluate(checkout: Checkout, run: Asked, settings: Settings, out: Path, watc
     """The scores of a checkpoint, from a finished log of the same thing, or from MDM's program now."""
     data, content = scored_against(checkout, run)
     identity = {
-        "checkpoint": official.hash_of(run.checkpoint),
+        "checkpoint": evaluation.hash_of(run.checkpoint),
         "args": dict(run.args),
         "data": content,
         "settings": asdict(settings),
-        "host": {"commit": checkout.commit, "files": official.hashes(checkout.root)},
+        "host": {"commit": checkout.commit, "files": evaluation.hashes(checkout.root)},
     }
     names = f"{run.name}-{settings.eval_mode}-guidance{settings.guidance:g}-seed{settings.seed}"
     folder = out / "protocol_mdm" / names

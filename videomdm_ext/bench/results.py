@@ -20,7 +20,7 @@ from videomdm_ext.bench.statistics import mean_interval
 from videomdm_ext.data.folder import Card
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.inference.sample import read_motions
-from videomdm_ext.mdm.logs import read_rows
+from videomdm_ext.mdm.loop import read_rows
 from videomdm_ext.render.figures import Example
 
 TEXT_FEATURES = {

@@ -32,7 +32,7 @@ from videomdm_ext.data.folder import read_card
 from videomdm_ext.data.refined import identity, is_made, make_refined
 from videomdm_ext.errors import ConfigError, HostError
 from videomdm_ext.inference import sample as sampling
-from videomdm_ext.mdm import hook, logs
+from videomdm_ext.mdm import hook, loop
 
 DENOISE_AT = 0.2
 """Held-out clips are noised to this share of the schedule."""
@@ -146,12 +146,12 @@ def _host_log(run: Run, folder: Path) -> Iterator[None]:
     if "fork" in multiprocessing.get_all_start_methods():  # as where MDM is the main program: its loader forks
         multiprocessing.set_start_method("fork", force=True)
     place = folder / "host"
-    logs.gather_log(folder, place)
-    logs.write_csv(place)
+    loop.gather_log(folder, place)
+    loop.write_csv(place)
     try:
         yield
     finally:
-        logs.gather_log(folder, place)
+        loop.gather_log(folder, place)
 
 
 def _forget_earlier(folder: Path, kept: Sequence[int] = ()) -> None:

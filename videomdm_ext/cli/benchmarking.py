@@ -309,9 +309,7 @@ def speed(words: Sequence[str]) -> int:
     try:
         host = checkout.standin() if options.standin else checkout.find(None if options.mdm == "auto" else options.mdm)
     except HostError as error:
-        raise HostError(
-            f"{error} Commit {checkout.TESTED[0][:7]} is tested. Or time the stand-in with --standin."
-        ) from error
+        raise HostError(f"{error} Or time the stand-in with --standin.") from error
     with bars() as progress:
         speeds = measure(host, sizes, counting(progress, "steps"))
     _show_speeds(speeds)

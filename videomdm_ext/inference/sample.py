@@ -26,7 +26,7 @@ from videomdm_ext.data.clip import Crop, collate, crop, tensor_of
 from videomdm_ext.data.folder import read_folder
 from videomdm_ext.errors import ConfigError, HostError
 from videomdm_ext.geometry.cameras import to_camera
-from videomdm_ext.mdm import checkout, divergence, hook
+from videomdm_ext.mdm import checkout, hook, resume
 from videomdm_ext.mdm.checkout import Checkout
 from videomdm_ext.mdm.data import HostDataset, open_dataset
 from videomdm_ext.motion.features import FeatureSpace, decode
@@ -94,7 +94,7 @@ def load(host: Checkout, checkpoint: Path, *, device: str = "cpu", clips: str = 
         raise HostError(
             f"{stored}: expected the run's arguments as JSON ({error}). Keep args.json beside it."
         ) from error
-    divergence.refuse(checkpoint)
+    resume.refuse(checkpoint)
     args.paired = False  # a matter of the training
     if clips:
         args.clips = clips
@@ -111,7 +111,7 @@ def load(host: Checkout, checkpoint: Path, *, device: str = "cpu", clips: str = 
         raise HostError(f"{stored}: expected all arguments of a run ({error}). Keep the run's own file.") from error
     try:
         model_util.load_saved_model(model, str(checkpoint), use_avg=use_average)
-    except (*divergence.MALFORMED, HostError) as error:
+    except (*resume.MALFORMED, HostError) as error:
         raise HostError(_misfit(checkpoint, stored, dataset, error)) from error
     model.to(device)  # MDM's own returns nothing
     model.eval()
@@ -170,7 +170,7 @@ def sample(
 
 def finite(x: Tensor, trained: Trained) -> Tensor:
     """What was sampled. Raises HostError where it is not finite, as of finite weights that are far too large."""
-    if not divergence.all_finite([x]):
+    if not resume.all_finite([x]):
         raise HostError(
             f"{trained.checkpoint}: expected finite motions from this checkpoint, found others, so its training "
             "diverged. Take an earlier one, or train again with a lower --lr."

@@ -113,7 +113,7 @@ def check_functions(root: Path, names: Container[str]) -> None:
     if missing:
         raise HostError(
             f"{root / PARSER}: expected the function {missing[0]}, which MDM has since {FIRST} (February 2025), found "
-            f"none. Older commits are not supported; git -C {root} checkout {TESTED[0][:7]} is tested."
+            f"none. Older commits are not supported; take a tested one: git -C {root} checkout {TESTED[0][:7]}."
         )
 
 

@@ -15,7 +15,7 @@ import torch
 
 from videomdm_ext import plugins
 from videomdm_ext.errors import HostError, VideoMDMError
-from videomdm_ext.mdm import clip_weights, placeholders, remedies, text
+from videomdm_ext.mdm import imports, remedies, text
 from videomdm_ext.mdm.checkout import Checkout
 
 FINE, REMEDIED, MISSING = "fine", "remedied", "missing"
@@ -31,17 +31,15 @@ class Finding:
     advice: str
 
 
-NEEDED = ("clip", "moviepy")
-"""Packages without which something of the four programs does not work."""
-OF_MOVIEPY = ("moviepy.editor", "moviepy.video.io.bindings")
-OF_SMPLX = ("smplx.lbs",)
+PARTS = {"moviepy.editor": "moviepy", "moviepy.video.io.bindings": "moviepy", "smplx.lbs": "smplx"}
+"""Modules of packages that are looked for by themselves."""
 PLATFORMS = {"tensorboard": "TensorboardPlatform", "clearml": "ClearmlPlatform"}
 """Packages that MDM's trainer imports when --train_platform_type asks for them."""
 TRY = """
 import json, sys, warnings
 warnings.simplefilter("ignore")
-from videomdm_ext.mdm import doctor, placeholders
-made = placeholders.try_all()
+from videomdm_ext.mdm import doctor, imports
+made = imports.try_all()
 clip = sys.modules.get("clip")
 other = clip is not None and not callable(getattr(clip, "load", None))
 print("\\n" + json.dumps([made, other, doctor.try_encoders(), doctor.try_platforms()]))
@@ -62,32 +60,33 @@ class Tried:
 def examine(checkout: Checkout) -> list[Finding]:
     """Everything that the host asks for, without importing it. Packages are tried in a process of their own."""
     tried = try_packages()
-    encoders = examine_encoders(tried.encoders)
+    encoders = [
+        _finding(f"text: {name}", problem, f"--text_features {name}", "Choose another, or put that right")
+        for name, problem in tried.encoders.items()
+    ]
+    auto = next(name for name in text.AUTO if not tried.encoders.get(name))
+    encoders.append(Finding("text: auto", FINE, f"--text_features auto takes {auto} here", ""))
     if checkout.kind == "standin":
         return encoders
-    changes = [examine_change(remedy) for remedy in remedies.REMEDIES if remedy.needed is not None]
     platforms = [
-        _loaded(name, problem, f"reports under --train_platform_type {PLATFORMS[name]}", f"pip install {name}")
+        _finding(name, problem, f"reports under --train_platform_type {PLATFORMS[name]}", f"pip install {name}")
         for name, problem in tried.platforms.items()
     ]
-    files = examine_files(checkout.root)
-    return [*changes, *examine_packages(tried), *encoders, *platforms, *files, examine_ffmpeg()]
-
-
-def examine_encoders(problems: dict[str, str]) -> list[Finding]:
-    """Each text encoder, and which one `auto` takes."""
-    found = [
-        _loaded(f"text: {name}", problem, f"--text_features {name}", "Choose another, or put that right")
-        for name, problem in problems.items()
+    writes = find_spec("imageio_ffmpeg") or shutil.which("ffmpeg") or os.environ.get("FFMPEG_BINARY")
+    ffmpeg = ("ffmpeg", "" if writes else "not installed", "writes the videos that moviepy draws")
+    return [
+        *examine_changes(),
+        *examine_packages(tried),
+        *encoders,
+        *platforms,
+        *examine_files(checkout.root),
+        _finding(*ffmpeg, "pip install imageio-ffmpeg"),
     ]
-    auto = next(name for name in text.AUTO if not problems.get(name))
-    return [*found, Finding("text: auto", FINE, f"--text_features auto takes {auto} here", "")]
 
 
-def _loaded(name: str, problem: str, about: str, advice: str) -> Finding:
-    if not problem:
-        return Finding(name, FINE, about, "")
-    return Finding(name, MISSING, f"{about}; {problem}", advice)
+def _finding(name: str, problem: str, about: str, advice: str, absent: str = MISSING) -> Finding:
+    """Fine where there is no problem, else `absent`."""
+    return Finding(name, absent, f"{about}; {problem}", advice) if problem else Finding(name, FINE, about, "")
 
 
 def try_encoders() -> dict[str, str]:
@@ -96,7 +95,7 @@ def try_encoders() -> dict[str, str]:
     found = {}
     for name in plugins.collect(manager, "text_encoders"):
         try:
-            found[name] = clip_weights.problem(download=False, load=True) if name == text.HOST else ""
+            found[name] = text.clip_problem(download=False, load=True) if name == text.HOST else ""
             if name != text.HOST:
                 text.load(manager, name)
         except VideoMDMError as error:
@@ -131,46 +130,41 @@ def try_packages() -> Tried:
 
 
 def examine_packages(tried: Tried) -> list[Finding]:
-    """The packages that MDM imports at the top; `clip`'s own only where there is `clip`."""
+    """The packages that MDM imports at the top, with what was the matter; `clip`'s own only where there is `clip`."""
     stood_in = dict(tried.stood_in)
-    parts = dict.fromkeys(OF_MOVIEPY, "moviepy") | dict.fromkeys(OF_SMPLX, "smplx")
-    for part, whole in parts.items():
+    for part, whole in PARTS.items():
         if part in stood_in:
             stood_in.setdefault(whole, (f"without {part}", stood_in[part][1]))
     findings = []
-    for name, package in placeholders.PACKAGES.items():
-        if name in parts or (package.within == ("clip",) and "clip" in stood_in):
+    for name, package in imports.PACKAGES.items():
+        if name in PARTS or (package.within == ("clip",) and "clip" in stood_in):
             continue
         problem, absent = stood_in.get(name, ("", False))
-        findings.append(examine_package(package, problem, absent))
-    if tried.other and "clip" not in stood_in:
-        findings[0] = Finding(
-            "clip",
-            MISSING,
-            "another program of that name is installed",
-            f"pip uninstall clip, then {placeholders.EXTRA}",
-        )
+        if name == "clip" and tried.other and not problem:
+            other = "another program of that name is installed"
+            findings.append(Finding(name, MISSING, other, f"pip uninstall clip, then {imports.EXTRA}"))
+            continue
+        problem = "not installed" if problem == imports.NONE else problem
+        if problem and not absent:
+            findings.append(_finding(name, f"{problem}, its part is stood in for", package.about, "", REMEDIED))
+        else:  # moviepy and clip are those without which something of the four programs does not work
+            state = MISSING if name in ("clip", "moviepy") else REMEDIED
+            findings.append(_finding(name, problem, package.about, package.advice, state))
     return findings
 
 
-def examine_package(package: placeholders.Package, problem: str, absent: bool) -> Finding:
-    """One package; where it is stood in for, what was the matter with it."""
-    if not problem:
-        return Finding(package.name, FINE, package.about, "")
-    found = "not installed" if problem == placeholders.NONE else problem
-    if not absent:
-        return Finding(package.name, REMEDIED, f"{package.about}; {found}, its part is stood in for", "")
-    state = MISSING if package.name in NEEDED else REMEDIED
-    return Finding(package.name, state, f"{package.about}; {found}", package.advice)
-
-
-def examine_change(remedy: remedies.Remedy) -> Finding:
-    """Whether the package of that name needs its remedy, or is not there at all."""
-    assert remedy.needed is not None
-    try:
-        return Finding(remedy.name, REMEDIED if remedy.needed() else FINE, remedy.about, "")
-    except ImportError as error:
-        return Finding(remedy.name, MISSING, f"MDM cannot be imported without it: {error}", placeholders.EXTRA)
+def examine_changes() -> list[Finding]:
+    """Whether the packages that MDM needs as they were need a remedy, or are not there at all."""
+    findings = []
+    for remedy in remedies.REMEDIES:
+        if remedy.needed is not None:
+            try:
+                state = REMEDIED if remedy.needed() else FINE
+                findings.append(Finding(remedy.name, state, remedy.about, ""))
+            except ImportError as error:
+                about = f"MDM cannot be imported without it: {error}"
+                findings.append(Finding(remedy.name, MISSING, about, imports.EXTRA))
+    return findings
 
 
 def examine_files(root: Path) -> list[Finding]:
@@ -178,29 +172,29 @@ def examine_files(root: Path) -> list[Finding]:
     humanml = root / "dataset" / "HumanML3D"
     parts = ("new_joint_vecs", "texts", "Mean.npy", "Std.npy", "train.txt", "test.txt")
     return [
-        _files(
+        _finding(
             "HumanML3D",
-            [humanml / part for part in parts],
+            _gone(*(humanml / part for part in parts)),
             "MDM's training set; without it only --clips can be trained on",
             "Get it as MDM's README says",
         ),
-        _files(
+        _finding(
             "GloVe",
-            [root / "glove" / name for name in remedies.VECTORS],
+            _gone(*(root / "glove" / name for name in remedies.VECTORS)),
             "word vectors of the evaluator; without them eval.eval_humanml does not run, training does",
             "Run bash prepare/download_glove.sh in the checkout",
         ),
-        _loaded(
+        _finding(
             "evaluator",
             try_evaluator(root / remedies.EVALUATOR),
             "MDM's text and motion evaluator; without it eval.eval_humanml does not run",
             "Run bash prepare/download_t2m_evaluators.sh in the checkout",
         ),
-        _files(
+        _finding(
             "SMPL",
-            remedies.body_files(root),
+            _gone(*remedies.body_files(root)),
             "the body model of the action data sets; HumanML3D and KIT never ask it",
-            f"Run bash prepare/download_smpl_files.sh in the checkout, and {placeholders.EXTRA}",
+            f"Run bash prepare/download_smpl_files.sh in the checkout, and {imports.EXTRA}",
             absent=REMEDIED,
         ),
     ]
@@ -219,16 +213,7 @@ def try_evaluator(path: Path) -> str:
     return f"{path} has no {', '.join(absent)}" if absent else ""
 
 
-def _files(name: str, paths: list[Path], about: str, advice: str, absent: str = MISSING) -> Finding:
+def _gone(*paths: Path) -> str:
+    """Which of these are not there; empty where all are."""
     gone = [str(path) for path in paths if not path.exists()]
-    if not gone:
-        return Finding(name, FINE, about, "")
-    return Finding(name, absent, f"{about}; not there: {', '.join(gone)}", advice)
-
-
-def examine_ffmpeg() -> Finding:
-    """What moviepy writes videos with."""
-    about = "writes the videos that moviepy draws"
-    if find_spec("imageio_ffmpeg") or shutil.which("ffmpeg") or os.environ.get("FFMPEG_BINARY"):
-        return Finding("ffmpeg", FINE, about, "")
-    return Finding("ffmpeg", MISSING, f"{about}; not installed", "pip install imageio-ffmpeg")
+    return f"not there: {', '.join(gone)}" if gone else ""

@@ -26,11 +26,9 @@ from videomdm_ext import plugins
 from videomdm_ext.config import Fairness, Source, Supervision, from_args
 from videomdm_ext.data.folder import read_card
 from videomdm_ext.errors import HostError, VideoMDMError
-from videomdm_ext.mdm import clips, divergence, evaluation, loop, loss, pairing, remedies, resume, text_choice
+from videomdm_ext.mdm import data, evaluation, loop, loss, pairing, remedies, resume, text
 from videomdm_ext.mdm.checkout import FUNCTIONS, PACKAGES, PARSER, STANDIN, Checkout, check_functions
-from videomdm_ext.mdm.data import HostDataset
 from videomdm_ext.mdm.speed import approximate, exact
-from videomdm_ext.mdm.text import TextEncoder
 
 RULES, OPTIONS = FUNCTIONS
 ENDS = ("train_args", "generate_args", "edit_args", "evaluation_parser")
@@ -61,18 +59,12 @@ def attach(names: dict[str, Any]) -> None:
 
 
 def wrap(names: dict[str, Any], add_options: AddOptions, activate: Activate) -> None:
-    """Replace the functions of utils.parser_util by ones that call these two. Repeating it replaces the two."""
-    names[OPTIONS] = with_options(_unhooked(names[OPTIONS]), add_options)
-    for end in (RULES,) if RULES in names else ENDS:
-        names[end] = with_activation(_unhooked(names[end]), activate)
+    """Replace the functions of utils.parser_util by ones that call these two. Repeating it replaces the two.
 
+    Our options go into the group titled `diffusion`, which args.json restores, right after the host has made it.
+    """
 
-def with_options(add: Callable[..., Any], add_options: AddOptions) -> Callable[..., Any]:
-    """Add our options to the group titled `diffusion`, which args.json restores, right after the host has made it."""
-
-    @functools.wraps(add)
-    def hooked(parser: argparse.ArgumentParser) -> None:
-        add(parser)
+    def add(parser: argparse.ArgumentParser, _: None) -> None:
         groups = [group for group in parser._action_groups if group.title == "diffusion"]
         if not groups:
             raise HostError(
@@ -81,25 +73,23 @@ def with_options(add: Callable[..., Any], add_options: AddOptions) -> Callable[.
             )
         add_options(groups[-1])
 
-    hooked.__dict__["hooks"] = add
-    return hooked
+    names[OPTIONS] = hooked(names[OPTIONS], add)
+    for end in (RULES,) if RULES in names else ENDS:
+        names[end] = hooked(names[end], lambda *given: activate(given[-1]))
 
 
-def with_activation(final: Callable[..., Any], activate: Activate) -> Callable[..., Any]:
-    """Activate with the arguments that the host's function returns."""
+def hooked(own: Callable[..., Any], then: Callable[..., None]) -> Callable[..., Any]:
+    """The host's function, after which `then` is called with its arguments and its result."""
+    host: Callable[..., Any] = vars(own).get("hooks", own)
 
-    @functools.wraps(final)
-    def hooked(*given: Any) -> argparse.Namespace:
-        args: argparse.Namespace = final(*given)
-        activate(args)
-        return args
+    @functools.wraps(host)
+    def function(*given: Any) -> Any:
+        result = host(*given)
+        then(*given, result)
+        return result
 
-    hooked.__dict__["hooks"] = final
-    return hooked
-
-
-def _unhooked(function: Callable[..., Any]) -> Callable[..., Any]:
-    return vars(function).get("hooks", function)
+    function.__dict__["hooks"] = host
+    return function
 
 
 # -- from outside -----------------------------------------------------------------------------------------------------
@@ -108,7 +98,11 @@ def _unhooked(function: Callable[..., Any]) -> Callable[..., Any]:
 def run(checkout: Checkout, module: str, argv: Sequence[str]) -> None:
     """Run `module` of the checkout as the main program with the arguments `argv` and this package's options."""
     use(checkout)
-    if not exists(module):
+    try:
+        found = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
         raise HostError(f"{checkout.root}: no module {module}. Name one of its programs, for example train.train_mdm.")
     before = sys.argv
     sys.argv = [module, *argv]
@@ -137,7 +131,9 @@ def claim(checkout: Checkout) -> None:
     sys.path.insert(0, root)
     importlib.invalidate_caches()
     for package in PACKAGES:
-        place = location(package)
+        spec = importlib.util.find_spec(package)
+        places = [] if spec is None else [spec.origin, *(spec.submodule_search_locations or [])]
+        place = next(filter(None, places), "nothing")
         if (checkout.root / package).is_dir() and not Path(place).is_relative_to(root):
             sys.path.remove(root)
             raise HostError(
@@ -145,20 +141,6 @@ def claim(checkout: Checkout) -> None:
                 "Start from another folder, or uninstall what owns that package."
             )
     _in_use = checkout
-
-
-def location(package: str) -> str:
-    """Where an import of this package leads."""
-    spec = importlib.util.find_spec(package)
-    places = [] if spec is None else [spec.origin or "", *(spec.submodule_search_locations or [])]
-    return next((place for place in places if place), "nothing")
-
-
-def exists(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
 
 
 # -- the options and what they do -------------------------------------------------------------------------------------
@@ -190,21 +172,21 @@ def activate(args: argparse.Namespace, *, loading: bool = False) -> None:
     trains = not loading and hasattr(args, "save_dir") and hasattr(args, "num_steps")
     if trains:
         check_one_process()
-    moved = text_choice.explicit(sys.argv[1:], "clips")
+    moved = text.explicit(sys.argv[1:], "clips")
     if moved is not None:  # the folder may lie elsewhere than where args.json says that the training found it
         args.clips = moved
-    if pairing.trains_paired(args):
-        resume.prepare(args, bundled=not _in_standin())
+    if pairing.trains_paired(args):  # the stand-in's optimizer files hold what a bundle does
+        resume.prepare(args, bundled=not _root().is_relative_to(STANDIN))
     if trains:
-        divergence.refuse_resumed(args)
+        resume.refuse_resumed(args)
     elif getattr(args, "model_path", ""):
-        divergence.refuse(Path(args.model_path))
+        resume.refuse(Path(args.model_path))
     manager().hook.configure(args=args)
     if trains:
         fit_batch(args)
         if getattr(args, "eval_during_training", False):
             evaluation.check_during_training(args, _root())
-    encoder = text_choice.settle(args, sys.argv[1:], manager())
+    encoder = text.settle(args, sys.argv[1:], manager())
     terms = loss.loss_terms(manager())
     model_util = importlib.import_module("utils.model_util")
     diffusion = manager().hook.make_diffusion(base=_own(model_util, "SpacedDiffusion"), args=args, terms=terms)
@@ -239,11 +221,6 @@ def fit_batch(args: argparse.Namespace) -> None:
         args.batch_size = count
 
 
-def _in_standin() -> bool:
-    """Whether the host in use is the stand-in, whose optimizer files hold what a bundle does."""
-    return _root().is_relative_to(STANDIN)
-
-
 def _root() -> Path:
     """The folder of the host in use."""
     return Path(importlib.import_module("utils.parser_util").__file__ or "").resolve().parents[1]
@@ -273,7 +250,7 @@ def _own(module: Any, name: str) -> Any:
     return getattr(module, f"_host_{name}", getattr(module, name))
 
 
-def with_text_encoder(base: type, encoder: TextEncoder | None) -> type:
+def with_text_encoder(base: type, encoder: text.TextEncoder | None) -> type:
     """The host's MDM, which asks `encoder(texts)` [B, 512], where there is one, in place of loading CLIP."""
     if encoder is None:
         return base
@@ -308,17 +285,6 @@ def without_text(base: type) -> type:
     return WithoutText
 
 
-def evaluated_class(get_data: Any, name: str, mode: str) -> type:
-    """The host's dataset class for its evaluators; the stand-in has neither."""
-    if not hasattr(get_data, "get_dataset_class"):
-        raise HostError(
-            f"{get_data.__file__}: expected evaluators for mode {mode!r}, found the stand-in, which has none. Run it "
-            "in an MDM checkout with --mdm, or train and score arms with videomdm bench --dataset DIR."
-        )
-    found: type = get_data.get_dataset_class(name)
-    return found
-
-
 def _swap_data(args: argparse.Namespace) -> None:
     """Train on --clips where it is given, and let plugins wrap what the host loads."""
     source, supervision = from_args(Source, args), from_args(Supervision, args)
@@ -336,12 +302,17 @@ def _swap_data(args: argparse.Namespace) -> None:
         if not source.clips:
             dataset = host_dataset(name, num_frames, split, hml_mode, **named)
         elif hml_mode in ("eval", "gt"):
+            if not hasattr(get_data, "get_dataset_class"):
+                raise HostError(
+                    f"{get_data.__file__}: expected evaluators for mode {hml_mode!r}, found the stand-in, which has "
+                    "none. Run it in an MDM checkout with --mdm, or train and score arms with videomdm bench "
+                    "--dataset DIR."
+                )
             named = {"num_frames": num_frames, "mode": hml_mode, **named}
-            dataset = clips.open_evaluation(
-                evaluated_class(get_data, name, hml_mode), source, supervision, split=split, **named
-            )
+            kind = get_data.get_dataset_class(name)
+            dataset = data.open_evaluation(kind, source, supervision, split=split, **named)
         else:
-            dataset = clips.open_for(source, supervision, args, split=split, mode=hml_mode, num_frames=num_frames)
+            dataset = data.open_for(source, supervision, args, split=split, mode=hml_mode, num_frames=num_frames)
             dataset.device = named.get("device") or "cpu"
         opened[:] = [dataset]
         return plugins.wrap_dataset(manager(), dataset, args=args, split=split)
@@ -349,7 +320,7 @@ def _swap_data(args: argparse.Namespace) -> None:
     @functools.wraps(host_collate)
     def get_collate_fn(name: str, hml_mode: str = "train", pred_len: int = 0, batch_size: int = 1) -> Any:
         dataset = opened[-1] if opened else None
-        if not isinstance(dataset, HostDataset):
+        if not isinstance(dataset, data.HostDataset):
             return host_collate(name, hml_mode, pred_len, batch_size)
         if len(dataset) < batch_size:
             raise HostError(

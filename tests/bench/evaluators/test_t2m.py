@@ -16,7 +16,7 @@ from videomdm_ext.bench.evaluators.base import Ground, UnavailableError
 from videomdm_ext.data.folder import Card
 from videomdm_ext.errors import ConfigError, HostError
 from videomdm_ext.geometry.rotations import rotate_yaw_together
-from videomdm_ext.mdm import official
+from videomdm_ext.mdm import evaluation
 from videomdm_ext.mdm.checkout import Checkout
 from videomdm_ext.motion.features import decode, encode
 from videomdm_ext.motion.kinematics import HUMANML3D_FILES, heading
@@ -53,11 +53,11 @@ class Vectors:
         return np.array([float(WORDS[word])]), np.array([float(len(tag))])
 
 
-def fake(batch: int = 3) -> official.Official:
+def fake(batch: int = 3) -> evaluation.Official:
     wrapper = SimpleNamespace(
         movement_encoder=movement, motion_encoder=Recurrent(), text_encoder=text, device=torch.device("cpu")
     )
-    return official.Official(wrapper, Vectors(), MEAN, STD, batch)
+    return evaluation.Official(wrapper, Vectors(), MEAN, STD, batch)
 
 
 def by_hand(features: torch.Tensor) -> torch.Tensor:

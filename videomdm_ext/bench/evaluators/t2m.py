@@ -16,7 +16,7 @@ from videomdm_ext.data.files import stems
 from videomdm_ext.data.texts import Tagger, find_tagger, read_captions
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.hookspecs import Register, hookimpl
-from videomdm_ext.mdm import official
+from videomdm_ext.mdm import evaluation
 from videomdm_ext.motion.features import encode
 from videomdm_ext.motion.kinematics import HUMANML3D_FILES, canonicalise, heading
 from videomdm_ext.motion.skeletons import SMPL22
@@ -68,7 +68,7 @@ class T2M(Evaluator):
         "--protocol mdm."
     )
 
-    def __init__(self, evaluator: official.Official, texts: Captions, hashes: Mapping[str, str]) -> None:
+    def __init__(self, evaluator: evaluation.Official, texts: Captions, hashes: Mapping[str, str]) -> None:
         self.evaluator, self.texts, self.hashes = evaluator, texts, hashes
 
     @property
@@ -76,7 +76,7 @@ class T2M(Evaluator):
         settings: dict[str, Any] = {
             "files": dict(self.hashes),
             "heading": [HUMANML3D_FILES.sigma, HUMANML3D_FILES.hips, HUMANML3D_FILES.anchored],
-            "frames": official.LONGEST,
+            "frames": evaluation.LONGEST,
             "captions": [self.texts.origin, dict(self.texts.known)],
         }
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
@@ -88,9 +88,9 @@ class T2M(Evaluator):
 
     def motions(self, clips: Sequence[Tensor], fps: float) -> Tensor:
         """Positions [T, J, 3] each, m, y up, 4 frames or more; beyond 196 frames they are cut. -> [N, 512]"""
-        if fps != official.FPS:
+        if fps != evaluation.FPS:
             raise ConfigError(
-                f"t2m: expected motions of {official.FPS:g} fps, found {fps:g}. Leave this evaluator out."
+                f"t2m: expected motions of {evaluation.FPS:g} fps, found {fps:g}. Leave this evaluator out."
             )
         return self.evaluator.motions([features(clip) for clip in clips])
 
@@ -115,18 +115,18 @@ def make(ground: Ground) -> T2M:
         raise UnavailableError(
             "t2m: expected an MDM checkout with the evaluator's files, found none. Name it: --mdm PATH."
         )
-    if ground.card.skeleton != SMPL22.name or ground.card.fps != official.FPS:
+    if ground.card.skeleton != SMPL22.name or ground.card.fps != evaluation.FPS:
         raise UnavailableError(
-            f"t2m: expected motions of {SMPL22.name} at {official.FPS:g} fps, found {ground.card.skeleton} at "
+            f"t2m: expected motions of {SMPL22.name} at {evaluation.FPS:g} fps, found {ground.card.skeleton} at "
             f"{ground.card.fps:g} in {ground.clips}. It was trained on HumanML3D alone."
         )
     root = ground.checkout.root
-    absent = official.problem(root)
+    absent = evaluation.absent_files(root)
     if absent:
         raise UnavailableError(f"t2m: {absent}")
     tagger = find_tagger()
     texts = Captions(read_tagged(ground.clips), tagger, f"spaCy {version('spacy')}" if tagger else "")
-    return T2M(official.load(root), texts, official.hashes(root))
+    return T2M(evaluation.load(root), texts, evaluation.hashes(root))
 
 
 @hookimpl

@@ -175,10 +175,10 @@ def doubled(model: Any, y: Mapping[str, Any], count: int) -> dict[str, Any] | No
     return {**twice, "uncond": HALF}
 
 
-def _double(value: Any, count: int) -> Any | None:
-    """A value with one entry a clip, twice."""
-    if torch.is_tensor(value) and value.shape[:1] == (count,):
-        return torch.cat([value, value])
+def _double(value: Any, count: int, axis: int = 0) -> Any | None:
+    """A value with one entry a clip, along `axis` of a tensor, twice."""
+    if torch.is_tensor(value) and value.ndim > axis and value.shape[axis] == count:
+        return torch.cat([value, value], axis)
     if isinstance(value, np.ndarray) and value.shape[:1] == (count,):
         return np.concatenate([value, value])
     return list(value) * 2 if isinstance(value, list | tuple) and len(value) == count else None
@@ -186,14 +186,10 @@ def _double(value: Any, count: int) -> Any | None:
 
 def _double_text(features: Any, count: int) -> Any | None:
     """Features [L, B, C], or BERT's with which of the tokens are padding, [B, L]."""
-    if isinstance(features, tuple):
-        tokens, hidden = features
-        if tokens.ndim != 3 or tokens.shape[1] != count or len(hidden) != count:
-            return None
-        return torch.cat([tokens, tokens], 1), torch.cat([hidden, hidden])
-    if not torch.is_tensor(features) or features.ndim != 3 or features.shape[1] != count:
-        return None
-    return torch.cat([features, features], 1)
+    if not isinstance(features, tuple):
+        return _double(features, count, 1) if torch.is_tensor(features) else None
+    both = _double_text(features[0], count), _double(features[1], count)
+    return None if both[0] is None or both[1] is None else both
 
 
 @contextmanager

@@ -5,7 +5,6 @@ reads, and copies between devices. What might round otherwise somewhere is in ap
 """
 
 import functools
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
@@ -30,24 +29,7 @@ def attach() -> None:
     imports.after("diffusion.fp16_util", fetch_norms_at_once)
 
 
-class Kept:
-    """Tensors by what they are made of, as many as TABLES."""
-
-    def __init__(self) -> None:
-        self.tensors: OrderedDict[Any, Tensor] = OrderedDict()
-
-    def get(self, key: Any, make: Callable[[], Tensor]) -> Tensor:
-        if key not in self.tensors:
-            self.tensors[key] = make()
-            if len(self.tensors) > TABLES:
-                self.tensors.popitem(last=False)
-        self.tensors.move_to_end(key)
-        return self.tensors[key]
-
-
 # -- the schedule -----------------------------------------------------------------------------------------------------
-
-_tables = Kept()
 
 
 def keep_tables(module: ModuleType) -> None:
@@ -68,34 +50,31 @@ def look_up(table: Table, timesteps: Tensor, shape: Sequence[int]) -> Tensor:
 
     Tables are told apart by content: the host makes some of them anew for each use.
     """
-    key = (table.tobytes(), table.dtype.str, timesteps.device)
-    kept = _tables.get(key, lambda: torch.from_numpy(table.copy()).to(timesteps.device))
+    kept = _table(table.tobytes(), table.dtype.str, timesteps.device)
     values = kept[timesteps].float()
     return values.view(-1, *(1,) * (len(shape) - 1)).expand(tuple(shape))
 
 
+@functools.lru_cache(TABLES)
+def _table(content: bytes, kind: str, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.frombuffer(content, kind).copy()).to(device)
+
+
+@functools.lru_cache(TABLES)
+def _steps(steps: tuple[int, ...], device: torch.device, kind: torch.dtype) -> Tensor:
+    return torch.tensor(steps, device=device, dtype=kind)
+
+
 def keep_map(module: ModuleType) -> None:
     """Make the tensor that maps a spaced schedule's timesteps once for each schedule."""
-    wrapped: Any = module._WrappedModel
-    kept: OrderedDict[Any, tuple[list[int], list[int], Tensor]] = OrderedDict()
-
-    def tensor_of(steps: list[int], like: Tensor) -> Tensor:
-        key = (id(steps), like.device, like.dtype)
-        entry = kept.get(key)
-        if entry is None or entry[1] != steps:
-            made = torch.tensor(steps, device=like.device, dtype=like.dtype)
-            entry = kept[key] = (steps, list(steps), made)
-            if len(kept) > TABLES:
-                kept.popitem(last=False)
-        return entry[2]
 
     def call(self: Any, x: Tensor, ts: Tensor, **named: Any) -> Any:
-        steps = tensor_of(self.timestep_map, ts)[ts]
+        steps = _steps(tuple(self.timestep_map), ts.device, ts.dtype)[ts]
         if self.rescale_timesteps:
             steps = steps.float() * (1000.0 / self.original_num_steps)
         return self.model(x, steps, **named)
 
-    wrapped.__call__ = call
+    module._WrappedModel.__call__ = call
 
 
 # -- norms and the average --------------------------------------------------------------------------------------------

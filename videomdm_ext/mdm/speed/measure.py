@@ -31,7 +31,7 @@ from videomdm_ext.data.clip import to_clip
 from videomdm_ext.data.folder import Card, write_folder
 from videomdm_ext.data.motions import Optics, find_lifter, lift, load_motions, observe, own_generator
 from videomdm_ext.errors import HostError
-from videomdm_ext.mdm import checkout, clip_weights, fake_clip, hook, install, remedies
+from videomdm_ext.mdm import checkout, fake_clip, hook, install, remedies, text
 from videomdm_ext.mdm.checkout import PARSER, Checkout
 from videomdm_ext.mdm.data import open_dataset
 from videomdm_ext.motion.skeletons import SMPL22
@@ -108,12 +108,15 @@ class Speeds:
 def measure(checkout: Checkout, sizes: Sizes, watch: Callable[[int, int], None] = lambda done, total: None) -> Speeds:
     """Time every variant that the checkout has. `watch` gets the steps done and the steps in all."""
     variants = VARIANTS if checkout.kind == "mdm" else VARIANTS[1:]
-    if "stock" in variants:
-        _refuse_edited(checkout)
+    if "stock" in variants and install.examine(checkout.root).state != install.NOT_INSTALLED:
+        raise HostError(
+            f"{checkout.root / PARSER}: edited by videomdm install, so stock MDM cannot be timed in this checkout. "
+            f"Run videomdm uninstall --mdm {checkout.root} before, or name another clone with --mdm."
+        )
     with tempfile.TemporaryDirectory(prefix="videomdm-speed-") as name, ExitStack() as stack:
         folder = Path(name)
         write_batch(folder, sizes)
-        tower = None if clip_weights.path().is_file() else TOWER
+        tower = None if text.clip_path().is_file() else TOWER
         plan = {"root": str(checkout.root), "kind": checkout.kind, "tower": tower, **dataclasses.asdict(sizes)}
         (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
         workers = {variant: stack.enter_context(worker(folder, variant, checkout, sizes)) for variant in variants}
@@ -131,21 +134,13 @@ def measure(checkout: Checkout, sizes: Sizes, watch: Callable[[int, int], None] 
         for variant, phases in taken.items()
     }
     random_tower = "a random tower of ViT-B/32 size (CLIP's weights are not here)"
-    text = "CLIP ViT-B/32" if tower is None else random_tower
-    return Speeds(sizes, timings, next(iter(ends.values()))["device"], text)
+    encoder = "CLIP ViT-B/32" if tower is None else random_tower
+    return Speeds(sizes, timings, next(iter(ends.values()))["device"], encoder)
 
 
 def medians(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The median of each part over the steps."""
     return {part: median(step[part] for step in steps) for part in (*PARTS, "total")}
-
-
-def _refuse_edited(checkout: Checkout) -> None:
-    if install.examine(checkout.root).state != install.NOT_INSTALLED:
-        raise HostError(
-            f"{checkout.root / PARSER}: edited by videomdm install, so stock MDM cannot be timed in this checkout. "
-            f"Run videomdm uninstall --mdm {checkout.root} before, or name another clone with --mdm."
-        )
 
 
 # -- the batch --------------------------------------------------------------------------------------------------------
@@ -276,7 +271,9 @@ def main(folder: Path, variant: str) -> None:
     for line in sys.stdin:
         turn = line.strip()
         if turn == "end":
-            answer: dict[str, Any] = {"digest": digest(loop), "device": device_name()}
+            gpu = torch.cuda.is_available()
+            device = torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads"
+            answer: dict[str, Any] = {"digest": digest(loop), "device": device}
         else:
             answer = step(clock, loop, motion, {**y, "text": captions(sizes, turn)})
         answers.write(json.dumps(answer) + "\n")
@@ -352,12 +349,6 @@ def digest(loop: Any) -> str:
             if not name.startswith("clip_model."):
                 total.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
     return total.hexdigest()
-
-
-def device_name() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"CPU, {torch.get_num_threads()} threads"
 
 
 if __name__ == "__main__":

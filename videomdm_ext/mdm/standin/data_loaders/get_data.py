@@ -7,17 +7,7 @@ from torch.utils.data import DataLoader
 from videomdm_ext.errors import HostError
 
 
-def get_dataset(
-    name,
-    num_frames,
-    split="train",
-    hml_mode="train",
-    abs_path=".",
-    fixed_len=0,
-    device=None,
-    autoregressive=False,
-    cache_path=None,
-):
+def get_dataset(name, num_frames, split="train", hml_mode="train", **named):
     raise HostError(
         f"The stand-in host has no data of its own (asked for {name}, split {split}). "
         "Pass --clips DIR with a dataset folder, or use MDM with --mdm."
@@ -28,27 +18,9 @@ def get_collate_fn(name, hml_mode="train", pred_len=0, batch_size=1):
     return collate
 
 
-def get_dataset_loader(
-    name,
-    batch_size,
-    num_frames,
-    split="train",
-    hml_mode="train",
-    fixed_len=0,
-    pred_len=0,
-    device=None,
-    autoregressive=False,
-):
+def get_dataset_loader(name, batch_size, num_frames, split="train", hml_mode="train", pred_len=0, **named):
     """Shuffled full batches, loaded in this process; `loader.generator` alone decides the order."""
-    dataset = get_dataset(
-        name,
-        num_frames,
-        split=split,
-        hml_mode=hml_mode,
-        fixed_len=fixed_len,
-        device=device,
-        autoregressive=autoregressive,
-    )
+    dataset = get_dataset(name, num_frames, split=split, hml_mode=hml_mode, **named)
     return DataLoader(
         dataset,
         batch_size=batch_size,

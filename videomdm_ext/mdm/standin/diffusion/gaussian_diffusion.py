@@ -1,34 +1,85 @@
 """Gaussian diffusion of motions: noise, posterior, samplers and MDM's own loss. Tensors are [N, J, F, T], t is [N]."""
 
 import enum
+import math
 
 import numpy as np
 import torch
-from diffusion.sampling_steps import (
-    _extract_into_tensor,
-    encode_text_once,
-    first_from_second,
-    inpaint,
-    last_or_dumped,
-    refuse,
-    unless_last,
-)
-from diffusion.schedules import betas_for_alpha_bar, get_named_beta_schedule
 from tqdm.auto import tqdm
-
-__all__ = [
-    "GaussianDiffusion",
-    "LossType",
-    "ModelMeanType",
-    "ModelVarType",
-    "betas_for_alpha_bar",
-    "get_named_beta_schedule",
-]
-
 
 ModelMeanType = enum.Enum("ModelMeanType", ["PREVIOUS_X", "START_X", "EPSILON"])
 ModelVarType = enum.Enum("ModelVarType", ["LEARNED", "FIXED_SMALL", "FIXED_LARGE", "LEARNED_RANGE"])
 LossType = enum.Enum("LossType", ["MSE", "RESCALED_MSE", "KL", "RESCALED_KL"])
+
+
+def get_named_beta_schedule(schedule_name, num_diffusion_timesteps, scale_betas=1.0):
+    """The betas of a `linear` or `cosine` schedule. -> float64 [T]"""
+    steps = num_diffusion_timesteps
+    if schedule_name == "linear":
+        scale = scale_betas * 1000 / steps
+        return np.linspace(scale * 1e-4, scale * 0.02, steps, dtype=np.float64)
+    if schedule_name == "cosine":
+        return betas_for_alpha_bar(steps, lambda u: math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2)
+    raise NotImplementedError(f"unknown schedule {schedule_name!r}; choose linear or cosine")
+
+
+def betas_for_alpha_bar(num_diffusion_timesteps, alpha_bar, max_beta=0.999):
+    """Betas whose running product of 1 - beta follows alpha_bar(u), u from 0 to 1. -> float64 [T]"""
+    level = np.array([alpha_bar(i / num_diffusion_timesteps) for i in range(num_diffusion_timesteps + 1)])
+    return np.minimum(1 - level[1:] / level[:-1], max_beta)
+
+
+def first_from_second(table, start):
+    """`table` [T] with its first entry replaced by the second of `start` (by its only one where T is 1)."""
+    return np.append(start[min(1, len(start) - 1)], table[1:])
+
+
+def inpaint(prediction, y):
+    """Put y['inpainted_motion'] where y['inpainting_mask'] [N, J, F, T] bool is set, if both are given.
+
+    The sum keeps the prediction's memory layout, which randn_like follows: other code would draw other noise.
+    """
+    if "inpainting_mask" not in y or "inpainted_motion" not in y:
+        return prediction
+    return prediction * ~y["inpainting_mask"] + y["inpainted_motion"] * y["inpainting_mask"]
+
+
+def unless_last(t, x):
+    """1 where t > 0, else 0, shaped for x: the last step adds no noise."""
+    return (t != 0).float().view(-1, *[1] * (x.dim() - 1))
+
+
+def encode_text_once(model, model_kwargs):
+    """Keyword arguments whose y carries the text embedding, so that no step encodes the text again."""
+    kwargs = model_kwargs or {}
+    y = kwargs.get("y", {})
+    if "text" not in y or "text_embed" in y or model.cond_mode != "text":
+        return kwargs
+    with torch.no_grad():
+        return {**kwargs, "y": {**y, "text_embed": model.encode_text(y["text"])}}
+
+
+def last_or_dumped(samples, dump_steps):
+    """The last sample, or those at the places `dump_steps`."""
+    dumped, sample = [], None
+    for i, out in enumerate(samples):
+        sample = out["sample"]
+        if dump_steps is not None and i in dump_steps:
+            dumped.append(sample.clone())
+    return sample if dump_steps is None else dumped
+
+
+def refuse(**options):
+    """Options of MDM's samplers that the stand-in does not have must be left alone."""
+    used = [name for name, value in options.items() if value not in (None, False)]
+    if used:
+        raise NotImplementedError(f"This sampler of the stand-in host has no {', '.join(used)}. Use MDM (--mdm).")
+
+
+def _extract_into_tensor(arr, timesteps, broadcast_shape):
+    """Entries of a float64 table at `timesteps` [N], as float32 expanded to `broadcast_shape`."""
+    values = torch.from_numpy(arr).to(timesteps.device)[timesteps].float()
+    return values.view(-1, *[1] * (len(broadcast_shape) - 1)).expand(broadcast_shape)
 
 
 def masked_l2(a, b, mask):
@@ -41,19 +92,9 @@ class GaussianDiffusion:
     """A schedule of T steps and what follows from it; the model predicts x_0 and the variance is fixed."""
 
     def __init__(
-        self,
-        *,
-        betas,
-        model_mean_type,
-        model_var_type,
-        loss_type,
-        rescale_timesteps=False,
-        lambda_vel=0.0,
-        lambda_rcxyz=0.0,
-        lambda_fc=0.0,
-        lambda_target_loc=0.0,
-        data_rep="rot6d",
-    ):
+        self, *, betas, model_mean_type, model_var_type, loss_type, rescale_timesteps=False, lambda_vel=0.0,
+        lambda_rcxyz=0.0, lambda_fc=0.0, lambda_target_loc=0.0, data_rep="rot6d",
+    ):  # fmt: skip
         self.model_mean_type, self.model_var_type, self.loss_type = model_mean_type, model_var_type, loss_type
         self.rescale_timesteps, self.data_rep, self.lambda_vel = rescale_timesteps, data_rep, lambda_vel
         self.refuse_what_only_mdm_has(lambda_rcxyz or lambda_fc or lambda_target_loc)
@@ -94,12 +135,6 @@ class GaussianDiffusion:
         self.posterior_mean_coef2 = (1 - previous) * np.sqrt(1 - betas) / (1 - bar)
 
     # --- the forward process ---
-
-    def q_mean_variance(self, x_start, t):
-        """Mean, variance and log variance of q(x_t | x_0)."""
-        mean = _extract_into_tensor(self.sqrt_alphas_cumprod, t, x_start.shape) * x_start
-        variance = _extract_into_tensor(1 - self.alphas_cumprod, t, x_start.shape)
-        return mean, variance, _extract_into_tensor(self.log_one_minus_alphas_cumprod, t, x_start.shape)
 
     def q_sample(self, x_start, t, noise=None):
         """x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) noise."""
@@ -145,12 +180,6 @@ class GaussianDiffusion:
         large = first_from_second(self.betas, self.posterior_variance)
         return large, np.log(large)
 
-    def _predict_xstart_from_eps(self, x_t, t, eps):
-        return (
-            _extract_into_tensor(self.sqrt_recip_alphas_cumprod, t, x_t.shape) * x_t
-            - _extract_into_tensor(self.sqrt_recipm1_alphas_cumprod, t, x_t.shape) * eps
-        )
-
     def _predict_eps_from_xstart(self, x_t, t, pred_xstart):
         difference = _extract_into_tensor(self.sqrt_recip_alphas_cumprod, t, x_t.shape) * x_t - pred_xstart
         return difference / _extract_into_tensor(self.sqrt_recipm1_alphas_cumprod, t, x_t.shape)
@@ -158,21 +187,12 @@ class GaussianDiffusion:
     def _scale_timesteps(self, t):
         return t.float() * (1000.0 / self.num_timesteps) if self.rescale_timesteps else t
 
-    def condition_mean(self, cond_fn, p_mean_var, x, t, model_kwargs=None):
-        """Shift the mean by the variance times a gradient of log p(y | x)."""
-        gradient = cond_fn(x, self._scale_timesteps(t), **(model_kwargs or {}))
-        return p_mean_var["mean"].float() + p_mean_var["variance"] * gradient.float()
-
-    def p_sample(
-        self, model, x, t, clip_denoised=True, denoised_fn=None, cond_fn=None, model_kwargs=None, const_noise=False
-    ):
+    def p_sample(self, model, x, t, clip_denoised=True, denoised_fn=None, model_kwargs=None, const_noise=False):
         """One ancestral step: a dict of sample (x_{t-1}) and pred_xstart."""
         out = self.p_mean_variance(model, x, t, clip_denoised, denoised_fn, model_kwargs)
         noise = torch.randn_like(x)
         if const_noise:
             noise = noise[:1].expand_as(x)
-        if cond_fn is not None:
-            out["mean"] = self.condition_mean(cond_fn, out, x, t, model_kwargs=model_kwargs)
         sample = out["mean"] + unless_last(t, x) * torch.exp(0.5 * out["log_variance"]) * noise
         return {"sample": sample, "pred_xstart": out["pred_xstart"]}
 
@@ -187,136 +207,30 @@ class GaussianDiffusion:
         mean = start * torch.sqrt(previous) + torch.sqrt(1 - previous - sigma**2) * eps
         return {"sample": mean + unless_last(t, x) * sigma * noise, "pred_xstart": start}
 
-    def p_sample_loop(
-        self,
-        model,
-        shape,
-        noise=None,
-        clip_denoised=True,
-        denoised_fn=None,
-        cond_fn=None,
-        model_kwargs=None,
-        device=None,
-        progress=False,
-        skip_timesteps=0,
-        init_image=None,
-        randomize_class=False,
-        cond_fn_with_grad=False,
-        dump_steps=None,
-        const_noise=False,
-    ):
+    def p_sample_loop(self, model, shape, *, dump_steps=None, **options):
         """Ancestral sampling from pure noise. -> sample of `shape`, or the list of samples at `dump_steps`"""
-        samples = self.p_sample_loop_progressive(
-            model,
-            shape,
-            noise,
-            clip_denoised,
-            denoised_fn,
-            cond_fn,
-            model_kwargs,
-            device,
-            progress,
-            skip_timesteps,
-            init_image,
-            randomize_class,
-            cond_fn_with_grad,
-            const_noise,
-        )
-        return last_or_dumped(samples, dump_steps)
+        return last_or_dumped(self.p_sample_loop_progressive(model, shape, **options), dump_steps)
 
-    def p_sample_loop_progressive(
-        self,
-        model,
-        shape,
-        noise=None,
-        clip_denoised=True,
-        denoised_fn=None,
-        cond_fn=None,
-        model_kwargs=None,
-        device=None,
-        progress=False,
-        skip_timesteps=0,
-        init_image=None,
-        randomize_class=False,
-        cond_fn_with_grad=False,
-        const_noise=False,
-    ):
-        """Yields what p_sample returns, from the noisiest step down."""
-        refuse(randomize_class=randomize_class, cond_fn_with_grad=cond_fn_with_grad)
-        kwargs = encode_text_once(model, model_kwargs)
+    def p_sample_loop_progressive(self, model, shape, **options):
+        """Yields what p_sample returns, from the noisiest step down; the options are p_sample's and walk's."""
+        return self.walk(self.p_sample, model, shape, **options)
 
-        def step(x, t):
-            return self.p_sample(model, x, t, clip_denoised, denoised_fn, cond_fn, kwargs, const_noise)
-
-        return self.walk(step, model, shape, noise, device, progress, skip_timesteps, init_image)
-
-    def ddim_sample_loop(
-        self,
-        model,
-        shape,
-        noise=None,
-        clip_denoised=True,
-        denoised_fn=None,
-        cond_fn=None,
-        model_kwargs=None,
-        device=None,
-        progress=False,
-        eta=0.0,
-        skip_timesteps=0,
-        init_image=None,
-        randomize_class=False,
-        cond_fn_with_grad=False,
-        dump_steps=None,
-        const_noise=False,
-    ):
+    def ddim_sample_loop(self, model, shape, **options):
         """DDIM sampling from pure noise. -> sample of `shape`"""
-        refuse(dump_steps=dump_steps, const_noise=const_noise)
-        samples = self.ddim_sample_loop_progressive(
-            model,
-            shape,
-            noise,
-            clip_denoised,
-            denoised_fn,
-            cond_fn,
-            model_kwargs,
-            device,
-            progress,
-            eta,
-            skip_timesteps,
-            init_image,
-            randomize_class,
-            cond_fn_with_grad,
-        )
-        return last_or_dumped(samples, None)
+        return last_or_dumped(self.ddim_sample_loop_progressive(model, shape, **options), None)
 
-    def ddim_sample_loop_progressive(
-        self,
-        model,
-        shape,
-        noise=None,
-        clip_denoised=True,
-        denoised_fn=None,
-        cond_fn=None,
-        model_kwargs=None,
-        device=None,
-        progress=False,
-        eta=0.0,
-        skip_timesteps=0,
-        init_image=None,
-        randomize_class=False,
-        cond_fn_with_grad=False,
-    ):
-        """Yields what ddim_sample returns, from the noisiest step down."""
+    def ddim_sample_loop_progressive(self, model, shape, *, dump_steps=None, const_noise=False, **options):
+        """Yields what ddim_sample returns, from the noisiest step down; the options are ddim_sample's and walk's."""
+        refuse(dump_steps=dump_steps, const_noise=const_noise)
+        return self.walk(self.ddim_sample, model, shape, **options)
+
+    def walk(
+        self, step, model, shape, noise=None, device=None, progress=False, skip_timesteps=0, init_image=None,
+        cond_fn=None, randomize_class=False, cond_fn_with_grad=False, model_kwargs=None, **options,
+    ):  # fmt: skip
+        """Apply `step` at T - 1 - skip_timesteps, ..., 0 without gradients; yield each result."""
         refuse(cond_fn=cond_fn, randomize_class=randomize_class, cond_fn_with_grad=cond_fn_with_grad)
         kwargs = encode_text_once(model, model_kwargs)
-
-        def step(x, t):
-            return self.ddim_sample(model, x, t, clip_denoised, denoised_fn, kwargs, eta)
-
-        return self.walk(step, model, shape, noise, device, progress, skip_timesteps, init_image)
-
-    def walk(self, step, model, shape, noise, device, progress, skip_timesteps, init_image):
-        """Apply `step` at T - 1 - skip_timesteps, ..., 0 without gradients; yield each result."""
         device = next(model.parameters()).device if device is None else device
         x = torch.randn(*shape, device=device) if noise is None else noise
         first = self.num_timesteps - skip_timesteps - 1
@@ -326,7 +240,7 @@ class GaussianDiffusion:
             x = self.q_sample(init_image, torch.full((shape[0],), first, device=device), x)
         for i in tqdm(range(first, -1, -1), disable=not progress):
             with torch.no_grad():
-                out = step(x, torch.full((shape[0],), i, device=device))
+                out = step(model, x, torch.full((shape[0],), i, device=device), model_kwargs=kwargs, **options)
             yield out
             x = out["sample"]
 

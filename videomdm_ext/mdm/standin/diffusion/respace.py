@@ -6,11 +6,7 @@ from diffusion.gaussian_diffusion import GaussianDiffusion
 
 
 def space_timesteps(num_timesteps, section_counts):
-    """Choose timesteps: a count per equal section, [10, 15] or "10,15", or "ddimN" for N at a fixed stride. -> set"""
-    if isinstance(section_counts, str) and section_counts.startswith("ddim"):
-        return fixed_stride(num_timesteps, int(section_counts.removeprefix("ddim")))
-    if isinstance(section_counts, str):
-        section_counts = [int(count) for count in section_counts.split(",")]
+    """Choose timesteps: a count for each of the equal sections. -> set"""
     size, extra = divmod(num_timesteps, len(section_counts))
     chosen, start = set(), 0
     for i, count in enumerate(section_counts):
@@ -21,14 +17,6 @@ def space_timesteps(num_timesteps, section_counts):
         chosen |= {start + round(k * stride) for k in range(count)}
         start += length
     return chosen
-
-
-def fixed_stride(num_timesteps, count):
-    for stride in range(1, num_timesteps):
-        steps = range(0, num_timesteps, stride)
-        if len(steps) == count:
-            return set(steps)
-    raise ValueError(f"no integer stride through {num_timesteps} timesteps takes exactly {count}")
 
 
 class SpacedDiffusion(GaussianDiffusion):
@@ -46,9 +34,6 @@ class SpacedDiffusion(GaussianDiffusion):
 
     def training_losses(self, model, *args, **kwargs):
         return super().training_losses(self._wrap_model(model), *args, **kwargs)
-
-    def condition_mean(self, cond_fn, *args, **kwargs):
-        return super().condition_mean(self._wrap_model(cond_fn), *args, **kwargs)
 
     def _wrap_model(self, model):
         if isinstance(model, _WrappedModel):

@@ -10,31 +10,11 @@ class MDM(nn.Module):
     """Denoiser G(x_t, t, c). The state-dict keys are MDM's; the text encoder under `clip_model` is never saved."""
 
     def __init__(
-        self,
-        modeltype,
-        njoints,
-        nfeats,
-        num_actions,
-        translation,
-        pose_rep,
-        glob,
-        glob_rot,
-        latent_dim=256,
-        ff_size=1024,
-        num_layers=8,
-        num_heads=4,
-        dropout=0.1,
-        ablation=None,
-        activation="gelu",
-        legacy=False,
-        data_rep="rot6d",
-        dataset="amass",
-        clip_dim=512,
-        arch="trans_enc",
-        emb_trans_dec=False,
-        clip_version=None,
+        self, modeltype, njoints, nfeats, num_actions, translation, pose_rep, glob, glob_rot, latent_dim=256,
+        ff_size=1024, num_layers=8, num_heads=4, dropout=0.1, ablation=None, activation="gelu", legacy=False,
+        data_rep="rot6d", dataset="amass", clip_dim=512, arch="trans_enc", emb_trans_dec=False, clip_version=None,
         **kargs,
-    ):
+    ):  # fmt: skip
         super().__init__()
         self.cond_mode = kargs.get("cond_mode", "no_cond")
         if arch != "trans_enc" or data_rep != "hml_vec" or self.cond_mode not in ("text", "no_cond"):

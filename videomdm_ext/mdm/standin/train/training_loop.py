@@ -1,7 +1,9 @@
 """The training loop: exactly num_steps updates, and a resumed run equals an uninterrupted one bit for bit."""
 
 import copy
+import csv
 import hashlib
+import io
 import time
 from itertools import islice
 from pathlib import Path
@@ -10,13 +12,48 @@ import torch
 from diffusion.resample import create_named_schedule_sampler
 from torch.optim import AdamW
 from tqdm import tqdm
-from train import checkpoints
-from train.progress import Progress
 from utils import dist_util
 from utils.model_util import load_model_wo_clip
 
+from videomdm_ext.data.files import write_bytes
 from videomdm_ext.errors import HostError
-from videomdm_ext.mdm.divergence import Guard, start_of
+from videomdm_ext.mdm import pairing, resume
+
+
+class Progress:
+    """Adds up [N] terms on their device and writes one row per interval; terms may come and go."""
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self.rows, self.sums, self.counts = [], {}, {}
+
+    def add(self, terms):
+        for name, value in terms.items():
+            self.sums[name] = self.sums.get(name, 0) + value.detach().mean().double()
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def row(self, step):
+        """Write the row of this step. -> the means by name"""
+        means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        self.sums, self.counts = {}, {}
+        self.rows.append({"step": step, **means})
+        text = io.StringIO()
+        columns = {name: None for row in self.rows for name in row}
+        writer = csv.DictWriter(text, list(columns), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_bytes(str(self.path), text.getvalue().encode())
+        return means
+
+    def state(self):
+        return {"sums": {name: float(value) for name, value in self.sums.items()}, "counts": dict(self.counts)}
+
+    def restore(self, state, step):
+        """Go on after `step`: forget later rows, take up the sums of the open interval."""
+        self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
+        if self.path.is_file():
+            with self.path.open(encoding="utf-8", newline="") as file:
+                self.rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
 
 
 class TrainLoop:
@@ -25,7 +62,9 @@ class TrainLoop:
     def __init__(self, args, train_platform, model, diffusion, data):
         if len(data) == 0:
             raise HostError(f"{len(data.dataset)} clips do not fill a batch of {args.batch_size}: lower --batch_size.")
-        self.guard = Guard(args, {name: weight for name, weight in model.named_parameters() if weight.requires_grad})
+        self.guard = resume.Guard(
+            args, {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+        )
         self.args, self.train_platform, self.data = args, train_platform, data
         self.model, self.diffusion = model, diffusion
         self.save_dir = Path(args.save_dir)
@@ -38,7 +77,7 @@ class TrainLoop:
         self.schedule_sampler = create_named_schedule_sampler("uniform", diffusion)
         self.progress = Progress(self.save_dir / "progress.csv")
         self.random_states = None
-        checkpoint = start_of(args)
+        checkpoint = resume.start_of(args)
         if checkpoint:
             self.resume(checkpoint)
 
@@ -46,7 +85,8 @@ class TrainLoop:
         """Take up weights, average, optimizer, log and random states of a checkpoint."""
         if not path.is_file():
             raise HostError(f"{path}: not found. --resume_checkpoint must name a model*.pt file.")
-        self.step = self.saved_step = checkpoints.step_of(path)
+        named = resume.CHECKPOINT.fullmatch(path.name)
+        self.step = self.saved_step = int(named[1]) if named else 0
         saved = dist_util.load_state_dict(path, map_location=self.device)
         weights = saved.get("model", saved)
         load_model_wo_clip(self.model, weights)
@@ -99,7 +139,7 @@ class TrainLoop:
     def restore_random_states(self):
         """Once after a resumption: the global generators as they were at the checkpoint."""
         if self.random_states:
-            checkpoints.restore_random_states(self.random_states)
+            pairing.restore_random_states(self.random_states)
             self.random_states = None
 
     def run_step(self, motion, cond):
@@ -149,18 +189,19 @@ class TrainLoop:
         """Write opt*.pt, then model*.pt: whoever finds the model finds the optimizer too."""
         bundle = {
             "opt": self.opt.state_dict(),
-            "random": checkpoints.random_states(),
+            "random": pairing.random_states(),
             "step": self.step,
             "progress": self.progress.state(),
         }
-        weights = checkpoints.without_text_encoder(self.model.state_dict())
+        weights = resume.without_text_encoder(self.model.state_dict())
         if self.model_avg is not None:
-            average = checkpoints.without_text_encoder(self.model_avg.state_dict())
+            average = resume.without_text_encoder(self.model_avg.state_dict())
             weights = {"model": weights, "model_avg": average}
         place = self.save_dir / self.ckpt_file_name()
         self.guard.check_saved({"weights": weights, "opt": bundle["opt"]}, place.name)
-        checkpoints.save(bundle, self.save_dir / f"opt{self.step:09d}.pt")
-        checkpoints.save(weights, place)
+        with resume.beside(self.save_dir) as partial:
+            torch.save(bundle, Path(partial) / f"opt{self.step:09d}.pt")
+            torch.save(weights, Path(partial) / place.name)
         self.guard.good, self.saved_step = place, self.step
 
 

@@ -17,31 +17,14 @@ def create_model_and_diffusion(args, data):
 
 def get_model_args(args, data):
     """Constructor keywords of MDM; the dataset's `num_features` gives the channels where it has one."""
+    named = ("latent_dim", "ff_size", "num_heads", "dropout", "cond_mask_prob", "arch", "dataset", "text_encoder_type",
+             "pos_embed_max_len", "mask_frames")  # fmt: skip
     return {
-        "modeltype": "",
-        "njoints": getattr(data.dataset, "num_features", HUMANML_FEATURES),
-        "nfeats": 1,
-        "num_actions": 1,
-        "translation": True,
-        "pose_rep": "rot6d",
-        "glob": True,
-        "glob_rot": True,
-        "latent_dim": args.latent_dim,
-        "ff_size": args.ff_size,
-        "num_layers": args.layers,
-        "num_heads": args.num_heads,
-        "dropout": args.dropout,
-        "activation": "gelu",
-        "data_rep": "hml_vec",
-        "cond_mode": get_cond_mode(args),
-        "cond_mask_prob": args.cond_mask_prob,
-        "arch": args.arch,
-        "clip_version": "ViT-B/32",
-        "dataset": args.dataset,
-        "text_encoder_type": args.text_encoder_type,
-        "pos_embed_max_len": args.pos_embed_max_len,
-        "mask_frames": args.mask_frames,
-    }
+        "modeltype": "", "njoints": getattr(data.dataset, "num_features", HUMANML_FEATURES), "nfeats": 1,
+        "num_actions": 1, "translation": True, "pose_rep": "rot6d", "glob": True, "glob_rot": True,
+        "num_layers": args.layers, "activation": "gelu", "data_rep": "hml_vec", "cond_mode": get_cond_mode(args),
+        "clip_version": "ViT-B/32", **{name: getattr(args, name) for name in named},
+    }  # fmt: skip
 
 
 def create_gaussian_diffusion(args):
