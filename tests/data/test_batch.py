@@ -42,9 +42,8 @@ def test_projecting_a_crop_equals_cropping_the_projection(moving: bool, start: i
 @pytest.mark.parametrize("moving", [False, True])
 def test_the_true_motion_of_a_crop_lands_on_its_keypoints(moving: bool):
     cut = crop(make_clip(moving=moving), 23, 30)
-    torch.testing.assert_close(
-        projected(cut.truth, cut.truth_extrinsics), cut.keypoints, atol=CROPPED_PROJECTION, rtol=0
-    )
+    points = projected(cut.truth, cut.truth_extrinsics)
+    torch.testing.assert_close(points, cut.keypoints, atol=CROPPED_PROJECTION, rtol=0)
 
 
 def test_a_crop_in_the_middle_of_a_turn_moves_its_camera():
@@ -64,14 +63,16 @@ def test_the_initial_heading_is_the_one_that_the_whole_clip_has_there_and_explai
     torch.testing.assert_close(again[:-1, :193], cut.teacher[:-1, :193], atol=2e-4, rtol=0)
 
 
-def test_a_crop_beyond_the_end_is_refused():
+def test_crops_beyond_the_end_or_longer_than_the_batch_are_refused():
     clip = make_clip()
     for start, length in ((clip.length - 5, 6), (-1, 5), (0, 0)):
         with pytest.raises(DatasetError, match=f"within {clip.length} frames"):
             crop(clip, start, length)
+    with pytest.raises(DatasetError, match="at most 20 frames, found 21"):
+        collate([crop(make_clip(), 0, 21)], length=20)
 
 
-def test_collating_pads_with_zeros_that_no_confidence_covers():
+def test_collating_pads_with_zeros_and_a_batch_has_a_truth_only_if_all_its_clips_have_one():
     clip = make_clip()
     batch = collate([crop(clip, 0, 40), crop(clip, 7, 25)], length=48)
     assert batch["teacher"].shape == batch["truth"].shape == (2, 48, 263)
@@ -82,20 +83,12 @@ def test_collating_pads_with_zeros_that_no_confidence_covers():
         assert batch[name][0, 40:].abs().max() == 0
         assert batch[name][1, 25:].abs().max() == 0
         torch.testing.assert_close(batch[name][1, :25], getattr(crop(clip, 7, 25), name), atol=0, rtol=0)
-
-
-def test_a_batch_has_a_truth_only_if_all_its_clips_have_one():
     clip = make_clip()
     unknown = dataclasses.replace(clip, truth=None, truth_extrinsics=None)
     batch = collate([crop(clip, 0, 20), crop(unknown, 0, 20)], length=20)
     assert batch["truth"] is None
     assert batch["truth_extrinsics"] is None
     assert batch["teacher"].shape == (2, 20, 263)
-
-
-def test_a_crop_longer_than_the_batch_is_refused():
-    with pytest.raises(DatasetError, match="at most 20 frames, found 21"):
-        collate([crop(make_clip(), 0, 21)], length=20)
 
 
 def test_the_flat_tensors_are_what_an_observation_is_taken_from():

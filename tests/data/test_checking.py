@@ -485,13 +485,10 @@ def test_a_folder_that_cannot_be_written_is_checked_all_the_same(folder: Folder,
     assert check_folder(str(folder.path)).findings == ()
 
 
-def test_progress_counts_every_clip(folder: Folder):
+def test_progress_counts_every_clip_and_several_damages_of_one_clip_are_all_told(folder: Folder):
     steps: list[tuple[int, int]] = []
     check_folder(str(folder.path), lambda done, total: steps.append((done, total)))
     assert steps == [(n, 6) for n in range(1, 7)]
-
-
-def test_several_damages_of_one_clip_are_all_told(folder: Folder):
     folder.points(lambda p: replaced(p, (0, 0, 0), np.nan))
     folder.camera(lambda e: FLIP_U @ e)
     folder.write(TEXTS, b"no caption line\n")

@@ -106,27 +106,21 @@ def test_keypoints_that_were_not_seen_may_hold_anything():
     validate(dataclasses.replace(CLIP, keypoints=keypoints, confidence=confidence), fps=20)
 
 
-def test_a_moving_camera_with_one_bad_frame_is_refused():
+def test_a_moving_camera_with_one_bad_frame_is_refused_and_without_a_file_the_clip_is_named():
     clip = make_clip(moving=True)
     cameras = clip.extrinsics.copy()
     cameras[7, :, :3] *= 2
     with pytest.raises(DatasetError, match="determinant 8"):
         validate(dataclasses.replace(clip, extrinsics=cameras), fps=20)
-
-
-def test_a_message_without_a_file_names_the_clip():
     with pytest.raises(DatasetError, match=r"^dance_a_0: "):
         validate(dataclasses.replace(CLIP, source="", fps=30.0), fps=20)
 
 
-def test_a_teacher_never_stands_in_for_a_truth_that_is_not_known():
+def test_the_truth_can_be_the_teacher_with_its_camera_and_the_teacher_never_stands_in_for_it():
     unknown = dataclasses.replace(CLIP, truth=None, truth_extrinsics=None)
     validate(unknown, fps=20)
     with pytest.raises(DatasetError, match="expected a true motion"):
         with_truth_as_teacher(unknown)
-
-
-def test_the_truth_can_be_the_teacher_and_brings_its_camera():
     clip = with_truth_as_teacher(CLIP)
     assert clip.teacher is CLIP.truth
     assert clip.extrinsics is CLIP.truth_extrinsics

@@ -35,12 +35,15 @@ def stem(clip: Clip) -> str:
     return clip.id.rsplit("_", 3)[0]
 
 
-def test_motions_are_split_whole(built: Built):
+def test_motions_are_split_whole_into_clips_of_at_most_sixty_frames(built: Built):
     trained, tested = ({stem(clip) for clip in built[2][split]} for split in ("train", "test"))
     assert tested == set(HELD_OUT)
     assert not trained & tested
     assert trained | tested == {motion.name for motion in load_motions()}
     assert built[0].counts == {"train": 24, "test": 6}
+    clips = list(itertools.chain(*built[2].values()))
+    assert max(clip.length for clip in clips) == MAX_FRAMES
+    assert "walk_m1_s100_v0" in {clip.id for clip in clips}
 
 
 def test_the_truth_lands_on_the_keypoints_and_the_teacher_near_them(built: Built):
@@ -54,16 +57,13 @@ def test_the_truth_lands_on_the_keypoints_and_the_teacher_near_them(built: Built
             assert depth.min() > 1.5
 
 
-def test_the_nearest_joint_is_between_two_and_a_half_and_five_metres_away(built: Built):
+def test_cameras_come_from_all_sides_never_from_below_and_are_two_and_a_half_to_five_metres_away(built: Built):
     nearest = []
     for clip in itertools.chain(*built[2].values()):
         camera = torch.from_numpy(clip.truth_extrinsics).unsqueeze(0)
         nearest.append(project(decode(torch.from_numpy(clip.truth), SMPL22), camera)[1].min().item())
     assert 2.49 < min(nearest) < 3.2
     assert 4.2 < max(nearest) < 5.2
-
-
-def test_cameras_come_from_all_sides_and_never_from_below(built: Built):
     axes = np.stack([clip.truth_extrinsics[2, :3] for clip in itertools.chain(*built[2].values())])
     assert np.linalg.norm(axes[:, ::2].mean(0)) < 0.4
     assert (axes[:, 1] <= 1e-6).all()
@@ -72,10 +72,9 @@ def test_cameras_come_from_all_sides_and_never_from_below(built: Built):
 
 def test_the_card_tells_the_error_of_the_teacher(built: Built):
     card, _, clips = built
-    everything = [
-        [decode(torch.from_numpy(getattr(clip, part)), SMPL22) for part in ("teacher", "truth")]
-        for clip in itertools.chain(*clips.values())
-    ]
+    whole = itertools.chain(*clips.values())
+    parts = [[torch.from_numpy(features) for features in (clip.teacher, clip.truth)] for clip in whole]
+    everything = [[decode(features, SMPL22) for features in pair] for pair in parts]
     aligned = np.mean([pa_mpjpe(teacher, truth).item() for teacher, truth in everything])
     assert card.lifter_error["pa_mpjpe"] == pytest.approx(aligned, rel=0.02)
     assert 0.08 < card.lifter_error["pa_mpjpe"] < 0.125
@@ -119,19 +118,12 @@ def test_views_see_parts_of_at_most_the_longest_length_from_the_start_to_the_end
         assert views == 1 or parts[-1].stop == frames
 
 
-def test_clips_have_at_most_sixty_frames_and_an_id_that_tells_what_they_are(built: Built):
-    clips = list(itertools.chain(*built[2].values()))
-    assert max(clip.length for clip in clips) == MAX_FRAMES
-    assert "walk_m1_s100_v0" in {clip.id for clip in clips}
-
-
-def test_an_unwritable_folder_is_refused_before_any_motion_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_unknown_lifter_and_an_unwritable_folder_are_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with pytest.raises(PluginError, match=r"'nobody': expected one of .*synthetic"):
+        build_demo(str(tmp_path), lifter="nobody")
     monkeypatch.setattr("videomdm_ext.data.motions.load_motions", lambda: pytest.fail("work was done"))
     (tmp_path / "file").touch()
     with pytest.raises(DatasetError, match="can be written"):
         build_demo(str(tmp_path / "file" / "demo"))
-
-
-def test_an_unknown_lifter_is_refused_with_those_that_are_there(tmp_path: Path):
-    with pytest.raises(PluginError, match=r"'nobody': expected one of .*synthetic"):
-        build_demo(str(tmp_path), lifter="nobody")

@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> str:
     return path
 
 
-def test_what_is_written_comes_back_bit_for_bit(folder: str):
+def test_what_is_written_comes_back_bit_for_bit_and_a_clip_without_truth_without_one(folder: str):
     card, clips = read_folder(folder, "train")
     assert [clip.id for clip in clips] == [STILL.id, MOVING.id]
     for clip, original in zip(clips, (STILL, MOVING), strict=True):
@@ -49,23 +49,19 @@ def test_what_is_written_comes_back_bit_for_bit(folder: str):
     assert card.heading == HUMANML3D
     assert card.counts == {"train": 2, "test": 1}
     assert card == dataclasses.replace(CARD, counts=card.counts, content_hash=card.content_hash)
-
-
-def test_a_clip_without_truth_comes_back_without_one(folder: str):
     (clip,) = read_folder(folder, "test")[1]
     assert clip.truth is None
     assert clip.truth_extrinsics is None
     assert not os.path.exists(f"{folder}/new_joint_vecs/{clip.id}.npy")
 
 
-def test_statistics_are_of_the_training_split_once_of_the_truth_and_once_of_the_teacher(folder: str):
+def test_statistics_are_of_the_training_split_once_of_a_known_truth_and_once_of_the_teacher(
+    folder: str, tmp_path: Path
+):
     for lifter, part in ((None, "truth"), ("bent", "teacher")):
         expected = mean_and_std([torch.tensor(getattr(clip, part)) for clip in (STILL, MOVING)], SMPL22)
         for found, values in zip(read_statistics(folder, lifter), expected, strict=True):
             np.testing.assert_allclose(found, values.numpy(), atol=1e-6)
-
-
-def test_statistics_are_of_the_teacher_where_no_truth_is_known(tmp_path: Path):
     write_folder(str(tmp_path), {"train": [UNKNOWN]}, CARD)
     np.testing.assert_array_equal(read_statistics(str(tmp_path))[0], read_statistics(str(tmp_path), "bent")[0])
 
@@ -190,13 +186,10 @@ def test_a_card_that_does_not_fit_or_is_none_is_refused(tmp_path: Path, changes:
     assert "dataset.json" in str(caught.value)
 
 
-def test_texts_are_lines_in_the_format_of_humanml3d(folder: str):
+def test_texts_are_lines_in_the_format_of_humanml3d_with_a_taggers_tags(folder: str, tmp_path: Path):
     lines = Path(folder, "texts", f"{STILL.id}.txt").read_text().splitlines()
     assert lines[0] == "a person dances.#a/OTHER person/OTHER dances/OTHER#0.0#0.0"
     assert lines[1] == "someone's dancing#someone's/OTHER dancing/OTHER#0.0#0.0"
-
-
-def test_a_tagger_gives_the_tags(tmp_path: Path):
     write_folder(str(tmp_path), {"train": [STILL]}, CARD, tagger=lambda text: [(text.split()[-1], "VERB")])
     assert Path(tmp_path, "texts", f"{STILL.id}.txt").read_text().startswith("a person dances.#dances./VERB#0.0#0.0\n")
     assert caption_tokens("Turns left, twice") == "turns/OTHER left/OTHER twice/OTHER"

@@ -165,7 +165,7 @@ def test_an_archive_that_would_do_harm_is_refused_before_it_is_unpacked(name: st
     assert peak(lambda: refusal(content, "x.npz")) < 3 * MIB
 
 
-def test_an_archive_that_lies_about_its_sizes_is_refused():
+def test_archives_that_lie_about_their_sizes_or_share_their_bytes_are_refused():
     """The directory declares 48 bytes more than are there, or 40 MiB of which 80 bytes are stored."""
     honest = archive({"points.npy": files.array_bytes(GOOD)})
     at = honest.index(b"PK\x01\x02")
@@ -173,10 +173,7 @@ def test_an_archive_that_lies_about_its_sizes_is_refused():
         lying = honest[: at + 24] + struct.pack("<I", declared) + honest[at + 28 :]
         assert "found something else" in refusal(lying, "x.npz")
         assert peak(lambda lying=lying: refusal(lying, "x.npz")) < MIB
-
-
-def test_members_that_share_their_bytes_are_refused():
-    """Overlapping members unpack a small file many times over; the sum of what they claim is more than there is."""
+    # Overlapping members unpack a small file many times over; the sum of what they claim is more than there is
     one = archive({"points.npy": files.array_bytes(np.zeros((300, 66), dtype=np.float32))})
     at, end = one.index(b"PK\x01\x02"), one.index(b"PK\x05\x06")
     entry = one[at:end]
@@ -186,15 +183,12 @@ def test_members_that_share_their_bytes_are_refused():
         files.arrays_from(one[:at] + entries + finish, "x.npz", needed=("point1",))
 
 
-def test_only_the_named_members_of_a_foreign_archive_are_looked_at():
+def test_only_the_named_members_of_an_archive_are_looked_at_and_one_of_equal_numbers_packs_well():
     content = archive({"points.npy": files.array_bytes(GOOD), "gender.npy": saved(np.array(["male"]))})
     assert "'<U4', not plain numbers" in refusal(content, "x.npz")
     found = files.arrays_from(content, "x.npz", needed=("points",), optional=("absent",))
     assert list(found) == ["points"]
     np.testing.assert_array_equal(found["points"], GOOD)
-
-
-def test_an_archive_of_equal_numbers_packs_well_and_is_read():
     content = io.BytesIO()
     np.savez_compressed(content, points=np.ones((2000, 22), dtype=np.float32))
     assert len(content.getvalue()) < 2000

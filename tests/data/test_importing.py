@@ -121,16 +121,13 @@ def test_an_interrupted_import_reads_only_the_rest(tmp_path, monkeypatch):
     assert read_card(out).content_hash == read_card(str(tmp_path / "whole")).content_hash
 
 
-def test_a_trial_is_never_on_two_sides_and_shares_are_kept():
+def test_a_trial_is_never_on_two_sides_and_shares_are_the_users_or_the_sources():
     members = [Member(f"t{trial}_s{part}", trial=f"t{trial}") for trial in range(100) for part in range(3)]
     splits = split_by_trial(members, seed=0)
     assert all(len({splits[f"t{trial}_s{part}"] for part in range(3)}) == 1 for trial in range(100))
     assert Counter(splits.values()) == {"train": 240, "val": 15, "test": 45}
     assert split_by_trial(members[::-1], seed=0) == splits
     assert split_by_trial(members, seed=1) != splits
-
-
-def test_the_user_may_say_the_shares_and_a_share_of_none_gets_none():
     members = [Member(f"t{trial}_s{part}", trial=f"t{trial}") for trial in range(100) for part in range(2)]
     assert Counter(split_by_trial(members, 0, (0.7, 0.1, 0.2)).values()) == {"train": 140, "val": 20, "test": 40}
     assert Counter(split_by_trial(members, 0, (0.75, 0.25, 0.0)).values()) == {"train": 150, "val": 50}
@@ -141,6 +138,12 @@ def test_the_user_may_say_the_shares_and_a_share_of_none_gets_none():
         found = Counter(split_by_trial([Member(str(n)) for n in range(trials)], 0, (0.001, 0.4, 0.599)).values())
         assert found["train"] >= 1
         assert trials < 3 or (found["val"] >= 1 and found["test"] >= found["val"])
+    three = split_by_trial([Member("a"), Member("b"), Member("c")], 0)
+    assert sorted(three.values()) == ["test", "train", "val"]
+    assert set(split_by_trial([Member("a"), Member("b")], 0).values()) == {"train"}
+    assert split_by_trial([Member("a", split="test"), Member("b", split="train")], 0) == {"a": "test", "b": "train"}
+    with pytest.raises(DatasetError, match="expected train, val, test, found dev"):
+        split_by_trial([Member("a", split="dev")], 0)
 
 
 @pytest.mark.parametrize(
@@ -162,15 +165,6 @@ def test_the_shares_are_on_the_card_and_an_import_does_not_go_on_with_others(tmp
         run_import(Few("here", ImportOptions()), out)
     assert run_import(Few("here", shares), out).card.counts == {"train": 2, "val": 1, "test": 2}
     assert read_card(out).recipe["split"] == [0.4, 0.2, 0.4]
-
-
-def test_a_small_set_keeps_a_trial_for_each_split_and_a_source_may_decide():
-    three = split_by_trial([Member("a"), Member("b"), Member("c")], 0)
-    assert sorted(three.values()) == ["test", "train", "val"]
-    assert set(split_by_trial([Member("a"), Member("b")], 0).values()) == {"train"}
-    assert split_by_trial([Member("a", split="test"), Member("b", split="train")], 0) == {"a": "test", "b": "train"}
-    with pytest.raises(DatasetError, match="expected train, val, test, found dev"):
-        split_by_trial([Member("a", split="dev")], 0)
 
 
 def test_an_unknown_importer_is_refused_with_those_there_are(monkeypatch):

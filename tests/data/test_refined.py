@@ -68,13 +68,16 @@ def contents(path: str) -> dict[str, bytes]:
     return {str(place.relative_to(folder)): place.read_bytes() for place in sorted(folder.rglob("*.*"))}
 
 
-def test_they_are_made_of_folders_without_truth_with_all_their_files(made):
+def test_they_are_made_of_folders_without_truth_with_statistics_of_the_refined_training_clips(made):
     path, card = made
     assert is_made(path, card)
-    assert set(contents(path)) == {
-        f"bent/{name}"
-        for name in ("dance_a_0.npz", "walk_0.npz", "jump_0.npz", "Mean.npy", "Std.npy", "skeleton.npz", "made.txt")
-    }
+    names = ("dance_a_0.npz", "walk_0.npz", "jump_0.npz", "Mean.npy", "Std.npy", "skeleton.npz", "made.txt")
+    assert set(contents(path)) == {f"bent/{name}" for name in names}
+    path, card = made
+    clips, found = read_refined(path, card, read_folder(path, "train")[1])
+    expected = mean_and_std([torch.from_numpy(clip.teacher) for clip in clips], SMPL22)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-6)
 
 
 def test_the_truth_changes_no_byte_of_them(made, tmp_path):
@@ -103,10 +106,7 @@ def test_they_lie_on_their_keypoints_rays_with_their_own_cameras(made):
 
 def off_rays(clip: Clip) -> torch.Tensor:
     """Distances [T, J] of the teacher's joints from their keypoints' rays, at their depth, m."""
-    camera = torch.from_numpy(clip.extrinsics)
-    seen = to_camera(
-        decode(torch.from_numpy(clip.teacher), SMPL22), camera if camera.ndim == 3 else camera.unsqueeze(0)
-    )
+    seen = in_camera(decode(torch.from_numpy(clip.teacher), SMPL22), clip.extrinsics)
     return torch.linalg.vector_norm(seen[..., :2] - seen[..., 2:] * torch.from_numpy(clip.keypoints), dim=-1)
 
 
@@ -147,14 +147,6 @@ def test_only_the_teacher_and_its_camera_are_replaced_and_see_the_detectors_keyp
         assert same == (item.name not in ("teacher", "extrinsics")), item.name
     seen = project(decode(torch.from_numpy(after.teacher), SMPL22), torch.from_numpy(after.extrinsics))[0].numpy()
     assert np.abs(after.keypoints - seen)[after.confidence > 0].mean() < 0.02
-
-
-def test_statistics_are_of_the_refined_training_clips(made):
-    path, card = made
-    clips, found = read_refined(path, card, read_folder(path, "train")[1])
-    expected = mean_and_std([torch.from_numpy(clip.teacher) for clip in clips], SMPL22)
-    for ours, theirs in zip(found, expected, strict=True):
-        np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-6)
 
 
 def test_the_training_clips_alone_estimate_the_skeleton(made, tmp_path):
@@ -249,13 +241,12 @@ def test_twenty_five_iterations_already_make_a_better_teacher(made):
 
 def root_error(clip: Clip, known: Clip, true: torch.Tensor) -> float:
     """Root-aligned error against the truth, both in camera coordinates, m."""
+    ours = in_camera(decode(torch.from_numpy(clip.teacher), SMPL22), clip.extrinsics)
+    return root_aligned_mpjpe(ours, in_camera(true, known.truth_extrinsics)).item()
 
-    def seen(positions: torch.Tensor, extrinsics: np.ndarray) -> torch.Tensor:
-        camera = torch.from_numpy(extrinsics)
-        return to_camera(positions, camera if camera.ndim == 3 else camera.unsqueeze(0))
 
-    ours = seen(decode(torch.from_numpy(clip.teacher), SMPL22), clip.extrinsics)
-    return root_aligned_mpjpe(ours, seen(true, known.truth_extrinsics)).item()
+def in_camera(positions: torch.Tensor, extrinsics: np.ndarray) -> torch.Tensor:
+    return to_camera(positions, torch.from_numpy(extrinsics if extrinsics.ndim == 3 else extrinsics[None]))
 
 
 def test_the_error_of_refined_teachers_is_none_for_the_truth_and_the_growth_of_a_person_who_grew():

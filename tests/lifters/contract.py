@@ -39,12 +39,8 @@ class LifterContract:
         target = torch.tensor((0.0, 0.9, 0.0)).expand(*azimuth.shape, 3)
         camera = cameras.orbit(azimuth, torch.full_like(azimuth, 0.1), torch.full_like(azimuth, 4.0), target)
         points, _ = cameras.project(truth, camera if moving else camera.unsqueeze(0))
-        return {
-            "keypoints": points,
-            "confidence": torch.full(points.shape[:2], 0.9),
-            "extrinsics": camera,
-            "truth": truth,
-        }
+        confidence = torch.full(points.shape[:2], 0.9)
+        return {"keypoints": points, "confidence": confidence, "extrinsics": camera, "truth": truth}
 
     @pytest.mark.parametrize("moving", [False, True])
     def test_it_returns_finite_positions_of_its_skeleton_in_the_world_of_the_camera(self, moving: bool):

@@ -173,16 +173,10 @@ def test_parameters_of_a_body_become_the_joints_that_they_pose(name: str, frame:
         arrays = {"pose": camera_pose, "trans": camera_moved, "pose_world": own_pose, "trans_world": own_moved}
         np.savez(tmp_path / "out" / "clip" / "wham_output.npz", **arrays, betas=betas, frame_ids=np.arange(len(pose)))
     else:
-        groups = {"incam": (camera_pose, camera_moved), "global": (own_pose, own_moved)}
-        tensors = {
-            f"smpl_params_{group}": {
-                "global_orient": torch.from_numpy(p[:, :3]).float(),
-                "body_pose": torch.from_numpy(p[:, 3:66]).float(),
-                "transl": torch.from_numpy(m).float(),
-                "betas": torch.from_numpy(betas).float(),
-            }
-            for group, (p, m) in groups.items()
-        }
+        tensors = {}
+        for group, p, m in (("incam", camera_pose, camera_moved), ("global", own_pose, own_moved)):
+            parts = {"global_orient": p[:, :3], "body_pose": p[:, 3:66], "transl": m, "betas": betas}
+            tensors[f"smpl_params_{group}"] = {name: torch.from_numpy(part).float() for name, part in parts.items()}
         torch.save(tensors, tmp_path / "out" / "clip" / "hmr4d_results.pt")
     points = torch.from_numpy(tools.seen(world, eye)).float()
     lifter = make(name, tmp_path / "out", smpl=str(tmp_path / "models"), frame=frame)

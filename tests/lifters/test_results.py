@@ -147,21 +147,18 @@ def test_an_arbitrary_scale_is_fixed_by_the_limbs(tmp_path):
         assert size_ratio(lifted, SMPL22) == pytest.approx(1.0, abs=1e-3)
 
 
-def test_a_rate_in_the_file_that_is_not_the_declared_one_is_refused(tmp_path):
+def test_a_clip_without_results_or_with_another_rate_in_its_file_is_refused(tmp_path):
+    _, _, given = scene()
+    with pytest.raises(DatasetError, match=r"expected dance.npy or dance.npz or dance/X3D.npy, found none"):
+        make("motionbert", tmp_path).lift("dance", **given)
+    with pytest.raises(DatasetError, match=r"found '\.\./dance'"):
+        make("motionbert", tmp_path).lift("../dance", **given)
     world, eye, given = scene()
     np.savez(tmp_path / "dance.npz", joints=tools.into_camera(world, eye), fps=30.0)
     with pytest.raises(DatasetError, match=r"dance.npz: expected the clip's rate, found 30 fps .* lifter.fps=30"):
         Joints(results=str(tmp_path)).lift("dance", **given)
     with pytest.raises(DatasetError, match="expected 25 fps, as declared"):
         Joints(results=str(tmp_path), fps="25").lift("dance", **given)
-
-
-def test_a_clip_without_results_is_refused_and_no_id_leaves_the_folder(tmp_path):
-    _, _, given = scene()
-    with pytest.raises(DatasetError, match=r"expected dance.npy or dance.npz or dance/X3D.npy, found none"):
-        make("motionbert", tmp_path).lift("dance", **given)
-    with pytest.raises(DatasetError, match=r"found '\.\./dance'"):
-        make("motionbert", tmp_path).lift("../dance", **given)
 
 
 def test_hostile_files_are_refused(tmp_path):

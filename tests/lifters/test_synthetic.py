@@ -44,9 +44,13 @@ def lift(error: SyntheticError, *, clip_id: str = "clip", seed: int = 0, frames:
     return lifter.lift(clip_id, **seen, fps=20.0, truth=truth), truth, camera
 
 
-def test_no_error_returns_the_truth():
+def test_no_error_returns_the_truth_and_full_rigidity_keeps_every_bone_length():
     lifted, truth, _ = lift(NONE)
     torch.testing.assert_close(lifted, truth, atol=1e-5, rtol=0)
+    error = dataclasses.replace(NONE, depth_bias=0.4, depth_wander=0.3, image_wander=0.05, rigidity=1.0)
+    lifted, truth, _ = lift(error)
+    torch.testing.assert_close(bone_lengths(lifted, SMPL22), bone_lengths(truth, SMPL22), atol=1e-5, rtol=0)
+    assert pa_mpjpe(lifted, truth) > 0.03
 
 
 @pytest.mark.parametrize("part", ["depth_bias", "depth_wander", "root_drift", "scale"])
@@ -62,13 +66,6 @@ def test_other_errors_are_seen_in_the_image(part: str):
     lifted, truth, camera = lift(dataclasses.replace(NONE, **{part: 0.05}))
     seen, was = (cameras.project(x, camera.unsqueeze(0))[0] for x in (lifted, truth))
     assert 0.001 < (seen - was).norm(dim=-1).mean() < 0.1
-
-
-def test_full_rigidity_keeps_every_bone_length():
-    error = dataclasses.replace(NONE, depth_bias=0.4, depth_wander=0.3, image_wander=0.05, rigidity=1.0)
-    lifted, truth, _ = lift(error)
-    torch.testing.assert_close(bone_lengths(lifted, SMPL22), bone_lengths(truth, SMPL22), atol=1e-5, rtol=0)
-    assert pa_mpjpe(lifted, truth) > 0.03
 
 
 def test_errors_grow_from_the_root_to_hands_and_feet():
@@ -111,14 +108,11 @@ def test_the_drift_starts_at_zero_and_has_its_size_after_three_seconds():
     assert np.sqrt(np.mean(np.square(ends))) == pytest.approx(0.1, rel=0.3)
 
 
-def test_the_seed_and_the_id_of_a_clip_decide_its_error():
+def test_the_seed_and_the_id_of_a_clip_decide_its_error_whose_parts_have_their_own_streams():
     first, _, _ = lift(SyntheticError())
     assert torch.equal(first, lift(SyntheticError())[0])
     assert not torch.allclose(first, lift(SyntheticError(), seed=1)[0], atol=1e-3)
     assert not torch.allclose(first, lift(SyntheticError(), clip_id="clip2")[0], atol=1e-3)
-
-
-def test_one_part_of_the_error_draws_nothing_from_the_stream_of_another():
     error = SyntheticError(rigidity=0.0)
     whole, truth, _ = lift(dataclasses.replace(error, scale=0.0))
     parts = torch.zeros_like(truth)
@@ -127,25 +121,19 @@ def test_one_part_of_the_error_draws_nothing_from_the_stream_of_another():
         lifted, _, _ = lift(dataclasses.replace(NONE, **{name: getattr(error, name) for name in names}))
         parts += lifted - truth
     torch.testing.assert_close(whole - truth, parts, atol=2e-5, rtol=0)
-
-
-def test_every_purpose_has_a_stream_of_its_own():
     noise = Noise("clip", 0, 60, 10.0)
     for draw in (noise.constant, noise.white, noise.smooth):
         assert torch.equal(draw("jitter", 30), draw("jitter", 30))
         assert not torch.allclose(draw("jitter", 30), draw("bias", 30), atol=0.1)
 
 
-def test_a_clip_without_truth_is_refused():
+def test_it_is_found_under_its_name_and_a_clip_without_truth_is_refused():
+    assert plugins.collect(plugins.create_manager(), "lifters")["synthetic"] is SyntheticLifter
     lifter = SyntheticLifter()
     sight = TestSyntheticLifter().sight(lifter)
     del sight["truth"]
     with pytest.raises(DatasetError, match="needs a true motion"):
         lifter.lift("clip", **sight, fps=20.0)
-
-
-def test_it_is_found_under_its_name():
-    assert plugins.collect(plugins.create_manager(), "lifters")["synthetic"] is SyntheticLifter
 
 
 def test_its_error_on_real_motion_is_that_of_real_lifters():
@@ -168,7 +156,7 @@ def test_its_error_on_real_motion_is_that_of_real_lifters():
     assert 5.0 < mean["acceleration_error"] < 18.0, mean
 
 
-def test_a_moved_turned_and_scaled_pose_has_no_aligned_error_and_a_mirrored_one_has():
+def test_an_alignment_takes_away_similarities_but_no_mirror_and_is_the_best_of_many():
     truth = swaying(SMPL22, 5).double()
     turn = torch.linalg.qr(torch.tensor(((1.0, 2, 0), (0, 1, 3), (4, 0, 1)), dtype=torch.float64))[0]
     turn = turn * torch.linalg.det(turn).sign()
@@ -176,10 +164,7 @@ def test_a_moved_turned_and_scaled_pose_has_no_aligned_error_and_a_mirrored_one_
     torch.testing.assert_close(similarity_aligned(similar, truth), truth, atol=1e-10, rtol=0)
     mirrored = truth * torch.tensor((-1.0, 1, 1), dtype=torch.float64)
     assert pa_mpjpe(mirrored, truth) > 0.03
-
-
-def test_the_alignment_of_a_mirrored_pose_is_the_best_of_many_similarities():
-    """With the sign left out of the scale, a mirrored pose comes out too large and a smaller one is better."""
+    # With the sign left out of the scale, a mirrored pose comes out too large and a smaller one is better
     truth = swaying(SMPL22, 1).double()
     mirrored = truth * torch.tensor((-1.0, 1, 1), dtype=torch.float64) + 0.1 * torch.sin(9 * truth)
     aligned = similarity_aligned(mirrored, truth)

@@ -57,9 +57,8 @@ class Clip:
     def is_known(self) -> bool:
         """Whether the motion itself is given and no camera saw it: its teacher is the truth. Such a clip supervises
         in 3D, also beside clips that supervise in 2D."""
-        if self.truth is None or bool((self.confidence > 0).any()):
-            return False
-        return np.array_equal(self.teacher, self.truth)
+        unseen = not bool((self.confidence > 0).any())
+        return self.truth is not None and unseen and np.array_equal(self.teacher, self.truth)
 
     @property
     def label(self) -> str:
@@ -328,15 +327,9 @@ def _tensor(values: Array) -> Tensor:
 
 def _padded(tensors: Sequence[Tensor], length: int) -> Tensor:
     """Stack [t, ...] tensors as [B, length, ...], zero behind their ends."""
-    padded = tensors[0].new_zeros((len(tensors), length, *tensors[0].shape[1:]))
-    for row, tensor in zip(padded, tensors, strict=True):
-        row[: len(tensor)] = tensor
-    return padded
+    return torch.stack([torch.cat((t, t.new_zeros(length - len(t), *t.shape[1:]))) for t in tensors])
 
 
 def _held(tensors: Sequence[Tensor], length: int) -> Tensor:
     """Stack [t, ...] tensors as [B, length, ...], the last frame repeated behind their ends."""
-    padded = _padded(tensors, length)
-    for row, tensor in zip(padded, tensors, strict=True):
-        row[len(tensor) :] = tensor[-1]
-    return padded
+    return torch.stack([torch.cat((t, t[-1:].expand(length - len(t), *t.shape[1:]))) for t in tensors])

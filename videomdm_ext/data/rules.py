@@ -122,9 +122,6 @@ def examine(sight: Sight, *, refusing: bool = False) -> None:
 def _pair(sight: Sight) -> None:
     if "extrinsics" in sight.arrays and ("truth" in sight.arrays) != ("truth_extrinsics" in sight.arrays):
         sight.add("missing-file", "expected a true motion with truth_extrinsics, its camera, found only one of the two")
-
-
-def _rate(sight: Sight) -> None:
     if sight.own_fps is not None and not math.isclose(sight.own_fps, sight.fps, rel_tol=1e-3):
         sight.add("rate", f"expected {sight.fps:g} fps, found {sight.own_fps:g} fps")
 
@@ -327,7 +324,7 @@ KINDS: dict[str, Kind] = {
     "pickle": Kind(ERROR, None, "a pickle, which would run a program when loaded",
         "Do not load it with anything; make the file again."),
     "missing-file": Kind(REFUSE, _pair, "a file that is not there", "Make the clip again, or leave it out."),
-    "rate": Kind(REFUSE, _rate, "another frame rate than the card's",
+    "rate": Kind(REFUSE, _pair, "another frame rate than the card's",
         "Resample the motion and its 2D keypoints together."),
     "caption-missing": Kind(REFUSE, _captions, "no caption, or an empty one", "Write one, or leave the clip out."),
     "caption-format": Kind(REFUSE, _captions, "a line that is no caption",

@@ -185,8 +185,10 @@ class Gvhmr(BodyLifter):
             group = files.read_tensors(str(path)).get(
                 f"smpl_params_{'global' if self.description.frame == 'own' else 'incam'}"
             )
-            parts = {name: as_numbers(group.get(name)) for name in names} if isinstance(group, dict) else {}
-            found = {name: values for name, values in parts.items() if values is not None}
+            parts = {name: group.get(name) for name in names} if isinstance(group, dict) else {}
+            tensors = {name: part for name, part in parts.items() if isinstance(part, Tensor)}
+            plain = {n: part for n, part in tensors.items() if part.layout == torch.strided and not part.is_complex()}
+            found = {name: part.detach().float().numpy() for name, part in plain.items()}
         if "global_orient" in found and "body_pose" in found:
             root, body = found.pop("global_orient"), found.pop("body_pose")
             if not root.ndim or not body.ndim or len(root) != len(body):
@@ -194,12 +196,6 @@ class Gvhmr(BodyLifter):
                 raise self.refuse(path, "as many turns of the root as of the body", what, "Run the tool again.")
             found["turns"] = np.concatenate([part.reshape(len(part), -1) for part in (root, body)], 1)
         return {"moved" if name == "transl" else name: values for name, values in found.items()}
-
-
-def as_numbers(value: object) -> Array | None:
-    """A tensor of a file as an array; None for anything else."""
-    plain = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_complex()
-    return value.detach().float().numpy() if isinstance(value, Tensor) and plain else None
 
 
 @hookimpl

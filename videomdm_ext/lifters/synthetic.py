@@ -74,7 +74,10 @@ class SyntheticLifter(Lifter):
         true = cameras.to_camera(truth, extrinsics)
         lifted = self._depth_error(true, draw, fps)
         lifted = lifted + self._spread(true, self.error.image_wander, self.error.root_image_wander, draw, "image")
-        lifted = self._restored(lifted, true)
+        # bring bones back towards their true lengths, from the root outwards, keeping their directions
+        ratio = bone_lengths(true, self.info.skeleton) / bone_lengths(lifted, self.info.skeleton).clamp_min(1e-6)
+        bones = lifted[:, 1:] - lifted[:, list(self.info.skeleton.parents[1:])]
+        lifted = self._accumulated(lifted[:, 0], bones * ratio.pow(self.error.rigidity).unsqueeze(-1))
         lifted = lifted + self._spread(true, self.error.jitter, self.error.root_jitter, draw, "jitter")
         scale = math.exp(self.error.scale * draw.constant("scale", 1).item())
         return cameras.to_world(lifted * scale, extrinsics)
@@ -94,13 +97,6 @@ class SyntheticLifter(Lifter):
         noise = noise.unflatten(-1, (-1, 3))
         sizes = bone_lengths(true, self.info.skeleton).mean(0).unsqueeze(-1)
         return self._accumulated(root * noise[:, 0], share * noise[:, 1:] * sizes)
-
-    def _restored(self, lifted: Tensor, true: Tensor) -> Tensor:
-        """Bring bones back towards their true lengths, from the root outwards, keeping their directions."""
-        ratio = bone_lengths(true, self.info.skeleton) / bone_lengths(lifted, self.info.skeleton).clamp_min(1e-6)
-        parents = list(self.info.skeleton.parents[1:])
-        bones = (lifted[:, 1:] - lifted[:, parents]) * ratio.pow(self.error.rigidity).unsqueeze(-1)
-        return self._accumulated(lifted[:, 0], bones)
 
     def _accumulated(self, root: Tensor, bones: Tensor) -> Tensor:
         """Sum what bones [T, J - 1, ...] add to their parents', from the root [T, ...] on. -> [T, J, ...]."""

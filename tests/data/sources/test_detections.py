@@ -34,13 +34,10 @@ def write(root, kind, joints=17, first=0):
             people = [{"pose_keypoints_2d": triples(*p)} for p in frames.get(n, ())]
             (folder / f"clip_{n + first:012d}_keypoints.json").write_text(json.dumps({"people": people}))
     elif kind == "mmpose":
-        rows = [
-            {
-                "frame_id": n + first,
-                "instances": [{"keypoints": p.tolist(), "keypoint_scores": s.tolist()} for p, s in frames.get(n, ())],
-            }
-            for n in range(COUNT)
-        ]
+        rows = []
+        for n in range(COUNT):
+            people = [{"keypoints": p.tolist(), "keypoint_scores": s.tolist()} for p, s in frames.get(n, ())]
+            rows.append({"frame_id": n + first, "instances": people})
         (root / "clip.json").write_text(json.dumps({"meta_info": {}, "instance_info": rows}))
     else:
         name = "{}.jpg".format if kind == "alphapose" else int
@@ -103,11 +100,6 @@ def test_what_does_not_fit_is_refused_with_the_file(tmp_path, content, match):
     assert str(place) in str(error.value)
 
 
-def test_frames_of_a_longer_video_are_refused(tmp_path):
-    with pytest.raises(DatasetError, match="belong to this video"):
-        read_detections(write(tmp_path, "openpose"), "openpose", count=4, fps=FPS)
-
-
 def test_blazepose_files_keep_their_own_times_and_doubtful_rows_count_for_nothing(tmp_path):
     pixels = np.zeros((3, 33, 2), np.float32)
     pixels[1, 4] = np.nan
@@ -123,8 +115,10 @@ def test_blazepose_files_keep_their_own_times_and_doubtful_rows_count_for_nothin
         read_detections(str(tmp_path / "clip.npz"), "blazepose", count=3, fps=1.0)
 
 
-def test_missing_files_and_unknown_formats_are_refused(tmp_path):
+def test_missing_files_unknown_formats_and_frames_of_a_longer_video_are_refused(tmp_path):
     with pytest.raises(DatasetError, match="detections of the video clip"):
         find_file(str(tmp_path), "clip", "mmpose")
     with pytest.raises(ConfigError, match="openpose, mmpose"):
         read_detections("x", "vitpose", count=1, fps=1.0)
+    with pytest.raises(DatasetError, match="belong to this video"):
+        read_detections(write(tmp_path, "openpose"), "openpose", count=4, fps=FPS)

@@ -120,7 +120,7 @@ def test_keypoints_are_the_sources_joints_seen_by_the_sources_cameras(official, 
     assert clip.texts == ("a person does the exercise squat.",)
 
 
-def test_a_source_with_exchanged_sides_is_put_right_by_the_toes():
+def test_sides_are_put_right_by_the_toes_and_derived_joints_lie_near_those_of_the_motion():
     usual, exchanged = (torch.from_numpy(joints25("walk", exchanged=flag)).float() for flag in (False, True))
     torch.testing.assert_close(smpl22_of(exchanged, "x"), smpl22_of(usual, "x"))
     only_arms = usual.clone()
@@ -130,9 +130,6 @@ def test_a_source_with_exchanged_sides_is_put_right_by_the_toes():
     without[:, 17:21] = usual[:, (3, 3, 6, 6)] + torch.tensor((0.0, 0.0, -0.1))
     with pytest.raises(DatasetError, match="expected toes that point ahead"):
         smpl22_of(without, "x")
-
-
-def test_the_derived_joints_lie_near_those_of_the_motion():
     true = real_motions()["walk"].double().numpy()[::2]
     found = smpl22_of(torch.from_numpy(joints25("walk")[::5]), "x").numpy()
     found = np.stack((found[..., 0], found[..., 2], -found[..., 1]), -1)  # z up to y up
@@ -287,11 +284,8 @@ def write_detections(root, subjects=("s03",), *, first=0, longer=0, kind="coco",
 
 
 def write_people(folder, action, kind, people, first):
-    rows = [
-        (frame, np.concatenate((points, np.full((17, 1), 0.8)), 1).ravel().tolist())
-        for frame, members in people.items()
-        for points in members
-    ]
+    sure = np.full((17, 1), 0.8)
+    rows = [(n, np.concatenate((p, sure), 1).ravel().tolist()) for n, members in people.items() for p in members]
     if kind == "coco":
         content = [{"image_id": frame + first, "keypoints": values} for frame, values in rows]
         (folder / f"{action}.json").write_text(json.dumps(content))

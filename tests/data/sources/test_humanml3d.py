@@ -160,14 +160,7 @@ def test_the_truth_is_the_sources_own_file_byte_for_byte(made):
     assert done.card.counts == {"test": 2, "train": 3}
 
 
-def test_what_mdm_would_leave_out_is_left_out_and_told(made):
-    _, _, done = made
-    assert set(done.left_out) == {"000004", "000005", "B_000002"}
-    assert "expected 40 to 199 frames, as MDM reads, found 30" in done.left_out["000004"]
-    assert "found 20" in done.left_out["B_000002"]
-
-
-def test_captions_of_a_time_are_clips_of_their_own_and_tags_are_kept(made):
+def test_captions_of_a_time_are_clips_of_their_own_and_what_mdm_would_leave_out_is_left_out(made):
     _, out, _ = made
     texts = {path.stem: path.read_text() for path in (out / "texts").iterdir()}
     assert texts["A_000002"] == "he turns.#he/PRON turn/VERB#0.0#0.0\n"
@@ -176,6 +169,10 @@ def test_captions_of_a_time_are_clips_of_their_own_and_tags_are_kept(made):
     assert texts["000002"].splitlines()[2] == "he stops.#he/PRON stop/VERB#0.0#0.0"
     assert "he turns" not in texts["000002"]
     assert {clip.id for clip in read_folder(str(out), "train")[1]} == {"000001", "M000001", "A_000003"}
+    _, _, done = made
+    assert set(done.left_out) == {"000004", "000005", "B_000002"}
+    assert "expected 40 to 199 frames, as MDM reads, found 30" in done.left_out["000004"]
+    assert "found 20" in done.left_out["B_000002"]
 
 
 def test_keypoints_are_the_decoded_truth_projected_in_clips_and_in_parts(made):
@@ -261,11 +258,13 @@ def hard_in_file(whole, start):
     return np.concatenate((hard(positions), hard(positions[-2:])))[start:]
 
 
-def test_a_wrong_initial_heading_would_be_seen():
+def test_a_wrong_initial_heading_would_be_seen_and_channels_of_another_kind_have_none(generator):
     stored = torch.from_numpy(vectors(looping("dance_a", 100))[40:]).double()
     headings, _ = decode_root(stored, SMPL22)
     wrong = encode(decode(stored, SMPL22), SMPL22, headings)
     assert (wrong - stored)[:, ROTATIONS].abs().max() > 0.05
+    assert initial_heading(torch.randn(50, 263, generator=generator), SMPL22) == 0.0
+    assert initial_heading(torch.from_numpy(vectors(looping("walk", 30))[:1]), SMPL22) == 0.0
 
 
 def test_a_crop_of_a_part_knows_the_heading_in_the_whole_clip(made):
@@ -293,11 +292,6 @@ def test_a_part_before_a_moving_camera_is_cut_with_its_cameras():
     np.testing.assert_array_equal(part.teacher, clip.teacher[15:60])
     with pytest.raises(DatasetError, match="expected a part within 64 frames"):
         cut(clip, 15, 65)
-
-
-def test_channels_of_another_kind_have_no_initial_heading(generator):
-    assert initial_heading(torch.randn(50, 263, generator=generator), SMPL22) == 0.0
-    assert initial_heading(torch.from_numpy(vectors(looping("walk", 30))[:1]), SMPL22) == 0.0
 
 
 def test_our_rule_for_the_files_equals_the_definition():

@@ -14,10 +14,14 @@ DIRECT = [f"{side}_{part}" for side in "lr" for part in ("hip", "knee", "ankle",
 
 
 @pytest.mark.parametrize("layout", DETECTORS, ids=[layout.name for layout in DETECTORS])
-def test_shares_add_up_so_that_a_moved_person_stays_the_same_person(layout):
+def test_maps_follow_a_moved_person_and_exchanged_sides(layout):
     points = np.random.default_rng(0).standard_normal((len(layout.joints), 3))
     shift = np.array((1.0, -2.0, 3.0))
     assert np.allclose(to_smpl22(points + shift, layout), to_smpl22(points, layout) + shift)
+    other = {"l": "r", "r": "l"}
+    swap = [layout.index(other[j[0]] + j[1:]) if j[1] == "_" else layout.index(j) for j in layout.joints]
+    points = np.random.default_rng(1).standard_normal((len(layout.joints), 2))
+    assert np.allclose(to_smpl22(points[swap], layout), to_smpl22(points, layout)[list(SMPL22.mirror)])
 
 
 @pytest.mark.parametrize(
@@ -31,15 +35,7 @@ def test_direct_joints_are_where_each_detector_has_them(layout, left_wrist, righ
         assert np.array_equal(found[SMPL22.index(joint)], points[index])
 
 
-@pytest.mark.parametrize("layout", DETECTORS, ids=[layout.name for layout in DETECTORS])
-def test_exchanging_the_detectors_sides_exchanges_the_sides_of_the_result(layout):
-    other = {"l": "r", "r": "l"}
-    swap = [layout.index(other[j[0]] + j[1:]) if j[1] == "_" else layout.index(j) for j in layout.joints]
-    points = np.random.default_rng(1).standard_normal((len(layout.joints), 2))
-    assert np.allclose(to_smpl22(points[swap], layout), to_smpl22(points, layout)[list(SMPL22.mirror)])
-
-
-def test_derived_joints_are_the_stated_fractions_of_the_torso():
+def test_derived_joints_are_the_stated_fractions_of_the_torso_near_those_of_real_motion():
     points = np.random.default_rng(2).standard_normal((33, 3))
     found = dict(zip(SMPL22.joints, to_smpl22(points, BLAZEPOSE33), strict=True))
     hips, shoulders, ears = points[[23, 24]].mean(0), points[[11, 12]].mean(0), points[[7, 8]].mean(0)
@@ -50,9 +46,6 @@ def test_derived_joints_are_the_stated_fractions_of_the_torso():
     collar = hips + 0.936 * u
     assert np.allclose(found["r_collar"], collar + 0.4 * (points[12] - collar))
     assert np.allclose(found["l_foot"], points[31] + 0.3 * (points[29] - points[31]))
-
-
-def test_derived_joints_are_near_those_of_real_motion():
     true = motion("walk").double().numpy()
     found = to_smpl22(blaze(true), BLAZEPOSE33)
     apart = dict(zip(SMPL22.joints, np.linalg.norm(found - true, axis=-1).mean(0), strict=True))
@@ -61,7 +54,7 @@ def test_derived_joints_are_near_those_of_real_motion():
     assert max(apart.values()) < 0.12, apart  # 12 cm: the motions' spines are not those the fractions were measured on
 
 
-def test_confidence_is_that_of_the_least_sure_joint_and_low_where_a_joint_is_derived():
+def test_confidence_is_that_of_the_least_sure_joint_low_where_it_is_derived_and_none_of_feet_without_toes():
     score = np.full(33, 0.9)
     score[15] = 0.4
     found = dict(zip(SMPL22.joints, confidence22(score, BLAZEPOSE33), strict=True))
@@ -71,15 +64,9 @@ def test_confidence_is_that_of_the_least_sure_joint_and_low_where_a_joint_is_der
     assert found["l_foot"] == pytest.approx(0.63)
     score[24] = 0.0
     assert confidence22(score, BLAZEPOSE33)[SMPL22.index("pelvis")] == 0
-
-
-def test_a_detector_without_toes_says_nothing_of_feet():
     found = dict(zip(SMPL22.joints, confidence22(np.ones(17), COCO17), strict=True))
     assert found["l_foot"] == found["r_foot"] == 0
     assert found["l_ankle"] == 1
-
-
-def test_layouts_have_as_many_joints_as_their_files():
     assert {count: len(layout.joints) for count, layout in BY_COUNT.items() if count < 100} == {
         17: 17,
         25: 25,

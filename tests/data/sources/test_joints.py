@@ -126,16 +126,11 @@ def test_what_is_wrong_is_told_and_the_rest_is_imported(tmp_path):
     assert "line 1: expected caption#word/TAG" in done.left_out["run_s0"]
 
 
-def first_of(source, extra):
-    importer = JointsImporter(source, ImportOptions(extra=extra))
-    return importer.read(importer.members()[0])
-
-
 def test_options_that_no_one_knows_are_refused(tmp_path):
     for extra, message in (({"pfs": "20"}, "--option pfs"), ({"fps": "no"}, "--option fps"), ({"up": "x"}, "up")):
         source = write_source(tmp_path / message)
         with pytest.raises(ConfigError, match=message):
-            first_of(source, extra)
+            (importer := JointsImporter(source, ImportOptions(extra=extra))).read(importer.members()[0])
     with pytest.raises(DatasetError, match="expected clips for joints, found none"):
         run_import(JointsImporter(str(tmp_path / "nowhere"), ImportOptions()), str(tmp_path / "set"))
 

@@ -36,9 +36,7 @@ def player(turned=0.4):
     return np.einsum("tij,tkj->tki", turn, body)
 
 
-def write_source(
-    root, names=("b", "a", "c", "d", "e", "f", "g", "h", "i", "j"), *, turned=0.4, torso=False, near=False
-):
+def write_source(root, names="bacdefghij", *, turned=0.4, torso=False, near=False):
     """MAS's files: x right, y up, about the hip; and a lifter's with z away from the camera, of half the size."""
     for folder in ("motions", "lifted"):
         (root / folder).mkdir(parents=True)

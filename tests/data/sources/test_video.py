@@ -152,21 +152,22 @@ def sighted(one):
     return body, image, torch.ones(image.shape[:2]).double()
 
 
-def test_a_pose_is_placed_where_it_was_also_far_from_the_middle_of_the_picture():
+def test_a_pose_is_placed_where_it_was_also_without_keypoints_and_never_behind_the_camera():
     one = film("walk", at=(1.2, 0.2, 1.0), distance=4.0, roll=10.0)
     body, image, weight = sighted(one)
     placed = in_front(turned(body, image, SMPL22), image, weight, 25.0, "clip")
     assert np.linalg.norm(placed.numpy() - one.seen, axis=-1)[:, DIRECT].max() < 0.05  # depth is smoothed
     without = in_front(body, image, weight, 25.0, "clip")
     assert reprojection(without, image, weight) > 4 * reprojection(placed, image, weight)
-
-
-def test_frames_without_keypoints_stand_between_their_neighbours():
     one = film("walk")
     body, image, weight = sighted(one)
     weight[20:25] = 0
     placed = in_front(turned(body, image, SMPL22), image, weight, 25.0, "clip")
     assert np.linalg.norm(placed.numpy() - one.seen, axis=-1)[20:25, DIRECT].max() < 0.1
+    body = torch.from_numpy(to_smpl22(film("walk").world, BLAZEPOSE33))
+    image = (body[..., :2] / 0.1).clamp(-4, 4)
+    with pytest.raises(DatasetError, match="in front of the camera"):
+        in_front(body, -image, torch.ones(image.shape[:2]).double(), 25.0, "clip")
 
 
 def test_a_person_whom_the_lifter_turned_is_turned_back_by_his_camera():
@@ -181,13 +182,6 @@ def test_a_person_whom_the_lifter_turned_is_turned_back_by_his_camera():
     found = corrected(wrong, image, weight, "clip")
     assert torch.linalg.vector_norm(found - true, dim=-1).max() < 0.01
     assert torch.linalg.vector_norm(wrong - true, dim=-1).max() > 0.1
-
-
-def test_a_person_behind_the_camera_is_refused():
-    body = torch.from_numpy(to_smpl22(film("walk").world, BLAZEPOSE33))
-    image = (body[..., :2] / 0.1).clamp(-4, 4)
-    with pytest.raises(DatasetError, match="in front of the camera"):
-        in_front(body, -image, torch.ones(image.shape[:2]).double(), 25.0, "clip")
 
 
 def test_qualisys_and_toml_files_of_one_camera_agree(tmp_path):
@@ -252,7 +246,7 @@ def walker(start, speed, frames=40, height=100.0):
     return np.stack((x, 0 * x + 50, x + 40, 0 * x + 50 + height), 1)
 
 
-def test_people_who_pass_each_other_keep_their_tracks():
+def test_people_who_pass_each_other_keep_their_tracks_which_jumps_and_long_losses_end():
     left, right = walker(0, 6), walker(234, -6)
     right[:, 1:] += np.array((8, 0, 8))
     order = np.random.default_rng(1).random(40) < 0.5
@@ -262,22 +256,16 @@ def test_people_who_pass_each_other_keep_their_tracks():
     assert [len(track.frames) for track in tracks] == [40, 40]
     assert tracks[0].boxes[-1, 0] == pytest.approx(234)
     assert tracks[1].boxes[-1, 0] == pytest.approx(0)
-
-
-def test_a_jump_to_another_person_begins_another_track():
     path = walker(0, 2)
     path[20:, [0, 2]] += 400
     assert [track.frames.tolist() for track in follow(crowd(path))] == [list(range(20)), list(range(20, 40))]
-
-
-def test_a_short_loss_is_bridged_and_a_long_one_is_not():
     path = walker(0, 1, frames=60)
     path[10:15] = np.nan
     path[30:45] = np.nan
     assert [len(track.frames) for track in follow(crowd(path))] == [25, 15]
 
 
-def test_several_people_are_refused_unless_one_is_named():
+def test_several_people_are_refused_unless_one_is_named_or_far_away():
     found = crowd(walker(0, 1), walker(200, 1, height=150.0))
     tracks = follow(found)
     with pytest.raises(DatasetError, match=r"found several \(0: .* 1: .*--person largest"):
@@ -288,9 +276,6 @@ def test_several_people_are_refused_unless_one_is_named():
         choose(tracks, found.times, "2", "v.mp4")
     with pytest.raises(ConfigError, match="--person"):
         choose(tracks, found.times, "tall", "v.mp4")
-
-
-def test_a_small_figure_far_away_and_people_after_each_other_are_no_crowd():
     away = walker(200, 0, height=30.0)
     first, second = walker(0, 1), walker(0, 1)
     first[20:], second[:32] = np.nan, np.nan
@@ -331,15 +316,12 @@ def stretch(frames, start=0.0):
     return Stretch(start, torch.zeros(frames, 22, 2), torch.ones(frames, 22), torch.zeros(frames, 22, 3))
 
 
-def test_long_stretches_become_equal_clips_within_the_limit_and_short_ones_none():
+def test_long_stretches_become_equal_clips_and_a_caption_of_a_part_makes_a_clip_of_that_part():
     whole = [Caption("a person walks.")]
     assert [p.count for p in cut(stretch(2 * LONGEST + 2), whole, 20.0)] == [132, 132, 132]
     assert [p.count for p in cut(stretch(LONGEST + 1), whole, 20.0)] == [LONGEST + 1]
     assert [p.count for p in cut(stretch(17), whole, 20.0)] == [17]  # 16 frames when the last one is dropped
     assert cut(stretch(16), whole, 20.0) == []
-
-
-def test_a_caption_of_a_part_makes_a_clip_of_that_part():
     captions = [Caption("walks."), Caption("kicks.", 3.0, 5.0), Caption("hits.", 3.0, 5.0)]
     pieces = cut(stretch(200, start=1.0), captions, 20.0)
     assert [(piece.rows.start, piece.rows.stop, piece.texts) for piece in pieces] == [

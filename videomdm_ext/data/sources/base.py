@@ -227,15 +227,13 @@ class TakesImporter(Importer):
         found = sorted(p for p in folder.rglob("*") if p.suffix.lower() == self.ending and p.is_file())
         inside = [path for path in found if not files.leads_out(str(path), str(folder))]
         stems = [_plain(path.stem) for path in inside]
-        times, taken = Counter(stems), set[str]()
-        named: dict[Path, str] = {}
+        times, named = Counter(stems), dict[str, Path]()
         for path, stem in zip(inside, stems, strict=True):
             name = stem if times[stem] == 1 else _plain("_".join(path.relative_to(folder).with_suffix("").parts))
-            while name in taken:
+            while name in named:
                 name += "_"
-            taken.add(name)
-            named[path] = name
-        return named
+            named[name] = path
+        return {path: name for name, path in named.items()}
 
 
 def _plain(name: str) -> str:

@@ -35,16 +35,7 @@ from torch import Tensor
 from videomdm_ext.data import files
 from videomdm_ext.data.clip import Recording
 from videomdm_ext.data.motions import frames_at, interpolate, interpolate_confidence, resample
-from videomdm_ext.data.sources.base import (
-    LONGEST,
-    Importer,
-    ImportOptions,
-    Member,
-    as_long_as,
-    placed,
-    read_results,
-    y_up,
-)
+from videomdm_ext.data.sources import base
 from videomdm_ext.data.video.people import FORMATS, choose, find_file, follow, read_detections
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.geometry.cameras import project, to_pixels
@@ -74,8 +65,8 @@ def read_camera(place: str) -> tuple[Tensor, Tensor | None]:
     extrinsics = extrinsics if isinstance(extrinsics, dict) else {}
     rotation = numbers(extrinsics.get("R"), place, "extrinsics R", (3, 3)).double()
     centre = numbers(extrinsics.get("T"), place, "extrinsics T", (3,)).double()
-    turned = y_up(rotation)
-    seen = torch.cat((turned, -(turned @ y_up(centre)).unsqueeze(-1)), -1).float()
+    turned = base.y_up(rotation)
+    seen = torch.cat((turned, -(turned @ base.y_up(centre)).unsqueeze(-1)), -1).float()
     lens = stored.get("intrinsics_wo_distortion") or stored.get("intrinsics_w_distortion")
     if not isinstance(lens, dict):
         return seen, None
@@ -231,7 +222,7 @@ def check_alike(points: Tensor, confidence: Tensor, projected: Tensor, place: st
 SOURCE_FPS = 50.0
 
 
-class Fit3DImporter(Importer):
+class Fit3DImporter(base.Importer):
     """Fit3D's takes; clips are named SUBJECT_ACTION_pPART_cCAMERA."""
 
     name = "fit3d"
@@ -248,7 +239,7 @@ class Fit3DImporter(Importer):
         "lifted_name": "what to call that lifter",
     }
 
-    def __init__(self, source: str, options: ImportOptions) -> None:
+    def __init__(self, source: str, options: base.ImportOptions) -> None:
         super().__init__(source, options)
         self.keypoints, self.format = self.extra("keypoints"), self.extra("format")
         if bool(self.keypoints) != bool(self.format):
@@ -259,7 +250,7 @@ class Fit3DImporter(Importer):
         self._take = lru_cache(maxsize=2)(self._read_take)
         self._detected = lru_cache(maxsize=8)(self._read_detected)
 
-    def read(self, member: Member) -> Recording:
+    def read(self, member: base.Member) -> Recording:
         """A part as one camera saw it."""
         subject, action, camera, start, stop = member.place
         whole = self._take(subject, action)
@@ -267,7 +258,7 @@ class Fit3DImporter(Importer):
         if stop - start < 2:
             advice = "Do the annotated repetitions belong to this take?"
             raise self.refuse(member.id, f"frames from {start} on", f"a take of {len(whole)}", advice)
-        at = frames_at(stop - start, SOURCE_FPS, self.fps)[: LONGEST + 1] + start
+        at = frames_at(stop - start, SOURCE_FPS, self.fps)[: base.LONGEST + 1] + start
         truth = resample(whole, at)
         extrinsics, intrinsics = read_camera(self._camera_file(subject, camera, action))
         points, depth = project(truth, extrinsics.unsqueeze(0))
@@ -286,9 +277,9 @@ class Fit3DImporter(Importer):
             check_alike(points, confidence, projected, member.id)
         lifted = None
         if self.results:
-            _, results = read_results(self.results, (member.id,), truth.shape[1])
-            results = as_long_as(results, len(truth), bf.join(self.results, member.id))
-            lifted = placed(results, self.lifted_frame, extrinsics)
+            _, results = base.read_results(self.results, (member.id,), truth.shape[1])
+            results = base.as_long_as(results, len(truth), bf.join(self.results, member.id))
+            lifted = base.placed(results, self.lifted_frame, extrinsics)
         texts = self.given.get(f"{subject}_{action}") or self.given.get(action) or (caption_of(action),)
         return Recording(
             id=member.id,
@@ -313,7 +304,7 @@ class Fit3DImporter(Importer):
         expected = "train/SUBJECT/joints3d_25/ACTION.json"
         raise self.refuse(self.source, expected, "no such files", "Name the folder that holds `train`.")
 
-    def members(self) -> Sequence[Member]:
+    def members(self) -> Sequence[base.Member]:
         """One for every part of a take and camera. Reads the takes that have no annotated repetitions."""
         subjects = [n for n in sorted(bf.listdir(self._root)) if bf.isdir(bf.join(self._root, n, "joints3d_25"))]
         listed, tested = read_info(self._root)
@@ -335,12 +326,12 @@ class Fit3DImporter(Importer):
                 for part, (start, stop) in enumerate(self._parts(subject, action, repetitions)):
                     for camera in cameras:
                         clip_id = f"{name}_p{part}_c{files.checked_id(camera, subject)}"
-                        found.append(Member(clip_id, subject, split, (subject, action, camera, start, stop)))
+                        found.append(base.Member(clip_id, subject, split, (subject, action, camera, start, stop)))
         return found
 
     def _parts(self, subject: str, action: str, repetitions: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
         """First and last + 1 frame at 50 fps of every part of a take."""
-        longest = int(LONGEST * SOURCE_FPS / self.fps) + 1
+        longest = int(base.LONGEST * SOURCE_FPS / self.fps) + 1
         marks = repetitions.get(action)
         if isinstance(marks, list) and len(marks) > 1 and all(isinstance(m, int | float) and m >= 0 for m in marks):
             yield from grouped([int(mark) for mark in sorted(marks)], longest)
@@ -357,10 +348,10 @@ class Fit3DImporter(Importer):
         """Joints [T, 22, 3] at 50 fps, y up, from SMPL-X where body models are at hand, else from the 25 joints."""
         if self.extra("smpl"):
             parameters = read_object(bf.join(self._root, subject, "smplx", f"{action}.json"))
-            return y_up(body_joints(parameters, self.extra("smpl"), f"{subject}/smplx/{action}.json"))
+            return base.y_up(body_joints(parameters, self.extra("smpl"), f"{subject}/smplx/{action}.json"))
         place = bf.join(self._root, subject, "joints3d_25", f"{action}.json")
         joints = numbers(read_object(place).get("joints3d_25"), place, "joints3d_25", (None, 25, 3))
-        return y_up(smpl22_of(joints, place))
+        return base.y_up(smpl22_of(joints, place))
 
     def _read_detected(self, subject: str, action: str, camera: str) -> Detected:
         take, frames = (subject, action, camera), len(self._take(subject, action))

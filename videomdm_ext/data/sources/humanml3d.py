@@ -43,16 +43,7 @@ from torch import Tensor
 from videomdm_ext.data import files
 from videomdm_ext.data.clip import Recording
 from videomdm_ext.data.motions import frames_at, resample
-from videomdm_ext.data.sources.base import (
-    Importer,
-    ImportOptions,
-    Member,
-    as_long_as,
-    lifter_name,
-    placed,
-    read_results,
-    y_up,
-)
+from videomdm_ext.data.sources import base
 from videomdm_ext.data.texts import Caption, read_captions, tags_of
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.cameras import project
@@ -66,7 +57,7 @@ PIECE = re.compile(r"_s\d+$")  # the end of the name of a piece of a longer tria
 SMALLEST, LARGEST = 0.2, 5.0  # metres; the largest extent of a pose lies between
 
 
-class JointsImporter(Importer):
+class JointsImporter(base.Importer):
     """A folder of joints; several views become clips NAME_v0, NAME_v1 ..."""
 
     name = "joints"
@@ -77,18 +68,18 @@ class JointsImporter(Importer):
         "up": "their upward axis, y or z",
     }
 
-    def members(self) -> Sequence[Member]:
+    def members(self) -> Sequence[base.Member]:
         """One for every clip and view."""
         names = [row["name"] for row in self._index] or files.stems(bf.join(self.source, "joints"), ".npy")
         views = [f"_v{view}" for view in range(self.options.views)] if self.options.views > 1 else [""]
         splits = {row["name"]: row.get("split") or "" for row in self._index}
         return [
-            Member(files.checked_id(name, self.source) + view, PIECE.sub("", name), splits.get(name, ""), name)
+            base.Member(files.checked_id(name, self.source) + view, PIECE.sub("", name), splits.get(name, ""), name)
             for name in names
             for view in views
         ]
 
-    def read(self, member: Member) -> Recording:
+    def read(self, member: base.Member) -> Recording:
         """The motion as one camera saw it."""
         name, place = member.place, bf.join(self.source, "joints", f"{member.place}.npy")
         return self.observed(member.id, self._texts(name), self._positions(place))
@@ -106,7 +97,7 @@ class JointsImporter(Importer):
             advice = "Are the units metres, not millimetres? Convert the file."
             raise self.refuse(place, f"a person of {SMALLEST:g} to {LARGEST:g} m", f"one of {size:.4g}", advice)
         if self.extra("up", "y", among=("y", "z")) == "z":
-            positions = y_up(positions)
+            positions = base.y_up(positions)
         fps = self.extra_number("fps", self.fps)
         return positions if fps == self.fps else resample(positions, frames_at(len(positions), fps, self.fps))
 
@@ -139,7 +130,7 @@ SHORTEST, LONGEST = 40, 199  # frames of the clips that MDM reads
 VECTORS = "new_joint_vecs"
 
 
-class HumanML3DImporter(Importer):
+class HumanML3DImporter(base.Importer):
     """The official data set with cameras and a lifter; several views become clips NAME_v0, NAME_v1 ..."""
 
     name = "humanml3d"
@@ -153,7 +144,7 @@ class HumanML3DImporter(Importer):
         "lifted_name": "what to call that lifter",
     }
 
-    def members(self) -> Sequence[Member]:
+    def members(self) -> Sequence[base.Member]:
         """One for every clip, part and view. Reads the captions of all clips, and no motion."""
         found = []
         folder = bf.join(self.source, VECTORS)
@@ -163,10 +154,10 @@ class HumanML3DImporter(Importer):
             for clip_id, caption in self._parts(name):
                 for view in range(self.options.views):
                     own = clip_id if self.options.views == 1 else f"{clip_id}_v{view}"
-                    found.append(Member(own, name.removeprefix("M"), split, (name, caption, view)))
+                    found.append(base.Member(own, name.removeprefix("M"), split, (name, caption, view)))
         return found
 
-    def read(self, member: Member) -> Recording:
+    def read(self, member: base.Member) -> Recording:
         """The whole clip as one camera saw it, with what to keep of it."""
         name, caption, view = member.place
         place = bf.join(self.source, VECTORS, f"{name}.npy")
@@ -187,7 +178,7 @@ class HumanML3DImporter(Importer):
             self._check_length(max(stop - start, 0), f"{place}, frames {start} to {stop}")
             part = (start, stop)
         if self.results:
-            lifted = placed(self._lifted(member, len(seen.keypoints), part), self.lifted_frame, seen.extrinsics)
+            lifted = base.placed(self._lifted(member, len(seen.keypoints), part), self.lifted_frame, seen.extrinsics)
         return dataclasses.replace(seen, lifted=lifted, truth_features=features, part=part)
 
     def _parts(self, name: str) -> Iterator[tuple[str, Caption | None]]:
@@ -207,7 +198,7 @@ class HumanML3DImporter(Importer):
         if not SHORTEST <= frames <= LONGEST:
             raise self.refuse(place, f"{SHORTEST} to {LONGEST} frames, as MDM reads", frames, "Leave the clip out.")
 
-    def _lifted(self, member: Member, frames: int, part: tuple[int, int] | None) -> Tensor:
+    def _lifted(self, member: base.Member, frames: int, part: tuple[int, int] | None) -> Tensor:
         """What the lifter outside made of the whole clip, [T + 1, 22, 3], or of its part, then held before and after.
 
         Results in the camera's axes belong to one view; those in the world's may serve all.
@@ -216,12 +207,12 @@ class HumanML3DImporter(Importer):
         whole = name if self.options.views == 1 else f"{name}_v{view}"
         shared = (name,) if self.lifted_frame == "world" else ()
         tried = tuple(dict.fromkeys((*((member.id,) if part else ()), whole, *shared)))
-        found, lifted = read_results(self.results, tried, SMPL22.num_joints)
+        found, lifted = base.read_results(self.results, tried, SMPL22.num_joints)
         place = bf.join(self.results, found)
         if part is None or found != member.id:
-            return as_long_as(lifted, frames, place)
+            return base.as_long_as(lifted, frames, place)
         start, stop = part
-        lifted = as_long_as(lifted, stop - start + 1, place)
+        lifted = base.as_long_as(lifted, stop - start + 1, place)
         return lifted[(torch.arange(frames) - start).clamp(0, len(lifted) - 1)]
 
 
@@ -244,7 +235,7 @@ FITS = 0.05  # median distance on the image up to which a true motion counts as 
 AXES = ("left-up", "right-down")  # where u and v point
 
 
-class ReleaseImporter(Importer):
+class ReleaseImporter(base.Importer):
     """Keypoints, cameras and teachers in the layout of the release."""
 
     name = "release"
@@ -262,23 +253,23 @@ class ReleaseImporter(Importer):
         "skeleton": "smpl22 or nba16",
     }
 
-    def __init__(self, source: str, options: ImportOptions) -> None:
+    def __init__(self, source: str, options: base.ImportOptions) -> None:
         super().__init__(source, options)
         self.skeleton = by_name(self.extra("skeleton", "smpl22", among=("smpl22", "nba16")))
         self.fps = self.extra_number("fps", 20.0)
         self.teacher = self._teacher()
-        self.has_lifter = lifter_name(self.teacher.removesuffix("_vecs"), self.extra("lifted_name"))
+        self.has_lifter = base.lifter_name(self.teacher.removesuffix("_vecs"), self.extra("lifted_name"))
         sign = -1.0 if self.extra("axes", AXES[0], among=AXES) == AXES[0] else 1.0
         self.roll = torch.tensor((sign, sign, 1.0))
 
-    def members(self) -> Sequence[Member]:
+    def members(self) -> Sequence[base.Member]:
         """One for every name in the lists of the splits, or without lists for every teacher."""
         if listed := self.listed():
-            return [Member(name, name.removeprefix("M"), split) for name, split in listed]
+            return [base.Member(name, name.removeprefix("M"), split) for name, split in listed]
         names = files.stems(self._place(self.teacher), ".npy")
-        return [Member(files.checked_id(name, self.source)) for name in names]
+        return [base.Member(files.checked_id(name, self.source)) for name in names]
 
-    def read(self, member: Member) -> Recording:
+    def read(self, member: base.Member) -> Recording:
         """The clip with its camera in our axes."""
         place = self._place(self.teacher, f"{member.id}.npy")
         vectors = self._vectors(place)

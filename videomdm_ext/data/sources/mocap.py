@@ -36,17 +36,8 @@ from videomdm_ext.data.sources.base import Member, TakesImporter, y_up
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.rotations import roma
 from videomdm_ext.hookspecs import Register, hookimpl
+from videomdm_ext.motion import joint_names
 from videomdm_ext.motion.body_models import GENDERS, SITES, BodyModel, find_model, posed, read_model
-from videomdm_ext.motion.joint_names import (
-    DROPPED_BONES,
-    TABLES,
-    Nodes,
-    Rules,
-    check_rules,
-    choose_table,
-    rules_from,
-    to_smpl,
-)
 from videomdm_ext.motion.skeletons import SMPL22
 
 logger = logging.getLogger(__name__)
@@ -82,7 +73,7 @@ class Header:
 class Reading:
     """How to read files: `rules` instead of the known tables; `scale`, metres in a unit, and `up` where given."""
 
-    rules: Rules | None = None
+    rules: joint_names.Rules | None = None
     scale: float | None = None
     up: str = ""
 
@@ -113,7 +104,7 @@ class BvhImporter(TakesImporter):
         place, rules = self.extra("map"), None
         if place:
             try:
-                rules = rules_from(yaml.safe_load(files.read_text(place, limit=MAP_BYTES)), place)
+                rules = joint_names.rules_from(yaml.safe_load(files.read_text(place, limit=MAP_BYTES)), place)
             except (yaml.YAMLError, RecursionError) as error:
                 raise self.refuse(place, "YAML", f"other text ({error})", "Correct the map.") from error
         scale = self.extra_number("scale", 1.0) if self.extra("scale") else None
@@ -172,25 +163,26 @@ def read_take(path: Path, reading: Reading) -> Tensor:
     header = read_header(path)
     bvh = _parsed(path)
     # of several end sites below one joint only the first can be named
-    nodes = Nodes.of([f"{node.parent.name}/end" if node.is_end_site() else node.name for node in bvh.nodes])
-    table = "the given map" if reading.rules else choose_table(nodes, str(path))
-    rules = reading.rules or TABLES[table]
+    nodes = joint_names.Nodes.of([f"{node.parent.name}/end" if node.is_end_site() else node.name for node in bvh.nodes])
+    table = "the given map" if reading.rules else joint_names.choose_table(nodes, str(path))
+    rules = reading.rules or joint_names.TABLES[table]
     if reading.rules:
-        check_rules(rules, nodes, str(path))
+        joint_names.check_rules(rules, nodes, str(path))
     if table == "cmu":  # give the bones that Hahne's conversion drops their lengths again
-        known = {name: bvh.nodes[nodes.index(name)].offset.copy() for r in DROPPED_BONES.values() for name in r[:2]}
-        for joint, (empty, like, factor) in DROPPED_BONES.items():
+        dropped = joint_names.DROPPED_BONES
+        known = {name: bvh.nodes[nodes.index(name)].offset.copy() for r in dropped.values() for name in r[:2]}
+        for joint, (empty, like, factor) in dropped.items():
             if not known[empty].any():
                 bvh.nodes[nodes.index(joint)].offset = factor * known[like]
-    rest = to_smpl(torch.from_numpy(bvh.rest_pose_positions()), nodes, rules)
-    start = to_smpl(torch.from_numpy(bvh[: min(2, header.frames)].node_positions()), nodes, rules)
+    rest = joint_names.to_smpl(torch.from_numpy(bvh.rest_pose_positions()), nodes, rules)
+    start = joint_names.to_smpl(torch.from_numpy(bvh[: min(2, header.frames)].node_positions()), nodes, rules)
     unit, scale = _unit(start[-1], reading, path)
     if len(start) == 2 and float((start[1] - start[0]).norm(dim=-1).mean() * scale * header.fps) > JUMP:
         bvh, unit = bvh[1:], f"{unit}, without the rest pose in the first frame"
     every = round(header.fps / FPS)
     whole = every >= 1 and abs(header.fps / FPS - every) < 1e-3
     even = bvh[::every] if whole else bvh.resample(FPS)
-    positions = to_smpl(torch.from_numpy(even.node_positions()), nodes, rules) * scale
+    positions = joint_names.to_smpl(torch.from_numpy(even.node_positions()), nodes, rules) * scale
     if not bool(torch.isfinite(positions).all()):
         raise _refuse(path, "numbers", "NaN or infinite ones", "Export it again.")
     up = reading.up or _upward(rest * scale, positions, path)

@@ -25,23 +25,9 @@ from videomdm_ext.data.motions import interpolate, interpolate_confidence
 from videomdm_ext.data.sources.base import LONGEST, Importer, ImportOptions, Member
 from videomdm_ext.data.texts import Caption, caption_table
 from videomdm_ext.data.video import frames as video_frames
+from videomdm_ext.data.video import placing
 from videomdm_ext.data.video.frames import Calibration, Video, camera_of, open_video, read_calibration
 from videomdm_ext.data.video.people import FORMATS, segments
-from videomdm_ext.data.video.placing import (
-    DEFAULT_FIELD,
-    Lens,
-    Up,
-    corrected,
-    find_lens,
-    find_up,
-    focal_of,
-    in_front,
-    lens_of,
-    reprojection,
-    turned,
-    upright,
-    upright_moving,
-)
 from videomdm_ext.data.video.watch import Choice, Sighting, stem, watch
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.geometry import cameras
@@ -150,8 +136,8 @@ class Seen:
     """One video as far as it is understood: lens, up in camera coordinates (None of a moving camera), stretches."""
 
     video: Video
-    lens: Lens
-    up: Up | None
+    lens: placing.Lens
+    up: placing.Up | None
     pieces: tuple[tuple[Piece, Stretch], ...]
     bodies: tuple[Tensor, ...]  # positions [T, 22, 3] of each piece in camera coordinates
 
@@ -258,7 +244,7 @@ class VideoImporter(Importer):
             )
         seen = self._seen[path] = self._understood(video, sighting, pieces, findings)
         for number, (piece, stretch) in enumerate(seen.pieces):
-            error = reprojection(seen.bodies[number], *self._image(stretch, piece, seen.lens))
+            error = placing.reprojection(seen.bodies[number], *self._image(stretch, piece, seen.lens))
             findings.clips[f"{clip_stem}_{number}"] = {
                 "video": path,
                 "start": round(piece.start, 4),
@@ -276,14 +262,19 @@ class VideoImporter(Importer):
         lens = self._lens(video, sighting, [stretch for _, stretch in pieces], calibration)
         if lens.told_by == "assumed":
             findings.notes.append(
-                f"The focal length could not be told; a field of view of {math.degrees(DEFAULT_FIELD):.0f} degrees of "
-                "the longer side is assumed. Give --focal or --fov-degrees if you know better."
+                "The focal length could not be told; a field of view of "
+                f"{math.degrees(placing.DEFAULT_FIELD):.0f} degrees of the longer side is assumed. "
+                "Give --focal or --fov-degrees if you know better."
             )
         kept, bodies = self._standing(pieces, lens, video, findings)
         up = None
         if not self.moving:
             known = None if calibration is None else calibration.up
-            up = find_up(bodies, self.skeleton, self.fps) if known is None else Up(known, 0.0, "calibration")
+            up = (
+                placing.find_up(bodies, self.skeleton, self.fps)
+                if known is None
+                else placing.Up(known, 0.0, "calibration")
+            )
         findings.facts |= {"focal": round(lens.focal, 1), "focal_told_by": lens.told_by, "size": list(video.size)}
         if up is not None:
             degrees = {"up_deviation": up.deviation, "camera_pitch": up.pitch, "camera_roll": up.roll}
@@ -292,7 +283,7 @@ class VideoImporter(Importer):
         return Seen(video, lens, up, tuple(kept), tuple(bodies))
 
     def _standing(
-        self, pieces: list[tuple[Piece, Stretch]], lens: Lens, video: Video, findings: Findings
+        self, pieces: list[tuple[Piece, Stretch]], lens: placing.Lens, video: Video, findings: Findings
     ) -> tuple[list[tuple[Piece, Stretch]], list[Tensor]]:
         """Positions [T, 22, 3] in camera coordinates of those pieces that can be placed, and these pieces."""
         kept, bodies = [], []
@@ -300,33 +291,37 @@ class VideoImporter(Importer):
             image, weight = self._image(stretch, piece, lens)
             place = f"{video.path} from {piece.start:.2f} s"
             try:
-                body = in_front(turned(stretch.body[piece.rows], image, self.skeleton), image, weight, self.fps, place)
+                body = placing.in_front(
+                    placing.turned(stretch.body[piece.rows], image, self.skeleton), image, weight, self.fps, place
+                )
             except DatasetError as error:
                 findings.notes.append(f"Left out: {error}")
                 continue
             kept.append((piece, stretch))
-            bodies.append(body if self.moving else corrected(body, image, weight, place))
+            bodies.append(body if self.moving else placing.corrected(body, image, weight, place))
         if not kept:
             raise DatasetError(findings.notes[-1].removeprefix("Left out: "))
         return kept, bodies
 
-    def _lens(self, video: Video, sighting: Sighting, seen: list[Stretch], calibration: Calibration | None) -> Lens:
+    def _lens(
+        self, video: Video, sighting: Sighting, seen: list[Stretch], calibration: Calibration | None
+    ) -> placing.Lens:
         if calibration is not None:
-            return Lens(calibration.scaled(sighting.size), "calibration", calibration.distortion)
+            return placing.Lens(calibration.scaled(sighting.size), "calibration", calibration.distortion)
         size = sighting.size
         if self.options.extra.get("focal"):
             # large pictures are scaled down before anything looks at them
             scale = max(video.size) / max(video.whole_size)
-            return lens_of(self.extra_number("focal", 1.0) * scale, size, "given")
+            return placing.lens_of(self.extra_number("focal", 1.0) * scale, size, "given")
         if self.options.extra.get("fov"):
             degrees = self.extra_number("fov", 60.0)
             if not 5 <= degrees <= 150:
                 raise ConfigError(f"--fov-degrees: expected 5 to 150 degrees, found {degrees:g}. Correct it.")
-            return lens_of(focal_of(math.radians(degrees), size), size, "given")
+            return placing.lens_of(placing.focal_of(math.radians(degrees), size), size, "given")
         parts = [torch.cat([getattr(s, name) for s in seen]) for name in ("body", "pixels", "confidence")]
-        return find_lens(parts[0], parts[1], parts[2].square(), size, self.skeleton)
+        return placing.find_lens(parts[0], parts[1], parts[2].square(), size, self.skeleton)
 
-    def _image(self, stretch: Stretch, piece: Piece, lens: Lens) -> tuple[Tensor, Tensor]:
+    def _image(self, stretch: Stretch, piece: Piece, lens: placing.Lens) -> tuple[Tensor, Tensor]:
         """Keypoints [T, 22, 2] on the normalised plane and their weight [T, 22]."""
         points = cameras.normalise(stretch.pixels[piece.rows], lens.intrinsics, lens.distortion)
         return points, stretch.confidence[piece.rows].square()
@@ -339,9 +334,9 @@ class VideoImporter(Importer):
         image, weight = self._image(stretch, piece, seen.lens)
         body = seen.bodies[number]
         if seen.up is None:
-            lifted, extrinsics = upright_moving(body, image, weight, self.skeleton, self.fps, member.id)
+            lifted, extrinsics = placing.upright_moving(body, image, weight, self.skeleton, self.fps, member.id)
         else:
-            lifted, extrinsics = upright(body, seen.up.direction)
+            lifted, extrinsics = placing.upright(body, seen.up.direction)
         return Recording(
             id=member.id,
             texts=piece.texts,

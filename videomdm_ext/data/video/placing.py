@@ -255,20 +255,15 @@ def find_up(clips: list[Tensor], skeleton: Skeleton, fps: float) -> Up:
         witness, told = "a person who stands", torch.nn.functional.normalize(axes[standing].median(0).values, dim=0)
         variance = AXIS_SIGMA**2 + FRAME_SIGMA**2 / max(standing.sum().item() * moments, 1.0)
     tilt = axes.new_tensor((ROLL_SIGMA**-2, 0.0, PITCH_SIGMA**-2)).diag()
-    plane = sum((_plane(clip, skeleton, fps) for clip in clips), start=torch.zeros_like(tilt))
-    information = torch.eye(3).to(axes) / variance + tilt + plane
+    information = torch.eye(3).to(axes) / variance + tilt
+    for clip in clips:  # resting feet speak against a direction that is not at right angles to their plane
+        feet = resting_feet(clip, skeleton, fps)
+        apart = feet - feet.mean(0)
+        if len(feet) >= FEWEST_STANDING:
+            information = information + apart.T @ apart / (FOOT_SIGMA**2 * MOMENT * fps)
     direction = torch.nn.functional.normalize(torch.linalg.solve(information, told / variance), dim=0)
     across = torch.linalg.eigvalsh(information)[0].item()
     return Up(direction, across**-0.5, witness)
-
-
-def _plane(positions: Tensor, skeleton: Skeleton, fps: float) -> Tensor:
-    """The information of resting feet against a direction [3] that is not at right angles to their plane. -> [3, 3]"""
-    feet = resting_feet(positions, skeleton, fps)
-    if len(feet) < FEWEST_STANDING:
-        return positions.new_zeros(3, 3)
-    apart = feet - feet.mean(0)
-    return apart.T @ apart / (FOOT_SIGMA**2 * MOMENT * fps)
 
 
 def world_from_camera(up: Tensor) -> Tensor:

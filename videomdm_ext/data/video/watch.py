@@ -202,11 +202,6 @@ def _with_detections(video: Video, choice: Choice, progress: Progress | None) ->
     given = read_detections(place, choice.format, count=video.count, fps=video.fps)
     given = dataclasses.replace(given, pixels=given.pixels * (max(video.size) / max(video.whole_size)))
     chosen = choose(follow(given), given.times, choice.person, place)
-    rows = {
-        int(frame): (number, int(slot))
-        for number, track in enumerate(chosen)
-        for frame, slot in zip(track.frames, track.slots, strict=True)
-    }
     pictures = _pictures(video, progress)
     if given.world is None:
         lifted = _gather(video, _in_boxes(pictures, [(given.times[t.frames], t) for t in chosen]))
@@ -216,10 +211,11 @@ def _with_detections(video: Video, choice: Choice, progress: Progress | None) ->
     nearest = np.abs(lifted.times[None] - given.times[:, None]).argmin(1)
     pixels, score, part = np.zeros((count, joints, 2)), np.zeros((count, joints)), np.full(count, -1.0)
     world, presence = lifted.world[nearest], lifted.presence[nearest]
-    for frame, (number, slot) in rows.items():
-        pixels[frame], score[frame], part[frame] = given.pixels[frame, slot], given.score[frame, slot], number
+    for number, track in enumerate(chosen):
+        at, who = track.frames, (track.frames, track.slots)
+        pixels[at], score[at], part[at] = given.pixels[who], given.score[who], number
         if given.world is not None:
-            world[frame], presence[frame] = given.world[frame, slot], given.score[frame, slot].mean()
+            world[at], presence[at] = given.world[who], given.score[who].mean(-1)
     ends = np.searchsorted(lifted.times, given.times + 1e-6)
     between = zip(np.concatenate(([0], ends[:-1])), ends, strict=True)  # each time and the one before
     changes = np.array([lifted.changes[a:b].max(initial=0.0) for a, b in between])
@@ -299,7 +295,7 @@ def find_people(picture: Picture, find: Engine, most: int = 6) -> list[Found]:
             found = find(rest[top:bottom, left:right])
             if found is None or found.presence < PRESENT:
                 break
-            found = _moved(found, left, top)
+            found = dataclasses.replace(found, pixels=found.pixels + np.array((left, top)))
             if any(overlap(found.box, other.box) > 0.3 for other in people):
                 break
             people.append(found)
@@ -308,17 +304,13 @@ def find_people(picture: Picture, find: Engine, most: int = 6) -> list[Found]:
     return people
 
 
-def _moved(found: Found, left: int, top: int) -> Found:
-    return Found(found.pixels + np.array((left, top)), found.visibility, found.world)
-
-
 def find_in_box(picture: Picture, box: Numbers, find: Engine) -> Found | None:
     """The person in a box [4] of a picture; none where another one than the box's is found. `find` must not follow."""
     left, top, right, bottom = grown(box, CROP, picture.shape[1], picture.shape[0])
     found = find(picture[top:bottom, left:right])
     if found is None:
         return None
-    moved = _moved(found, left, top)
+    moved = dataclasses.replace(found, pixels=found.pixels + np.array((left, top)))
     return moved if overlap(moved.box, box) > 0.3 else None
 
 
