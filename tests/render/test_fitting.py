@@ -15,8 +15,7 @@ from videomdm_ext.errors import DatasetError
 from videomdm_ext.motion.measures import foot_skating
 from videomdm_ext.motion.skeletons import NBA16, SMPL22
 from videomdm_ext.render import fitting
-from videomdm_ext.render.fitting import fit
-from videomdm_ext.render.rest import rest_offsets
+from videomdm_ext.render.fitting import fit, rest_offsets
 
 PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19)
 """SMPL's tree, written out."""

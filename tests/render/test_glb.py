@@ -15,9 +15,9 @@ from scipy.spatial.transform import Rotation
 
 from videomdm_ext.data.motions import load_motions
 from videomdm_ext.motion.skeletons import NBA16, SMPL22
+from videomdm_ext.render.body import Mesh, Part
 from videomdm_ext.render.fitting import fit
 from videomdm_ext.render.glb import to_glb
-from videomdm_ext.render.mesh import Mesh, Part
 
 MOTIONS = {motion.name: motion for motion in load_motions()}
 TYPES = {5121: "<u1", 5123: "<u2", 5125: "<u4", 5126: "<f4"}

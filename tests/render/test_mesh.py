@@ -13,10 +13,8 @@ from scipy.spatial.transform import Rotation
 
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.motion.skeletons import SMPL22
-from videomdm_ext.render.body import read_body
-from videomdm_ext.render.fitting import fit
-from videomdm_ext.render.mesh import at_rest, capsules
-from videomdm_ext.render.rest import rest_offsets
+from videomdm_ext.render.body import at_rest, capsules, read_body
+from videomdm_ext.render.fitting import fit, rest_offsets
 
 
 @pytest.fixture(scope="module")

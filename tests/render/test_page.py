@@ -31,8 +31,7 @@ from videomdm_ext.motion.features import decode
 from videomdm_ext.motion.kinematics import contacts
 from videomdm_ext.motion.skeletons import NBA16, SMPL22
 from videomdm_ext.render import page as pages
-from videomdm_ext.render.page import Scene, Track, View, content, page
-from videomdm_ext.render.scenes import clip_scene
+from videomdm_ext.render.page import Scene, Track, View, clip_scene, content, page
 
 HOSTILE = 'a man <script>alert(1)</script> & "walks" </script><!-- <img src=x onerror=alert(2)> {{title}}'
 WALK = motion("walk")[:40].numpy()

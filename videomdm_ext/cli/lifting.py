@@ -23,7 +23,7 @@ from videomdm_ext.inference import sample as sampling
 from videomdm_ext.inference.lift import Lifting, cameras_of
 from videomdm_ext.inference.sample import Trained
 from videomdm_ext.mdm.data import with_teacher
-from videomdm_ext.render.scenes import clip_scene
+from videomdm_ext.render.page import clip_scene
 
 PRIOR = "prior"
 """What its motions are called beside those of the teachers."""

@@ -31,7 +31,7 @@ VERBS = {
     "sample": ("cli.sampling", "sample", "Sample motions from a trained run."),
     "lift": ("cli.lifting", "lift", "Lift 2D keypoints to 3D with a trained run."),
     "view": ("cli.viewing", "view", "Write one page that plays motions in 3D: a data set's, a demo's, or samples."),
-    "export": ("cli.exporting", "export", "Write motions as BVH, GLB, mp4 or gif."),
+    "export": ("cli.viewing", "export", "Write motions as BVH, GLB, mp4 or gif."),
     "report": ("cli.benchmarking", "report_demo", "Score a comparison again and rewrite its report."),
     "bench": ("cli.benchmarking", "bench", "Compare arms on a data set: train, sample, score, report; resumes."),
     "bench score": ("cli.benchmarking", "score", "Score a bench's saved samples again, and report."),
@@ -55,7 +55,7 @@ VERBS = {
 }
 """Verb: module, function that takes the remaining arguments and returns the exit status, one line of help."""
 FAMILIES = {
-    "data": "Make and check data sets",
+    "data": "Make data sets",
     "bench": "Compare arms on a data set",
 }
 """Verbs of two words by their first one, and what they are about."""

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from videomdm_ext.geometry.rotations import roma
 from videomdm_ext.motion.skeletons import Skeleton
-from videomdm_ext.render.fitting import Fitted
-from videomdm_ext.render.rest import children
+from videomdm_ext.render.fitting import Fitted, children
 
 CENTIMETRES = 100.0
 USUAL = "ZXY"

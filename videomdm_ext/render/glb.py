@@ -15,9 +15,8 @@ from torch import Tensor
 from videomdm_ext import __version__
 from videomdm_ext.geometry.rotations import roma
 from videomdm_ext.motion.skeletons import Skeleton
-from videomdm_ext.render.fitting import Fitted
-from videomdm_ext.render.mesh import Mesh, Part, at_rest, capsules
-from videomdm_ext.render.rest import children
+from videomdm_ext.render.body import Mesh, Part, at_rest, capsules
+from videomdm_ext.render.fitting import Fitted, children
 
 VERTICES, INDICES = 34962, 34963
 """glTF's names for what a piece of the buffer holds."""
