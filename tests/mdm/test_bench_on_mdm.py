@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.mdm, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
-ARMS = ("paper", "lifted")
+ARMS = ("paper",)
 SIZES = ("--layers", "1", "--latent-dim", "32", "--ff-size", "1024", "--dropout", "0.1", "--diffusion-steps", "4")
 BENCH = ("--arms", ",".join(ARMS), "--seeds", "1", "--steps", "40", "--curve", "2", "--batch-size", "4", *SIZES)
 BENCH += ("--crop-frames", "16", "--samples", "6", "--replications", "1", "--windows", "1", "--workers", "1")

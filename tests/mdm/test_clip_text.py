@@ -81,16 +81,12 @@ def test_each_text_is_encoded_once_up_to_its_end():
     assert model.tokens_read[3:] == [(22, 1)], "the host cuts texts there"
 
 
-def test_what_was_given_out_can_be_changed_without_harm():
-    model, texts = Once(), captions(4)
-    expected = model.encode_text(texts).clone()
-    model.encode_text(texts).zero_()
-    assert torch.equal(model.encode_text(texts), expected)
-
-
 def test_a_copy_shares_what_is_known_and_no_name_of_a_weight_changes():
     model, texts = Once(), captions(4)
-    expected = model.encode_text(texts)
+    before = torch.get_rng_state()
+    expected = model.encode_text(texts).clone()
+    assert torch.equal(torch.get_rng_state(), before), "no random number is drawn"
+    model.encode_text(texts).zero_()
     averaged = copy.deepcopy(model)
     read = len(model.tokens_read)
     for value in averaged.clip_model.parameters():
@@ -99,13 +95,6 @@ def test_a_copy_shares_what_is_known_and_no_name_of_a_weight_changes():
     assert len(model.tokens_read) == read
     assert averaged.clip_model.encode_text.args[0] is averaged.clip_model
     assert list(averaged.state_dict()) == list(Denoiser().state_dict())
-
-
-def test_no_random_number_is_drawn():
-    model = Once()
-    before = torch.get_rng_state()
-    model.encode_text(captions(4))
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 # -- the tower --------------------------------------------------------------------------------------------------------
@@ -119,7 +108,8 @@ def test_the_tower_has_clips_size_and_its_own_randomness():
     texts = tokenize(captions(3))
     assert torch.equal(first.encode_text(texts), again.encode_text(texts))
     assert not torch.equal(first.encode_text(texts), other.encode_text(texts))
-    assert sum(p.numel() for p in RandomTower().parameters()) == 63_165_952 + 262_144
+    with torch.device("meta"):
+        assert sum(p.numel() for p in RandomTower().parameters()) == 63_165_952 + 262_144
 
 
 def test_tokens_begin_and_end_and_are_cut_only_when_asked():

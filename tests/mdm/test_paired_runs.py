@@ -268,16 +268,11 @@ def test_two_arms_see_the_same_crops_captions_timesteps_noise_and_hidden_conditi
 
 
 @pytest.mark.parametrize("host", HOSTS)
-def test_an_arm_that_walks_has_passes_of_its_own(request, host):
-    runs = host_of(request, host)
-    passes = [len(draws["states"]) for draws in must(runs, "walked")]
-    assert 4 in passes
-    assert [len(draws["states"]) for draws in must(runs, "3d")] == [1] * 4
-
-
-@pytest.mark.parametrize("host", HOSTS)
 def test_draws_differ_from_step_to_step_and_conditions_are_hidden_now_and_then(request, host):
-    draws = [draws for name in ("straight", "walked") for draws in must(host_of(request, host), name)]
+    runs = host_of(request, host)
+    assert [len(draws["states"]) for draws in must(runs, "3d")] == [1] * 4
+    assert 4 in [len(draws["states"]) for draws in must(runs, "walked")], "an arm that walks has passes of its own"
+    draws = [draws for name in ("straight", "walked") for draws in must(runs, name)]
     assert len({draw["noise"].sum().item() for draw in draws[:7]}) == 7
     assert len({tuple(draw["t"].tolist()) for draw in draws[:7]}) > 5
     hidden = torch.cat([mask.flatten() for draw in draws for mask in draw["masks"]]).float().mean()
@@ -317,18 +312,14 @@ def test_a_run_that_diverges_stops_with_a_message_and_leaves_no_such_number(requ
     assert newest or name == "diverged"
 
 
-@pytest.mark.mdm
-@pytest.mark.parametrize("name", ["straight", "elsewhere"])
-def test_the_bar_of_a_paired_run_ends_at_its_last_step(mdm, name):
-    assert re.findall(r"(\d+)%.*\| (\d+)/(\d+) \[", output(mdm, name))[-1] == ("100", "7", "7")
-
-
 # -- continuation -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.mdm
 def test_the_steps_are_exact_and_a_checkpoint_holds_as_many_updates_as_it_says(mdm):
     assert [draws["step"] for draws in must(mdm, "straight")] == list(range(7))
+    for name in ("straight", "elsewhere"):
+        assert re.findall(r"(\d+)%.*\| (\d+)/(\d+) \[", output(mdm, name))[-1] == ("100", "7", "7"), "the bar"
     names = {path.name for path in (mdm.place / "straight").glob("*.pt")}
     kinds = ("bundle", "model", "opt")
     assert names == {f"{kind}{step:09d}.pt" for kind in kinds for step in (3, 6, 7)}

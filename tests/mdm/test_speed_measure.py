@@ -45,19 +45,15 @@ def test_ratios_are_of_total_times_in_each_phase():
     )
 
 
-def test_different_weights_are_said(capsys):
+def test_the_table_shows_every_part_of_every_variant_and_different_weights(capsys):
     assert SPEEDS.same_weights
     verb._show_speeds(Speeds(SMALL, {**SPEEDS.timings, "stock": timing(6.0, digest="other")}, "CPU", "CLIP"))
-    assert "after these steps: different" in capsys.readouterr().out
-    assert Speeds(SMALL, {"3d": timing(1.0), "2d": timing(1.0)}, "CPU", "CLIP").same_weights is None
-
-
-def test_the_table_shows_every_part_of_every_variant(capsys):
-    verb._show_speeds(SPEEDS)
     shown = capsys.readouterr().out
+    assert "after these steps: different" in shown
     for part in (*PARTS, "total", "stock MDM", "3d", "2d, no unrolling", "first epoch", "later epochs"):
         assert part in shown, part
     assert "8 captions" in shown
+    assert Speeds(SMALL, {"3d": timing(1.0), "2d": timing(1.0)}, "CPU", "CLIP").same_weights is None
 
 
 def test_medians_are_taken_part_by_part():
@@ -105,16 +101,13 @@ def test_an_edited_checkout_has_no_stock_mdm(tmp_path):
         measure.measure(checkout.Checkout(tmp_path, None, "mdm"), SMALL)
 
 
-def test_without_mdm_the_message_says_how_to_get_one(monkeypatch, tmp_path, capsys):
+def test_without_mdm_and_with_sizes_that_cannot_be_timed_the_message_says_what_to_do(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("VIDEOMDM_MDM_ROOT", str(tmp_path))
     assert cli.main(["bench", "speed"]) == 1
     assert "Or time the stand-in with --standin" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("words", [["--batch", "0"], ["--frames", "15"], ["--width", "30"], ["--steps", "0"]])
-def test_sizes_that_cannot_be_timed_are_refused(words, capsys):
-    assert cli.main(["bench", "speed", *words]) == 1
-    assert "--batch, --layers, --steps: expected 1 or more" in capsys.readouterr().err
+    for words in (["--batch", "0"], ["--frames", "15"], ["--width", "30"], ["--steps", "0"]):
+        assert cli.main(["bench", "speed", *words]) == 1
+        assert "--batch, --layers, --steps: expected 1 or more" in capsys.readouterr().err
 
 
 def test_a_process_that_fails_is_an_error_with_its_last_words(tmp_path):
