@@ -59,7 +59,10 @@ class Card:
 
     def to_json(self) -> str:
         """The text of dataset.json; the same card always gives the same text."""
-        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=2, sort_keys=True) + "\n"
+        entries = {"format": FORMAT, **dataclasses.asdict(self)}
+        if not self.detector_error:  # then the text is what it was before there was such an entry
+            del entries["detector_error"]
+        return json.dumps(entries, indent=2, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str, path: str) -> "Card":
