@@ -225,6 +225,14 @@ def check_host(module: str, words: Sequence[str]) -> None:
     parser.parse_args(list(words))
 
 
+def test_every_module_that_the_documents_name_is_there():
+    rooms = {place.name for place in (ROOT / "videomdm_ext").iterdir() if place.is_dir()}
+    for document in documents.DOCUMENTS:
+        for name in re.findall(r"[`(]([\w/]+\.py)[`)]", document.read_text(encoding="utf-8")):
+            if name.split("/")[0] in {*rooms, "videomdm_ext", "tests", "docs"}:
+                assert (ROOT / name).is_file() or (ROOT / "videomdm_ext" / name).is_file(), (document.name, name)
+
+
 def test_every_program_in_the_documents_is_known():
     unknown = [str(c) for c in COMMANDS if c.words[0] not in {"videomdm", "python", *OTHERS}]
     assert not unknown
