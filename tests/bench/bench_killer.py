@@ -2,7 +2,7 @@
 
 The modules are loaded once; every attempt is a fork, in a state as after a fresh start. An attempt dies right before
 or right after one of the next renames, by which every file gets its place, or by SIGKILL after some time. Prints a line
-an attempt: how it ended.
+an attempt: how it ended. At last a process is killed that has started a worker.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from pathlib import Path
 import torch
 from small_bench import make_plan
 
+from videomdm_ext.bench import plan as plans
 from videomdm_ext.bench.plan import Plan
 from videomdm_ext.bench.report import figures
-from videomdm_ext.bench.run import Bench
+from videomdm_ext.bench.run import Bench, _start_worker
 
 BY_RENAME, BY_TIME = 17, 3
 DIED = 9
@@ -66,10 +67,23 @@ def attempt(action: Callable[[], None], *, seconds: float | None = None) -> int:
     return os.waitpid(child, 0)[1]
 
 
+def start_a_worker(place: Path) -> None:
+    """Fork what works for a minute, and be killed once it does."""
+    if os.fork() == 0:
+        _start_worker()
+        place.write_text(str(os.getpid()), encoding="utf-8")
+        time.sleep(60)
+        os._exit(0)
+    while not place.exists():
+        time.sleep(0.02)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
+    plans.LOGGED = 10  # a checkpoint at step 20 and the last one
     draw = random.Random(20260101)
-    plan = make_plan(folder / "data")
+    plan = make_plan(folder / "data", steps=24)
     started = time.monotonic()
     assert attempt(lambda: bench(plan, folder / "whole")) == 0
     whole = time.monotonic() - started
@@ -89,6 +103,7 @@ def main(folder: Path) -> None:
             status = attempt(lambda: bench(plan, folder / "killed"), seconds=seconds)
             print("time", "died" if os.WIFSIGNALED(status) else f"ended {status}", flush=True)
     print("last", os.waitstatus_to_exitcode(attempt(lambda: bench(plan, folder / "killed"))), flush=True)
+    attempt(lambda: start_a_worker(folder / "pid"))
 
 
 if __name__ == "__main__":

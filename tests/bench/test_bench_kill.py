@@ -12,11 +12,11 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 
-pytestmark = pytest.mark.slow
 
-
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the attempts are forks, which this system does not have")
-def test_a_bench_killed_at_20_random_moments_ends_with_the_metrics_of_an_uninterrupted_one_bit_for_bit(tmp_path):
+def test_a_bench_killed_at_20_random_moments_ends_bit_for_bit_as_an_uninterrupted_one_and_leaves_no_worker(tmp_path):
+    """A worker that outlived its parent would train in the same folders as the same command started again."""
     paths = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -33,34 +33,7 @@ def test_a_bench_killed_at_20_random_moments_ends_with_the_metrics_of_an_uninter
     whole, killed = ((tmp_path / name / "metrics.json").read_bytes() for name in ("whole", "killed"))
     assert whole == killed
     assert len(whole) > 5000
-
-
-ORPHAN = """
-import multiprocessing, os, sys, time
-from pathlib import Path
-from videomdm_ext.bench import run
-
-def work():
-    run._start_worker()
-    Path(sys.argv[1]).write_text(str(os.getpid()))
-    time.sleep(60)
-
-if __name__ == "__main__":
-    multiprocessing.get_context("fork").Process(target=work).start()
-    while not Path(sys.argv[1]).exists():
-        time.sleep(0.02)
-    os.kill(os.getpid(), 9)
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="the worker is a fork, which this system does not have")
-def test_a_worker_ends_with_the_process_that_started_it(tmp_path):
-    """Else the same command started again would train in the same folders as the orphans of the first."""
-    place, script = tmp_path / "pid", tmp_path / "orphan.py"
-    script.write_text(ORPHAN, encoding="utf-8")
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
-    subprocess.run([sys.executable, str(script), str(place)], env=environment, timeout=120)
-    worker = int(place.read_text(encoding="utf-8"))
+    worker = int((tmp_path / "pid").read_text(encoding="utf-8"))
     for _ in range(200):
         if not is_running(worker):
             return

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -239,43 +240,46 @@ def test_a_folder_that_cannot_be_written_is_an_error_before_anything_is_drawn(tm
 CAPTIONS = ("walk", "run", "walk", "jump", "sit")
 
 
-def results_with(scores: Sequence[float], metric: str = "acceleration") -> Results:
-    arm = make_arm("2d", 1)
-    run = dataclasses.replace(arm.trainings[0], per_clip={metric: scores})
-    return make_results(make_arm("3d", 1), dataclasses.replace(arm, trainings=(run,)))
+def cases_in(scores: Sequence[float], **options: Any) -> list[Case]:
+    """-> the worst captions by these scores of single clips of the 2D arm; their motions hold their places."""
 
-
-def cases_in(results: Results, **options: object) -> list[Case]:
     def example(index: int) -> Example:
         return Example(CAPTIONS[index], {"2d": np.full((4, 22, 3), float(index))})
 
-    return list(worst_cases(results, CAPTIONS, example, **options))  # type: ignore[arg-type]
+    arm = make_arm("2d", 1)
+    run = dataclasses.replace(
+        arm.trainings[0], per_clip={options.get("metric", "acceleration"): scores} if scores else {}
+    )
+    results = make_results(make_arm("3d", 1), dataclasses.replace(arm, trainings=(run,)))
+    return list(worst_cases(results, CAPTIONS, example, **options))
 
 
-def test_the_worst_is_furthest_from_the_truth_on_either_side() -> None:
-    cases = cases_in(results_with([4.1, 9.0, 3.9, 0.5, -3.0]), count=3)
-    assert [case.example.caption for case in cases] == ["sit", "run", "jump"]
-    assert [(case.arm, case.metric, case.score, case.truth) for case in cases[:1]] == [
-        ("2d", "acceleration", -3.0, 4.0)
+@pytest.mark.parametrize(
+    ("scores", "options", "expected"),
+    [
+        ([4.1, 9.0, 3.9, 0.5, -3.0], {"count": 3}, [("sit", -3.0), ("run", 9.0), ("jump", 0.5)]),
+        ([30.0, 5.0, 40.0, 4.0, 4.0], {}, [("walk", 40.0), ("run", 5.0)]),
+        ([], {}, []),
+        ([50.0, 90.0, 50.0, 51.0, 52.0], {"metric": "jitter", "count": 1}, [("run", 90.0)]),
+    ],
+)
+def test_the_worst_is_furthest_from_the_truth_on_either_side_and_each_caption_comes_once(
+    scores: list[float], options: dict[str, Any], expected: list[tuple[str, float]]
+) -> None:
+    cases = cases_in(scores, **options)
+    assert [(case.example.caption, case.score) for case in cases] == expected
+    for case in cases:
+        assert scores[int(case.example.motions["2d"][0, 0, 0])] == case.score
+        assert case.arm == "2d"
+
+
+def test_a_score_that_is_not_finite_is_the_worst_and_a_metric_that_may_not_rank_chooses_nothing_by_itself() -> None:
+    cases = cases_in([4.0, 90.0, 4.0, math.nan, 4.0])
+    assert [(case.example.caption, case.metric, case.truth) for case in cases] == [
+        ("jump", "acceleration", 4.0),
+        ("run", "acceleration", 4.0),
     ]
-    assert [case.example.motions["2d"][0, 0, 0] for case in cases] == [4.0, 1.0, 3.0]
-
-
-def test_a_caption_is_told_once_by_its_worst_clip() -> None:
-    cases = cases_in(results_with([30.0, 5.0, 40.0, 4.0, 4.0]))
-    assert [(case.example.caption, case.score) for case in cases] == [("walk", 40.0), ("run", 5.0)]
-
-
-def test_a_score_that_is_not_finite_is_the_worst() -> None:
-    cases = cases_in(results_with([4.0, 90.0, 4.0, math.nan, 4.0]))
-    assert [case.example.caption for case in cases] == ["jump", "run"]
-
-
-def test_a_metric_that_may_not_rank_chooses_no_captions_unless_asked_to() -> None:
-    results = results_with([50.0, 90.0, 50.0, 51.0, 52.0], "jitter")
-    assert cases_in(results) == []
-    assert [case.example.caption for case in cases_in(results, metric="jitter", count=1)] == ["run"]
-
-
-def test_without_scores_of_single_clips_there_are_no_cases() -> None:
-    assert cases_in(make_results()) == []
+    arm = make_arm("2d", 1)
+    run = dataclasses.replace(arm.trainings[0], per_clip={"jitter": [50.0, 90.0, 50.0, 51.0, 52.0]})
+    results = make_results(make_arm("3d", 1), dataclasses.replace(arm, trainings=(run,)))
+    assert worst_cases(results, CAPTIONS, lambda index: pytest.fail("drawn")) == ()

@@ -202,24 +202,19 @@ def test_motions_play_under_the_policy_of_the_page_and_a_case_can_be_played(show
 
 
 @browser
-@pytest.mark.parametrize("width", [390, 1280])
-def test_nothing_but_tables_is_wider_than_the_window(shown: Browser, place: Path, width: int) -> None:
-    shown.open(place, width=width)
+@pytest.mark.parametrize(("width", "dark"), [(390, False), (1280, True)])
+def test_the_page_fits_the_window_and_its_words_stand_out_in_light_and_dark(
+    shown: Browser, place: Path, width: int, dark: bool
+) -> None:
+    """Nothing but tables is wider than the window."""
+    shown.open(place, width=width, dark=dark)
     assert shown.evaluate("document.documentElement.scrollWidth") <= width
     smallest = shown.evaluate("Math.min(...[...document.querySelectorAll('main td, main p')]"
                               ".map((one) => parseFloat(getComputedStyle(one).fontSize)))")  # fmt: skip
     assert smallest >= 12
-
-
-@browser
-def test_words_stand_out_from_the_paper_in_light_and_dark(shown: Browser, place: Path) -> None:
-    grounds = []
-    for dark in (False, True):
-        shown.open(place, dark=dark)
-        ink, paper = (
-            sum(int(part) for part in re.findall(r"\d+", shown.evaluate(f"getComputedStyle(document.body).{name}"))[:3])
-            for name in ("color", "backgroundColor")
-        )
-        assert abs(ink - paper) > 450
-        grounds.append(paper)
-    assert grounds[0] > 600 > 150 > grounds[1]
+    ink, paper = (
+        sum(int(part) for part in re.findall(r"\d+", shown.evaluate(f"getComputedStyle(document.body).{name}"))[:3])
+        for name in ("color", "backgroundColor")
+    )
+    assert abs(ink - paper) > 450
+    assert paper < 150 if dark else paper > 600

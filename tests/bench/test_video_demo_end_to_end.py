@@ -19,9 +19,11 @@ from videomdm_ext.data.video import importer as video
 from videomdm_ext.data.video import watch as video_watch
 from videomdm_ext.errors import VideoMDMError
 from videomdm_ext.motion.skeletons import SMPL22
+from videomdm_ext.supervision import refinement
 
 SOURCES = ("lifted", "refined", "arm lifted", "arm 2d")
 DIRECT = [SMPL22.index(f"{s}_{p}") for s in "lr" for p in ("hip", "knee", "ankle", "shoulder", "elbow", "wrist")]
+BRIEF = refinement.Refinement(first=80, rounds=1)
 STEPS = 60
 """One checkpoint, at step 50, before the end."""
 FILMS = {
@@ -64,6 +66,7 @@ class Interrupted:
         self.kept_before: list[bool] = []
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(video, "watch", self.watch)
+            patch.setattr(refinement, "Refinement", lambda: BRIEF)
             self.run()
 
     def run(self) -> None:
