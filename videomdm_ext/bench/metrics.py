@@ -182,24 +182,20 @@ def every_clips_measures(clips: Clips, skeleton: Skeleton, fps: float) -> dict[s
         by_length.setdefault(len(clip), []).append(index)
     found: dict[str, Tensor] = {}
     for members in by_length.values():
-        measured = batch_measures(torch.stack([clips[index] for index in members]).double(), skeleton, fps)
+        stacked = torch.stack([clips[index] for index in members]).double()
+        measured = {
+            "acceleration": measures.acceleration(stacked, fps),
+            "jitter": measures.jitter(stacked, fps),
+            "foot_skating": measures.foot_skating(stacked, skeleton, fps),
+            "floating": measures.floating(stacked),
+            "penetration": measures.penetration(stacked),
+            "bone_length": measures.mean_bone_length(stacked, skeleton),
+            "bone_length_drift": measures.bone_length_drift(stacked, skeleton),
+            "motion_energy": measures.motion_energy(stacked, fps),
+        }
         for name, values in measured.items():
             found.setdefault(name, values.new_empty(len(clips)))[members] = values
     return {name: values.tolist() for name, values in found.items()}
-
-
-def batch_measures(clips: Tensor, skeleton: Skeleton, fps: float) -> dict[str, Tensor]:
-    """The kinematic measures [N] of clips [N, T, J, 3], by the names of METRICS."""
-    return {
-        "acceleration": measures.acceleration(clips, fps),
-        "jitter": measures.jitter(clips, fps),
-        "foot_skating": measures.foot_skating(clips, skeleton, fps),
-        "floating": measures.floating(clips),
-        "penetration": measures.penetration(clips),
-        "bone_length": measures.mean_bone_length(clips, skeleton),
-        "bone_length_drift": measures.bone_length_drift(clips, skeleton),
-        "motion_energy": measures.motion_energy(clips, fps),
-    }
 
 
 def mean(values: Sequence[float]) -> float:

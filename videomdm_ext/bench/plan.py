@@ -68,14 +68,6 @@ def known_arms() -> list[str]:
     return sorted(path.stem for path in FOLDER.rglob("*.yaml"))
 
 
-def renamed(name: str) -> str | None:
-    """The present name of an arm that had the name `name`, or None."""
-    for old, new in RENAMED.items():
-        if name == old or name.startswith(f"{old}-"):
-            return name.replace(old, new, 1)
-    return None
-
-
 def arm_name(arm: str) -> str:
     """What to call an arm that is given by its name or by the path of its YAML file."""
     return Path(arm).stem if arm.endswith((".yaml", ".yml")) else arm
@@ -85,8 +77,9 @@ def load_arm(name: str) -> ArmConfig:
     """An arm by its name, or by the path of its YAML file. ConfigError lists those that exist."""
     path = Path(name) if name.endswith((".yaml", ".yml")) else next(FOLDER.rglob(f"{name}.yaml"), FOLDER)
     if not path.is_file():
-        if present := renamed(name):
-            raise ConfigError(f"arm {name!r}: it is called {present!r} now. Use that name.")
+        for old, new in RENAMED.items():
+            if name == old or name.startswith(f"{old}-"):
+                raise ConfigError(f"arm {name!r}: it is called {name.replace(old, new, 1)!r} now. Use that name.")
         raise ConfigError(f"arm {name!r}: expected one of {', '.join(known_arms())}, or a YAML file. Found neither.")
     entries = Supervision.upgraded(read_yaml(path))
     of = entries.pop("of", FULL)

@@ -41,11 +41,15 @@ PACKAGES = ("torch", "numpy", "roma", "scipy", "transformers")
 
 def write(plan: Plan, out: Path, scoring: "Scoring", command: Sequence[str]) -> dict[str, Any]:
     """Write run.json. -> its content"""
-    host, root = plan.host(), repository()
+    host, root, versions = plan.host(), repository(), {"videomdm_ext": __version__}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    cpu = f"CPU ({platform.machine() or sys.platform})"
     content = {
         "command": list(command) or _earlier(out),
         "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": versions(),
+        "versions": versions,
         "sources": {"commit": root and checkout.commit_of(root), "dirty": root and is_dirty(root)},
         "host": host_facts(host),
         "environment": {
@@ -53,7 +57,7 @@ def write(plan: Plan, out: Path, scoring: "Scoring", command: Sequence[str]) -> 
             "python": platform.python_version(),
             "threads": torch.get_num_threads(),
         },
-        "device": device(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else cpu,
         "dataset": {"content_hash": scoring.card.content_hash, "name": scoring.card.name, "folder": plan.clips},
         "evaluators": scoring.identities,
         "evaluators_missing": dict(scoring.missing),
@@ -89,20 +93,6 @@ def run_facts(run: Run, out: Path) -> dict[str, Any]:
         "checkpoint": {"step": step, "sha256": digest(run.checkpoint(out, step))},
         "samples": {place.name: digest(place) for place in (*places, run.held_out(out))},
     }
-
-
-def versions() -> dict[str, str]:
-    found = {"videomdm_ext": __version__}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def device() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine() or sys.platform})"
 
 
 def host_facts(host: checkout.Checkout) -> dict[str, Any]:

@@ -168,11 +168,6 @@ def motion_of(clip: Clip) -> str:
     return re.split(r"_[mswv]\d", clip.id)[0]
 
 
-def first_frames(clips: Sequence[Clip], kind: str, frames: int) -> list[Tensor]:
-    """Positions [T, J, 3] of the clips' `truth` or `teacher`, each cut to its first `frames`."""
-    return [motion(clip, kind, 0, frames) for clip in clips]
-
-
 RANKING_FACTOR = 2.0
 """A metric may rank arms if the teacher's own data is at least this many times as far from the truth as the floor."""
 

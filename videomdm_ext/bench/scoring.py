@@ -230,7 +230,7 @@ class Scoring:
             with contextlib.suppress(OSError, ValueError):  # no file, or something else, which is written anew
                 stored = json.loads(place.read_text(encoding="utf-8"))
         if not isinstance(stored, dict) or stored.get("key") != key:
-            stored = {"key": key, "parts": parts, **_nulls(compute())}
+            stored = {"key": key, "parts": parts, **plain_json(compute())}
             text = json.dumps(stored, indent=1, sort_keys=True, allow_nan=False) + "\n"
             write_bytes(str(place), text.encode())
         return {name: _numbers(entry) for name, entry in stored.items() if name not in ("key", "parts")}
@@ -267,12 +267,16 @@ def make_scoring(plan: Plan, out: Path, *, anew: bool = False, progress: Progres
     return Scoring(plan, out, card, tuple(made), {**missing, **blind}, anew, references={plan.reference: reference})
 
 
-def _nulls(value: Any) -> Any:
-    """NaN and infinity as None, which JSON has."""
+def plain_json(value: Any) -> Any:
+    """Lists, dictionaries and numbers of Python, NaN and infinity as None."""
     if isinstance(value, Mapping):
-        return {name: _nulls(entry) for name, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_nulls(entry) for entry in value]
+        return {str(key): plain_json(entry) for key, entry in value.items()}
+    if isinstance(value, str | bool) or value is None:
+        return value
+    if hasattr(value, "tolist"):
+        return plain_json(value.tolist())
+    if isinstance(value, Sequence):
+        return [plain_json(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -14,7 +14,7 @@ import tyro
 from torch import Tensor
 
 from videomdm_ext.bench.plan import Plan, read_plan
-from videomdm_ext.bench.reference import first_frames, motion_of
+from videomdm_ext.bench.reference import motion, motion_of
 from videomdm_ext.cli.console import console, parse
 from videomdm_ext.data import files
 from videomdm_ext.data.clip import Clip
@@ -160,7 +160,7 @@ def _different(captions: Sequence[str], by_caption: Mapping[str, Clip]) -> list[
 def _own(clip: Clip | None, plan: Plan) -> dict[str, Array]:
     """Truth and teacher of a caption's clip, cut as the samples are."""
     known = [] if clip is None else ["teacher"] if clip.truth is None else ["truth", "teacher"]
-    return {kind: first_frames([clip], kind, plan.crop_frames)[0].numpy() for kind in known if clip is not None}
+    return {kind: motion(clip, kind, 0, plan.crop_frames).numpy() for kind in known if clip is not None}
 
 
 def of_motions(place: Path, options: View) -> Found:

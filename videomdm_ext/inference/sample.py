@@ -201,7 +201,7 @@ def condition(trained: Trained, texts: Sequence[str], lengths: Tensor, guidance:
     }
     if not trained.without_text:
         y |= {"text": list(texts), "text_embed": trained.model.encode_text(list(texts))}
-    return on_device(y, trained.device)
+    return {name: value.to(trained.device) if torch.is_tensor(value) else value for name, value in y.items()}
 
 
 def sampler(trained: Trained, ddim: int) -> tuple[Callable[..., Tensor], int]:
@@ -225,11 +225,6 @@ def sampler(trained: Trained, ddim: int) -> tuple[Callable[..., Tensor], int]:
 def stream(seed: int, purpose: str) -> int:
     """Seed of the draws for one purpose, so that no two purposes share a draw."""
     return int.from_bytes(hashlib.sha256(f"{purpose}/{seed}".encode()).digest()[:7], "big")
-
-
-def on_device(y: Mapping[str, Any], device: str) -> dict[str, Any]:
-    """The condition with its tensors there."""
-    return {name: value.to(device) if torch.is_tensor(value) else value for name, value in y.items()}
 
 
 @torch.no_grad()

@@ -97,21 +97,18 @@ def make_all(
         if name in without:
             continue
         try:
-            made.append(_checked(name, make(ground)))
+            evaluator = make(ground)
         except UnavailableError as error:
             missing[name] = str(error)
+            continue
+        if not isinstance(evaluator, Evaluator) or evaluator.name != name:  # metrics bear its name
+            found = f"one named {evaluator.name!r}" if isinstance(evaluator, Evaluator) else type(evaluator).__name__
+            raise PluginError(
+                f"evaluator {name!r}: expected make(ground) to return an Evaluator of this name, found {found}. "
+                "Correct the plugin (docs/hooks.md)."
+            )
+        made.append(evaluator)
     return made, missing
-
-
-def _checked(name: str, evaluator: object) -> Evaluator:
-    """The evaluator, if it is one and calls itself what it is registered as: metrics bear its name."""
-    if not isinstance(evaluator, Evaluator) or evaluator.name != name:
-        found = f"one named {evaluator.name!r}" if isinstance(evaluator, Evaluator) else type(evaluator).__name__
-        raise PluginError(
-            f"evaluator {name!r}: expected make(ground) to return an Evaluator of this name, found {found}. "
-            "Correct the plugin (docs/hooks.md)."
-        )
-    return evaluator
 
 
 # -- true motions of a data set ----------------------------------------------------------------------------------------

@@ -6,9 +6,8 @@ but its own script and those of the viewer (render/page), a document of its own 
 
 import dataclasses
 import json
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -18,6 +17,7 @@ from videomdm_ext.bench.plan import CONTROL, FULL
 from videomdm_ext.bench.report import figures, tables
 from videomdm_ext.bench.report.tables import Figure, Motions, Section, inline, markdown, plain, unmarked
 from videomdm_ext.bench.results import Arm, Results
+from videomdm_ext.bench.scoring import plain_json
 from videomdm_ext.bench.verdict import (
     ablations,
     against,
@@ -200,17 +200,4 @@ def to_json(results: Results) -> str:
         "card": json.loads(results.card.to_json()),
         "notes": list(results.notes),
     }
-    return json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    """Lists, dictionaries and numbers of Python, NaN and infinity as None."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, str | bool) or value is None:
-        return value
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    if isinstance(value, Sequence):
-        return [_plain(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return json.dumps(plain_json(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
