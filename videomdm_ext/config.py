@@ -43,13 +43,14 @@ class Supervision:
     teacher: str = option(
         "auto",
         "What is diffused: the lifter's motion, the same refined on its keypoints' rays, or the truth (gt). "
-        "auto: gt under 3d, refined under 2d.",
+        "auto: gt under 3d, lifted under 2d.",
         ("auto", "gt", "lifted", "refined"),
     )
     loss: str = option(
         "auto",
-        "The 2D loss: `reprojection`, `paper`, terms of docs/method.md or of plugins by name, and NAME=WEIGHT, with "
-        "commas between; later ones win, 0 drops a term. auto: MDM's own loss (`mdm`) under 3d, reprojection under 2d.",
+        "The 2D loss: `posterior` and other terms of docs/method.md or of plugins by name, the presets `reprojection` "
+        "and `paper`, and NAME=WEIGHT, with commas between; later ones win, 0 drops a term. auto: MDM's own loss "
+        "(`mdm`) under 3d, posterior under 2d.",
     )
     depth_weight: str = option(
         "depth2",
@@ -75,9 +76,9 @@ class Supervision:
                 "out, or choose --supervision 2d."
             )
         if self.teacher == "auto":
-            object.__setattr__(self, "teacher", "refined" if two else "gt")
+            object.__setattr__(self, "teacher", "lifted" if two else "gt")
         if self.loss == "auto":
-            object.__setattr__(self, "loss", "reprojection" if two else "mdm")
+            object.__setattr__(self, "loss", "posterior" if two else "mdm")
         if self.azimuth_noise_degrees > 0 and self.teacher == "refined":
             raise ConfigError(
                 "--azimuth_noise_degrees: expected --teacher lifted or gt, found refined, which is made with the true "
@@ -102,6 +103,8 @@ class Supervision:
         if not (two and old) and not old.get("extra_terms"):
             return new
         asked = values.get("loss", "auto")
+        if values.get("teacher", "auto") == "auto":
+            new["teacher"] = "refined" if two else "auto"
         # With the refined teacher's own depth the target of `ray` was the teacher, to 4.5e-6: MDM's own loss.
         identity = old.get("ray_depth", "teacher") == "teacher" and values.get("teacher", "auto") in ("auto", "refined")
         ray = f"{'motion' if identity else 'ray'}={old.get('weight_ray', 1.0)}"

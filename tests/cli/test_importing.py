@@ -45,7 +45,7 @@ def test_one_command_makes_a_data_set_and_says_what_came_of_it(source, tmp_path,
     assert "clips of smpl22 at 20 fps" in said
     assert re.search(r"teachers by synthetic: \d+ mm globally", said)
     assert "4 left out: 4 such as short_a_v0: short_a_v0: expected at least 16 frames, found 8" in said
-    assert f"Next: videomdm data refine {out}" in said
+    assert f"Next: videomdm train --arm 2d --clips {out}" in said
 
 
 def test_started_again_with_other_settings_it_refuses_and_with_the_same_it_agrees(source, tmp_path, capsys):

@@ -90,7 +90,7 @@ def test_a_picture_that_fails_is_one_warning_and_the_finished_set_is_announced(c
     assert cli.main(words) == 0
     shown = capsys.readouterr().out
     assert shown.count("no picture of dance_0: ValueError: a pen broke") == 1
-    assert f"Next: videomdm data refine {out}" in shown
+    assert f"Next: videomdm train --arm 2d --clips {out}" in shown
     assert {p.name for p in (out / "sheets").iterdir()} == {"walk_one_0.png", videos.MADE}
     verify_folder(str(out))
 

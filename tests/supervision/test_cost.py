@@ -16,6 +16,7 @@ BATCH, FRAMES = 64, 196
 THREADS = 2
 
 OBJECTIVES = {
+    "posterior": "posterior",
     "reprojection and alignment": "reprojection",
     "reprojection": "reprojection,alignment=0",
 }

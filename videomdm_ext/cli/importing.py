@@ -132,9 +132,7 @@ def tell(done: Imported, out: str) -> None:
     if len(grouped(done.left_out)) > REASONS:
         console.print(f"          and for {len(grouped(done.left_out)) - REASONS} further reasons")
     clips = quoted(out)
-    console.print(
-        f"Next: videomdm data refine {clips}, then videomdm train --arm 2d --clips {clips} --save_dir runs/2d"
-    )
+    console.print(f"Next: videomdm train --arm 2d --clips {clips} --save_dir runs/2d")
 
 
 def grouped(left_out: Mapping[str, str]) -> list[tuple[int, str, str]]:

@@ -90,8 +90,7 @@ def from_video(words: Sequence[str]) -> int:
             draw_sheets(options.out, counting(progress, "drawing"))
         console.print(f"    look at {options.out}/sheets: do the bones sit on the person?")
     out = quoted(options.out)
-    following = f"Next: videomdm data refine {out}, then videomdm train --arm 2d --clips {out} --save_dir runs/2d"
-    console.print(following, soft_wrap=True)
+    console.print(f"Next: videomdm train --arm 2d --clips {out} --save_dir runs/2d", soft_wrap=True)
     return 0
 
 
@@ -148,7 +147,7 @@ def film(words: Sequence[str]) -> int:
         with bars() as progress:
             draw_sheets(options.out, counting(progress, "drawing"))
     out = quoted(options.out)
-    console.print(f"Next: videomdm data refine {out}, then videomdm bench --dataset {out}", soft_wrap=True)
+    console.print(f"Next: videomdm bench --dataset {out} --arms 3d,lifted,2d", soft_wrap=True)
     return 0
 
 

@@ -127,13 +127,17 @@ class Rows:
         self.image = [[weight * (u[i] * u[j] + v[i] * v[j]) for j in range(i + 1)] for i in range(3)]
         valid = observation.valid.to(positions.dtype).unsqueeze(-1)
         self.smooth = valid[:, 2:] * valid[:, 1:-1] * valid[:, :-2] / known.acceleration**2
+        self.stiff = valid / known.bone**2
+        self.along: Axes = ()
+        if math.isinf(known.bone):
+            return
         bones = torch.arange(skeleton.num_joints - 1, device=positions.device)
         self.ends = positions.new_zeros(skeleton.num_joints, skeleton.num_joints - 1)
         self.ends[bones + 1, bones] = 1.0
         self.ends[list(skeleton.parents[1:]), bones] = -1.0
-        vectors = torch.stack([axis @ self.ends for axis in positions.unbind(-1)])
-        self.along = (vectors / torch.linalg.vector_norm(vectors, dim=0).clamp_min(1e-6)).unbind(0)
-        self.stiff = valid / known.bone**2
+        x, y, z = (axis @ self.ends for axis in positions.unbind(-1))
+        length = (x * x + y * y + z * z).sqrt().clamp_min(1e-6)
+        self.along = (x / length, y / length, z / length)
 
     @staticmethod
     def _across(points: Tensor, observation: Observation) -> list[tuple[Tensor, tuple[list[Tensor], list[Tensor]]]]:
@@ -145,9 +149,11 @@ class Rows:
         """J_r^T J_r of a change of the positions."""
         image = self.image
         seen = [sum(image[max(i, j)][min(i, j)] * change[j] for j in range(3)) for i in range(3)]
+        moved = tuple(one + self._resist(axis) for one, axis in zip(seen, change, strict=True))
+        if not self.along:
+            return moved
         stretch = self.stiff * sum(a * (axis @ self.ends) for a, axis in zip(self.along, change, strict=True))
-        parts = zip(seen, self.along, change, strict=True)
-        return tuple(one + (stretch * a) @ self.ends.T + self._resist(axis) for one, a, axis in parts)
+        return tuple(one + (stretch * a) @ self.ends.T for one, a in zip(moved, self.along, strict=True))
 
     def diagonal(self, decoding: Decoding) -> Tensor:
         """About the diagonal of J^T J_r^T J_r J, in the channels: of the image exact but for turns of the axes."""
