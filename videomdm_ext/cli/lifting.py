@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from videomdm_ext.cli.console import bars, console, counting, parse, quoted
+from videomdm_ext.cli.console import bars, console, counting, lifter_summary, parse, quoted
 from videomdm_ext.cli.sampling import chosen, next_command, write
 from videomdm_ext.config import Supervision, from_args
 from videomdm_ext.data.clip import Clip
@@ -21,6 +21,7 @@ from videomdm_ext.geometry.cameras import to_world
 from videomdm_ext.inference import lift as lifting
 from videomdm_ext.inference import sample as sampling
 from videomdm_ext.inference.lift import Lifting, cameras_of
+from videomdm_ext.inference.refresh import REFRESHING, refresh_folder
 from videomdm_ext.inference.sample import Trained
 from videomdm_ext.mdm.data import with_teacher
 from videomdm_ext.render.page import clip_scene
@@ -201,3 +202,58 @@ def write_result(path: Path, motion: Tensor) -> None:
     content = io.BytesIO()
     np.savez_compressed(content, joints=motion.numpy())
     write_bytes(str(path), content.getvalue())
+
+
+@dataclass(frozen=True)
+class Refresh:
+    """Make the next round's data set: a trained run lifts the clips that it was trained on, and these are the teachers.
+
+    Keypoints and truth stay. Train on OUT again, from the run's weights with --resume_checkpoint or afresh.
+    """
+
+    clips: Path
+    """Folder of a data set."""
+    checkpoint: Path
+    """Folder of a run, or one checkpoint with its args.json beside it."""
+    out: Path
+    """Folder of the new data set."""
+    guidance_strength: float = REFRESHING.strength
+    """Fraction of the way to the rays, times the squared confidence."""
+    start: float = REFRESHING.start
+    """Share of the schedule to whose noise the teacher is taken."""
+    draws: int = REFRESHING.draws
+    """Draws of noise; their mean is the teacher."""
+    ddim: int = REFRESHING.ddim
+    """Steps of DDIM over the whole schedule."""
+    seed: int = 0
+    """Seed of the noise."""
+    trained_on: Path | None = None
+    """Where the data set that the run was trained on lies now, if not where args.json says."""
+    mdm: str = ""
+    """MDM checkout the run was trained in; empty: the stand-in."""
+
+
+def refresh(words: Sequence[str]) -> int:
+    """A data set with refreshed teachers, and how far they are off where a truth tells."""
+    options = parse(Refresh, "data refresh", words)
+    how = Lifting(
+        strength=options.guidance_strength, start=options.start, draws=options.draws, ddim=options.ddim,
+        seed=options.seed,
+    )  # fmt: skip
+    card = read_card(str(options.clips))
+    check_writable(str(options.out))
+    with console.status("loading the checkpoint"):
+        trained = sampling.open_run(options.checkpoint, mdm=options.mdm, clips=str(options.trained_on or ""))
+    with bars() as progress:
+        made, kept = refresh_folder(
+            trained, str(options.clips), card, str(options.out), how, counting(progress, "refreshing")
+        )
+    console.print(f"{options.out}: round {made.recipe['refreshed']['round']}, {sum(made.counts.values())} clips")
+    if kept:
+        console.print(f"    {len(kept)} keep their teacher, such as {kept[0]}")
+    for name, one in (("before", card), ("after", made)):
+        if one.lifter_error:
+            console.print(f"    teachers {name}: {lifter_summary(one)}", soft_wrap=True)
+    out = quoted(options.out)
+    console.print(f"Next: videomdm train --arm 2d --clips {out} --save_dir runs/2d-r1", soft_wrap=True)
+    return 0

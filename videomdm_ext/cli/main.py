@@ -27,6 +27,7 @@ VERBS = {
     "data from-video": ("cli.videos", "from_video", "Make a data set from videos of people, with captions."),
     "data merge": ("cli.importing", "merge_data", "Make one data set of several."),
     "data refine": ("cli.training", "refine", "Refine a data set's teachers on their keypoints' rays."),
+    "data refresh": ("cli.lifting", "refresh", "Make the next round's teachers with a trained run."),
     "train": ("cli.training", "train", "Train one arm on a data set; takes every option of the host."),
     "sample": ("cli.sampling", "sample", "Sample motions from a trained run."),
     "lift": ("cli.lifting", "lift", "Lift 2D keypoints to 3D with a trained run."),
@@ -55,7 +56,7 @@ VERBS = {
 }
 """Verb: module, function that takes the remaining arguments and returns the exit status, one line of help."""
 FAMILIES = {
-    "data": "Make data sets",
+    "data": "Data sets",
     "bench": "Compare arms on a data set",
 }
 """Verbs of two words by their first one, and what they are about."""

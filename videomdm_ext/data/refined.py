@@ -80,7 +80,7 @@ def refine_clips(
     batch = collate([crop(clip, 0, clip.length) for clip in clips], length=max(clip.length for clip in clips))
     lifted = decode(tensor_of(batch, "teacher"), skeleton)
     positions, shared = refine(lifted, observed(batch), skeleton, shared=shared, progress=progress)
-    return [_replaced(clip, positions[i, : clip.length], rule) for i, clip in enumerate(clips)], shared
+    return [replaced(clip, positions[i, : clip.length], rule) for i, clip in enumerate(clips)], shared
 
 
 def read_refined(path: str, card: Card, clips: Sequence[Clip]) -> tuple[list[Clip], tuple[Array, Array]]:
@@ -139,7 +139,7 @@ def _seen(features: Array, extrinsics: Array, clip: Clip) -> Tensor:
     return to_camera(decode(torch.from_numpy(features), clip.skeleton), camera)
 
 
-def _replaced(clip: Clip, positions: Tensor, rule: HeadingRule) -> Clip:
+def replaced(clip: Clip, positions: Tensor, rule: HeadingRule) -> Clip:
     """The clip with these positions [T, J, 3], in its old canonical frame, as its teacher.
 
     The floor is put where the refined feet are, unless they are so far above it that they may stand on something else.
