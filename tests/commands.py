@@ -38,6 +38,7 @@ NOT_HERE = {
     "pytest -n 0": "minutes: it measures the cost of the objective",
     "python -m eval.eval_humanml": "it needs HumanML3D's evaluator and GloVe, which cannot be passed on",
     "videomdm bench --protocol": "it needs HumanML3D's evaluator and GloVe, which cannot be passed on",
+    "videomdm data refresh": "it needs a run trained on the set: tests/inference/test_refresh.py",
     "videomdm data film": "minutes: it renders films and detects people in them; tests/data/test_film.py",
     "videomdm demo": "tests/test_wheel.py runs it, from a wheel",
     "videomdm demo --video": "minutes, and two wheels of videos: tests/bench/test_video_demo_end_to_end.py",

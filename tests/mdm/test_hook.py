@@ -250,7 +250,7 @@ def unrolled(built: SimpleNamespace, model: nn.Module) -> dict[str, Tensor]:
 
 
 def test_an_unrolled_step_takes_four_passes_down_its_own_predictions_and_pays_their_mean(host):
-    built = host(*TWO, "--unroll", "on")
+    built = host(*TWO, "--unroll", "on", "--loss", "reprojection")
     model = Watched(answer=0.5 * built.x_start)
     found = unrolled(built, model)
     assert found["passes"].tolist() == [4.0, 4.0, 4.0]

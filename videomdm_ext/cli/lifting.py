@@ -6,8 +6,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import tyro
 from torch import Tensor
 
 from videomdm_ext.cli.console import bars, console, counting, lifter_summary, parse, quoted
@@ -211,7 +213,7 @@ class Refresh:
     Keypoints and truth stay. Train on OUT again, from the run's weights with --resume_checkpoint or afresh.
     """
 
-    clips: Path
+    clips: Annotated[Path, tyro.conf.Positional]
     """Folder of a data set."""
     checkpoint: Path
     """Folder of a run, or one checkpoint with its args.json beside it."""
