@@ -324,7 +324,7 @@ def test_a_comparison_trained_on_teachers_of_an_earlier_version_goes_no_further(
     assert (out / "runs" / "2d-0" / "teachers.txt").read_text("utf-8").strip() == identity(read_card(plan.clips))
     assert not (out / "runs" / "3d-0" / "teachers.txt").exists()
     monkeypatch.setattr(engine, "make_refined", lambda *a: pytest.fail("work was done"))
-    monkeypatch.setattr(refined, "WAY", "4")
+    monkeypatch.setattr(refined, "WAY", "another")
     with pytest.raises(ConfigError, match=r"2d-0/teachers\.txt: expected refined teachers as this version makes them"):
         prepare(plan, out)
 

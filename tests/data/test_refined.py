@@ -14,7 +14,7 @@ from clips import make_clip
 from videomdm_ext.data import refined
 from videomdm_ext.data.clip import Clip, with_truth_as_teacher
 from videomdm_ext.data.folder import Card, read_folder, write_folder
-from videomdm_ext.data.motions import floor_height
+from videomdm_ext.data.motions import floor_height, own_generator
 from videomdm_ext.data.refined import is_made, make_refined, measured_error, read_refined, refine_clips
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.cameras import project, to_camera
@@ -71,7 +71,7 @@ def contents(path: str) -> dict[str, bytes]:
 def test_they_are_made_of_folders_without_truth_with_statistics_of_the_refined_training_clips(made):
     path, card = made
     assert is_made(path, card)
-    names = ("dance_a_0.npz", "walk_0.npz", "jump_0.npz", "Mean.npy", "Std.npy", "skeleton.npz", "made.txt")
+    names = ("dance_a_0.npz", "walk_0.npz", "jump_0.npz", "Mean.npy", "Std.npy", "skeleton.npz", "kept.txt", "made.txt")
     assert set(contents(path)) == {f"bent/{name}" for name in names}
     path, card = made
     clips, found = read_refined(path, card, read_folder(path, "train")[1])
@@ -89,7 +89,10 @@ def test_the_truth_changes_no_byte_of_them(made, tmp_path):
 
 
 def test_they_lie_on_their_keypoints_rays_with_their_own_cameras(made):
-    """The lifted dance is off by centimetres; with full confidence the refined one is within a millimetre or two."""
+    """The lifted dance is off by centimetres; with full confidence the refined one is within a millimetre or two.
+
+    But for the few keypoints of a quick dance that are taken for outliers in time.
+    """
     path, card = made
     for split, names in (("train", ("dance_a_0", "walk_0")), ("test", ("jump_0",))):
         lifted = read_folder(path, split)[1]
@@ -100,8 +103,8 @@ def test_they_lie_on_their_keypoints_rays_with_their_own_cameras(made):
             assert clip.extrinsics.shape == before.extrinsics.shape
             assert earlier.mean() > 0.01
             bound = 0.002 if clip.confidence.min() == 1.0 else 0.25 * earlier.mean().item()
-            assert error.mean() < bound, clip.id
-            assert error.max() < max(2 * bound, 0.25 * earlier.max().item()), clip.id
+            assert error.median() < bound, clip.id
+            assert error.quantile(0.95) < max(2 * bound, 0.25 * earlier.max().item()), clip.id
 
 
 def off_rays(clip: Clip) -> torch.Tensor:
@@ -135,7 +138,7 @@ def raised(by: float) -> Clip:
     teacher[:, 3] += by
     camera[..., 3] -= by * camera[..., 1]
     (after,), _ = refine_clips([dataclasses.replace(TRAIN[0], teacher=teacher, extrinsics=camera)], RAW)
-    assert off_rays(after).mean() < 0.002
+    assert off_rays(after).median() < 0.002
     return after
 
 
@@ -155,22 +158,29 @@ def test_the_training_clips_alone_estimate_the_skeleton(made, tmp_path):
     make_refined(path, card)
     ours, theirs = contents(made[0]), contents(path)
     shared = ours.keys() & theirs.keys() - {"bent/made.txt"}
-    assert len(shared) == 5
+    assert len(shared) == 6
     assert all(ours[name] == theirs[name] for name in shared)
 
 
-def test_a_group_after_the_first_takes_its_skeleton(made, monkeypatch, tmp_path):
+def test_groups_are_drawn_at_random_and_those_after_the_first_take_its_skeleton(made, monkeypatch, tmp_path):
     path, card = shutil.copytree(made[0], tmp_path / "set"), made[1]
     path = str(path)
     clips = read_folder(path, "train")[1]
-    _, first = refine_clips(clips[:1], card.heading)
+    order = torch.randperm(len(clips), generator=own_generator("refined", "train")).tolist()
+    _, first = refine_clips([clips[order[0]]], card.heading)
+    drawn: list[str] = []
     given: list[refinement.Shared | None] = []
 
     def watched(positions, *rest, shared=None, **named):
         given.append(shared)
         return refinement.refine(positions, *rest, shared=shared, **named)
 
+    def noted(group, *rest):
+        drawn.extend(clip.id for clip in group)
+        return refine_clips(group, *rest)
+
     monkeypatch.setattr(refined, "refine", watched)
+    monkeypatch.setattr(refined, "refine_clips", noted)
     monkeypatch.setattr(refined, "GROUP", 1)
     make_refined(path, card)
     assert given[0] is None
@@ -178,6 +188,25 @@ def test_a_group_after_the_first_takes_its_skeleton(made, monkeypatch, tmp_path)
         torch.testing.assert_close(shared.lengths, first.lengths, atol=1e-7, rtol=1e-6)
         torch.testing.assert_close(shared.mean, first.mean, atol=1e-6, rtol=1e-6)
     assert len(given) == 3
+    assert drawn == [*(clips[i].id for i in order), "jump_0"]
+
+
+def test_a_clip_that_comes_out_unlikely_keeps_its_lifted_motion_and_is_named(tmp_path, monkeypatch, caplog):
+    path, card = write(tmp_path / "set", [blind(c) for c in TRAIN], [blind(c) for c in TEST])
+
+    def guarded(positions, *rest, shared=None, **named):
+        moved, shared = refinement.refine(positions, *rest, shared=shared, **named)
+        return torch.cat((positions[:1], moved[1:])), shared
+
+    monkeypatch.setattr(refined, "refine", guarded)
+    make_refined(path, card)
+    kept = (Path(path) / "refined" / "bent" / "kept.txt").read_text().split()
+    assert "jump_0" in kept
+    assert len(kept) == 2
+    assert "2 clips came out unlikely and keep their lifted motion" in caplog.text
+    for before, after in zip(lifted := read_folder(path, "train")[1], read_refined(path, card, lifted)[0], strict=True):
+        same = np.array_equal(before.teacher, after.teacher) and np.array_equal(before.extrinsics, after.extrinsics)
+        assert same == (before.id in kept)
 
 
 def test_changed_clips_make_them_stale(made, tmp_path, monkeypatch):

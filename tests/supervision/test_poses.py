@@ -8,7 +8,7 @@ from people import real_batch, turned
 from torch import Tensor
 
 from videomdm_ext.motion.skeletons import SMPL22
-from videomdm_ext.supervision.refinement import FREEDOM, aligned_poses, estimate_poses, unlikeliness
+from videomdm_ext.supervision.poses import FREEDOM, aligned_poses, estimate_poses, unlikeliness
 
 LEAST = 0.005
 

@@ -13,23 +13,23 @@ from torch import Tensor
 
 from videomdm_ext.geometry.cameras import orbit, project, to_camera, to_world, uniform
 from videomdm_ext.motion.kinematics import bone_lengths, bone_vectors, smooth
-from videomdm_ext.motion.measures import bone_wander, mpjpe, root_aligned_mpjpe
+from videomdm_ext.motion.measures import bone_wander, mpjpe, pa_mpjpe, root_aligned_mpjpe
 from videomdm_ext.motion.skeletons import SMPL22
 from videomdm_ext.supervision.observation import Observation
+from videomdm_ext.supervision.poses import aligned_poses, estimate_poses, unlikeliness
 from videomdm_ext.supervision.refinement import (
     Refinement,
     Shared,
-    aligned_poses,
-    estimate_poses,
     keypoint_noise,
     refine,
+    repaired,
     trust,
-    unlikeliness,
 )
 from videomdm_ext.supervision.targets import on_rays
 
 FRAMES, NEAREST = 32, 0.5
 BRIEF = Refinement(first=20, rounds=1, iterations=5)
+QUICK = Refinement(first=60, rounds=3, iterations=30)
 
 
 @dataclass(frozen=True)
@@ -62,17 +62,119 @@ def around(motions: Tensor, generator: torch.Generator) -> Tensor:
 def case() -> tuple[Lifted, Tensor, Shared]:
     """-> lifted motions, the refined ones, and what they share."""
     lifted = lift(torch.Generator().manual_seed(3))
-    return lifted, *refine(lifted.positions, lifted.observation, SMPL22)
+    return lifted, *refine(lifted.positions, lifted.observation, SMPL22, config=QUICK)
 
 
-def test_an_exact_teacher_moves_by_less_than_a_third_of_what_lifters_err_and_keeps_its_bones(generator):
-    """Quick motion is taken for a little jitter: hence centimetres where a lifter is off by a decimetre."""
+def test_an_exact_teacher_moves_by_less_than_a_centimetre_and_keeps_its_bones(generator):
     exact = lift(generator, error=0.0)
-    refined, shared = refine(exact.positions, exact.observation, SMPL22)
-    assert root_aligned_mpjpe(refined, exact.truth).mean() < 0.03
-    assert mpjpe(refined, exact.truth).mean() < 0.08
+    refined, shared = refine(exact.positions, exact.observation, SMPL22, config=QUICK)
+    assert mpjpe(refined, exact.truth).mean() < 0.01
     torch.testing.assert_close(shared.lengths, bone_lengths(exact.truth, SMPL22).mean((0, 1)), atol=0.003, rtol=0.01)
     assert bone_wander(refined, SMPL22).mean() < 0.03
+
+
+def spoilt(lifted: Lifted, what: str, generator: torch.Generator) -> Lifted:
+    """The same with worse evidence: keypoints on a picture whose focal length is 1, angles in radians."""
+    seen, positions = lifted.observation, lifted.positions
+    keypoints, cameras, shape = seen.keypoints, seen.extrinsics, seen.keypoints.shape
+    confidence = torch.ones(shape[:-1])
+    if what == "smooth":
+        noise = smooth(torch.randn(shape, generator=generator), 3.0)
+        keypoints = keypoints + 0.005 * noise / noise.std()
+    if what in ("1 % off", "5 % off"):
+        off = torch.rand(shape[:-1], generator=generator) < float(what[0]) / 100
+        way = torch.nn.functional.normalize(torch.randn(shape, generator=generator), dim=-1)
+        keypoints = keypoints + 0.08 * off.unsqueeze(-1) * way
+    if what == "10 % missing":
+        confidence = (torch.rand(shape[:-1], generator=generator) > 0.1).float()
+    if what == "exchanged":
+        frames = torch.rand(shape[:2], generator=generator) < 0.05
+        keypoints = torch.where(frames[..., None, None], keypoints[:, :, list(SMPL22.mirror)], keypoints)
+    if what in ("longer", "shorter"):
+        factor = 1.15 if what == "longer" else 0.85
+        keypoints = keypoints * factor
+        root = to_camera(positions, cameras)[..., :1, :]
+        nearer = to_camera(positions, cameras) - root + root * root.new_tensor((1.0, 1.0, 1 / factor))
+        positions = to_world(nearer, cameras)
+    if what == "tilted":
+        angle = math.radians(10.0)
+        tilt = torch.tensor(((1, 0, 0), (0, math.cos(angle), -math.sin(angle)), (0, math.sin(angle), math.cos(angle))))
+        positions = positions @ tilt.T  # and the camera with them: up is elsewhere, and the picture is the same
+        cameras = torch.cat((cameras[..., :3] @ tilt.T, cameras[..., 3:]), -1)
+    observation = observe(lifted.truth, cameras[:, 0], keypoints=keypoints, confidence=confidence, extrinsics=cameras)
+    return Lifted(lifted.truth, observation, positions)
+
+
+HARMLESS = ("smooth", "1 % off", "5 % off", "10 % missing", "exchanged", "longer", "shorter", "tilted")
+
+
+def test_refinement_never_harms(case, generator):
+    """Whatever is wrong with keypoints and cameras, the pose is hardly worse than the lifted; and mostly much better.
+
+    All at once, with what the clean clips share, so that it takes seconds.
+    """
+    whole, _, shared = case
+    seen = whole.observation
+    few = Observation(*(getattr(seen, item.name)[::3] for item in dataclasses.fields(seen)[:5]))
+    clean = Lifted(whole.truth[::3], few, whole.positions[::3])
+    rows = [spoilt(clean, what, generator) for what in HARMLESS]
+    fields = ("keypoints", "weight", "extrinsics", "initial_heading", "valid")
+    together = Observation(**{name: torch.cat([getattr(row.observation, name) for row in rows]) for name in fields})
+    refined, _ = refine(torch.cat([row.positions for row in rows]), together, SMPL22, shared=shared, config=QUICK)
+    found = {}
+    for what, row, positions in zip(HARMLESS, rows, refined.split(len(clean.truth)), strict=True):
+        true, *both = (
+            to_camera(p, o.extrinsics)
+            for p, o in (
+                (clean.truth, clean.observation),
+                (row.positions, row.observation),
+                (positions, row.observation),
+            )
+        )
+        found[what] = [[float(of(p, true).mean()) for p in both] for of in (root_aligned_mpjpe, pa_mpjpe)]
+    for what, ((rooted, better), (aligned, after)) in found.items():
+        assert better < 1.02 * rooted, (what, found)
+        assert after < 1.02 * aligned, (what, found)
+    for what in ("1 % off", "5 % off", "10 % missing", "exchanged"):
+        assert found[what][0][1] < 0.7 * found[what][0][0], (what, found)
+
+
+def test_a_clip_alone_comes_out_as_in_any_group(case):
+    lifted, refined, shared = case
+    for rows in (slice(2, 3), slice(1, 4)):
+        part = Observation(
+            *(getattr(lifted.observation, item.name)[rows] for item in dataclasses.fields(Observation)[:5])
+        )
+        alone, same = refine(lifted.positions[rows], part, SMPL22, shared=shared, config=QUICK)
+        assert mpjpe(alone, refined[rows]).max() < 1e-3
+        assert same is shared
+
+
+def test_a_clip_whose_keypoints_are_another_persons_keeps_its_lifted_motion(case):
+    lifted, refined, shared = case
+    keypoints = lifted.observation.keypoints.clone()
+    keypoints[0, 10:] = lifted.observation.keypoints[3, 10:].flip(-1) + 0.1
+    seen = observe(lifted.truth, lifted.observation.extrinsics[:, 0], keypoints=keypoints)
+    found, _ = refine(lifted.positions, seen, SMPL22, shared=shared, config=QUICK)
+    assert torch.equal(found[0], lifted.positions[0])
+    assert mpjpe(found[1:], refined[1:]).max() < 1e-3
+
+
+def test_left_and_right_are_put_back_and_outliers_are_let_go(case):
+    """The lifted joints are exchanged where the lifter was fooled too, and only there."""
+    seen, lifted = case[0].observation, to_camera(case[0].positions, case[0].observation.extrinsics)
+    sides, apart = list(SMPL22.mirror), case[0].observation.keypoints[0].diff(dim=-2).abs().sum((-1, -2))
+    frame = int(apart[3:-3].argmax()) + 3
+    keypoints, fooled = seen.keypoints.clone(), lifted.clone()
+    keypoints[0, frame] = keypoints[0, frame, sides]
+    fooled[0, frame] = fooled[0, frame, sides]
+    keypoints[1, 5, 20] += 0.05
+    for start in (lifted, fooled):
+        joints, found = repaired(start, dataclasses.replace(seen, keypoints=keypoints), SMPL22, NEAREST)
+        assert torch.equal(found.keypoints[0, frame], seen.keypoints[0, frame])
+        torch.testing.assert_close(joints[0, frame], lifted[0, frame])
+        assert found.weight[1, 5, 20] == 0
+        assert (found.weight > 0).float().mean() > 0.9
 
 
 def test_errors_along_the_rays_shrink_by_a_third_in_every_measure_of_the_pose(case):
@@ -105,20 +207,16 @@ def test_every_joint_stays_on_the_ray_of_its_keypoint_up_to_the_keypoints_noise(
     assert torch.linalg.vector_norm(refined - lifted.positions, dim=-1).mean() > 0.03
 
 
-def test_a_joint_that_is_half_trusted_stays_on_the_ray_between_its_keypoint_and_its_lifted_place(generator):
+def test_an_unseen_joint_stays_on_its_lifted_ray_and_goes_with_the_frames_around_where_they_were_seen(generator):
     exact = lift(generator, error=0.05)
-    confidence = 0.3 + 0.6 * torch.rand(exact.truth.shape[:-1], generator=generator)
-    confidence[:, :, 4] = 0.0
+    confidence = torch.ones(exact.truth.shape[:-1])
+    confidence[:, :, 4], confidence[:, 14:17, 5] = 0.0, 0.0
     shifted = exact.observation.keypoints + 0.02
     observation = observe(exact.truth, exact.observation.extrinsics[:, 0], confidence=confidence, keypoints=shifted)
     refined, _ = refine(exact.positions, observation, SMPL22, config=BRIEF)
-    anchored = dataclasses.replace(observation, weight=trust(observation.weight))
-    expected = project(on_rays(exact.positions, anchored, NEAREST), observation.extrinsics)[0]
-    found = project(refined, observation.extrinsics)[0]
-    assert (found - expected).square().mean().sqrt() < 1e-3
-    unseen = project(exact.positions, observation.extrinsics)[0][:, :, 4]
-    assert (found - expected)[:, :, 4].square().mean().sqrt() < 2e-3
-    assert (unseen - found[:, :, 4]).square().mean().sqrt() < 2e-3
+    found, lifted = (project(p, observation.extrinsics)[0] for p in (refined, exact.positions))
+    assert (lifted - found)[:, :, 4].square().mean().sqrt() < 4e-3
+    assert (shifted - found)[:, 14:17, 5].square().mean().sqrt() < 4e-3
 
 
 def test_trust_is_whole_for_a_sure_keypoint_none_for_an_unseen_one_and_grows_between():
@@ -135,12 +233,12 @@ def test_noise_of_keypoints_makes_no_motion_shake(generator):
     exact = lift(generator, error=0.0)
     noise = 5e-4 * torch.randn(exact.observation.keypoints.shape, generator=generator)
     seen = observe(exact.truth, exact.observation.extrinsics[:, 0], keypoints=exact.observation.keypoints + noise)
-    assert 4e-4 < keypoint_noise(seen) < 7.5e-4
+    assert 4e-4 < keypoint_noise(seen).median() < 7.5e-4
     moved = on_rays(exact.truth, seen, NEAREST)
-    refined, _ = refine(moved, seen, SMPL22)
+    refined, _ = refine(moved, seen, SMPL22, config=QUICK)
     true = exact.observation.keypoints
     images = [seen.keypoints, project(refined, seen.extrinsics)[0]]
-    before, after = ((image - true).diff(n=2, dim=1).norm(dim=-1).mean() for image in images)
+    before, after = ((image - true).diff(n=2, dim=1).norm(dim=-1).median() for image in images)
     assert after < 0.75 * before
 
 
@@ -154,7 +252,7 @@ def test_people_of_different_proportions_keep_their_own(generator):
     factor = torch.exp(sign[:, None, None, None] * longer[:, None])
     truth = rebuilt(lifted.truth, bone_vectors(lifted.truth, SMPL22) * factor)
     observation = observe(truth, lifted.observation.extrinsics[:, 0])
-    refined, _ = refine(truth + lifted.positions - lifted.truth, observation, SMPL22)
+    refined, _ = refine(truth + lifted.positions - lifted.truth, observation, SMPL22, config=QUICK)
     size = bone_lengths(refined, SMPL22).mean(1).log()
     ratio = size[:, [6, 7]].mean(1) - size[:, [19, 20]].mean(1)
     told = ratio[sign > 0].mean() - ratio[sign < 0].mean()
@@ -220,7 +318,7 @@ def test_what_is_shared_stays_where_it_is_given_and_bones_approach_it(generator)
     known = (true + true[[joint - 1 for joint in SMPL22.mirror[1:]]]) / 2
     poses = aligned_poses(lifted.truth, SMPL22).flatten(0, 1)
     given = Shared(known, poses.mean(0), torch.eye(63))
-    refined, shared = refine(lifted.positions, lifted.observation, SMPL22, shared=given)
+    refined, shared = refine(lifted.positions, lifted.observation, SMPL22, shared=given, config=QUICK)
     for item in dataclasses.fields(Shared):
         torch.testing.assert_close(getattr(shared, item.name), getattr(given, item.name), atol=1e-7, rtol=1e-6)
     assert (bone_lengths(refined, SMPL22) - known).abs().mean() < 0.01
@@ -229,7 +327,7 @@ def test_what_is_shared_stays_where_it_is_given_and_bones_approach_it(generator)
 def test_likely_poses_bring_a_pose_nearer_to_the_truth_than_bones_and_smoothness_alone(case):
     """Cameras from all sides see each direction of a pose exactly somewhere; other clips' depths are taught by them."""
     lifted, refined, _ = case
-    plain, _ = refine(lifted.positions, lifted.observation, SMPL22, config=Refinement(first=450, rounds=0))
+    plain, _ = refine(lifted.positions, lifted.observation, SMPL22, config=Refinement(first=QUICK.total, rounds=0))
     alone, together = (root_aligned_mpjpe(p, lifted.truth).mean() for p in (plain, refined))
     assert together < 0.95 * alone
 
@@ -238,14 +336,14 @@ def test_the_distribution_is_that_of_the_refined_poses(case):
     _, refined, shared = case
     poses = aligned_poses(refined, SMPL22).flatten(0, 1)
     mean, whitening = estimate_poses(poses, Refinement().pose_floor)
-    torch.testing.assert_close(shared.mean, mean, atol=0.005, rtol=0)
+    torch.testing.assert_close(shared.mean, mean, atol=0.02, rtol=0)
     spread = [unlikeliness(poses, *one).mean() for one in ((shared.mean, shared.whitening), (mean, whitening))]
     assert spread[0] == pytest.approx(spread[1].item(), rel=0.05)
 
 
 def test_feet_that_rest_slide_less_than_if_nothing_held_them_and_quick_ones_keep_their_speed(case):
     lifted, refined, _ = case
-    loose, _ = refine(lifted.positions, lifted.observation, SMPL22, config=Refinement(rest=1e3))
+    loose, _ = refine(lifted.positions, lifted.observation, SMPL22, config=dataclasses.replace(QUICK, rest=1e3))
 
     def steps(positions: Tensor) -> Tensor:
         return positions[:, :, list(SMPL22.contact_joints)].diff(dim=1).norm(dim=-1)
@@ -273,12 +371,12 @@ def test_the_mean_scale_of_the_clips_stays_the_lifters(case):
 
 
 def test_clips_of_one_person_that_were_lifted_too_large_and_too_small_meet_in_the_middle(generator):
-    exact = lift(generator, error=0.0)
+    exact = lift(generator, error=0.05)
     factor = torch.linspace(0.94, 1.06, len(exact.truth))
-    seen = to_camera(exact.truth, exact.observation.extrinsics) * factor[:, None, None, None]
-    refined, _ = refine(to_world(seen, exact.observation.extrinsics), exact.observation, SMPL22)
+    seen = to_camera(exact.positions, exact.observation.extrinsics) * factor[:, None, None, None]
+    refined, _ = refine(to_world(seen, exact.observation.extrinsics), exact.observation, SMPL22, config=QUICK)
     size = bone_lengths(refined, SMPL22).mean((1, 2)) / bone_lengths(exact.truth, SMPL22).mean((1, 2))
-    assert size.mean() == pytest.approx(1.0, abs=0.01)
+    assert size.mean() == pytest.approx(1.0, abs=0.03)
     assert size.std() < 0.35 * factor.std()
     assert torch.corrcoef(torch.stack((size, factor)))[0, 1] > 0
 
@@ -288,4 +386,4 @@ def test_progress_is_told_every_iteration_of_every_round():
     calls: list[tuple[int, int]] = []
     config = Refinement(first=3, rounds=2, iterations=1)
     refine(lifted.positions, lifted.observation, SMPL22, config=config, progress=lambda *a: calls.append(a))
-    assert calls == [(done, 5) for done in range(1, 6)]
+    assert calls == [(done, 10) for done in range(1, 11)]

@@ -2,10 +2,12 @@
 
 DIR/refined/LIFTER/ID.npz holds features [T, D] and extrinsics, the camera in the refined clip's own canonical frame;
 the keypoints stay the detector's. skeleton.npz holds the shared bone lengths [J - 1] and mean pose [3 (J - 1)],
-Mean.npy and Std.npy are those of the training split; made.txt, written last, holds the content hash of the clips.
+Mean.npy and Std.npy are those of the training split; kept.txt names the clips that keep their lifted motion; made.txt,
+written last, holds the content hash of the clips.
 """
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 
 import blobfile as bf
@@ -16,7 +18,7 @@ from videomdm_ext.data import files
 from videomdm_ext.data.clip import Clip, collate, crop, observed, tensor_of
 from videomdm_ext.data.files import Array
 from videomdm_ext.data.folder import SPLITS, Card, read_folder
-from videomdm_ext.data.motions import floor_height
+from videomdm_ext.data.motions import floor_height, own_generator
 from videomdm_ext.geometry.cameras import project, reexpress, to_camera
 from videomdm_ext.motion.features import decode, encode, mean_and_std
 from videomdm_ext.motion.kinematics import HeadingRule, canonicalise, heading
@@ -24,9 +26,12 @@ from videomdm_ext.motion.measures import measure_error
 from videomdm_ext.motion.skeletons import by_name
 from videomdm_ext.supervision.refinement import Progress, Shared, refine
 
-GROUP = 256  # clips that are refined together; the first group estimates skeleton and poses for the rest
+logger = logging.getLogger(__name__)
+
+GROUP = 256  # clips that are refined together; the first group, a random sample, estimates what all share
 MARK = "made.txt"
-WAY = "3"  # of making them: other ways give other teachers
+KEPT = "kept.txt"
+WAY = "4"  # of making them: other ways give other teachers
 ABOVE = 0.3  # height, m, above which the lowest joint is not taken to stand on the floor
 
 
@@ -57,30 +62,41 @@ def make_refined(path: str, card: Card, progress: Progress | None = None) -> Non
     if bf.exists(mark):  # an earlier version's must not vouch for a half of this one
         bf.remove(mark)
     shared: Shared | None = None
+    kept: list[str] = []
     for split in ("train", *(name for name in SPLITS if name != "train" and card.counts.get(name))):
         clips = read_folder(path, split)[1]
         made = [clip for clip in clips if clip.is_known]
         seen = [clip for clip in clips if not clip.is_known]
+        seen = [seen[i] for i in torch.randperm(len(seen), generator=own_generator("refined", split)).tolist()]
         for start in range(0, len(seen), GROUP):
-            refined, shared = refine_clips(seen[start : start + GROUP], card.heading, shared, progress)
+            group = seen[start : start + GROUP]
+            refined, shared = refine_clips(group, card.heading, shared, progress)
+            kept += [before.id for before, after in zip(group, refined, strict=True) if after is before]
             made += refined
         for clip in made:
             arrays = {"features": clip.teacher, "extrinsics": clip.extrinsics}
             files.write_bytes(bf.join(folder, f"{clip.id}.npz"), files.arrays_bytes(arrays))
         if split == "train":
             _write_summary(folder, made, card, shared)
+    files.write_bytes(bf.join(folder, KEPT), "".join(f"{name}\n" for name in sorted(kept)).encode())
+    if kept:
+        logger.warning("%d clips came out unlikely and keep their lifted motion: %s/%s", len(kept), folder, KEPT)
     files.write_bytes(mark, f"{identity(card)}\n".encode())
 
 
 def refine_clips(
     clips: Sequence[Clip], rule: HeadingRule, shared: Shared | None = None, progress: Progress | None = None
 ) -> tuple[list[Clip], Shared]:
-    """Clips with refined teachers, each in its own canonical frame, and what they share."""
+    """Clips with refined teachers, each in its own canonical frame, and what they share; unlikely ones as they were."""
     skeleton = clips[0].skeleton
     batch = collate([crop(clip, 0, clip.length) for clip in clips], length=max(clip.length for clip in clips))
     lifted = decode(tensor_of(batch, "teacher"), skeleton)
     positions, shared = refine(lifted, observed(batch), skeleton, shared=shared, progress=progress)
-    return [replaced(clip, positions[i, : clip.length], rule) for i, clip in enumerate(clips)], shared
+    refined = []
+    for clip, before, after in zip(clips, lifted, positions, strict=True):
+        same = torch.equal(before[: clip.length], after[: clip.length])
+        refined.append(clip if same else replaced(clip, after[: clip.length], rule))
+    return refined, shared
 
 
 def read_refined(path: str, card: Card, clips: Sequence[Clip]) -> tuple[list[Clip], tuple[Array, Array]]:

@@ -1,44 +1,55 @@
-"""A better teacher from the same evidence: joints on their keypoints' rays, one skeleton, smooth motion, likely poses.
+"""A better teacher from the same evidence: joints near their keypoints' rays, one skeleton, smooth and likely motion.
 
 A lifter's depth errors show in what must not change (the lengths of a person's bones), in how joints accelerate, and
 in poses that the other clips do not have: cameras look from all sides, so what is depth in one clip is seen exactly in
 another. For each clip this solves for the depths along the rays (and one scale) that agree with a skeleton shared by
 all clips up to what people differ in proportions, with smooth motion, with feet that rest where they hardly move, with
-the lifted depths within their usual error, and with a heavy-tailed distribution of heading-aligned poses. Joints may
-leave their rays by as much as the keypoints are noisy. The skeleton is estimated from the clips in the first round, the
-distribution again after every round, as expectation maximisation does.
-No 3D truth enters. The mean scale over the clips stays the lifter's: a single camera does not determine it.
+the lifted depths within their usual error, and with a heavy-tailed distribution of heading-aligned poses. What the
+clips share is estimated first, the skeleton in one round and the distribution after every round, as expectation
+maximisation does, and then held while all clips are solved anew: a clip comes out the same in any company.
+No 3D truth enters. The mean scale over the clips that are estimated from stays the lifter's.
 
-A Gaussian of poses would pull rare ones to the mean as hard as errors; Student's t leaves them. Source: Lange, Little
-and Taylor, "Robust statistical modeling using the t distribution", JASA 84 (1989).
+Keypoints are not believed: left and right are put where they were in the frames around, outliers in time are let go
+before, others by a robust term that sharpens from round to round, and how far a joint of a clip may leave its rays is
+estimated from how far it does, so that errors which are smooth in time count too. How wrong the lifter is, is estimated
+from its bones and from what it misses in the image. A clip that comes out far less likely than others keeps its lifted
+motion.
+
+Letting go: Geman and McClure, "Statistical methods for tomographic image reconstruction", Bull. ISI 52 (1987).
 """
 
+import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from videomdm_ext.geometry.cameras import to_camera, to_world
-from videomdm_ext.geometry.rotations import rotate_yaw
-from videomdm_ext.motion.kinematics import bone_lengths, bone_vectors, heading
+from videomdm_ext.motion.kinematics import bone_lengths, bone_vectors
 from videomdm_ext.motion.skeletons import Skeleton
 from videomdm_ext.supervision.observation import Observation
-from videomdm_ext.supervision.targets import on_rays
+from videomdm_ext.supervision.poses import aligned_poses, estimate_poses, unlikeliness
 
 Progress = Callable[[int, int], None]
 """Called with the iterations done and their number."""
 SHARPEST = 2e-4
 """Least expected distance from a ray on the image plane: what rounding and lenses leave."""
+ASTRAY = 0.012
+"""Distance on the image plane from the median of SPAN frames beyond which a keypoint counts as unseen."""
+SPAN = 7
+"""Frames, at least 5."""
 LIFTED_TRUST = 10.0
 """Precision of a keypoint beside that of the lifter in the image."""
 LEAST_TRUST = 0.05
 """Weight of a keypoint below which a joint becomes no looser."""
-FREEDOM = 5.0
-"""Degrees of freedom of the distribution of poses: the fewer, the heavier its tails."""
-SWEEPS = 10
-"""Reweightings in an estimate of the distribution of poses."""
+SOFTEST = 100.0
+"""Distance from its ray, in units of what is expected, beyond which a keypoint is let go in the first round."""
+USUAL_WANDER, USUAL_MISS, LEAST_DOUBT = 0.02, 0.015, 0.005
+"""Median share by which a usual lifter's bones wander, median distance by which it misses keypoints, m; least doubt."""
+GUARD, FEWEST = 2.0, 8
+"""Energy, in units of a usual clip's, from which on a clip keeps its lifted motion; clips that tell what is usual."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,10 @@ class Refinement:
     """Share by which a person's bone differs from the shared one, size apart: that is the scale's matter."""
     off_ray: float = 1.75
     """Distance of a joint from its keypoint's ray, in units of the keypoints' own noise."""
+    share: float = 0.1
+    """Share of the square of a keypoint's error that shows as distance from its ray; depths take up the rest."""
+    outlier: float = 4.0
+    """Distance from its ray, in units of what is expected, beyond which a keypoint is let go in the last round."""
     acceleration: float = 0.025
     """Change of a joint's displacement from frame to frame, m."""
     rest: float = 0.01
@@ -84,42 +99,48 @@ class Refinement:
 
 @dataclass(frozen=True)
 class Shared:
-    """What all clips have in common: bone lengths [J - 1] in m, mean pose [P] and whitening [P, P], P = 3 (J - 1)."""
+    """What all clips have in common: bone lengths [J - 1] in m, mean pose [P] and whitening [P, P], P = 3 (J - 1).
+
+    `energy` is the upper quartile of that of refined clips, a frame; infinite where it is not known.
+    """
 
     lengths: Tensor
     mean: Tensor
     whitening: Tensor
+    energy: Tensor = field(default_factory=lambda: torch.tensor(math.inf))
 
 
 class _Unknown:
     """What is sought for B clips: depths [B, T, J], a scale [B], shifts in the image [B, T, J, 2], proportions.
 
-    Lengths [J - 1], equal on both sides, are shared by all clips; proportions [B, J - 1] are each clip's own.
+    Lengths [J - 1], equal on both sides, are shared by all clips; proportions [B, J - 1] are each clip's own. Depths
+    and scale are sought in units of the lifter's doubt: a step must not be longer than they are certain.
     """
 
-    def __init__(self, depth: Tensor, valid: Tensor, lengths: Tensor, skeleton: Skeleton, nearest: float) -> None:
-        self.depth, self.nearest, self.initial = depth, nearest, lengths
+    def __init__(self, depth: Tensor, problem: "_Problem", lengths: Tensor, nearest: float, seeking: bool) -> None:
+        self.depth, self.nearest, self.initial, self.seeking = depth, nearest, lengths, seeking
+        self.doubt, valid, skeleton = problem.doubt[:, None, None], problem.valid, problem.skeleton
         self.share = (valid / valid.sum(1, keepdim=True)).unsqueeze(-1)
         self.other = [joint - 1 for joint in skeleton.mirror[1:]]
         self.offset = torch.zeros_like(depth, requires_grad=True)
         self.scale = depth.new_zeros(len(depth), requires_grad=True)
         self.shifts = depth.new_zeros(*depth.shape, 2, requires_grad=True)
-        self.growth = torch.zeros_like(lengths, requires_grad=True)
+        self.growth = torch.zeros_like(lengths, requires_grad=seeking)
         self.own = depth.new_zeros(len(depth), len(lengths), requires_grad=True)
 
     def drift(self) -> Tensor:
         """Offset of the root about the clip's mean, [B, T, 1]: the mean is the scale's matter."""
-        root = self.offset[..., :1]
+        root = self.doubt * self.offset[..., :1]
         return root - (root * self.share).sum(1, keepdim=True)
 
     def clip_scale(self) -> Tensor:
-        """[B], with mean 0 over the clips."""
-        return 0.3 * (self.scale - self.scale.mean())
+        """[B]; with mean 0 over the clips while their lengths are sought, where the lifter is a usual one."""
+        return 0.3 * self.doubt[:, 0, 0] * (self.scale - self.scale.mean() if self.seeking else self.scale)
 
     def depths(self) -> Tensor:
         """Depths [B, T, J], never nearer than the near plane."""
         scaled = self.depth * (1.0 + self.clip_scale())[:, None, None]
-        return (scaled + torch.cat((self.drift(), self.offset[..., 1:]), -1)).clamp_min(self.nearest)
+        return (scaled + torch.cat((self.drift(), self.doubt * self.offset[..., 1:]), -1)).clamp_min(self.nearest)
 
     def image_shifts(self) -> Tensor:
         """On the normalised image plane, [B, T, J, 2]."""
@@ -144,11 +165,16 @@ class _Unknown:
 class _Problem:
     """What is fixed while the motion is sought: rays [B, T, J, 3] of unit depth, valid [B, T] as numbers.
 
-    `looseness` [B, T, J] is how far, on the image plane, a joint is expected from its ray.
+    `looseness` [B, T, J] is how far, on the image plane, a joint is expected from its ray, `loosest` [B, 1, J] the most
+    it can be, and `outlier` how many times as far a keypoint is let go; `doubt` [B] scales what is expected of the
+    lifter's errors.
     """
 
     rays: Tensor
     looseness: Tensor
+    loosest: Tensor
+    outlier: float
+    doubt: Tensor
     valid: Tensor
     extrinsics: Tensor
     skeleton: Skeleton
@@ -163,28 +189,66 @@ class _Problem:
         return to_world(self.points(unknown), self.extrinsics)
 
     def energy(self, unknown: _Unknown, shared: Shared | None) -> Tensor:
-        """Sum over frames of squared deviations in units of their expected size; bones and motion robustly."""
+        """Of each clip, [B]: sum over frames of squared deviations in units of their expected size, most robustly."""
         points, config, frame = self.points(unknown), self.config, self.valid.unsqueeze(-1)
+        doubt = self.doubt[:, None, None]
         bones, lengths = bone_vectors(points, self.skeleton), unknown.lengths()
         stretch = (torch.linalg.vector_norm(bones, dim=-1) - lengths) / config.bone
         bend = points.diff(n=2, dim=1) / config.acceleration
         lifted = bone_vectors(self.rays * unknown.depth.unsqueeze(-1), self.skeleton)[..., 2]
-        tilt = (bones[..., 2] - lifted) / (config.tilt * lengths)
+        tilt = (bones[..., 2] - lifted) / (config.tilt * doubt * lengths)
         person = (unknown.proportions() / config.proportion).square().unsqueeze(1)
-        persistent = sum(((part * frame).sum() for part in (tilt.square(), person)), points.new_zeros(()))
-        persistent = persistent + ((unknown.drift() / config.root).square() * frame).sum()
+        drift = (unknown.drift() / (config.root * doubt)).square()
+        persistent = _sum(tilt.square() * frame) + _sum(person * frame) + _sum(drift * frame)
         running = frame[:, 2:] * frame[:, 1:-1] * frame[:, :-2]
-        loose = (unknown.image_shifts().square().sum(-1) / self.looseness.square() * frame).sum()
-        total = (_robust(stretch.square()) * frame).sum() + (_robust(bend.square().sum(-1)) * running).sum() + loose
-        total = total + persistent / config.correlation + (unknown.clip_scale() / config.scale).square().sum()
+        off = unknown.image_shifts().square().sum(-1) / (self.outlier * self.looseness).square()
+        total = self.outlier**2 * _sum(_let_go(off) * frame) + persistent / config.correlation
+        total = total + _sum(_robust(stretch.square()) * frame) + _sum(_robust(bend.square().sum(-1)) * running)
+        total = total + (unknown.clip_scale() / (config.scale * self.doubt)).square()
         if shared is None:
             return total
         world = to_world(points, self.extrinsics)
         feet = world[..., list(self.skeleton.contact_joints), :]
         slide = feet.diff(dim=1).square().sum(-1) / config.rest**2
-        total = total + (_resting(slide) * (frame[:, 1:] * frame[:, :-1])).sum()
+        total = total + _sum(_let_go(slide) * (frame[:, 1:] * frame[:, :-1]))
         unusual = unlikeliness(aligned_poses(world, self.skeleton), shared.mean, shared.whitening)
-        return total + (unusual * self.valid).sum() / config.pose_frames
+        return total + _sum(unusual * self.valid) / config.pose_frames
+
+
+# -- what keypoints and lifter are worth -------------------------------------------------------------------------------
+
+
+def repaired(
+    lifted: Tensor, observation: Observation, skeleton: Skeleton, nearest: float
+) -> tuple[Tensor, Observation]:
+    """Left and right of a frame exchanged where they then are much nearer to the frames around; outliers made unseen.
+
+    The lifted joints [B, T, J, 3], in camera coordinates, are exchanged with them where this brings them nearer.
+    """
+    sides = list(skeleton.mirror)
+    keypoints, weight = observation.keypoints, observation.weight
+
+    def apart(points: Tensor, others: Tensor, where: Tensor) -> Tensor:
+        return (torch.linalg.vector_norm(points - others, dim=-1) * where).sum(-1)
+
+    usual, known = _usual(keypoints, weight)
+    both = known & known[..., sides] & (weight > 0) & (weight[..., sides] > 0)
+    turned = apart(keypoints[..., sides, :], usual, both) + ASTRAY < 0.5 * apart(keypoints, usual, both)
+    keypoints = torch.where(turned[..., None, None], keypoints[..., sides, :], keypoints)
+    weight = torch.where(turned[..., None], weight[..., sides], weight)
+    image, mirrored = _image(lifted, nearest), lifted[..., sides, :]
+    turned = turned & (apart(image[..., sides, :], keypoints, weight) < apart(image, keypoints, weight))
+    usual, known = _usual(keypoints, weight)
+    astray = known & (torch.linalg.vector_norm(keypoints - usual, dim=-1) > ASTRAY)
+    lifted = torch.where(turned[..., None, None], mirrored, lifted)
+    return lifted, replace(observation, keypoints=keypoints, weight=weight.masked_fill(astray, 0.0))
+
+
+def _usual(keypoints: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Median [B, T, J, 2] of the keypoints seen in SPAN frames, and whether they are enough for one."""
+    held = torch.where(weight.unsqueeze(-1) > 0, keypoints, torch.nan)
+    around = torch.nn.functional.pad(held, (0, 0, 0, 0, SPAN // 2, SPAN // 2), value=torch.nan).unfold(1, SPAN, 1)
+    return around.nanmedian(-1).values.nan_to_num(), torch.isfinite(around[..., 0, :]).sum(-1) > SPAN // 2
 
 
 def trust(weight: Tensor) -> Tensor:
@@ -197,22 +261,36 @@ def trust(weight: Tensor) -> Tensor:
 
 
 def keypoint_noise(observation: Observation) -> Tensor:
-    """Standard deviation [] of the keypoints' noise on the image plane, from the median of their sixth differences.
+    """Standard deviation [B] of the keypoints' noise on the image plane, from the median of their sixth differences.
 
     It is that of white noise with such a median: motion hardly has sixth differences.
     """
     seen = (observation.weight > 0) & observation.valid.unsqueeze(-1)
     for _ in range(6):
         seen = seen[:, 1:] & seen[:, :-1]
-    found = observation.keypoints.diff(n=6, dim=1)[seen].abs()
-    return found.median() / (0.6745 * math.sqrt(924.0)) if len(found) else observation.keypoints.new_zeros(())
+    found = observation.keypoints.diff(n=6, dim=1).abs()
+    return _medians(found, seen.unsqueeze(-1)) / (0.6745 * math.sqrt(924.0))
 
 
-@torch.no_grad()
-def _estimate(problem: _Problem, unknown: _Unknown) -> Shared:
-    """Lengths, and the distribution of the valid frames' poses as they are now."""
-    poses = aligned_poses(problem.world(unknown), problem.skeleton)[problem.valid > 0]
-    return Shared(unknown.shared_lengths(), *estimate_poses(poses, problem.config.pose_floor))
+def _medians(values: Tensor, where: Tensor) -> Tensor:
+    """Of each clip, [B], over the places that count; 0 where none does."""
+    return values.where(where, torch.nan).flatten(1).nanmedian(1).values.nan_to_num()
+
+
+def lifter_doubt(lifted: Tensor, gap: Tensor, observation: Observation, skeleton: Skeleton) -> Tensor:
+    """How wrong the lifter is, [B], 1 for a usual one: from how its bones wander and how far it misses the keypoints.
+
+    `lifted` [B, T, J, 3] is in camera coordinates, `gap` [B, T, J, 2] from its image to the keypoints.
+    """
+    lengths, frames = bone_lengths(lifted, skeleton), observation.valid.unsqueeze(-1)
+    mean = lengths.where(frames, torch.nan).nanmean(1, keepdim=True)
+    wander = _medians((lengths / mean - 1).abs(), frames)
+    off = torch.linalg.vector_norm(gap, dim=-1) - 1.5 * keypoint_noise(observation)[:, None, None]
+    missed = _medians(off * lifted[..., 2], observation.weight > 0)
+    return torch.hypot(wander / USUAL_WANDER, missed.clamp_min(0.0) / USUAL_MISS).clamp(LEAST_DOUBT, 1.0)
+
+
+# -- solving -----------------------------------------------------------------------------------------------------------
 
 
 def refine(
@@ -227,39 +305,108 @@ def refine(
 ) -> tuple[Tensor, Shared]:
     """Move lifted positions [B, T, J, 3] along their rays. -> positions [B, T, J, 3] and what the clips share.
 
-    With `shared` given, from other clips, it is held fixed. A joint that was not seen starts from the ray on which the
-    lifter put it. Joints leave their rays by little more than the keypoints' noise, those that are trusted less by
-    more. Frames that are not valid come back as they went in.
+    With `shared` given, from other clips, it is held fixed; else it is estimated before. A joint that was not seen
+    starts where the lifter put it, but for what the lifter missed in the frames around. Joints leave their rays by
+    little more than the keypoints' errors, those that are trusted less by more. Frames that are not valid come back as
+    they went in, and so do clips that come out unlikely.
     """
     config = config or Refinement()
-    anchored = replace(observation, weight=trust(observation.weight))
-    start = to_camera(on_rays(positions, anchored, nearest), observation.extrinsics)
-    start = torch.where(observation.valid[..., None, None], start, 1.0)
-    depth = start[..., 2].clamp_min(nearest)
-    valid = observation.valid.to(positions.dtype)
-    looseness = (config.off_ray * keypoint_noise(observation)).clamp_min(SHARPEST)
-    looseness = looseness / observation.weight.clamp_min(LEAST_TRUST).sqrt()
-    rays = start / depth.unsqueeze(-1)
-    problem = _Problem(rays, looseness, valid, observation.extrinsics, skeleton, config)
-    lengths = shared.lengths if shared else bone_lengths(positions, skeleton)[observation.valid].median(0).values
-    unknown = _Unknown(depth, valid, lengths, skeleton, nearest)
-    unknown.growth.requires_grad_(shared is None)
+    valid = observation.valid[..., None, None]
+    lifted = torch.where(valid, to_camera(positions, observation.extrinsics), 1.0)
+    lifted, observation = repaired(lifted, observation, skeleton, nearest)
+    problem, depth = _pose(lifted, observation, skeleton, nearest, config)
+    steps, total = itertools.count(1), config.total * (1 if shared else 2)
+    count = (lambda: progress(next(steps), total)) if progress else (lambda: None)
+    given = shared
+    if shared is None:
+        lengths = bone_lengths(lifted, skeleton)[observation.valid].median(0).values
+        unknown = _Unknown(depth, problem, lengths, nearest, seeking=True)
+        _, shared = _solve(problem, unknown, None, count)
+    unknown = _Unknown(depth, problem, shared.lengths, nearest, seeking=False)
+    problem, _ = _solve(problem, unknown, shared, count)
+    with torch.no_grad():
+        energy = problem.energy(unknown, shared) / problem.valid.sum(1).clamp_min(1.0)
+        moved = problem.world(unknown)
+    if given is None and len(energy) >= FEWEST:
+        shared = replace(shared, energy=energy.quantile(0.75))
+    likely = energy < GUARD * shared.energy
+    return torch.where(valid & likely[:, None, None, None], moved, positions), shared
+
+
+def _pose(
+    lifted: Tensor, observation: Observation, skeleton: Skeleton, nearest: float, config: Refinement
+) -> tuple[_Problem, Tensor]:
+    """What is to be solved, with rays between keypoints and lifted places, and the depths [B, T, J] to start from."""
+    image, weight = _image(lifted, nearest), observation.weight.unsqueeze(-1)
+    gap, sure = (observation.keypoints - image) * (weight > 0), trust(weight)
+    rays = image + sure * gap + (1 - sure) * _around(weight * gap) / (_around(weight) + LEAST_TRUST)
+    rays = torch.nn.functional.pad(rays, (0, 1), value=1.0)
+    depth = ((lifted * rays).sum(-1) / rays.square().sum(-1)).clamp_min(nearest)
+    noise = (config.off_ray * keypoint_noise(observation)).clamp_min(SHARPEST)[:, None, None]
+    looseness = noise / observation.weight.clamp_min(LEAST_TRUST).sqrt()
+    missed = gap.norm(dim=-1).where(observation.weight > 0, torch.nan).nanmedian(1, keepdim=True).values.nan_to_num()
+    looseness = looseness.maximum(missed.mean(-1, keepdim=True) * (observation.weight == 0))
+    doubt = lifter_doubt(lifted, gap, observation, skeleton)
+    valid = observation.valid.to(lifted.dtype)
+    return _Problem(rays, looseness, missed, SOFTEST, doubt, valid, observation.extrinsics, skeleton, config), depth
+
+
+def _solve(
+    problem: _Problem, unknown: _Unknown, shared: Shared | None, count: Callable[[], None]
+) -> tuple[_Problem, Shared]:
+    """Minimise the energy in rounds. -> the problem as it was in the last of them, and what is shared."""
+    config, least = problem.config, problem.looseness
     sought = [unknown.offset, unknown.scale, unknown.shifts, unknown.own, unknown.growth]
     optimizer = torch.optim.Adam(sought, lr=config.rate, betas=(0.9, 0.98))
     done, found = 0, None
     for number in range(config.rounds + 1):
+        if number:
+            found = shared or _estimate(problem, unknown)
+            unknown.growth.requires_grad_(False)
+            outlier = SOFTEST * (config.outlier / SOFTEST) ** (number / config.rounds)
+            problem = replace(problem, looseness=_looseness(problem, unknown, least), outlier=outlier)
         for _ in range(config.iterations if number else config.first):
             optimizer.param_groups[0]["lr"] = config.rate * (1 - done / config.total) + 1e-4
             optimizer.zero_grad()
-            problem.energy(unknown, found).backward()
+            problem.energy(unknown, found).sum().backward()
             optimizer.step()
             done += 1
-            if progress:
-                progress(done, config.total)
-        found = shared or _estimate(problem, unknown)
-        unknown.growth.requires_grad_(False)
-    moved = problem.world(unknown).detach()
-    return torch.where(observation.valid[..., None, None], moved, positions), found or _estimate(problem, unknown)
+            count()
+    return problem, shared or _estimate(problem, unknown)
+
+
+@torch.no_grad()
+def _estimate(problem: _Problem, unknown: _Unknown) -> Shared:
+    """Lengths, and the distribution of the valid frames' poses as they are now."""
+    poses = aligned_poses(problem.world(unknown), problem.skeleton)[problem.valid > 0]
+    return Shared(unknown.shared_lengths(), *estimate_poses(poses, problem.config.pose_floor))
+
+
+@torch.no_grad()
+def _looseness(problem: _Problem, unknown: _Unknown, least: Tensor) -> Tensor:
+    """Looseness [B, T, J], at least `least`, from the median distance of each joint of each clip from its rays.
+
+    Keypoints are not further off than the lifter sees the joints from them.
+    """
+    off = (unknown.image_shifts().norm(dim=-1) / least).where(problem.valid.unsqueeze(-1) > 0, torch.nan)
+    spread = off.nanmedian(1, keepdim=True).values.nan_to_num() / 1.177  # of a normal distribution in the plane
+    return (least * spread / math.sqrt(problem.config.share)).minimum(problem.loosest).maximum(least)
+
+
+def _image(points: Tensor, nearest: float) -> Tensor:
+    """Of points in camera coordinates, [..., 3] -> [..., 2]."""
+    return points[..., :2] / points[..., 2:].clamp_min(nearest)
+
+
+def _around(values: Tensor) -> Tensor:
+    """Values [B, T, J, C] summed over time with Gaussian weights, 1 at the frame itself and 2 frames wide."""
+    weights = torch.exp(-torch.arange(-6, 7).to(values).square() / 8.0)
+    return torch.nn.functional.pad(values, (0, 0, 0, 0, 6, 6)).unfold(1, 13, 1) @ weights
+
+
+def _sum(values: Tensor) -> Tensor:
+    """[B, ...] -> [B]."""
+    return values.flatten(1).sum(1)
 
 
 def _robust(squared: Tensor) -> Tensor:
@@ -267,43 +414,6 @@ def _robust(squared: Tensor) -> Tensor:
     return 2.0 * (torch.sqrt(1.0 + squared / 2.0) - 1.0)
 
 
-def _resting(squared: Tensor) -> Tensor:
+def _let_go(squared: Tensor) -> Tensor:
     """Geman-McClure of a squared deviation: quadratic under 1, then constant, so that what is far off is let go."""
     return squared / (1.0 + squared)
-
-
-# -- how likely a pose is ----------------------------------------------------------------------------------------------
-
-
-def aligned_poses(positions: Tensor, skeleton: Skeleton) -> Tensor:
-    """Root-relative joints in the heading's frame, the heading held constant. [..., J, 3] -> [..., 3 (J - 1)]."""
-    angle = heading(positions.detach(), skeleton)
-    local = positions[..., 1:, :] - positions[..., :1, :]
-    return rotate_yaw(local, -angle.unsqueeze(-1)).flatten(-2)
-
-
-def unlikeliness(poses: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
-    """Twice the negative logarithm of the density, 0 at the mean. [..., P] -> [...].
-
-    Near the mean (FREEDOM + P) / FREEDOM times the squared distance in standard deviations, far from it a logarithm: a
-    pose at the usual distance, the root of P, is pulled about as hard as by a Gaussian, one beyond it less.
-    """
-    distance = ((poses - mean) @ whitening).square().sum(-1)
-    return (FREEDOM + poses.shape[-1]) * torch.log1p(distance / FREEDOM)
-
-
-def estimate_poses(poses: Tensor, least: float) -> tuple[Tensor, Tensor]:
-    """Location [P] and whitening [P, P] of poses [N, P], by maximum likelihood; none deviates by less than `least`, m.
-
-    `(poses - location) @ whitening` has the unit matrix as its scatter.
-    """
-    size = poses.shape[1]
-    weight, floor = poses.new_ones(len(poses)), least**2 * torch.eye(size).to(poses)
-    mean, whitening = poses.mean(0), floor
-    for _ in range(SWEEPS):
-        mean = (weight.unsqueeze(1) * poses).sum(0) / weight.sum()
-        apart = poses - mean
-        values, vectors = torch.linalg.eigh((weight.unsqueeze(1) * apart).T @ apart / len(poses) + floor)
-        whitening = vectors / values.clamp_min(least**2).sqrt()
-        weight = (FREEDOM + size) / (FREEDOM + (apart @ whitening).square().sum(1))
-    return mean, whitening
