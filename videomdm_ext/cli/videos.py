@@ -114,6 +114,8 @@ class Film:
     """Width and height of the films in pixels."""
     height: tuple[float, float] = (100.0, 400.0)
     """Least and greatest height of the person in pixels."""
+    moving: float = 0.25
+    """Share of the films whose camera moves."""
     processes: int = 2
     """Films at the same time."""
     seed: int = 0
@@ -129,10 +131,12 @@ def film(words: Sequence[str]) -> int:
         raise ConfigError(f"--size: expected two even numbers from 64 to 4096, found {options.size}. Correct it.")
     if not 20 <= options.height[0] <= options.height[1]:
         raise ConfigError(f"--height: expected a least and a greatest height from 20 px, found {options.height}.")
+    if not 0 <= options.moving <= 1:
+        raise ConfigError(f"--moving: expected a share from 0 to 1, found {options.moving:g}. Correct it.")
     if options.processes < 1:
         raise ConfigError(f"--processes: expected 1 or more, found {options.processes}. Correct it.")
     torch.set_num_threads(1)
-    order = filming.Order(options.size, options.height, options.seed)
+    order = filming.Order(options.size, options.height, options.moving, options.seed)
     with bars() as progress:
         source = _motion(options, counting(progress, "motion"))
         filming.film(source, options.out, order, processes=options.processes, progress=counting(progress, "filming"))
@@ -155,7 +159,7 @@ def _motion(options: Film, progress: Any) -> str:
     """The data set whose truth is filmed: the source itself, or one that is made of it in OUT/motion."""
     source, made = options.source, str(Path(options.out, "motion"))
     if source == "bundled":
-        build_demo(made, seed=options.seed)
+        build_demo(made, seed=options.seed, durations=(1.0,))
         return made
     if bf.exists(bf.join(source, "dataset.json")):
         return source

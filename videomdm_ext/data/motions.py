@@ -290,15 +290,17 @@ def build_demo(
     seed: int = 0,
     views: int = VIEWS,
     fast: bool = False,
+    durations: Sequence[float] = DURATIONS,
     lifter: str = "synthetic",
     optics: Optics | None = None,
 ) -> Card:
     """Make the demo's data set in a folder; the same arguments make the same files. -> its card.
 
-    `fast` leaves out all but the recorded pace and one view. The lifter is looked up among the registered ones.
+    `durations` are factors of the recorded one; `fast` leaves out all but that and one view. The lifter is looked up
+    among the registered ones.
     """
     files.check_writable(path)
-    optics, durations = optics or Optics(), (1.0,) if fast else DURATIONS
+    optics, durations = optics or Optics(), (1.0,) if fast else tuple(durations)
     views = 1 if fast else views
     model = find_lifter(lifter, seed, SMPL22)
     splits: dict[str, list[Clip]] = {"train": [], "test": []}

@@ -41,10 +41,12 @@ FILMS_A_PROCESS = 12
 
 @dataclass(frozen=True)
 class Order:
-    """How films are made: width and height and the least and the greatest height of the person, pixels."""
+    """How films are made: width and height and the least and the greatest height of the person, pixels; the share of
+    films whose camera moves."""
 
     size: tuple[int, int] = (640, 480)
     height: tuple[float, float] = (100.0, 400.0)
+    moving: float = 0.25
     seed: int = 0
 
 
@@ -95,7 +97,7 @@ def film_clip(source: str, folder: str, clip_id: str, split: str, order: Order) 
     times = np.arange(int((len(truth) - 1) / clip.fps * rate + 1e-6) + 1) / rate
     positions = positions_at(truth, clip.fps, times).float()
     person = body.build_body(scenes.draw_shape(draw))
-    camera = scenes.draw_camera(positions, order.size, order.height, draw)
+    camera = scenes.draw_camera(positions, order.size, order.height, draw, moving=order.moving)
     colours, light = scenes.draw_clothes(person, draw), scenes.draw_light(draw)
     room = scenes.draw_room(positions, camera, draw)
     drawn = stage.Stage(order.size, room, light, person.faces.numpy(), colours)

@@ -66,18 +66,20 @@ def draw_shape(draw: Draw) -> Mapping[str, float]:
     return {name: draw.number(*ranges.get(name, (0.35, 0.65))) for name in SHAPES}
 
 
-def draw_camera(positions: Tensor, size: tuple[int, int], height: tuple[float, float], draw: Draw) -> Camera:
+def draw_camera(
+    positions: Tensor, size: tuple[int, int], height: tuple[float, float], draw: Draw, *, moving: float = 0.25
+) -> Camera:
     """A camera on an orbit about the motion [T, 22, 3], level, which sees all joints in every frame.
 
-    The person is `height` pixels tall, from least to most, or less where the motion would leave the picture. One of
-    four cameras moves: it goes slowly round, up or down, and keeps the person in view.
+    The person is `height` pixels tall, from least to most, or less where the motion would leave the picture. A share
+    `moving` of the cameras goes slowly round, up or down, and keeps the person in view.
     """
     focal = draw.number(0.7, 1.2) * max(size)
     tall = float((positions[..., 1].amax(-1) - positions[..., 1].amin(-1)).median().clamp_min(1.0))
     pixels = math.exp(draw.number(math.log(height[0]), math.log(height[1])))
     distance = focal * tall / pixels
     azimuth, elevation = draw.number(-math.pi, math.pi), math.radians(draw.number(-3.0, 22.0))
-    moves = draw.chance(0.25)
+    moves = draw.chance(moving)
     swing = math.radians(draw.number(8.0, 25.0)) * draw.among((-1.0, 1.0)) if moves else 0.0
     rise = math.radians(draw.number(-4.0, 4.0)) if moves else 0.0
     corners = positions.reshape(-1, 3)
