@@ -8,6 +8,11 @@ import numpy as np
 from clips import motion
 from PIL import Image, ImageDraw
 
+from videomdm_ext.data import files
+from videomdm_ext.data.film.filming import FilmImporter
+from videomdm_ext.data.folder import read_card, read_clip
+from videomdm_ext.data.importing import run_import
+from videomdm_ext.data.sources.base import ImportOptions
 from videomdm_ext.motion.skeletons import SMPL22
 
 SIZE, FOCAL, FPS = (320, 240), 300.0, 25.0
@@ -116,3 +121,31 @@ def write_source(root, films: dict[str, Film]):
         write_detections(found / f"{name}.npz", one)
     captions.write_text("".join(f"{name}\ta person moves.\n" for name in films), encoding="utf-8")
     return videos, found, captions
+
+
+def write_film_set(root, *, moves=False):
+    """A film of known motion below ROOT/films and the data set of it in ROOT/out. -> its card and its clip"""
+    one = film("walk")
+    videos, found = root / "films", root / "found"
+    videos.mkdir()
+    found.mkdir()
+    write_gif(videos / "clip.gif", one)
+    write_detections(found / "clip.npz", one)
+    (videos / "captions.tsv").write_text("clip\ta person walks.\n", encoding="utf-8")
+    source = motion("walk").float()
+    extrinsics = np.concatenate([one.rotation, one.translation[:, None]], 1).astype(np.float32)
+    shown = {
+        "positions": source.numpy(),
+        "fps": 20.0,
+        "film_fps": 25.0,
+        "extrinsics": np.broadcast_to(extrinsics, (len(one.times), 3, 4)),
+        "focal": FOCAL,
+        "moves": float(moves),
+        "split": 0.0,
+    }
+    arrays = {name: np.array(value, np.float32) for name, value in shown.items()}
+    files.write_bytes(str(videos / "clip.npz"), files.arrays_bytes(arrays))
+    made = FilmImporter(str(videos), ImportOptions(extra={"detections": str(found), "format": "blazepose"}))
+    run_import(made, str(root / "out"))
+    card = read_card(str(root / "out"))
+    return card, read_clip(str(root / "out"), card, "clip_0")

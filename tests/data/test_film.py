@@ -6,19 +6,15 @@ import math
 import numpy as np
 import pytest
 import torch
-from filmed import FOCAL, SIZE, film, write_detections, write_gif
+from filmed import FOCAL, SIZE, write_film_set
 
 from videomdm_ext.cli.main import main
-from videomdm_ext.data import files
 from videomdm_ext.data.film.body import HEADS, SEGMENTS, Body, build_body
-from videomdm_ext.data.film.filming import FilmImporter, Shown, positions_at
+from videomdm_ext.data.film.filming import Shown, positions_at
 from videomdm_ext.data.film.scenes import MARGIN, Draw, draw_camera, draw_light, draw_room
 from videomdm_ext.data.film.stage import Stage, _view
-from videomdm_ext.data.folder import read_card, read_clip
-from videomdm_ext.data.importing import run_import
 from videomdm_ext.data.motions import load_motions, own_generator
 from videomdm_ext.data.refined import detector_error
-from videomdm_ext.data.sources.base import ImportOptions
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.cameras import project
 from videomdm_ext.motion.features import decode
@@ -117,36 +113,8 @@ def test_motion_between_frames_is_smooth_and_exact_at_frames():
     assert fine.diff(n=2, dim=0).abs().max() < 2.0 * positions.diff(n=2, dim=0).abs().max() / 100.0
 
 
-def filmed(root, *, moves=False, noise=0.0, late=0.0):
-    """A folder of one film with what it shows, and detections of it, `late` seconds."""
-    one = film("walk", noise=noise)
-    videos, found = root / "films", root / "found"
-    videos.mkdir()
-    found.mkdir()
-    write_gif(videos / "clip.gif", one)
-    write_detections(found / "clip.npz", one)
-    (videos / "captions.tsv").write_text("clip\ta person walks.\n", encoding="utf-8")
-    source = walk(10_000).float()
-    extrinsics = np.concatenate([one.rotation, one.translation[:, None]], 1).astype(np.float32)
-    shown = {
-        "positions": source.numpy(),
-        "fps": 20.0,
-        "film_fps": 25.0,
-        "extrinsics": np.broadcast_to(extrinsics, (len(one.times), 3, 4)),
-        "focal": FOCAL,
-        "moves": float(moves),
-        "split": 0.0,
-    }
-    arrays = {name: np.array(value, np.float32) for name, value in shown.items()}
-    files.write_bytes(str(videos / "clip.npz"), files.arrays_bytes(arrays))
-    made = FilmImporter(str(videos), ImportOptions(extra={"detections": str(found), "format": "blazepose"}))
-    run_import(made, str(root / "out"))
-    card = read_card(str(root / "out"))
-    return card, read_clip(str(root / "out"), card, "clip_0")
-
-
 def test_a_film_gives_detected_keypoints_a_lifted_motion_and_the_exact_truth_of_the_same_moments(tmp_path):
-    card, clip = filmed(tmp_path)
+    card, clip = write_film_set(tmp_path)
     assert clip.truth is not None
     assert clip.intrinsics[0, 0] == pytest.approx(FOCAL)
     assert clip.image_size == SIZE
@@ -161,13 +129,13 @@ def test_a_film_gives_detected_keypoints_a_lifted_motion_and_the_exact_truth_of_
 
 
 def test_a_camera_that_moves_is_one_a_frame_in_the_set(tmp_path):
-    _, clip = filmed(tmp_path, moves=True)
+    _, clip = write_film_set(tmp_path, moves=True)
     assert clip.truth_extrinsics.shape == (clip.length, 3, 4)
     assert clip.extrinsics.shape == (clip.length, 3, 4)
 
 
 def test_errors_of_the_detector_are_measured_where_a_truth_is(tmp_path):
-    _, clip = filmed(tmp_path)
+    _, clip = write_film_set(tmp_path)
     shifted = clip.keypoints + np.float32(0.01)
     moved = detector_error([dataclasses.replace(clip, keypoints=shifted)])
     assert moved["median"] == pytest.approx(0.01 * math.sqrt(2), rel=0.25)

@@ -17,6 +17,7 @@ from videomdm_ext.bench.video_demo import run_video_demo, table
 from videomdm_ext.cli.benchmarking import show, text_choice
 from videomdm_ext.cli.console import bars, by_name, console, counting, lifter_summary, parse, quoted, say_refined, take
 from videomdm_ext.data.files import check_writable
+from videomdm_ext.data.film.bundled import build_film_demo
 from videomdm_ext.data.folder import Card, read_card
 from videomdm_ext.data.motions import build_demo
 from videomdm_ext.data.refined import make_refined
@@ -66,13 +67,13 @@ def demo(words: Sequence[str]) -> int:
     out = options.out or Path("runs/demo-fast" if options.fast else "runs/demo")
     check_writable(str(out))
     features = text_choice(plan.text_features)
-    console.print("[bold]1/4[/] real motion, seen by cameras and lifted with errors")
+    console.print("[bold]1/4[/] real motion, filmed; its keypoints and 3D as MediaPipe found them")
     card = _demo_data(out / "data", options.fast)
     console.print(f"    {card.counts} clips; the lifter is off by {lifter_summary(card)}")
     plan = dataclasses.replace(plan, clips=str(out / "data"), content=card.content_hash, text_features=features)
     with bars() as progress:
         made = Bench(plan, out, options.workers, ["videomdm", "demo", *words], by_name(progress))
-        console.print("[bold]2/4[/] the 2D arm's teacher, refined on the rays of its keypoints")
+        console.print("[bold]2/4[/] teachers: the lifted motion, and where an arm asks for it, refined")
         made.prepare()
         say_refined(plan.clips)
         console.print(f"[bold]3/4[/] {len(plan.runs())} trainings of {plan.steps} steps, {options.workers} at a time")
@@ -107,7 +108,7 @@ def _demo_data(data: Path, fast: bool) -> Card:
             )
         return card
     with console.status("making the data set"):
-        return build_demo(str(data), fast=fast)
+        return build_film_demo(str(data), fast=fast)
 
 
 @dataclass(frozen=True)
@@ -116,10 +117,12 @@ class MakeDemo:
 
     out: Path = Path("runs/demo/data")
     """Folder of the data set."""
+    synthetic: bool = False
+    """Cameras, a detector and a lifter of our own making, in place of the films and what MediaPipe saw in them."""
     seed: int = 0
-    """Seed of cameras, detector and lifter."""
+    """Seed of cameras, detector and lifter, with --synthetic."""
     views: int = 2
-    """Cameras a variant of a motion."""
+    """Cameras a variant of a motion, with --synthetic."""
     fast: bool = False
     """One view and the recorded pace only."""
 
@@ -127,7 +130,14 @@ class MakeDemo:
 def make_demo(words: Sequence[str]) -> int:
     """The demo's data set."""
     options = parse(MakeDemo, "data make-demo", words)
-    card = build_demo(str(options.out), seed=options.seed, views=options.views, fast=options.fast)
+    if not options.synthetic and (options.seed, options.views) != (0, 2):
+        raise ConfigError("--seed, --views: expected --synthetic with them, found none: the films are made. Add it.")
+    out, fast = str(options.out), options.fast
+    card = (
+        build_demo(out, seed=options.seed, views=options.views, fast=fast)
+        if options.synthetic
+        else build_film_demo(out, fast=fast)
+    )
     console.print(f"{options.out}: {card.counts} clips, content {card.content_hash[:12]}; {lifter_summary(card)}")
     console.print(f"Next: videomdm train --arm 2d --clips {quoted(options.out)} --save_dir runs/2d")
     return 0

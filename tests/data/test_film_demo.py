@@ -1,0 +1,115 @@
+"""The demo's films: what MediaPipe saw of bundled motion, with the truth of the same moments."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from filmed import write_film_set
+
+from videomdm_ext.cli.main import main
+from videomdm_ext.data.film import bundled
+from videomdm_ext.data.film.bundled import BUNDLED, build_film_demo, paced, pack
+from videomdm_ext.data.folder import content_hash, read_card, read_folder, read_ids
+from videomdm_ext.data.motions import FPS, HELD_OUT
+from videomdm_ext.geometry.cameras import project, to_camera
+from videomdm_ext.motion.features import decode
+from videomdm_ext.motion.skeletons import SMPL22
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    path = str(tmp_path_factory.mktemp("film") / "data")
+    return path, build_film_demo(path)
+
+
+def in_camera(features, camera):
+    return to_camera(decode(torch.from_numpy(features), SMPL22), torch.from_numpy(camera).reshape(-1, 3, 4))
+
+
+def test_the_demo_holds_a_real_detectors_and_a_real_lifters_errors(demo):
+    path, card = demo
+    assert card.lifter == "mediapipe"
+    assert 0.04 < card.lifter_error["pa_mpjpe"] < 0.12
+    assert 0.002 < card.detector_error["median"] < 0.02
+    assert card.detector_error["q99"] > 3 * card.detector_error["median"]
+    assert card.counts["train"] >= 100
+    assert card.counts["test"] >= 20
+    assert BUNDLED.stat().st_size < 500_000
+    assert {i.split("_m")[0] for i in read_ids(path, "test")} <= set(HELD_OUT)
+    assert not {i.split("_m")[0] for i in read_ids(path, "train")} & set(HELD_OUT)
+
+
+def test_truth_and_keypoints_are_of_the_same_moments_and_sides_at_every_pace(demo):
+    path, _ = demo
+    _, clips = read_folder(path, "train")
+    for ending in ("_s85", "_s100", "_s118"):
+        off = []
+        for clip in (clip for clip in clips if clip.id.endswith(ending)):
+            points, _ = project(
+                decode(torch.from_numpy(clip.truth), SMPL22), torch.from_numpy(clip.truth_extrinsics).unsqueeze(0)
+            )
+            error = np.linalg.norm(clip.keypoints - points.numpy(), axis=-1)
+            late = np.linalg.norm(clip.keypoints[8:] - points.numpy()[:-8], axis=-1)
+            off.append((np.median(error), np.median(late)))
+        near, later = np.median(off, axis=0)
+        assert near < 0.02
+        assert later > 1.3 * near
+
+
+def test_the_lifted_motion_stands_where_the_person_stands(demo):
+    path, _ = demo
+    for clip in read_folder(path, "test")[1]:
+        lifted, truth = in_camera(clip.teacher, clip.extrinsics), in_camera(clip.truth, clip.truth_extrinsics)
+        assert (lifted[:, 0] - truth[:, 0]).norm(dim=-1).median() < 1.5
+        points = lifted[..., :2] / lifted[..., 2:]
+        assert np.median(np.linalg.norm(points.numpy() - clip.keypoints, axis=-1)) < 0.03
+
+
+def test_the_same_set_is_made_each_time_and_a_fast_one_is_a_part_of_it(demo, tmp_path):
+    path, card = demo
+    again = build_film_demo(str(tmp_path / "again"))
+    assert again == card
+    fast = build_film_demo(str(tmp_path / "fast"), fast=True)
+    ids = [i for split in ("train", "test") for i in read_ids(str(tmp_path / "fast"), split)]
+    assert all(i.endswith("_s100") and "_v0_" in i for i in ids)
+    assert content_hash(str(tmp_path / "fast"), fast, ids) == content_hash(path, card, ids)
+
+
+def test_a_slower_clip_moves_as_much_in_more_frames():
+    _, one = next(iter(bundled._recordings(fast=True)))
+    slow = paced(dataclasses.replace(one, id=one.id.removesuffix("_s100")), 1.18)
+    assert slow.id.endswith("_s118")
+    assert (
+        len(slow.keypoints) == len(slow.truth) == len(slow.lifted) == 1 + math.floor((len(one.truth) - 1) * 1.18 + 1e-6)
+    )
+    assert (slow.truth[0] - one.truth[0]).norm() < 1e-5
+    assert (slow.truth[-1] - one.truth[-1]).norm() < 0.2
+    assert slow.fps == FPS
+
+
+def test_the_bundle_is_what_packing_a_film_set_gives(tmp_path):
+    write_film_set(tmp_path)
+    (tmp_path / "films").rename(tmp_path / "out" / "films")
+    facts = {"videos": {"clip": {"clips": {"clip_0": {"frames": 40, "start": 0.0}}}}}
+    (tmp_path / "out" / "videos.json").write_text(json.dumps(facts))
+    (tmp_path / "film.npz").write_bytes(pack(str(tmp_path / "out")))
+    clip = read_folder(str(tmp_path / "out"), "train")[1][0]
+    with np.load(tmp_path / "film.npz") as stored:
+        keypoints = np.cumsum(stored["clip.keypoints"], 0) * 1e-4
+        lifted = np.cumsum(stored["clip.lifted"], 0) * 5e-4
+        assert np.abs(keypoints - clip.keypoints).max() <= 0.51e-4
+        assert np.abs(lifted - decode(torch.from_numpy(clip.teacher), SMPL22).numpy()).max() <= 2.6e-4
+        assert np.allclose(stored["clip.cameras"][0], clip.extrinsics)
+    assert read_card(str(tmp_path / "out")).lifter == "mediapipe"
+
+
+def test_a_seed_of_the_films_is_refused_and_one_of_our_own_cameras_is_not(tmp_path, capsys):
+    words = ["data", "make-demo", "--out", str(tmp_path / "set"), "--fast", "--seed", "3"]
+    assert main(words) == 1
+    assert "--synthetic" in capsys.readouterr().err
+    assert not (tmp_path / "set").exists()
+    assert main([*words, "--synthetic"]) == 0
+    assert read_card(str(tmp_path / "set")).lifter == "synthetic"

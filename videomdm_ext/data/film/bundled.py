@@ -1,0 +1,154 @@
+"""The demo's data set: bundled real motion, filmed once, with what MediaPipe saw in the films and made of it.
+
+The detections are a file of the package, so nothing is rendered or watched here. `docs/make_demo_film.py` makes it of a
+set of `videomdm data film bundled --moving 0`. The truth is the bundled motion at the same moments.
+"""
+
+import dataclasses
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from videomdm_ext.data import files
+from videomdm_ext.data.clip import Clip, Recording, to_clip
+from videomdm_ext.data.film.filming import Shown, positions_at
+from videomdm_ext.data.folder import SPLITS, Card, read_card, read_folder, write_folder
+from videomdm_ext.data.motions import (
+    DURATIONS,
+    FPS,
+    HELD_OUT,
+    LICENCE,
+    SOURCES,
+    VIEWS,
+    Motion,
+    frames_at,
+    load_motions,
+    resample,
+    variants,
+    window,
+    with_pace,
+)
+from videomdm_ext.data.refined import detector_error, measured_error
+from videomdm_ext.motion.features import decode
+from videomdm_ext.motion.kinematics import canonicalise
+from videomdm_ext.motion.skeletons import SMPL22
+
+BUNDLED = Path(__file__).parents[1] / "bundled" / "film.npz"
+STEPS = {"keypoints": 1e-4, "confidence": 1 / 255, "lifted": 5e-4}
+"""Steps in which keypoints (normalised plane), confidence and lifted joints (m) are kept."""
+SHORTEST = 24
+"""Frames of a filmed clip that the demo takes."""
+
+
+def pack(folder: str) -> bytes:
+    """The bundle of a film set's folder; each film gives its longest clip. DatasetError where it is no such set."""
+    card = read_card(folder)
+    videos = files.read_json(f"{folder}/videos.json")["videos"]
+    clips = {clip.id: clip for split in SPLITS if card.counts.get(split) for clip in read_folder(folder, split)[1]}
+    arrays: dict[str, np.ndarray] = {}
+    for name, video in sorted(videos.items()):
+        found = [(place["frames"], clip_id) for clip_id, place in video["clips"].items() if clip_id in clips]
+        if not found or max(found)[0] < SHORTEST:
+            continue
+        clip, place = clips[max(found)[1]], video["clips"][max(found)[1]]
+        rows = {"keypoints": clip.keypoints, "confidence": clip.confidence}
+        rows["lifted"] = decode(torch.from_numpy(clip.teacher), SMPL22).numpy()
+        for key, values in rows.items():
+            whole = np.rint(np.nan_to_num(values) / STEPS[key]).astype(np.int32)
+            arrays[f"{name}.{key}"] = np.diff(whole, axis=0, prepend=0).astype(np.int16)
+        true = Shown.of(f"{folder}/films/{name}.npz").extrinsics[0].numpy()
+        arrays[f"{name}.cameras"] = np.stack([clip.extrinsics, true]).astype(np.float32)
+        assert clip.intrinsics is not None
+        assert clip.image_size is not None
+        lens = (place["start"], clip.intrinsics[0, 0], *clip.image_size)
+        arrays[f"{name}.lens"] = np.array(lens, np.float32)
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
+    return content.getvalue()
+
+
+def build_film_demo(path: str, *, fast: bool = False) -> Card:
+    """Make the demo's data set in a folder; the same each time. -> its card.
+
+    Each film is used at its own pace, and slowed and quickened as a player does; `fast` takes one film a motion, at its
+    own pace.
+    """
+    files.check_writable(path)
+    splits: dict[str, list[Clip]] = {"train": [], "test": []}
+    for motion, recording in _recordings(fast):
+        splits["test" if motion.name in HELD_OUT else "train"].append(to_clip(recording))
+    whole = [clip for clips in splits.values() for clip in clips]
+    card = Card(
+        name="demo",
+        skeleton=SMPL22.name,
+        fps=float(FPS),
+        lifter="mediapipe",
+        licence=LICENCE,
+        sources=(*SOURCES, "filmed with Anny's body (CC0), watched by MediaPipe 0.10.14"),
+        lifter_error={name: round(value, 5) for name, value in measured_error(whole, whole).items()},
+        detector_error=detector_error(whole),
+        recipe={"film": True, "views": 1 if fast else VIEWS, "durations": (1.0,) if fast else DURATIONS},
+    )
+    return write_folder(path, splits, card)
+
+
+def _recordings(fast: bool) -> Iterator[tuple[Motion, Recording]]:
+    content = files.read_bytes(str(BUNDLED))
+    found = files.arrays_from(content, str(BUNDLED), needed=())
+    for motion in load_motions():
+        for name, variant in variants(motion, (1.0,)):
+            for view in range(1 if fast else VIEWS):
+                if f"{name}_v{view}.lens" in found:
+                    positions = torch.from_numpy(variant.positions[window(len(variant.positions), view, VIEWS)])
+                    one = _recording(f"{name}_v{view}", variant, positions, found)
+                    for factor in (1.0,) if fast else DURATIONS:
+                        yield motion, paced(one, factor)
+
+
+def _recording(name: str, motion: Motion, positions: Tensor, found: dict[str, files.Array]) -> Recording:
+    """What the bundle has of one film of positions [T, 22, 3], with the truth at the same moments."""
+    seen = {key: np.cumsum(found[f"{name}.{key}"], axis=0, dtype=np.float64) * step for key, step in STEPS.items()}
+    keypoints, confidence, lifted = (torch.from_numpy(values).float() for values in seen.values())
+    start, focal, width, height = found[f"{name}.lens"].tolist()
+    world = canonicalise(positions, SMPL22)[0][:-1]
+    times = start + np.arange(len(lifted)) / FPS
+    estimated, true = torch.from_numpy(found[f"{name}.cameras"])
+    return Recording(
+        id=name,
+        texts=motion.captions,
+        fps=float(FPS),
+        skeleton=SMPL22,
+        keypoints=keypoints,
+        confidence=confidence,
+        extrinsics=estimated,
+        lifted=lifted,
+        truth=positions_at(world.double(), float(FPS), times).float(),
+        truth_extrinsics=true,
+        intrinsics=torch.tensor(((focal, 0.0, width / 2), (0.0, focal, height / 2), (0.0, 0.0, 1.0))),
+        image_size=(round(width), round(height)),
+        source=name,
+    )
+
+
+def paced(recording: Recording, factor: float) -> Recording:
+    """The recording as a player shows it that takes `factor` times as long; its id ends in _s85, _s100 or the like."""
+    name = f"{recording.id}_s{round(100 * factor)}"
+    if factor == 1.0:
+        return dataclasses.replace(recording, id=name)
+    frames = frames_at(len(recording.keypoints), recording.fps, recording.fps * factor)
+    assert recording.lifted is not None
+    assert recording.truth is not None
+    times = frames.numpy() / recording.fps
+    return dataclasses.replace(
+        recording,
+        id=name,
+        texts=tuple(with_pace(text, factor) for text in recording.texts),
+        keypoints=resample(recording.keypoints, frames),
+        confidence=resample(recording.confidence, frames),
+        lifted=positions_at(recording.lifted.double(), recording.fps, times).float(),
+        truth=positions_at(recording.truth.double(), recording.fps, times).float(),
+    )
