@@ -86,7 +86,7 @@ def test_a_slower_clip_moves_as_much_in_more_frames():
         len(slow.keypoints) == len(slow.truth) == len(slow.lifted) == 1 + math.floor((len(one.truth) - 1) * 1.18 + 1e-6)
     )
     assert (slow.truth[0] - one.truth[0]).norm() < 1e-5
-    assert (slow.truth[-1] - one.truth[-1]).norm() < 0.2
+    assert (slow.truth[-1] - one.truth[-1]).norm(dim=-1).max() < 0.5  # within a frame of a backflip
     assert slow.fps == FPS
 
 
@@ -98,11 +98,11 @@ def test_the_bundle_is_what_packing_a_film_set_gives(tmp_path):
     (tmp_path / "film.npz").write_bytes(pack(str(tmp_path / "out")))
     clip = read_folder(str(tmp_path / "out"), "train")[1][0]
     with np.load(tmp_path / "film.npz") as stored:
-        keypoints = np.cumsum(stored["clip.keypoints"], 0) * 1e-4
-        lifted = np.cumsum(stored["clip.lifted"], 0) * 5e-4
-        assert np.abs(keypoints - clip.keypoints).max() <= 0.51e-4
-        assert np.abs(lifted - decode(torch.from_numpy(clip.teacher), SMPL22).numpy()).max() <= 2.6e-4
-        assert np.allclose(stored["clip.cameras"][0], clip.extrinsics)
+        keypoints = np.cumsum(stored["keypoints"], 0) * 2e-4
+        lifted = np.cumsum(stored["lifted"], 0) * 1e-3
+        assert np.abs(keypoints - clip.keypoints).max() <= 1.01e-4
+        assert np.abs(lifted - decode(torch.from_numpy(clip.teacher), SMPL22).numpy()).max() <= 5.1e-4
+        assert np.allclose(stored["cameras"][0, 0], clip.extrinsics)
     assert read_card(str(tmp_path / "out")).lifter == "mediapipe"
 
 

@@ -55,7 +55,7 @@ class Gaussian:
     keypoint: float = 0.01
     acceleration: float = 0.025
     bone: float = math.inf
-    tremble: float = 0.02
+    tremble: float = math.inf
 
 
 class Decoding:

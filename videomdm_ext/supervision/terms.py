@@ -18,7 +18,7 @@ from videomdm_ext.geometry.cameras import image_points, to_camera
 from videomdm_ext.motion.features import FeatureSpace, channel_validity, channels, decode, redundant
 from videomdm_ext.motion.kinematics import bone_lengths
 from videomdm_ext.supervision.observation import Observation
-from videomdm_ext.supervision.posterior import posterior_target
+from videomdm_ext.supervision.posterior import Gaussian, posterior_target
 from videomdm_ext.supervision.targets import ray_target
 
 
@@ -138,6 +138,8 @@ class Term:
 
 BLIND = 0.03
 """alpha_bar under which x_t shows next to nothing of x_0: timesteps from 44 of 50 with the cosine schedule."""
+KNOWN = Gaussian(tremble=0.02)
+"""What the term `posterior` knows beside the keypoints."""
 TERMS: dict[str, Term] = {}
 """The terms of this package by name."""
 
@@ -197,7 +199,9 @@ def posterior(step: Step) -> Tensor:
     blind = step.alpha_bar < BLIND
     start = torch.where(blind[:, None, None, None], step.x_start, step.x.detach())
     precision = torch.where(blind, 1.0, 1.0 / (1.0 - step.alpha_bar).clamp_min(0.02))[:, None, None]
-    target = posterior_target(start, step.observation, step.space, precision, teacher=step.x_start, nearest=step.near)
+    target = posterior_target(
+        start, step.observation, step.space, precision, known=KNOWN, teacher=step.x_start, nearest=step.near
+    )
     return step.distance(target, torch.ones_like(step.space.mean, dtype=torch.bool))
 
 

@@ -6,11 +6,13 @@ set of `videomdm data film bundled --moving 0`. The truth is the bundled motion 
 
 import dataclasses
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from videomdm_ext.data import files
@@ -37,8 +39,9 @@ from videomdm_ext.motion.features import decode
 from videomdm_ext.motion.kinematics import canonicalise
 from videomdm_ext.motion.skeletons import SMPL22
 
+Numbers = NDArray[Any]
 BUNDLED = Path(__file__).parents[1] / "bundled" / "film.npz"
-STEPS = {"keypoints": 1e-4, "confidence": 1 / 255, "lifted": 5e-4}
+STEPS = {"keypoints": 2e-4, "confidence": 1 / 100, "lifted": 1e-3}
 """Steps in which keypoints (normalised plane), confidence and lifted joints (m) are kept."""
 SHORTEST = 24
 """Frames of a filmed clip that the demo takes."""
@@ -49,25 +52,28 @@ def pack(folder: str) -> bytes:
     card = read_card(folder)
     videos = files.read_json(f"{folder}/videos.json")["videos"]
     clips = {clip.id: clip for split in SPLITS if card.counts.get(split) for clip in read_folder(folder, split)[1]}
-    arrays: dict[str, np.ndarray] = {}
+    names = []
+    rows: dict[str, list[Numbers]] = {key: [] for key in (*STEPS, "cameras", "lens")}
     for name, video in sorted(videos.items()):
         found = [(place["frames"], clip_id) for clip_id, place in video["clips"].items() if clip_id in clips]
         if not found or max(found)[0] < SHORTEST:
             continue
         clip, place = clips[max(found)[1]], video["clips"][max(found)[1]]
-        rows = {"keypoints": clip.keypoints, "confidence": clip.confidence}
-        rows["lifted"] = decode(torch.from_numpy(clip.teacher), SMPL22).numpy()
-        for key, values in rows.items():
-            whole = np.rint(np.nan_to_num(values) / STEPS[key]).astype(np.int32)
-            arrays[f"{name}.{key}"] = np.diff(whole, axis=0, prepend=0).astype(np.int16)
-        true = Shown.of(f"{folder}/films/{name}.npz").extrinsics[0].numpy()
-        arrays[f"{name}.cameras"] = np.stack([clip.extrinsics, true]).astype(np.float32)
         assert clip.intrinsics is not None
         assert clip.image_size is not None
-        lens = (place["start"], clip.intrinsics[0, 0], *clip.image_size)
-        arrays[f"{name}.lens"] = np.array(lens, np.float32)
+        lifted = decode(torch.from_numpy(clip.teacher), SMPL22).numpy()
+        for key, values in zip(STEPS, (clip.keypoints, clip.confidence, lifted), strict=True):
+            whole = np.rint(np.nan_to_num(values) / STEPS[key]).astype(np.int32)
+            rows[key].append(np.diff(whole, axis=0, prepend=0).astype(np.int16))
+        true = Shown.of(f"{folder}/films/{name}.npz").extrinsics[0].numpy()
+        rows["cameras"].append(np.stack([clip.extrinsics, true])[None].astype(np.float32))
+        rows["lens"].append(
+            np.array([(clip.length, place["start"], clip.intrinsics[0, 0], *clip.image_size)], np.float32)
+        )
+        names.append(name)
     content = io.BytesIO()
-    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
+    arrays = {key: np.concatenate(values) for key, values in rows.items()}
+    np.savez_compressed(content, allow_pickle=False, names=np.array(names), **arrays)
     return content.getvalue()
 
 
@@ -98,25 +104,33 @@ def build_film_demo(path: str, *, fast: bool = False) -> Card:
 
 def _recordings(fast: bool) -> Iterator[tuple[Motion, Recording]]:
     content = files.read_bytes(str(BUNDLED))
-    found = files.arrays_from(content, str(BUNDLED), needed=())
+    names = files.texts_from(content, str(BUNDLED), ("names",))["names"].tolist()
+    found = files.arrays_from(content, str(BUNDLED), needed=(*STEPS, "cameras", "lens"), optional=())
+    ends = np.cumsum(found["lens"][:, 0]).astype(int)
+    places = {
+        name: (number, slice(ends[number - 1] if number else 0, ends[number])) for number, name in enumerate(names)
+    }
     for motion in load_motions():
         for name, variant in variants(motion, (1.0,)):
             for view in range(1 if fast else VIEWS):
-                if f"{name}_v{view}.lens" in found:
+                if f"{name}_v{view}" in places:
+                    number, rows = places[f"{name}_v{view}"]
+                    seen = [np.cumsum(found[key][rows], axis=0, dtype=np.float64) * step for key, step in STEPS.items()]
                     positions = torch.from_numpy(variant.positions[window(len(variant.positions), view, VIEWS)])
-                    one = _recording(f"{name}_v{view}", variant, positions, found)
+                    cameras, lens = torch.from_numpy(found["cameras"][number]), found["lens"][number].tolist()
+                    one = _recording(f"{name}_v{view}", variant, positions, seen, cameras, lens)
                     for factor in (1.0,) if fast else DURATIONS:
                         yield motion, paced(one, factor)
 
 
-def _recording(name: str, motion: Motion, positions: Tensor, found: dict[str, files.Array]) -> Recording:
+def _recording(
+    name: str, motion: Motion, positions: Tensor, seen: Sequence[Numbers], cameras: Tensor, lens: Sequence[float]
+) -> Recording:
     """What the bundle has of one film of positions [T, 22, 3], with the truth at the same moments."""
-    seen = {key: np.cumsum(found[f"{name}.{key}"], axis=0, dtype=np.float64) * step for key, step in STEPS.items()}
-    keypoints, confidence, lifted = (torch.from_numpy(values).float() for values in seen.values())
-    start, focal, width, height = found[f"{name}.lens"].tolist()
+    keypoints, confidence, lifted = (torch.from_numpy(values).float() for values in seen)
+    _, start, focal, width, height = lens
     world = canonicalise(positions, SMPL22)[0][:-1]
     times = start + np.arange(len(lifted)) / FPS
-    estimated, true = torch.from_numpy(found[f"{name}.cameras"])
     return Recording(
         id=name,
         texts=motion.captions,
@@ -124,10 +138,10 @@ def _recording(name: str, motion: Motion, positions: Tensor, found: dict[str, fi
         skeleton=SMPL22,
         keypoints=keypoints,
         confidence=confidence,
-        extrinsics=estimated,
+        extrinsics=cameras[0],
         lifted=lifted,
         truth=positions_at(world.double(), float(FPS), times).float(),
-        truth_extrinsics=true,
+        truth_extrinsics=cameras[1],
         intrinsics=torch.tensor(((focal, 0.0, width / 2), (0.0, focal, height / 2), (0.0, 0.0, 1.0))),
         image_size=(round(width), round(height)),
         source=name,
