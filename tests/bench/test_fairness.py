@@ -96,7 +96,7 @@ def test_a_folder_trained_with_these_arguments_goes_on_and_with_others_is_refuse
 
 
 def test_a_run_that_began_on_teachers_of_another_version_is_refused_and_one_that_did_not_begin_takes_the_new(tmp_path):
-    run = Run(a_plan("2d"), "2d", 0)
+    run = Run(a_plan("refined"), "refined", 0)
     fairness.check_teachers(run, tmp_path, "abc 3")
     fairness.note_teachers(run, tmp_path, "abc 2")
     fairness.check_teachers(run, tmp_path, "abc 3")

@@ -11,7 +11,7 @@ from clips import make_clip
 from videomdm_ext.data.folder import Card, read_card, read_folder, write_folder
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.inference import refresh as refreshing
-from videomdm_ext.inference.lift import off_rays, teacher_of, truth_of
+from videomdm_ext.inference.lift import teacher_of, truth_of
 from videomdm_ext.inference.refresh import refresh, refresh_folder
 from videomdm_ext.inference.sample import Trained
 
@@ -21,11 +21,12 @@ CLIPS = [make_clip(name=name) for name in ("dance_a", "walk", "jump")]
 
 @pytest.fixture
 def prior(monkeypatch):
-    """What the prior makes of a clip is its truth, times `factor` away from the camera and moved by `shift`."""
+    """What the prior makes of a clip is its truth, times `factor`, with all joints but the root moved by `shift`."""
     found = {"factor": 1.0, "shift": 0.0}
 
     def lift(trained, clips, how, progress=None):
-        shift = torch.tensor((found["shift"], 0.0, 0.0))
+        shift = torch.zeros(22, 3)
+        shift[1:, 0] = found["shift"]  # against the root
         return [found["factor"] * (truth_of(clip) + shift) for clip in clips]
 
     monkeypatch.setattr(refreshing, "lift", lift)
@@ -47,9 +48,10 @@ def test_the_teacher_is_the_priors_motion_at_the_size_of_the_old_one(prior, fact
     made, kept = refresh(TRAINED, CLIPS, CARD.heading)
     assert kept == []
     for old, new in zip(CLIPS, made, strict=True):
-        grown = teacher_of(new) / truth_of(old)
-        assert (grown - 1.1).abs().max() < 0.02  # make_clip's teachers are 1.1 times as large as the truth
-        assert off_rays(teacher_of(new), new) < 1e-3
+        truth, made = truth_of(old), teacher_of(new)
+        pose = 1.1 * (truth - truth[:, :1])  # make_clip's teachers are 1.1 times as large as the truth
+        assert (made - made[:, :1] - pose).norm(dim=-1).max() < 0.02
+        assert (made[:, 0] - teacher_of(old)[:, 0]).norm(dim=-1).max() < 1e-3
         assert np.array_equal(new.keypoints, old.keypoints)
         assert np.array_equal(new.truth, old.truth)
 

@@ -21,7 +21,9 @@ from videomdm_ext.errors import HostError
 from videomdm_ext.mdm import checkout
 
 CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
-TWO = ("--supervision", "2d", "--teacher", "lifted", "--crop_frames", "20", "--text_features", "words")
+TWO = (
+    "--supervision", "2d", "--loss", "reprojection", "--crop_frames", "20", "--text_features", "words"
+)  # fmt: skip
 SMALL = [
     "--layers", "1", "--latent_dim", "16", "--ff_size", "24", "--diffusion_steps", "50", "--batch_size", "3",
     "--use_ema", "--avg_model_beta", "0.9", "--lr", "1e-2", "--gradient_clip", "1", "--log_interval", "10",

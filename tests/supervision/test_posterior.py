@@ -242,3 +242,14 @@ def test_over_relaxation_makes_the_expectation_over_azimuth_the_whole_error():
         wanted = (truth - wrong)[0, 4:67]
         off = (moved - wanted).norm() / wanted.norm()
         assert off < 0.02 if share else off > 0.2
+
+
+def test_tremble_that_the_keypoints_do_not_confirm_is_calmed_and_a_motion_that_they_confirm_is_left_alone():
+    x, truth, seen, space = scene(frames=24, noise=0.5)
+    calm = Gaussian(tremble=0.05)
+    made = [decode(space.raw(posterior_target(x, seen, space, known=known)), SMPL22) for known in (Gaussian(), calm)]
+    trembles = [positions.diff(n=4, dim=1).abs().mean() for positions in made]
+    assert trembles[1] < 0.8 * trembles[0]
+    exact = posterior_target(truth, seen, space, known=calm)
+    exists = channel_validity(seen.valid, SMPL22).transpose(1, 2).unsqueeze(2)
+    assert torch.where(exists, truth - exact, 0.0).square().mean() < EXACT_LOSS

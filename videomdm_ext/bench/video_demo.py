@@ -29,7 +29,7 @@ from videomdm_ext.data import files
 from videomdm_ext.data.clip import Clip, crop
 from videomdm_ext.data.folder import Card, read_folder
 from videomdm_ext.data.importing import run_import
-from videomdm_ext.data.refined import read_refined
+from videomdm_ext.data.refined import is_made, make_refined, read_refined
 from videomdm_ext.data.sources.base import ImportOptions, Member
 from videomdm_ext.data.video.frames import Calibration, camera_of, open_video, read_calibration
 from videomdm_ext.data.video.importer import VideoImporter, Watching
@@ -235,6 +235,8 @@ def judge(plan: Plan, out: Path, importer: VideoImporter, truth: TrueMotion) -> 
 
     places = {clip_id: place for found in importer.found.values() for clip_id, place in found.clips.items()}
     card, clips = read_folder(plan.clips, "train")
+    if not is_made(plan.clips, card):
+        make_refined(plan.clips, card)
     refined = {clip.id: clip for clip in read_refined(plan.clips, card, clips)[0]}
     predicted = {run.arm: sampling.read_motions(run.samples(out))[0] for run in plan.runs()}
     rows: list[Row] = []

@@ -21,7 +21,7 @@ from videomdm_ext.motion.kinematics import HeadingRule, bone_lengths
 REFRESHING = Lifting(strength=0.5, start=0.5, draws=4, ddim=25)
 SHRUNK = 1.5
 """Factor of a clip's size, either way, by which the prior may change it before the lifted motion is kept."""
-WORSE = 1.25
+WORSE = 2.0
 """Factor of the distance from the keypoints' rays beyond which the lifted motion is kept."""
 TOGETHER = 16
 """Clips that are lifted before the first of them is written."""
@@ -36,14 +36,14 @@ def refresh(
 ) -> tuple[list[Clip], list[str]]:
     """Clips with what the prior makes of them as their teachers, and the ids of those that keep their own.
 
-    The size of each person stays that of the old teacher: positions are scaled about the camera, which no image sees.
-    A clip keeps its teacher where the prior changes its size by more than SHRUNK, or leaves the rays by WORSE.
+    The pose is the prior's, with the size and the path of the root of the old teacher, which was placed by the image. A
+    clip keeps its teacher where the prior changes its size by more than SHRUNK, or leaves the rays by WORSE.
     """
     made, kept = [], []
     for clip, motion in zip(clips, lift(trained, clips, how, progress=progress), strict=True):
         teacher = teacher_of(clip)
         size = float(_size(teacher, clip) / _size(motion, clip))
-        motion = motion * size
+        motion = teacher[:, :1] + size * (motion - motion[:, :1])
         if 1 / SHRUNK < size < SHRUNK and off_rays(motion, clip) < WORSE * off_rays(teacher, clip):
             made.append(replaced(clip, to_world(motion, cameras_of(clip.extrinsics)), rule))
         else:

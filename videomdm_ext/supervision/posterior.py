@@ -30,7 +30,7 @@ MOST_RELAXED = 4.0
 """Largest factor of over-relaxation: a camera that looks straight down sees no heights at all."""
 
 
-PLAUSIBLE = 0.06
+PLAUSIBLE = 0.15
 """m per frame^4: the fourth difference in time of a coordinate at 20 frames a second, 98 % of motion capture."""
 
 
@@ -140,7 +140,9 @@ class Rows:
         valid = observation.valid.to(positions.dtype).unsqueeze(-1)
         self.smooth = valid[:, 2:] * valid[:, 1:-1] * valid[:, :-2] / known.acceleration**2
         if math.isfinite(known.tremble) and valid.shape[1] > 4:
-            self._calm(positions, valid, known.tremble)
+            missed = (missed_u * depth * (points - observation.keypoints)[..., 0]).clamp(0.0, 1.0)
+            missed = missed.maximum((missed_v * depth * (points - observation.keypoints)[..., 1]).clamp(0.0, 1.0))
+            self._calm(positions, valid, missed, known.tremble)
         self.stiff = valid / known.bone**2
         self.along: Axes = ()
         if math.isinf(known.bone):
@@ -153,9 +155,14 @@ class Rows:
         length = (x * x + y * y + z * z).sqrt().clamp_min(1e-6)
         self.along = (x / length, y / length, z / length)
 
-    def _calm(self, positions: Tensor, valid: Tensor, tremble: float) -> None:
-        """Rows for what exceeds PLAUSIBLE of the fourth differences; they have a residual."""
-        whole = torch.stack([valid[:, k : len(valid[0]) - 4 + k] for k in range(5)]).amin(0) / tremble**2
+    def _calm(self, positions: Tensor, valid: Tensor, missed: Tensor, tremble: float) -> None:
+        """Rows for what exceeds PLAUSIBLE of the fourth differences; they have a residual.
+
+        They weigh as the image is missed there, `missed` [B, T, J] from 0 to 1: what the keypoints confirm is motion.
+        """
+        count = valid.shape[1] - 4
+        whole = torch.stack([valid[:, k : count + k] for k in range(5)]).amin(0) / tremble**2
+        whole = whole * torch.stack([missed[:, k : count + k] for k in range(5)]).amax(0)
         excess = [torch.nn.functional.softshrink(a.diff(n=4, dim=1), PLAUSIBLE) for a in positions.unbind(-1)]
         self.calm = tuple(whole * (e != 0) for e in excess)
         pulls = (_difference_back(whole * e, 4) for e in excess)

@@ -138,7 +138,7 @@ class Term:
 
 BLIND = 0.03
 """alpha_bar under which x_t shows next to nothing of x_0: timesteps from 44 of 50 with the cosine schedule."""
-KNOWN = Gaussian(tremble=0.02)
+KNOWN = Gaussian(tremble=0.05)
 """What the term `posterior` knows beside the keypoints."""
 TERMS: dict[str, Term] = {}
 """The terms of this package by name."""
