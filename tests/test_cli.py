@@ -510,6 +510,26 @@ def test_one_of_several_processes_trains_nothing_and_writes_nothing(folder, tmp_
 
 
 @pytest.mark.usefixtures("borrowed_process")
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("batch_size", "0"), ("num_steps", "0"), ("layers", "0"), ("latent_dim", "33"), ("num_heads", "3"),
+        ("diffusion_steps", "1"), ("diffusion_steps", "3"), ("lr", "nan"), ("lr", "-1"), ("dropout", "2"),
+        ("cond_mask_prob", "5"), ("save_interval", "0"), ("seed", "-1"), ("adam_beta2", "1"),
+    ],
+)  # fmt: skip
+def test_a_number_that_cannot_be_trained_with_is_refused_and_writes_nothing(folder, tmp_path, capsys, option, value):
+    place = tmp_path / "run"
+    words = ["--text_features", "words", f"--{option}", value, "--save_dir", str(place)]
+    assert cli.main(["train", "--arm", "2d", "--clips", folder, *SMALL, *words]) == 1
+    printed, said = capsys.readouterr()
+    named = "latent_dim" if option == "num_heads" else option
+    assert (printed, len(said.splitlines())) == ("", 1)
+    assert said.startswith(f"error: --{named}: expected ")
+    assert not place.exists()
+
+
+@pytest.mark.usefixtures("borrowed_process")
 def test_a_run_is_trained_and_sampled_by_its_verbs(folder, tmp_path, capsys):
     """In this process: train writes a checkpoint, sample takes captions or the training clips' own."""
     place = tmp_path / "a run"

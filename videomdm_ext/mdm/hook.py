@@ -11,6 +11,7 @@ import functools
 import importlib
 import importlib.util
 import io
+import math
 import os
 import runpy
 import sys
@@ -25,7 +26,7 @@ import pluggy
 from videomdm_ext import plugins
 from videomdm_ext.config import Fairness, Source, Supervision, from_args
 from videomdm_ext.data.folder import read_card
-from videomdm_ext.errors import HostError, VideoMDMError
+from videomdm_ext.errors import ConfigError, HostError, VideoMDMError
 from videomdm_ext.mdm import data, evaluation, loop, loss, pairing, remedies, resume, text
 from videomdm_ext.mdm.checkout import FUNCTIONS, PACKAGES, PARSER, STANDIN, Checkout, check_functions
 from videomdm_ext.mdm.speed import approximate, exact
@@ -33,6 +34,16 @@ from videomdm_ext.mdm.speed import approximate, exact
 RULES, OPTIONS = FUNCTIONS
 ENDS = ("train_args", "generate_args", "edit_args", "evaluation_parser")
 """Functions that return the final arguments where the host has no RULES, which every one of these calls last."""
+NUMBERS: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("batch_size", "num_steps", "layers", "latent_dim", "ff_size", "num_heads"), (1, math.inf)),
+    **dict.fromkeys(("log_interval", "save_interval"), (1, math.inf)),
+    **dict.fromkeys(("lr", "weight_decay", "lr_anneal_steps", "gradient_clip"), (0, math.inf)),
+    **dict.fromkeys(("dropout", "cond_mask_prob", "avg_model_beta"), (0, 1)),
+    "adam_beta2": (0, math.nextafter(1, 0)),
+    "diffusion_steps": (2, math.inf),
+    "seed": (0, 2**32 - 1),
+}
+"""Options of the hosts' trainings with the least and the greatest value with which one can train; infinity is none."""
 AddOptions = Callable[["argparse._ArgumentGroup"], None]
 Activate = Callable[[argparse.Namespace], None]
 
@@ -172,6 +183,7 @@ def activate(args: argparse.Namespace, *, loading: bool = False) -> None:
     trains = not loading and hasattr(args, "save_dir") and hasattr(args, "num_steps")
     if trains:
         check_one_process()
+        check_numbers(args)
     moved = text.explicit(sys.argv[1:], "clips")
     if moved is not None:  # the folder may lie elsewhere than where args.json says that the training found it
         args.clips = moved
@@ -211,6 +223,20 @@ def check_one_process() -> None:
                 f"{name}={found}: expected one process, as training on several is not supported and each would train "
                 f"the same into one folder. Start it without torchrun, mpirun or srun, or unset {name}."
             )
+
+
+def check_numbers(args: argparse.Namespace) -> None:
+    """Raise ConfigError for a number of the host's own options with which nothing can be trained."""
+    for name, (least, most) in NUMBERS.items():
+        found = getattr(args, name, least)
+        if not (least <= found <= most and math.isfinite(found)):
+            expected = f"from {least} to {most}" if math.isfinite(most) else f"not below {least}"
+            raise ConfigError(f"--{name}: expected a number {expected}, found {found:g}. Correct it.")
+    width, heads = getattr(args, "latent_dim", 0), getattr(args, "num_heads", 4)  # MDM: always 4
+    if getattr(args, "arch", "") != "gru" and (width % heads or width % 2):
+        raise ConfigError(
+            f"--latent_dim: expected an even number that the {heads} attention heads divide, found {width}. Correct it."
+        )
 
 
 def fit_batch(args: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from videomdm_ext import plugins
 from videomdm_ext.config import OLD_OPTIONS, Fairness, Source, Speed, Supervision, add_arguments, from_args
-from videomdm_ext.errors import PluginError
+from videomdm_ext.errors import ConfigError, PluginError
 from videomdm_ext.hookspecs import Register, hookimpl
 from videomdm_ext.mdm.data import HostDataset, check_host, check_source
 from videomdm_ext.supervision.objective import PRESETS, Objective, weights_of
@@ -62,6 +62,12 @@ def configure(args: argparse.Namespace) -> None:
     source, supervision = from_args(Source, args), from_args(Supervision, args)
     check_source(source, supervision)
     check_host(source, supervision, args)
+    steps = getattr(args, "diffusion_steps", supervision.unroll_steps)
+    if supervision.supervision == "2d" and supervision.unroll == "on" and steps < supervision.unroll_steps:
+        raise ConfigError(
+            f"--diffusion_steps: expected {supervision.unroll_steps} or more, as --unroll_steps says, found {steps}. "
+            "Raise it, or choose --unroll off."
+        )
     vars(args).update(dataclasses.asdict(supervision))
     for name in OLD_OPTIONS:
         vars(args).pop(name, None)
