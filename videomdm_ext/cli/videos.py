@@ -65,8 +65,8 @@ class FromVideo:
     """The camera moves: one camera a frame."""
     seed: int = 0
     """Seed of the split by video."""
-    sheets: bool = True
-    """Draw a picture of each clip over its video, in OUT/sheets."""
+    no_sheets: bool = False
+    """Draw no picture of each clip over its video in OUT/sheets."""
 
     def extra(self) -> dict[str, str]:
         """The importer's own options."""
@@ -80,12 +80,12 @@ class FromVideo:
 def from_video(words: Sequence[str]) -> int:
     """Videos to a data set, with a picture of each clip."""
     options = parse(FromVideo, "data from-video", words)
-    if options.sheets:
+    if not options.no_sheets:
         figures.require()
     torch.set_num_threads(1)  # arrays this small only wait for each other
     importer, done = make(options)
     tell(importer, done, options.out)
-    if options.sheets:
+    if not options.no_sheets:
         with bars() as progress:
             draw_sheets(options.out, counting(progress, "drawing"))
         console.print(f"    look at {options.out}/sheets: do the bones sit on the person?")
@@ -191,6 +191,7 @@ def make(options: FromVideo) -> tuple[VideoImporter, Imported]:
 def _import(importer: VideoImporter, out: str, name: str) -> Imported:
     """Watch the videos; what was seen is kept in OUT/detections, what was found out in OUT/videos.json."""
     importer.cache = os.path.join(out, "detections")
+    files.check_writable(out)
     tagger = find_tagger()
     if tagger is None:
         console.print("    captions stay without parts of speech: spaCy and its English model (extra mdm) are missing")

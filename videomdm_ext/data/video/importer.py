@@ -209,6 +209,8 @@ class VideoImporter(Importer):
             paths = [os.path.join(self.source, name) for name in names]
         else:
             paths = [self.source]
+            if not os.path.isfile(self.source):
+                raise self.refuse(self.source, "a video, or a folder of videos", "none", "Check the path.")
         used = Counter[str]()
         for path in paths:
             clip_stem = re.sub(r"[^A-Za-z0-9_.-]+", "_", stem(path)).strip("._-") or "video"
@@ -221,7 +223,7 @@ class VideoImporter(Importer):
                 self.found.pop(clip_stem, None)
         if not members:
             first = next(iter(self.refused.values()), "")
-            found = f"none that can be used. The first: {first}" if first else "none"
+            found = f"none that can be used. The first: {first}" if first else "none. Name another folder."
             endings = ", ".join(video_frames.ENDINGS)
             raise DatasetError(f"{self.source}: expected a video, or a folder of videos ({endings}), found {found}")
         return members
