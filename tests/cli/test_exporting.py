@@ -89,4 +89,4 @@ def test_files_that_hold_no_motion_are_refused(tmp_path: Path, capsys: pytest.Ca
     assert main(["export", str(tmp_path / "broken.npy")]) == 1
     assert "expected numbers, found others in 5 of 5 frames" in words_of(capsys)
     assert main(["export", str(tmp_path / "none.npz")]) == 1
-    assert "none.npz: expected motions" in words_of(capsys)
+    assert "none.npz: expected a file of motions, found none that can be read" in words_of(capsys)

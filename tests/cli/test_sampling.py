@@ -16,6 +16,7 @@ from clips import make_clip
 
 from videomdm_ext.cli import lifting as verb
 from videomdm_ext.cli import main as cli
+from videomdm_ext.cli import sampling
 from videomdm_ext.data.folder import Card, read_folder, read_statistics, write_folder
 from videomdm_ext.geometry.cameras import to_camera, to_world
 from videomdm_ext.inference import lift as lifting
@@ -84,6 +85,18 @@ def test_only_the_formats_that_are_asked_for_are_written_from_one_checkpoint_and
     assert first.shape == (9, 22, 3)
     assert torch.equal(first, same)
     assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_is_shown_the_steps_of_sampling_and_a_pipe_how_many_motions(
+    trained, tmp_path, monkeypatch, capsys, terminal
+):
+    monkeypatch.setattr(sampling.console, "_force_terminal", terminal)
+    words = ["--run", str(trained[1]), "--count", "1", "--frames", "8", "--formats", "npz", "--out", str(tmp_path)]
+    assert cli.main(["sample", *words]) == 0
+    printed, bar = capsys.readouterr()
+    assert "sampling 1 motion" in printed
+    assert ("5/5" in bar) == terminal
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,7 @@ def test_a_comparison_shows_the_same_captions_for_all_arms_beside_truth_and_teac
         (("nowhere",), "found none"),
         (("odd.npz",), "[7] joints"),
         (("text.npz",), "expected motions in npz"),
+        (("a run",), "Sample first: videomdm sample --checkpoint 'a run'"),
         ((".", "--count", "0"), "--count"),
         ((".", "--fps", "nan"), "--fps"),
         ((".", "--split", "all"), "--split"),
@@ -111,6 +112,8 @@ def test_what_cannot_be_shown_is_told_in_one_message(
     monkeypatch.chdir(tmp_path)
     write_motions(tmp_path / "odd.npz", {"a": [torch.zeros(5, 7, 3)]}, ["w"])
     (tmp_path / "text.npz").write_text("no archive")
+    (tmp_path / "a run").mkdir()
+    (tmp_path / "a run" / "model000000004.pt").touch()
     assert view(*words) == 1
     err = capsys.readouterr().err
     assert said in err

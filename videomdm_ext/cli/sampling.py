@@ -83,8 +83,9 @@ def sample(words: Sequence[str]) -> int:
             wanted = [(text, length(options, next(iter(options.seconds), None), trained)) for text, _ in wanted]
     out = options.out or (place if place.is_dir() else place.parent) / "samples"
     check_writable(str(out))
-    with console.status(f"sampling {len(wanted)} motions"):
-        made = sampling.sample(trained, wanted, seed=options.seed, guidance=options.guidance, ddim=options.ddim)
+    console.print(f"sampling {len(wanted)} motions")
+    seed, guidance, ddim, bar = options.seed, options.guidance, options.ddim, console.is_terminal
+    made = sampling.sample(trained, wanted, seed=seed, guidance=guidance, ddim=ddim, progress=bar)
     said = [caption for caption, _ in wanted]
     skeleton, fps = trained.space.skeleton, trained.fps
     scenes = [Scene(text, [Track.of("sample", m.numpy(), skeleton)]) for text, m in zip(said, made, strict=True)]

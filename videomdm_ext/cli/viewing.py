@@ -15,7 +15,7 @@ from torch import Tensor
 
 from videomdm_ext.bench.plan import Plan, read_plan
 from videomdm_ext.bench.reference import motion, motion_of
-from videomdm_ext.cli.console import console, parse
+from videomdm_ext.cli.console import console, parse, quoted
 from videomdm_ext.data import files
 from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.files import Array
@@ -102,6 +102,11 @@ def find(options: View) -> Found:
     for place in (what, what / "samples.npz", what / "lifted.npz", what / "samples" / "samples.npz"):
         if place.suffix == ".npz" and place.is_file():
             return of_motions(place, options)
+    if next(what.glob("model*.pt"), None):
+        raise ConfigError(
+            f"{what}: expected motions, found a training run that was not sampled. "
+            f"Sample first: videomdm sample --checkpoint {quoted(what)}"
+        )
     raise ConfigError(
         f"{what}: expected a data set ({CARD}), a comparison (plan.json), samples (samples.npz) or a file of motions "
         "(npz), found none. Give the folder that a command named as its output."

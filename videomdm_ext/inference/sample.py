@@ -149,8 +149,12 @@ def sample(
     guidance: float = 1.0,
     batch: int = 64,
     ddim: int = 0,
+    progress: bool = False,
 ) -> list[Tensor]:
-    """Motions for captions and lengths: positions [T, J, 3] each, m. `ddim` steps without noise, or 0: the schedule."""
+    """Motions for captions and lengths: positions [T, J, 3] each, m. `ddim` steps without noise, or 0: the schedule.
+
+    `progress` shows the host's own bar of the steps of a batch, on standard error.
+    """
     model, (loop, _) = denoiser(trained, guidance), sampler(trained, ddim)
     draw = torch.Generator().manual_seed(stream(seed, "start"))
     longest = trained.dataset.batch_length
@@ -162,7 +166,8 @@ def sample(
         shape = (len(part), trained.space.skeleton.num_features, 1, longest)
         noise = torch.randn(shape, generator=draw).to(trained.device)
         torch.manual_seed(stream(seed, f"steps/{start}"))
-        x = finite(loop(model, shape, noise=noise, clip_denoised=False, model_kwargs={"y": y}), trained)
+        x = loop(model, shape, noise=noise, clip_denoised=False, model_kwargs={"y": y}, progress=progress)
+        finite(x, trained)
         positions = decode(trained.space.raw(x.cpu()), trained.space.skeleton)
         motions += [positions[i, :length] for i, length in enumerate(lengths)]
     return motions
@@ -278,7 +283,11 @@ def read_motions(path: Path) -> tuple[dict[str, list[Tensor]], list[str]]:
         groups = {}
         for name in [name for name in arrays if not name.endswith("_lengths")]:
             groups[name] = list(torch.from_numpy(arrays[name]).split(arrays[f"{name}_lengths"].tolist()))
-    except (OSError, ValueError, TypeError, LookupError, EOFError, RuntimeError, AttributeError, BadZipFile) as error:
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: expected a file of motions, found none that can be read ({error}). Name one that a command wrote."
+        ) from error
+    except (ValueError, TypeError, LookupError, EOFError, RuntimeError, AttributeError, BadZipFile) as error:
         raise ConfigError(
             f"{path}: expected motions in npz, found something else ({error}). Remove the file and sample again."
         ) from error
