@@ -60,6 +60,10 @@ def test_errors_end_with_1_and_the_first_examples_are_shown(folder: Path, capsys
     assert "v grows downwards" in out
     assert "(clips with errors: 4)" in out
     assert f"videomdm data show {folder} walk_0" in out
+    spaced = folder.rename(folder.parent / "my set")
+    assert main(["data", "check", str(spaced)]) == 1
+    look = capsys.readouterr().out.split("Look at one:")[1].split("Next:")[0]
+    assert f"videomdm data show '{spaced}' walk_0" in look
 
 
 def test_what_is_missing_empty_or_corrupt_is_counted(folder: Path, capsys: pytest.CaptureFixture[str]):
@@ -125,6 +129,11 @@ def test_show_draws_one_clip_and_tells_what_is_wrong(folder: Path, capsys: pytes
     out = capsys.readouterr().out
     assert f"{place}: walk_0, train" in out
     assert "error flipped-v: teacher and truth alike" in out
+
+
+def test_show_refuses_a_folder_for_its_picture(folder: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["data", "show", str(folder), "walk_0", "--out", str(folder.parent)]) == 1
+    assert f"--out {folder.parent}: expected a file for the picture, found a folder" in capsys.readouterr().err
 
 
 def test_show_of_an_unknown_clip_names_some_that_are_there(folder: Path, capsys: pytest.CaptureFixture[str]):

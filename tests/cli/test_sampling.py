@@ -14,14 +14,17 @@ import pytest
 import torch
 from clips import make_clip
 
+from videomdm_ext import plugins
 from videomdm_ext.cli import lifting as verb
 from videomdm_ext.cli import main as cli
 from videomdm_ext.cli import sampling
 from videomdm_ext.data.folder import Card, read_folder, read_statistics, write_folder
 from videomdm_ext.geometry.cameras import to_camera, to_world
+from videomdm_ext.hookspecs import hookimpl
 from videomdm_ext.inference import lift as lifting
-from videomdm_ext.inference.sample import read_motions
+from videomdm_ext.inference.sample import open_run, read_motions
 from videomdm_ext.lifters.adapters import Joints
+from videomdm_ext.mdm import hook
 
 CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
 SMALL = [
@@ -85,6 +88,23 @@ def test_only_the_formats_that_are_asked_for_are_written_from_one_checkpoint_and
     assert first.shape == (9, 22, 3)
     assert torch.equal(first, same)
     assert not torch.equal(first, other)
+
+
+def test_a_run_is_used_with_a_plugin_whose_option_came_after_its_training(trained, monkeypatch):
+    class Later:
+        @hookimpl
+        def add_options(self, group):
+            group.add_argument("--stillest", type=float, default=0.25)
+
+        @hookimpl
+        def configure(self, args):
+            found.append(args.stillest)
+
+    found, manager = [], plugins.create_manager()
+    manager.register(Later())
+    monkeypatch.setattr(hook, "manager", lambda: manager)
+    assert open_run(trained[1]).args.stillest == 0.25
+    assert found == [0.25]
 
 
 @pytest.mark.parametrize("terminal", [True, False])

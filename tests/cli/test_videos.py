@@ -110,14 +110,20 @@ def test_missing_captions_are_one_message(command, capsys):
     assert "NAME<tab>CAPTION" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("option", "said"), [("source", "nowhere: expected a video"), ("--out", "can be written")])
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [("source", "nowhere: expected a video"), ("--out", "can be written"), ("--fps", "fps: expected a number above 0")],
+)
 def test_a_source_or_folder_that_cannot_be_used_is_refused_before_a_video_is_watched(
     command, tmp_path, monkeypatch, capsys, option, said
 ):
     words, _ = command
     (tmp_path / "file").touch()
     replaced = {"source": (2, "nowhere"), "--out": (words.index("--out") + 1, str(tmp_path / "file" / "out"))}
-    words[replaced[option][0]] = replaced[option][1]
+    if option in replaced:
+        words[replaced[option][0]] = replaced[option][1]
+    else:
+        words += [option, "0"]
     monkeypatch.setattr("videomdm_ext.data.video.importer.watch", lambda *_: pytest.fail("a video was watched"))
     assert cli.main(words) == 1
     err = capsys.readouterr().err

@@ -155,6 +155,8 @@ def test_a_film_without_what_it_shows_is_refused_by_name(tmp_path):
         (["--size", "63", "64"], "--size"),
         (["--height", "300", "100"], "--height"),
         (["--processes", "0"], "--processes"),
+        (["--fps", "0"], "fps: expected a number above 0"),
+        (["--fps", "61"], "--fps: expected at most 60"),
     ],
 )
 def test_options_that_do_not_fit_are_refused_before_any_work(tmp_path, capsys, words, match):

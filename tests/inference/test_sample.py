@@ -44,7 +44,7 @@ class Noise:
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []
 
-    def p_sample_loop(self, model, shape, *, noise, clip_denoised, model_kwargs):
+    def p_sample_loop(self, model, shape, *, noise, clip_denoised, model_kwargs, progress):
         self.shapes.append(tuple(shape))
         assert not clip_denoised
         mask, lengths = model_kwargs["y"]["mask"], model_kwargs["y"]["lengths"]
@@ -71,7 +71,7 @@ def test_samples_of_two_denoisers_start_from_the_same_noise_and_of_two_seeds_fro
 
 def test_no_step_of_the_sampler_draws_what_the_start_was_drawn_from():
     class Stepping(Noise):
-        def p_sample_loop(self, model, shape, *, noise, clip_denoised, model_kwargs):
+        def p_sample_loop(self, model, shape, *, noise, clip_denoised, model_kwargs, progress):
             self.start, self.first = noise, torch.randn(shape)
             return noise
 
@@ -134,5 +134,5 @@ def spoil(place: Path, how: str) -> None:
 def test_a_file_of_samples_that_is_none_is_an_error_that_names_it(tmp_path, how):
     place = tmp_path / "bad.npz"
     spoil(place, how)
-    with pytest.raises(ConfigError, match=r"bad\.npz: expected motions in npz"):
+    with pytest.raises(ConfigError, match=r"bad\.npz: expected (motions in npz|a file of motions)"):
         read_motions(place)

@@ -13,6 +13,7 @@ from videomdm_ext.cli.console import bars, console, counting, parse, quoted
 from videomdm_ext.data import files
 from videomdm_ext.data.checking import FILES, STATES, Checked, by_kind, check_folder, counted
 from videomdm_ext.data.rules import ERROR, KINDS
+from videomdm_ext.errors import ConfigError
 from videomdm_ext.render import figures
 from videomdm_ext.render.clip_sheet import clip_figure
 from videomdm_ext.render.clip_view import view_clip
@@ -80,7 +81,7 @@ def show_checked(checked: Checked) -> None:
         console.print(Text(f"    {advice}", style="italic"))
     console.print(_sum(checked), soft_wrap=True)
     if checked.bad_clips:
-        console.print(f"Look at one: videomdm data show {checked.path} {checked.bad_clips[0]}", soft_wrap=True)
+        console.print(f"Look at one: videomdm data show {quoted(checked.path)} {checked.bad_clips[0]}", soft_wrap=True)
 
 
 def _sum(checked: Checked) -> str:
@@ -143,6 +144,8 @@ def show(words: Sequence[str]) -> int:
     options = parse(Show, "data show", words)
     figures.require()
     out = options.out or Path(f"{options.id}.png")
+    if out.is_dir():
+        raise ConfigError(f"--out {out}: expected a file for the picture, found a folder. Name a file in it.")
     shown = view_clip(str(options.clips), options.id)
     files.check_writable(str(out.absolute().parent))
     clip_figure(str(out), shown)

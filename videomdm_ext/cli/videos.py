@@ -73,7 +73,7 @@ class FromVideo:
         numbers = {"fps": self.fps, "focal": self.focal, "fov": self.fov_degrees}
         words = {"calibration": self.calibration, "person": self.person, "detections": self.detections}
         words |= {"format": self.format, "moving": "yes" if self.moving else ""}
-        chosen = {key: f"{value:g}" for key, value in numbers.items() if value != 0}
+        chosen = {key: f"{value:g}" for key, value in numbers.items() if value != 0 or key == "fps"}
         return chosen | {key: value for key, value in words.items() if value}
 
 
@@ -136,13 +136,12 @@ def film(words: Sequence[str]) -> int:
     if options.processes < 1:
         raise ConfigError(f"--processes: expected 1 or more, found {options.processes}. Correct it.")
     torch.set_num_threads(1)
+    given = ImportOptions(seed=options.seed, extra={"fps": f"{options.fps:g}"})
+    importer = filming.FilmImporter(str(Path(options.out, filming.FILMS)), given)
     order = filming.Order(options.size, options.height, options.moving, options.seed)
     with bars() as progress:
         source = _motion(options, counting(progress, "motion"))
         filming.film(source, options.out, order, processes=options.processes, progress=counting(progress, "filming"))
-    importer = filming.FilmImporter(
-        str(Path(options.out, filming.FILMS)), ImportOptions(seed=options.seed, extra={"fps": f"{options.fps:g}"})
-    )
     done = _import(importer, options.out, options.name)
     tell(importer, done, options.out)
     console.print(f"    the lifter: {lifter_summary(done.card)}", soft_wrap=True)

@@ -4,6 +4,7 @@ Draws are paired: the same captions, lengths and noise for every checkpoint with
 """
 
 import argparse
+import dataclasses
 import hashlib
 import importlib
 import io
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videomdm_ext.config import Source, Supervision, from_args
+from videomdm_ext.config import Fairness, Source, Speed, Supervision, from_args
 from videomdm_ext.data.clip import Crop, collate, crop, tensor_of
 from videomdm_ext.data.folder import read_folder
 from videomdm_ext.errors import ConfigError, HostError
@@ -96,6 +97,7 @@ def load(host: Checkout, checkpoint: Path, *, device: str = "cpu", clips: str = 
         ) from error
     resume.refuse(checkpoint)
     args.paired = False  # a matter of the training
+    vars(args).update({**_defaults_of_plugins(), **vars(args)})
     if clips:
         args.clips = clips
     hook.use(host)
@@ -116,6 +118,14 @@ def load(host: Checkout, checkpoint: Path, *, device: str = "cpu", clips: str = 
     model.to(device)  # MDM's own returns nothing
     model.eval()
     return Trained(model, diffusion, dataset.space, args, dataset, device, checkpoint)
+
+
+def _defaults_of_plugins() -> dict[str, Any]:
+    """Options of plugins that may have come after the training; an absent one of ours has a meaning of its own."""
+    parser = argparse.ArgumentParser()
+    hook.add_options(parser.add_argument_group("diffusion"))
+    ours = {item.name for config in (Supervision, Source, Fairness, Speed) for item in dataclasses.fields(config)}
+    return {name: value for name, value in vars(parser.parse_args([])).items() if name not in ours}
 
 
 def _misfit(checkpoint: Path, stored: Path, dataset: HostDataset, error: Exception) -> str:

@@ -27,6 +27,8 @@ from videomdm_ext.mdm.pairing import random_states
 PARTIAL = ".videomdm-partial"
 """Folder in a run's folder in which files are written before they get their places."""
 CHECKPOINT = re.compile(r"model(\d+)\.pt")
+UNWRITABLE = re.compile("inline_container|iostream|PytorchStreamWriter")
+"""In the message of torch.save's RuntimeError where the disk is full."""
 LATEST = "latest"
 """Value of --resume_checkpoint for the newest checkpoint in --save_dir, or none where there is none."""
 FREE = re.compile(
@@ -56,6 +58,13 @@ def beside(folder: str | os.PathLike[str]) -> Iterator[str]:
             _flush(path)
             os.replace(path, Path(folder) / path.name)
         _flush(Path(folder))
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not UNWRITABLE.search(str(error)):
+            raise
+        raise HostError(
+            f"{folder}: a checkpoint cannot be written ({error}). Make room on the disk, or correct the rights, and "
+            "go on from the last one: those that are there are whole."
+        ) from error
     finally:
         sweep(folder)
 
