@@ -70,7 +70,8 @@ class Decoding:
         headings, root = decode_root(raw, skeleton)
         x, _, z = self.positions.unbind(-1)
         self.x, self.z = x[..., 1:] - root[..., :1], z[..., 1:] - root[..., 2:]
-        self.step_x, self.step_z = root[..., :1].diff(dim=1), root[..., 2:].diff(dim=1)
+        self.root_x, self.root_z = root[..., :1], root[..., 2:]
+        self.step_x, self.step_z = self.root_x.diff(dim=1), self.root_z.diff(dim=1)
         self.cos, self.sin = headings.cos().unsqueeze(-1), headings.sin().unsqueeze(-1)
 
     def push(self, change: Tensor) -> Axes:
@@ -114,6 +115,19 @@ def _before(values: Tensor) -> Tensor:
 def _difference_back(values: Tensor, order: int) -> Tensor:
     """The transpose of an even order's differences in time: [B, T - order, C] -> [B, T, C]."""
     return torch.nn.functional.pad(values, (0, 0, order, order)).diff(n=order, dim=1)
+
+
+def _diagonal_back(weight: Tensor, squares: tuple[float, ...]) -> Tensor:
+    """The diagonal of D^T W D for differences D in time whose coefficients have these squares. [B, T - n, C] -> T."""
+    last = len(squares) - 1
+    parts = (s * torch.nn.functional.pad(weight, (0, 0, k, last - k)) for k, s in enumerate(squares))
+    return torch.stack(list(parts)).sum(0)
+
+
+def _turned(cos: Tensor, sin: Tensor, xx: Tensor, zx: Tensor, zz: Tensor) -> tuple[Tensor, Tensor]:
+    """The diagonal, x and z, of a symmetric form over the ground in axes that are turned by a heading."""
+    cross = 2.0 * cos * sin * zx
+    return cos.square() * xx - cross + sin.square() * zz, sin.square() * xx + cross + cos.square() * zz
 
 
 def by_axis(skeleton: Skeleton) -> list[int]:
@@ -188,18 +202,33 @@ class Rows:
         return tuple(one + (stretch * a) @ self.ends.T for one, a in zip(moved, self.along, strict=True))
 
     def diagonal(self, decoding: Decoding) -> Tensor:
-        """About the diagonal of J^T J_r^T J_r J, in the channels: of the image exact but for turns of the axes."""
-        level, upright = (self.image[0][0] + self.image[2][2]) / 2.0, self.image[1][1]
-        around = (level[..., 1:] * (decoding.x.square() + decoding.z.square())).sum(-1, keepdim=True)
-        along = level.sum(-1, keepdim=True)
-        later = torch.nn.functional.pad(_before(torch.cat((4.0 * around, along, along), -1)), (0, 0, 0, 1))
-        smooth = torch.nn.functional.pad(6.0 * self.smooth, (0, 0, 1, 1)) + self.stiff
+        """The diagonal of J^T J_r^T J_r J, in the channels, but for what turns do to rows in time, and bones.
+
+        A turn swings all later frames about the root's place before it.
+        """
+        (xx,), (_, yy), (zx, _, zz) = self.image
+        cos, sin = decoding.cos, decoding.sin
+        level, root_x, root_z = (xx + zz) / 2.0, decoding.root_x, decoding.root_z
+        away_x, away_z = decoding.x + root_x, decoding.z + root_z
+        far = level[..., :1] * (root_x.square() + root_z.square())
+        far = far + (level[..., 1:] * (away_x.square() + away_z.square())).sum(-1, keepdim=True)
+        far_x = level[..., :1] * root_x + (level[..., 1:] * away_x).sum(-1, keepdim=True)
+        far_z = level[..., :1] * root_z + (level[..., 1:] * away_z).sum(-1, keepdim=True)
+        total = torch.cat((far, far_x, far_z, *(part.sum(-1, keepdim=True) for part in (level, xx, zx, zz))), -1)
+        far, far_x, far_z, level, step_xx, step_zx, step_zz = torch.nn.functional.pad(
+            _before(total), (0, 0, 0, 1)
+        ).split(1, -1)
+        turn = far - 2.0 * (root_x * far_x + root_z * far_z) + (root_x.square() + root_z.square()) * level
+        ahead_cos, ahead_sin = (torch.cat((part[:, 1:], part[:, -1:]), 1) for part in (cos, sin))
+        jolt = self.image[0][0].shape[-1] * _diagonal_back(self.smooth, (1.0, 1.0, 0.0))
+        steps = (step + jolt for step in _turned(ahead_cos, ahead_sin, step_xx, step_zx, step_zz))
+        x, z = _turned(cos, sin, xx[..., 1:], zx[..., 1:], zz[..., 1:])
+        resist = _diagonal_back(self.smooth, (1.0, 4.0, 1.0)) + self.stiff
         if self.calm:
-            smooth = smooth + torch.nn.functional.pad(
-                12.0 * torch.stack(self.calm).sum(0).mean(-1, keepdim=True), (0, 0, 2, 2)
-            )
-        joints = (level[..., 1:] + smooth, upright[..., 1:] + smooth, level[..., 1:] + smooth)
-        return torch.cat((later, upright[..., :1] + smooth, *joints), -1)
+            calm = torch.stack(self.calm).sum(0).mean(-1, keepdim=True) / 3.0
+            resist = resist + _diagonal_back(calm, (1.0, 16.0, 36.0, 16.0, 1.0))
+        joints = (x + resist, yy[..., 1:] + resist, z + resist)
+        return torch.cat((4.0 * turn, *steps, yy[..., :1] + resist, *joints), -1)
 
     def _resist(self, axis: Tensor) -> Tensor:
         """D^T W D of the second differences D in time."""
