@@ -29,6 +29,7 @@ from torch import Tensor
 from videomdm_ext.geometry.cameras import to_camera, to_world
 from videomdm_ext.motion.kinematics import bone_lengths, bone_vectors
 from videomdm_ext.motion.skeletons import Skeleton
+from videomdm_ext.supervision.keypoints import exchanged, without_outliers
 from videomdm_ext.supervision.observation import Observation
 from videomdm_ext.supervision.poses import aligned_poses, estimate_poses, unlikeliness
 
@@ -36,10 +37,6 @@ Progress = Callable[[int, int], None]
 """Called with the iterations done and their number."""
 SHARPEST = 2e-4
 """Least expected distance from a ray on the image plane: what rounding and lenses leave."""
-ASTRAY = 0.012
-"""Distance on the image plane from the median of SPAN frames beyond which a keypoint counts as unseen."""
-SPAN = 7
-"""Frames, at least 5."""
 LIFTED_TRUST = 10.0
 """Precision of a keypoint beside that of the lifter in the image."""
 LEAST_TRUST = 0.05
@@ -221,34 +218,17 @@ class _Problem:
 def repaired(
     lifted: Tensor, observation: Observation, skeleton: Skeleton, nearest: float
 ) -> tuple[Tensor, Observation]:
-    """Left and right of a frame exchanged where they then are much nearer to the frames around; outliers made unseen.
+    """Exchanged sides put right, outliers made unseen.
 
-    The lifted joints [B, T, J, 3], in camera coordinates, are exchanged with them where this brings them nearer.
+    The lifted joints [B, T, J, 3], in camera coordinates, are exchanged too where this brings them nearer.
     """
-    sides = list(skeleton.mirror)
-    keypoints, weight = observation.keypoints, observation.weight
-
-    def apart(points: Tensor, others: Tensor, where: Tensor) -> Tensor:
-        return (torch.linalg.vector_norm(points - others, dim=-1) * where).sum(-1)
-
-    usual, known = _usual(keypoints, weight)
-    both = known & known[..., sides] & (weight > 0) & (weight[..., sides] > 0)
-    turned = apart(keypoints[..., sides, :], usual, both) + ASTRAY < 0.5 * apart(keypoints, usual, both)
-    keypoints = torch.where(turned[..., None, None], keypoints[..., sides, :], keypoints)
-    weight = torch.where(turned[..., None], weight[..., sides], weight)
-    image, mirrored = _image(lifted, nearest), lifted[..., sides, :]
-    turned = turned & (apart(image[..., sides, :], keypoints, weight) < apart(image, keypoints, weight))
-    usual, known = _usual(keypoints, weight)
-    astray = known & (torch.linalg.vector_norm(keypoints - usual, dim=-1) > ASTRAY)
-    lifted = torch.where(turned[..., None, None], mirrored, lifted)
-    return lifted, replace(observation, keypoints=keypoints, weight=weight.masked_fill(astray, 0.0))
-
-
-def _usual(keypoints: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Median [B, T, J, 2] of the keypoints seen in SPAN frames, and whether they are enough for one."""
-    held = torch.where(weight.unsqueeze(-1) > 0, keypoints, torch.nan)
-    around = torch.nn.functional.pad(held, (0, 0, 0, 0, SPAN // 2, SPAN // 2), value=torch.nan).unfold(1, SPAN, 1)
-    return around.nanmedian(-1).values.nan_to_num(), torch.isfinite(around[..., 0, :]).sum(-1) > SPAN // 2
+    observation, turned = exchanged(observation, skeleton)
+    sides, weight = list(skeleton.mirror), observation.weight
+    apart = torch.linalg.vector_norm(_image(lifted, nearest) - observation.keypoints, dim=-1)
+    mirrored = torch.linalg.vector_norm(_image(lifted[..., sides, :], nearest) - observation.keypoints, dim=-1)
+    turned = turned & ((mirrored * weight).sum(-1) < (apart * weight).sum(-1))
+    lifted = torch.where(turned[..., None, None], lifted[..., sides, :], lifted)
+    return lifted, without_outliers(observation)
 
 
 def trust(weight: Tensor) -> Tensor:
