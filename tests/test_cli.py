@@ -448,7 +448,7 @@ def test_the_text_features_are_minilm_where_it_loads_and_words_elsewhere(monkeyp
 # -- train, refine, sample --------------------------------------------------------------------------------------------
 
 
-TWO = ["--supervision", "2d", "--teacher", "lifted", "--loss", "posterior"]
+TWO = ["--supervision", "2d", "--teacher", "refined", "--loss", "posterior"]
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ class Supervision:
     teacher: str = option(
         "auto",
         "What is diffused: the lifter's motion, the same refined on its keypoints' rays, or the truth (gt). "
-        "auto: gt under 3d, lifted under 2d.",
+        "auto: gt under 3d, refined under 2d.",
         ("auto", "gt", "lifted", "refined"),
     )
     loss: str = option(
@@ -76,7 +76,7 @@ class Supervision:
                 "out, or choose --supervision 2d."
             )
         if self.teacher == "auto":
-            object.__setattr__(self, "teacher", "lifted" if two else "gt")
+            object.__setattr__(self, "teacher", "refined" if two else "gt")
         if self.loss == "auto":
             object.__setattr__(self, "loss", "posterior" if two else "mdm")
         if self.azimuth_noise_degrees > 0 and self.teacher == "refined":

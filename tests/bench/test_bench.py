@@ -38,7 +38,7 @@ from videomdm_ext.mdm import checkout, hook
 from videomdm_ext.supervision import refinement
 
 pytestmark = pytest.mark.usefixtures("borrowed_process")
-ARMS = ("3d", "lifted", "2d-refined")
+ARMS = ("3d", "lifted", "2d")
 LAST = "model000000012.pt"
 
 
@@ -90,8 +90,8 @@ def test_a_bench_leaves_every_file_of_its_plan_and_nothing_to_complain_about(pla
     assert provenance.problems(out) == []
     assert benchmarking.validate([str(out)]) == 0
     content = read(out / "metrics.json")
-    assert [arm["name"] for arm in content["arms"]] == [*ARMS, "2d-refined, equal passes"]
-    assert content["arms"][3]["equal_passes_of"] == "2d-refined"
+    assert [arm["name"] for arm in content["arms"]] == [*ARMS, "2d, equal passes"]
+    assert content["arms"][3]["equal_passes_of"] == "2d"
     for arm in content["arms"]:
         (training,) = arm["trainings"]
         pair = [row["pose_frechet"] for row in training["replications"]]
@@ -116,11 +116,11 @@ def test_a_distance_is_parted_into_what_the_denoiser_and_what_its_teacher_got_wr
     assert rows["3d"]["data_pose_frechet"] == pytest.approx(0, abs=1e-6)
     assert rows["3d"]["own_pose_frechet"] == pytest.approx(rows["3d"]["pose_frechet"], rel=1e-4)
     assert rows["lifted"]["data_pose_frechet"] == pytest.approx(lifted, rel=1e-4)
-    assert 0 < rows["2d-refined"]["data_pose_frechet"] != pytest.approx(lifted, rel=1e-2)
+    assert 0 < rows["2d"]["data_pose_frechet"] != pytest.approx(lifted, rel=1e-2)
     assert rows["lifted"]["own_pose_frechet"] != pytest.approx(rows["lifted"]["pose_frechet"], rel=1e-3)
-    assert trainings["2d-refined"].losses.steps == [4, 8, 12]
-    assert trainings["2d-refined"].seconds > 0
-    assert trainings["3d"].passes == 12 < trainings["2d-refined"].passes <= 48
+    assert trainings["2d"].losses.steps == [4, 8, 12]
+    assert trainings["2d"].seconds > 0
+    assert trainings["3d"].passes == 12 < trainings["2d"].passes <= 48
     run, elsewhere = plan.runs()[0], dataclasses.replace(plan, reference="test")
     assert make_scoring(plan, out).against_own_data(run)
     assert make_scoring(elsewhere, out).against_own_data(run) == {}  # samples that follow other captions
@@ -143,7 +143,7 @@ def test_captions_lengths_noise_and_held_out_clips_are_the_same_for_all_arms_and
         for kind in ("teacher", "truth"):
             assert all(torch.equal(a, b) for a, b in zip(groups[kind], first[kind], strict=True))
         assert len(groups["prediction"]) == 1
-    assert not torch.equal(made["2d-refined"][0]["samples"][0], first["samples"][0])
+    assert not torch.equal(made["2d"][0]["samples"][0], first["samples"][0])
     other = read_motions(out / "samples" / "3d-0" / "001.npz")
     assert other[1] == captions
     assert not torch.equal(other[0]["samples"][0], first["samples"][0])
@@ -153,7 +153,7 @@ def test_captions_lengths_noise_and_held_out_clips_are_the_same_for_all_arms_and
 
 
 def test_the_curve_and_the_choice_read_validation_clips_alone(out):
-    for name in ("3d-0", "2d-refined-0"):
+    for name in ("3d-0", "2d-0"):
         assert set(read_motions(out / "samples" / name / "step000000006.npz")[1]) == {f"to dance {n}" for n in range(3)}
         chosen = read(out / "runs" / name / "chosen.json")
         assert chosen["step"] == (6, 12)[chosen["errors"].index(min(chosen["errors"]))]
@@ -211,15 +211,15 @@ def test_a_second_start_writes_the_report_alone_with_equal_bytes(plan, copy):
 
 def test_what_is_missing_is_made_again_and_the_rest_is_left_alone(plan, copy):
     """One arm has lost its samples, another its checkpoints too."""
-    cut = copy / "runs" / "2d-refined-0"
-    before = {name: read_both(copy / "samples" / f"{name}-0") for name in ("3d", "2d-refined")}
+    cut = copy / "runs" / "2d-0"
+    before = {name: read_both(copy / "samples" / f"{name}-0") for name in ("3d", "2d")}
     weights = torch.load(cut / LAST)["model_avg"]
-    lost = [copy / "samples" / name for name in ("3d-0/000.npz", "2d-refined-0/000.npz", "2d-refined-0/heldout.npz")]
+    lost = [copy / "samples" / name for name in ("3d-0/000.npz", "2d-0/000.npz", "2d-0/heldout.npz")]
     when = times(copy)
     kept = [name for name in when if ("3d" in name and name.endswith(".pt")) or name.startswith("samples/lifted")]
     for path in (*lost, *cut.glob("*.pt")):
         path.unlink()
-    with pytest.raises(ConfigError, match="found none of 3d-0, 2d-refined-0"):
+    with pytest.raises(ConfigError, match="found none of 3d-0, 2d-0"):
         gather(plan, copy)
     assert provenance.stage(plan, copy).startswith("training, ")
     prepare(plan, copy)
@@ -321,15 +321,11 @@ def test_a_plan_of_before_the_bench_is_taken_up(plan, tmp_path):
 
 
 def test_a_comparison_trained_on_teachers_of_an_earlier_version_goes_no_further(plan, out, monkeypatch):
-    assert (out / "runs" / "2d-refined-0" / "teachers.txt").read_text("utf-8").strip() == identity(
-        read_card(plan.clips)
-    )
+    assert (out / "runs" / "2d-0" / "teachers.txt").read_text("utf-8").strip() == identity(read_card(plan.clips))
     assert not (out / "runs" / "3d-0" / "teachers.txt").exists()
     monkeypatch.setattr(engine, "make_refined", lambda *a: pytest.fail("work was done"))
     monkeypatch.setattr(refined, "WAY", "another")
-    with pytest.raises(
-        ConfigError, match=r"2d-refined-0/teachers\.txt: expected refined teachers as this version makes them"
-    ):
+    with pytest.raises(ConfigError, match=r"2d-0/teachers\.txt: expected refined teachers as this version makes them"):
         prepare(plan, out)
 
 
@@ -413,7 +409,7 @@ def test_a_checkpoint_or_args_json_that_is_none_or_another_is_an_error_that_name
 
 
 def test_a_checkpoint_is_loaded_with_its_averaged_weights_and_its_own_space(out, tmp_path):
-    run = out / "runs" / "2d-refined-0"
+    run = out / "runs" / "2d-0"
     assert newest_checkpoint(run).name == LAST
     trained, saved = sampling.load(checkout.standin(), newest_checkpoint(run)), torch.load(run / LAST)
     state = trained.model.state_dict()

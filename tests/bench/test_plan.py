@@ -46,7 +46,7 @@ def test_arms_differ_in_which_motion_is_diffused_and_which_terms_are_paid():
         "3d": ("3d", "gt", "mdm"),
         "lifted": ("3d", "lifted", "mdm"),
         "refined": ("3d", "refined", "mdm"),
-        "2d": ("2d", "lifted", "posterior"),
+        "2d": ("2d", "refined", "posterior"),
         "paper": ("2d", "lifted", "paper"),
     }
     for arm in arms.values():
@@ -56,8 +56,8 @@ def test_arms_differ_in_which_motion_is_diffused_and_which_terms_are_paid():
 
 def test_every_arm_beside_the_five_is_another_arm_less_one_part():
     ablations = {
-        "2d-gt": ("2d", {"teacher": ("gt", "lifted")}),
-        "2d-refined": ("2d", {"teacher": ("refined", "lifted")}),
+        "2d-gt": ("2d", {"teacher": ("gt", "refined")}),
+        "2d-lifted": ("2d", {"teacher": ("lifted", "refined")}),
         "2d-by-reprojection": ("2d", {"loss": ("reprojection", "posterior")}),
         "2d-not-unrolled": ("2d", {"unroll": ("off", "on")}),
         "paper-gt": ("paper", {"teacher": ("gt", "lifted")}),
@@ -86,7 +86,7 @@ def test_a_file_of_ones_own_is_an_arm_of_its_name_that_declares_what_it_names(tm
     arm = load_arm(place)
     assert arm.name == arm_name(place) == "mine"
     assert (arm.declares, arm.of) == (("supervision", "loss"), "2d")
-    assert settings(arm) == "supervision 2d, teacher lifted, loss floor=0.5"
+    assert settings(arm) == "supervision 2d, teacher refined, loss floor=0.5"
     assert settings(ArmConfig("plain", Supervision())) == "defaults"
     old = write_arm(tmp_path, "supervision: 2d\nobjective: reprojection\nweight_velocity: 0.0\n")
     assert load_arm(old).supervision.loss == "reprojection,velocity=0.0"
@@ -238,6 +238,6 @@ def test_teachers_are_refined_only_where_an_arm_needs_them(plan, tmp_path, monke
     path = str(tmp_path / "data")
     card = write_folder(path, {"train": [make_clip()], "test": [make_clip(name="walk")]}, CARD)
     small = dataclasses.replace(plan, clips=path, content=card.content_hash, batch_size=1)
-    for arms, made in ((("3d", "lifted", "2d"), False), (("3d", "refined"), True)):
+    for arms, made in ((("3d", "lifted", "2d-lifted"), False), (("3d", "2d"), True)):
         prepare(dataclasses.replace(small, arms=arms), tmp_path / arms[-1])
         assert is_made(path, card) == made

@@ -70,16 +70,16 @@ def test_a_refined_teacher_comes_with_its_own_statistics(folder):
     assert not np.array_equal(mean, read_statistics(folder, "bent")[0])
 
 
-def test_2d_diffuses_the_lifted_motion_refined_on_the_way_where_asked_and_never_the_truth(tmp_path, monkeypatch):
+def test_2d_diffuses_the_motion_refined_on_the_way_or_as_lifted_and_never_the_truth(tmp_path, monkeypatch):
     brief = refinement.Refinement(first=2, rounds=0)
     monkeypatch.setattr(refinement, "Refinement", lambda: brief)
     blind = [make_clip(truth=None, truth_extrinsics=None)]
     card = write_folder(str(tmp_path), {"train": blind}, CARD)
     source = Source(clips=str(tmp_path), crop_frames=20)
-    lifted = open_dataset(source, Supervision(supervision="2d"), "train", 0)
+    lifted = open_dataset(source, Supervision(supervision="2d", teacher="lifted"), "train", 0)
     assert np.array_equal(lifted.clips[0].teacher, blind[0].teacher)
     assert not is_made(str(tmp_path), card)
-    dataset = open_dataset(source, Supervision(supervision="2d", teacher="refined"), "train", 0)
+    dataset = open_dataset(source, Supervision(supervision="2d"), "train", 0)
     assert is_made(str(tmp_path), card)
     assert not np.array_equal(dataset.clips[0].teacher, blind[0].teacher)
     with pytest.raises(DatasetError, match="expected a true motion"):
@@ -235,4 +235,4 @@ def test_azimuth_errors_differ_between_clips_and_grow_with_their_size():
 def test_an_azimuth_error_of_refined_teachers_is_refused():
     with pytest.raises(ConfigError, match="--azimuth_noise_degrees: expected --teacher lifted or gt"):
         Supervision(supervision="2d", teacher="refined", azimuth_noise_degrees=5.0)
-    assert Supervision(supervision="2d", azimuth_noise_degrees=5.0).azimuth_noise_degrees == 5.0
+    assert Supervision(supervision="2d", teacher="lifted", azimuth_noise_degrees=5.0).azimuth_noise_degrees == 5.0

@@ -403,7 +403,7 @@ def test_old_flags_are_written_back_as_the_loss_that_they_stand_for(seams, folde
     assert not vars(args).keys() & OLD_OPTIONS.keys()
     left_open = arguments("--clips", folder, "--supervision", "2d", "--text_features", "words")
     hook.activate(left_open)
-    assert (left_open.teacher, left_open.loss, left_open.unroll) == ("lifted", "posterior", "on")
+    assert (left_open.teacher, left_open.loss, left_open.unroll) == ("refined", "posterior", "on")
 
 
 def test_old_flags_are_neither_shown_nor_restored_from_args_json():

@@ -54,7 +54,7 @@ def test_switches_cannot_be_changed_once_validated() -> None:
     [
         ({}, "gt", "mdm"),
         ({"teacher": "refined"}, "refined", "mdm"),
-        ({"supervision": "2d"}, "lifted", "posterior"),
+        ({"supervision": "2d"}, "refined", "posterior"),
         ({"supervision": "2d", "teacher": "lifted", "loss": "floor=2"}, "lifted", "floor=2"),
     ],
 )

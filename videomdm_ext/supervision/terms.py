@@ -136,8 +136,10 @@ class Term:
         return inspect.signature(self.compute)
 
 
-BLIND = 0.03
-"""alpha_bar under which x_t shows next to nothing of x_0: timesteps from 44 of 50 with the cosine schedule."""
+DIFFUSED = 1 / 3
+"""Variance of the diffused motion about the true one, in z-scored features; that of a prediction is 1 - alpha_bar."""
+LEAST_VARIANCE = 0.02
+"""Of a prediction, at the lowest noise."""
 KNOWN = Gaussian(tremble=0.05)
 """What the term `posterior` knows beside the keypoints."""
 TERMS: dict[str, Term] = {}
@@ -191,17 +193,19 @@ def alignment(step: Step) -> Tensor:
 
 @term(weight=1.0)
 def posterior(step: Step) -> Tensor:
-    """Distance from the posterior mean of the motion given the prediction and the keypoints (METHOD 4b).
+    """Distance from the posterior mean of the motion given prediction, diffused motion and keypoints (METHOD 4b).
 
-    The prior is the prediction, the less certain the more noise its input has; at the highest noise, where a prediction
-    is a poor one, the diffused motion with unit precision.
+    Prediction and diffused motion are two Gaussian sources: a prediction is the less certain the more noise its input
+    has, the diffused motion is as certain at any noise. So the target follows the diffused motion at high noise, where
+    a prediction knows little, and the prediction at low noise, where it knows what the keypoints of all clips taught.
     """
-    blind = step.alpha_bar < BLIND
-    start = torch.where(blind[:, None, None, None], step.x_start, step.x.detach())
-    precision = torch.where(blind, 1.0, 1.0 / (1.0 - step.alpha_bar).clamp_min(0.02))[:, None, None]
+    predicted, diffused = 1.0 / (1.0 - step.alpha_bar).clamp_min(LEAST_VARIANCE), 1.0 / DIFFUSED
+    precision = (predicted + diffused)[:, None, None]
+    share = (diffused / precision).unsqueeze(-1)
     target = posterior_target(
-        start, step.observation, step.space, precision, known=KNOWN, teacher=step.x_start, nearest=step.near
-    )
+        torch.lerp(step.x.detach(), step.x_start, share), step.observation, step.space, precision,
+        known=KNOWN, teacher=step.x_start, nearest=step.near, relaxed=True,
+    )  # fmt: skip
     return step.distance(target, torch.ones_like(step.space.mean, dtype=torch.bool))
 
 
