@@ -23,6 +23,7 @@ from videomdm_ext.supervision.posterior import (
     conjugate_gradients,
     posterior_target,
 )
+from videomdm_ext.supervision.terms import DIFFUSED, Step, posterior
 
 IMAGE_ALONE = Gaussian(acceleration=math.inf, bone=math.inf)
 
@@ -253,3 +254,19 @@ def test_tremble_that_the_keypoints_do_not_confirm_is_calmed_and_a_motion_that_t
     exact = posterior_target(truth, seen, space, known=calm)
     exists = channel_validity(seen.valid, SMPL22).transpose(1, 2).unsqueeze(2)
     assert torch.where(exists, truth - exact, 0.0).square().mean() < EXACT_LOSS
+
+
+def test_without_keypoints_the_target_is_between_prediction_and_diffused_motion_the_nearer_to_it_the_more_noise():
+    """Two Gaussian sources, of variances 1 - alpha_bar and DIFFUSED: nothing but their mean."""
+    x, diffused, seen, space = scene(confidence=torch.zeros(3, 12, 22, dtype=torch.float64))
+    noise = torch.tensor((0.9, 0.5, 0.1), dtype=torch.float64)
+    step = Step(x.requires_grad_(), diffused, torch.zeros(3), 1 - noise, seen, space)
+    (gradient,) = torch.autograd.grad(posterior(step).sum(), x)
+    exists = channel_validity(seen.valid, SMPL22)
+    towards = (gradient * (x - diffused)).detach().squeeze(2).transpose(1, 2)
+    apart = (x - diffused).detach().square().squeeze(2).transpose(1, 2)
+    essential = exists.clone()
+    essential[..., redundant(SMPL22).start :] = False
+    count = exists.flatten(1).sum(1)
+    found = (towards * essential).flatten(1).sum(1) * count / (2 * (apart * essential).flatten(1).sum(1))
+    torch.testing.assert_close(found, noise / (noise + DIFFUSED), rtol=1e-5, atol=0)

@@ -110,7 +110,7 @@ class Plan:
 
     clips: Hidden = ""
     content: Hidden = ""
-    arms: tuple[str, ...] = ("3d", "lifted", "2d")
+    arms: tuple[str, ...] = ("3d", "lifted", "refined", "2d")
     """Names in configs/arms, or YAML files, with commas or spaces between."""
     seeds: int = 3
     """Trainings of each arm."""
@@ -195,7 +195,7 @@ class Plan:
 
 
 DEMO = Plan(
-    seeds=3, steps=400, batch_size=16, crop_frames=32, learning_rate=2e-3, latent_dim=192, layers=2, ff_size=384,
+    seeds=2, steps=400, batch_size=16, crop_frames=32, learning_rate=2e-3, latent_dim=192, layers=2, ff_size=384,
     average=0.99, adam_beta2=0.999, samples=128, replications=1, windows=1, without=TRAINED_EVALUATORS,
 )  # fmt: skip
 """The plan of `demo`, of which entries are taken that an earlier version's plan.json does not hold."""

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 GROUP = 256  # clips that are refined together; the first group, a random sample, estimates what all share
 MARK = "made.txt"
 KEPT = "kept.txt"
-WAY = "5"  # of making them: other ways give other teachers
+WAY = "6"  # of making them: other ways give other teachers
 ABOVE = 0.3  # height, m, above which the lowest joint is not taken to stand on the floor
 
 
