@@ -136,7 +136,7 @@ class Term:
         return inspect.signature(self.compute)
 
 
-DIFFUSED = 1 / 3
+DIFFUSED = 1 / 4
 """Variance of the diffused motion about the true one, in z-scored features; that of a prediction is 1 - alpha_bar."""
 LEAST_VARIANCE = 0.02
 """Of a prediction, at the lowest noise."""
