@@ -184,9 +184,14 @@ def with_teacher(path: str, card: Card, clips: Sequence[Clip], diffused: str) ->
     if diffused == "refined":
         if not is_made(path, card):
             logger.info("refining the teachers of %s", path)
-            make_refined(path, card)
+            make_refined(path, card, _log_tenths)
         return read_refined(path, card, clips)
     return list(clips), read_statistics(path, card.lifter)
+
+
+def _log_tenths(done: int, total: int) -> None:
+    if done * 10 // total > (done - 1) * 10 // total:
+        logger.info("refining: %d %%", 100 * done // total)
 
 
 def with_azimuth_error(clip: Clip, degrees: float) -> Clip:
