@@ -150,7 +150,7 @@ def film(words: Sequence[str]) -> int:
         with bars() as progress:
             draw_sheets(options.out, counting(progress, "drawing"))
     out = quoted(options.out)
-    console.print(f"Next: videomdm bench --dataset {out} --arms 3d,lifted,2d", soft_wrap=True)
+    console.print(f"Next: videomdm bench --dataset {out} --arms 3d,lifted,refined,2d", soft_wrap=True)
     return 0
 
 
