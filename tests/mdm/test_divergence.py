@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from videomdm_ext import run
 from videomdm_ext.data.folder import Card, write_folder
-from videomdm_ext.errors import HostError
 from videomdm_ext.mdm import resume
 
 CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
@@ -80,28 +79,6 @@ def test_a_run_of_the_stand_in_that_diverges_is_stopped_and_its_good_checkpoint_
     assert {path.name: path.read_bytes() for path in (folder / name).glob("*.pt")}.items() >= before.items()
     assert not [path for path in (folder / name).glob("*.pt") if resume.broken_in(path)]
     assert train(folder, name, *paired, *goes_on, "--num_steps", "6", "--lr", "1e-4") == 0
-
-
-@pytest.mark.parametrize(
-    ("error", "named"),
-    [
-        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 2944 vs 2838"), True),
-        (OSError(28, "No space left on device"), True),
-        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
-    ],
-)
-def test_a_checkpoint_that_does_not_fit_on_the_disk_is_one_message_and_leaves_no_file(tmp_path, error, named):
-    (tmp_path / "model000000001.pt").write_bytes(b"a whole one")
-    kind, words = (HostError, "cannot be written") if named else (RuntimeError, "CUDA")
-
-    def write():
-        with resume.beside(tmp_path) as partial:
-            (Path(partial) / "model000000002.pt").write_bytes(b"half")
-            raise error
-
-    with pytest.raises(kind, match=words):
-        write()
-    assert [path.name for path in tmp_path.iterdir()] == ["model000000001.pt"]
 
 
 @pytest.mark.usefixtures("borrowed_process")

@@ -168,16 +168,26 @@ def test_only_a_paired_run_is_one(tmp_path):
     assert [kind.__name__ for kind in small_host().mro()].count("Whole") == 1, "replacing twice changes nothing"
 
 
-def test_what_fails_in_saving_leaves_the_folder_as_it_was(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 9"), HostError, "cannot be written"),
+        (OSError(28, "No space left on device"), HostError, "cannot be written .*No space left"),
+        (RuntimeError("CUDA error: an illegal memory access"), RuntimeError, "CUDA"),
+    ],
+)
+def test_what_fails_in_saving_leaves_the_folder_as_it_was_and_a_full_disk_is_named(
+    tmp_path, monkeypatch, error, kind, words
+):
     made = small(tmp_path, paired=False)
     made.save()
 
     def broken(self: Any) -> None:
         Path(self.save_dir, "model000000007.pt").write_text("half")
-        raise OSError("disk full")
+        raise error
 
     monkeypatch.setattr(Trainer, "save", broken)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(kind, match=words):
         made.save()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model000000000.pt", "opt000000000.pt"]
     assert made.save_dir == str(tmp_path)
