@@ -159,12 +159,12 @@ def test_the_aim_is_four_fifths_of_the_gap_with_a_half_excluded(scores: tuple[fl
          f"{DETECTABLE} (3 seeds, N = 18"),
         (make_results(*(make_arm(name, 1) for name in LEVELS)),
          "With one seed nothing is claimed between `2d` and `lifted` in pose Fréchet distance (1 seed, N = 18 clips a"),
-        (three(motion_energy=0.1), "`2d` hardly moves"),
     ],
 )  # fmt: skip
 def test_the_closing_sentence_says_what_else_may_be_found(results: Results, start: str) -> None:
     assert headline(results)[0].startswith(start)
     assert headline(make_results(make_arm("3d"), make_arm("2d"))) == []
+    assert headline(three(motion_energy=0.1)) == []  # the verdict says that it hardly moves
 
 
 # -- several arms -----------------------------------------------------------------------------------------------------

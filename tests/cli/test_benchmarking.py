@@ -56,7 +56,7 @@ def test_the_options_become_the_plan(asked, tmp_path):
 def test_the_defaults_are_the_protocols(asked):
     benchmarking.bench(["--dataset", "some/set", "--text-features", "words"])
     (made,) = asked
-    assert made.plan.arms == ("3d", "lifted", "2d")
+    assert made.plan.arms == ("3d", "lifted", "refined", "2d")
     assert (made.plan.seeds, made.plan.replications, made.plan.curve, made.plan.select) == (3, 20, 0, "")
     assert made.plan.without == ()
     assert str(made.out) == "runs/bench-set"

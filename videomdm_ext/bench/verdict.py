@@ -224,12 +224,13 @@ def against(results: Results, arms: Sequence[Arm], baseline: Arm) -> list[str]:
 
 
 def headline(results: Results) -> list[str]:
-    """The closing sentence on the full method, or else on the first compared arm, in each headline metric."""
+    """The closing sentence on the full method, or else on the first compared arm, in each headline metric.
+
+    None on an arm that hardly moves, of which the verdict says so.
+    """
     arm = next(iter(sorted(compared_arms(results), key=lambda arm: arm.name != FULL)), None)
-    if arm is None or results.arm(CONTROL) is None:
+    if arm is None or results.arm(CONTROL) is None or results.frozen(arm):
         return []
-    if results.frozen(arm):
-        return [_frozen(arm, CONTROL)]
     return [_closing(results, arm, found) for found in compare(results, arm) if found.headline]
 
 

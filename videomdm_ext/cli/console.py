@@ -89,6 +89,11 @@ def quoted(path: str | Path) -> str:
     return shlex.quote(str(path))
 
 
+def counted(card: Card) -> str:
+    """How many clips each split has, in words."""
+    return f"{', '.join(f'{count} {split}' for split, count in card.counts.items())} clips"
+
+
 def lifter_summary(card: Card) -> str:
     """A lifter's error in words."""
     error = card.lifter_error

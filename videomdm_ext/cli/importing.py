@@ -10,7 +10,7 @@ import torch
 import tyro
 
 from videomdm_ext import plugins
-from videomdm_ext.cli.console import bars, console, counting, lifter_summary, parse, quoted
+from videomdm_ext.cli.console import bars, console, counted, counting, lifter_summary, parse, quoted
 from videomdm_ext.data.importing import Imported, find_importer, merge, run_import
 from videomdm_ext.data.motions import PREFIX
 from videomdm_ext.data.sources.base import SHARES, ImportOptions
@@ -166,6 +166,6 @@ def merge_data(words: Sequence[str]) -> int:
     with bars() as progress:
         report = counting(progress, "merging")
         card = merge([str(folder) for folder in options.folders], str(options.out), name=options.name, progress=report)
-    console.print(f"{options.out}: {card.counts} clips, lifter {card.lifter}, content {card.content_hash[:12]}")
+    console.print(f"{options.out}: {counted(card)}, lifter {card.lifter}, content {card.content_hash[:12]}")
     console.print(f"Next: videomdm data check {quoted(options.out)}")
     return 0

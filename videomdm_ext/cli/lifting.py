@@ -225,8 +225,8 @@ class Refresh:
     """Share of the schedule to whose noise the teacher is taken."""
     draws: int = REFRESHING.draws
     """Draws of noise; their mean is the teacher."""
-    ddim: int = REFRESHING.ddim
-    """Steps of DDIM over the whole schedule."""
+    ddim: int = 0
+    """Steps of DDIM over the whole schedule; 0: 25, or as many as it has."""
     seed: int = 0
     """Seed of the noise."""
     trained_on: Path | None = None
@@ -238,14 +238,14 @@ class Refresh:
 def refresh(words: Sequence[str]) -> int:
     """A data set with refreshed teachers, and how far they are off where a truth tells."""
     options = parse(Refresh, "data refresh", words)
-    how = Lifting(
-        strength=options.guidance_strength, start=options.start, draws=options.draws, ddim=options.ddim,
-        seed=options.seed,
-    )  # fmt: skip
     card = read_card(str(options.clips))
     check_writable(str(options.out))
     with console.status("loading the checkpoint"):
         trained = sampling.open_run(options.checkpoint, mdm=options.mdm, clips=str(options.trained_on or ""))
+    how = Lifting(
+        strength=options.guidance_strength, start=options.start, draws=options.draws, seed=options.seed,
+        ddim=options.ddim or min(REFRESHING.ddim, trained.diffusion.num_timesteps),
+    )  # fmt: skip
     with bars() as progress:
         made, kept = refresh_folder(
             trained, str(options.clips), card, str(options.out), how, counting(progress, "refreshing")

@@ -15,7 +15,18 @@ from videomdm_ext.bench.report.tables import markdown_block
 from videomdm_ext.bench.run import Bench
 from videomdm_ext.bench.video_demo import run_video_demo, table
 from videomdm_ext.cli.benchmarking import show, text_choice
-from videomdm_ext.cli.console import bars, by_name, console, counting, lifter_summary, parse, quoted, say_refined, take
+from videomdm_ext.cli.console import (
+    bars,
+    by_name,
+    console,
+    counted,
+    counting,
+    lifter_summary,
+    parse,
+    quoted,
+    say_refined,
+    take,
+)
 from videomdm_ext.data.files import check_writable
 from videomdm_ext.data.film.bundled import build_film_demo
 from videomdm_ext.data.folder import Card, read_card
@@ -69,7 +80,7 @@ def demo(words: Sequence[str]) -> int:
     features = text_choice(plan.text_features)
     console.print("[bold]1/4[/] real motion, filmed; its keypoints and 3D as MediaPipe found them")
     card = _demo_data(out / "data", options.fast)
-    console.print(f"    {card.counts} clips; the lifter is off by {lifter_summary(card)}")
+    console.print(f"    {counted(card)}; the lifter is off by {lifter_summary(card)}")
     plan = dataclasses.replace(plan, clips=str(out / "data"), content=card.content_hash, text_features=features)
     with bars() as progress:
         made = Bench(plan, out, options.workers, ["videomdm", "demo", *words], by_name(progress))
@@ -138,7 +149,7 @@ def make_demo(words: Sequence[str]) -> int:
         if options.synthetic
         else build_film_demo(out, fast=fast)
     )
-    console.print(f"{options.out}: {card.counts} clips, content {card.content_hash[:12]}; {lifter_summary(card)}")
+    console.print(f"{options.out}: {counted(card)}, content {card.content_hash[:12]}; {lifter_summary(card)}")
     console.print(f"Next: videomdm train --arm 2d --clips {quoted(options.out)} --save_dir runs/2d")
     return 0
 
