@@ -70,7 +70,8 @@ def with_truth_as_teacher(clip: Clip) -> Clip:
     """The clip with the truth in the place of its teacher, for the ablation; the camera comes with it."""
     if clip.truth is None or clip.truth_extrinsics is None:
         raise DatasetError(
-            f"{clip.label}: expected a true motion with its camera, found none. Use the lifted teacher instead."
+            f"{clip.label}: expected a true motion with its camera, found none. Choose --teacher lifted or "
+            "refined, as the arms lifted, refined and 2d do."
         )
     return dataclasses.replace(clip, teacher=clip.truth, extrinsics=clip.truth_extrinsics)
 
