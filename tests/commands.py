@@ -64,7 +64,7 @@ SMALL_PLAN = (
     "--samples 8 --replications 1 --curve 0 --workers 0 --windows 1 --arms 3d,2d --without text-motion,views-2d"
 )
 SMALL = {
-    "demo": "--steps 50 --batch-size 2 --arms 2d --layers 1 --latent-dim 32 --ff-size 32 --diffusion-steps 4 "
+    "demo": "--steps 50 --batch-size 2 --arms 2d-lifted --layers 1 --latent-dim 32 --ff-size 32 --diffusion-steps 4 "
     "--samples 8 --workers 1 --out runs/demo --replications 1 --windows 1 --without text-motion,views-2d",
     "train": SMALL_TRAINING,
     "run": SMALL_TRAINING,
