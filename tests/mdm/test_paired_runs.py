@@ -122,8 +122,8 @@ LATEST = ("--resume_checkpoint", "latest")
 SEVEN = ("--paired", "--num_steps", "7", "--save_interval", "3", "--lr_anneal_steps", "20", "--weight_decay", "0.01")
 ARMS = {
     "3d": ("--supervision", "3d"),
-    "2d": ("--supervision", "2d", "--unroll", "off", "--loss", "motion"),
-    "walked": ("--supervision", "2d", "--unroll", "on"),
+    "2d": ("--supervision", "2d", "--teacher", "lifted", "--unroll", "off", "--loss", "motion"),
+    "walked": ("--supervision", "2d", "--teacher", "lifted", "--unroll", "on"),
 }
 FEW = ("3d", "2d")
 DIVERGED = ("diverged", "whole_diverged")

@@ -22,7 +22,8 @@ from videomdm_ext.mdm import checkout
 
 CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
 TWO = (
-    "--supervision", "2d", "--loss", "reprojection", "--crop_frames", "20", "--text_features", "words"
+    "--supervision", "2d", "--teacher", "lifted", "--loss", "reprojection", "--crop_frames", "20",
+    "--text_features", "words",
 )  # fmt: skip
 SMALL = [
     "--layers", "1", "--latent_dim", "16", "--ff_size", "24", "--diffusion_steps", "50", "--batch_size", "3",
@@ -188,7 +189,18 @@ def test_what_cannot_be_begun_is_refused_and_nothing_is_touched(straight, folder
 
 @pytest.mark.usefixtures("borrowed_process")
 def test_2d_without_clips_is_refused_before_anything_is_written(tmp_path, capsys):
-    words = ["train.train_mdm", "--save_dir", str(tmp_path / "run"), *SMALL, "--supervision", "2d", "--num_steps", "2"]
+    words = [
+        "train.train_mdm",
+        "--save_dir",
+        str(tmp_path / "run"),
+        *SMALL,
+        "--supervision",
+        "2d",
+        "--teacher",
+        "lifted",
+        "--num_steps",
+        "2",
+    ]
     assert run.main(words) == 1
     message = capsys.readouterr().err
     assert message.startswith("error: --supervision 2d: expected --clips")
