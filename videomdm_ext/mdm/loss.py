@@ -14,7 +14,6 @@ from videomdm_ext.config import OLD_OPTIONS, Fairness, Source, Speed, Supervisio
 from videomdm_ext.errors import ConfigError, PluginError
 from videomdm_ext.hookspecs import Register, hookimpl
 from videomdm_ext.mdm.data import HostDataset, check_host, check_source
-from videomdm_ext.supervision.keypoints import exchanged, without_outliers
 from videomdm_ext.supervision.objective import PRESETS, Objective, weights_of
 from videomdm_ext.supervision.observation import Observation
 from videomdm_ext.supervision.terms import TERMS, Step, Term
@@ -101,7 +100,6 @@ def supervised(base: type, config: Supervision, objective: Objective) -> type:
             assert dataset is not None
             observation, rest = Observation.take(model_kwargs["y"])
             space, network = dataset.space.to(x_start.device), self._wrap_model(model)
-            observation = without_outliers(exchanged(observation, space.skeleton)[0])
             noise = torch.randn_like(x_start) if noise is None else noise
             alpha_bar = torch.as_tensor(self.alphas_cumprod, dtype=x_start.dtype, device=x_start.device)
 

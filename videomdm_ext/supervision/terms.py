@@ -17,6 +17,7 @@ from torch import Tensor
 from videomdm_ext.geometry.cameras import image_points, to_camera
 from videomdm_ext.motion.features import FeatureSpace, channel_validity, channels, decode, redundant
 from videomdm_ext.motion.kinematics import bone_lengths
+from videomdm_ext.supervision.keypoints import exchanged, without_outliers
 from videomdm_ext.supervision.observation import Observation
 from videomdm_ext.supervision.posterior import Gaussian, posterior_target
 from videomdm_ext.supervision.targets import ray_target
@@ -195,15 +196,18 @@ def alignment(step: Step) -> Tensor:
 def posterior(step: Step) -> Tensor:
     """Distance from the posterior mean of the motion given prediction, diffused motion and keypoints (METHOD 4b).
 
+    Exchanged sides and outliers of the keypoints are repaired first (METHOD 4a).
+
     Prediction and diffused motion are two Gaussian sources: a prediction is the less certain the more noise its input
     has, the diffused motion is as certain at any noise. So the target follows the diffused motion at high noise, where
     a prediction knows little, and the prediction at low noise, where it knows what the keypoints of all clips taught.
     """
+    seen = without_outliers(exchanged(step.observation, step.space.skeleton)[0])
     predicted, diffused = 1.0 / (1.0 - step.alpha_bar).clamp_min(LEAST_VARIANCE), 1.0 / DIFFUSED
     precision = (predicted + diffused)[:, None, None]
     share = (diffused / precision).unsqueeze(-1)
     target = posterior_target(
-        torch.lerp(step.x.detach(), step.x_start, share), step.observation, step.space, precision,
+        torch.lerp(step.x.detach(), step.x_start, share), seen, step.space, precision,
         known=KNOWN, teacher=step.x_start, nearest=step.near, relaxed=True,
     )  # fmt: skip
     return step.distance(target, torch.ones_like(step.space.mean, dtype=torch.bool))
