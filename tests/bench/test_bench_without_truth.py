@@ -178,6 +178,16 @@ def test_what_needs_a_truth_is_refused_before_any_work(plan, tmp_path, changes, 
     assert not (tmp_path / "out" / "plan.json").exists()
 
 
+@pytest.mark.parametrize(("changes", "advice"), [({}, "--reference train"), ({"curve": 2}, "--curve 0")])
+def test_a_set_of_few_videos_that_holds_none_out_is_told_what_it_can_be_compared_with(tmp_path, changes, advice):
+    folder = tmp_path / "data"
+    clips = [blind(make_clip(name=name, texts=(f"to {name}",))) for name in TRAIN[:2]]
+    card = write_folder(str(folder), {"train": clips}, dataclasses.replace(CARD, lifter_error={}))
+    reference = "train" if changes else "test"
+    with pytest.raises(ConfigError, match=f"found none. Choose {advice}, or make the set of more"):
+        Bench(make_plan(folder, card.content_hash, reference=reference, **changes), tmp_path / "out").prepare()
+
+
 def of_nba(clip: Clip) -> Clip:
     """-> the clip with the 16 joints of nba16, without truth."""
     moved, heading, origin = canonicalise(decode(torch.from_numpy(clip.teacher), SMPL22)[:, OF_SMPL], NBA16)

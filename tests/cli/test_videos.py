@@ -112,7 +112,12 @@ def test_missing_captions_are_one_message(command, capsys):
 
 @pytest.mark.parametrize(
     ("option", "said"),
-    [("source", "nowhere: expected a video"), ("--out", "can be written"), ("--fps", "fps: expected a number above 0")],
+    [
+        ("source", "error: nowhere: expected a video"),
+        ("--out", "can be written"),
+        ("--fps", "error: --fps: expected a number above 0"),
+        ("--calibration", "error: 0: expected a calibration"),
+    ],
 )
 def test_a_source_or_folder_that_cannot_be_used_is_refused_before_a_video_is_watched(
     command, tmp_path, monkeypatch, capsys, option, said
@@ -124,6 +129,8 @@ def test_a_source_or_folder_that_cannot_be_used_is_refused_before_a_video_is_wat
         words[replaced[option][0]] = replaced[option][1]
     else:
         words += [option, "0"]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "0").write_text("no cameras")
     monkeypatch.setattr("videomdm_ext.data.video.importer.watch", lambda *_: pytest.fail("a video was watched"))
     assert cli.main(words) == 1
     err = capsys.readouterr().err

@@ -60,6 +60,8 @@ def test_a_data_set_shows_truth_and_teacher_and_the_refined_one_where_it_is_made
     assert view(folder, "--ids", chosen) == 0
     ((caption, names),) = shown(tmp_path / "set.html")
     assert (f"({chosen})" in caption, names) == (True, ["truth", "teacher", "refined teacher"])
+    assert view(folder, "--ids", "nobody") == 1
+    assert "error: --ids nobody: expected a clip of" in capsys.readouterr().err
 
 
 def test_samples_are_shown_from_their_folder_or_file(tmp_path: Path) -> None:

@@ -120,8 +120,14 @@ def _check_blind(plan: Plan, clips: Sequence[Clip], what: str, option: str, name
 
 def clips_of(plan: Plan, split: str) -> list[Clip]:
     """The clips of one split. ConfigError where there are none."""
-    if not read_card(plan.clips).counts.get(split):
-        raise ConfigError(f"{plan.clips}: expected clips in its split {split}, found none. Import the set with splits.")
+    counts = read_card(plan.clips).counts
+    if not counts.get(split):
+        having = " or ".join(f"--reference {name}" for name, count in sorted(counts.items()) if count)
+        raise ConfigError(
+            f"{plan.clips}: expected clips in its split {split}, found none. Choose "
+            f"{having if split == plan.reference else '--curve 0'}, or make the set of more trials or videos, so that "
+            "some are held out."
+        )
     return read_folder(plan.clips, split)[1]
 
 

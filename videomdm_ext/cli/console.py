@@ -1,5 +1,6 @@
 """What the verbs share: arguments, progress bars, and a lifter's error in words."""
 
+import difflib
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from videomdm_ext.data.folder import Card, read_folder
+from videomdm_ext.data.folder import SPLITS, Card, read_folder, read_ids
 from videomdm_ext.data.refined import is_made, measured_error, read_refined
 from videomdm_ext.errors import ConfigError
 
@@ -113,3 +114,19 @@ def say_refined(path: str) -> None:
         lifted, refined = ({name: 1000 * error[name] for name in MEASURED} for error in errors)
         parts = [f"{label} {lifted[name]:.0f} -> {refined[name]:.0f}" for name, label in MEASURED.items()]
         console.print(f"    lifted -> refined teachers, mm from the truth: {', '.join(parts)}")
+
+
+def chosen_ids(path: str, card: Card, ids: Sequence[str], split: str) -> Sequence[str]:
+    """The clips of --ids, all of which the data set at `path` must have; without any, those of --split. ConfigError."""
+    if split not in SPLITS:
+        raise ConfigError(f"--split: expected one of {', '.join(SPLITS)}, found {split!r}. Correct it.")
+    if not ids and not card.counts.get(split):
+        raise ConfigError(f"--split {split}: expected clips in {path}, found none. Choose another split.")
+    if not ids:
+        return read_ids(path, split)
+    known = [clip_id for name in SPLITS if card.counts.get(name) for clip_id in read_ids(path, name)]
+    for clip_id in ids:
+        if clip_id not in known:
+            near = difflib.get_close_matches(clip_id, known, 3) or known[:3]
+            raise ConfigError(f"--ids {clip_id}: expected a clip of {path}, found none. There are {', '.join(near)}.")
+    return ids

@@ -1,6 +1,5 @@
 """The verb `lift`: 2D keypoints and a camera to 3D with a trained prior, and its errors where a truth tells."""
 
-import difflib
 import io
 import json
 from collections.abc import Sequence
@@ -12,12 +11,12 @@ import numpy as np
 import tyro
 from torch import Tensor
 
-from videomdm_ext.cli.console import bars, console, counting, lifter_summary, parse, quoted
+from videomdm_ext.cli.console import bars, chosen_ids, console, counting, lifter_summary, parse, quoted
 from videomdm_ext.cli.sampling import chosen, next_command, write
 from videomdm_ext.config import Supervision, from_args
 from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.files import check_writable, write_bytes
-from videomdm_ext.data.folder import SPLITS, Card, read_card, read_clip, read_ids
+from videomdm_ext.data.folder import Card, read_card, read_clip
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.geometry.cameras import to_world
 from videomdm_ext.inference import lift as lifting
@@ -80,7 +79,8 @@ def lift(words: Sequence[str]) -> int:
         raise ConfigError("--formats: expected npz, page, bvh or glb, found png. Use page.")
     how = how_to(options)
     card = read_card(str(options.clips))
-    found = read_clips(options, card)
+    clips = str(options.clips)
+    found = [read_clip(clips, card, clip_id) for clip_id in chosen_ids(clips, card, options.ids, options.split)]
     with console.status("loading the checkpoint"):
         trained = sampling.open_run(options.checkpoint, mdm=options.mdm, clips=str(options.trained_on or ""))
     for clip in found:
@@ -111,23 +111,6 @@ def how_to(options: Lift) -> Lifting:
         text_scale=options.guidance,
         seed=options.seed,
     )
-
-
-def read_clips(options: Lift, card: Card) -> list[Clip]:
-    """The clips that are asked for."""
-    path = str(options.clips)
-    if options.split not in SPLITS:
-        raise ConfigError(f"--split: expected one of {', '.join(SPLITS)}, found {options.split!r}. Correct it.")
-    if not options.ids:
-        if not card.counts.get(options.split):
-            raise ConfigError(f"--split {options.split}: expected clips in {path}, found none. Choose another split.")
-        return [read_clip(path, card, clip_id) for clip_id in read_ids(path, options.split)]
-    known = [clip_id for split in SPLITS if card.counts.get(split) for clip_id in read_ids(path, split)]
-    for clip_id in options.ids:
-        if clip_id not in known:
-            near = difflib.get_close_matches(clip_id, known, 3) or known[:3]
-            raise ConfigError(f"--ids {clip_id}: expected a clip of {path}, found none. There are {', '.join(near)}.")
-    return [read_clip(path, card, clip_id) for clip_id in options.ids]
 
 
 def teacher_kind(asked: str, trained: Trained) -> str:

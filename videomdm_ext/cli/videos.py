@@ -136,7 +136,7 @@ def film(words: Sequence[str]) -> int:
     if options.processes < 1:
         raise ConfigError(f"--processes: expected 1 or more, found {options.processes}. Correct it.")
     torch.set_num_threads(1)
-    given = ImportOptions(seed=options.seed, extra={"fps": f"{options.fps:g}"})
+    given = ImportOptions(seed=options.seed, extra={"fps": f"{options.fps:g}"}, flag="--")
     importer = filming.FilmImporter(str(Path(options.out, filming.FILMS)), given)
     order = filming.Order(options.size, options.height, options.moving, options.seed)
     with bars() as progress:
@@ -181,9 +181,8 @@ def detector_summary(card: Card) -> str:
 
 def make(options: FromVideo) -> tuple[VideoImporter, Imported]:
     """Run the import, and write what was found out about the videos."""
-    importer = VideoImporter(
-        options.source, ImportOptions(seed=options.seed, captions=options.captions, extra=options.extra())
-    )
+    given = ImportOptions(seed=options.seed, captions=options.captions, extra=options.extra(), flag="--")
+    importer = VideoImporter(options.source, given)
     return importer, _import(importer, options.out, options.name)
 
 

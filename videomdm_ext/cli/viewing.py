@@ -15,11 +15,11 @@ from torch import Tensor
 
 from videomdm_ext.bench.plan import Plan, read_plan
 from videomdm_ext.bench.reference import motion, motion_of
-from videomdm_ext.cli.console import console, parse, quoted
+from videomdm_ext.cli.console import chosen_ids, console, parse, quoted
 from videomdm_ext.data import files
 from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.files import Array
-from videomdm_ext.data.folder import CARD, SPLITS, read_card, read_clip, read_folder, read_ids
+from videomdm_ext.data.folder import CARD, SPLITS, read_card, read_clip, read_folder
 from videomdm_ext.data.refined import is_made, read_refined
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.inference.sample import read_motions
@@ -117,7 +117,8 @@ def of_clips(path: Path, options: View) -> Found:
     """Truth, teacher and refined teacher of clips, with what their camera saw."""
     place = str(path)
     card = read_card(place)
-    ids = options.ids or read_ids(place, options.split)[: options.count]
+    ids = chosen_ids(place, card, options.ids, options.split)
+    ids = ids if options.ids else ids[: options.count]
     clips = [read_clip(place, card, clip_id) for clip_id in ids]
     refined: Sequence[Clip | None] = (
         read_refined(place, card, clips)[0] if is_made(place, card) else [None] * len(clips)

@@ -44,6 +44,7 @@ class ImportOptions:
     captions: str = ""  # a file with captions, ID<tab>caption, for sources without texts
     optics: Optics = field(default_factory=Optics)
     extra: Mapping[str, str] = field(default_factory=dict)  # KEY=VALUE pairs of one importer alone
+    flag: str = "--option "  # what a key of `extra` is written behind, for messages
     split: tuple[float, float, float] = SHARES
     """Shares of the trials for train, val and test, for sources without splits of their own."""
 
@@ -96,8 +97,8 @@ class Importer(ABC):
             wrong = [key for key in wrong if key.removeprefix(PREFIX) not in allowed]
         if wrong:
             raise ConfigError(
-                f"--option {wrong[0]}: expected one that data import {self.name} knows, {', '.join(known) or 'none'}, "
-                "found another. Correct it."
+                f"{self.options.flag}{wrong[0]}: expected one that data import {self.name} knows, "
+                f"{', '.join(known) or 'none'}, found another. Correct it."
             )
         self.results = self.extra("lifted") if "lifted" in known else ""
         if self.results:
@@ -115,7 +116,7 @@ class Importer(ABC):
         """The value of an option of this importer; with `among`, one of these."""
         value = self.options.extra.get(key, default)
         if among and value not in among:
-            raise ConfigError(f"--option {key}: expected {' or '.join(among)}, found {value!r}. Correct it.")
+            raise ConfigError(f"{self.options.flag}{key}: expected {' or '.join(among)}, found {value!r}. Correct it.")
         return value
 
     def extra_number(self, key: str, default: float, *, least: float | None = None) -> float:
@@ -127,7 +128,7 @@ class Importer(ABC):
             value = math.nan
         if not math.isfinite(value) or (value <= 0 if least is None else value < least):
             expected = "a number above 0" if least is None else f"a number, {least:g} or more"
-            raise ConfigError(f"--option {key}: expected {expected}, found {text!r}. Correct it.")
+            raise ConfigError(f"{self.options.flag}{key}: expected {expected}, found {text!r}. Correct it.")
         return value
 
     @abstractmethod

@@ -181,7 +181,8 @@ class VideoImporter(Importer):
         self.refused: dict[str, str] = {}
         self.found: dict[str, Findings] = {}
         self._seen: dict[str, Seen] = {}
-        extra = options.extra  # those that do not go together are refused before any work
+        extra = options.extra  # what does not go together, or cannot be read, is refused before any work
+        self.cameras = read_calibration(extra["calibration"]) if extra.get("calibration") else {}
         if self.fps > FASTEST:
             raise ConfigError(f"--fps: expected at most {FASTEST:g}, found {self.fps:g}. Correct it.")
         told = [key for key in ("focal", "fov", "calibration") if extra.get(key)]
@@ -260,7 +261,7 @@ class VideoImporter(Importer):
         self, video: Video, sighting: Sighting, pieces: list[tuple[Piece, Stretch]], findings: Findings
     ) -> Seen:
         place = self.options.extra.get("calibration", "")
-        calibration = camera_of(read_calibration(place), stem(video.path), place) if place else None
+        calibration = camera_of(self.cameras, stem(video.path), place) if place else None
         lens = self._lens(video, sighting, [stretch for _, stretch in pieces], calibration)
         if lens.told_by == "assumed":
             findings.notes.append(
