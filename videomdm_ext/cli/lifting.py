@@ -221,6 +221,14 @@ class Refresh:
 def refresh(words: Sequence[str]) -> int:
     """A data set with refreshed teachers, and how far they are off where a truth tells."""
     options = parse(Refresh, "data refresh", words)
+    refresh_once(options)
+    out = quoted(options.out)
+    console.print(f"Next: videomdm train --arm 2d --clips {out} --save_dir runs/2d-r1", soft_wrap=True)
+    return 0
+
+
+def refresh_once(options: Refresh) -> None:
+    """Make the data set and print what became of its teachers; started again, it goes on."""
     card = read_card(str(options.clips))
     check_writable(str(options.out))
     with console.status("loading the checkpoint"):
@@ -239,6 +247,3 @@ def refresh(words: Sequence[str]) -> int:
     for name, one in (("before", card), ("after", made)):
         if one.lifter_error:
             console.print(f"    teachers {name}: {lifter_summary(one)}", soft_wrap=True)
-    out = quoted(options.out)
-    console.print(f"Next: videomdm train --arm 2d --clips {out} --save_dir runs/2d-r1", soft_wrap=True)
-    return 0

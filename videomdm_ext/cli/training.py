@@ -1,6 +1,8 @@
 """The verbs `demo`, `data make-demo`, `data refine` and `train`."""
 
 import dataclasses
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +29,15 @@ from videomdm_ext.cli.console import (
     say_refined,
     take,
 )
+from videomdm_ext.cli.lifting import Refresh, refresh_once
 from videomdm_ext.data.files import check_writable
 from videomdm_ext.data.film.bundled import build_film_demo
-from videomdm_ext.data.folder import Card, read_card
+from videomdm_ext.data.folder import CARD, Card, read_card
 from videomdm_ext.data.motions import build_demo
 from videomdm_ext.data.refined import make_refined
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.mdm import hook
+from videomdm_ext.mdm.resume import LATEST
 from videomdm_ext.render import figures
 
 VIDEO_STEPS = 1200
@@ -173,17 +177,53 @@ def refine(words: Sequence[str]) -> int:
 
 
 def train(words: Sequence[str]) -> int:
-    """`videomdm train [--mdm PATH] [--arm NAME] HOST-OPTIONS`: the host's trainer with an arm's options in front.
+    """`videomdm train [--mdm PATH] [--arm NAME] [--rounds N] HOST-OPTIONS`: the host's trainer with an arm's options.
 
     Under 2D supervision its loss is that of `videomdm_ext/mdm/loss.py`.
     """
     mdm, rest = take(list(words), "--mdm")
     arm, rest = take(rest, "--arm")
-    flags = load_arm(arm).flags if arm else []
-    status = run.main([*(["--mdm", mdm] if mdm else []), "train.train_mdm", *flags, *rest])
+    rounds, rest = take(rest, "--rounds")
+    host = ["--mdm", mdm] if mdm else []
+    given = [*(load_arm(arm).flags if arm else []), *rest]
     folder, _ = take(rest, "--save_dir")
+    status = run.main([*host, "train.train_mdm", *given]) if rounds is None else in_rounds(rounds, mdm or "", given)
     if status == 0 and folder:
         where = f" --mdm {quoted(mdm)}" if mdm else ""
         said = "" if "--unconstrained" in rest else ' --text "a person walks."'
         console.print(f"Next: videomdm sample --checkpoint {quoted(folder)}{where}{said}", markup=False)
     return status
+
+
+def in_rounds(rounds: str, mdm: str, words: Sequence[str]) -> int:
+    """Train in rounds of expectation-maximisation: the steps are shared out, and after each round but the last the run
+    lifts its own clips, which are the next round's data set, SAVE_DIR/teachers-ROUND. Started again, it goes on.
+
+    Returns the exit status of the training that did not end well, or 0.
+    """
+    hook.check_one_process()
+    steps, rest = take(list(words), "--num_steps")
+    clips, rest = take(rest, "--clips")
+    resumed, rest = take(rest, "--resume_checkpoint")
+    folder, _ = take(rest, "--save_dir")
+    number, total = (int(text) if text.isdigit() else 0 for text in (rounds, steps or ""))
+    if not (clips and folder and resumed in (None, LATEST) and 1 <= number <= total):
+        raise ConfigError(
+            f"--rounds {rounds}: expected a number of rounds, with --clips, --save_dir, --num_steps of at least a step "
+            f"a round, and no --resume_checkpoint but {LATEST}; found --num_steps {steps}. Correct the options."
+        )
+    for done in range(number):
+        after = Path(folder, f"teachers-{done + 1}")
+        if not after.exists():
+            console.print(f"round {done + 1} of {number}: trained on {clips}", markup=False)
+            goal = ["--clips", clips, "--num_steps", str(total * (done + 1) // number), "--resume_checkpoint", LATEST]
+            host = ["--mdm", mdm] if mdm else []
+            words = [*host, "train.train_mdm", *rest, *([] if "--paired" in rest else ["--paired"]), *goal]
+            status = subprocess.run([sys.executable, "-m", "videomdm_ext.run", *words], check=False).returncode
+            if status:
+                return status
+        if done + 1 < number:
+            if not (after / CARD).is_file():
+                refresh_once(Refresh(clips=Path(clips), checkpoint=Path(folder), out=after, mdm=mdm))
+            clips = str(after)
+    return 0

@@ -1,0 +1,56 @@
+"""Training in rounds: each round's run makes the next one's teachers, and what is done is not done again."""
+
+import json
+
+import pytest
+import torch
+from clips import make_clip
+
+from videomdm_ext.cli import main as cli
+from videomdm_ext.data.folder import Card, read_card, read_folder, write_folder
+
+CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
+SMALL = [
+    *("--batch_size", "2", "--crop_frames", "24", "--latent_dim", "16", "--layers", "1", "--ff_size", "16"),
+    *("--text_features", "words", "--diffusion_steps", "8", "--save_interval", "2", "--log_interval", "1"),
+]
+
+
+@pytest.fixture
+def words(tmp_path):
+    clips = [make_clip(name=name) for name in ("walk", "jump", "kick")]
+    write_folder(str(tmp_path / "set"), {"train": clips}, CARD)
+    place = ["--clips", str(tmp_path / "set"), "--save_dir", str(tmp_path / "run")]
+    return ["train", "--arm", "2d-lifted", *SMALL, *place]
+
+
+def weights(path):
+    content = torch.load(path, weights_only=True)
+    return content.get("model", content)
+
+
+def test_every_round_is_trained_on_what_the_one_before_made_of_the_clips_and_goes_on_when_interrupted(words, tmp_path):
+    run, made = tmp_path / "run", tmp_path / "run" / "teachers-1"
+    assert cli.main([*words, "--rounds", "2", "--num_steps", "6"]) == 0
+    card = read_card(str(made))
+    assert (card.lifter, card.recipe["refreshed"]["round"]) == ("bent-r1", 1)
+    assert card.recipe["refreshed"]["checkpoint"].endswith("model000000003.pt")
+    assert json.loads((run / "args.json").read_text())["clips"] == str(made)
+    before, after = read_folder(str(tmp_path / "set"), "train")[1], read_folder(str(made), "train")[1]
+    assert any((one.teacher != two.teacher).any() for one, two in zip(before, after, strict=True))
+    assert all((one.keypoints == two.keypoints).all() for one, two in zip(before, after, strict=True))
+    whole, teachers = weights(run / "model000000006.pt"), card.content_hash
+    for kind in ("model", "opt"):  # stopped in the second round, and started again
+        for step in (4, 6):
+            (run / f"{kind}{step:09d}.pt").unlink()
+    assert cli.main([*words, "--rounds", "2", "--num_steps", "6"]) == 0
+    assert read_card(str(made)).content_hash == teachers
+    again = weights(run / "model000000006.pt")
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+@pytest.mark.parametrize("wrong", [["two"], ["0"], ["7"], ["2", "--resume_checkpoint", "model000000003.pt"]])
+def test_rounds_that_cannot_be_are_refused_before_training(words, tmp_path, capsys, wrong):
+    assert cli.main([*words, "--num_steps", "6", "--rounds", *wrong]) == 1
+    assert f"error: --rounds {wrong[0]}: expected a number of rounds" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
