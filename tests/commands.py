@@ -37,6 +37,7 @@ NOT_HERE = {
     "python tests/test_golden.py": "tests/test_golden.py computes the same and compares",
     "pytest -n 0": "minutes: it measures the cost of the objective",
     "python -m eval.eval_humanml": "it needs HumanML3D's evaluator and GloVe, which cannot be passed on",
+    "torchrun": "several processes: tests/mdm/test_distributed.py starts them",
     "videomdm bench --protocol": "it needs HumanML3D's evaluator and GloVe, which cannot be passed on",
     "videomdm data refresh": "it needs a run trained on the set: tests/inference/test_refresh.py",
     "videomdm data film": "minutes: it renders films and detects people in them; tests/data/test_film.py",

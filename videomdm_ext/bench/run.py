@@ -32,7 +32,7 @@ from videomdm_ext.data.folder import read_card
 from videomdm_ext.data.refined import identity, is_made, make_refined
 from videomdm_ext.errors import ConfigError, HostError
 from videomdm_ext.inference import sample as sampling
-from videomdm_ext.mdm import hook, loop
+from videomdm_ext.mdm import distributed, hook, loop
 
 DENOISE_AT = 0.2
 """Held-out clips are noised to this share of the schedule."""
@@ -250,7 +250,7 @@ class Bench:
 
     def prepare(self) -> None:
         """Check everything before work begins; refine the teachers where an arm needs them."""
-        hook.check_one_process()
+        distributed.check_one_process()
         if self.workers < 0 or (self.workers < 1 and self.plan.mdm):
             why = " with --mdm, whose logger needs a process for each run" if self.plan.mdm else ", or 0"
             raise ConfigError(f"--workers {self.workers}: expected 1 or more{why}. Correct it.")

@@ -23,7 +23,7 @@ from videomdm_ext.cli.console import bars, by_name, console, counting, parse, qu
 from videomdm_ext.data.files import check_writable, write_bytes
 from videomdm_ext.data.folder import read_card
 from videomdm_ext.errors import ConfigError, HostError
-from videomdm_ext.mdm import checkout, hook, text
+from videomdm_ext.mdm import checkout, distributed, hook, text
 from videomdm_ext.mdm.speed.measure import PARTS, PHASES, Sizes, Speeds, measure
 from videomdm_ext.render import figures
 
@@ -65,7 +65,7 @@ def bench(words: Sequence[str]) -> int:
         raise ConfigError(f"--protocol: expected mdm, found {name or 'nothing'}. Leave it out for our own.")
     options = parse(Options, "bench", words)
     figures.require()
-    hook.check_one_process()
+    distributed.check_one_process()
     out = options.out or Path("runs") / f"bench-{Path(options.dataset).name}"
     if options.workers < 0 or options.threads < 0:
         raise ConfigError("--workers and --threads: expected 0 or more. Correct the option.")

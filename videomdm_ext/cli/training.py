@@ -36,7 +36,7 @@ from videomdm_ext.data.folder import CARD, Card, read_card
 from videomdm_ext.data.motions import build_demo
 from videomdm_ext.data.refined import make_refined
 from videomdm_ext.errors import ConfigError
-from videomdm_ext.mdm import hook
+from videomdm_ext.mdm import distributed
 from videomdm_ext.mdm.resume import LATEST
 from videomdm_ext.render import figures
 
@@ -69,7 +69,7 @@ def demo(words: Sequence[str]) -> int:
     """The main job on bundled real motion."""
     options = parse(Demo, "demo", words)
     figures.require()
-    hook.check_one_process()
+    distributed.check_one_process()
     plan = options.plan
     if options.workers < 1 or plan.steps < FEWEST_STEPS:
         raise ConfigError(f"--workers: expected 1 or more, and --steps {FEWEST_STEPS} or more. Correct it.")
@@ -201,7 +201,7 @@ def in_rounds(rounds: str, mdm: str, words: Sequence[str]) -> int:
 
     Returns the exit status of the training that did not end well, or 0.
     """
-    hook.check_one_process()
+    distributed.check_one_process()
     steps, rest = take(list(words), "--num_steps")
     clips, rest = take(rest, "--clips")
     resumed, rest = take(rest, "--resume_checkpoint")

@@ -27,7 +27,7 @@ from videomdm_ext import plugins
 from videomdm_ext.config import Fairness, Source, Supervision, from_args
 from videomdm_ext.data.folder import read_card
 from videomdm_ext.errors import ConfigError, HostError, VideoMDMError
-from videomdm_ext.mdm import data, evaluation, loop, loss, pairing, remedies, resume, text
+from videomdm_ext.mdm import data, distributed, evaluation, loop, loss, pairing, remedies, resume, text
 from videomdm_ext.mdm.checkout import FUNCTIONS, PACKAGES, PARSER, STANDIN, Checkout, check_functions
 from videomdm_ext.mdm.speed import approximate, exact
 
@@ -44,6 +44,8 @@ NUMBERS: dict[str, tuple[float, float]] = {
     "seed": (0, 2**32 - 1),
 }
 """Options of the hosts' trainings with the least and the greatest value with which one can train; infinity is none."""
+TRAINERS = "train"
+"""The host's package whose programs train."""
 AddOptions = Callable[["argparse._ArgumentGroup"], None]
 Activate = Callable[[argparse.Namespace], None]
 
@@ -64,6 +66,8 @@ def attach(names: dict[str, Any]) -> None:
             usual(kind, error, trace)
 
     sys.excepthook = briefly
+    if Path(sys.argv[0]).parent.name == TRAINERS:
+        distributed.hush()
     check_functions(Path(names["__file__"]).resolve().parents[1], names)
     begin()
     wrap(names, add_options, activate)
@@ -115,6 +119,8 @@ def run(checkout: Checkout, module: str, argv: Sequence[str]) -> None:
         found = None
     if found is None:
         raise HostError(f"{checkout.root}: no module {module}. Name one of its programs, for example train.train_mdm.")
+    if module.split(".")[0] == TRAINERS:
+        distributed.hush()
     before = sys.argv
     sys.argv = [module, *argv]
     try:
@@ -182,7 +188,7 @@ def activate(args: argparse.Namespace, *, loading: bool = False) -> None:
     """
     trains = not loading and hasattr(args, "save_dir") and hasattr(args, "num_steps")
     if trains:
-        check_one_process()
+        distributed.check_launch()
         check_numbers(args)
     moved = text.explicit(sys.argv[1:], "clips")
     if moved is not None:  # the folder may lie elsewhere than where args.json says that the training found it
@@ -196,6 +202,7 @@ def activate(args: argparse.Namespace, *, loading: bool = False) -> None:
     manager().hook.configure(args=args)
     if trains:
         fit_batch(args)
+        distributed.check_parts(args)
         if getattr(args, "eval_during_training", False):
             evaluation.check_during_training(args, _root())
     encoder = text.settle(args, sys.argv[1:], manager())
@@ -207,22 +214,10 @@ def activate(args: argparse.Namespace, *, loading: bool = False) -> None:
     unconstrained = getattr(args, "unconstrained", False)
     denoiser = without_text(denoiser) if unconstrained else with_text_encoder(denoiser, encoder)
     _swap(model_util, "MDM", approximate.quicker(denoiser, approximate.activate(args, sys.argv[1:])))
+    if trains and distributed.launched():
+        meet(args)
     _swap_data(args)
     _pair(args)
-
-
-def check_one_process() -> None:
-    """Raise HostError in one of several processes, as torchrun, mpirun or srun start them."""
-    alone_if = {"WORLD_SIZE": "1", "RANK": "0", "OMPI_COMM_WORLD_SIZE": "1", "PMI_SIZE": "1"}
-    if "SLURM_PROCID" in os.environ:  # a step of srun; a batch script alone has the other variable too
-        alone_if["SLURM_NTASKS"] = "1"
-    for name, alone in alone_if.items():
-        found = os.environ.get(name, "") or alone
-        if found != alone:
-            raise HostError(
-                f"{name}={found}: expected one process, as training on several is not supported and each would train "
-                f"the same into one folder. Start it without torchrun, mpirun or srun, or unset {name}."
-            )
 
 
 def check_numbers(args: argparse.Namespace) -> None:
@@ -247,6 +242,17 @@ def fit_batch(args: argparse.Namespace) -> None:
         args.batch_size = count
 
 
+def meet(args: argparse.Namespace) -> None:
+    """Go on together with the other processes, when rank 0 has made the teachers that all read."""
+    source, supervision = from_args(Source, args), from_args(Supervision, args)
+    start = resume.start_of(args)
+    if source.clips and os.environ["RANK"] == "0":
+        data.with_teacher(source.clips, read_card(source.clips), [], supervision.teacher)
+    distributed.join(args)
+    if distributed.rank():  # its own folder holds no checkpoint
+        args.resume_checkpoint = str(start or "")
+
+
 def _root() -> Path:
     """The folder of the host in use."""
     return Path(importlib.import_module("utils.parser_util").__file__ or "").resolve().parents[1]
@@ -261,7 +267,8 @@ def _pair(args: argparse.Namespace) -> None:
         model_util.MDM = pairing.paired_model(model_util.MDM, args.seed)
     if hasattr(get_data, "get_dataset_class"):
         classes = pairing.fresh_dataset_class(_own(get_data, "get_dataset_class"), args.seed)
-        _swap(get_data, "get_dataset_class", classes if from_args(Fairness, args).paired else None)
+        alike = from_args(Fairness, args).paired or distributed.size() > 1  # one process would read what another writes
+        _swap(get_data, "get_dataset_class", classes if alike else None)
 
 
 def _swap(module: Any, name: str, replacement: Any | None) -> None:
@@ -318,7 +325,7 @@ def _swap_data(args: argparse.Namespace) -> None:
     wrapping = manager().hook.wrap_dataset.get_hookimpls()
     if not source.clips and not wrapping:
         _swap(get_data, "get_dataset", None)
-        _swap(get_data, "get_collate_fn", None)
+        _swap(get_data, "get_collate_fn", sized_for_part(_own(get_data, "get_collate_fn")))
         return
     host_dataset, host_collate = _own(get_data, "get_dataset"), _own(get_data, "get_collate_fn")
     opened: list[Any] = []
@@ -347,7 +354,7 @@ def _swap_data(args: argparse.Namespace) -> None:
     def get_collate_fn(name: str, hml_mode: str = "train", pred_len: int = 0, batch_size: int = 1) -> Any:
         dataset = opened[-1] if opened else None
         if not isinstance(dataset, data.HostDataset):
-            return host_collate(name, hml_mode, pred_len, batch_size)
+            return sized_for_part(host_collate)(name, hml_mode, pred_len, batch_size)
         if len(dataset) < batch_size:
             raise HostError(
                 f"{source.clips}: expected {batch_size} clips for a batch, found {len(dataset)}. "
@@ -357,3 +364,15 @@ def _swap_data(args: argparse.Namespace) -> None:
 
     _swap(get_data, "get_dataset", get_dataset)
     _swap(get_data, "get_collate_fn", get_collate_fn)
+
+
+def sized_for_part(get_collate_fn: Callable[..., Any]) -> Callable[..., Any]:
+    """The host's `get_collate_fn`, which fills a batch up to its size, for this process's part of one in training."""
+
+    @functools.wraps(get_collate_fn)
+    def get(name: str, hml_mode: str = "train", *rest: Any) -> Any:
+        if hml_mode == "train" and len(rest) > 1:
+            rest = (*rest[:-1], rest[-1] // distributed.size())
+        return get_collate_fn(name, hml_mode, *rest)
+
+    return get

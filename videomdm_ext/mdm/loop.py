@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from videomdm_ext.data.files import write_bytes
 from videomdm_ext.errors import HostError
-from videomdm_ext.mdm import imports, pairing, resume
+from videomdm_ext.mdm import distributed, imports, pairing, resume
 from videomdm_ext.mdm.speed import exact
 
 Host: Any = object
@@ -36,6 +36,11 @@ def replace(module: ModuleType) -> None:
     whole = type(own.__name__, (Whole, own), {"host": module, "__module__": own.__module__})
     whole.paired = type("PairedTrainLoop", (Paired, whole), {"__module__": own.__module__})  # type: ignore[attr-defined]
     module.TrainLoop = whole  # type: ignore[attr-defined]
+    if goals := vars(module).get("sample_goal"):
+        vars(module)["sample_goal"] = distributed.parts_of(goals)
+    if log := vars(module).get("log_loss_dict"):
+        gathered, terms = distributed.gathered, distributed.gathered_terms
+        vars(module)["log_loss_dict"] = lambda diffusion, t, losses: log(diffusion, gathered(t), terms(losses))
 
 
 class Whole(Host):
@@ -62,7 +67,9 @@ class Whole(Host):
         resume.sweep(args.save_dir)
         trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         self.guard = resume.Guard(args, trained)
-        super().__init__(args, train_platform, model, diffusion, data)
+        super().__init__(args, train_platform, model, diffusion, distributed.shared(data, args.seed))
+        distributed.share(self, sparse=getattr(args, "multi_encoder_type", "") == "multi" and args.multi_target_cond)
+        pairing.spread(args, self.number_of_step())
         self._keep_loss(diffusion)
         if self.device.type == "cuda" and not args.multi_target_cond:
             self.data = exact.OnDevice(self.data, self.device)
@@ -80,10 +87,14 @@ class Whole(Host):
 
         def training_losses(*positional: Any, **named: Any) -> dict[str, Tensor]:
             terms: dict[str, Tensor] = own(*positional, **named)
-            self.loss = terms["loss"].detach()
+            self.loss = distributed.gathered(terms["loss"].detach())
             return terms
 
         diffusion.training_losses = training_losses
+
+    def run_loop(self) -> None:
+        super().run_loop()
+        distributed.finish()
 
     def run_step(self, batch: Tensor, cond: dict[str, Any]) -> None:
         super().run_step(batch, cond)
@@ -95,6 +106,8 @@ class Whole(Host):
 
     def save(self) -> None:
         self.guard.check_saved(resume.content_of(self), self.ckpt_file_name())
+        if distributed.rank():
+            return
         self.save_beside()
         folder = self.save_dir
         with resume.beside(folder) as partial:
@@ -162,6 +175,7 @@ class Paired(Host):
                 self.run_epoch(bar)
         if self.step != self.saved_step:
             self.checkpoint()
+        distributed.finish()
 
     def run_epoch(self, bar: "tqdm[NoReturn]") -> None:
         """The rest of an epoch, or as much of it as there are steps."""

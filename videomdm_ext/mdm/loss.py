@@ -13,6 +13,7 @@ from videomdm_ext import plugins
 from videomdm_ext.config import OLD_OPTIONS, Fairness, Source, Speed, Supervision, add_arguments, from_args
 from videomdm_ext.errors import ConfigError, PluginError
 from videomdm_ext.hookspecs import Register, hookimpl
+from videomdm_ext.mdm import distributed
 from videomdm_ext.mdm.data import HostDataset, check_host, check_source
 from videomdm_ext.supervision.objective import PRESETS, Objective, weights_of
 from videomdm_ext.supervision.observation import Observation
@@ -118,6 +119,7 @@ def supervised(base: type, config: Supervision, objective: Objective) -> type:
             if config.unroll == "off":
                 return t.unsqueeze(1)
             buckets = TimestepBuckets.of(config.unroll_below, config.unroll_steps, self.num_timesteps)
-            return buckets.draw(len(t), torch.default_generator).to(t.device)
+            total, generator = len(t) * distributed.size(), distributed.common or torch.default_generator
+            return buckets.draw(total, generator)[distributed.part(total)].to(t.device)
 
     return Supervised2D

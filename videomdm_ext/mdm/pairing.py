@@ -9,7 +9,7 @@ import hashlib
 import random
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from videomdm_ext.config import Fairness, from_args
+from videomdm_ext.mdm import distributed
 from videomdm_ext.mdm.imports import Beside, swapped
 
 
@@ -64,7 +65,7 @@ def restore_random_states(states: dict[str, Any]) -> None:
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(states["torch"])
     if states["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(states["cuda"])
+        torch.cuda.set_rng_state_all(states["cuda"][: torch.cuda.device_count()])
 
 
 @contextmanager
@@ -218,15 +219,25 @@ def paired_diffusion(base: type, seed: int) -> type:
 
 
 def keyed_noise(x_start: Tensor, seed: int) -> Tensor:
-    """Gaussian noise like x_start, drawn on the CPU, so that all devices get the same."""
+    """Gaussian noise like x_start, drawn on the CPU, for all processes, so that every device gets the same."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(x_start.shape, generator=generator, dtype=x_start.dtype).to(x_start.device)
+    total = len(x_start) * distributed.size()
+    noise = torch.randn((total, *x_start.shape[1:]), generator=generator, dtype=x_start.dtype)
+    return noise[distributed.part(total)].to(x_start.device)
+
+
+def spread(args: argparse.Namespace, step: int) -> None:
+    """Give each process of a training without --paired, from this step on, global generators of its own."""
+    if distributed.size() > 1 and not from_args(Fairness, args).paired:
+        distributed.common = torch.Generator().manual_seed(derive(args.seed, "common", step))
+        seed_all(derive(args.seed, "process", distributed.rank(), step))
 
 
 def paired_model(base: type, seed: int) -> type:
     """A subclass of the host's MDM: initial weights, dropout and hidden conditions have streams of their own.
 
-    Dropout starts anew at the first pass of a step, so that what a step draws before it does not matter.
+    Dropout starts anew at the first pass of a step, so that what a step draws before it does not matter. Several
+    processes draw both for the clips of all; on a GPU, dropout in each has a stream of its own.
     """
 
     class PairedModel(base):
@@ -244,9 +255,12 @@ def paired_model(base: type, seed: int) -> type:
 
         def forward(self, x: Tensor, timesteps: Tensor, y: Any = None) -> Tensor:
             if self.paired_step is not None and self.passes == 0:
-                seed_torch(derive(seed, "network", self.paired_step))
+                other = (distributed.rank(),) if x.is_cuda and distributed.rank() else ()
+                seed_torch(derive(seed, "network", self.paired_step, *other))
             self.passes += 1
-            output: Tensor = super().forward(x, timesteps, y)
+            several = self.paired_step is not None and distributed.size() > 1 and not x.is_cuda
+            with distributed.SharedDropout() if several else nullcontext():
+                output: Tensor = super().forward(x, timesteps, y)
             return output
 
         def mask_cond(self, cond: Tensor, force_mask: bool = False) -> Tensor:
@@ -257,7 +271,11 @@ def paired_model(base: type, seed: int) -> type:
             self.masks += 1
             with torch.random.fork_rng([cond.device] if cond.is_cuda else []):
                 seed_torch(label)
-                masked = super().mask_cond(cond, force_mask=force_mask)
-            return masked
+                if distributed.size() == 1:
+                    masked = super().mask_cond(cond, force_mask=force_mask)
+                    return masked
+                total = cond.shape[-2] * distributed.size()
+                shown: Tensor = super().mask_cond(cond.new_ones(*cond.shape[:-2], total, 1), force_mask=force_mask)
+            return cond * shown[..., distributed.part(total), :]
 
     return PairedModel

@@ -17,7 +17,7 @@ from utils.model_util import load_model_wo_clip
 
 from videomdm_ext.data.files import write_bytes
 from videomdm_ext.errors import HostError
-from videomdm_ext.mdm import pairing, resume
+from videomdm_ext.mdm import distributed, pairing, resume
 
 
 class Progress:
@@ -65,7 +65,7 @@ class TrainLoop:
         self.guard = resume.Guard(
             args, {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         )
-        self.args, self.train_platform, self.data = args, train_platform, data
+        self.args, self.train_platform, self.data = args, train_platform, distributed.shared(data, args.seed)
         self.model, self.diffusion = model, diffusion
         self.save_dir = Path(args.save_dir)
         self.device = dist_util.dev()
@@ -80,6 +80,8 @@ class TrainLoop:
         checkpoint = resume.start_of(args)
         if checkpoint:
             self.resume(checkpoint)
+        distributed.share(self)
+        pairing.spread(args, self.step)
 
     def resume(self, path):
         """Take up weights, average, optimizer, log and random states of a checkpoint."""
@@ -120,6 +122,7 @@ class TrainLoop:
                 self.save()
         if self.step != self.saved_step:
             self.save()
+        distributed.finish()
 
     def batches(self):
         """Batches of the epochs, from the one after `step` to the last step."""
@@ -138,7 +141,7 @@ class TrainLoop:
 
     def restore_random_states(self):
         """Once after a resumption: the global generators as they were at the checkpoint."""
-        if self.random_states:
+        if self.random_states and distributed.size() == 1:
             pairing.restore_random_states(self.random_states)
             self.random_states = None
 
@@ -149,13 +152,14 @@ class TrainLoop:
         if hasattr(self.diffusion, "begin_step"):
             self.diffusion.begin_step(self.step)
         t, weights = self.schedule_sampler.sample(motion.shape[0], self.device)
-        losses = self.diffusion.training_losses(self.model, motion, t, model_kwargs=cond, dataset=self.data.dataset)
+        losses = self.diffusion.training_losses(self.ddp_model, motion, t, model_kwargs=cond, dataset=self.data.dataset)
         (losses["loss"] * weights).mean().backward()
         if self.args.gradient_clip > 0:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.args.gradient_clip)
         self.opt.step()
         self.update_average_model()
         self.step += 1
+        losses = distributed.gathered_terms(losses)
         self.guard.check_step(self.step, losses["loss"])
         self.progress.add(losses)
         return losses
@@ -197,12 +201,14 @@ class TrainLoop:
         if self.model_avg is not None:
             average = resume.without_text_encoder(self.model_avg.state_dict())
             weights = {"model": weights, "model_avg": average}
-        place = self.save_dir / self.ckpt_file_name()
+        place, self.saved_step = self.save_dir / self.ckpt_file_name(), self.step
         self.guard.check_saved({"weights": weights, "opt": bundle["opt"]}, place.name)
+        if distributed.rank():
+            return
         with resume.beside(self.save_dir) as partial:
             torch.save(bundle, Path(partial) / f"opt{self.step:09d}.pt")
             torch.save(weights, Path(partial) / place.name)
-        self.guard.good, self.saved_step = place, self.step
+        self.guard.good = place
 
 
 def copy_sharing_text_encoder(model):
