@@ -333,7 +333,7 @@ def test_bench_validate_answers_in_json_and_in_words(monkeypatch, capsys, proble
 def test_status_and_doctor_answer_in_json(monkeypatch, tmp_path, capsys):
     for seam in checkouts.checkout.SEAMS:
         (tmp_path / seam).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / seam).write_text("apply_rules add_diffusion_options")
+        (tmp_path / seam).write_text("def apply_rules(): ...\ndef add_diffusion_options(): ...\n")
     finding = doctor.Finding("missing", "clip", "no text", "install it")
     monkeypatch.setattr(doctor, "examine", lambda host: [finding])
     found = told(["status", "--mdm", str(tmp_path), "--json"], capsys)

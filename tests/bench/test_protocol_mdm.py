@@ -110,7 +110,7 @@ def fake_checkout(root: Path) -> Path:
     for name in (*checkout.SEAMS, "eval/eval_humanml.py", *map(str, evaluation.FILES), *data):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text("")
-    (root / checkout.PARSER).write_text("".join(f"def {name}(): ...\n" for name in checkout.FUNCTIONS))
+    (root / checkout.PARSER).write_text("".join(f"def {name}(): ...\n" for name in (checkout.OPTIONS, checkout.RULES)))
     return root
 
 

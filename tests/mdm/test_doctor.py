@@ -84,7 +84,12 @@ def host(write: Write, text: str) -> ModuleType:
 def test_an_absent_package_is_imported_and_subclassed_by_the_host_and_refuses_to_be_called(write):
     text = "import spacy\nfrom smplx import SMPLLayer\nfrom smplx.lbs import joints\nclass Body(SMPLLayer):\n    pass\n"
     module = host(write, text)
-    for call in (lambda: module.spacy.load("en"), module.Body, lambda: module.joints(1), lambda: module.spacy.a.b.c()):
+    for call in (
+        lambda: module.spacy.load("en")("walks"),
+        module.Body,
+        lambda: module.joints(1),
+        lambda: module.spacy.a.b.c(),
+    ):
         with pytest.raises(HostError, match=r"(spacy|smplx): expected a package .*, found none\. .*pip install"):
             call()
     assert issubclass(module.Body, module.SMPLLayer)

@@ -104,7 +104,7 @@ def host_facts(host: checkout.Checkout) -> dict[str, Any]:
         "commit": host.commit,
         "tested": host.commit in checkout.TESTED,
         "dirty": is_dirty(host.root),
-        "sha256": hash_files(host.root, [host.root / seam for seam in checkout.SEAMS]),
+        "sha256": hash_files(host.root, [host.root / seam for seam in checkout.SEAMS if (host.root / seam).is_file()]),
     }
 
 

@@ -4,12 +4,16 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from videomdm_ext.cli.console import parse, quoted
+from videomdm_ext.data.files import write_bytes
 from videomdm_ext.errors import HostError
 from videomdm_ext.mdm import checkout, install
 
@@ -41,9 +45,9 @@ class Uninstall:
 
 def uninstall(words: Sequence[str]) -> int:
     """A checkout without our lines and without our folder."""
-    host = _find(parse(Uninstall, "uninstall", words).mdm, older=True)
+    host = _find(parse(Uninstall, "uninstall", words).mdm, supported=False)
     print(install.uninstall(host.root))
-    if checkout.is_supported(host.root):
+    if not checkout.gap(host.root, "uninstall"):
         print(f"Next: videomdm run --mdm {quoted(host.root)} train.train_mdm ARGS... runs MDM with our options")
     return 0
 
@@ -112,9 +116,38 @@ def doctor(words: Sequence[str]) -> int:
     return 0
 
 
-def _find(mdm: str, *, older: bool = False) -> checkout.Checkout:
+@dataclass(frozen=True)
+class Survey:
+    """Report which programs work with this package in checkouts of MDM and its forks, as a Markdown table."""
+
+    folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Checkouts."""
+    run: bool = False
+    """Run the programs on tiny data in a copy of each, about a minute a checkout; without, look for their seams."""
+    out: Path | None = None
+    """Write the table to this file too."""
+
+
+def survey(words: Sequence[str]) -> int:
+    """A row for each checkout, and why what is not there matters."""
+    options = parse(Survey, "host survey", words)
+    surveys = import_module("videomdm_ext.mdm.survey")
+    rows = []
+    with surveys.bundled_clips() if options.run else nullcontext() as clips:
+        for folder in options.folders:
+            rows.append(surveys.survey(folder, clips))
+            print(f"{folder}: {', '.join(f'{name} {state}' for name, (state, _) in rows[-1].found.items())}")
+    table = surveys.table(rows)
+    print(f"\n{table}")
+    if options.out is not None:
+        write_bytes(str(options.out), table.encode())
+    print(f"Next: {'videomdm install --mdm PATH' if options.run else 'videomdm host survey --run DIR...'}")
+    return 0
+
+
+def _find(mdm: str, *, supported: bool = True) -> checkout.Checkout:
     """The checkout, which is named in the first line of every answer."""
-    host = checkout.find(mdm or None, older=older)
+    host = checkout.find(mdm or None, supported=supported)
     say_host(host)
     return host
 

@@ -53,11 +53,13 @@ VERBS = {
         "Report whether our line is in a checkout, and whether its commit is tested.",
     ),
     "doctor": ("cli.checkouts", "doctor", "Say how a checkout and the installed packages fit."),
+    "host survey": ("cli.checkouts", "survey", "Report which programs work in checkouts of MDM and its forks."),
 }
 """Verb: module, function that takes the remaining arguments and returns the exit status, one line of help."""
 FAMILIES = {
     "data": "Data sets",
     "bench": "Compare arms on a data set",
+    "host": "Checkouts of MDM and its forks",
 }
 """Verbs of two words by their first one, and what they are about."""
 STATUSES = "Exit status: 0 done, 1 yours to put right, 2 unknown option or value, 3 a fault, 130 interrupted."

@@ -1,38 +1,92 @@
-"""Find an MDM checkout: a folder with MDM's modules at their places, of a commit that has the functions we hook."""
+"""Find an MDM checkout, and what of it each program of ours hooks: a file, and a name in it, of MDM or a fork."""
 
+import ast
 import os
-import re
 import subprocess
-from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 
 from videomdm_ext.config import repository
 from videomdm_ext.errors import HostError
 
-PARSER = "utils/parser_util.py"
-FUNCTIONS = ("apply_rules", "add_diffusion_options")
-"""Functions of PARSER that the options go through; MDM has the first since FIRST."""
-SEAMS = (
-    PARSER,
-    "utils/model_util.py",
-    "utils/fixseed.py",
-    "utils/dist_util.py",
-    "model/mdm.py",
-    "model/cfg_sampler.py",
-    "diffusion/gaussian_diffusion.py",
-    "diffusion/respace.py",
-    "data_loaders/get_data.py",
-    "data_loaders/tensors.py",
-    "train/train_mdm.py",
-    "train/training_loop.py",
-    "sample/generate.py",
-)
+PARSER, LOOP = "utils/parser_util.py", "train/training_loop.py"
+MODELS, DATA = "utils/model_util.py", "data_loaders/get_data.py"
+DENOISERS = ("MDM", "CMDM", "MDMP")
+"""The denoiser's class as MODELS names it, in MDM and in forks."""
+OPTIONS, RULES = "add_diffusion_options", "apply_rules"
+ENDS = ("train_args", "generate_args", "edit_args", "evaluation_parser")
+"""Functions of PARSER that return the final arguments where the host has no RULES, which every one of these calls."""
 PACKAGES = ("utils", "model", "diffusion", "data_loaders", "train", "sample", "eval", "visualize")
 """Top-level packages of MDM."""
-TESTED = ("d4fd88c86d9210b85323783a73acb9b794d73e44", "d178946658a38f6a33027589ba7c579f2644beb6")
-"""Commits of MDM that the tests train: the newest, with every test marked `mdm`, and FIRST."""
-FIRST = "d178946"
+
+
+@dataclass(frozen=True)
+class Seam:
+    """One of these names, a function, a class or `Class.method`, at the top of a file, and what it is needed for."""
+
+    file: str
+    names: tuple[str, ...]
+    use: str
+
+    def gap(self, root: Path) -> str:
+        """What a checkout lacks of it and why that matters, in one sentence; empty where it is there."""
+        path = root / self.file
+        if not path.is_file():
+            return f"{self.file} is not there, {self.use}"
+        return "" if names_in(path).intersection(self.names) else f"{self.file} has no {self.names[0]}, {self.use}"
+
+
+_HOOK = (
+    Seam(PARSER, (OPTIONS,), "whose options args.json restores"),
+    Seam(PARSER, (RULES, *ENDS), "which returns the final arguments"),
+)
+_TRAIN = (
+    *_HOOK,
+    Seam(LOOP, ("TrainLoop.run_step",), "after which a step is checked"),
+    Seam(LOOP, ("TrainLoop.save",), "which writes checkpoints"),
+)
+_BUILD = (
+    Seam(MODELS, ("create_model_and_diffusion",), "which builds both by the names of this module"),
+    Seam(MODELS, DENOISERS, "the denoiser that gets the text features"),
+)
+_TWO = (
+    *_TRAIN,
+    *_BUILD,
+    Seam(MODELS, ("SpacedDiffusion",), "of which the 2D loss is a subclass"),
+    Seam("diffusion/respace.py", ("SpacedDiffusion._wrap_model",), "through which the 2D loss asks the denoiser"),
+    Seam(DATA, ("get_dataset",), "in whose place clips are read"),
+    Seam(DATA, ("get_collate_fn",), "in whose place clips become batches"),
+)
+PROGRAMS: dict[str, tuple[Seam, ...]] = {
+    "train 3d": _TRAIN,
+    "train 2d": _TWO,
+    "--paired": (*_TWO, Seam(LOOP, ("TrainLoop.forward_backward",), "which draws the timesteps of a step")),
+    "resume": (*_TRAIN, Seam(LOOP, ("TrainLoop._load_and_sync_parameters",), "which reads a checkpoint")),
+    "sample": (*_HOOK, *_BUILD, Seam("sample/generate.py", ("main",), "which is the program")),
+    "edit": (*_HOOK, *_BUILD, Seam("sample/edit.py", ("main",), "which is the program")),
+    "evaluate": (*_HOOK, *_BUILD, Seam("eval/eval_humanml.py", ("evaluation",), "which is the program")),
+    "uninstall": _HOOK,
+}
+"""What each program asks of a checkout."""
+SEAMS = tuple(dict.fromkeys(seam.file for seams in PROGRAMS.values() for seam in seams))
+"""Files with something that is hooked."""
+FOREIGN = {
+    "train/train_gmd.py": ("GMD", "its options are dataclasses in place of argument groups"),
+    "train/train_condmdi.py": ("CondMDI", "its options are dataclasses in place of argument groups"),
+    "sample/mas.py": ("MAS", "it trains 2D motions with a trainer of its own"),
+    "model/FlowMDM.py": ("FlowMDM", "its programs and loop stand elsewhere, and its batches hold several captions"),
+    "sample/transfer.py": ("MoMo", "its data come from data_utils, with features of their own"),
+}
+"""A file by which another program of this family is known, its name, and why it is not a host."""
+TESTED = (
+    "d4fd88c86d9210b85323783a73acb9b794d73e44",
+    "d178946658a38f6a33027589ba7c579f2644beb6",
+    "395f382d690756e20e100920545e2a85dcbc0227",
+    "2ce584a5e6a7362cb10847bfb83eb839e162238c",
+    "904e4f12764748bf03e44598a1fde5324ea2d951",
+    "5224ee516495b35e6d0420702fb08f993fe778c2",
+)
+"""Commits of MDM that the tests train, the newest first, which has every test marked `mdm`."""
 VARIABLE = "VIDEOMDM_MDM_ROOT"
 NAME = "motion-diffusion-model"
 STANDIN = Path(__file__).resolve().parent / "standin"
@@ -57,19 +111,19 @@ def choose(mdm: str | None) -> Checkout:
     return find(None if mdm == "auto" else mdm) if mdm else standin()
 
 
-def find(explicit: str | os.PathLike[str] | None = None, *, older: bool = False) -> Checkout:
+def find(explicit: str | os.PathLike[str] | None = None, *, supported: bool = True) -> Checkout:
     """The checkout at `explicit`, else $VIDEOMDM_MDM_ROOT, third_party/, the cache folder, in this order.
 
-    One that is older than FIRST is refused unless `older`.
+    One that cannot be hooked is refused where it has to be `supported`.
     """
     if explicit is not None:
-        return open_checkout(Path(explicit), asked_by="--mdm", older=older)
+        return open_checkout(Path(explicit), asked_by="--mdm", supported=supported)
     if os.environ.get(VARIABLE):
-        return open_checkout(Path(os.environ[VARIABLE]), asked_by=f"${VARIABLE}", older=older)
+        return open_checkout(Path(os.environ[VARIABLE]), asked_by=f"${VARIABLE}", supported=supported)
     places = default_places()
     for place in places:
         if place.is_dir():
-            return open_checkout(place, asked_by="a default place", older=older)
+            return open_checkout(place, asked_by="a default place", supported=supported)
     raise HostError(
         f"No MDM checkout: ${VARIABLE} is not set and there is no {' or '.join(map(str, places))}. "
         f"Clone GuyTevet/{NAME} to one of them, or name a checkout with --mdm PATH."
@@ -83,37 +137,59 @@ def default_places() -> list[Path]:
     return [*own, Path.home() / ".cache" / "videomdm" / NAME]
 
 
-def open_checkout(root: Path, *, asked_by: str, older: bool = False) -> Checkout:
-    """Check that every seam is at its place, and look up the commit."""
+def open_checkout(root: Path, *, asked_by: str, supported: bool = True) -> Checkout:
+    """Check that the folder is a checkout whose options can be hooked, and look up the commit."""
     root = root.expanduser().resolve()
-    missing = [seam for seam in SEAMS if not (root / seam).is_file()]
-    if missing:
+    foreign = foreign_to(root)
+    if foreign:
+        raise HostError(f"{root} (from {asked_by}): {foreign}")
+    if not (root / PARSER).is_file():
         raise HostError(
-            f"{root} (from {asked_by}): not an MDM checkout, it lacks {', '.join(missing[:3])}"
-            f"{' and more' if len(missing) > 3 else ''}. Name the folder that holds MDM's README.md."
+            f"{root} (from {asked_by}): not an MDM checkout, it lacks {PARSER}. Name the folder that holds MDM's "
+            "README.md."
         )
-    if not older:
-        check_functions(root, names_of(root))
+    if supported:
+        require(root, "uninstall")
     return Checkout(root=root, commit=commit_of(root), kind="standin" if root == STANDIN else "mdm")
 
 
-def names_of(root: Path) -> set[str]:
-    """Every name in the checkout's PARSER."""
-    return set(re.findall(r"\w+", (root / PARSER).read_text(encoding="utf-8", errors="replace")))
+def foreign_to(root: Path) -> str:
+    """The sentence about a program of this family that is no MDM; empty where it is none of those known."""
+    for file, (name, why) in FOREIGN.items():
+        if (root / file).is_file():
+            return f"this is {name}, which cannot be a host: {why}. Name a checkout of MDM or of a fork that keeps it."
+    return ""
 
 
-def is_supported(root: Path) -> bool:
-    """Whether the checkout's PARSER has FUNCTIONS."""
-    return names_of(root).issuperset(FUNCTIONS)
+def names_in(path: Path) -> set[str]:
+    """Names that a module binds at its top, and `Class.method`. Nothing is imported."""
+    try:
+        body = ast.parse(path.read_bytes()).body
+    except (SyntaxError, ValueError) as error:
+        raise HostError(f"{path}: expected Python, found: {error}. Restore the file.") from error
+    found: set[str] = set()
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            found.update(f"{node.name}.{item.name}" for item in node.body if isinstance(item, ast.FunctionDef))
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            found.update(alias.asname or alias.name for alias in node.names)
+    return found
 
 
-def check_functions(root: Path, names: Container[str]) -> None:
-    """Raise HostError unless FUNCTIONS are among the names of the checkout's PARSER."""
-    missing = [name for name in FUNCTIONS if name not in names]
+def gap(root: Path, program: str) -> str:
+    """The first seam that a checkout lacks for one of PROGRAMS, in a sentence; empty where it has all of them."""
+    return next(filter(None, (seam.gap(root) for seam in PROGRAMS[program])), "")
+
+
+def require(root: Path, program: str) -> None:
+    """Raise HostError where a checkout lacks a seam of one of PROGRAMS."""
+    missing = gap(root, program)
     if missing:
         raise HostError(
-            f"{root / PARSER}: expected the function {missing[0]}, which MDM has since {FIRST} (February 2025), found "
-            f"none. Older commits are not supported; take a tested one: git -C {root} checkout {TESTED[0][:7]}."
+            f"{root}: expected a checkout that can be hooked, found that {missing}. Take a tested commit: "
+            f"git -C {root} checkout {TESTED[0][:7]}, or see what works here: videomdm host survey {root}"
         )
 
 

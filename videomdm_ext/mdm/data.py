@@ -226,6 +226,8 @@ UNDER_2D: Mapping[str, str] = {
     "lambda_fc": "it needs true foot contacts; --loss reprojection,floor=1 keeps feet on the floor from 2D",
     "lambda_target_loc": "goals are read from true 3D motion",
     "multi_target_cond": "goals are read from true 3D motion",
+    "lora_finetune": "LoRA-MDM's finetuning compares with a prior's 3D motions",
+    "inpainting_mask": "it trains another diffusion, whose loss is not ours",
     **WITH_CLIPS,
 }
 """Options of the host that make no sense under --supervision 2d, and why."""
@@ -289,6 +291,8 @@ def open_for(
     dataset = open_dataset(source, supervision, found, args.seed)
     if split != "train":
         dataset.pad_to, dataset.observed = num_frames, False
+    elif getattr(args, "use_gcn", False):  # mdmp's layers know that many frames
+        dataset.pad_to = 196
     return dataset
 
 

@@ -31,7 +31,12 @@ class Finding:
     advice: str
 
 
-PARTS = {"moviepy.editor": "moviepy", "moviepy.video.io.bindings": "moviepy", "smplx.lbs": "smplx"}
+PARTS = {
+    "moviepy.editor": "moviepy",
+    "moviepy.video.io.bindings": "moviepy",
+    "smplx.lbs": "smplx",
+    "eval.eval_humanact12_uestc": "eval",
+}
 """Modules of packages that are looked for by themselves."""
 PLATFORMS = {"tensorboard": "TensorboardPlatform", "clearml": "ClearmlPlatform"}
 """Packages that MDM's trainer imports when --train_platform_type asks for them."""

@@ -28,12 +28,9 @@ from videomdm_ext.config import Fairness, Source, Supervision, from_args
 from videomdm_ext.data.folder import read_card
 from videomdm_ext.errors import ConfigError, HostError, VideoMDMError
 from videomdm_ext.mdm import data, distributed, evaluation, loop, loss, pairing, remedies, resume, text
-from videomdm_ext.mdm.checkout import FUNCTIONS, PACKAGES, PARSER, STANDIN, Checkout, check_functions
+from videomdm_ext.mdm.checkout import DENOISERS, ENDS, OPTIONS, PACKAGES, PARSER, RULES, STANDIN, Checkout, require
 from videomdm_ext.mdm.speed import approximate, exact
 
-RULES, OPTIONS = FUNCTIONS
-ENDS = ("train_args", "generate_args", "edit_args", "evaluation_parser")
-"""Functions that return the final arguments where the host has no RULES, which every one of these calls last."""
 NUMBERS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("batch_size", "num_steps", "layers", "latent_dim", "ff_size", "num_heads"), (1, math.inf)),
     **dict.fromkeys(("log_interval", "save_interval"), (1, math.inf)),
@@ -68,7 +65,7 @@ def attach(names: dict[str, Any]) -> None:
     sys.excepthook = briefly
     if Path(sys.argv[0]).parent.name == TRAINERS:
         distributed.hush()
-    check_functions(Path(names["__file__"]).resolve().parents[1], names)
+    require(Path(names["__file__"]).resolve().parents[1], "uninstall")
     begin()
     wrap(names, add_options, activate)
 
@@ -89,7 +86,7 @@ def wrap(names: dict[str, Any], add_options: AddOptions, activate: Activate) -> 
         add_options(groups[-1])
 
     names[OPTIONS] = hooked(names[OPTIONS], add)
-    for end in (RULES,) if RULES in names else ENDS:
+    for end in (RULES,) if RULES in names else names.keys() & ENDS:
         names[end] = hooked(names[end], lambda *given: activate(given[-1]))
 
 
@@ -98,8 +95,8 @@ def hooked(own: Callable[..., Any], then: Callable[..., None]) -> Callable[..., 
     host: Callable[..., Any] = vars(own).get("hooks", own)
 
     @functools.wraps(host)
-    def function(*given: Any) -> Any:
-        result = host(*given)
+    def function(*given: Any, **named: Any) -> Any:
+        result = host(*given, **named)
         then(*given, result)
         return result
 
@@ -190,6 +187,7 @@ def activate(args: argparse.Namespace, *, loading: bool = False) -> None:
     if trains:
         distributed.check_launch()
         check_numbers(args)
+        check_seams(args)
     moved = text.explicit(sys.argv[1:], "clips")
     if moved is not None:  # the folder may lie elsewhere than where args.json says that the training found it
         args.clips = moved
@@ -210,14 +208,23 @@ def activate(args: argparse.Namespace, *, loading: bool = False) -> None:
     model_util = importlib.import_module("utils.model_util")
     diffusion = manager().hook.make_diffusion(base=_own(model_util, "SpacedDiffusion"), args=args, terms=terms)
     _swap(model_util, "SpacedDiffusion", diffusion)
-    denoiser = _own(model_util, "MDM")
+    name = _denoiser(model_util)
+    denoiser = _own(model_util, name)
     unconstrained = getattr(args, "unconstrained", False)
     denoiser = without_text(denoiser) if unconstrained else with_text_encoder(denoiser, encoder)
-    _swap(model_util, "MDM", approximate.quicker(denoiser, approximate.activate(args, sys.argv[1:])))
+    _swap(model_util, name, approximate.quicker(denoiser, approximate.activate(args, sys.argv[1:])))
     if trains and distributed.launched():
         meet(args)
     _swap_data(args)
     _pair(args)
+
+
+def check_seams(args: argparse.Namespace) -> None:
+    """Raise HostError where the checkout lacks something that this training hooks."""
+    ours = from_args(Supervision, args).supervision == "2d" or bool(from_args(Source, args).clips)
+    program = "--paired" if pairing.trains_paired(args) else "train 2d" if ours else "train 3d"
+    if not _root().is_relative_to(STANDIN):
+        require(_root(), program)
 
 
 def check_numbers(args: argparse.Namespace) -> None:
@@ -263,8 +270,9 @@ def _pair(args: argparse.Namespace) -> None:
     model_util: Any = importlib.import_module("utils.model_util")
     get_data = importlib.import_module("data_loaders.get_data")
     if pairing.trains_paired(args):
-        model_util.SpacedDiffusion = pairing.paired_diffusion(model_util.SpacedDiffusion, args.seed)
-        model_util.MDM = pairing.paired_model(model_util.MDM, args.seed)
+        name = _denoiser(model_util)
+        _swap(model_util, "SpacedDiffusion", pairing.paired_diffusion(model_util.SpacedDiffusion, args.seed))
+        _swap(model_util, name, pairing.paired_model(getattr(model_util, name), args.seed))
     if hasattr(get_data, "get_dataset_class"):
         classes = pairing.fresh_dataset_class(_own(get_data, "get_dataset_class"), args.seed)
         alike = from_args(Fairness, args).paired or distributed.size() > 1  # one process would read what another writes
@@ -272,10 +280,23 @@ def _pair(args: argparse.Namespace) -> None:
 
 
 def _swap(module: Any, name: str, replacement: Any | None) -> None:
-    """Replace a module's global, or put the host's own back with None; the host's own stays beside it."""
+    """Replace a module's global, or put the host's own back with None; the host's own stays beside it.
+
+    Forks hand their classes to functions as default arguments, which no name of the module reaches; there the host's
+    own class itself makes an instance of what replaces it.
+    """
     own = _own(module, name)
     setattr(module, f"_host_{name}", own)
     setattr(module, name, own if replacement is None else replacement)
+    if isinstance(own, type) and any(own in (getattr(f, "__defaults__", None) or ()) for f in vars(module).values()):
+        own.__new__ = lambda kind, *_, **__: (  # type: ignore[assignment]
+            object.__new__(replacement or kind if kind is own else kind)
+        )
+
+
+def _denoiser(model_util: Any) -> str:
+    """What the host calls its denoiser."""
+    return next(name for name in DENOISERS if hasattr(model_util, name))
 
 
 def _own(module: Any, name: str) -> Any:
@@ -298,10 +319,12 @@ def with_text_encoder(base: type, encoder: text.TextEncoder | None) -> type:
         def load_and_freeze_clip(self, clip_version: str) -> Any:
             return ours
 
-        def clip_encode_text(self, raw_text: Sequence[str]) -> Any:
-            device = next(self.parameters()).device
-            return ours(raw_text).to(device).unsqueeze(0)
+    def encode(self: Any, raw_text: Sequence[str]) -> Any:
+        features = ours(raw_text).to(next(self.parameters()).device)
+        return features.unsqueeze(0) if name == text.ENCODES[0] else features
 
+    name = text.encodes(base)
+    setattr(WithTextEncoder, name, encode)
     return WithTextEncoder
 
 
@@ -325,15 +348,17 @@ def _swap_data(args: argparse.Namespace) -> None:
     wrapping = manager().hook.wrap_dataset.get_hookimpls()
     if not source.clips and not wrapping:
         _swap(get_data, "get_dataset", None)
-        _swap(get_data, "get_collate_fn", sized_for_part(_own(get_data, "get_collate_fn")))
+        part = sized_for_part(_own(get_data, "get_collate_fn")) if distributed.size() > 1 else None
+        _swap(get_data, "get_collate_fn", part)
         return
     host_dataset, host_collate = _own(get_data, "get_dataset"), _own(get_data, "get_collate_fn")
     opened: list[Any] = []
 
     @functools.wraps(host_dataset)
-    def get_dataset(name: str, num_frames: int, split: str = "train", hml_mode: str = "train", **named: Any) -> Any:
+    def get_dataset(name: str, num_frames: int, split: str = "train", *rest: Any, **named: Any) -> Any:
+        hml_mode = rest[0] if rest else named.get("hml_mode", named.get("load_mode", "train"))
         if not source.clips:
-            dataset = host_dataset(name, num_frames, split, hml_mode, **named)
+            dataset = host_dataset(name, num_frames, split, *rest, **named)
         elif hml_mode in ("eval", "gt"):
             if not hasattr(get_data, "get_dataset_class"):
                 raise HostError(
@@ -341,6 +366,7 @@ def _swap_data(args: argparse.Namespace) -> None:
                     "none. Run it in an MDM checkout with --mdm, or train and score arms with videomdm bench "
                     "--dataset DIR."
                 )
+            named.pop("hml_mode", None)
             named = {"num_frames": num_frames, "mode": hml_mode, **named}
             kind = get_data.get_dataset_class(name)
             dataset = data.open_evaluation(kind, source, supervision, split=split, **named)
@@ -351,10 +377,11 @@ def _swap_data(args: argparse.Namespace) -> None:
         return plugins.wrap_dataset(manager(), dataset, args=args, split=split)
 
     @functools.wraps(host_collate)
-    def get_collate_fn(name: str, hml_mode: str = "train", pred_len: int = 0, batch_size: int = 1) -> Any:
+    def get_collate_fn(name: str, *rest: Any, **named: Any) -> Any:
         dataset = opened[-1] if opened else None
         if not isinstance(dataset, data.HostDataset):
-            return sized_for_part(host_collate)(name, hml_mode, pred_len, batch_size)
+            return sized_for_part(host_collate)(name, *rest, **named)
+        batch_size = rest[2] if len(rest) > 2 else named.get("batch_size", getattr(args, "num_samples", 1))
         if len(dataset) < batch_size:
             raise HostError(
                 f"{source.clips}: expected {batch_size} clips for a batch, found {len(dataset)}. "
@@ -370,9 +397,9 @@ def sized_for_part(get_collate_fn: Callable[..., Any]) -> Callable[..., Any]:
     """The host's `get_collate_fn`, which fills a batch up to its size, for this process's part of one in training."""
 
     @functools.wraps(get_collate_fn)
-    def get(name: str, hml_mode: str = "train", *rest: Any) -> Any:
+    def get(name: str, hml_mode: str = "train", *rest: Any, **named: Any) -> Any:
         if hml_mode == "train" and len(rest) > 1:
             rest = (*rest[:-1], rest[-1] // distributed.size())
-        return get_collate_fn(name, hml_mode, *rest)
+        return get_collate_fn(name, hml_mode, *rest, **named)
 
     return get

@@ -41,6 +41,12 @@ def after(name: str, change: Change) -> None:
         _finder.apply(sys.modules[name], [change])
 
 
+def during(name: str, context: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
+    """Run the module `name`'s own code within a context. Repeating is harmless."""
+    _finder.contexts[name] = context
+    attach()
+
+
 class Beside(ModuleType):
     """A module with some names of its own beside those of another."""
 
@@ -131,6 +137,13 @@ class Transforms(Placeholder):
         return type(name, (), {"__init__": lambda *_, **__: None, "__call__": lambda *_, **__: refuse()})
 
 
+class Tagger(Placeholder):
+    """`spacy`: its language can be loaded, which priorMDM does where it is imported, and tags nothing."""
+
+    def load(self, name: str, **_: Any) -> Any:
+        return missing(name, self.why)
+
+
 def filled(contents: Callable[[], Mapping[str, Any]]) -> Callable[[str, str], ModuleType]:
     """Makes a module with these names, for one that has moved or of which little is used."""
 
@@ -163,12 +176,15 @@ PACKAGES = {
         Package("torchvision", "prepares images for CLIP, not text", "Nothing to do", Transforms, ("clip",)),
         Package("smplx", ACTIONS, EXTRA),
         Package("smplx.lbs", ACTIONS, EXTRA),
-        Package("spacy", "tags the words of new captions; no program of MDM does that", EXTRA),
+        Package("spacy", "tags the words of new captions; no program of MDM does that", EXTRA, Tagger),
         Package("joblib", "is imported and not used by MDM's samplers", EXTRA),
         Package("wandb", "reports to Weights & Biases under --train_platform_type WandBPlatform", "pip install wandb"),
         Package("moviepy", VIDEOS, EXTRA, within=()),
         Package("moviepy.editor", VIDEOS, EXTRA, filled(lambda: public("moviepy")), ()),
         Package("moviepy.video.io.bindings", VIDEOS, EXTRA, filled(lambda: {"mplfig_to_npimage": picture}), ()),
+        Package(
+            "eval.eval_humanact12_uestc", "evaluates on action data; LoRA-MDM imports it and has none", "Nothing to do"
+        ),
         Package("pandas", "serves the evaluation of unconstrained models on HumanAct12", "pip install pandas"),
         Package("sklearn", "serves the evaluation of unconstrained models", "pip install scikit-learn"),
         Package("scipy.ndimage.filters", "smooths headings", "Nothing to do", filled(lambda: public("scipy.ndimage"))),
@@ -229,6 +245,7 @@ class _Finder(MetaPathFinder):
 
     def __init__(self) -> None:
         self.changes: dict[str, list[Change]] = {}
+        self.contexts: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {}
         self.made: dict[str, str] = {}
         self.modules: dict[str, ModuleType] = {}
         self.running: list[str] = []
@@ -264,7 +281,8 @@ class _Finder(MetaPathFinder):
         package = PACKAGES.get(name)
         self.running.append(name.partition(".")[0])
         try:
-            run(module)
+            with self.contexts.get(name, contextlib.nullcontext)():
+                run(module)
         except Exception as error:
             if package is None or not self.wants(package):
                 raise

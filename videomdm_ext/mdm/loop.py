@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -59,7 +60,9 @@ class Whole(Host):
         wanted = getattr(args, "paired", False) and not issubclass(cls, Paired)
         return object.__new__(cls.paired if wanted else cls)
 
-    def __init__(self, args: argparse.Namespace, train_platform: Any, model: Any, diffusion: Any, data: Any) -> None:
+    def __init__(
+        self, args: argparse.Namespace, train_platform: Any, model: Any, diffusion: Any, data: Any, *rest: Any
+    ) -> None:
         if len(data) == 0:
             raise HostError(
                 f"--batch_size {args.batch_size}: expected as many clips or more, found {len(data.dataset)}. Lower it."
@@ -67,12 +70,20 @@ class Whole(Host):
         resume.sweep(args.save_dir)
         trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         self.guard = resume.Guard(args, trained)
-        super().__init__(args, train_platform, model, diffusion, distributed.shared(data, args.seed))
+        super().__init__(args, train_platform, model, diffusion, distributed.shared(data, args.seed), *rest)
         distributed.share(self, sparse=getattr(args, "multi_encoder_type", "") == "multi" and args.multi_target_cond)
         pairing.spread(args, self.number_of_step())
         self._keep_loss(diffusion)
-        if self.device.type == "cuda" and not args.multi_target_cond:
+        if self.device.type == "cuda" and not getattr(args, "multi_target_cond", False):
             self.data = exact.OnDevice(self.data, self.device)
+
+    def _load_and_sync_parameters(self) -> None:
+        """Before February 2025 MDM asks a checkpoint for the text encoder's weights, which none holds."""
+        handle = self.model.register_load_state_dict_post_hook(forgive_text_encoder)
+        try:
+            super()._load_and_sync_parameters()
+        finally:
+            handle.remove()
 
     def _load_optimizer_state(self) -> None:
         """MDM asks for an AdamW that a CUDA graph can hold, which no CPU has."""
@@ -102,7 +113,7 @@ class Whole(Host):
 
     def number_of_step(self) -> int:
         """The step that is being done, as MDM counts."""
-        return int(self.total_step())
+        return int(self.step + getattr(self, "resume_step", 0))
 
     def save(self) -> None:
         self.guard.check_saved(resume.content_of(self), self.ckpt_file_name())
@@ -122,9 +133,16 @@ class Whole(Host):
         """Write what MDM does not save; nothing here."""
 
     def update_average_model(self) -> None:
-        if self.args.use_ema:
+        if not hasattr(self.args, "use_ema"):  # a fork with an average of its own
+            super().update_average_model()
+        elif self.args.use_ema:
             everything = self.args.eval_during_training or self.args.gen_during_training
             exact.move_average(self.model, self.model_avg, self.args.avg_model_beta, frozen=everything)
+
+
+def forgive_text_encoder(_: Any, keys: Any) -> None:
+    """Take the text encoder's weights off the list of those that a loaded state lacks."""
+    keys.missing_keys[:] = resume.without_text_encoder(dict.fromkeys(keys.missing_keys))
 
 
 class Paired(Host):
@@ -134,14 +152,22 @@ class Paired(Host):
     """
 
     data: Any
+    model_avg: Any = None
 
-    def __init__(self, args: argparse.Namespace, train_platform: Any, model: Any, diffusion: Any, data: Any) -> None:
+    def __init__(
+        self, args: argparse.Namespace, train_platform: Any, model: Any, diffusion: Any, data: Any, *rest: Any
+    ) -> None:
+        if any(thing is not None for thing in rest):
+            raise HostError(
+                "--paired: expected a training on one data set, which is drawn anew by the step, found a second one or "
+                "a second model. Leave --paired out."
+            )
         resume.prepare(args, bundled=True)
         loader, self.order = pairing.keyed_loader(data, args.seed)
         self.host_data = data
         path = args.resume_checkpoint
         self.resumed = resume.read(Path(path), args) if path else None
-        super().__init__(args, train_platform, model, diffusion, loader)
+        super().__init__(args, train_platform, model, diffusion, loader, *rest)
         self.last_step = min(args.num_steps, args.lr_anneal_steps or args.num_steps)
         self._resume_optimizer()
         self.saved_step, self.resumed = self.step, None
@@ -150,7 +176,7 @@ class Paired(Host):
         """Weights, average and step of the bundle."""
         if self.resumed is None:
             return
-        load = vars(self.host)["load_model_wo_clip"]
+        load = vars(self.host).get("load_model_wo_clip") or import_module("utils.model_util").load_model_wo_clip
         load(self.model, self.resumed["model"])
         if self.model_avg is not None:
             load(self.model_avg, self.resumed["model_avg"])
@@ -192,7 +218,7 @@ class Paired(Host):
     def update(self, motion: Tensor, y: dict[str, Any]) -> None:
         """One update with a batch; the host's own count is one behind while it lasts, as in MDM."""
         pairing.seed_all(pairing.derive(self.args.seed, "goals", self.step))
-        self.cond_modifiers(y, motion)
+        getattr(self, "cond_modifiers", lambda *_: None)(y, motion)  # MDM's goals, since February 2025
         moved = {name: value.to(self.device) if torch.is_tensor(value) else value for name, value in y.items()}
         self.diffusion.begin_step(self.step)
         self.run_step(motion.to(self.device), {"y": moved})
@@ -212,7 +238,7 @@ class Paired(Host):
         self.saved_step = self.step
         with self.aside(), pairing.preserved():
             self.evaluate()
-            self.generate_during_training()
+            getattr(self, "generate_during_training", lambda: None)()
 
     def number_of_step(self) -> int:
         """The updates with the one that is being done, which the host's own count does not have yet."""

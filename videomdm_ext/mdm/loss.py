@@ -95,6 +95,7 @@ def supervised(base: type, config: Supervision, objective: Objective) -> type:
             model_kwargs: dict[str, Any] | None = None,
             noise: Tensor | None = None,
             dataset: HostDataset | None = None,
+            **_: Any,
         ) -> dict[str, Tensor]:
             """Loss and terms [B], means over the passes of a step; t [B] serves a step that is not unrolled."""
             assert model_kwargs is not None

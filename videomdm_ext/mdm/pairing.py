@@ -157,17 +157,18 @@ def keyed_loader(data: Any, seed: int) -> tuple["DataLoader[Any]", Order]:
         num_workers=data.num_workers,
         persistent_workers=data.num_workers > 0,
     )
+    vars(loader)["batch_size"] = data.batch_size  # which forks read; torch keeps none beside a sampler of batches
     return loader, order
 
 
-def fresh_dataset_class(get_dataset_class: Callable[[str], type], seed: int) -> Callable[[str], type]:
+def fresh_dataset_class(get_dataset_class: Callable[..., type], seed: int) -> Callable[..., type]:
     """The host's `get_dataset_class`, with classes that read the files as they are now and leave its cache alone.
 
     The names of sub-clips, which MDM draws while it reads, come from a stream of their own.
     """
 
-    def get(name: str) -> type:
-        own: Any = get_dataset_class(name)
+    def get(name: str, *rest: Any) -> type:
+        own: Any = get_dataset_class(name, *rest)
         if name not in ("humanml", "kit"):  # MDM keeps these in a file beside the program, whatever the data are
             return own
         module = sys.modules[own.__module__]
@@ -253,14 +254,14 @@ def paired_model(base: type, seed: int) -> type:
             self.paired_step = step
             self.passes = self.masks = 0
 
-        def forward(self, x: Tensor, timesteps: Tensor, y: Any = None) -> Tensor:
+        def forward(self, x: Tensor, timesteps: Tensor, *rest: Any, **named: Any) -> Tensor:
             if self.paired_step is not None and self.passes == 0:
                 other = (distributed.rank(),) if x.is_cuda and distributed.rank() else ()
                 seed_torch(derive(seed, "network", self.paired_step, *other))
             self.passes += 1
             several = self.paired_step is not None and distributed.size() > 1 and not x.is_cuda
             with distributed.SharedDropout() if several else nullcontext():
-                output: Tensor = super().forward(x, timesteps, y)
+                output: Tensor = super().forward(x, timesteps, *rest, **named)
             return output
 
         def mask_cond(self, cond: Tensor, force_mask: bool = False) -> Tensor:

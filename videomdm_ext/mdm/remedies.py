@@ -4,12 +4,18 @@ A change gets the module right after its import. What it replaces are names in t
 and torch stay as they are for everyone else.
 """
 
+import atexit
 import functools
 import importlib
+import importlib.util
 import inspect
+import os
 import pickle
-from collections.abc import Callable
-from contextlib import nullcontext
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -46,6 +52,19 @@ def numpy_names(module: ModuleType) -> None:
     lost = lost_names()
     if lost and not isinstance(module.np, Beside):
         vars(module)["np"] = Beside(module.np, **lost)
+        use("numpy")
+
+
+@contextmanager
+def numpy_at_import() -> Iterator[None]:
+    """Within, a module that imports numpy may say np.float at its top level."""
+    lost = lost_names()
+    sys.modules["numpy"] = Beside(np, **lost) if lost else np
+    try:
+        yield
+    finally:
+        sys.modules["numpy"] = np
+    if lost:
         use("numpy")
 
 
@@ -89,7 +108,9 @@ def numbers() -> list[Any]:
 
 def old_checkpoints(module: ModuleType) -> None:
     """Let torch.load in this module read numpy's numbers as well, and say where the evaluator's come from."""
-    name = "torch" if hasattr(module, "torch") else "th"
+    name = next((name for name in ("torch", "th") if hasattr(module, name)), "")
+    if not name:  # a module that reads no checkpoint, at an older commit
+        return
     own = getattr(module, name)
 
     @functools.wraps(own.load)
@@ -121,17 +142,32 @@ def draws_by_itself() -> bool:
 
 
 def drawing(module: ModuleType) -> None:
-    """Let plot_3d_motion draw: a picture's bytes, axes that belong to their figure, the distance of the eye."""
-    if imports.is_absent("moviepy.editor"):
-        vars(module)["plot_3d_motion"] = _cannot_draw
+    """Let plot_3d_motion draw: a picture's bytes, axes that belong to their figure, the distance of the eye.
+
+    Where it does not draw with moviepy, matplotlib and MDM's programs call ffmpeg by its name.
+    """
+    maker = "moviepy" if hasattr(module, "mplfig_to_npimage") else "ffmpeg"
+    if imports.is_absent("moviepy.editor") if maker == "moviepy" else not find_ffmpeg():
+        vars(module)["plot_3d_motion"] = functools.partial(_cannot_draw, maker)
     elif not draws_by_itself():
         vars(module)["mplfig_to_npimage"] = imports.picture
         vars(module)["p3"] = Beside(module.p3, Axes3D=attached(module.p3.Axes3D))
         use("matplotlib")
 
 
+def find_ffmpeg() -> bool:
+    """Whether ffmpeg can be called by its name, from now on that of imageio-ffmpeg where there is no other."""
+    if shutil.which("ffmpeg") is None and importlib.util.find_spec("imageio_ffmpeg") is not None:
+        folder = Path(tempfile.mkdtemp(prefix="videomdm-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        (folder / "ffmpeg").symlink_to(importlib.import_module("imageio_ffmpeg").get_ffmpeg_exe())
+        os.environ["PATH"] = os.pathsep.join([str(folder), os.environ.get("PATH", "")])
+        use("ffmpeg")
+    return shutil.which("ffmpeg") is not None
+
+
 def attached(own: Any) -> Any:
-    """matplotlib's 3D axes, of the figure they are made with, with `dist`, and lines that can be set to none."""
+    """matplotlib's 3D axes, of the figure they are made with, with `dist`, lines that can be set to none, grid(b=)."""
 
     class Axes3D(own):
         lines = property(own.lines.fget, lambda self, _: emptied(own.lines.fget(self)))
@@ -141,6 +177,9 @@ def attached(own: Any) -> Any:
             super().__init__(figure, *rest, **named)
             if self not in figure.axes:
                 figure.add_axes(self)
+
+        def grid(self, visible: Any = None, **named: Any) -> None:
+            super().grid(named.pop("b", visible), **named)
 
         @property
         def dist(self) -> float:
@@ -159,10 +198,10 @@ def emptied(artists: Any) -> None:
         artist.remove()
 
 
-def _cannot_draw(save_path: str, *_: Any, **__: Any) -> None:
+def _cannot_draw(maker: str, save_path: str, *_: Any, **__: Any) -> None:
     """In place of plot_3d_motion where nothing can make a video of it."""
     raise HostError(
-        f"{save_path}: expected moviepy to draw it, found none that can be imported. {imports.EXTRA}. "
+        f"{save_path}: expected {maker} to draw it, found none that can be used. {imports.EXTRA}. "
         f"The motions themselves are saved: {Path(save_path).parent / 'results.npy'}."
     )
 
@@ -237,10 +276,11 @@ def word_vectors(module: ModuleType) -> None:
         return without_vectors(own)()
 
     @functools.wraps(build)
-    def initialise(self: Any, mode: str, *rest: Any, **named: Any) -> None:
+    def initialise(self: Any, *given: Any, **named: Any) -> None:
+        mode = given[0] if given else named.get("mode", named.get("load_mode"))
         lenient = functools.partial(vectorizer, needed=False)
         with imports.swapped(module, WordVectorizer=lenient) if mode == "train" else nullcontext():
-            build(self, mode, *rest, **named)
+            build(self, *given, **named)
 
     vars(module)["WordVectorizer"] = vectorizer
     module.HumanML3D.__init__ = initialise
@@ -314,6 +354,7 @@ REMEDIES = (
 def prepare() -> None:
     """Apply what is needed before MDM's modules are imported, and arrange for the rest. Repeating it is harmless."""
     imports.attach()
+    imports.during("data_loaders.humanml.common.quaternion", numpy_at_import)
     for remedy in REMEDIES:
         for module in remedy.modules:
             imports.after(module, remedy.change)

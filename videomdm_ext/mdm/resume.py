@@ -147,7 +147,7 @@ def without_text_encoder(weights: dict[str, Any]) -> dict[str, Any]:
 def content_of(loop: Any) -> dict[str, Any]:
     """Weights, their average where there is one, and the optimizer's state: what MDM saves of a loop."""
     content = {"model": without_text_encoder(loop.model.state_dict()), "opt": loop.opt.state_dict()}
-    if loop.model_avg is not None:
+    if getattr(loop, "model_avg", None) is not None:
         content["model_avg"] = without_text_encoder(loop.model_avg.state_dict())
     return content
 

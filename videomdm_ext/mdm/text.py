@@ -48,8 +48,15 @@ HOST, *OURS = AUTO
 """The host's own, and those that need no host."""
 OPTION, PLUGIN = "text_features", "text_features_plugin"
 """Keys of args.json."""
+ENCODES = ("clip_encode_text", "encode_text")
+"""What the host's denoiser encodes with, [1, B, C]; before February 2025 and in forks by the second name, [B, C]."""
 Encode = Callable[[str], Tensor]
 """One text -> [C] float32, C up to WIDTH; the channels that are left are zero."""
+
+
+def encodes(denoiser: type) -> str:
+    """The one of ENCODES that a host's denoiser has."""
+    return next(name for name in ENCODES if hasattr(denoiser, name) or name == ENCODES[-1])
 
 
 class TextEncoder(nn.Module):

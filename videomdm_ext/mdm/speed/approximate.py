@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.config import Speed, add_arguments, from_args
+from videomdm_ext.mdm.text import encodes
 
 GUIDED = ("utils.sampler_util", "model.cfg_sampler")
 """Modules with a ClassifierFreeSampleModel."""
@@ -73,9 +74,9 @@ def quicker(base: type, speed: Speed) -> type:
                 _compile(self)
             self._features_of = functools.lru_cache(TEXTS)(self._encode_alone)
 
-        def forward(self, x: Tensor, timesteps: Tensor, y: Any = None) -> Tensor:
+        def forward(self, x: Tensor, timesteps: Tensor, *rest: Any, **named: Any) -> Tensor:
             with torch.autocast(x.device.type, torch.bfloat16, enabled=speed.autocast == "bf16"):
-                output: Tensor = super().forward(x, timesteps, y)
+                output: Tensor = super().forward(x, timesteps, *rest, **named)
             return output.float()
 
         def load_and_freeze_clip(self, clip_version: str) -> Any:
@@ -84,20 +85,22 @@ def quicker(base: type, speed: Speed) -> type:
                 tower.encode_text = functools.partial(encode_to_the_end, tower)
             return tower
 
-        def clip_encode_text(self, raw_text: Any) -> Any:
+        def _encode(self, raw_text: Any) -> Any:
             device = next(self.parameters()).device
             with torch.autocast(device.type, enabled=False):
                 if not speed.encode_once:
-                    return super().clip_encode_text(raw_text)
-                return torch.stack([self._features_of(text) for text in raw_text]).to(device).unsqueeze(0)
+                    return getattr(super(), name)(raw_text)
+                return torch.cat([self._features_of(text) for text in raw_text], dim=-2).to(device)
 
         def _encode_alone(self, text: str) -> Any:
-            return super().clip_encode_text([text])[0, 0]
+            return getattr(super(), name)([text])
 
         def bert_encode_text(self, raw_text: Any) -> Any:
             with torch.autocast(next(self.parameters()).device.type, enabled=False):
                 return super().bert_encode_text(raw_text)
 
+    name = encodes(base)
+    setattr(Quicker, name, Quicker._encode)
     return Quicker
 
 
@@ -185,9 +188,9 @@ def _double(value: Any, count: int, axis: int = 0) -> Any | None:
 
 
 def _double_text(features: Any, count: int) -> Any | None:
-    """Features [L, B, C], or BERT's with which of the tokens are padding, [B, L]."""
+    """Features [L, B, C] or [B, C], or BERT's with which of the tokens are padding, [B, L]."""
     if not isinstance(features, tuple):
-        return _double(features, count, 1) if torch.is_tensor(features) else None
+        return _double(features, count, features.ndim - 2) if torch.is_tensor(features) else None
     both = _double_text(features[0], count), _double(features[1], count)
     return None if both[0] is None or both[1] is None else both
 
