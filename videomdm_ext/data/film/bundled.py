@@ -4,7 +4,6 @@ The detections are a file of the package, so nothing is rendered or watched here
 set of `videomdm data film bundled --moving 0`. The truth is the bundled motion at the same moments.
 """
 
-import dataclasses
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,19 +19,15 @@ from videomdm_ext.data.clip import Clip, Recording, to_clip
 from videomdm_ext.data.film.filming import Shown, positions_at
 from videomdm_ext.data.folder import SPLITS, Card, read_card, read_folder, write_folder
 from videomdm_ext.data.motions import (
-    DURATIONS,
     FPS,
     HELD_OUT,
     LICENCE,
     SOURCES,
     VIEWS,
     Motion,
-    frames_at,
     load_motions,
-    resample,
     variants,
     window,
-    with_pace,
 )
 from videomdm_ext.data.refined import detector_error, measured_error
 from videomdm_ext.motion.features import decode
@@ -80,8 +75,7 @@ def pack(folder: str) -> bytes:
 def build_film_demo(path: str, *, fast: bool = False) -> Card:
     """Make the demo's data set in a folder; the same each time. -> its card.
 
-    Each film is used at its own pace, and slowed and quickened as a player does; `fast` takes one film a motion, at its
-    own pace.
+    `fast` takes one film a motion.
     """
     files.check_writable(path)
     splits: dict[str, list[Clip]] = {"train": [], "test": []}
@@ -97,7 +91,7 @@ def build_film_demo(path: str, *, fast: bool = False) -> Card:
         sources=(*SOURCES, "filmed with Anny's body (CC0), watched by MediaPipe 0.10.14"),
         lifter_error={name: round(value, 5) for name, value in measured_error(whole, whole).items()},
         detector_error=detector_error(whole),
-        recipe={"film": True, "views": 1 if fast else VIEWS, "durations": (1.0,) if fast else DURATIONS},
+        recipe={"film": True, "views": 1 if fast else VIEWS},
     )
     return write_folder(path, splits, card)
 
@@ -118,9 +112,7 @@ def _recordings(fast: bool) -> Iterator[tuple[Motion, Recording]]:
                     seen = [np.cumsum(found[key][rows], axis=0, dtype=np.float64) * step for key, step in STEPS.items()]
                     positions = torch.from_numpy(variant.positions[window(len(variant.positions), view, VIEWS)])
                     cameras, lens = torch.from_numpy(found["cameras"][number]), found["lens"][number].tolist()
-                    one = _recording(f"{name}_v{view}", variant, positions, seen, cameras, lens)
-                    for factor in (1.0,) if fast else DURATIONS:
-                        yield motion, paced(one, factor)
+                    yield motion, _recording(f"{name}_v{view}", variant, positions, seen, cameras, lens)
 
 
 def _recording(
@@ -145,24 +137,4 @@ def _recording(
         intrinsics=torch.tensor(((focal, 0.0, width / 2), (0.0, focal, height / 2), (0.0, 0.0, 1.0))),
         image_size=(round(width), round(height)),
         source=name,
-    )
-
-
-def paced(recording: Recording, factor: float) -> Recording:
-    """The recording as a player shows it that takes `factor` times as long; its id ends in _s85, _s100 or the like."""
-    name = f"{recording.id}_s{round(100 * factor)}"
-    if factor == 1.0:
-        return dataclasses.replace(recording, id=name)
-    frames = frames_at(len(recording.keypoints), recording.fps, recording.fps * factor)
-    assert recording.lifted is not None
-    assert recording.truth is not None
-    times = frames.numpy() / recording.fps
-    return dataclasses.replace(
-        recording,
-        id=name,
-        texts=tuple(with_pace(text, factor) for text in recording.texts),
-        keypoints=resample(recording.keypoints, frames),
-        confidence=resample(recording.confidence, frames),
-        lifted=positions_at(recording.lifted.double(), recording.fps, times).float(),
-        truth=positions_at(recording.truth.double(), recording.fps, times).float(),
     )
