@@ -270,3 +270,31 @@ def test_without_keypoints_the_target_is_between_prediction_and_diffused_motion_
     count = exists.flatten(1).sum(1)
     found = (towards * essential).flatten(1).sum(1) * count / (2 * (apart * essential).flatten(1).sum(1))
     torch.testing.assert_close(found, noise / (noise + DIFFUSED), rtol=1e-5, atol=0)
+
+
+def test_a_prediction_is_as_uncertain_as_its_poses_miss_their_keypoints_wherever_its_root_is():
+    """Joints moved at random by s metres have the variance s^2 in units of the features' own; a moved root has none."""
+    _, truth, seen, space = scene(frames=40)
+    positions = decode(space.raw(truth), SMPL22)
+    size = space.std[4:67].square().mean()
+    for moved, wanted in ((0.0, 0.0), (0.1, 0.01 / size), (0.2, 0.04 / size)):
+        off = moved * torch.randn(positions.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        off = off + torch.tensor((0.4, -0.2, 0.1), dtype=torch.float64)
+        step = Step(features_of(positions + off, space), truth, torch.zeros(3), torch.ones(3), seen, space)
+        torch.testing.assert_close(step.missed, wanted * torch.ones(3), rtol=0.3, atol=0.02, check_dtype=False)
+
+
+def test_the_target_of_a_prediction_that_misses_its_keypoints_is_nearer_to_the_diffused_motion():
+    x, truth, seen, space = scene(noise=1.5)
+    exists = channel_validity(seen.valid, SMPL22).transpose(1, 2).unsqueeze(2)
+    far = []
+    for believed in (True, False):
+        step = Step(
+            x.clone().requires_grad_(), truth, torch.zeros(3), torch.full((3,), 0.9, dtype=torch.float64), seen, space
+        )
+        if believed:
+            step.__dict__["missed"] = torch.zeros(3, dtype=torch.float64)
+        (gradient,) = torch.autograd.grad(posterior(step).sum(), step.x)
+        target = step.x - gradient * exists.flatten(1).sum(1)[:, None, None, None] / 2
+        far.append(torch.where(exists, target - truth, 0.0).flatten(1).norm(dim=1))
+    assert (far[1] < 0.7 * far[0]).all()

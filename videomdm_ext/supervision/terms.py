@@ -81,6 +81,18 @@ class Step:
         return Image(depth, points - seen.keypoints, scale.expand_as(points), weight)
 
     @cached_property
+    def missed(self) -> Tensor:
+        """Variance of the predicted poses, in z-scored features, that shows across the keypoints' rays, [B].
+
+        In each frame the joints' mean distance is taken away: where the root is does not tell how good a pose is.
+        """
+        seen = self.image.weight.unsqueeze(-1)
+        off = torch.where(seen > 0, (self.image.residual * self.image.depth.unsqueeze(-1)).detach(), 0.0)
+        common = (seen * off).sum(-2, keepdim=True) / seen.sum(-2, keepdim=True).clamp_min(torch.finfo(off.dtype).tiny)
+        size = self.space.std[channels(self.space.skeleton).positions].square().mean()
+        return masked_mean((off - common).square().sum(-1), self.image.weight) / (2.0 * size)
+
+    @cached_property
     def behind(self) -> Tensor:
         """Share of the observed joints that lie nearer than the near plane, [B]."""
         depth, seen = self.image.depth.detach(), self.observation.weight > 0
@@ -138,7 +150,7 @@ class Term:
 
 
 DIFFUSED = 1 / 4
-"""Variance of the diffused motion about the true one, in z-scored features; that of a prediction is 1 - alpha_bar."""
+"""Variance of the diffused motion about the true one, in z-scored features."""
 LEAST_VARIANCE = 0.02
 """Of a prediction, at the lowest noise."""
 KNOWN = Gaussian(tremble=0.05)
@@ -198,14 +210,15 @@ def posterior(step: Step) -> Tensor:
 
     Exchanged sides and outliers of the keypoints are repaired first (METHOD 4a).
 
-    Prediction and diffused motion are two Gaussian sources: a prediction is the less certain the more noise its input
-    has, the diffused motion is as certain at any noise. So the target follows the diffused motion at high noise, where
-    a prediction knows little, and the prediction at low noise, where it knows what the keypoints of all clips taught.
+    Prediction and diffused motion are two Gaussian sources. The variance of the diffused motion is the same at any
+    noise; a prediction's is that of the noise in its input or, where this is more, what the image shows of it, as
+    before much is learned. So the target follows the diffused motion where a prediction knows little, and the
+    prediction where it knows what the keypoints of all clips taught.
     """
     seen = without_outliers(exchanged(step.observation, step.space.skeleton)[0])
-    predicted, diffused = 1.0 / (1.0 - step.alpha_bar).clamp_min(LEAST_VARIANCE), 1.0 / DIFFUSED
-    precision = (predicted + diffused)[:, None, None]
-    share = (diffused / precision).unsqueeze(-1)
+    predicted = (1.0 - step.alpha_bar).clamp_min(LEAST_VARIANCE).maximum(step.missed)
+    precision = (1.0 / predicted + 1.0 / DIFFUSED)[:, None, None]
+    share = (1.0 / DIFFUSED / precision).unsqueeze(-1)
     target = posterior_target(
         torch.lerp(step.x.detach(), step.x_start, share), seen, step.space, precision,
         known=KNOWN, teacher=step.x_start, nearest=step.near, relaxed=True,
