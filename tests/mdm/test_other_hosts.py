@@ -130,7 +130,6 @@ FORK = {
     ],
 }
 """On top of those what forks do: classes handed over as arguments, other names of arguments, a second data set."""
-TREES = {"old": (OLD,), "fork": (OLD, FORK)}
 
 
 def tree(place: Path, *changes: dict[str, list[tuple[str, str]]]) -> Path:
@@ -148,10 +147,10 @@ def tree(place: Path, *changes: dict[str, list[tuple[str, str]]]) -> Path:
     return place
 
 
-@pytest.fixture(scope="module", params=TREES)
-def host(request, tmp_path_factory) -> Path:
-    """-> a tree, installed, with a data set beside it."""
-    place = tree(tmp_path_factory.mktemp(request.param) / "mdm", *TREES[request.param])
+@pytest.fixture(scope="module")
+def host(tmp_path_factory) -> Path:
+    """-> an early tree as forks have changed it, installed, with a data set beside it."""
+    place = tree(tmp_path_factory.mktemp("fork") / "mdm", OLD, FORK)
     clips = [make_clip(), make_clip(name="walk", moving=True), make_clip(name="jump")]
     write_folder(str(place / "set"), {"train": clips}, CARD)
     install.install(place)
@@ -208,8 +207,6 @@ def test_our_sampling_reads_its_checkpoint(host):
 
 
 def test_a_second_data_set_is_refused_with_paired_alone(host):
-    if "prior_data" not in (host / LOOP).read_text():
-        pytest.skip("this loop takes one")
     done = train(host, "mixed", *TWO, "--paired", "--data_dir", "more")
     assert (done.returncode, done.stdout.count("updates")) == (1, 0)
     assert "--paired: expected a training on one data set" in done.stderr
@@ -347,20 +344,22 @@ def test_another_structure_is_refused_by_its_name(file, name, tmp_path, capsys):
     assert f"- mdm, everything: this is {name}, which cannot be a host" in table
 
 
-def test_the_survey_runs_what_it_says_and_leaves_the_checkout_alone(tmp_path, capsys):
+def test_the_survey_runs_what_it_says_and_leaves_the_checkout_alone(tmp_path, capsys, monkeypatch):
     """Of the whole command, the stand-in's tree trains, resumes and samples; what fails says why."""
     place = tree(tmp_path / "mdm", OLD)
-    broken = tree(tmp_path / "broken", OLD)
-    (broken / "train/train_mdm.py").write_text("raise RuntimeError('no luck today')\n")
+
+    def quickly(command: list[str], cwd: Path, env: dict[str, str], **_: object) -> subprocess.CompletedProcess[str]:
+        return forks.run(command[1:], cwd=cwd, env=env)
+
+    monkeypatch.setattr(survey, "subprocess", SimpleNamespace(run=quickly))
     before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
     out = tmp_path / "table.md"
-    assert cli.main(["host", "survey", str(place), str(broken), "--run", "--out", str(out)]) == 0
+    assert cli.main(["host", "survey", str(place), "--run", "--out", str(out)]) == 0
     shown, table = capsys.readouterr().out, out.read_text()
     assert table in shown
     rows = {line.split(" | ")[0]: line for line in table.splitlines() if line.startswith("| ")}
     assert rows["| mdm"] == "| mdm |  | ran | ran | ran | ran | failed | lacks | lacks | ran |"
-    assert rows["| broken"] == "| broken |  | failed | failed | failed | failed | failed | lacks | lacks | ran |"
-    assert "- broken, train 3d, train 2d, --paired, resume: RuntimeError: no luck today." in table
+    assert "- mdm, sample: " in table  # it writes another file than MDM
     assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
 
 
