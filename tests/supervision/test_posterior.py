@@ -284,6 +284,16 @@ def test_a_prediction_is_as_uncertain_as_its_poses_miss_their_keypoints_wherever
         torch.testing.assert_close(step.missed, wanted * torch.ones(3), rtol=0.3, atol=0.02, check_dtype=False)
 
 
+def test_an_outlier_or_exchanged_sides_make_no_prediction_uncertain():
+    """They are repaired first: the image that a prediction is held to is the same for its target and its variance."""
+    _, truth, seen, space = scene(frames=40)
+    keypoints = seen.keypoints.clone()
+    keypoints[:, 20] = keypoints[:, 20][:, list(SMPL22.mirror)]
+    keypoints[:, 9, 4] += 50.0
+    step = Step(truth, truth, torch.zeros(3), torch.ones(3), replace(seen, keypoints=keypoints), space)
+    assert (step.missed < EXACT_LOSS).all()
+
+
 def test_the_target_of_a_prediction_that_misses_its_keypoints_is_nearer_to_the_diffused_motion():
     x, truth, seen, space = scene(noise=1.5)
     exists = channel_validity(seen.valid, SMPL22).transpose(1, 2).unsqueeze(2)

@@ -81,16 +81,24 @@ class Step:
         return Image(depth, points - seen.keypoints, scale.expand_as(points), weight)
 
     @cached_property
+    def repaired(self) -> Observation:
+        """The observation without exchanged sides and outliers of its keypoints (METHOD 4a)."""
+        return without_outliers(exchanged(self.observation, self.space.skeleton)[0])
+
+    @cached_property
     def missed(self) -> Tensor:
-        """Variance of the predicted poses, in z-scored features, that shows across the keypoints' rays, [B].
+        """Variance of the predicted poses, in z-scored features, that shows across the repaired keypoints' rays, [B].
 
         In each frame the joints' mean distance is taken away: where the root is does not tell how good a pose is.
         """
-        seen = self.image.weight.unsqueeze(-1)
-        off = torch.where(seen > 0, (self.image.residual * self.image.depth.unsqueeze(-1)).detach(), 0.0)
-        common = (seen * off).sum(-2, keepdim=True) / seen.sum(-2, keepdim=True).clamp_min(torch.finfo(off.dtype).tiny)
+        seen = self.repaired
+        points, depth = image_points(to_camera(self.positions.detach(), seen.extrinsics), self.near)
+        weight = torch.where(depth >= self.near, seen.weight, 0.0).unsqueeze(-1)
+        off = (points - seen.keypoints) * depth.unsqueeze(-1)
+        total = weight.sum(-2, keepdim=True).clamp_min(torch.finfo(off.dtype).tiny)
+        common = (weight * off).sum(-2, keepdim=True) / total
         size = self.space.std[channels(self.space.skeleton).positions].square().mean()
-        return masked_mean((off - common).square().sum(-1), self.image.weight) / (2.0 * size)
+        return masked_mean((off - common).square(), weight.expand_as(off)) / size
 
     @cached_property
     def behind(self) -> Tensor:
@@ -208,19 +216,16 @@ def alignment(step: Step) -> Tensor:
 def posterior(step: Step) -> Tensor:
     """Distance from the posterior mean of the motion given prediction, diffused motion and keypoints (METHOD 4b).
 
-    Exchanged sides and outliers of the keypoints are repaired first (METHOD 4a).
-
     Prediction and diffused motion are two Gaussian sources. The variance of the diffused motion is the same at any
     noise; a prediction's is that of the noise in its input or, where this is more, what the image shows of it, as
     before much is learned. So the target follows the diffused motion where a prediction knows little, and the
     prediction where it knows what the keypoints of all clips taught.
     """
-    seen = without_outliers(exchanged(step.observation, step.space.skeleton)[0])
     predicted = (1.0 - step.alpha_bar).clamp_min(LEAST_VARIANCE).maximum(step.missed)
     precision = (1.0 / predicted + 1.0 / DIFFUSED)[:, None, None]
     share = (1.0 / DIFFUSED / precision).unsqueeze(-1)
     target = posterior_target(
-        torch.lerp(step.x.detach(), step.x_start, share), seen, step.space, precision,
+        torch.lerp(step.x.detach(), step.x_start, share), step.repaired, step.space, precision,
         known=KNOWN, teacher=step.x_start, nearest=step.near, relaxed=True,
     )  # fmt: skip
     return step.distance(target, torch.ones_like(step.space.mean, dtype=torch.bool))
