@@ -1,6 +1,7 @@
 """Training in rounds: each round's run makes the next one's teachers, and what is done is not done again."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -29,7 +30,9 @@ def weights(path):
     return content.get("model", content)
 
 
-def test_every_round_is_trained_on_what_the_one_before_made_of_the_clips_and_goes_on_when_interrupted(words, tmp_path):
+def test_every_round_is_trained_on_what_the_one_before_made_of_the_clips_and_goes_on_when_interrupted(
+    words, tmp_path, capsys
+):
     run, made = tmp_path / "run", tmp_path / "run" / "teachers-1"
     assert cli.main([*words, "--rounds", "2", "--num_steps", "6"]) == 0
     card = read_card(str(made))
@@ -47,9 +50,22 @@ def test_every_round_is_trained_on_what_the_one_before_made_of_the_clips_and_goe
     assert read_card(str(made)).content_hash == teachers
     again = weights(run / "model000000006.pt")
     assert all(torch.equal(whole[name], again[name]) for name in whole)
+    write_folder(str(tmp_path / "other"), {"train": [make_clip(name="walk")]}, CARD)
+    kept = (run / "args.json").read_bytes()
+    for changed in (["3", "--num_steps", "6"], ["1", "--num_steps", "6"], ["2", "--num_steps", "8"]):
+        assert cli.main([*words, "--rounds", *changed]) == 1
+        assert f"found other rounds ({made})" in capsys.readouterr().err
+    others = [str(tmp_path / "other") if word == str(tmp_path / "set") else word for word in words]
+    assert cli.main([*others, "--rounds", "2", "--num_steps", "6"]) == 1
+    assert f"found other rounds ({made})" in capsys.readouterr().err
+    shutil.rmtree(made)  # the weights are those of the second round
+    assert cli.main([*words, "--rounds", "2", "--num_steps", "6"]) == 1
+    assert "expected no more than the 3 steps of round 1, found model000000006.pt" in capsys.readouterr().err
+    assert not made.exists()
+    assert (run / "args.json").read_bytes() == kept
 
 
-@pytest.mark.parametrize("wrong", [["two"], ["0"], ["7"], ["2", "--resume_checkpoint", "model000000003.pt"]])
+@pytest.mark.parametrize("wrong", [["two"], ["0"], ["²"], ["7"], ["2", "--resume_checkpoint", "model000000003.pt"]])
 def test_rounds_that_cannot_be_are_refused_before_training(words, tmp_path, capsys, wrong):
     assert cli.main([*words, "--num_steps", "6", "--rounds", *wrong]) == 1
     assert f"error: --rounds {wrong[0]}: expected a number of rounds" in capsys.readouterr().err

@@ -37,7 +37,7 @@ from videomdm_ext.data.motions import build_demo
 from videomdm_ext.data.refined import make_refined
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.mdm import distributed
-from videomdm_ext.mdm.resume import LATEST
+from videomdm_ext.mdm.resume import LATEST, newest, step_of
 from videomdm_ext.render import figures
 
 VIDEO_STEPS = 1200
@@ -197,7 +197,8 @@ def train(words: Sequence[str]) -> int:
 
 def in_rounds(rounds: str, mdm: str, words: Sequence[str]) -> int:
     """Train in rounds of expectation-maximisation: the steps are shared out, and after each round but the last the run
-    lifts its own clips, which are the next round's data set, SAVE_DIR/teachers-ROUND. Started again, it goes on.
+    lifts its own clips, which are the next round's data set, SAVE_DIR/teachers-ROUND. Started again, it goes on; with
+    other rounds, steps or clips it is refused.
 
     Returns the exit status of the training that did not end well, or 0.
     """
@@ -206,24 +207,44 @@ def in_rounds(rounds: str, mdm: str, words: Sequence[str]) -> int:
     clips, rest = take(rest, "--clips")
     resumed, rest = take(rest, "--resume_checkpoint")
     folder, _ = take(rest, "--save_dir")
-    number, total = (int(text) if text.isdigit() else 0 for text in (rounds, steps or ""))
+    number, total = (int(text) if text.isdecimal() else 0 for text in (rounds, steps or ""))
     if not (clips and folder and resumed in (None, LATEST) and 1 <= number <= total):
         raise ConfigError(
             f"--rounds {rounds}: expected a number of rounds, with --clips, --save_dir, --num_steps of at least a step "
             f"a round, and no --resume_checkpoint but {LATEST}; found --num_steps {steps}. Correct the options."
         )
     for done in range(number):
-        after = Path(folder, f"teachers-{done + 1}")
+        after, goal, last = Path(folder, f"teachers-{done + 1}"), total * (done + 1) // number, done + 1 == number
+        if after.exists() if last else _of_others(after, clips, goal):
+            raise ConfigError(
+                f"--save_dir {folder}: expected none but what --rounds {rounds} with --num_steps {steps} and the same "
+                f"--clips made, found other rounds ({after}). Give the options of the first start, or another folder."
+            )
+        reached = newest(folder)
+        if reached is not None and step_of(reached) > goal and not (after / CARD).is_file():
+            raise ConfigError(
+                f"--save_dir {folder}: expected no more than the {goal} steps of round {done + 1}, found "
+                f"{reached.name}. Give the options of the first start, put {after} back, or choose another folder."
+            )
         if not after.exists():
             console.print(f"round {done + 1} of {number}: trained on {clips}", markup=False)
-            goal = ["--clips", clips, "--num_steps", str(total * (done + 1) // number), "--resume_checkpoint", LATEST]
-            host = ["--mdm", mdm] if mdm else []
-            words = [*host, "train.train_mdm", *rest, *([] if "--paired" in rest else ["--paired"]), *goal]
+            words = [*(["--mdm", mdm] if mdm else []), "train.train_mdm", *rest]
+            words += ["--paired"] * ("--paired" not in rest)
+            words += ["--clips", clips, "--num_steps", str(goal), "--resume_checkpoint", LATEST]
             status = subprocess.run([sys.executable, "-m", "videomdm_ext.run", *words], check=False).returncode
             if status:
                 return status
-        if done + 1 < number:
+        if not last:
             if not (after / CARD).is_file():
                 refresh_once(Refresh(clips=Path(clips), checkpoint=Path(folder), out=after, mdm=mdm))
             clips = str(after)
     return 0
+
+
+def _of_others(made: Path, clips: str, goal: int) -> bool:
+    """Whether the teachers that lie there are not those of `clips` after `goal` steps."""
+    source = read_card(clips).content_hash
+    if not (made / CARD).is_file():
+        return False
+    past = read_card(str(made)).recipe.get("refreshed", {})
+    return past.get("from") != source or not str(past.get("checkpoint")).endswith(f"model{goal:09d}.pt")
