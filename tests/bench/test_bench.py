@@ -392,7 +392,7 @@ def test_metrics_json_follows_the_published_schema_and_a_spoilt_one_is_told_its_
     ("name", "spoil", "match"),
     [
         *(("args.json", lambda whole, bad=bad: bad, r"args\.json") for bad in (None, b"{", b"[1, 2]", b"\xff")),
-        ("args.json", lambda whole: whole.replace(b'"use_ema"', b'"other"'), "args.json: expected all arguments"),
+        ("args.json", lambda whole: whole.replace(b'"layers"', b'"other"'), "args.json: expected all arguments"),
         ("args.json", lambda whole: whole.replace(b'"latent_dim": 16', b'"latent_dim": 64'), "does not fit"),
         (LAST, lambda whole: b"", LAST),
         (LAST, lambda whole: b"no checkpoint", LAST),

@@ -1,8 +1,6 @@
 """The demo's films: what MediaPipe saw of bundled motion, with the truth of the same moments."""
 
-import dataclasses
 import json
-import math
 
 import numpy as np
 import pytest
@@ -10,10 +8,9 @@ import torch
 from filmed import write_film_set
 
 from videomdm_ext.cli.main import main
-from videomdm_ext.data.film import bundled
-from videomdm_ext.data.film.bundled import BUNDLED, build_film_demo, paced, pack
+from videomdm_ext.data.film.bundled import BUNDLED, build_film_demo, pack
 from videomdm_ext.data.folder import content_hash, read_card, read_folder, read_ids
-from videomdm_ext.data.motions import FPS, HELD_OUT
+from videomdm_ext.data.motions import HELD_OUT
 from videomdm_ext.geometry.cameras import project, to_camera
 from videomdm_ext.motion.features import decode
 from videomdm_ext.motion.skeletons import SMPL22
@@ -35,28 +32,26 @@ def test_the_demo_holds_a_real_detectors_and_a_real_lifters_errors(demo):
     assert 0.04 < card.lifter_error["pa_mpjpe"] < 0.12
     assert 0.002 < card.detector_error["median"] < 0.02
     assert card.detector_error["q99"] > 3 * card.detector_error["median"]
-    assert card.counts["train"] >= 100
-    assert card.counts["test"] >= 20
+    assert card.counts["train"] >= 40
+    assert card.counts["test"] >= 8
     assert BUNDLED.stat().st_size < 500_000
     assert {i.split("_m")[0] for i in read_ids(path, "test")} <= set(HELD_OUT)
     assert not {i.split("_m")[0] for i in read_ids(path, "train")} & set(HELD_OUT)
 
 
-def test_truth_and_keypoints_are_of_the_same_moments_and_sides_at_every_pace(demo):
+def test_truth_and_keypoints_are_of_the_same_moments_and_sides(demo):
     path, _ = demo
-    _, clips = read_folder(path, "train")
-    for ending in ("_s85", "_s100", "_s118"):
-        off = []
-        for clip in (clip for clip in clips if clip.id.endswith(ending)):
-            points, _ = project(
-                decode(torch.from_numpy(clip.truth), SMPL22), torch.from_numpy(clip.truth_extrinsics).unsqueeze(0)
-            )
-            error = np.linalg.norm(clip.keypoints - points.numpy(), axis=-1)
-            late = np.linalg.norm(clip.keypoints[8:] - points.numpy()[:-8], axis=-1)
-            off.append((np.median(error), np.median(late)))
-        near, later = np.median(off, axis=0)
-        assert near < 0.02
-        assert later > 1.3 * near
+    off = []
+    for clip in read_folder(path, "train")[1]:
+        points, _ = project(
+            decode(torch.from_numpy(clip.truth), SMPL22), torch.from_numpy(clip.truth_extrinsics).unsqueeze(0)
+        )
+        error = np.linalg.norm(clip.keypoints - points.numpy(), axis=-1)
+        late = np.linalg.norm(clip.keypoints[8:] - points.numpy()[:-8], axis=-1)
+        off.append((np.median(error), np.median(late)))
+    near, later = np.median(off, axis=0)
+    assert near < 0.02
+    assert later > 1.3 * near
 
 
 def test_the_lifted_motion_stands_where_the_person_stands(demo):
@@ -74,20 +69,8 @@ def test_the_same_set_is_made_each_time_and_a_fast_one_is_a_part_of_it(demo, tmp
     assert again == card
     fast = build_film_demo(str(tmp_path / "fast"), fast=True)
     ids = [i for split in ("train", "test") for i in read_ids(str(tmp_path / "fast"), split)]
-    assert all(i.endswith("_s100") and "_v0_" in i for i in ids)
+    assert all(i.endswith("_v0") for i in ids)
     assert content_hash(str(tmp_path / "fast"), fast, ids) == content_hash(path, card, ids)
-
-
-def test_a_slower_clip_moves_as_much_in_more_frames():
-    _, one = next(iter(bundled._recordings(fast=True)))
-    slow = paced(dataclasses.replace(one, id=one.id.removesuffix("_s100")), 1.18)
-    assert slow.id.endswith("_s118")
-    assert (
-        len(slow.keypoints) == len(slow.truth) == len(slow.lifted) == 1 + math.floor((len(one.truth) - 1) * 1.18 + 1e-6)
-    )
-    assert (slow.truth[0] - one.truth[0]).norm() < 1e-5
-    assert (slow.truth[-1] - one.truth[-1]).norm(dim=-1).max() < 0.5  # within a frame of a backflip
-    assert slow.fps == FPS
 
 
 def test_the_bundle_is_what_packing_a_film_set_gives(tmp_path):

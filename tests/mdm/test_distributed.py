@@ -364,7 +364,8 @@ STOPS = {
 
 def test_a_process_that_dies_ends_all_and_leaves_the_last_checkpoint_whole(standin):
     ended = json.loads((standin / "killed.json").read_text())
-    assert ended["codes"] == {"1": -signal.SIGKILL}, "torchrun's own agent names the first that failed"
+    seen_first = ({"1": -signal.SIGKILL}, {"0": 1})  # by torchrun's agent: the killed one, or the other that misses it
+    assert ended["codes"] in seen_first
     assert ended["seconds"] < 60
     assert ended["left"] == []
     assert [resume.step_of(path) for path in resume.checkpoints(standin / "killed")] == [2, 4, 6]

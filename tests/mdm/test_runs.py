@@ -295,7 +295,9 @@ def test_the_standin_is_a_checkout_without_a_commit():
 def test_a_folder_without_the_seams_is_no_checkout(tmp_path):
     (tmp_path / "utils").mkdir()
     (tmp_path / "utils" / "parser_util.py").touch()
-    with pytest.raises(HostError, match=r"from --mdm.*lacks utils/model_util\.py"):
+    with pytest.raises(
+        HostError, match=r"expected a checkout that can be hooked, found that utils/parser_util\.py has no"
+    ):
         checkout.find(tmp_path)
 
 
