@@ -1,7 +1,5 @@
 """A small body model in SMPL's format, whose joints are a walk's at rest."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

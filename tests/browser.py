@@ -1,7 +1,5 @@
 """A Chromium without a window, driven over its pipe, for tests of pages."""
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import itertools

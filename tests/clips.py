@@ -1,7 +1,5 @@
 """Clips for the tests: bundled motion seen by a still or a moving camera, with a wrong teacher."""
 
-from __future__ import annotations
-
 import dataclasses
 from functools import cache
 

@@ -4,8 +4,6 @@ Reads a line of JSON for each command (words, folder, log) and answers with a li
 the seconds of the processor that it took.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import json

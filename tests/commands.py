@@ -1,8 +1,6 @@
 """Run every command line of the documents to its end, in the order in which they stand, on small data, in an
 environment that holds just the extras that the text names."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

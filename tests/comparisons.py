@@ -1,7 +1,5 @@
 """Results of a comparison that tests share: three arms, several seeds, and calibration rows."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 

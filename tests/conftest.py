@@ -1,7 +1,5 @@
 """What every test shares: one torch thread a worker, a seeded generator, and when tests marked `mdm` run."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from functools import cache

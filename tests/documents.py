@@ -1,7 +1,5 @@
 """Commands in the documents: those of bash blocks, and those in `code` in the running text."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Environments that hold the base requirements and chosen extras, made of links to the packages installed here."""
 
-from __future__ import annotations
-
 import runpy
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """What a detector would find in a video of a bundled motion: numpy alone, to check the package's geometry by."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -4,8 +4,6 @@ A fork has its own folder, environment, path, arguments, random numbers and file
 host or of an optional package that the process has not imported for it.
 """
 
-from __future__ import annotations
-
 import atexit
 import json
 import os
@@ -59,9 +57,6 @@ def run(
         status = int(process.stdout.readline())
         out, err = ((Path(folder) / name).read_text(encoding="utf-8", errors="replace") for name in ("out", "err"))
     return subprocess.CompletedProcess(words, status, out, err)
-
-
-# -- the process that forks --------------------------------------------------------------------------------------------
 
 
 def child(request: dict) -> None:

@@ -1,7 +1,5 @@
 """People, cameras and exact observations that the tests of geometry, motion and supervision share."""
 
-from __future__ import annotations
-
 import math
 from functools import cache
 

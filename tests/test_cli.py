@@ -1,7 +1,5 @@
 """The command line: help on one screen, exit statuses, and refusals before any work."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os
@@ -46,9 +44,6 @@ def folder(tmp_path: Path) -> str:
     path = str(tmp_path / "set")
     write_folder(path, {"train": [make_clip(), make_clip(name="walk")], "test": [make_clip(name="jump")]}, CARD)
     return path
-
-
-# -- help -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("words", [[], ["-h"], ["--help"]])
@@ -114,9 +109,6 @@ def test_the_help_of_a_verb_describes_every_option(verb, kind, capsys):
     assert re.sub(r"\W+", "", kind.__doc__).lower()[:20] in shown
 
 
-# -- verbs ------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
@@ -146,9 +138,6 @@ def test_a_plugins_verb_is_called_with_the_rest_and_its_status_is_returned(monke
     assert cli.main(["greet", "a", "b"]) == 2
     assert cli.main(["greeet"]) == 1
     assert "'greet'" in capsys.readouterr().err
-
-
-# -- exit statuses ----------------------------------------------------------------------------------------------------
 
 
 def test_an_expected_error_is_one_message_and_status_1(capsys):
@@ -194,8 +183,6 @@ def test_an_option_or_value_that_does_not_exist_is_status_2_and_the_nearest_is_n
         assert named in shown.err
         assert not shown.out
 
-
-# -- for programs: pipes, colours, JSON -------------------------------------------------------------------------------
 
 SAID = """
 import os, sys
@@ -361,9 +348,6 @@ def test_an_error_leaves_standard_output_to_json_alone(tmp_path, capsys):
         assert shown.err.startswith("error: ")
 
 
-# -- refused before any work ------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("verb", [["demo"], ["data", "make-demo"]])
 def test_an_output_folder_that_cannot_be_written_is_refused_before_anything_is_made(
     tmp_path, monkeypatch, capsys, verb
@@ -443,9 +427,6 @@ def test_the_text_features_are_minilm_where_it_loads_and_words_elsewhere(monkeyp
     assert capsys.readouterr().out.count("found a torn file") == 1
     with pytest.raises(ConfigError, match="torn file"):
         benchmarking.text_choice("minilm")
-
-
-# -- train, refine, sample --------------------------------------------------------------------------------------------
 
 
 TWO = ["--supervision", "2d", "--teacher", "refined", "--loss", "posterior"]

@@ -1,7 +1,5 @@
 """Every command of README.md and CONTRIBUTING.md runs to its end, and none of any document is forgotten."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Iterator
 

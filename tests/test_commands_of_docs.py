@@ -1,7 +1,5 @@
 """Every command of the pages in docs/ runs to its end; in a file of its own, so that two workers share them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import commands

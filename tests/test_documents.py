@@ -1,7 +1,5 @@
 """The documents: the table of options is the program's, the plugin page works, every command is one that exists."""
 
-from __future__ import annotations
-
 import ast
 import dataclasses
 import re
@@ -48,9 +46,6 @@ STAND_FOR = {
 }  # fmt: skip
 """What stands in a command for a word that its reader replaces."""
 CONFIGS = (Supervision, Source, Fairness, Speed)
-
-
-# -- docs/options.md --------------------------------------------------------------------------------------------------
 
 
 def section(verb: str) -> str:
@@ -112,9 +107,6 @@ def test_every_key_of_every_kind_and_lifter_is_documented():
                 assert re.search(rf"^\| `(--lifter )?{name}` \| `{key}` \| \w", OPTIONS, re.MULTILINE), (name, key)
 
 
-# -- docs/plugins.md --------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The page's package, installed as pip would leave it. -> the source of its module"""
@@ -165,9 +157,6 @@ def test_the_pages_lifter_finds_the_distance_of_somebody_who_stands_in_the_image
     camera = torch.eye(3, 4)
     made = lifter.lift("a", keypoints=flat[..., :2] / depth, confidence=torch.ones(20, 22), extrinsics=camera, fps=20.0)
     assert float((made[..., 2] - expected).abs().max()) < 1e-4
-
-
-# -- every command ----------------------------------------------------------------------------------------------------
 
 
 class ParsedError(Exception):
@@ -289,9 +278,6 @@ def test_commands_are_found_in_blocks_and_in_running_text():
     ]  # fmt: skip
     (command,) = documents.of_text("so `videomdm run\n[--mdm PATH] a|b ARGS...` and `pip`", "a")
     assert command.words == ("videomdm", "run", "--mdm", "PATH", "a", "ARGS")
-
-
-# -- the page about plugins, carried out ------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("plugin")

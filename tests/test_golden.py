@@ -6,8 +6,6 @@ that they hold on every one. A change that means to alter them says so in its co
     python tests/test_golden.py --write
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Hooks and the plugin manager. One test a hook at least, named `test_hook_<hook>_...`; a law below demands it."""
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import inspect
@@ -98,9 +96,6 @@ def registering(kind: str, *names: str) -> object:
     return plugin(register_all)
 
 
-# -- laws over all hooks ----------------------------------------------------------------------------------------------
-
-
 def test_every_hook_is_documented_in_firing_order_with_its_arguments():
     expected = {name: ", ".join(inspect.signature(getattr(hookspecs, name)).parameters) for name in HOOKS}
     assert list(DOCUMENTED.items()) == list(expected.items())
@@ -120,9 +115,6 @@ def test_every_hook_has_a_test_of_its_name(hook):
 @pytest.mark.parametrize("kind", plugins.KINDS)
 def test_every_kind_of_thing_has_its_hook(kind):
     assert f"register_{kind}" in HOOKS
-
-
-# -- the hooks that register, by name ---------------------------------------------------------------------------------
 
 
 def collects(kind: str) -> None:
@@ -241,9 +233,6 @@ def test_an_unknown_kind_is_a_bug():
         plugins.collect(manager_with(), "losses")
 
 
-# -- the hooks of the host --------------------------------------------------------------------------------------------
-
-
 def test_hook_add_options_extends_the_group_it_is_given():
     def add_options(group):
         group.add_argument("--stillness", type=float, default=0.5)
@@ -298,9 +287,6 @@ def test_hook_add_metrics_gathers_every_plugins_numbers():
     assert plugins.add_metrics(manager, samples=10.0, reference=5.0) == {"a": 2.0, "b": 4.0, "c": 6.0}
     with pytest.raises(PluginError, match="metric 'a': registered by plugin first and again by plugin second"):
         plugins.add_metrics(manager_with(first=measuring(a=1), second=measuring(a=2)), samples=1.0, reference=1.0)
-
-
-# -- loading ----------------------------------------------------------------------------------------------------------
 
 
 def test_an_installed_package_registers_a_loss_term_and_a_lifter(install):
@@ -364,9 +350,6 @@ def test_two_distributions_with_one_plugin_name_are_refused_and_both_named(insta
     with pytest.raises(PluginError, match=r"'tiny': offered by tiny-\w+ and by tiny-\w+") as caught:
         plugins.create_manager(builtins=())
     assert all(name in str(caught.value) for name in ("tiny-one", "tiny-two"))
-
-
-# -- tracing ----------------------------------------------------------------------------------------------------------
 
 
 def test_tracing_prints_each_call_who_answers_and_what(monkeypatch, capsys):

@@ -1,7 +1,5 @@
 """The one-way rooms, checked wherever import-linter is installed."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The package as a library: its names come lazily, and docs/library.md runs from top to bottom."""
 
-from __future__ import annotations
-
 import functools
 import subprocess
 import sys

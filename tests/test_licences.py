@@ -1,7 +1,5 @@
 """LICENSES.md: nothing that is bundled or that a user's extra installs is without its licence."""
 
-from __future__ import annotations
-
 import re
 import runpy
 from importlib import metadata

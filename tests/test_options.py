@@ -1,7 +1,5 @@
 """One dataclass, three forms: what the command line, args.json and a YAML file say comes back the same."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json

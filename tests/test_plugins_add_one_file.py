@@ -1,7 +1,5 @@
 """A package of plugins adds a loss term, a metric, a lifter and an importer, one file and one entry point each."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from types import SimpleNamespace

@@ -1,8 +1,6 @@
 """The package as a wheel: built from a source distribution, installed beside the packages of this environment, and run
 outside the source tree."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

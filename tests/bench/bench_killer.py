@@ -5,8 +5,6 @@ or right after one of the next renames, by which every file gets its place, or b
 an attempt: how it ended. At last a process is killed that has started a worker.
 """
 
-from __future__ import annotations
-
 import os
 import random
 import signal

@@ -1,7 +1,5 @@
 """A data set and a plan that take seconds, for tests of the bench."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A bench from its data to its report: paired, goes on stage by stage, keeps scores by hash, has its curve on val."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import shutil
@@ -81,9 +79,6 @@ def read(place: Path) -> dict[str, Any]:
 def times(folder: Path) -> dict[str, int]:
     """-> when each file was last written."""
     return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
-
-
-# -- from the plan to the report --------------------------------------------------------------------------------------
 
 
 def test_a_bench_leaves_every_file_of_its_plan_and_nothing_to_complain_about(plan, out):
@@ -197,9 +192,6 @@ def test_windows_are_the_same_frames_of_truth_and_teacher_and_depend_on_the_clip
     assert {start_of(clip, 0, dataclasses.replace(plan, windows=1)) for clip in clips} == {0}
 
 
-# -- started again ----------------------------------------------------------------------------------------------------
-
-
 def test_a_second_start_writes_the_report_alone_with_equal_bytes(plan, copy):
     before, metrics = times(copy), (copy / "metrics.json").read_bytes()
     Bench(plan, copy, workers=0).run()
@@ -292,9 +284,6 @@ def test_a_report_shows_the_metrics_of_plugins_under_names_of_their_own(monkeypa
         with_plugins({"longer": 1.0}, truth.truth, truth)
 
 
-# -- plans of a folder ------------------------------------------------------------------------------------------------
-
-
 def test_a_plan_may_grow_and_be_judged_otherwise_and_nothing_else(plan, out, tmp_path):
     (tmp_path / "plan.json").write_bytes((out / "plan.json").read_bytes())
     card = read_card(plan.clips)
@@ -341,9 +330,6 @@ def test_a_set_without_truth_cannot_train_the_3d_arm_nor_be_compared_with_but_by
         Bench(dataclasses.replace(small, arms=("paper",)), tmp_path / "out").prepare()
 
 
-# -- ls, validate, the schema -----------------------------------------------------------------------------------------
-
-
 def test_benches_are_listed_with_how_far_they_are(plan, out, copy):
     (found,) = provenance.benches(out.parent)
     assert (found.folder, found.stage, found.plan) == (out, "reported", plan)
@@ -383,9 +369,6 @@ def test_metrics_json_follows_the_published_schema_and_a_spoilt_one_is_told_its_
     monkeypatch.setitem(sys.modules, "jsonschema", None)
     with pytest.raises(VideoMDMError, match=r"expected the package jsonschema .* pip install -e '\.\[demo\]'"):
         provenance.schema_faults(good)
-
-
-# -- checkpoints ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """A bench that is killed at any moment goes on, and ends with the numbers of one that was never interrupted."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

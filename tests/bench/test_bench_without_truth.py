@@ -1,7 +1,5 @@
 """A bench on clips whose 3D truth nobody knows: compared with true keypoints, from its data to its report."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math
@@ -94,9 +92,6 @@ def out(plan, borrowed_process, tmp_path_factory) -> Path:
 
 def content(out: Path) -> dict[str, Any]:
     return dict(json.loads((out / "metrics.json").read_text("utf-8")))
-
-
-# -- a whole bench ----------------------------------------------------------------------------------------------------
 
 
 def test_a_bench_without_truth_is_whole_and_follows_the_schema(out):
@@ -205,9 +200,6 @@ def test_clips_of_16_joints_are_compared_too(tmp_path):
     Bench(plan, tmp_path / "out", workers=0).run()
     assert provenance.problems(tmp_path / "out") == []
     assert all(arm["trainings"][0]["metrics"][f"{NAME}/fid"] > 0 for arm in content(tmp_path / "out")["arms"])
-
-
-# -- the reference and its scores -------------------------------------------------------------------------------------
 
 
 def test_windows_of_keypoints_are_those_of_their_frames_and_none_comes_twice(plan):
@@ -339,9 +331,6 @@ def test_samples_that_are_not_finite_score_nan_without_truth_too(motions):
     made = [clip for clip, _ in motions[1:]] + [torch.full((24, 22, 3), math.nan).double()]
     found = scorer.score(made, ["a"] * len(made))
     assert all(math.isnan(value) for name, value in found.items() if name != "clips")
-
-
-# -- cameras ----------------------------------------------------------------------------------------------------------
 
 
 def test_held_out_cameras_are_as_far_and_as_high_as_the_clips_own(plan):

@@ -1,7 +1,5 @@
 """Scores in the spaces of evaluators: what is scored where, the rows that calibrate it, what order cannot change."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Two arms differ in what they declare and in nothing else that the host is given, or the comparison is refused."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Held-out clips against the keypoints of their own camera and of another, in image coordinates."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 

@@ -1,7 +1,5 @@
 """Metrics without checkpoints, and those in the space of an evaluator, against plain forms of them."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Arms are YAML files that say how the supervision differs from its defaults; a plan says what runs, or is refused."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 from pathlib import Path
@@ -22,8 +20,6 @@ from videomdm_ext.data.refined import is_made
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.mdm import checkout
 from videomdm_ext.supervision import refinement
-
-# -- arms -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", known_arms())
@@ -122,9 +118,6 @@ def test_an_arms_old_name_is_refused_with_its_present_one_and_an_unknown_one_wit
         load_arm("4d")
 
 
-# -- what a plan runs -------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory) -> Plan:
     folder = tmp_path_factory.mktemp("plan") / "data"
@@ -185,9 +178,6 @@ def test_nothing_is_started_where_nothing_is_missing(plan, tmp_path, monkeypatch
         run.replication(tmp_path, 0).touch()
     monkeypatch.setattr(engine, "ProcessPoolExecutor", lambda *a, **k: pytest.fail("a process was started"))
     execute(plan, tmp_path, workers=1, watch=lambda steps: None)
-
-
-# -- what is refused before any work ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

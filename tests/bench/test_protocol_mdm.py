@@ -1,7 +1,5 @@
 """The published protocol without MDM: its log is read, nothing is run twice, and what is missing is named before."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import sys
@@ -65,9 +63,6 @@ def summed(replications: list[dict[str, float]], name: str) -> tuple[float, floa
     return float(values.mean()), float(1.96 * values.std() / len(values) ** 0.5)
 
 
-# -- the log ----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("mode", "count"), [("wo_mm", 20), ("debug", 5), ("mm_short", 5)])
 def test_every_number_of_the_log_is_read(mode, count):
     scores = numbers(count, mm=mode == "mm_short")
@@ -99,9 +94,6 @@ def test_scores_that_are_no_number_are_null_in_the_json():
     replications = content["runs"]["a"]["scores"]["vald"]["replications"]
     assert replications[0]["fid"] is None
     assert replications[1]["fid"] == numbers(2)["vald"][1]["fid"]
-
-
-# -- a run of it ------------------------------------------------------------------------------------------------------
 
 
 def fake_checkout(root: Path) -> Path:
@@ -216,9 +208,6 @@ def test_a_single_checkpoint_and_a_folder_can_be_named(tmp_path, program, monkey
     assert (tmp_path / "runs/protocol_mdm/protocol_mdm.md").is_file()
 
 
-# -- what is missing --------------------------------------------------------------------------------------------------
-
-
 def refused(tmp_path: Path, error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
         protocol(words(tmp_path))
@@ -280,9 +269,6 @@ def test_clips_are_found_from_where_the_training_was_started_and_must_be_enough(
     refused(tmp_path, ConfigError, "expected 320 or more clips .* found . of 1")
     (tmp_path / "set/new_joint_vecs/t.npy").unlink()
     assert protocol(words(tmp_path)) == 0
-
-
-# -- the report -------------------------------------------------------------------------------------------------------
 
 
 def evaluated(name: str = "2d-0", data: str = "HumanML3D's test split in the checkout", **args: object):

@@ -1,7 +1,5 @@
 """What the rows that are not arms say: floors, ceilings, and which metrics may rank."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """The report says what the numbers say, for any number of arms and seeds."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math
@@ -234,8 +232,6 @@ def test_a_folder_that_cannot_be_written_is_an_error_before_anything_is_drawn(tm
     with pytest.raises(DatasetError, match="file"):
         write(make_results(), tmp_path / "file" / "report")
 
-
-# -- the worst captions --
 
 CAPTIONS = ("walk", "run", "walk", "jump", "sit")
 

@@ -1,7 +1,5 @@
 """What is written once reads the same as Markdown, as HTML and as LaTeX, whatever others wrote; numbers as texts."""
 
-from __future__ import annotations
-
 import dataclasses
 import html
 import math
@@ -103,9 +101,6 @@ def test_a_figure_with_a_file_stands_beside_the_text_and_one_without_in_the_page
     assert "<svg" in text
 
 
-# -- LaTeX --
-
-
 def rows_of(text: str) -> list[list[str]]:
     """-> the cells of every line between the rules."""
     body = text.split("\\toprule\n")[1].split("\\bottomrule")[0]
@@ -167,8 +162,6 @@ def test_no_sign_that_latex_reads_is_left_bare(text: str) -> None:
     left = re.sub(r"\\(text\w+|dots)\{\}|\\[{}$&%#_]|\$(\\pm|-|\^\{[-\d]+\})\$", "", escaped(text))
     assert not re.search(r"[\\{}$&%#_~^<>|]", left)
 
-
-# -- numbers --
 
 TEXTS = [
     (numerals.estimate_text(Estimate(206.312, 0.31, 3)), "206.31 ± 0.31"),

@@ -1,7 +1,5 @@
 """Figures of a report put values where they belong, and are drawn for whatever a report holds."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import re
@@ -36,9 +34,6 @@ def spread() -> Results:
         )
     ]
     return make_results(*arms)
-
-
-# -- forest plots -----------------------------------------------------------------------------------------------------
 
 
 def drawn(plot: Plot, metric: str) -> dict[str, Any]:
@@ -112,9 +107,6 @@ def test_an_arm_that_is_frozen_and_a_score_that_is_not_finite_are_not_drawn() ->
     assert all(bar.metric != "pose_frechet" for plot in forest_plots(broken) for bar in plot.bars)
 
 
-# -- curves -----------------------------------------------------------------------------------------------------------
-
-
 def test_a_curve_is_drawn_in_the_unit_shown_with_seeds_thin_and_their_mean_bold() -> None:
     seeds = [Curve([0, 100], {"bone_length_error": [0.01, 0.02]}), Curve([0, 100], {"bone_length_error": [0.03, 0.04]})]
     (axes,) = draw_curves({"2d": seeds}).axes
@@ -151,9 +143,6 @@ def test_smoothing_keeps_straight_lines_and_both_ends() -> None:
     assert np.abs(smoothed - line).mean() < 0.5 * np.abs(noisy - line).mean()
 
 
-# -- scores -----------------------------------------------------------------------------------------------------------
-
-
 def test_every_arm_of_a_distance_lies_within_its_panel_and_what_is_not_finite_is_drawn() -> None:
     axes = Figure().add_subplot()
     panel = Panel("distance", {"2d": ([19.0, 21.0], Estimate(20.0, 3.0, 2))}, floor=2.0, teacher=10.0)
@@ -169,9 +158,6 @@ def test_titles_are_narrower_where_the_names_of_arms_take_their_room() -> None:
     assert figures.title_width(["3d", "lifted", "2d"]) == 40
     assert figures.title_width(["2d", "2d-reprojection-no-depth-weight"]) == 35
     assert figures.title_width(["x" * 500]) == 20
-
-
-# -- in the page ------------------------------------------------------------------------------------------------------
 
 
 def test_a_figure_of_the_page_has_its_colours_its_own_names_and_no_address() -> None:

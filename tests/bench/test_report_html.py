@@ -1,7 +1,5 @@
 """The page is whole, needs nothing else, shows what the text shows, and its player plays."""
 
-from __future__ import annotations
-
 import base64
 import dataclasses
 import hashlib

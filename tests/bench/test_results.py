@@ -1,7 +1,5 @@
 """What a comparison finds, and the sentence it says, for any number of arms and seeds."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import Any
@@ -119,9 +117,6 @@ def test_other_metrics_have_wider_intervals_than_the_headline() -> None:
     assert [entry.metric for entry in compare(results, results.arms[2]) if entry.headline] == ["pose_frechet"]
 
 
-# -- the closing sentence ---------------------------------------------------------------------------------------------
-
-
 def test_the_closing_sentence_tells_gap_ratio_and_what_they_are_from() -> None:
     control = with_scores(make_arm("lifted"), "pose_frechet", (20.0, 21.0, 19.0))
     own = with_scores(make_arm("2d"), "pose_frechet", (10.0, 11.2, 9.1))
@@ -165,9 +160,6 @@ def test_the_closing_sentence_says_what_else_may_be_found(results: Results, star
     assert headline(results)[0].startswith(start)
     assert headline(make_results(make_arm("3d"), make_arm("2d"))) == []
     assert headline(three(motion_energy=0.1)) == []  # the verdict says that it hardly moves
-
-
-# -- several arms -----------------------------------------------------------------------------------------------------
 
 
 def test_every_arm_beyond_the_two_references_is_compared_and_p_values_are_adjusted_for_their_number() -> None:
@@ -232,9 +224,6 @@ def test_many_metrics_without_a_difference_are_counted_and_headline_ones_named()
     assert "no difference detected in 5 others" in sentence()
     found = sentence(pose_frechet=20.0)
     assert "no difference detected in pose Fréchet distance (equal scores) and 5 others; nothing claimed" in found
-
-
-# -- convergence, clips, replications ---------------------------------------------------------------------------------
 
 
 def changed(arm: Arm, *each: dict[str, Any]) -> Arm:

@@ -4,8 +4,6 @@ A table has heavy-tailed scores (Student's t with 4 degrees of freedom for each 
 metrics that go together, as trainings of a denoiser have them.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import re
 

@@ -1,7 +1,5 @@
 """Intervals over seeds against SciPy's distribution and simulation; sign flips and bootstrap against plain counting."""
 
-from __future__ import annotations
-
 import itertools
 import math
 

@@ -1,7 +1,5 @@
 """The demo on real videos, without its videos: four cameras give the true motion back, and errors are what they are."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

@@ -1,7 +1,5 @@
 """The demo on real videos from first to last: on stick figures everywhere, on the wheels' videos where they are."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

@@ -1,7 +1,5 @@
 """The 2D evaluator: what its features cannot see, what they must see, and true keypoints in the same space."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

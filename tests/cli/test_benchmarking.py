@@ -1,7 +1,5 @@
 """`videomdm bench` turns its options into a plan, and says what cannot be before any work."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

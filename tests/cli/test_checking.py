@@ -1,7 +1,5 @@
 """The verbs `data check` and `data show`: what they print, what they write, and their exit status."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

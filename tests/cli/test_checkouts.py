@@ -1,7 +1,5 @@
 """The verbs about a checkout: what they print, their exit statuses, and the next command at their ends."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re

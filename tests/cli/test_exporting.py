@@ -1,7 +1,5 @@
 """The verb `export`: what it writes, what it says, and what it refuses."""
 
-from __future__ import annotations
-
 import json
 import struct
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`videomdm data import`: one command from other people's data to a data set."""
 
-from __future__ import annotations
-
 import json
 import re
 

@@ -1,7 +1,5 @@
 """The verbs `sample` and `lift`: what they write, what they read, and clear answers before any work."""
 
-from __future__ import annotations
-
 import json
 import math
 import shutil
@@ -49,9 +47,6 @@ def answer(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
     """-> what a command says that fails."""
     assert cli.main([str(word) for word in words]) == 1
     return capsys.readouterr().err
-
-
-# -- sample -----------------------------------------------------------------------------------------------------------
 
 
 def test_captions_of_words_and_files_are_sampled_as_long_as_asked_in_every_format(trained, tmp_path, capsys):
@@ -160,9 +155,6 @@ def test_a_file_of_prompts_that_cannot_be_used_is_answered(trained, tmp_path, ca
     assert len(said.splitlines()) == 1
 
 
-# -- checkpoints ------------------------------------------------------------------------------------------------------
-
-
 def spoil(run: Path, place: Path, how: str) -> Path:
     """-> a copy of the run, with its checkpoint spoiled."""
     shutil.copytree(run, place)
@@ -214,9 +206,6 @@ def test_a_checkpoint_that_is_none_is_answered_by_both_verbs(trained, tmp_path, 
     assert "found 191 channels (16 joints)" in said or how != "skeleton"
     words = ["--clips", data, "--checkpoint", bad, "--ddim", "3"]
     assert named in answer(capsys, "lift", *words, "--out", tmp_path / "out")
-
-
-# -- lift -------------------------------------------------------------------------------------------------------------
 
 
 def test_lifted_clips_are_written_with_their_errors_beside_the_teachers(trained, tmp_path, capsys):

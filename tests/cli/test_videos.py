@@ -1,7 +1,5 @@
 """`videomdm data from-video`: from videos to a data set with pictures, in one command that can be given again."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The verb `view`: what it makes a page of, what it refuses, and what it serves."""
 
-from __future__ import annotations
-
 import json
 import threading
 import urllib.error

@@ -1,7 +1,5 @@
 """Crops and batches: the camera goes with its clip."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pytest

@@ -1,7 +1,5 @@
 """Building a folder clip by clip: the same bytes as at once, and an interrupted build goes on where it stopped."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The check of a data set: every planted damage is found by its own kind, what is sound passes, the cache is honest."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import io

@@ -1,7 +1,5 @@
 """A clip is checked once, and every message names the file, what was expected and found, and what to do."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 

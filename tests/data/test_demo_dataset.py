@@ -1,7 +1,5 @@
 """The demo's data set: real motion, held-out motions, and cameras that fit both the truth and the teacher."""
 
-from __future__ import annotations
-
 import itertools
 from pathlib import Path
 

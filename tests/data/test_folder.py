@@ -1,7 +1,5 @@
 """The folder format: what is written comes back, and what cannot be read is refused before any work."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

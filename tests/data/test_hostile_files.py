@@ -1,7 +1,5 @@
 """Files written by an enemy are refused with a message: nothing is run, hung up or allocated beyond a bound."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import os

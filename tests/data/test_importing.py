@@ -1,7 +1,5 @@
 """Running an importer: trials stay on one side, what cannot be used is told, an interrupted import goes on."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import pytest

@@ -1,7 +1,5 @@
 """Motion capture beside videos: clips that no camera saw supervise in 3D, the others in 2D, in one run."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

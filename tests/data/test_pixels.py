@@ -1,7 +1,5 @@
 """Folders whose keypoints are in pixels are read as if they lay on the normalised plane."""
 
-from __future__ import annotations
-
 import io
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Refined teachers of a folder: made once, made again when the clips change, without any truth, and on their rays."""
 
-from __future__ import annotations
-
 import dataclasses
 import shutil
 from pathlib import Path

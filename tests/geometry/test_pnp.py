@@ -3,8 +3,6 @@
 Every projection here is written out in numpy.
 """
 
-from __future__ import annotations
-
 import sys
 
 import numpy as np
@@ -76,9 +74,6 @@ def found(points, image, weight=None, function=pnp.solve_static):
     weight = np.ones(image.shape[:-1]) if weight is None else weight
     each = zip(points, image, weight, strict=True)
     return np.stack([run(function, *parts, limit=1.0).extrinsics.numpy() for parts in each])
-
-
-# -- one still camera -------------------------------------------------------------------------------------------------
 
 
 def test_exact_keypoints_give_any_camera_back():
@@ -173,9 +168,6 @@ def test_without_opencv_the_extra_is_named(monkeypatch):
         run(pnp.solve_static, points[0], projected(points, cameras)[0])
 
 
-# -- one that moves ---------------------------------------------------------------------------------------------------
-
-
 def test_a_moving_camera_is_followed():
     true = camera(55).double().numpy()
     points = motion("cartwheel")[:55].double().numpy()
@@ -213,9 +205,6 @@ def test_too_few_keypoints_in_a_row_for_a_moving_camera_are_refused():
     weight[::5, 0] = 1.0
     with pytest.raises(DatasetError, match="a quarter of the keypoints in at least 5 frames in a row"):
         run(pnp.solve_moving, points[0], projected(points, cameras)[0], weight)
-
-
-# -- refusals ---------------------------------------------------------------------------------------------------------
 
 
 def nonsense(kind):
@@ -268,9 +257,6 @@ def nonsense(kind):
 def test_nonsense_is_refused(kind, message):
     with pytest.raises(DatasetError, match=rf"a\.mp4: .*({message})"):
         run(pnp.solve_static, *nonsense(kind), place="a.mp4")
-
-
-# -- the equations ----------------------------------------------------------------------------------------------------
 
 
 def test_the_gradient_and_the_matrix_are_those_of_the_reprojection_error():

@@ -1,7 +1,5 @@
 """Lifting with a prior: windows, noise and cameras are put together again, and figures say what they should."""
 
-from __future__ import annotations
-
 import dataclasses
 from itertools import pairwise
 from types import SimpleNamespace
@@ -61,9 +59,6 @@ def with_true_teacher(clip: Clip) -> Clip:
     return dataclasses.replace(clip, teacher=clip.truth, extrinsics=clip.truth_extrinsics)
 
 
-# -- windows ----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5])
 def test_windows_cover_a_clip_evenly_and_share_at_least_what_is_asked(overlap):
     for frames in (2, 29, 30, 31, 45, 60, 61, 200):
@@ -82,9 +77,6 @@ def test_windows_of_a_clip_share_its_noise_where_they_overlap_and_draws_do_not()
     shift = second.first - first.first
     assert torch.equal(first.noise[..., shift:], second.noise[..., :-shift])
     assert not torch.equal(next(iter(lifting.windows_of(a_trained(clip), [clip], Lifting(), 1))).noise, first.noise)
-
-
-# -- the motions ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("moving", [False, True])
@@ -203,9 +195,6 @@ def test_ddim_visits_evenly_spaced_steps_from_the_last_to_the_first_and_draws_no
             sampling.sample(trained, [("walk", 20)], seed=0, guidance=1.0, ddim=steps)
 
 
-# -- what is refused --------------------------------------------------------------------------------------------------
-
-
 def test_a_clip_that_the_prior_does_not_know_is_refused():
     clip = make_clip()
     trained = a_trained(clip)
@@ -226,9 +215,6 @@ def test_a_clip_that_the_prior_does_not_know_is_refused():
 def test_a_lifting_that_means_nothing_is_refused(given, named):
     with pytest.raises(ConfigError, match=f"^{named}"):
         Lifting(**given)
-
-
-# -- figures ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_truth_itself_has_no_error():

@@ -1,7 +1,5 @@
 """Prompts and noise are the same for every denoiser, and what was sampled comes back from its file."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any

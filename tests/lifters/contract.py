@@ -1,7 +1,5 @@
 """What every lifter must do. Subclass `LifterContract`, give it a lifter, and pytest runs the contract on it."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from people import forward_kinematics

@@ -1,7 +1,5 @@
 """The adapters of public lifters: each gives back, in the clip's world, the motion that was written in its layout."""
 
-from __future__ import annotations
-
 import pickle
 
 import clips

@@ -1,7 +1,5 @@
 """The base class refuses a lifter that does not declare or return what the project works in."""
 
-from __future__ import annotations
-
 import pytest
 from lifters.contract import LifterContract
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Descriptions of lifters' files: what they say is checked, and axes and units are turned the right way."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """What adapters of lifters' files refuse, how they resample, and how they find size and place."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import clips

@@ -1,7 +1,5 @@
 """The synthetic lifter: the laws of its error, and its size against real lifters."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

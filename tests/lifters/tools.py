@@ -1,7 +1,5 @@
 """Results in the layouts of public lifters, written from known motion in numpy."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Hosts to test against: the stand-in's modules in this process, a real checkout where there is one."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """A small HumanML3D of bundled motion, and the other files that MDM reads relative to its own folder."""
 
-from __future__ import annotations
-
 import pickle
 from collections.abc import Sequence
 from pathlib import Path

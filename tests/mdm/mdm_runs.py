@@ -1,7 +1,5 @@
 """A clone of the checkout with small synthetic data of every kind, and MDM's programs run in it as a user runs them."""
 
-from __future__ import annotations
-
 import json
 import os
 import pickle

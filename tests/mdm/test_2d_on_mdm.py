@@ -3,8 +3,6 @@
 The evaluator's weights and the word vectors are random here, so its figures mean nothing; that they come out does.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re

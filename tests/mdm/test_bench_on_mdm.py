@@ -1,7 +1,5 @@
 """`videomdm bench --mdm CHECKOUT`: killed in a training and started again, it ends as one that nothing interrupted."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

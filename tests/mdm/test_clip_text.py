@@ -1,7 +1,5 @@
 """CLIP's text features: the host's own function, or with --encode_once each text once, by itself, without padding."""
 
-from __future__ import annotations
-
 import copy
 import json
 import random
@@ -97,9 +95,6 @@ def test_a_copy_shares_what_is_known_and_no_name_of_a_weight_changes():
     assert list(averaged.state_dict()) == list(Denoiser().state_dict())
 
 
-# -- the tower --------------------------------------------------------------------------------------------------------
-
-
 def test_the_tower_has_clips_size_and_its_own_randomness():
     torch.manual_seed(3)
     before = torch.get_rng_state()
@@ -134,8 +129,6 @@ def test_half_precision_is_where_clip_has_it():
     assert tower.dtype == torch.float16
     assert tower.encode_text(tokenize("a person walks")).dtype == torch.float16
 
-
-# -- in MDM -----------------------------------------------------------------------------------------------------------
 
 PROGRAM = """
 import json, sys

@@ -1,7 +1,5 @@
 """What --clips gives the host: captions, crops to edit, an evaluation set through the host's class; what is refused."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from functools import partial
@@ -61,9 +59,6 @@ def test_captions_come_without_motion_and_ask_for_the_length_that_is_to_be_sampl
     assert condition["y"]["lengths"].tolist() == [50, 50, 50]
     assert set(condition["y"]["text"]) <= set(make_clip(name="punch").texts)
     torch.testing.assert_close(dataset.inv_transform(torch.zeros(263)), torch.from_numpy(dataset.mean))
-
-
-# -- evaluation -------------------------------------------------------------------------------------------------------
 
 
 class HumanML:
@@ -152,9 +147,6 @@ def test_swapped_globals_come_back_after_an_error():
     with pytest.raises(ZeroDivisionError), imports.swapped(module, name=0):
         1 / module.name
     assert module.name == 1
-
-
-# -- what the host's options ask --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", UNDER_2D)

@@ -3,8 +3,6 @@
 VIDEOMDM_COMMITS=all tests them all, or those that it names; without it, the last of the early ones.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """A folder as the host's dataset: what is diffused, crops from seed, epoch and clip, batches with what was seen."""
 
-from __future__ import annotations
-
 import random
 from pathlib import Path
 
@@ -45,9 +43,6 @@ def batch_of(dataset: HostDataset):
     dataset.set_epoch(0)
     motion, condition = dataset.collate([dataset[i] for i in range(len(dataset))])
     return motion, condition["y"]
-
-
-# -- what is diffused -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("teacher", "kind"), [("lifted", "teacher"), ("gt", "truth")])
@@ -97,9 +92,6 @@ def test_a_crop_of_any_teacher_is_seen_where_its_keypoints_are(folder, teacher):
     assert error.mean() < {"gt": 1e-5, "lifted": 0.1, "refined": 0.03}[teacher]
 
 
-# -- crops ------------------------------------------------------------------------------------------------------------
-
-
 def test_a_crop_depends_on_seed_epoch_and_clip_alone(folder):
     one, other = opened(folder), opened(folder)
     one.set_epoch(4)
@@ -146,9 +138,6 @@ def test_without_epochs_pythons_generator_decides_as_in_mdm(folder):
     assert len({dataset[0][0].initial_heading for _ in range(8)}) > 1
 
 
-# -- batches ----------------------------------------------------------------------------------------------------------
-
-
 def test_a_batch_is_z_scored_and_zero_in_its_padding(folder):
     dataset = opened(folder, frames=200)
     motion, y = batch_of(dataset)
@@ -178,9 +167,6 @@ def test_a_batch_names_its_clips_and_captions_and_what_was_seen_of_them(folder):
     assert all(torch.is_tensor(value) for key, value in y.items() if key.startswith(PREFIX))
 
 
-# -- what is refused --------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("values", "asked"),
     [
@@ -200,9 +186,6 @@ def test_without_clips_2d_supervision_and_lifted_teachers_are_refused(values, as
 def test_clips_that_are_not_there_are_an_error_that_names_the_folder(tmp_path: Path):
     with pytest.raises(DatasetError, match=r"nowhere/dataset\.json"):
         open_dataset(Source(clips=str(tmp_path / "nowhere")), Supervision(), "train", 0)
-
-
-# -- wrong cameras, for the ablation ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("clip", CLIPS, ids=lambda clip: clip.id)

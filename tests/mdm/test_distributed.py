@@ -3,8 +3,6 @@
 Each host is imported once, in a process of its own; the ranks are forks of it, which train one run after the other.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import signal
@@ -267,9 +265,6 @@ def rows(place: Path, folder: str) -> list[list[float]]:
         return [[float(value) for value in row] for row in list(csv.reader(file))[1:]]
 
 
-# -- one training in one process and in two ----------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("host", "name", "kind"), PAIRS)
 def test_two_processes_train_the_same_weights_as_one(request, host, name, kind):
     place = request.getfixturevalue(host)
@@ -310,9 +305,6 @@ def test_a_run_goes_on_with_another_number_of_processes_and_its_log_is_that_of_o
     ]
 
 
-# -- without --paired --------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("host", HOSTS)
 def test_processes_of_an_unpaired_run_see_data_of_their_own_and_keep_equal_weights(request, host):
     place = request.getfixturevalue(host)
@@ -340,9 +332,6 @@ def test_goals_are_drawn_for_all_and_weights_without_a_gradient_do_no_harm(mdm):
         assert [list(name) for name in whole["target_joint_names"]] == names
     assert apart(alone["weights"], ranks[0]["weights"]) < SINGLE
     assert [(mdm / f"goals-2.{rank}.txt").read_text().count("unused") for rank in (0, 1)] == [0, 0]
-
-
-# -- one voice ---------------------------------------------------------------------------------------------------------
 
 
 def test_rank_0_alone_speaks_and_writes_and_both_stop_where_one_would(standin):

@@ -1,7 +1,5 @@
 """A training stops at the step that diverges, writes nothing that is not finite, and nothing uses what once was."""
 
-from __future__ import annotations
-
 import math
 import re
 from pathlib import Path
@@ -40,8 +38,6 @@ def test_one_number_that_is_not_finite_is_found_wherever_it_is_and_the_largest_f
         assert not resume.all_finite(tensors)
         assert resume.first_broken({"x": 1, "a": tensors}) == f"a.{place}"
 
-
-# -- whole trainings of the stand-in ----------------------------------------------------------------------------------
 
 SMALL = [
     "--layers", "1", "--latent_dim", "16", "--ff_size", "24", "--num_heads", "2", "--diffusion_steps", "8",

@@ -1,7 +1,5 @@
 """Remedies one by one, with packages written for the test: left alone where not needed, and serving where they are."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 import importlib.util
@@ -76,9 +74,6 @@ def host(write: Write, text: str) -> ModuleType:
     write("eval/__init__.py", "")
     write("eval/asks.py", text)
     return importlib.import_module("eval.asks")
-
-
-# -- packages ---------------------------------------------------------------------------------------------------------
 
 
 def test_an_absent_package_is_imported_and_subclassed_by_the_host_and_refuses_to_be_called(write):
@@ -254,9 +249,6 @@ def test_scipy_without_its_old_filters_serves_the_new_ones_and_stays_as_it_is(wr
     monkeypatch.delattr(scipy.ndimage, "filters", raising=False)
     assert host(write, text).filters.gaussian_filter1d is scipy.ndimage.gaussian_filter1d
     assert scipy.ndimage.__spec__ is spec
-
-
-# -- changes to modules -----------------------------------------------------------------------------------------------
 
 
 def test_modules_get_numpys_lost_names_and_numpy_does_not(monkeypatch):
@@ -491,9 +483,6 @@ def test_the_eye_comes_nearer_with_a_smaller_distance():
     far, near = ((picture < 250).any(-1).sum() for picture in pictures)
     assert pictures[0].shape == (100, 100, 3)
     assert near > 1.5 * far > 0
-
-
-# -- together ---------------------------------------------------------------------------------------------------------
 
 
 def test_preparing_twice_changes_a_module_once(monkeypatch):

@@ -1,7 +1,5 @@
 """An evaluation during training that could not end is refused before the training begins."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

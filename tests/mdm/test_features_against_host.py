@@ -1,7 +1,5 @@
 """Our feature vector against the one that MDM's own script makes of the same positions."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import forks

@@ -1,7 +1,5 @@
 """The hook on the stand-in: what it replaces and what it leaves, and the loss under 2D."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -118,9 +116,6 @@ def losses(built: SimpleNamespace, model: nn.Module, timestep: int = 30, seed: i
     return built.diffusion.training_losses(model, built.x_start, t, model_kwargs={"y": built.y}, dataset=built.dataset)
 
 
-# -- what is replaced -------------------------------------------------------------------------------------------------
-
-
 def test_under_2d_all_seams_are_replaced_by_kinds_of_the_hosts_own_and_under_3d_none(seams, folder):
     """However often: nothing piles up, and the host gets its own again."""
     before = seams()
@@ -197,9 +192,6 @@ def test_an_unconstrained_model_trains_and_is_sampled_with_guidance_and_captions
             assert torch.equal(guided(x, t, y), built.model(x, t, built.y))
     finally:
         kind.forward = own
-
-
-# -- the loss ---------------------------------------------------------------------------------------------------------
 
 
 def test_one_pass_noises_the_teacher_as_the_host_does_and_no_observation_reaches_the_denoiser(host):
@@ -299,9 +291,6 @@ def test_the_loss_under_3d_is_the_hosts_own_masked_error_on_our_clips(host, seam
     assert set(found) == {"loss", "rot_mse"}
 
 
-# -- the detector's keypoints ------------------------------------------------------------------------------------------
-
-
 def gradient(built: SimpleNamespace, keypoints: Tensor) -> Tensor:
     """Of the loss with respect to the weights of the denoiser, for other keypoints of the same batch."""
     changed = SimpleNamespace(**{**vars(built), "y": {**built.y, f"{PREFIX}keypoints": keypoints}})
@@ -322,9 +311,6 @@ def test_the_keypoints_of_a_batch_change_the_gradient_of_2d_arms_and_of_no_other
         points = torch.from_numpy(detected[name].keypoints)
         starts = range(len(points) - length + 1)
         assert any(torch.equal(seen[:length], points[start : start + length]) for start in starts), "the detector's"
-
-
-# -- terms of plugins -------------------------------------------------------------------------------------------------
 
 
 def plugin(**terms: object) -> object:
@@ -379,9 +365,6 @@ def test_a_loss_with_an_unknown_term_is_refused_before_any_work(seams, folder):
         ConfigError, match=r"--loss jitter=1: expected reprojection, paper, or terms among position, .*'jitter'"
     ):
         hook.activate(arguments("--clips", folder, *TWO, "--loss", "jitter=1"))
-
-
-# -- options of earlier versions --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

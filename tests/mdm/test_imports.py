@@ -1,7 +1,5 @@
 """Changes right after an import: once, in order, also for a module that is there already, never in the stand-in."""
 
-from __future__ import annotations
-
 import importlib
 import runpy
 import sys

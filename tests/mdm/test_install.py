@@ -1,7 +1,5 @@
 """One line in a parser_util.py: it goes in and comes out with every other byte as it was, and MDM trains with it."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import subprocess
@@ -43,8 +41,6 @@ def written(root: Path, content: bytes = CONTENT) -> Path:
 def content_of(root: Path) -> bytes:
     return (root / PARSER).read_bytes()
 
-
-# -- bytes ------------------------------------------------------------------------------------------------------------
 
 LINES = st.lists(st.sampled_from([b"import os", b"", b"\tx = 1", b"# \xc3\xa4", b"# videomdm_ext"]), min_size=1)
 ENDS = st.sampled_from([b"\n", b"\r\n", b"\r"])
@@ -160,9 +156,6 @@ def test_the_stand_in_and_a_folder_without_the_file_are_refused(tmp_path):
         install.install(tmp_path)
 
 
-# -- in a Python of its own -------------------------------------------------------------------------------------------
-
-
 IMPORT = "import sys; sys.path.insert(0, '.'); import utils.parser_util"
 
 
@@ -189,9 +182,6 @@ def test_an_older_checkout_with_our_line_and_one_with_earlier_lines_end_with_one
     status, (sentence,) = imported(tmp_path)
     assert status == 1
     assert sentence.startswith(f"error: {tmp_path}: expected a checkout that can be hooked, found that {PARSER} has no")
-
-
-# -- MDM --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

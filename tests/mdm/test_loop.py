@@ -3,8 +3,6 @@
 Here it runs on a small host with MDM's names; test_paired_runs.py has whole trainings of both hosts.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 import random
@@ -31,9 +29,6 @@ def same(first: object, second: object) -> bool:
     if isinstance(first, list | tuple):
         return len(first) == len(second) and all(map(same, first, second))
     return first == second
-
-
-# -- a small host -----------------------------------------------------------------------------------------------------
 
 
 class Trainer:
@@ -193,9 +188,6 @@ def test_what_fails_in_saving_leaves_the_folder_as_it_was_and_a_full_disk_is_nam
     assert made.save_dir == str(tmp_path)
 
 
-# -- divergence -------------------------------------------------------------------------------------------------------
-
-
 def spoil(made: Any, what: str, at: int) -> None:
     """From update `at` + 1 on, something of the small loop is not finite."""
     update, losses = made.update_average_model, made.diffusion.training_losses
@@ -257,9 +249,6 @@ def test_a_resumed_run_that_diverges_names_the_checkpoint_that_it_went_on_from(t
     spoil(resumed, "weight", at=2)
     with pytest.raises(HostError, match=f"at step 3.*last good checkpoint is {re.escape(start)}"):
         resumed.run_loop()
-
-
-# -- where a run starts -----------------------------------------------------------------------------------------------
 
 
 def start(folder: Path, checkpoint: str = "", bundled: bool = True) -> SimpleNamespace:

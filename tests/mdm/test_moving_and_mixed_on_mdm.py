@@ -1,7 +1,5 @@
 """Moving cameras, and motion capture beside videos, trained under 2D supervision by MDM's own program."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import shutil

@@ -3,8 +3,6 @@
 The trees are the stand-in with seams as older commits and forks have them, so that no checkout is needed.
 """
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 from pathlib import Path
@@ -213,9 +211,6 @@ def test_a_second_data_set_is_refused_with_paired_alone(host):
     assert train(host, "alone", *TWO, "--data_dir", "more").returncode == 0
 
 
-# -- one seam at a time -----------------------------------------------------------------------------------------------
-
-
 class Early(nn.Module):
     """A denoiser that encodes as MDM did at first."""
 
@@ -296,8 +291,6 @@ def test_ffmpeg_is_called_by_its_name_where_nothing_draws_with_moviepy(tmp_path,
     with pytest.raises(HostError, match=r"out\.mp4: expected ffmpeg to draw it"):
         module.plot_3d_motion("out.mp4", [], None)
 
-
-# -- what a checkout lacks ---------------------------------------------------------------------------------------------
 
 GAPS = {
     PARSER: ({*checkout.PROGRAMS}, "is not there, whose options args.json restores"),

@@ -3,8 +3,6 @@
 Each host is imported once, in a process of its own; every run is a fork of it, so that it can be killed for real.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path
@@ -251,9 +249,6 @@ def same(first: object, second: object) -> bool:
     return first == second
 
 
-# -- two arms ---------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("arm", ["2d", "walked"])
 @pytest.mark.parametrize("host", HOSTS)
 def test_two_arms_see_the_same_crops_captions_timesteps_noise_and_hidden_conditions(request, host, arm):
@@ -292,9 +287,6 @@ def test_two_arms_with_fewer_clips_than_a_batch_train_on_all_of_them_and_see_the
     assert json.loads((runs.place / "few_2d/args.json").read_text())["batch_size"] == 9
 
 
-# -- divergence -------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("host", "name"), [("standin", "diverged"), *(pytest.param("mdm", n, marks=pytest.mark.mdm) for n in DIVERGED)]
 )
@@ -310,9 +302,6 @@ def test_a_run_that_diverges_stops_with_a_message_and_leaves_no_such_number(requ
     assert "Lower --lr, which is 1e+30" in said
     assert [path.name for path in place.glob("*.pt") if resume.broken_in(path)] == []
     assert newest or name == "diverged"
-
-
-# -- continuation -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.mdm
@@ -414,9 +403,6 @@ def test_data_are_those_of_now_and_a_cache_of_others_is_left_alone(mdm):
     assert len(texts) > 7
     assert all(text.startswith("a person") for text in texts)
     assert (mdm.place / "dataset" / "t2m_train.npy").read_bytes() == STALE
-
-
-# -- whole files without --paired -------------------------------------------------------------------------------------
 
 
 @pytest.mark.mdm

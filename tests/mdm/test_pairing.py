@@ -1,7 +1,5 @@
 """Own random streams: a draw depends on the seed, its purpose and its place alone, not on what was drawn before."""
 
-from __future__ import annotations
-
 import random
 import sys
 from collections.abc import Iterator
@@ -66,9 +64,6 @@ def as_before() -> Iterator[None]:
         yield
 
 
-# -- seeds ------------------------------------------------------------------------------------------------------------
-
-
 def test_a_seed_is_the_same_on_every_machine_and_fits_every_generator():
     assert pairing.derive(10, "noise", 3) == 8589562540330767022
     pairing.seed_all(pairing.derive(10, "noise", 3))
@@ -93,9 +88,6 @@ def test_keyed_draws_are_the_same_after_any_others_and_leave_no_trace():
     assert draw() == first != expected
     assert (random.random(), np.random.rand(), torch.rand(()).item()) == expected
     assert draw() == first
-
-
-# -- data -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("epoch", [0, 7])
@@ -152,8 +144,6 @@ def test_loading_an_item_leaves_the_global_generators_alone():
     assert (random.random(), np.random.rand(), torch.rand(()).item()) == expected
 
 
-# -- data read anew ---------------------------------------------------------------------------------------------------
-
 MODULE = """
 import random
 import numpy as np
@@ -196,9 +186,6 @@ def test_data_are_read_anew_with_the_same_names_and_the_cache_is_left_alone(modu
     module.Data("train", place=cache)
     assert cache.exists()
     assert pairing.fresh_dataset_class(lambda name: module.Data, 3)("uestc") is module.Data, "it has no cache"
-
-
-# -- a step -----------------------------------------------------------------------------------------------------------
 
 
 class Model(nn.Module):

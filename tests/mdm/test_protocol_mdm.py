@@ -2,8 +2,6 @@
 shown is that they are MDM's.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import shutil

@@ -1,7 +1,5 @@
 """Our part in a real MDM: options, data, text and loss through its own builders, with the stand-in's numbers."""
 
-from __future__ import annotations
-
 import forks
 import pytest
 import tolerances

@@ -1,7 +1,5 @@
 """MDM's own programs beside current packages: with none of the optional ones, and without licensed files."""
 
-from __future__ import annotations
-
 import ast
 import json
 import shutil
@@ -65,8 +63,6 @@ def answer(done: subprocess.CompletedProcess[str]) -> dict:
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return json.loads(done.stdout.splitlines()[-1])
 
-
-# -- all four programs, in one process --------------------------------------------------------------------------------
 
 LOOK = """
 import importlib, json, random, sys
@@ -166,8 +162,6 @@ def numpy_uses(path: Path) -> set[str]:
     return {node.attr for node in used if node.value.id == "np"}
 
 
-# -- drawing ----------------------------------------------------------------------------------------------------------
-
 DRAW = """
 import json
 import numpy as np
@@ -228,8 +222,6 @@ def test_a_frame_is_drawn_alike_twice_and_frames_differ(frames):
     assert np.array_equal(frames[1], frames[2])
     assert (frames[0] != frames[1]).mean() > 0.01
 
-
-# -- programs ---------------------------------------------------------------------------------------------------------
 
 SMALL = ("--latent_dim", "32", "--layers", "1", "--diffusion_steps", "10", "--batch_size", "4")
 

@@ -1,7 +1,5 @@
 """Whole runs of the stand-in under 2D, an installed plugin that takes part in them, the launcher and checkouts."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re
@@ -217,9 +215,6 @@ def test_a_plugins_loss_term_takes_part_in_training_with_its_weight(beside, fold
     assert row["loss"] == pytest.approx(row["motion"] + 0.5 * row["stillness"])
 
 
-# -- an installed plugin ----------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def beside(tmp_path: Path) -> Path:
     """-> a folder on which an installed distribution with the plugin lies."""
@@ -241,9 +236,6 @@ def test_an_installed_lifter_makes_the_teacher_of_a_data_set(beside, tmp_path, m
     assert card.lifter_error["root_aligned_mpjpe"] == pytest.approx(0.0, abs=1e-4)
     clip = read_folder(str(tmp_path / "set"), "train")[1][0]
     torch.testing.assert_close(torch.from_numpy(clip.teacher), torch.from_numpy(clip.truth), atol=1e-3, rtol=0)
-
-
-# -- the launcher and checkouts ----------------------------------------------------------------------------------------
 
 
 def test_one_process_uses_one_checkout():

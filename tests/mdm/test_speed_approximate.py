@@ -1,7 +1,5 @@
 """Speed for last bits: only what was asked for, by little, and the command line has the last word."""
 
-from __future__ import annotations
-
 import argparse
 import copy
 import json
@@ -26,9 +24,6 @@ def _restored():
     yield
     torch.set_float32_matmul_precision(before)
     approximate._one_pass = False
-
-
-# -- options ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -56,9 +51,6 @@ def test_without_options_nothing_changes_and_tf32_is_asked_of_torch():
     assert torch.get_float32_matmul_precision() == before
     approximate.activate(argparse.Namespace(tf32=True), [])
     assert torch.get_float32_matmul_precision() == "high"
-
-
-# -- the denoiser -----------------------------------------------------------------------------------------------------
 
 
 class Model(nn.Module):
@@ -101,9 +93,6 @@ def test_a_compiled_denoiser_computes_the_same_with_weights_of_the_same_names(mo
     x = torch.randn(4, 64, generator=generator)
     for each in (model, copy.deepcopy(model)):
         assert torch.equal(each(x, None, {"text": ["a"]}), plain(x, None, {"text": ["a"]}))
-
-
-# -- guidance ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """Savings in MDM's modules: each gives, bit for bit, what a slow twin gives."""
 
-from __future__ import annotations
-
 import json
 from types import SimpleNamespace
 
@@ -30,9 +28,6 @@ def slow_norms(parameters: list[Tensor]) -> tuple[float, float]:
     return gradient, weight
 
 
-# -- the schedule -----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("shape", [(5,), (5, 3), (5, 263, 1, 20)])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_schedule_values_are_those_of_the_table_however_often_they_are_asked_for(shape, dtype):
@@ -45,9 +40,6 @@ def test_schedule_values_are_those_of_the_table_however_often_they_are_asked_for
         assert found.shape == shape
         table[7] = 9.0
         assert exact.look_up(table, timesteps, shape)[2].max() == 9.0, "a table that is changed in place"
-
-
-# -- norms and the average --------------------------------------------------------------------------------------------
 
 
 def parameters(frozen: int = 3) -> list[nn.Parameter]:
@@ -103,9 +95,6 @@ def test_the_average_moves_by_the_hosts_own_operations_and_of_the_text_encoder_w
         assert all(map(torch.equal, average.parameters(), slow))
 
 
-# -- batches ----------------------------------------------------------------------------------------------------------
-
-
 def test_batches_on_a_device_are_the_loaders_own():
     batch = (torch.ones(2), {"y": {"mask": torch.zeros(3), "text": ["a"], "nested": [torch.ones(1)]}, "other": 5})
     data = SimpleNamespace(dataset="theirs")
@@ -118,8 +107,6 @@ def test_batches_on_a_device_are_the_loaders_own():
     assert (len(moved), moved.dataset) == (7, data.dataset)
     assert batch[1]["y"]["mask"].device.type == "cpu"
 
-
-# -- in MDM -----------------------------------------------------------------------------------------------------------
 
 PROGRAM = """
 import json

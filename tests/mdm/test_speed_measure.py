@@ -1,7 +1,5 @@
 """The speed benchmark: times add up, every part is shown, and stock MDM and ours end with equal weights."""
 
-from __future__ import annotations
-
 import json
 import time
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The stand-in host: laws of its own, and equality with MDM where a checkout of it is present."""
 
-from __future__ import annotations
-
 import math
 import sys
 from types import SimpleNamespace
@@ -168,8 +166,6 @@ def test_a_checkpoint_of_another_size_is_refused(build, standin_module, tmp_path
     with pytest.raises(HostError, match=r"args\.json must be its own"):
         standin_module("utils.model_util").load_saved_model(build(latent_dim=16), tmp_path / "model.pt")
 
-
-# --- equality with MDM: one program, run once in each host ---
 
 PROGRAM = """
 import sys

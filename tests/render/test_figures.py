@@ -1,7 +1,5 @@
 """Stick figures: where a camera sees a pose, what is in front, whose side it is, and that anything can be drawn."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Rotations fitted to positions: exact where bones are constant, twisted as elbows and knees bend, without flips."""
 
-from __future__ import annotations
-
 import math
 from functools import cache
 

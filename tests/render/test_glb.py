@@ -1,7 +1,5 @@
 """GLB files, taken apart by a parser written here: structure, and what the skin does to the surface in every frame."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import struct

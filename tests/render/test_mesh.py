@@ -1,7 +1,5 @@
 """The figure of capsules, and bodies from a small model that the test writes."""
 
-from __future__ import annotations
-
 import pickle
 from collections import Counter
 
@@ -62,9 +60,6 @@ def test_the_surface_is_closed_and_faces_outward(figure):
     outward = torch.linalg.cross(b - a, c - a)
     assert float((outward * figure.normals[faces].mean(1)).sum(-1).min()) > 0
     np.testing.assert_allclose(figure.normals.norm(dim=-1), 1, atol=1e-9)
-
-
-# -- bodies -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_body_has_the_models_joints_vertices_and_triangles(tmp_path):

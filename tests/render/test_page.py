@@ -1,7 +1,5 @@
 """The page needs nothing else, holds the motions, shows what a camera saw where it saw it, and plays."""
 
-from __future__ import annotations
-
 import base64
 import dataclasses
 import hashlib
@@ -93,9 +91,6 @@ def placed(stored: dict[str, Any], joints: int = 22) -> NDArray[np.float64]:
     """-> positions [T, J, 3] of a stored track, m."""
     units = unpacked(stored["positions"], "<i2").reshape(-1, joints, 3).astype(float)
     return np.where(units == -32768, np.nan, units * stored["unit"] + stored["origin"])
-
-
-# -- what is written --------------------------------------------------------------------------------------------------
 
 
 def test_the_page_loads_nothing_and_may_run_its_own_scripts_alone() -> None:
@@ -206,9 +201,6 @@ def test_motions_of_a_clip_are_in_one_frame_and_seen_as_their_own_cameras_see_th
         expected = cameras.to_camera(decoded, torch.from_numpy(np.asarray(extrinsics)).reshape(-1, 3, 4))
         torch.testing.assert_close(found.float(), expected, atol=1e-4, rtol=0)
     np.testing.assert_allclose(scene.tracks[0].positions[0, 0, ::2], 0, atol=1e-6)
-
-
-# -- in a browser -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """Laws of guidance: what fits its rays stays, the rest moves as far as asked, and no choice of axes matters."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -1,7 +1,5 @@
 """What is wrong with keypoints by themselves is found, and what moves fast is not taken for it."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """The distribution of poses is Student's t: its density and its estimate. Poses know neither place nor heading."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from people import real_batch, turned

@@ -1,7 +1,5 @@
 """A refined teacher is nearer the truth than the lifted, stays on its keypoints' rays, and leaves an exact one be."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A small data set of known motions: cuts of real ones, each with the caption of what is done in it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Making what plugins register: one that cannot be had is told, one that is none is refused."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The essential channels as an evaluator: a motion can be decoded from them, and the truth gives their scale."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Retrieval of captions by true motions: exact chance, and when a space is to be distrusted."""
 
-from __future__ import annotations
-
 import itertools
 
 import pytest

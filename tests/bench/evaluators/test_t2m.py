@@ -1,7 +1,5 @@
 """The official evaluator without MDM: what reaches its networks, in which order, and why it may not be had."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -106,9 +104,6 @@ def test_nothing_gives_nothing_and_a_motion_without_a_step_is_refused():
         fake().motions([torch.zeros(40, 263), torch.zeros(3, 263)])
 
 
-# -- from positions to features ---------------------------------------------------------------------------------------
-
-
 def humanml(positions: torch.Tensor) -> torch.Tensor:
     """HumanML3D's own vectors of a clip that faces +z by its first frame."""
     return encode(positions, SMPL22, heading(positions, SMPL22, HUMANML3D_FILES))
@@ -130,9 +125,6 @@ def test_where_a_motion_happens_and_where_it_faces_makes_no_difference():
     torch.testing.assert_close(t2m.features(turned)[:, :259], t2m.features(positions)[:, :259], rtol=0, atol=2e-3)
     mirrored = positions * torch.tensor((-1.0, 1.0, 1.0))
     assert (t2m.features(mirrored) - t2m.features(positions))[:, :67].abs().max() > 0.1
-
-
-# -- captions and availability ----------------------------------------------------------------------------------------
 
 
 def write_texts(folder: Path, *lines: str) -> str:

@@ -1,7 +1,5 @@
 """The bundled text-motion evaluator: what it sees, what it learns, when it is not to be trusted, and its cache."""
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 import random
@@ -37,9 +35,6 @@ def elsewhere(positions: torch.Tensor) -> torch.Tensor:
     """-> the same motion, turned about the vertical and moved along the floor."""
     angle = torch.full(positions.shape[:-1], 2.2, dtype=positions.dtype)
     return turned(positions, angle) + positions.new_tensor((3.0, 0.0, -5.0))
-
-
-# -- what it sees -----------------------------------------------------------------------------------------------------
 
 
 def test_a_frame_is_seen_like_the_kinematic_features_with_steps_as_velocities():
@@ -80,9 +75,6 @@ def test_moments_are_those_of_the_valid_frames():
 def test_motions_of_another_rate_are_refused(evaluator):
     with pytest.raises(DatasetError, match="expected motions at 20 fps, found 30"):
         evaluator.motions([real_motions()["walk"]], 30.0)
-
-
-# -- the draws and the loss -------------------------------------------------------------------------------------------
 
 
 def handed(side: str, frames: int) -> TrueMotion:
@@ -151,9 +143,6 @@ def test_the_loss_is_that_of_a_plain_loop_and_equal_captions_are_no_mistakes():
     assert contrastive(alike, alike, torch.eye(3, dtype=torch.bool), 0.01).item() > 0.4
 
 
-# -- what it learns ---------------------------------------------------------------------------------------------------
-
-
 def test_known_motions_are_told_apart_far_above_chance(evaluator):
     assert evaluator.distrust == ""
     found = evaluator.on_held_out
@@ -190,9 +179,6 @@ def test_its_distance_sees_a_wrong_motion(evaluator, ground):
     for wrong in (shrunk, noisy):
         assert metrics.frechet(*metrics.gaussian(evaluator.motions(wrong, 20.0)), *space) > 2 * floor
     assert metrics.frechet(*space, *space) < ROUNDING
-
-
-# -- identity and cache -----------------------------------------------------------------------------------------------
 
 
 def replaced(**changes) -> Settings:
@@ -248,9 +234,6 @@ def test_a_broken_cache_is_told_and_made_again(write_ground, few_splits, caplog)
             assert text_motion.make(ground, settings).identity == first.identity
         assert f"{kept} does not hold the weights" in caplog.text
         assert kept.read_bytes() == whole
-
-
-# -- where it cannot be had -------------------------------------------------------------------------------------------
 
 
 def test_without_truth_or_different_captions_it_is_unavailable_and_says_why(write_ground, few_splits):

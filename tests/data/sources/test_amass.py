@@ -1,7 +1,5 @@
 """The importer of AMASS: joints of a body model that the test writes, against kinematics in numpy, z up to y up."""
 
-from __future__ import annotations
-
 import pickle
 import zipfile
 

@@ -3,8 +3,6 @@
 Files are written here from known rotations; where joints are is found again by kinematics in numpy.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 

@@ -1,7 +1,5 @@
 """Detectors' files: each format gives the same people in the same frames, and what does not fit is refused."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The importer of Fit3D, on a small set in its own layout: cameras, sides, repetitions, captions."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

@@ -1,7 +1,5 @@
 """Up and floor from people alone: cameras that look down and lean, people who walk, dance or lie."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

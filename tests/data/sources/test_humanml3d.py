@@ -3,8 +3,6 @@
 The file format is written out again here in numpy, from its public definition, and shares no code with the package.
 """
 
-from __future__ import annotations
-
 import shutil
 from itertools import pairwise
 
@@ -32,9 +30,6 @@ CHAINS = ((0, 2, 5, 8, 11), (0, 1, 4, 7, 10), (0, 3, 6, 9, 12, 15), (9, 14, 17, 
 REST = {1: (1, 0, 0), 2: (-1, 0, 0), 3: (0, 1, 0), 6: (0, 1, 0), 9: (0, 1, 0), 12: (0, 1, 0), 13: (1, 0, 0)}
 REST |= {14: (-1, 0, 0), 15: (0, 0, 1), 10: (0, 0, 1), 11: (0, 0, 1)}
 REST |= dict.fromkeys((4, 5, 7, 8, 16, 17, 18, 19, 20, 21), (0, -1, 0))
-
-
-# -- the format, from its definition ---------------------------------------------------------------------------------
 
 
 def about_y(angle):
@@ -109,8 +104,6 @@ def hard(positions):
     bad = np.concatenate((np.zeros((len(bones), 1), bool), (bones * rest).sum(-1) < -0.9), -1)
     return bad[:, 1:] | bad[:, list(SMPL22.rotation_parents[1:])]
 
-
-# -- the source --------------------------------------------------------------------------------------------------------
 
 CLIPS = {"000001": ("walk", 60), "M000001": ("walk", 60), "000002": ("dance_a", 120), "000003": ("spin", 90)}
 CLIPS |= {"000004": ("kick", 30), "000005": ("jump", 220)}
@@ -227,9 +220,6 @@ def test_results_in_the_cameras_axes_are_placed_in_the_world(made, tmp_path):
     assert again.card.counts == {"train": 1}
     assert again.card.lifter_error["mpjpe"] < 1e-4
     assert "expected A_000003.npy [T, 22, 3]" in again.left_out["A_000003"]
-
-
-# -- the law of the initial heading -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["walk", "dance_a", "spin", "kick", "spinkick", "run"])

@@ -1,7 +1,5 @@
 """From detected joints to SMPL's 22: right names, right sides, and torso joints where real bodies have them."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from clips import motion

@@ -1,7 +1,5 @@
 """The importer of joints: what its cameras see, which way things are up, and which trial is on which side."""
 
-from __future__ import annotations
-
 import json
 import re
 

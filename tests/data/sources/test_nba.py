@@ -1,7 +1,5 @@
 """The importer of MAS's basketball sequences: axes, left and right, scale, rate, split."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

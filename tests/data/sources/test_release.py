@@ -1,7 +1,5 @@
 """The importer of the release's layout: its cameras have u to the left and v up, and its vectors are kept."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

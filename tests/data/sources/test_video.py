@@ -1,7 +1,5 @@
 """From videos to clips: who is watched, where a video is cut, and what camera, floor and sides come out of it."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import subprocess
