@@ -38,7 +38,7 @@ HOST_VERBS = {
     "[ours](#options-of-training-runs). `videomdm run MODULE --help` prints them.",
 }
 """Verbs whose options are the host's."""
-MORE_VERBS = {"bench --protocol mdm": ("cli.benchmarking", "protocol")}
+MORE_VERBS = {"bench --protocol mdm": ("cli.benchmarking", "Protocol")}
 """Commands with options of their own that are no verbs."""
 CONFIGS = {
     Supervision: "What supervises a run, stored with it. Formulas: [method.md](method.md).",
@@ -70,14 +70,17 @@ def document() -> str:
 
 
 def arguments_of(module: str, function: str) -> type[Any]:
-    """The dataclass that a verb parses, found by calling the verb and stopping it where it begins to parse."""
+    """The dataclass that a verb is or parses, found by calling the verb and stopping it where it begins to parse."""
 
     def stop(arguments: type[Any], **others: Any) -> None:
         raise ParsedError(arguments)
 
+    verb: Any = getattr(import_module(f"videomdm_ext.{module}"), function)
+    if isinstance(verb, type):
+        return verb
     with mock.patch.object(tyro, "cli", stop):
         try:
-            getattr(import_module(f"videomdm_ext.{module}"), function)([])
+            verb([])
         except ParsedError as parsed:
             return parsed.args[0]
     raise TypeError(f"{module}.{function}: expected a verb that calls console.parse first, found none")

@@ -5,8 +5,8 @@ import torch
 
 from videomdm_ext.data.motions import load_motions
 from videomdm_ext.motion.skeletons import SMPL22
-from videomdm_ext.render.body import at_rest
 from videomdm_ext.render.fitting import rest_offsets
+from videomdm_ext.render.glb import at_rest
 
 WALK = torch.from_numpy(next(m.positions for m in load_motions() if m.name == "walk")).double()
 PARENTS = np.array((0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19))

@@ -24,7 +24,7 @@ from videomdm_ext.bench.report import figures
 from videomdm_ext.bench.results import gather
 from videomdm_ext.bench.run import Bench, execute, prepare
 from videomdm_ext.bench.scoring import make_scoring, with_plugins
-from videomdm_ext.cli import benchmarking
+from videomdm_ext.cli.main import main
 from videomdm_ext.data import refined
 from videomdm_ext.data.folder import read_card, read_folder, write_folder
 from videomdm_ext.data.refined import identity
@@ -83,7 +83,7 @@ def times(folder: Path) -> dict[str, int]:
 
 def test_a_bench_leaves_every_file_of_its_plan_and_nothing_to_complain_about(plan, out):
     assert provenance.problems(out) == []
-    assert benchmarking.validate([str(out)]) == 0
+    assert main(["bench", "validate", str(out)]) == 0
     content = read(out / "metrics.json")
     assert [arm["name"] for arm in content["arms"]] == [*ARMS, "2d, equal passes"]
     assert content["arms"][3]["equal_passes_of"] == "2d"
@@ -240,7 +240,7 @@ def test_scores_are_made_again_where_their_samples_changed_and_nowhere_else(plan
 
 def test_scoring_anew_writes_every_score_and_the_same_ones(copy):
     before, when = (copy / "metrics.json").read_bytes(), times(copy / "scores")
-    assert benchmarking.score([str(copy)]) == 0
+    assert main(["bench", "score", str(copy)]) == 0
     assert all(when[name] != now for name, now in times(copy / "scores").items())
     assert (copy / "metrics.json").read_bytes() == before
 
@@ -332,11 +332,12 @@ def test_a_set_without_truth_cannot_train_the_3d_arm_nor_be_compared_with_but_by
 
 def test_benches_are_listed_with_how_far_they_are(plan, out, copy):
     (found,) = provenance.benches(out.parent)
-    assert (found.folder, found.stage, found.plan) == (out, "reported", plan)
-    assert found.headline == read(out / "metrics.json")["verdict"][0]
+    assert (found["folder"], found["stage"]) == (str(out), "reported")
+    assert (found["arms"], found["seeds"], found["steps"]) == (list(plan.arms), plan.seeds, plan.steps)
+    assert found["headline"] == read(out / "metrics.json")["verdict"][0]
     shutil.rmtree(copy / "samples" / "3d-0")
     assert provenance.stage(plan, copy) == "sampling, 3 of 4 runs"
-    assert benchmarking.ls([str(copy)]) == 0
+    assert main(["bench", "ls", str(copy)]) == 0
 
 
 def test_validate_tells_what_is_missing_or_changed(copy):
@@ -353,7 +354,7 @@ def test_validate_tells_what_is_missing_or_changed(copy):
         assert not any(told in problem for problem in provenance.problems(copy))
         break_it()
         assert any(told in problem for problem in provenance.problems(copy)), told
-    assert benchmarking.validate([str(copy)]) == 1
+    assert main(["bench", "validate", str(copy)]) == 1
 
 
 def test_metrics_json_follows_the_published_schema_and_a_spoilt_one_is_told_its_place(out, monkeypatch):

@@ -12,13 +12,17 @@ from clips import make_clip
 from videomdm_ext.bench import protocol_mdm
 from videomdm_ext.bench.protocol_mdm import Settings
 from videomdm_ext.bench.report.tables import markdown_block
-from videomdm_ext.cli.benchmarking import protocol
+from videomdm_ext.cli.benchmarking import bench
 from videomdm_ext.data.folder import Card, write_folder
 from videomdm_ext.errors import ConfigError, HostError
 from videomdm_ext.mdm import checkout, evaluation
 
 NAMES = ("mm_dist", "r_precision_1", "r_precision_2", "r_precision_3", "fid", "diversity")
 ARGS = {"dataset": "humanml", "num_steps": 50, "clips": "", "text_features": "clip"}
+
+
+def protocol(words: list[str]) -> int:
+    return bench(["--protocol", "mdm", *words])
 
 
 def numbers(count: int, mm: bool = False) -> dict[str, list[dict[str, float]]]:

@@ -1,5 +1,6 @@
 """`videomdm bench` turns its options into a plan, and says what cannot be before any work."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -74,10 +75,10 @@ def test_too_few_samples_for_groups_of_32_are_told(asked, capsys):
 
 @pytest.mark.parametrize("words", [["--protocol", "mdm", "--out", "x"], ["--protocol=mdm", "--out", "x"]])
 def test_the_published_protocol_gets_the_other_words(monkeypatch, words):
-    got: list[list[str]] = []
-    monkeypatch.setattr(benchmarking, "protocol", lambda rest: got.append(rest) or 4)
+    got: list[Path | None] = []
+    monkeypatch.setattr(benchmarking.Protocol, "__call__", lambda options: got.append(options.out) or 4)
     assert benchmarking.bench(words) == 4
-    assert got == [["--out", "x"]]
+    assert got == [Path("x")]
 
 
 def test_another_protocol_is_refused():

@@ -13,7 +13,6 @@ import torch
 from clips import make_clip
 
 from videomdm_ext import plugins
-from videomdm_ext.cli import lifting as verb
 from videomdm_ext.cli import main as cli
 from videomdm_ext.cli import sampling
 from videomdm_ext.data.folder import Card, read_folder, read_statistics, write_folder
@@ -258,9 +257,9 @@ def test_a_run_keeps_the_space_of_its_own_data_wherever_the_clips_are(trained, t
     other = str(tmp_path / "other")
     write_folder(other, {"train": [make_clip(name="jump")]}, CARD)
     seen = []
-    own = verb.lifting.lift
+    own = sampling.lifting.lift
     monkeypatch.setattr(
-        verb.lifting, "lift", lambda model, *rest, **named: seen.append(model) or own(model, *rest, **named)
+        sampling.lifting, "lift", lambda model, *rest, **named: seen.append(model) or own(model, *rest, **named)
     )
     words = ["lift", "--clips", other, "--split", "train", "--checkpoint", str(run), "--out", str(tmp_path / "out")]
     words += ["--formats", "npz", "--ddim", "2"]
@@ -281,9 +280,9 @@ def test_a_run_keeps_the_space_of_its_own_data_wherever_the_clips_are(trained, t
 
 def test_a_3d_run_lifts_from_the_refined_teacher_and_never_from_its_truth(trained):
     model = sampling_of(trained[1], teacher="gt")
-    assert verb.teacher_kind("auto", model) == "refined"
-    assert verb.teacher_kind("auto", sampling_of(trained[1], teacher="lifted")) == "lifted"
-    assert verb.teacher_kind("lifted", model) == "lifted"
+    assert sampling.teacher_kind("auto", model) == "refined"
+    assert sampling.teacher_kind("auto", sampling_of(trained[1], teacher="lifted")) == "lifted"
+    assert sampling.teacher_kind("lifted", model) == "lifted"
 
 
 def sampling_of(run: Path, **changes: str) -> object:

@@ -18,7 +18,7 @@ from torch import nn
 from videomdm_ext.cli import main as cli
 from videomdm_ext.data.folder import Card, write_folder
 from videomdm_ext.errors import HostError
-from videomdm_ext.mdm import checkout, hook, install, remedies, survey, text
+from videomdm_ext.mdm import checkout, doctor, hook, install, remedies, text
 from videomdm_ext.mdm.checkout import DATA, LOOP, MODELS, PARSER, STANDIN
 from videomdm_ext.mdm.speed import approximate
 
@@ -306,12 +306,12 @@ GAPS = {
 def test_a_file_is_missed_by_the_programs_that_need_it_and_by_no_other(file, tmp_path):
     place = tree(tmp_path / "mdm", OLD)
     lacks = {"edit", "evaluate"}  # of which the stand-in has none
-    before = survey.survey(place).found
-    assert {name for name, (state, _) in before.items() if state == survey.LACKS} == lacks
+    before = doctor.survey(place).found
+    assert {name for name, (state, _) in before.items() if state == doctor.LACKS} == lacks
     (place / file).unlink()
-    found = survey.survey(place).found
+    found = doctor.survey(place).found
     programs, reason = GAPS[file]
-    assert {name for name, (state, _) in found.items() if state == survey.LACKS} == lacks | programs
+    assert {name for name, (state, _) in found.items() if state == doctor.LACKS} == lacks | programs
     assert all(found[name][1].startswith(f"{file} {reason}") for name in programs)
 
 
@@ -333,7 +333,7 @@ def test_another_structure_is_refused_by_its_name(file, name, tmp_path, capsys):
     (place / file).touch()
     assert cli.main(["install", "--mdm", str(place)]) == 1
     assert f"this is {name}, which cannot be a host: " in capsys.readouterr().err
-    table = survey.table([survey.survey(place)])
+    table = doctor.survey_table([doctor.survey(place)])
     assert f"- mdm, everything: this is {name}, which cannot be a host" in table
 
 
@@ -344,7 +344,7 @@ def test_the_survey_runs_what_it_says_and_leaves_the_checkout_alone(tmp_path, ca
     def quickly(command: list[str], cwd: Path, env: dict[str, str], **_: object) -> subprocess.CompletedProcess[str]:
         return forks.run(command[1:], cwd=cwd, env=env)
 
-    monkeypatch.setattr(survey, "subprocess", SimpleNamespace(run=quickly))
+    monkeypatch.setattr(doctor, "subprocess", SimpleNamespace(run=quickly))
     before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
     out = tmp_path / "table.md"
     assert cli.main(["host", "survey", str(place), "--run", "--out", str(out)]) == 0

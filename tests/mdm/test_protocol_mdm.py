@@ -18,7 +18,7 @@ from humanml import WORDS, make_clips, write_evaluator
 from tolerances import EQUAL_WEIGHTS
 
 from videomdm_ext.bench import protocol_mdm
-from videomdm_ext.cli.benchmarking import protocol
+from videomdm_ext.cli.benchmarking import bench as bench_verb
 from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.folder import Card, write_folder
 from videomdm_ext.data.motions import load_motions
@@ -141,7 +141,7 @@ def test_broken_weights_are_named(place, tmp_path):
 def test_a_run_of_a_bench_is_evaluated_by_mdms_own_program_and_only_once(small, bench, monkeypatch, capsys):
     before = {path: path.read_bytes() for path in (bench / "runs/2d-0").iterdir() if path.is_file()}
     words = ["--out", str(bench), "--mdm", str(small), "--eval_mode", "debug", "--guidance", "1"]
-    assert protocol(words) == 0
+    assert bench_verb(["--protocol", "mdm", *words]) == 0
     content = json.loads((bench / "protocol_mdm.json").read_text())
     run = content["runs"]["2d-0"]
     assert run["scored_against"] == "the true motions of the test clips of many copies"
@@ -160,7 +160,7 @@ def test_a_run_of_a_bench_is_evaluated_by_mdms_own_program_and_only_once(small, 
 
     monkeypatch.setattr(evaluation, "command", lambda *_, **__: pytest.fail("a finished log is run again"))
     written = (bench / "protocol_mdm.json").read_bytes()
-    assert protocol(words) == 0
+    assert bench_verb(["--protocol", "mdm", *words]) == 0
     assert (bench / "protocol_mdm.json").read_bytes() == written
 
 

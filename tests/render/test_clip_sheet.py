@@ -14,7 +14,7 @@ from videomdm_ext.data.folder import Card, write_folder
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.motion.skeletons import SMPL22
 from videomdm_ext.render import clip_sheet, figures
-from videomdm_ext.render.clip_view import camera_facts, misfit, view_clip
+from videomdm_ext.render.clip_sheet import camera_facts, misfit, view_clip
 
 CARD = Card(name="two", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
 SIZE, FOCAL = (640, 480), 500.0

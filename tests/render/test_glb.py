@@ -13,9 +13,8 @@ from scipy.spatial.transform import Rotation
 
 from videomdm_ext.data.motions import load_motions
 from videomdm_ext.motion.skeletons import NBA16, SMPL22
-from videomdm_ext.render.body import Mesh, Part
 from videomdm_ext.render.fitting import fit
-from videomdm_ext.render.glb import to_glb
+from videomdm_ext.render.glb import Mesh, Part, to_glb
 
 MOTIONS = {motion.name: motion for motion in load_motions()}
 TYPES = {5121: "<u1", 5123: "<u2", 5125: "<u4", 5126: "<f4"}

@@ -11,8 +11,8 @@ from scipy.spatial.transform import Rotation
 
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.motion.skeletons import SMPL22
-from videomdm_ext.render.body import at_rest, capsules, read_body
 from videomdm_ext.render.fitting import fit, rest_offsets
+from videomdm_ext.render.glb import at_rest, capsules, read_body
 
 
 @pytest.fixture(scope="module")

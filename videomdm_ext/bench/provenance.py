@@ -15,7 +15,6 @@ import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -151,30 +150,18 @@ def summary(content: Mapping[str, Any]) -> dict[str, Any]:
 # -- benches under a folder, and whether the files of one are whole ----------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Listed:
-    """A bench in a list: its folder, its plan, how far it is, and the first sentence of its verdict."""
-
-    folder: Path
-    plan: Plan
-    stage: str
-    headline: str
-
-    def as_json(self) -> dict[str, Any]:
-        plan = self.plan
-        facts = {"folder": str(self.folder), "dataset": plan.clips, "stage": self.stage, "headline": self.headline}
-        return facts | {"arms": list(plan.arms), "seeds": plan.seeds, "steps": plan.steps}
-
-
-def benches(folder: Path) -> list[Listed]:
-    """Every folder with a plan.json under a folder, itself among them, in the order of their names."""
+def benches(folder: Path) -> list[dict[str, Any]]:
+    """Of every folder with a plan.json under a folder, itself among them, in the order of their names: where it is,
+    what its plan is, how far it is, and the first sentence of its verdict."""
     found = []
-    for place in sorted(folder.rglob("plan.json")):
+    for out in sorted(place.parent for place in folder.rglob("plan.json")):
         try:
-            plan = read_plan(place.parent)
+            plan = read_plan(out)
         except VideoMDMError:
             continue  # another program's plan
-        found.append(Listed(place.parent, plan, stage(plan, place.parent), headline(place.parent)))
+        facts = {"folder": str(out), "dataset": plan.clips, "stage": stage(plan, out)}
+        facts |= {"headline": next(iter(_read(out / "metrics.json", []).get("verdict", ())), "")}
+        found.append({**facts, "arms": list(plan.arms), "seeds": plan.seeds, "steps": plan.steps})
     return found
 
 
@@ -189,14 +176,6 @@ def stage(plan: Plan, out: Path) -> str:
     if sampled < len(runs):
         return f"sampling, {sampled} of {len(runs)} runs"
     return "reported" if (out / "report.md").is_file() else "sampled"
-
-
-def headline(out: Path) -> str:
-    """The first sentence of the verdict in metrics.json, or nothing."""
-    try:
-        return str(json.loads((out / "metrics.json").read_text(encoding="utf-8"))["verdict"][0])
-    except (OSError, ValueError, LookupError, TypeError):
-        return ""
 
 
 def problems(out: Path) -> list[str]:

@@ -19,7 +19,7 @@ from videomdm_ext.bench.report.tables import terminal_table
 from videomdm_ext.bench.results import Results
 from videomdm_ext.bench.run import Bench
 from videomdm_ext.bench.verdict import headline, verdict
-from videomdm_ext.cli.console import bars, by_name, console, counting, parse, quoted, take
+from videomdm_ext.cli.console import bars, by_name, console, counting, parse, quoted, say_next, take
 from videomdm_ext.data.files import check_writable, write_bytes
 from videomdm_ext.data.folder import read_card
 from videomdm_ext.errors import ConfigError, HostError
@@ -60,7 +60,7 @@ def bench(words: Sequence[str]) -> int:
     """All stages, or the published protocol."""
     name, rest = take(list(words), "--protocol")
     if name == "mdm":
-        return protocol(rest)
+        return parse(Protocol, "bench --protocol mdm", rest)()
     if name is not None:
         raise ConfigError(f"--protocol: expected mdm, found {name or 'nothing'}. Leave it out for our own.")
     options = parse(Options, "bench", words)
@@ -71,10 +71,8 @@ def bench(words: Sequence[str]) -> int:
         raise ConfigError("--workers and --threads: expected 0 or more. Correct the option.")
     if options.threads:
         torch.set_num_threads(options.threads)
-    content = read_card(options.dataset).content_hash
-    plan = dataclasses.replace(
-        options.plan, clips=options.dataset, content=content, text_features=text_choice(options.plan.text_features)
-    )
+    content, features = read_card(options.dataset).content_hash, text_choice(options.plan.text_features)
+    plan = dataclasses.replace(options.plan, clips=options.dataset, content=content, text_features=features)
     console.print(f"{out}: {len(plan.runs())} trainings, {plan.replications} replications of {plan.samples} motions")
     if plan.samples < GROUP:
         console.print(f"R-precision in groups of {plan.samples}: {GROUP} samples or more would make groups of {GROUP}.")
@@ -99,55 +97,51 @@ def text_choice(asked: str) -> str:
 def show(results: Results, place: Path, following: str) -> int:
     """Print the table, the verdict, and the next command."""
     console.print(terminal_table(results))
-    for sentence in [
-        *(f"[bold]{escape(sentence)}[/]" for sentence in headline(results)),
-        *map(escape, verdict(results)),
-    ]:
-        console.print(sentence)
-    console.print(f"\nReport: {place}\nNext: videomdm {following}")
+    for sentence in headline(results):
+        console.print(f"[bold]{escape(sentence)}[/]")
+    for sentence in verdict(results):
+        console.print(escape(sentence))
+    console.print(f"\nReport: {place}")
+    say_next(following)
     return 0
 
 
 @dataclass(frozen=True)
-class Existing:
-    """Work on the files of a bench or a demo."""
+class Score:
+    """Score a bench's saved samples again, all of them, and report."""
 
     out: Annotated[Path, tyro.conf.Positional]
     """Folder of a bench, with plan.json."""
 
+    def __call__(self) -> int:
+        return self.again(f"bench validate {quoted(self.out)}", anew=True)
+
+    def again(self, following: str, *, anew: bool = False) -> int:
+        """Report again what is there; what has no score yet, or all if `anew`, is scored."""
+        figures.require()
+        with bars() as progress:
+            made = Bench(read_plan(self.out), self.out, progress=by_name(progress))
+            results, place = made.report(made.score(anew=anew))
+        return show(results, place, following)
+
 
 @dataclass(frozen=True)
-class Report:
+class Rebuild(Score):
+    """Rebuild the report of a bench; only what has no score yet is scored."""
+
+    def __call__(self) -> int:
+        return self.again(f"bench validate {quoted(self.out)}")
+
+
+@dataclass(frozen=True)
+class Report(Score):
     """Rebuild the report of a demo or a bench; only what has no score yet is scored."""
 
     out: Annotated[Path, tyro.conf.Positional] = Path("runs/demo")
     """Folder of a comparison, with plan.json."""
 
-
-def score(words: Sequence[str]) -> int:
-    """Score saved samples again, all of them, and report."""
-    out = parse(Existing, "bench score", words).out
-    return _again(out, f"bench validate {quoted(out)}", anew=True)
-
-
-def report(words: Sequence[str]) -> int:
-    """`bench report`: rebuild the report; only what has no score yet is scored."""
-    out = parse(Existing, "bench report", words).out
-    return _again(out, f"bench validate {quoted(out)}")
-
-
-def report_demo(words: Sequence[str]) -> int:
-    """`report`: as `bench report`, by default of the demo."""
-    out = parse(Report, "report", words).out
-    return _again(out, f"view {quoted(out)}")
-
-
-def _again(out: Path, following: str, *, anew: bool = False) -> int:
-    figures.require()
-    with bars() as progress:
-        made = Bench(read_plan(out), out, progress=by_name(progress))
-        results, place = made.report(made.score(anew=anew))
-    return show(results, place, following)
+    def __call__(self) -> int:
+        return self.again(f"view {quoted(self.out)}")
 
 
 @dataclass(frozen=True)
@@ -159,26 +153,22 @@ class Ls:
     json: bool = False
     """Print everything as JSON."""
 
-
-def ls(words: Sequence[str]) -> int:
-    """A paragraph for each bench."""
-    options = parse(Ls, "bench ls", words)
-    if not options.folder.is_dir():
-        raise ConfigError(f"{options.folder}: expected a folder, found none. Name the folder where benches lie.")
-    found = provenance.benches(options.folder)
-    if options.json:
-        print(json.dumps([one.as_json() for one in found], indent=2))
+    def __call__(self) -> int:
+        if not self.folder.is_dir():
+            raise ConfigError(f"{self.folder}: expected a folder, found none. Name the folder where benches lie.")
+        found = provenance.benches(self.folder)
+        if self.json:
+            print(json.dumps(found, indent=2))
+            return 0
+        for one in found:
+            what = f"{', '.join(one['arms'])}; {one['seeds']} seeds, {one['steps']} steps; {one['stage']}"
+            console.print(f"[bold]{one['folder']}[/]: {what}")
+            if one["headline"]:
+                console.print(f"    {one['headline']}", markup=False)
+        if not found:
+            console.print(f"{self.folder}: no bench.")
+        say_next(f"bench validate {quoted(found[0]['folder'])}" if found else "bench --dataset DIR")
         return 0
-    for one in found:
-        what = f"{', '.join(one.plan.arms)}; {one.plan.seeds} seeds, {one.plan.steps} steps; {one.stage}"
-        console.print(f"[bold]{one.folder}[/]: {what}")
-        if one.headline:
-            console.print(f"    {one.headline}", markup=False)
-    if not found:
-        console.print(f"{options.folder}: no bench.")
-    following = f"videomdm bench validate {quoted(found[0].folder)}" if found else "videomdm bench --dataset DIR"
-    console.print(f"Next: {following}", markup=False, soft_wrap=True)
-    return 0
 
 
 @dataclass(frozen=True)
@@ -190,20 +180,16 @@ class Validate:
     json: bool = False
     """Print everything as JSON."""
 
-
-def validate(words: Sequence[str]) -> int:
-    """Report what is missing or changed in a bench. -> 1 where something is"""
-    options = parse(Validate, "bench validate", words)
-    problems = provenance.problems(options.out)
-    if options.json:
-        print(json.dumps({"folder": str(options.out), "problems": problems}, indent=2))
+    def __call__(self) -> int:
+        problems = provenance.problems(self.out)
+        if self.json:
+            print(json.dumps({"folder": str(self.out), "problems": problems}, indent=2))
+            return 1 if problems else 0
+        for problem in problems:
+            console.print(problem, markup=False, soft_wrap=True)
+        console.print(f"{self.out}: " + (f"{len(problems)} problems" if problems else "all is as it should be"))
+        say_next(f"{'bench report' if problems else 'view'} {quoted(self.out)}")
         return 1 if problems else 0
-    for problem in problems:
-        console.print(problem, markup=False, soft_wrap=True)
-    console.print(f"{options.out}: " + (f"{len(problems)} problems" if problems else "all is as it should be"))
-    following = "bench report" if problems else "view"
-    console.print(f"Next: videomdm {following} {quoted(options.out)}", markup=False, soft_wrap=True)
-    return 1 if problems else 0
 
 
 # -- the published protocol -------------------------------------------------------------------------------------------
@@ -229,45 +215,42 @@ class Protocol:
     seed: int = 10
     """Seed of the evaluation, MDM's own default."""
 
+    def __call__(self) -> int:
+        host = checkout.find(None if self.mdm == "auto" else self.mdm)
+        asked, out = self.asked()
+        settings = Settings(self.eval_mode, self.guidance, self.seed)
+        protocol_mdm.check(host, asked)
+        check_writable(str(out))
+        evaluated: list[Evaluated] = []
+        with bars() as progress:
+            watch = by_name(progress)
+            for run in asked:  # the report is written after each
+                evaluated.append(protocol_mdm.evaluate(host, run, settings, out, watch))
+                write_bytes(str(out / "protocol_mdm.json"), protocol_mdm.as_json(evaluated, settings).encode())
+                write_bytes(str(out / "protocol_mdm.md"), document(evaluated, settings).encode())
+        console.print((out / "protocol_mdm.md").read_text(encoding="utf-8"), markup=False)
+        console.print(f"{out / 'protocol_mdm.json'}: every number")
+        say_next(f"bench ls {quoted(out.parent)}")
+        return 0
 
-def protocol(words: Sequence[str]) -> int:
-    """Evaluate run by run; the report is written after each."""
-    options = parse(Protocol, "bench --protocol mdm", words)
-    host = checkout.find(None if options.mdm == "auto" else options.mdm)
-    asked, out = _asked(options)
-    settings = Settings(options.eval_mode, options.guidance, options.seed)
-    protocol_mdm.check(host, asked)
-    check_writable(str(out))
-    evaluated: list[Evaluated] = []
-    with bars() as progress:
-        watch = by_name(progress)
-        for run in asked:
-            evaluated.append(protocol_mdm.evaluate(host, run, settings, out, watch))
-            write_bytes(str(out / "protocol_mdm.json"), protocol_mdm.as_json(evaluated, settings).encode())
-            write_bytes(str(out / "protocol_mdm.md"), document(evaluated, settings).encode())
-    console.print((out / "protocol_mdm.md").read_text(encoding="utf-8"), markup=False)
-    console.print(f"{out / 'protocol_mdm.json'}: every number\nNext: videomdm bench ls {quoted(out.parent)}")
-    return 0
-
-
-def _asked(options: Protocol) -> tuple[list[Asked], Path]:
-    """The checkpoints to evaluate, and the folder of the results."""
-    named = [*map(protocol_mdm.of_run, options.run), *map(protocol_mdm.of_checkpoint, options.model_path)]
-    if named:
-        return named, options.out or Path("runs/protocol_mdm")
-    if options.out is None:
-        raise ConfigError(
-            "--out, --run, --model_path: expected the folder of a bench, of runs, or a checkpoint, found none. "
-            "Name one of them."
-        )
-    return protocol_mdm.runs_of_bench(options.out), options.out
+    def asked(self) -> tuple[list[Asked], Path]:
+        """The checkpoints to evaluate, and the folder of the results."""
+        named = [*map(protocol_mdm.of_run, self.run), *map(protocol_mdm.of_checkpoint, self.model_path)]
+        if named:
+            return named, self.out or Path("runs/protocol_mdm")
+        if self.out is None:
+            raise ConfigError(
+                "--out, --run, --model_path: expected the folder of a bench, of runs, or a checkpoint, found none. "
+                "Name one of them."
+            )
+        return protocol_mdm.runs_of_bench(self.out), self.out
 
 
 # -- speed ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class BenchSpeed:
+class Speed:
     """Time the parts of a training step: MDM as it is, with this package in 3D, and in 2D without unrolling."""
 
     mdm: str = "auto"
@@ -291,32 +274,28 @@ class BenchSpeed:
     out: Path | None = None
     """Folder for speed.json."""
 
-
-def speed(words: Sequence[str]) -> int:
-    """Measure, print, write."""
-    options = parse(BenchSpeed, "bench speed", words)
-    if min(options.batch, options.layers, options.steps) < 1 or options.frames < 16 or options.width % 8:
-        raise ConfigError(
-            "--batch, --layers, --steps: expected 1 or more; --frames: 16 or more; --width: a multiple of 8. "
-            "Correct the option."
-        )
-    if options.out is not None:
-        check_writable(str(options.out))
-    names = ("batch", "frames", "layers", "width", "steps", "cpu_time")
-    sizes = Sizes(
-        **{name: getattr(options, name) for name in names}, threads=options.threads or torch.get_num_threads()
-    )
-    try:
-        host = checkout.standin() if options.standin else checkout.find(None if options.mdm == "auto" else options.mdm)
-    except HostError as error:
-        raise HostError(f"{error} Or time the stand-in with --standin.") from error
-    with bars() as progress:
-        speeds = measure(host, sizes, counting(progress, "steps"))
-    _show_speeds(speeds)
-    if options.out is not None:
-        (options.out / "speed.json").write_text(speeds.as_json(), encoding="utf-8")
-        console.print(f"{options.out / 'speed.json'}: every number\nNext: videomdm bench --dataset DIR --mdm PATH")
-    return 0
+    def __call__(self) -> int:
+        if min(self.batch, self.layers, self.steps) < 1 or self.frames < 16 or self.width % 8:
+            raise ConfigError(
+                "--batch, --layers, --steps: expected 1 or more; --frames: 16 or more; --width: a multiple of 8. "
+                "Correct the option."
+            )
+        if self.out is not None:
+            check_writable(str(self.out))
+        given = {name: getattr(self, name) for name in ("batch", "frames", "layers", "width", "steps", "cpu_time")}
+        sizes = Sizes(**given, threads=self.threads or torch.get_num_threads())
+        try:
+            host = checkout.standin() if self.standin else checkout.find(None if self.mdm == "auto" else self.mdm)
+        except HostError as error:
+            raise HostError(f"{error} Or time the stand-in with --standin.") from error
+        with bars() as progress:
+            speeds = measure(host, sizes, counting(progress, "steps"))
+        _show_speeds(speeds)
+        if self.out is not None:
+            (self.out / "speed.json").write_text(speeds.as_json(), encoding="utf-8")
+            console.print(f"{self.out / 'speed.json'}: every number")
+            say_next("bench --dataset DIR --mdm PATH")
+        return 0
 
 
 def _show_speeds(speeds: Speeds) -> None:

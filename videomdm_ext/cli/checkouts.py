@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from importlib import import_module
@@ -12,7 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from videomdm_ext.cli.console import parse, quoted
+from videomdm_ext.cli.console import quoted
 from videomdm_ext.data.files import write_bytes
 from videomdm_ext.errors import HostError
 from videomdm_ext.mdm import checkout, install
@@ -25,14 +24,12 @@ class Install:
     mdm: str = ""
     """MDM checkout; empty: search for one."""
 
-
-def install_line(words: Sequence[str]) -> int:
-    """Our line in a checkout, in place of those of an earlier version."""
-    host = _find(parse(Install, "install", words).mdm)
-    print(install.install(host.root))
-    print(f"MDM runs with our options under this Python: {sys.executable}")
-    print(f"Next: {_next(host.root, install.examine(host.root))}")
-    return 0
+    def __call__(self) -> int:
+        host = _find(self.mdm)
+        print(install.install(host.root))
+        print(f"MDM runs with our options under this Python: {sys.executable}")
+        print(f"Next: {_next(host.root, install.examine(host.root))}")
+        return 0
 
 
 @dataclass(frozen=True)
@@ -42,14 +39,12 @@ class Uninstall:
     mdm: str = ""
     """MDM checkout; empty: search for one."""
 
-
-def uninstall(words: Sequence[str]) -> int:
-    """A checkout without our lines and without our folder."""
-    host = _find(parse(Uninstall, "uninstall", words).mdm, supported=False)
-    print(install.uninstall(host.root))
-    if not checkout.gap(host.root, "uninstall"):
-        print(f"Next: videomdm run --mdm {quoted(host.root)} train.train_mdm ARGS... runs MDM with our options")
-    return 0
+    def __call__(self) -> int:
+        host = _find(self.mdm, supported=False)
+        print(install.uninstall(host.root))
+        if not checkout.gap(host.root, "uninstall"):
+            print(f"Next: videomdm run --mdm {quoted(host.root)} train.train_mdm ARGS... runs MDM with our options")
+        return 0
 
 
 @dataclass(frozen=True)
@@ -63,19 +58,15 @@ class State:
     json: bool = False
     """Print everything as JSON."""
 
-
-def status(words: Sequence[str]) -> int:
-    """How a checkout stands; nothing is written."""
-    options = parse(State, "status", words)
-    if options.json:
-        host = checkout.find(options.mdm or None)
+    def __call__(self) -> int:
+        host = checkout.find(self.mdm or None) if self.json else _find(self.mdm)
         found = install.examine(host.root)
-        print(json.dumps(_as_json(host, found), indent=2))
-    else:
-        host = _find(options.mdm)
-        found = _report(host)
-        print(f"Next: {_next(host.root, found)}")
-    return 1 if options.check and found.state != install.INSTALLED else 0
+        if self.json:
+            print(json.dumps(_as_json(host, found), indent=2))
+        else:
+            _report(host, found)
+            print(f"Next: {_next(host.root, found)}")
+        return 1 if self.check and found.state != install.INSTALLED else 0
 
 
 @dataclass(frozen=True)
@@ -87,33 +78,30 @@ class Doctor:
     json: bool = False
     """Print everything as JSON."""
 
-
-def doctor(words: Sequence[str]) -> int:
-    """The state of a checkout, and of what it needs."""
-    options = parse(Doctor, "doctor", words)
-    examine = import_module("videomdm_ext.mdm.doctor").examine
-    try:
-        host = checkout.find(options.mdm or None)
-    except HostError:
-        if options.mdm or checkout.VARIABLE in os.environ or any(map(Path.is_dir, checkout.default_places())):
-            raise
-        host = checkout.standin()
-    standin = host.kind == "standin"
-    if options.json:
-        findings = [asdict(finding) for finding in examine(host)]
-        state = {"kind": host.kind} if standin else _as_json(host, install.examine(host.root))
-        print(json.dumps({**state, "findings": findings}, indent=2))
+    def __call__(self) -> int:
+        examine = import_module("videomdm_ext.mdm.doctor").examine
+        try:
+            host = checkout.find(self.mdm or None)
+        except HostError:
+            if self.mdm or checkout.VARIABLE in os.environ or any(map(Path.is_dir, checkout.default_places())):
+                raise
+            host = checkout.standin()
+        found = None if host.kind == "standin" else install.examine(host.root)
+        if self.json:
+            state = _as_json(host, found) if found else {"kind": host.kind}
+            print(json.dumps({**state, "findings": [asdict(finding) for finding in examine(host)]}, indent=2))
+            return 0
+        say_host(host)
+        if found:
+            _report(host, found)
+        findings = examine(host)
+        width = max((len(finding.name) for finding in findings), default=0)
+        for finding in findings:
+            print(f"{finding.state:<9} {finding.name:<{width}}  {finding.about}")
+            if finding.advice:
+                print(f"{'':<9} {'':<{width}}  -> {finding.advice}")
+        print(f"Next: {_next(host.root, found) if found else 'videomdm demo'}")
         return 0
-    say_host(host)
-    next_command = "videomdm demo" if standin else _next(host.root, _report(host))
-    findings = examine(host)
-    width = max((len(finding.name) for finding in findings), default=0)
-    for finding in findings:
-        print(f"{finding.state:<9} {finding.name:<{width}}  {finding.about}")
-        if finding.advice:
-            print(f"{'':<9} {'':<{width}}  -> {finding.advice}")
-    print(f"Next: {next_command}")
-    return 0
 
 
 @dataclass(frozen=True)
@@ -127,22 +115,19 @@ class Survey:
     out: Path | None = None
     """Write the table to this file too."""
 
-
-def survey(words: Sequence[str]) -> int:
-    """A row for each checkout, and why what is not there matters."""
-    options = parse(Survey, "host survey", words)
-    surveys = import_module("videomdm_ext.mdm.survey")
-    rows = []
-    with surveys.bundled_clips() if options.run else nullcontext() as clips:
-        for folder in options.folders:
-            rows.append(surveys.survey(folder, clips))
-            print(f"{folder}: {', '.join(f'{name} {state}' for name, (state, _) in rows[-1].found.items())}")
-    table = surveys.table(rows)
-    print(f"\n{table}")
-    if options.out is not None:
-        write_bytes(str(options.out), table.encode())
-    print(f"Next: {'videomdm install --mdm PATH' if options.run else 'videomdm host survey --run DIR...'}")
-    return 0
+    def __call__(self) -> int:
+        doctor = import_module("videomdm_ext.mdm.doctor")
+        rows = []
+        with doctor.bundled_clips() if self.run else nullcontext() as clips:
+            for folder in self.folders:
+                rows.append(doctor.survey(folder, clips))
+                print(f"{folder}: {', '.join(f'{name} {state}' for name, (state, _) in rows[-1].found.items())}")
+        table = doctor.survey_table(rows)
+        print(f"\n{table}")
+        if self.out is not None:
+            write_bytes(str(self.out), table.encode())
+        print(f"Next: {'videomdm install --mdm PATH' if self.run else 'videomdm host survey --run DIR...'}")
+        return 0
 
 
 def _find(mdm: str, *, supported: bool = True) -> checkout.Checkout:
@@ -171,13 +156,11 @@ def _as_json(host: checkout.Checkout, found: install.Status) -> dict[str, Any]:
     }
 
 
-def _report(host: checkout.Checkout) -> install.Status:
-    found = install.examine(host.root)
+def _report(host: checkout.Checkout, found: install.Status) -> None:
     print(f"{found.state}: {found.about}")
     if host.kind == "mdm":
         tested = ", ".join(commit[:7] for commit in checkout.TESTED)
         print(f"this commit is {'' if host.commit in checkout.TESTED else 'not '}one of those tested: {tested}")
-    return found
 
 
 def _next(root: Path, found: install.Status) -> str:

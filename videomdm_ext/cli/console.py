@@ -5,6 +5,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,12 +21,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from videomdm_ext.data.folder import SPLITS, Card, read_folder, read_ids
-from videomdm_ext.data.refined import is_made, measured_error, read_refined
+from videomdm_ext.data.folder import SPLITS, Card, read_ids
 from videomdm_ext.errors import ConfigError
-
-MEASURED = {"mpjpe": "MPJPE", "root_aligned_mpjpe": "root-aligned", "pa_mpjpe": "PA"}
-"""Figures of a teacher's error that the command line prints."""
 
 console = Console(width=None if sys.stdout.isatty() else 110, soft_wrap=not sys.stdout.isatty())
 Arguments = TypeVar("Arguments")
@@ -33,12 +30,8 @@ Arguments = TypeVar("Arguments")
 
 def parse(arguments: type[Arguments], verb: str, words: Sequence[str]) -> Arguments:
     """A dataclass from the command line; --help describes its fields, and those of dataclasses in it."""
-    return tyro.cli(
-        arguments,
-        prog=f"videomdm {verb}",
-        args=list(words),
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
-    )
+    config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
+    return tyro.cli(arguments, prog=f"videomdm {verb}", args=list(words), config=config)
 
 
 def take(words: list[str], option: str) -> tuple[str | None, list[str]]:
@@ -56,33 +49,34 @@ def take(words: list[str], option: str) -> tuple[str | None, list[str]]:
 @contextmanager
 def bars() -> Iterator[Progress]:
     """Progress bars that vanish in a pipe."""
-    columns = (
-        TextColumn("{task.description:<24}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn())
+    times = (TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, *times, console=console, disable=not console.is_terminal) as progress:
         yield progress
 
 
 def counting(progress: Progress, label: str) -> Callable[[int, int], None]:
     """A callback (done, total) that moves a new bar."""
-    task = progress.add_task(label, total=None)
-    return lambda done, total: progress.update(task, completed=done, total=total)
+    return partial(by_name(progress), label)
 
 
-def by_name(progress: Progress) -> Callable[[str, int, int], None]:
-    """A callback (name, done, total) that moves the name's own bar, a new one for a new name."""
+def by_name(progress: Progress, *, alone: bool = False) -> Callable[[str, int, int], None]:
+    """A callback (name, done, total) that moves the name's own bar, a new one for each, alone or beside the others."""
     tasks: dict[str, TaskID] = {}
 
     def move(name: str, done: int, total: int) -> None:
         if name not in tasks:
+            for task in tasks.values():
+                progress.update(task, visible=not alone)
             tasks[name] = progress.add_task(name, total=total)
         progress.update(tasks[name], completed=done, total=total)
 
     return move
+
+
+def say_next(command: str) -> None:
+    """Print the command that is useful now, as one line to be pasted into a shell."""
+    console.print(f"Next: videomdm {command}", markup=False, soft_wrap=True)
 
 
 def quoted(path: str | Path) -> str:
@@ -102,18 +96,6 @@ def lifter_summary(card: Card) -> str:
         f"{1000 * error['mpjpe']:.0f} mm globally, {1000 * error['root_aligned_mpjpe']:.0f} mm root-aligned, "
         f"{1000 * error['pa_mpjpe']:.0f} mm PA; bones wander by {100 * error['bone_wander']:.1f} %"
     )
-
-
-def say_refined(path: str) -> None:
-    """How far the refined teachers of the training clips are off, where a truth tells."""
-    card, clips = read_folder(path, "train")
-    if not is_made(path, card):
-        return
-    errors = [measured_error(clips, made) for made in (clips, read_refined(path, card, clips)[0])]
-    if all(errors):
-        lifted, refined = ({name: 1000 * error[name] for name in MEASURED} for error in errors)
-        parts = [f"{label} {lifted[name]:.0f} -> {refined[name]:.0f}" for name, label in MEASURED.items()]
-        console.print(f"    lifted -> refined teachers, mm from the truth: {', '.join(parts)}")
 
 
 def chosen_ids(path: str, card: Card, ids: Sequence[str], split: str) -> Sequence[str]:

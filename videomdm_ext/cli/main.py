@@ -19,48 +19,41 @@ from videomdm_ext.errors import VideoMDMError
 
 VERBS = {
     "demo": ("cli.training", "demo", "Make a data set of real motion, train 3D and 2D arms on it, and compare them."),
-    "data make-demo": ("cli.training", "make_demo", "Make the demo's data set alone."),
-    "data import": ("cli.importing", "import_data", "Make a data set from other people's data: KIND SOURCE."),
-    "data check": ("cli.checking", "check", "Tell what is missing or wrong in a data set."),
-    "data show": ("cli.checking", "show", "Draw one clip: keypoints, teacher, truth, and what is wrong with it."),
-    "data film": ("cli.videos", "film", "Film known motion: real errors beside the truth."),
-    "data from-video": ("cli.videos", "from_video", "Make a data set from videos of people, with captions."),
-    "data merge": ("cli.importing", "merge_data", "Make one data set of several."),
-    "data refine": ("cli.training", "refine", "Refine a data set's teachers on their keypoints' rays."),
-    "data refresh": ("cli.lifting", "refresh", "Make the next round's teachers with a trained run."),
+    "data make-demo": ("cli.training", "MakeDemo", "Make the demo's data set alone."),
+    "data import": ("cli.datasets", "ImportData", "Make a data set from other people's data: KIND SOURCE."),
+    "data check": ("cli.datasets", "Check", "Tell what is missing or wrong in a data set."),
+    "data show": ("cli.datasets", "Show", "Draw one clip: keypoints, teacher, truth, and what is wrong with it."),
+    "data film": ("cli.videos", "Film", "Film known motion: real errors beside the truth."),
+    "data from-video": ("cli.videos", "FromVideo", "Make a data set from videos of people, with captions."),
+    "data merge": ("cli.datasets", "Merge", "Make one data set of several."),
+    "data refine": ("cli.training", "Refine", "Refine a data set's teachers on their keypoints' rays."),
+    "data refresh": ("cli.sampling", "Refresh", "Make the next round's teachers with a trained run."),
     "train": ("cli.training", "train", "Train one arm on a data set; takes every option of the host."),
-    "sample": ("cli.sampling", "sample", "Sample motions from a trained run."),
-    "lift": ("cli.lifting", "lift", "Lift 2D keypoints to 3D with a trained run."),
-    "view": ("cli.viewing", "view", "Write one page that plays motions in 3D: a data set's, a demo's, or samples."),
-    "export": ("cli.viewing", "export", "Write motions as BVH, GLB, mp4 or gif."),
-    "report": ("cli.benchmarking", "report_demo", "Score a comparison again and rewrite its report."),
+    "sample": ("cli.sampling", "Sample", "Sample motions from a trained run."),
+    "lift": ("cli.sampling", "Lift", "Lift 2D keypoints to 3D with a trained run."),
+    "view": ("cli.viewing", "View", "Write one page that plays motions in 3D: a data set's, a demo's, or samples."),
+    "export": ("cli.viewing", "Export", "Write motions as BVH, GLB, mp4 or gif."),
+    "report": ("cli.benchmarking", "Report", "Score a comparison again and rewrite its report."),
     "bench": ("cli.benchmarking", "bench", "Compare arms on a data set: train, sample, score, report; resumes."),
-    "bench score": ("cli.benchmarking", "score", "Score a bench's saved samples again, and report."),
-    "bench report": ("cli.benchmarking", "report", "Rebuild a bench's report from its scores."),
-    "bench ls": ("cli.benchmarking", "ls", "List the benches under a folder."),
-    "bench validate": ("cli.benchmarking", "validate", "Tell what is missing or changed in a bench."),
+    "bench score": ("cli.benchmarking", "Score", "Score a bench's saved samples again, and report."),
+    "bench report": ("cli.benchmarking", "Rebuild", "Rebuild a bench's report from its scores."),
+    "bench ls": ("cli.benchmarking", "Ls", "List the benches under a folder."),
+    "bench validate": ("cli.benchmarking", "Validate", "Tell what is missing or changed in a bench."),
     "bench speed": (
         "cli.benchmarking",
-        "speed",
+        "Speed",
         "Time the parts of a training step: stock MDM, ours in 3D, ours in 2D.",
     ),
     "run": ("run", "main", "Run any program of an MDM checkout with this package's options."),
-    "install": ("cli.checkouts", "install_line", "Let an MDM checkout's own commands take this package's options."),
-    "uninstall": ("cli.checkouts", "uninstall", "Take that out again; every other byte stays as it is."),
-    "status": (
-        "cli.checkouts",
-        "status",
-        "Report whether our line is in a checkout, and whether its commit is tested.",
-    ),
-    "doctor": ("cli.checkouts", "doctor", "Say how a checkout and the installed packages fit."),
-    "host survey": ("cli.checkouts", "survey", "Report which programs work in checkouts of MDM and its forks."),
+    "install": ("cli.checkouts", "Install", "Let an MDM checkout's own commands take this package's options."),
+    "uninstall": ("cli.checkouts", "Uninstall", "Take that out again; every other byte stays as it is."),
+    "status": ("cli.checkouts", "State", "Report whether our line is in a checkout, and whether its commit is tested."),
+    "doctor": ("cli.checkouts", "Doctor", "Say how a checkout and the installed packages fit."),
+    "host survey": ("cli.checkouts", "Survey", "Report which programs work in checkouts of MDM and its forks."),
 }
-"""Verb: module, function that takes the remaining arguments and returns the exit status, one line of help."""
-FAMILIES = {
-    "data": "Data sets",
-    "bench": "Compare arms on a data set",
-    "host": "Checkouts of MDM and its forks",
-}
+"""Verb: module, class of its options that returns the exit status when called, or a function of the words behind the
+verb, and one line of help."""
+FAMILIES = {"data": "Data sets", "bench": "Compare arms on a data set", "host": "Checkouts of MDM and its forks"}
 """Verbs of two words by their first one, and what they are about."""
 STATUSES = "Exit status: 0 done, 1 yours to put right, 2 unknown option or value, 3 a fault, 130 interrupted."
 
@@ -110,9 +103,13 @@ def dispatch(words: list[str]) -> int:
     for count in (2, 1):
         verb = " ".join(words[:count])
         if len(words) >= count and verb in VERBS:
-            module, function, _ = VERBS[verb]
-            action: Callable[[Sequence[str]], int] = getattr(import_module(f"videomdm_ext.{module}"), function)
-            return action(words[count:])
+            module, name, _ = VERBS[verb]
+            action = getattr(import_module(f"videomdm_ext.{module}"), name)
+            if not isinstance(action, type):
+                return int(action(words[count:]))
+            from videomdm_ext.cli.console import parse
+
+            return int(parse(action, verb, words[count:])())
     from videomdm_ext import plugins
 
     commands = plugins.collect(plugins.create_manager(), "commands")

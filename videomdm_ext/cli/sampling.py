@@ -1,32 +1,94 @@
-"""The verb `sample`: motions for captions from a trained run, as arrays, files for other programs, and a page."""
+"""The verbs `sample`, motions for captions from a trained run; `lift`, 2D keypoints and a camera to 3D with its prior,
+with errors where a truth tells; and `data refresh`, a data set whose teachers it lifted.
+"""
 
+import io
+import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+import numpy as np
+import tyro
 from torch import Tensor
 
-from videomdm_ext.cli.console import console, parse, quoted
+from videomdm_ext.cli.console import bars, chosen_ids, console, counting, lifter_summary, quoted, say_next
+from videomdm_ext.config import Supervision, from_args
+from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.files import check_writable, read_text, write_bytes
+from videomdm_ext.data.folder import read_card, read_clip
 from videomdm_ext.errors import ConfigError
+from videomdm_ext.geometry.cameras import to_world
+from videomdm_ext.inference import lift as lifting
 from videomdm_ext.inference import sample as sampling
+from videomdm_ext.inference.refresh import REFRESHING, refresh_folder
 from videomdm_ext.inference.sample import Trained
+from videomdm_ext.mdm.data import with_teacher
 from videomdm_ext.motion.skeletons import Skeleton
 from videomdm_ext.render import figures
 from videomdm_ext.render.bvh import to_bvh
-from videomdm_ext.render.fitting import fit
-from videomdm_ext.render.glb import to_glb
-from videomdm_ext.render.page import Scene, Track, page
+from videomdm_ext.render.fitting import Fitted, fit
+from videomdm_ext.render.glb import Body, to_glb
+from videomdm_ext.render.page import Scene, Track, clip_scene, page
 
 FORMATS = ("npz", "bvh", "glb", "page", "png")
 LONGEST_CAPTION = 1000
 """Characters; text encoders read some 20 to 250 words, and drop the rest unsaid."""
 FEWEST_FRAMES = 2
+PRIOR = "prior"
+"""What lifted motions are called beside those of the teachers."""
 
 Wanted = tuple[str, float | None]
 """A caption and seconds, None for the longest that was trained."""
+
+
+def chosen(formats: str) -> list[str]:
+    """The formats of a list with commas; what a picture needs is looked for before any work."""
+    found = [name.strip() for name in formats.split(",") if name.strip()]
+    if not found or any(name not in FORMATS for name in found):
+        raise ConfigError(f"--formats: expected names among {','.join(FORMATS)}, found {formats!r}. Correct it.")
+    if "png" in found:
+        figures.require()
+    return found
+
+
+def write(
+    out: Path, stem: str, motions: Sequence[tuple[str, Tensor]], scenes: Sequence[Scene], formats: Sequence[str],
+    skeleton: Skeleton, fps: float,
+) -> None:  # fmt: skip
+    """BVH and GLB of named motions [T, J, 3] in OUT/bvh and OUT/glb, and OUT/STEM.html of the scenes."""
+    endings = [name for name in ("bvh", "glb") if name in formats]
+    for number, (name, motion) in enumerate(motions if endings else ()):
+        label = f"{number:03}-{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')[:40]}".rstrip("-")
+        places = {ending: out / ending / f"{label}.{ending}" for ending in endings}
+        write_fitted(places, motion, skeleton, fps, name)
+    if "page" in formats:
+        write_bytes(str(out / f"{stem}.html"), page(scenes, skeleton, fps, f"{stem} of {out.parent.name}").encode())
+
+
+def say_where(out: Path, stem: str, formats: Sequence[str]) -> None:
+    """Print what to do with what was written."""
+    if "page" in formats:
+        console.print(f"Next: open {out / stem}.html in a browser", soft_wrap=True)
+    else:
+        say_next(f"view {quoted(out)}")
+
+
+def write_fitted(
+    places: Mapping[str, Path], motion: Tensor, skeleton: Skeleton, fps: float, name: str, body: Body | None = None
+) -> Fitted:
+    """Fit a skeleton to a motion [T, J, 3], and write it to the places of `bvh` and `glb` that there are. -> the fit"""
+    sized = body.sized(motion) if body else None
+    fitted = fit(motion, skeleton, fps, offsets=sized.offsets if sized else None)
+    if "bvh" in places:
+        write_bytes(str(places["bvh"]), to_bvh(fitted, skeleton, fps).encode())
+    if "glb" in places:
+        content = to_glb(fitted, skeleton, fps, name, mesh=sized.mesh if sized else None)
+        write_bytes(str(places["glb"]), content)
+    return fitted
 
 
 @dataclass(frozen=True)
@@ -62,69 +124,47 @@ class Sample:
     formats: str = ",".join(FORMATS)
     """What to write: arrays, BVH and GLB for other programs, a page for the browser, a picture."""
 
-
-def sample(words: Sequence[str]) -> int:
-    """Motions in every format that is asked for."""
-    options = parse(Sample, "sample", words)
-    place, formats = _place(options), chosen(options.formats)
-    if options.count < 1 or options.variants < 0 or options.frames < 0:
-        raise ConfigError("--count: expected 1 or more; --variants, --frames: 0 or more. Correct it.")
-    asked = captions(options)
-    with console.status("loading the checkpoint"):
-        trained = sampling.open_run(place, mdm=options.mdm)
-    if asked:
-        if trained.without_text:
+    def __call__(self) -> int:
+        place, formats = self.place(), chosen(self.formats)
+        if self.count < 1 or self.variants < 0 or self.frames < 0:
+            raise ConfigError("--count: expected 1 or more; --variants, --frames: 0 or more. Correct it.")
+        asked = captions(self)
+        with console.status("loading the checkpoint"):
+            trained = sampling.open_run(place, mdm=self.mdm)
+        if asked and trained.without_text:
             raise ConfigError("--text, --prompts: expected none for a run trained with --unconstrained. Leave it out.")
-        times = options.variants or options.count
-        wanted = [(text, length(options, seconds, trained)) for text, seconds in asked for _ in range(times)]
-    else:
-        wanted = sampling.prompts(trained.dataset, options.count, options.seed)
-        if options.frames or options.seconds:
-            wanted = [(text, length(options, next(iter(options.seconds), None), trained)) for text, _ in wanted]
-    out = options.out or (place if place.is_dir() else place.parent) / "samples"
-    check_writable(str(out))
-    console.print(f"sampling {len(wanted)} motions")
-    seed, guidance, ddim, bar = options.seed, options.guidance, options.ddim, console.is_terminal
-    made = sampling.sample(trained, wanted, seed=seed, guidance=guidance, ddim=ddim, progress=bar)
-    said = [caption for caption, _ in wanted]
-    skeleton, fps = trained.space.skeleton, trained.fps
-    scenes = [Scene(text, [Track.of("sample", m.numpy(), skeleton)]) for text, m in zip(said, made, strict=True)]
-    if "npz" in formats:
-        sampling.write_motions(out / "samples.npz", {"samples": made}, said)
-    write(out, "samples", list(zip(said, made, strict=True)), scenes, formats, skeleton, fps)
-    if "png" in formats:
-        shown = [figures.Example(caption, {"sample": m.numpy()}) for caption, m in zip(said[:6], made[:6], strict=True)]
-        figures.save(figures.strips(shown, skeleton, fps), str(out / "samples.png"))
-    console.print(f"{out}: {len(made)} motions, {' '.join(formats)}", soft_wrap=True)
-    console.print(next_command(out, "samples", formats), soft_wrap=True)
-    return 0
+        times = self.variants or self.count
+        wanted = [(text, length(self, seconds, trained)) for text, seconds in asked for _ in range(times)]
+        if not asked:
+            wanted = sampling.prompts(trained.dataset, self.count, self.seed)
+            if self.frames or self.seconds:
+                frames = length(self, next(iter(self.seconds), None), trained)
+                wanted = [(text, frames) for text, _ in wanted]
+        out = self.out or (place if place.is_dir() else place.parent) / "samples"
+        check_writable(str(out))
+        console.print(f"sampling {len(wanted)} motions")
+        seed, guidance, bar = self.seed, self.guidance, console.is_terminal
+        made = sampling.sample(trained, wanted, seed=seed, guidance=guidance, ddim=self.ddim, progress=bar)
+        said = [caption for caption, _ in wanted]
+        skeleton, fps = trained.space.skeleton, trained.fps
+        scenes = [Scene(text, [Track.of("sample", m.numpy(), skeleton)]) for text, m in zip(said, made, strict=True)]
+        if "npz" in formats:
+            sampling.write_motions(out / "samples.npz", {"samples": made}, said)
+        write(out, "samples", list(zip(said, made, strict=True)), scenes, formats, skeleton, fps)
+        if "png" in formats:
+            shown = [figures.Example(text, {"sample": m.numpy()}) for text, m in zip(said[:6], made[:6], strict=True)]
+            figures.save(figures.strips(shown, skeleton, fps), str(out / "samples.png"))
+        console.print(f"{out}: {len(made)} motions, {' '.join(formats)}", soft_wrap=True)
+        say_where(out, "samples", formats)
+        return 0
 
-
-def next_command(out: Path, stem: str, formats: Sequence[str]) -> str:
-    """What to do with what was written."""
-    if "page" in formats:
-        return f"Next: open {out / stem}.html in a browser"
-    return f"Next: videomdm view {quoted(out)}"
-
-
-def chosen(formats: str) -> list[str]:
-    """The formats of a list with commas; what a picture needs is looked for before any work."""
-    found = [name.strip() for name in formats.split(",") if name.strip()]
-    if not found or any(name not in FORMATS for name in found):
-        raise ConfigError(f"--formats: expected names among {','.join(FORMATS)}, found {formats!r}. Correct it.")
-    if "png" in found:
-        figures.require()
-    return found
-
-
-def _place(options: Sample) -> Path:
-    """The run or checkpoint that is named."""
-    named = [place for place in (options.run, options.checkpoint) if place is not None]
-    if len(named) != 1:
-        raise ConfigError(
-            f"--run, --checkpoint: expected one of the two, found {'both' if named else 'none'}. Name a run's folder."
-        )
-    return named[0]
+    def place(self) -> Path:
+        """The run or checkpoint that is named."""
+        named = [place for place in (self.run, self.checkpoint) if place is not None]
+        if len(named) != 1:
+            found = "both" if named else "none"
+            raise ConfigError(f"--run, --checkpoint: expected one of the two, found {found}. Name a run's folder.")
+        return named[0]
 
 
 def captions(options: Sample) -> list[Wanted]:
@@ -193,24 +233,181 @@ def length(options: Sample, seconds: float | None, trained: Trained) -> int:
     return round(seconds * fps)
 
 
-def write(
-    out: Path,
-    stem: str,
-    motions: Sequence[tuple[str, Tensor]],
-    scenes: Sequence[Scene],
+@dataclass(frozen=True)
+class Lift:
+    """Lift a data set's 2D keypoints to 3D with a trained run, drawn towards the keypoints' rays at every step."""
+
+    clips: Path
+    """Folder of a data set."""
+    checkpoint: Path
+    """Folder of a run, or one checkpoint with its args.json beside it."""
+    ids: tuple[str, ...] = ()
+    """Clips of any split; without any, those of --split."""
+    split: str = "test"
+    """train, val or test."""
+    teacher: str = "auto"
+    """What sampling starts from: lifted, refined, or auto: what the run was trained on, refined for a 3D one."""
+    guidance_strength: float = 1.0
+    """Fraction of the way to the rays, times the squared confidence; 0 samples without keypoints."""
+    start: float = 0.2
+    """Share of the schedule to whose noise the teacher is taken; 1: noise alone, the teacher gives the camera only."""
+    overlap: float = 0.25
+    """Share of a window that the next one covers too, for clips longer than the run's crops."""
+    draws: int = 1
+    """Draws of noise; their mean is written."""
+    ddim: int = 10
+    """Steps of DDIM over the whole schedule; 0: all steps, with noise."""
+    guidance: float = 1.0
+    """Classifier-free guidance scale of the captions."""
+    seed: int = 0
+    """Seed of the noise."""
+    trained_on: Path | None = None
+    """Where the data set that the run was trained on lies now, if not where args.json says."""
+    mdm: str = ""
+    """MDM checkout the run was trained in; empty: the stand-in."""
+    out: Path = Path("runs/lifted")
+    """Folder to write to."""
+    formats: str = "npz,page"
+    """What to write: npz, page, bvh, glb."""
+    write_teacher: Path | None = None
+    """Also write ID.npz for `videomdm data import ... --lifter joints --option results=THIS`."""
+
+    def __call__(self) -> int:
+        formats = chosen(self.formats)
+        if "png" in formats:
+            raise ConfigError("--formats: expected npz, page, bvh or glb, found png. Use page.")
+        how = lifting.Lifting(
+            strength=self.guidance_strength, start=self.start, overlap=self.overlap, draws=self.draws, ddim=self.ddim,
+            text_scale=self.guidance, seed=self.seed,
+        )  # fmt: skip
+        folder, card = str(self.clips), read_card(str(self.clips))
+        clips = [read_clip(folder, card, clip_id) for clip_id in chosen_ids(folder, card, self.ids, self.split)]
+        with console.status("loading the checkpoint"):
+            trained = sampling.open_run(self.checkpoint, mdm=self.mdm, clips=str(self.trained_on or ""))
+        for clip in clips:
+            lifting.check(clip, trained)
+        for place in filter(None, (self.out, self.write_teacher)):
+            check_writable(str(place))
+        kind = teacher_kind(self.teacher, trained)
+        with console.status(f"reading the {kind} teachers"):
+            taught, _ = with_teacher(folder, card, clips, kind)
+        with bars() as progress:
+            made = lifting.lift(trained, taught, how, progress=counting(progress, "lifting"))
+        sources = {"lifted teacher": [lifting.teacher_of(clip) for clip in clips]}
+        if kind == "refined":
+            sources["refined teacher"] = [lifting.teacher_of(clip) for clip in taught]
+        sources[PRIOR] = made
+        report(self.out, clips, sources)
+        write_lifted(self.out, clips, taught if kind == "refined" else None, sources, formats)
+        if not self.write_teacher:
+            say_where(self.out, "lifted", formats)
+            return 0
+        for clip, motion in zip(clips, made, strict=True):  # in the camera's axes, as the lifter `joints` reads them
+            content = io.BytesIO()
+            np.savez_compressed(content, joints=motion.numpy())
+            write_bytes(str(self.write_teacher / f"{clip.id}.npz"), content.getvalue())
+        extra = "" if card.skeleton == "smpl22" else f" --option lifter.skeleton={card.skeleton}"
+        say_next(f"data import KIND SOURCE --lifter joints --option results={quoted(self.write_teacher)}{extra}")
+        return 0
+
+
+def teacher_kind(asked: str, trained: Trained) -> str:
+    """lifted or refined. The truth, which a 3D run is trained on, is never what lifting starts from."""
+    if asked not in ("auto", "lifted", "refined"):
+        raise ConfigError(f"--teacher: expected auto, lifted or refined, found {asked!r}. Correct it.")
+    if asked != "auto":
+        return asked
+    return "lifted" if from_args(Supervision, trained.args).teacher == "lifted" else "refined"
+
+
+def report(out: Path, clips: Sequence[Clip], sources: Mapping[str, Sequence[Tensor]]) -> None:
+    """Print the mean errors, and write those of each clip to OUT/lifted.json."""
+    rows = {
+        name: [lifting.measure(motion, clip) for motion, clip in zip(motions, clips, strict=True)]
+        for name, motions in sources.items()
+    }
+    means = {name: lifting.means(found) for name, found in rows.items()}
+    each = [{"id": clip.id} | {name: rows[name][i] for name in rows} for i, clip in enumerate(clips)]
+    content = json.dumps({"units": "metres, seconds, shares", "mean": means, "clips": each}, indent=1)
+    write_bytes(str(out / "lifted.json"), content.encode())
+    truths = sum(clip.truth is not None for clip in clips)
+    console.print(f"{len(clips)} clips, {truths} with a truth; means over clips, mm where no other unit is named")
+    console.print(lifting.table(means), soft_wrap=True, highlight=False)
+
+
+def write_lifted(
+    out: Path, clips: Sequence[Clip], refined: Sequence[Clip] | None, sources: Mapping[str, Sequence[Tensor]],
     formats: Sequence[str],
-    skeleton: Skeleton,
-    fps: float,
-) -> None:
-    """BVH and GLB of named motions [T, J, 3] in OUT/bvh and OUT/glb, and OUT/STEM.html of the scenes."""
-    for number, (name, motion) in enumerate(motions):
-        if not {"bvh", "glb"} & set(formats):
-            break
-        fitted = fit(motion, skeleton, fps)
-        label = f"{number:03}-{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')[:40]}".rstrip("-")
-        if "bvh" in formats:
-            write_bytes(str(out / "bvh" / f"{label}.bvh"), to_bvh(fitted, skeleton, fps).encode())
-        if "glb" in formats:
-            write_bytes(str(out / "glb" / f"{label}.glb"), to_glb(fitted, skeleton, fps, name))
-    if "page" in formats:
-        write_bytes(str(out / f"{stem}.html"), page(scenes, skeleton, fps, f"{stem} of {out.parent.name}").encode())
+) -> None:  # fmt: skip
+    """Motions [T, J, 3] in camera coordinates, written in the frame of each clip's teacher, and the page."""
+    groups = {name.replace(" ", "_"): motions for name, motions in sources.items() if name != PRIOR}
+    truths = [truth for clip in clips if (truth := lifting.truth_of(clip)) is not None]
+    groups |= {"lifted": sources[PRIOR]} | ({"truth": truths} if len(truths) == len(clips) else {})
+    placed = {
+        name: [to_world(m, lifting.cameras_of(clip.extrinsics)) for m, clip in zip(motions, clips, strict=True)]
+        for name, motions in groups.items()
+    }
+    if "npz" in formats:
+        sampling.write_motions(out / "lifted.npz", placed, [clip.texts[0] for clip in clips])
+    made = placed["lifted"]
+    scenes = [
+        clip_scene(clip, refined=refined[i] if refined else None, more={PRIOR: made[i].numpy()})
+        for i, clip in enumerate(clips)
+    ]
+    named = list(zip([clip.id for clip in clips], made, strict=True))
+    write(out, "lifted", named, scenes, formats, clips[0].skeleton, clips[0].fps)
+    console.print(f"{out}: {' '.join(formats)}, lifted.json", soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Refresh:
+    """Make the next round's data set: a trained run lifts the clips that it was trained on, and these are the teachers.
+
+    Keypoints and truth stay. Train on OUT again, from the run's weights with --resume_checkpoint or afresh.
+    """
+
+    clips: Annotated[Path, tyro.conf.Positional]
+    """Folder of a data set."""
+    checkpoint: Path
+    """Folder of a run, or one checkpoint with its args.json beside it."""
+    out: Path
+    """Folder of the new data set."""
+    guidance_strength: float = REFRESHING.strength
+    """Fraction of the way to the rays, times the squared confidence."""
+    start: float = REFRESHING.start
+    """Share of the schedule to whose noise the teacher is taken."""
+    draws: int = REFRESHING.draws
+    """Draws of noise; their mean is the teacher."""
+    ddim: int = 0
+    """Steps of DDIM over the whole schedule; 0: 25, or as many as it has."""
+    seed: int = 0
+    """Seed of the noise."""
+    trained_on: Path | None = None
+    """Where the data set that the run was trained on lies now, if not where args.json says."""
+    mdm: str = ""
+    """MDM checkout the run was trained in; empty: the stand-in."""
+
+    def __call__(self) -> int:
+        self.make()
+        say_next(f"train --arm 2d --clips {quoted(self.out)} --save_dir runs/2d-r1")
+        return 0
+
+    def make(self) -> None:
+        """Make the data set and print what became of its teachers; started again, it goes on."""
+        card = read_card(str(self.clips))
+        check_writable(str(self.out))
+        with console.status("loading the checkpoint"):
+            trained = sampling.open_run(self.checkpoint, mdm=self.mdm, clips=str(self.trained_on or ""))
+        how = lifting.Lifting(
+            strength=self.guidance_strength, start=self.start, draws=self.draws, seed=self.seed,
+            ddim=self.ddim or min(REFRESHING.ddim, trained.diffusion.num_timesteps),
+        )  # fmt: skip
+        with bars() as progress:
+            step = counting(progress, "refreshing")
+            made, kept = refresh_folder(trained, str(self.clips), card, str(self.out), how, step)
+        console.print(f"{self.out}: round {made.recipe['refreshed']['round']}, {sum(made.counts.values())} clips")
+        if kept:
+            console.print(f"    {len(kept)} keep their teacher, such as {kept[0]}")
+        for name, one in (("before", card), ("after", made)):
+            if one.lifter_error:
+                console.print(f"    teachers {name}: {lifter_summary(one)}", soft_wrap=True)

@@ -26,15 +26,15 @@ from videomdm_ext.cli.console import (
     lifter_summary,
     parse,
     quoted,
-    say_refined,
+    say_next,
     take,
 )
-from videomdm_ext.cli.lifting import Refresh, refresh_once
+from videomdm_ext.cli.sampling import Refresh
 from videomdm_ext.data.files import check_writable
 from videomdm_ext.data.film.bundled import build_film_demo
-from videomdm_ext.data.folder import CARD, Card, read_card
+from videomdm_ext.data.folder import CARD, Card, read_card, read_folder
 from videomdm_ext.data.motions import build_demo
-from videomdm_ext.data.refined import make_refined
+from videomdm_ext.data.refined import is_made, make_refined, measured_error, read_refined
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.mdm import distributed
 from videomdm_ext.mdm.resume import LATEST, newest, step_of
@@ -44,6 +44,8 @@ VIDEO_STEPS = 1200
 """Steps of the trainings on videos, unless asked for others."""
 FEWEST_STEPS = 50
 """Of a demo's training."""
+MEASURED = {"mpjpe": "MPJPE", "root_aligned_mpjpe": "root-aligned", "pa_mpjpe": "PA"}
+"""Figures of a teacher's error that are printed."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,8 @@ def video_demo(options: Demo, steps: int) -> int:
     with bars() as progress:
         made = run_video_demo(out, steps=steps, workers=options.workers, progress=by_name(progress))
     console.print(markdown_block(table(made.rows)))
-    console.print(f"Report: {made.report}\nNext: videomdm data show {quoted(out / 'data')} cam01_0")
+    console.print(f"Report: {made.report}")
+    say_next(f"data show {quoted(out / 'data')} cam01_0")
     return 0
 
 
@@ -141,21 +144,18 @@ class MakeDemo:
     fast: bool = False
     """One view and the recorded pace only."""
 
-
-def make_demo(words: Sequence[str]) -> int:
-    """The demo's data set."""
-    options = parse(MakeDemo, "data make-demo", words)
-    if not options.synthetic and (options.seed, options.views) != (0, 2):
-        raise ConfigError("--seed, --views: expected --synthetic with them, found none: the films are made. Add it.")
-    out, fast = str(options.out), options.fast
-    card = (
-        build_demo(out, seed=options.seed, views=options.views, fast=fast)
-        if options.synthetic
-        else build_film_demo(out, fast=fast)
-    )
-    console.print(f"{options.out}: {counted(card)}, content {card.content_hash[:12]}; {lifter_summary(card)}")
-    console.print(f"Next: videomdm train --arm 2d --clips {quoted(options.out)} --save_dir runs/2d")
-    return 0
+    def __call__(self) -> int:
+        if not self.synthetic and (self.seed, self.views) != (0, 2):
+            raise ConfigError(
+                "--seed, --views: expected --synthetic with them, found none: the films are made. Add it."
+            )
+        if self.synthetic:
+            card = build_demo(str(self.out), seed=self.seed, views=self.views, fast=self.fast)
+        else:
+            card = build_film_demo(str(self.out), fast=self.fast)
+        console.print(f"{self.out}: {counted(card)}, content {card.content_hash[:12]}; {lifter_summary(card)}")
+        say_next(f"train --arm 2d --clips {quoted(self.out)} --save_dir runs/2d")
+        return 0
 
 
 @dataclass(frozen=True)
@@ -165,15 +165,25 @@ class Refine:
     clips: Annotated[Path, tyro.conf.Positional]
     """Folder of a data set."""
 
+    def __call__(self) -> int:
+        clips = str(self.clips)
+        with bars() as progress:
+            make_refined(clips, read_card(clips), counting(progress, "refining"))
+        say_refined(clips)
+        say_next(f"train --arm 2d --clips {quoted(clips)} --save_dir runs/2d")
+        return 0
 
-def refine(words: Sequence[str]) -> int:
-    """Refined teachers beside the lifted ones."""
-    options = parse(Refine, "data refine", words)
-    with bars() as progress:
-        make_refined(str(options.clips), read_card(str(options.clips)), counting(progress, "refining"))
-    say_refined(str(options.clips))
-    console.print(f"Next: videomdm train --arm 2d --clips {quoted(options.clips)} --save_dir runs/2d")
-    return 0
+
+def say_refined(path: str) -> None:
+    """How far the refined teachers of the training clips are off, where a truth tells."""
+    card, clips = read_folder(path, "train")
+    if not is_made(path, card):
+        return
+    errors = [measured_error(clips, made) for made in (clips, read_refined(path, card, clips)[0])]
+    if all(errors):
+        lifted, refined = ({name: 1000 * error[name] for name in MEASURED} for error in errors)
+        parts = [f"{label} {lifted[name]:.0f} -> {refined[name]:.0f}" for name, label in MEASURED.items()]
+        console.print(f"    lifted -> refined teachers, mm from the truth: {', '.join(parts)}")
 
 
 def train(words: Sequence[str]) -> int:
@@ -191,7 +201,7 @@ def train(words: Sequence[str]) -> int:
     if status == 0 and folder:
         where = f" --mdm {quoted(mdm)}" if mdm else ""
         said = "" if "--unconstrained" in rest else ' --text "a person walks."'
-        console.print(f"Next: videomdm sample --checkpoint {quoted(folder)}{where}{said}", markup=False)
+        say_next(f"sample --checkpoint {quoted(folder)}{where}{said}")
     return status
 
 
@@ -236,7 +246,7 @@ def in_rounds(rounds: str, mdm: str, words: Sequence[str]) -> int:
                 return status
         if not last:
             if not (after / CARD).is_file():
-                refresh_once(Refresh(clips=Path(clips), checkpoint=Path(folder), out=after, mdm=mdm))
+                Refresh(clips=Path(clips), checkpoint=Path(folder), out=after, mdm=mdm).make()
             clips = str(after)
     return 0
 

@@ -1,27 +1,30 @@
 """Pictures of one clip, to look at: over its own video (`contact_sheet`), and by itself (`clip_figure`).
 
-Everything is drawn from the clip as it is in the data set, so that a wrong camera, axis or side shows. `clip_figure`
-draws a damaged clip as far as it can be read. Needs the `demo` extra.
+Everything is drawn from the clip as it is in the data set, so that a wrong camera, axis or side shows. `view_clip`
+reads what can be read, also of a damaged clip, for `clip_figure` to draw. Needs the `demo` extra.
 """
 
+import contextlib
 import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from videomdm_ext.data.checking import counted
+from videomdm_ext.data.checking import counted, examine_clip
 from videomdm_ext.data.clip import Clip
-from videomdm_ext.data.rules import ERROR, KINDS
+from videomdm_ext.data.folder import SPLITS, Card, read_card, read_ids
+from videomdm_ext.data.rules import ERROR, KINDS, Finding
+from videomdm_ext.data.rules_motion import project
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry import cameras
 from videomdm_ext.motion.features import decode
-from videomdm_ext.motion.skeletons import Skeleton
+from videomdm_ext.motion.skeletons import Skeleton, by_name
 from videomdm_ext.render import figures
-from videomdm_ext.render.clip_view import ClipView, camera_facts, extent, has, misfit, size_of
 from videomdm_ext.render.figures import INK, LEFT, QUIET, RIGHT, RULE, WIDTH, Array, draw_poses, require
 
 if TYPE_CHECKING:
@@ -74,14 +77,21 @@ def contact_sheet(path: str, clip: Clip, pictures: Iterable[tuple[int, Picture]]
     window = _window(keypoints, clip.confidence, shown) * scale
     column = (SHEET - LABELS - 0.1) / max(len(shown), 4)
     tall = min(column * float((window[0, 3] - window[0, 1]) / (window[0, 2] - window[0, 0])), 4.2)
-    lines = [line for fact in _facts(clip, error, notes) for line in textwrap.wrap(fact, 175)]
+    title = textwrap.shorten(f"{clip.id}: “{clip.texts[0]}”", 110)
+    lines = [line for fact in (_fact(clip, error), *notes) for line in textwrap.wrap(fact, 175)]
     head, below = 0.62 + 0.19 * len(lines), column * 1.25
     height = head + 2 * tall + below + 0.35
     rows = {"keypoints": (height - head - tall, tall), "lifted": (height - head - 2 * tall - 0.08, tall)}
     rows["side"] = (0.3, below)
     with figures.styled():
         figure = figures.new_figure(SHEET, height)
-        _sheet_head(figure, clip, lines, height)
+        figure.text(0.1 / SHEET, 1 - 0.28 / height, title, size=12, weight="bold", va="center")
+        for number, line in enumerate(lines):
+            figure.text(0.1 / SHEET, 1 - (0.55 + 0.19 * number) / height, line, size=8.5, color=QUIET, va="center")
+        dot = require("matplotlib.lines").Line2D([], [], color=INK, marker="o", ls="", ms=4, mfc="white")
+        dot.set_label("keypoint")
+        handles, edge = figures.sides(dot, names=("person's left", "right")), (0.995, 1 - 0.06 / height)
+        figure.legend(handles=handles, loc="upper right", ncols=3, bbox_to_anchor=edge, borderaxespad=0)
         for place, (number, picture) in enumerate(shown):
             left, wide = (LABELS + place * column) / SHEET, (column - 0.05) / SHEET
             axes = {name: figure.add_axes((left, y / height, wide, high / height)) for name, (y, high) in rows.items()}
@@ -92,14 +102,8 @@ def contact_sheet(path: str, clip: Clip, pictures: Iterable[tuple[int, Picture]]
             draw_poses(axes["keypoints"], known[None], clip.skeleton, opacity=opacity, halo=0.7)
             _draw_picture(axes["lifted"], picture, window[place], PAINT)
             draw_poses(axes["lifted"], lifted[number][None] * scale, clip.skeleton, halo=0.7)
-            dots: dict[str, Any] = {
-                "s": 4 + 12 * sure[sure > 0],
-                "facecolors": "white",
-                "edgecolors": INK,
-                "linewidths": 0.7,
-                "zorder": 4,
-            }
-            axes["lifted"].scatter(known[sure > 0, 0], known[sure > 0, 1], **dots)
+            dots: dict[str, Any] = {"facecolors": "white", "edgecolors": INK, "linewidths": 0.7, "zorder": 4}
+            axes["lifted"].scatter(known[:, 0], known[:, 1], s=4 + 12 * sure, **dots)
             _draw_side_view(axes["side"], side[number], clip.skeleton, below / column)
             axes["side"].set_xlabel(f"{number / clip.fps:.2f} s", size=9, labelpad=2)
         for name, (y, high) in rows.items():
@@ -145,28 +149,17 @@ def _window(keypoints: Array, confidence: Array, shown: Sequence[tuple[int, Pict
     return np.concatenate((middle - reach, middle + reach), 1)
 
 
-def _facts(clip: Clip, error: float, notes: Sequence[str]) -> list[str]:
+def _fact(clip: Clip, error: float) -> str:
+    """The clip, and how far its lifted pose is off, in words."""
     assert clip.intrinsics is not None
     size = clip.image_size or (0, 0)
     field = math.degrees(2 * math.atan(max(size) / 2 / float(clip.intrinsics[0, 0])))
     kind = "a moving camera" if clip.extrinsics.ndim == 3 else "a still camera"
     off = "no joint seen" if math.isnan(error) else f"lifted pose {error:.0f} px from the keypoints (median)"
-    return [
+    return (
         f"{clip.length} frames at {clip.fps:g} fps, {clip.length / clip.fps:.1f} s · mean confidence "
-        f"{clip.confidence.mean():.2f} · {off} · {size[0]} x {size[1]} px, {kind}, field of view {field:.0f}°",
-        *notes,
-    ]
-
-
-def _sheet_head(figure: "Figure", clip: Clip, lines: Sequence[str], height: float) -> None:
-    title = textwrap.shorten(f"{clip.id}: “{clip.texts[0]}”", 110)
-    figure.text(0.1 / SHEET, 1 - 0.28 / height, title, size=12, weight="bold", va="center")
-    for number, line in enumerate(lines):
-        figure.text(0.1 / SHEET, 1 - (0.55 + 0.19 * number) / height, line, size=8.5, color=QUIET, va="center")
-    dot = require("matplotlib.lines").Line2D([], [], color=INK, marker="o", ls="", ms=4, mfc="white", label="keypoint")
-    handles = figures.sides(dot, names=("person's left", "right"))
-    place = (0.995, 1 - 0.06 / height)
-    figure.legend(handles=handles, loc="upper right", ncols=3, bbox_to_anchor=place, borderaxespad=0)
+        f"{clip.confidence.mean():.2f} · {off} · {size[0]} x {size[1]} px, {kind}, field of view {field:.0f}°"
+    )
 
 
 def _draw_picture(axes: "Axes", picture: Picture, window: Array, white: float) -> None:
@@ -212,6 +205,139 @@ GAP = 0.5
 """Inches above a row."""
 ENDS = ("l_wrist", "l_ankle")
 """Joints with a large dot, which tells left from right."""
+
+
+CAMERAS = {"teacher": "extrinsics", "truth": "truth_extrinsics"}
+FARTHEST = 1e6
+"""Numbers beyond this are not drawn."""
+
+
+@dataclass(frozen=True)
+class ClipView:
+    """What there is to draw: keypoints [T, J, 2], confidence [T, J], of each motion its positions [T, J, 3] and image
+    points [T, J, 2], and the teacher's extrinsics; None, or left out, where it could not be read."""
+
+    clip_id: str
+    split: str
+    card: Card
+    texts: tuple[str, ...]
+    findings: Sequence[Finding]
+    keypoints: Array | None
+    confidence: Array | None
+    positions: Mapping[str, Array]
+    projected: Mapping[str, Array]
+    extrinsics: Array | None
+
+    @property
+    def skeleton(self) -> Skeleton:
+        return by_name(self.card.skeleton)
+
+    @property
+    def length(self) -> int:
+        """Frames of the longest part."""
+        parts = [self.keypoints, self.confidence, *self.positions.values()]
+        return max((len(part) for part in parts if part is not None), default=0)
+
+    @property
+    def title(self) -> str:
+        """The clip in a line."""
+        seconds = self.length / self.card.fps
+        return f"{self.clip_id}, {self.split}, {self.length} frames, {seconds:.1f} s"
+
+
+def view_clip(path: str, clip_id: str) -> ClipView:
+    """Read what can be read of a clip; DatasetError where there is nothing of it."""
+    card = read_card(path)
+    sight, splits = examine_clip(path, card, clip_id), dict[str, str]()
+    for split in SPLITS:
+        with contextlib.suppress(DatasetError):  # an unreadable list has no ids
+            splits |= {one: split for one in read_ids(path, split) if one not in splits}
+    if not sight.arrays and not sight.texts:
+        raise DatasetError(
+            f"{path}: expected a clip {clip_id!r} with files that can be read, found none. "
+            f"{sight.findings[0].message if sight.findings else ''}. Ids there: {', '.join(list(splits)[:3])} ..."
+        )
+    skeleton, arrays = by_name(card.skeleton), sight.arrays
+    confidence = _shaped(arrays.get("confidence"), (skeleton.num_joints,))
+    points = _shaped(arrays.get("points"), (skeleton.num_joints, 2))
+    if points is not None and confidence is not None and confidence.shape == points.shape[:-1]:
+        points = np.where((confidence > 0)[..., None], points, np.nan)
+    positions, projected = dict[str, Array](), dict[str, Array]()
+    for name, camera in CAMERAS.items():
+        features, extrinsics = arrays.get(name), arrays.get(camera)
+        if features is None or features.shape[1:] != (skeleton.num_features,) or not len(features):
+            continue
+        positions[name] = moved = _drawable(decode(torch.from_numpy(features.astype(np.float64)), skeleton).numpy())
+        if extrinsics is not None and extrinsics.shape in ((3, 4), (len(moved), 3, 4)):
+            depth, image = project(moved.astype(np.float64), extrinsics)
+            projected[name] = _drawable(np.where((depth > 0)[..., None], image, np.nan))
+    return ClipView(
+        clip_id=clip_id, split=splits.get(clip_id, "in no split"), card=card, texts=sight.texts or (),
+        findings=sight.findings, keypoints=points, confidence=confidence, positions=positions, projected=projected,
+        extrinsics=arrays.get("extrinsics"),
+    )  # fmt: skip
+
+
+def _shaped(values: Array | None, shape: tuple[int, ...]) -> Array | None:
+    """The values as numbers that can be drawn, if each frame of them has this shape."""
+    return None if values is None or values.shape[1:] != shape or not len(values) else _drawable(values)
+
+
+def _drawable(values: Array) -> Array:
+    """In float64, NaN where a number is infinite or absurd."""
+    made = values.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        return np.where(np.abs(made) < FARTHEST, made, np.nan)
+
+
+def has(values: Array | None) -> bool:
+    return values is not None and bool(np.isfinite(values).any())
+
+
+def extent(points: Array) -> tuple[Array, Array]:
+    """Lowest and highest image point [T, 2] of each frame; one in which nothing was seen is at the image's middle."""
+    empty: NDArray[np.bool_] = ~np.asarray(np.isfinite(points).any(axis=(1, 2)))
+    known = np.where(np.expand_dims(empty, (1, 2)), 0.0, points)
+    return np.nanmin(known, 1), np.nanmax(known, 1)
+
+
+def size_of(points: Array) -> float:
+    """The median diagonal of the person over the frames."""
+    low, high = extent(points)
+    return max(float(np.median(np.linalg.norm(high - low, axis=-1))), 1e-9)
+
+
+def misfit(points: Array, keypoints: Array | None) -> Array | None:
+    """Median distance from the keypoints in each frame, as a share of the person. [T]"""
+    if keypoints is None or not has(keypoints):
+        return None
+    frames = min(len(points), len(keypoints))
+    apart = np.linalg.norm(points[:frames] - keypoints[:frames], axis=-1)
+    apart = np.where(np.isfinite(apart), apart, np.inf)
+    middle = np.median(apart, axis=1) / size_of(keypoints)
+    return np.where(np.isfinite(middle), middle, np.nan)
+
+
+def camera_facts(view: ClipView) -> list[str]:
+    """The camera in words: where it stands about the person at the first frame, and whether it moves."""
+    camera = view.extrinsics
+    if camera is None or camera.shape[-2:] != (3, 4) or camera.ndim not in (2, 3) or not np.isfinite(camera).all():
+        return ["none that can be read"]
+    matrices = camera.reshape(-1, 3, 4).astype(np.float64)
+    centres = -np.einsum("tij,ti->tj", matrices[..., :3], matrices[..., 3])
+    moving = "still" if len(matrices) == 1 else f"moving, {np.linalg.norm(np.ptp(centres, axis=0)):.1f} m of way"
+    x, y, z = centres[0]
+    azimuth, distance = math.degrees(math.atan2(x, z)), math.hypot(x, z)
+    side = "left of" if x > 0 else "right of"
+    side = "in front of" if abs(azimuth) < 30 else "behind" if abs(azimuth) > 150 else side
+    right, down, ahead = matrices[0, :, :3]
+    pitch = math.degrees(math.asin(max(-1.0, min(1.0, -ahead[1]))))
+    roll = math.degrees(math.atan2(right[1], -down[1]))
+    return [
+        f"{moving}; {distance:.1f} m from the person's start, {y:.1f} m high",
+        f"stands {side} the person, at {azimuth:.0f}°",
+        f"looks {abs(pitch):.0f}° {'down' if pitch > 0 else 'up'}, turned by {roll:.0f}° about its axis",
+    ]
 
 
 def clip_figure(path: str, view: ClipView) -> None:

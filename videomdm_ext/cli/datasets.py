@@ -1,0 +1,268 @@
+"""The verbs about data sets: make one of other people's data or of several, check one, and draw one of its clips."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+from rich.table import Table
+from rich.text import Text
+
+from videomdm_ext import plugins
+from videomdm_ext.cli.console import bars, console, counted, counting, lifter_summary, quoted, say_next
+from videomdm_ext.data import checking, files
+from videomdm_ext.data.checking import Checked
+from videomdm_ext.data.importing import Imported, find_importer, merge, run_import
+from videomdm_ext.data.motions import PREFIX
+from videomdm_ext.data.rules import ERROR, KINDS
+from videomdm_ext.data.sources.base import SHARES, ImportOptions
+from videomdm_ext.errors import ConfigError
+from videomdm_ext.render import clip_sheet, figures
+
+EXAMPLES = 3
+"""Findings of one kind that are printed."""
+REASONS = 8
+"""Kinds of reason for which clips were left out that are shown."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """Look through a data set once; report what is missing, and what is wrong with which clip. Clips are not changed.
+
+    Exit status: 0 no errors, 1 errors; with --strict 1 for warnings too.
+    """
+
+    clips: Annotated[Path, tyro.conf.Positional]
+    """A data set folder."""
+    quarantine: Path | None = None
+    """Write the ids of clips with errors to this file, one a line; the data set stays as it is."""
+    json: bool = False
+    """Print everything as JSON."""
+    no_cache: bool = False
+    """Look at every clip again, and keep no record in DIR/checked.json."""
+    strict: bool = False
+    """Count warnings as errors in the exit status."""
+
+    def __call__(self) -> int:
+        place = self.quarantine and self.quarantine.absolute()
+        if place:
+            files.check_writable(str(place.parent))
+        with bars() as progress:
+            step = None if self.json else counting(progress, "checking")
+            checked = checking.check_folder(str(self.clips), step, use_cache=not self.no_cache)
+        if self.json:
+            print(checked.to_json())
+        else:
+            show_checked(checked)
+        if place:
+            files.write_bytes(str(place), "".join(f"{clip_id}\n" for clip_id in checked.bad_clips).encode())
+        if not self.json:
+            if self.quarantine:
+                console.print(_quarantined(checked, self.quarantine), soft_wrap=True, markup=False)
+            bad, clips = next(iter(checked.bad_clips), ""), quoted(self.clips)
+            say_next(f"data show {clips} {bad}" if bad else f"data refine {clips}")
+        return 1 if (checked.findings if self.strict else checked.errors) else 0
+
+
+def show_checked(checked: Checked) -> None:
+    """Files by kind and state, findings by kind with the first examples, and a last line that sums up."""
+    if checked.clips:
+        truthless = checked.counts["truth"]["missing"]
+        table = Table("kind", title="Files", title_justify="left")
+        table.caption = "A truth may be missing." if truthless else None
+        for state in checking.STATES:
+            table.add_column(state, justify="right")
+        for kind in checking.FILES:
+            counts = [(state, checked.counts[kind][state]) for state in checking.STATES]
+            wrong = {state for state, n in counts if n and state != "found" and (kind, state) != ("truth", "missing")}
+            table.add_row(kind, *(Text(str(count), style="red" if state in wrong else "") for state, count in counts))
+        console.print(table)
+    for (level, kind), items in checking.by_kind(checked.findings).items():
+        title = (f"{level} {kind}", "bold red" if level == ERROR else "bold yellow")
+        console.print(Text.assemble(title, f" ({len(items)}): {KINDS[kind].title}"))
+        for item in items[:EXAMPLES]:
+            console.print(Text(f"    {item.clip_id or 'the set'}: {item.message}"))
+        if len(items) > EXAMPLES:
+            console.print(Text(f"    and {len(items) - EXAMPLES} more", style="dim"))
+        console.print(Text(f"    {KINDS[kind].advice}", style="italic"))
+    known = f" ({checked.cached} known from an earlier check)" if checked.cached else ""
+    found = [checking.counted(len(checked.errors), "error"), checking.counted(len(checked.warnings), "warning")]
+    where = f" (clips with errors: {len(checked.bad_clips)})" if checked.bad_clips else ""
+    said = ", ".join(found) + where if checked.findings else "nothing found"
+    console.print(f"{checking.counted(checked.clips, 'clip')}{known}: {said}", soft_wrap=True)
+    if checked.bad_clips:
+        console.print(f"Look at one: videomdm data show {quoted(checked.path)} {checked.bad_clips[0]}", soft_wrap=True)
+
+
+def _quarantined(checked: Checked, place: Path) -> str:
+    """What the file of --quarantine is for."""
+    if not checked.bad_clips:
+        return f"{place}: empty, no clip has an error"
+    return (
+        f"{place}: {checking.counted(len(checked.bad_clips), 'id')}, one a line; nothing else was changed. To leave "
+        "these clips out, import again without them: Mean, Std and the card then fit the rest. To train at once, take "
+        "their lines out of the split lists, for example\n"
+        f"    grep -vxFf {place} {checked.path}/train.txt > train.txt\n"
+        "and put the shorter list in place; a check then tells that counts and hash on the card are older."
+    )
+
+
+@dataclass(frozen=True)
+class Show:
+    """Draw one clip: keypoints, teacher and truth in the image, both from the side, confidence, and what is wrong."""
+
+    clips: Annotated[Path, tyro.conf.Positional]
+    """A data set folder."""
+    id: Annotated[str, tyro.conf.Positional]
+    """The id of a clip."""
+    out: Path | None = None
+    """The picture, by default ID.png in the current folder."""
+
+    def __call__(self) -> int:
+        figures.require()
+        out = self.out or Path(f"{self.id}.png")
+        if out.is_dir():
+            raise ConfigError(f"--out {out}: expected a file for the picture, found a folder. Name a file in it.")
+        shown = clip_sheet.view_clip(str(self.clips), self.id)
+        files.check_writable(str(out.absolute().parent))
+        clip_sheet.clip_figure(str(out), shown)
+        console.print(f"{out}: {shown.title}", soft_wrap=True, markup=False)
+        for item in shown.findings:
+            console.print(f"    {item.level} {item.kind}: {item.message}", soft_wrap=True, markup=False)
+        say_next(f"view {quoted(self.clips)} --ids {self.id}")
+        return 0
+
+
+@dataclass(frozen=True)
+class ImportData:
+    """Make a data set folder from other people's data; started again, it goes on where it stopped.
+
+    `videomdm data import list .` names the kinds and their options.
+    """
+
+    kind: Annotated[str, tyro.conf.Positional]
+    """What the source is, such as joints or humanml3d; list: show them all."""
+    source: Annotated[str, tyro.conf.Positional] = "."
+    """Folder or file of the source."""
+    out: str = ""
+    """Folder of the data set; by default runs/data/KIND."""
+    name: str = ""
+    """Name on the card; by default the kind."""
+    seed: int = 0
+    """Seed of splits, cameras, detector and lifter."""
+    views: int = 1
+    """Cameras a clip, where the cameras are ours to place."""
+    lifter: str = "synthetic"
+    """A registered lifter, for sources that bring no teacher of their own."""
+    captions: str = ""
+    """A file with lines ID<tab>caption, for sources without texts."""
+    split: str = ",".join(map(str, SHARES))
+    """Shares of the trials for train, val and test, where the source has no splits of its own."""
+    option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """KEY=VALUE of one kind alone; may be repeated."""
+
+    def __call__(self) -> int:
+        if self.kind == "list":
+            list_kinds()
+            return 0
+        if self.views < 1:
+            raise ConfigError(f"--views: expected 1 or more, found {self.views}. Correct it.")
+        kind, out = find_importer(self.kind), self.out or str(Path("runs/data") / self.kind)
+        given = ImportOptions(
+            seed=self.seed, views=self.views, lifter=self.lifter, captions=self.captions,
+            extra=pairs(self.option), split=shares(self.split),
+        )  # fmt: skip
+        importer = kind(self.source, given)
+        torch.set_num_threads(1)  # arrays this small only wait for each other
+        with bars() as progress:
+            done = run_import(importer, out, progress=counting(progress, f"importing {self.kind}"), name=self.name)
+        say_imported(done, out)
+        say_next(f"train --arm 2d --clips {quoted(out)} --save_dir runs/2d")
+        return 0
+
+
+def list_kinds() -> None:
+    """The registered importers and lifters, and what --option takes for each."""
+    manager = plugins.create_manager()
+    importers, lifters = (sorted(plugins.collect(manager, kind).items()) for kind in ("datasets", "lifters"))
+    rows = [(f"[bold]{name}[/]  {one.about}", "", one.extras or {}) for name, one in importers]
+    rows.append(
+        ("A lifter for kinds without a teacher; lifter.KEY may be KEY where the kind has no option KEY:", "", {})
+    )
+    rows += [(f"[bold]--lifter {name}[/]", PREFIX, getattr(one, "options", {})) for name, one in lifters]
+    for title, prefix, options in rows:
+        console.print(title)
+        for key, about in options.items():
+            console.print(f"    --option {prefix}{key}=...  {about}", highlight=False)
+
+
+def shares(text: str) -> tuple[float, float, float]:
+    """Three numbers with commas between them; ImportOptions checks what they add up to."""
+    try:
+        train, val, test = map(float, text.split(","))
+    except ValueError as error:
+        raise ConfigError(
+            f"--split: expected three numbers, the shares of train, val and test, found {text!r}. Write them as in "
+            "--split 0.8,0.05,0.15."
+        ) from error
+    return train, val, test
+
+
+def pairs(words: Sequence[str]) -> dict[str, str]:
+    """KEY=VALUE words as a dictionary; the values may hold further equals signs."""
+    found = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key or key in found:
+            raise ConfigError(f"--option {word!r}: expected KEY=VALUE, each key once. Correct it.")
+        found[key] = value
+    return found
+
+
+def say_imported(done: Imported, out: str) -> None:
+    """The counts, the lifter's error, and what was left out and why."""
+    card, reasons = done.card, grouped(done.left_out)
+    console.print(f"{out}: {counted(card)} of {card.skeleton} at {card.fps:g} fps, content {card.content_hash[:12]}")
+    error = lifter_summary(card) if card.lifter_error else "its error is unknown, for the source has no true motion"
+    console.print(f"    teachers by {card.lifter}: {error}")
+    if reasons:
+        console.print(f"    {len(done.left_out)} left out:")
+    for count, clip_id, message in reasons[:REASONS]:
+        console.print(f"    {count:>5} such as {clip_id}: {message}", markup=False, highlight=False)
+    if len(reasons) > REASONS:
+        console.print(f"          and for {len(reasons) - REASONS} further reasons")
+
+
+def grouped(left_out: Mapping[str, str]) -> list[tuple[int, str, str]]:
+    """Reasons by kind, the most frequent first: how many clips, the first of them, and its message.
+
+    Messages are of one kind when they expect the same, whatever place and numbers they name.
+    """
+    kinds: dict[str, list[str]] = {}
+    for clip_id, message in left_out.items():
+        expected = message.partition(": expected ")[2].partition(", found ")[0] or message.partition(": ")[2]
+        kinds.setdefault(re.sub(r"[\d.]+", "0", expected), []).append(clip_id)
+    return sorted(((len(ids), ids[0], left_out[ids[0]]) for ids in kinds.values()), key=lambda row: -row[0])
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Copy the clips of several data sets into one: more views, more videos, or motion capture beside videos."""
+
+    folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Data sets with the same skeleton, frame rate and heading rule."""
+    out: Path = Path("merged")
+    """Folder of the new data set; an interrupted merge goes on."""
+    name: str = ""
+    """Name on the card; empty: the names of the parts."""
+
+    def __call__(self) -> int:
+        with bars() as progress:
+            step = counting(progress, "merging")
+            card = merge([str(folder) for folder in self.folders], str(self.out), name=self.name, progress=step)
+        console.print(f"{self.out}: {counted(card)}, lifter {card.lifter}, content {card.content_hash[:12]}")
+        say_next(f"data check {quoted(self.out)}")
+        return 0
