@@ -21,7 +21,7 @@ from clips import make_clip, motion
 from videomdm_ext.data import checking, files
 from videomdm_ext.data.checking import Checked, check_folder, trial
 from videomdm_ext.data.clip import Recording, to_clip
-from videomdm_ext.data.folder import SPLITS, Card, content_hash, contents, read_card, read_ids, write_folder
+from videomdm_ext.data.folder import SPLITS, Card, content_hash, contents, names, read_card, read_ids, write_folder
 from videomdm_ext.data.motions import Optics, find_lifter, lift, observe, own_generator
 from videomdm_ext.data.rules import KINDS, Finding
 from videomdm_ext.data.texts import untagged
@@ -88,8 +88,9 @@ class Folder:
 
     def put(self, clip) -> None:
         """Write the victim's files anew."""
-        for name, data in contents(dataclasses.replace(clip, id=self.victim), CARD, untagged).items():
-            (self.path / name).write_bytes(data)
+        place = names(self.victim, CARD)
+        for key, data in contents(clip, untagged).items():
+            (self.path / place[key]).write_bytes(data)
 
     def twin(self, other: str, clip: str = "") -> None:
         """A clip's files once more under another id."""

@@ -12,7 +12,7 @@ import torch
 from clips import make_clip
 
 from videomdm_ext.config import Source, Supervision
-from videomdm_ext.data.folder import Card, read_statistics, write_folder
+from videomdm_ext.data.folder import Card, read_folder, read_statistics, write_folder
 from videomdm_ext.errors import ConfigError, HostError
 from videomdm_ext.mdm import data, imports
 from videomdm_ext.mdm.data import UNDER_2D, WITH_CLIPS, check_host
@@ -117,7 +117,7 @@ def test_too_few_clips_for_mdms_evaluation_are_refused_with_their_number(folder)
     with pytest.raises(ConfigError, match=said):
         evaluated(folder, "gt")
     with pytest.raises(ConfigError, match="expected 350 or more"):
-        data.check_enough(folder, "test", ["punch_0"], batch=50)
+        data.check_enough(folder, "test", read_folder(folder, "test")[1], batch=50)
 
 
 def test_clips_without_a_truth_are_evaluated_on_the_hosts_own_data_where_it_is(folder, tmp_path, monkeypatch):

@@ -15,11 +15,10 @@ from typing import Any
 from videomdm_ext.bench.evaluators.views_2d import NAME as VIEWS_2D
 from videomdm_ext.bench.metrics import METRICS, SPACE_METRICS
 from videomdm_ext.bench.plan import MDM_FIXED, PRIMARY, ArmConfig, Plan, Run, arm_name, load_arm, read_plan
-from videomdm_ext.bench.reference import has_truth
 from videomdm_ext.config import Supervision, difference, from_args
-from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.files import write_bytes
 from videomdm_ext.data.folder import Card, read_card, read_folder
+from videomdm_ext.data.index import Clips
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.mdm.hook import manager
 from videomdm_ext.mdm.loss import loss_terms
@@ -73,7 +72,7 @@ def check_numbers(plan: Plan) -> None:
 def check_truth(plan: Plan) -> None:
     """There are clips for a batch, and a truth where an arm learns from it. ConfigError otherwise."""
     clips = clips_of(plan, "train")
-    blind = [clip.id for clip in clips if clip.truth is None]
+    blind = clips.missing_truth()
     seeing = [arm_name(arm) for arm in plan.arms if load_arm(arm).supervision.teacher == "gt"]
     if blind and seeing:
         raise ConfigError(
@@ -97,13 +96,13 @@ def check_judged(plan: Plan) -> None:
         asked = {"val": ("select", (plan.select,) if plan.select else ()), **asked}
     for split, (option, names) in asked.items():
         clips = clips_of(plan, split)
-        if not has_truth(clips):
+        if clips.missing_truth():
             _check_blind(plan, clips, f"its split {split}", option, names)
 
 
-def _check_blind(plan: Plan, clips: Sequence[Clip], what: str, option: str, names: Sequence[str]) -> None:
+def _check_blind(plan: Plan, clips: Clips, what: str, option: str, names: Sequence[str]) -> None:
     """Keypoints can be compared with instead of the truth, and the metrics `names` are known then."""
-    blind = [clip.id for clip in clips if clip.truth is None]
+    blind = clips.missing_truth()
     found = f"found none for {len(blind)} of {len(clips)} ({blind[0]}, ...)"
     if VIEWS_2D in plan.without:
         raise ConfigError(
@@ -118,7 +117,7 @@ def _check_blind(plan: Plan, clips: Sequence[Clip], what: str, option: str, name
             )
 
 
-def clips_of(plan: Plan, split: str) -> list[Clip]:
+def clips_of(plan: Plan, split: str) -> Clips:
     """The clips of one split. ConfigError where there are none."""
     counts = read_card(plan.clips).counts
     if not counts.get(split):

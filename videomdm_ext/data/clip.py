@@ -6,6 +6,7 @@ Crops are cut in their own canonical frame and padded; `flatten_observation` giv
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -59,6 +60,11 @@ class Clip:
         in 3D, also beside clips that supervise in 2D."""
         unseen = not bool((self.confidence > 0).any())
         return self.truth is not None and unseen and np.array_equal(self.teacher, self.truth)
+
+    @cached_property
+    def path(self) -> "Path":
+        """Headings and roots of the teacher, for the frames of its crops."""
+        return Path.of(self.teacher, self.skeleton)
 
     @property
     def label(self) -> str:
@@ -205,7 +211,7 @@ def cut(clip: Clip, start: int, stop: int) -> Clip:
         teacher=clip.teacher[rows],
         keypoints=clip.keypoints[rows],
         confidence=clip.confidence[rows],
-        extrinsics=moved_camera(Path.of(clip.teacher, clip.skeleton), clip.extrinsics, rows).numpy(),
+        extrinsics=moved_camera(clip.path, clip.extrinsics, rows).numpy(),
         truth=truth,
         truth_extrinsics=truth_extrinsics,
     )
@@ -240,12 +246,12 @@ class Crop:
         return len(self.teacher)
 
 
-def crop(clip: Clip, start: int, length: int, *, path: Path | None = None, with_truth: bool = True) -> Crop:
+def crop(clip: Clip, start: int, length: int, *, with_truth: bool = True) -> Crop:
     """Cut teacher, truth, keypoints, confidence and camera together.
 
     Features are slices of the stored vectors, as MDM's are; decoding a slice starts again at the origin, facing +z,
     so the camera moves there too (METHOD 6), by the heading and place that the whole clip has at `start`.
-    `path` is the teacher's, where it is at hand already; without `with_truth` the crop has none.
+    Without `with_truth` the crop has none.
     """
     if start < 0 or length < 1 or start + length > clip.length:
         raise DatasetError(
@@ -253,7 +259,7 @@ def crop(clip: Clip, start: int, length: int, *, path: Path | None = None, with_
             "Choose a shorter crop."
         )
     frames = slice(start, start + length)
-    extrinsics, heading = crop_camera(path or Path.of(clip.teacher, clip.skeleton), clip.extrinsics, frames)
+    extrinsics, heading = crop_camera(clip.path, clip.extrinsics, frames)
     truth, truth_extrinsics, truth_heading = None, None, None
     if with_truth and clip.truth is not None and clip.truth_extrinsics is not None:
         truth = _tensor(clip.truth[frames])

@@ -119,8 +119,13 @@ def read_bytes(path: str, *, limit: int = BYTES_LIMIT) -> bytes:
 
 def read_text(path: str, *, limit: int = TEXT_LIMIT) -> str:
     """The content of a file in UTF-8, of at most `limit` bytes."""
+    return text_from(read_bytes(path, limit=limit), path)
+
+
+def text_from(content: bytes, path: str) -> str:
+    """The text of the bytes of a file in UTF-8; messages name `path`."""
     try:
-        return read_bytes(path, limit=limit).decode("utf-8")
+        return content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise DatasetError(f"{path}: expected text in UTF-8, found other bytes ({error}). Save it as UTF-8.") from error
 

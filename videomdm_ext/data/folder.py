@@ -8,6 +8,7 @@ counts once that file is there, and it is written after the clip's own files.
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,9 +17,10 @@ import blobfile as bf
 import numpy as np
 import torch
 
-from videomdm_ext.data import files
+from videomdm_ext.data import files, index
 from videomdm_ext.data.clip import MIN_FRAMES, Clip
 from videomdm_ext.data.files import Array
+from videomdm_ext.data.index import Clips, Entry, Lines
 from videomdm_ext.data.rules import validate
 from videomdm_ext.data.texts import Tagger, caption_tokens, parse_texts, untagged
 from videomdm_ext.errors import ConfigError, DatasetError
@@ -27,10 +29,13 @@ from videomdm_ext.motion.features import Moments
 from videomdm_ext.motion.kinematics import RAW, HeadingRule
 from videomdm_ext.motion.skeletons import by_name
 
+logger = logging.getLogger(__name__)
+
 FORMAT = 1  # version of the folder format; a reader refuses any other
 CARD, MARKS, RECIPE = "dataset.json", "building", "recipe.json"
 SPLITS = ("train", "val", "test")
 NEEDED = ("confidence",)  # arrays of a keypoints file, beside `points`, or `pixels`
+LOOKED_AT = 256  # clips of a split, at most, that are all read and checked when it is opened
 
 
 @dataclass(frozen=True)
@@ -131,13 +136,12 @@ def names(clip_id: str, card: Card) -> dict[str, str]:
     }
 
 
-def contents(clip: Clip, card: Card, tagger: Tagger) -> dict[str, bytes]:
-    """Names and contents of a clip's files."""
-    place = names(clip.id, card)
+def contents(clip: Clip, tagger: Tagger) -> dict[str, bytes]:
+    """The contents of a clip's files by kind."""
     cameras = {"extrinsics": clip.extrinsics}
-    content = {place["teacher"]: files.array_bytes(clip.teacher)}
+    content = {"teacher": files.array_bytes(clip.teacher)}
     if clip.truth is not None and clip.truth_extrinsics is not None:
-        content[place["truth"]] = files.array_bytes(clip.truth)
+        content["truth"] = files.array_bytes(clip.truth)
         cameras["truth_extrinsics"] = clip.truth_extrinsics
     if clip.intrinsics is not None:
         cameras["intrinsics"] = clip.intrinsics
@@ -145,9 +149,9 @@ def contents(clip: Clip, card: Card, tagger: Tagger) -> dict[str, bytes]:
         cameras["image_size"] = np.asarray(clip.image_size, dtype=np.float32)
     seen = {"points": clip.keypoints, "confidence": clip.confidence}
     lines = [f"{text}#{caption_tokens(text, tagger)}#0.0#0.0\n" for text in clip.texts]
-    content[place["keypoints"]] = files.arrays_bytes(seen)
-    content[place["camera"]] = files.arrays_bytes(cameras)
-    content[place["texts"]] = "".join(lines).encode()
+    content["keypoints"] = files.arrays_bytes(seen)
+    content["camera"] = files.arrays_bytes(cameras)
+    content["texts"] = "".join(lines).encode()
     return content
 
 
@@ -155,12 +159,10 @@ def content_hash(path: str, card: Card, ids: Iterable[str]) -> str:
     """SHA-256 over names and contents of the files of these clips, in this order; a truth need not be there."""
     content = hashlib.sha256()
     for clip_id in ids:
-        for key, name in names(clip_id, card).items():
-            place = bf.join(path, name)
-            if key != "truth" or bf.exists(place):
-                data = files.read_bytes(place)
-                content.update(f"{name}\0{len(data)}\0".encode())
-                content.update(data)
+        place = names(clip_id, card)
+        for key, data in read_files(path, card, clip_id).items():
+            content.update(f"{place[key]}\0{len(data)}\0".encode())
+            content.update(data)
     return content.hexdigest()
 
 
@@ -191,6 +193,7 @@ class Builder:
         listed = [name for name in bf.listdir(bf.join(path, MARKS)) if name.endswith(".json") and name != RECIPE]
         marks = [files.read_json(self._mark(name)) for name in listed]
         self.done = {mark["id"]: (mark["split"], int(mark["place"])) for mark in marks}
+        self.entries = {mark["id"]: mark.get("entry", "") for mark in marks}
 
     def __contains__(self, clip_id: str) -> bool:
         return clip_id in self.done
@@ -213,12 +216,13 @@ class Builder:
                 "Re-import the clip, or correct the card."
             )
         validate(clip, fps=self.card.fps, min_frames=self.min_frames)
-        for name, data in contents(clip, self.card, self.tagger).items():
-            files.write_bytes(bf.join(self.path, name), data)
-        place = len(self.done)
-        mark = json.dumps({"id": clip.id, "split": split, "place": place})
+        content, place = contents(clip, self.tagger), names(clip.id, self.card)
+        for key, data in content.items():
+            files.write_bytes(bf.join(self.path, place[key]), data)
+        number, entry = len(self.done), Entry.of(clip, content).line
+        mark = json.dumps({"id": clip.id, "split": split, "place": number, "entry": entry})
         files.write_bytes(self._mark(f"{clip.id}.json"), mark.encode())
-        self.done[clip.id] = (split, place)
+        self.done[clip.id], self.entries[clip.id] = (split, number), entry
 
     def finish(self, **changes: object) -> Card:
         """Write splits, statistics and, last, the card with counts, hash and `changes`. -> the card"""
@@ -247,6 +251,9 @@ class Builder:
             content_hash=content_hash(self.path, self.card, ordered),
             **changes,  # type: ignore[arg-type]
         )
+        for split, ids in members.items():
+            if ids and all(self.entries[i] for i in ids):
+                index.write(self.path, split, facts_of(self.card), [self.entries[i] for i in ids])
         files.write_bytes(bf.join(self.path, CARD), self.card.to_json().encode())
         bf.rmtree(bf.join(self.path, MARKS))
         return read_card(self.path)
@@ -283,35 +290,89 @@ def write_folder(path: str, clips: Mapping[str, Sequence[Clip]], card: Card, *, 
     return builder.finish()
 
 
-def read_folder(path: str, split: str, *, min_frames: int = MIN_FRAMES) -> tuple[Card, list[Clip]]:
-    """The card, and the clips of one split, each of them checked."""
-    card = read_card(path)
-    return card, [read_clip(path, card, clip_id, min_frames=min_frames) for clip_id in read_ids(path, split)]
+def read_folder(path: str, split: str, *, min_frames: int = MIN_FRAMES) -> tuple[Card, Clips]:
+    """The card, and the clips of one split, read as they are used. DatasetError where one of them cannot be.
+
+    All of a small split are checked here; those of a larger one were when its index was made, and are again as they are
+    read if their files are others than then.
+    """
+    card, ids = read_card(path), read_ids(path, split)
+    lines = index.read(path, split, facts_of(card))
+    if [line.partition("\t")[0] for line in lines] != ids:
+        known = {line.partition("\t")[0]: line for line in lines}
+        missing = [clip_id for clip_id in ids if clip_id not in known]
+        if len(missing) > LOOKED_AT:
+            logger.info("%s: reading %d clips once for the index of the split %s", path, len(missing), split)
+        for clip_id in missing:
+            content = read_files(path, card, clip_id)
+            clip = _parsed(path, card, clip_id, content)
+            validate(clip, fps=card.fps, min_frames=min_frames)
+            known[clip_id] = Entry.of(clip, content).line
+        lines = [known[clip_id] for clip_id in ids]
+        if missing:
+            index.write(path, split, facts_of(card), lines)
+    clips = Clips(Lines(lines), lambda entry: _read_known(path, card, entry, min_frames))
+    if len(clips) <= LOOKED_AT:
+        for _ in clips:
+            pass
+    return card, clips
+
+
+def facts_of(card: Card) -> str:
+    """What the index depends on, beside the rules of a clip."""
+    facts = (FORMAT, card.content_hash, card.skeleton, card.fps, card.lifter, dataclasses.asdict(card.heading))
+    return json.dumps(facts)
+
+
+def read_files(path: str, card: Card, clip_id: str) -> dict[str, bytes]:
+    """The contents of a clip's files by kind; a truth need not be there."""
+    place = {key: bf.join(path, name) for key, name in names(files.checked_id(clip_id, path), card).items()}
+    return {key: files.read_bytes(name) for key, name in place.items() if key != "truth" or bf.exists(name)}
 
 
 def read_clip(path: str, card: Card, clip_id: str, *, min_frames: int = MIN_FRAMES) -> Clip:
     """One clip, checked."""
-    place = {key: bf.join(path, name) for key, name in names(files.checked_id(clip_id, path), card).items()}
-    seen = files.read_arrays(place["keypoints"], needed=NEEDED)
-    cameras = files.read_arrays(place["camera"], needed=("extrinsics",))
-    known, size = bf.exists(place["truth"]), cameras.get("image_size")
-    clip = Clip(
+    clip = _parsed(path, card, clip_id, read_files(path, card, clip_id))
+    validate(clip, fps=card.fps, min_frames=min_frames)
+    return clip
+
+
+def _read_known(path: str, card: Card, entry: Entry, min_frames: int) -> Clip:
+    """A clip of the index; one whose files are as they were when the index was made has been checked."""
+    content = read_files(path, card, entry.id)
+    clip = _parsed(path, card, entry.id, content)
+    if index.checksum(content) != entry.sum or clip.length < min_frames:
+        validate(clip, fps=card.fps, min_frames=min_frames)
+        now = Entry.of(clip, content, entry.place)
+        if now._replace(sum=entry.sum) != entry:
+            raise DatasetError(
+                f"{bf.join(path, entry.id)}: expected {entry.frames} frames, captions and truth as in "
+                f"{bf.join(path, index.FOLDER)}, found others. Remove that folder; it is made again."
+            )
+    return clip
+
+
+def _parsed(path: str, card: Card, clip_id: str, content: Mapping[str, bytes]) -> Clip:
+    """The clip that its files hold, not yet checked."""
+    place = {key: bf.join(path, name) for key, name in names(clip_id, card).items()}
+    seen = files.arrays_from(content["keypoints"], place["keypoints"], needed=NEEDED)
+    cameras = files.arrays_from(content["camera"], place["camera"], needed=("extrinsics",))
+    size = cameras.get("image_size")
+    return Clip(
         id=clip_id,
         fps=card.fps,
         skeleton=by_name(card.skeleton),
-        teacher=files.read_array(place["teacher"]),
+        teacher=files.array_from(content["teacher"], place["teacher"]),
         keypoints=on_plane(seen, cameras, place["keypoints"]),
         confidence=seen["confidence"],
         extrinsics=cameras["extrinsics"],
-        texts=parse_texts(files.read_text(place["texts"]), place["texts"]),
-        truth=files.read_array(place["truth"]) if known else None,
+        texts=parse_texts(files.text_from(content["texts"], place["texts"]), place["texts"]),
+        truth=files.array_from(content["truth"], place["truth"]) if "truth" in content else None,
         truth_extrinsics=cameras.get("truth_extrinsics"),
         intrinsics=cameras.get("intrinsics"),
         image_size=None if size is None else (round(float(size[0])), round(float(size[1]))),
         source=bf.join(path, clip_id),
     )
-    validate(clip, fps=card.fps, min_frames=min_frames)
-    return clip
 
 
 def read_statistics(path: str, lifter: str | None = None) -> tuple[Array, Array]:

@@ -21,7 +21,7 @@ def rotate_yaw(vectors: Tensor, angle: Tensor) -> Tensor:
     """Rotate [..., 3] vectors about +y by `angle` [...] radians; +z turns towards +x. -> [..., 3]."""
     cos, sin = torch.cos(angle), torch.sin(angle)
     x, y, z = vectors.unbind(-1)
-    return torch.stack((cos * x + sin * z, y.expand(torch.broadcast_shapes(y.shape, cos.shape)), cos * z - sin * x), -1)
+    return torch.stack((cos * x + sin * z, torch.broadcast_tensors(y, cos)[0], cos * z - sin * x), -1)
 
 
 def yaw_matrix(angle: Tensor) -> Tensor:

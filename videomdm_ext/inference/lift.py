@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videomdm_ext.data.clip import Clip, Crop, Path, collate, crop, observed, tensor_of
+from videomdm_ext.data.clip import Clip, Crop, collate, crop, observed, tensor_of
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.geometry.cameras import closest_on_ray, to_camera
 from videomdm_ext.inference.sample import Trained, condition, denoiser, finite, sampler, stream
@@ -133,9 +133,8 @@ def windows_of(trained: Trained, clips: Sequence[Clip], how: Lifting, draw: int)
     for place, clip in enumerate(clips):
         own = torch.Generator().manual_seed(stream(how.seed, f"lift/{clip.id}/{draw}"))
         noise = torch.randn(trained.space.skeleton.num_features, 1, max(clip.length, longest), generator=own)
-        path = Path.of(clip.teacher, clip.skeleton)
         for first, length in spans(clip.length, longest, how.overlap):
-            cut = crop(clip, first, length, path=path, with_truth=False)
+            cut = crop(clip, first, length, with_truth=False)
             if length < longest:
                 yield Window(place, cut, first, clip.texts[0], noise[..., :longest])
             else:

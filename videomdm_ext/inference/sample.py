@@ -149,10 +149,10 @@ def _misfit(checkpoint: Path, stored: Path, dataset: HostDataset, error: Excepti
 
 def prompts(dataset: HostDataset, count: int, seed: int) -> list[tuple[str, int]]:
     """Captions and lengths of `count` training clips, every clip once before any comes again; the same for all arms."""
-    order = sorted(dataset.clips, key=lambda clip: hashlib.sha256(f"{seed}/{clip.id}".encode()).digest())
+    order = sorted(dataset.clips.entries, key=lambda clip: hashlib.sha256(f"{seed}/{clip.id}".encode()).digest())
     chosen = [order[i % len(order)] for i in range(count)]
     return [
-        (clip.texts[(i // len(order)) % len(clip.texts)], min(clip.length, dataset.crop_frames))
+        (clip.texts[(i // len(order)) % len(clip.texts)], min(clip.frames, dataset.crop_frames))
         for i, clip in enumerate(chosen)
     ]
 

@@ -17,11 +17,10 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from types import SimpleNamespace
 from typing import Any
 
-import blobfile as bf
 import numpy as np
 import torch
 from torch import Tensor
@@ -30,7 +29,6 @@ from videomdm_ext.config import Source, Supervision
 from videomdm_ext.data.clip import (
     Clip,
     Crop,
-    Path,
     collate,
     crop,
     flatten_observation,
@@ -38,12 +36,14 @@ from videomdm_ext.data.clip import (
     with_truth_as_teacher,
 )
 from videomdm_ext.data.files import Array
-from videomdm_ext.data.folder import Card, read_card, read_folder, read_ids, read_statistics
+from videomdm_ext.data.folder import Card, read_card, read_folder, read_statistics
+from videomdm_ext.data.index import Clips
 from videomdm_ext.data.refined import is_made, make_refined, read_refined
 from videomdm_ext.errors import ConfigError, HostError
 from videomdm_ext.geometry.cameras import perturb_azimuth
 from videomdm_ext.mdm.imports import swapped
 from videomdm_ext.motion.features import FeatureSpace
+from videomdm_ext.motion.skeletons import by_name
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class HostDataset:
     `device` is where the host reads Mean and Std for its loss of goals.
     """
 
-    clips: Sequence[Clip]
+    clips: Clips
     space: FeatureSpace
     crop_frames: int
     seed: int
@@ -79,7 +79,7 @@ class HostDataset:
         draw = random.Random(self._stream(clip)) if self.epoch is not None else random
         length = min(clip.length, self.crop_frames)
         start = draw.randint(0, clip.length - length)
-        cut = crop(clip, start, length, path=self.paths[index], with_truth=False)
+        cut = crop(clip, start, length, with_truth=False)
         return cut, draw.choice(clip.texts)
 
     def _stream(self, clip: Clip) -> int:
@@ -119,19 +119,14 @@ class HostDataset:
         return features * self.space.std.to(features.device) + self.space.mean.to(features.device)
 
     @cached_property
-    def paths(self) -> list[Path]:
-        """Headings and roots of every clip, for its crops."""
-        return [Path.of(clip.teacher, clip.skeleton) for clip in self.clips]
-
-    @cached_property
     def mixed(self) -> bool:
         """Whether some clips supervise in 3D."""
-        return any(clip.is_known for clip in self.clips)
+        return any(entry.is_known for entry in self.clips.entries)
 
     @cached_property
     def batch_length(self) -> int:
         """Frames of a padded batch: the longest crop there can be, or what `pad_to` asks for."""
-        return self.pad_to or min(self.crop_frames, max(clip.length for clip in self.clips))
+        return self.pad_to or min(self.crop_frames, self.clips.longest)
 
     def collate(self, items: Sequence[tuple[Crop, str]]) -> tuple[Tensor, dict[str, dict[str, Any]]]:
         """-> x_start [B, D, 1, T], z-scored, zero in the padding; the condition with text, mask and observation."""
@@ -172,21 +167,25 @@ def open_dataset(
     """The clips of --clips with the teacher that the supervision names in the place of the diffused motion."""
     card, clips = read_folder(source.clips, split)
     clips, (mean, std) = with_teacher(source.clips, card, clips, supervision.teacher)
-    clips = [with_azimuth_error(clip, supervision.azimuth_noise_degrees) for clip in clips]
-    space = FeatureSpace(clips[0].skeleton, torch.from_numpy(mean), torch.from_numpy(std), card.heading)
+    clips = clips.map(partial(with_azimuth_error, degrees=supervision.azimuth_noise_degrees))
+    space = FeatureSpace(by_name(card.skeleton), torch.from_numpy(mean), torch.from_numpy(std), card.heading)
     return kind(clips, space, source.crop_frames, seed)
 
 
-def with_teacher(path: str, card: Card, clips: Sequence[Clip], diffused: str) -> tuple[list[Clip], tuple[Array, Array]]:
+def with_teacher(path: str, card: Card, clips: Sequence[Clip], diffused: str) -> tuple[Clips, tuple[Array, Array]]:
     """The clips with what is diffused as their teacher, refined first where that is asked; its Mean and Std [D]."""
+    clips = Clips.of(clips)
     if diffused == "gt":
-        return [with_truth_as_teacher(clip) for clip in clips], read_statistics(path)
+        for number in (i for i, entry in enumerate(clips.entries) if not entry.has_truth):
+            with_truth_as_teacher(clips[number])  # refuse the first of them before any work
+        return clips.map(with_truth_as_teacher), read_statistics(path)
     if diffused == "refined":
         if not is_made(path, card):
             logger.info("refining the teachers of %s", path)
             make_refined(path, card, _log_tenths)
-        return read_refined(path, card, clips)
-    return list(clips), read_statistics(path, card.lifter)
+        refined, statistics = read_refined(path, card, clips)
+        return Clips.of(refined), statistics
+    return clips, read_statistics(path, card.lifter)
 
 
 def _log_tenths(done: int, total: int) -> None:
@@ -254,13 +253,13 @@ def check_host(source: Source, supervision: Supervision, args: argparse.Namespac
     if not getattr(args, "multi_target_cond", False):
         return
     clips = read_folder(source.clips, "train")[1]
-    short = [clip for clip in clips if clip.length < source.crop_frames]
+    short = [entry for entry in clips.entries if entry.frames < source.crop_frames]
     if short:
-        least = min(clip.length for clip in short)
+        least = min(entry.frames for entry in short)
         raise ConfigError(
             f"--multi_target_cond with --clips {source.clips}: expected clips of --crop_frames {source.crop_frames} or "
             f"more, as goals need crops of one length, found {len(short)} of {len(clips)} shorter ({short[0].id}: "
-            f"{short[0].length}). Pass --crop_frames {least} or less, or leave the shorter ones out."
+            f"{short[0].frames}). Pass --crop_frames {least} or less, or leave the shorter ones out."
         )
 
 
@@ -301,8 +300,8 @@ def open_evaluation(host_class: type, source: Source, supervision: Supervision, 
 
     Raises ConfigError where there is nothing that MDM's evaluation could work with.
     """
-    ids = with_truth(source.clips, split)
-    if ids is None:
+    clips = read_folder(source.clips, split)[1]
+    if clips.missing_truth():
         place = OWN_DATA / f"{split}.txt"
         if not place.is_file():
             raise ConfigError(
@@ -311,36 +310,24 @@ def open_evaluation(host_class: type, source: Source, supervision: Supervision, 
             )
         dataset = host_class(split=split, **named)
     else:
-        check_enough(source.clips, split, ids)
+        check_enough(source.clips, split, clips)
         dataset = _on_folder(host_class, pathlib.Path(source.clips).resolve(), split=split, **named)
     if named["mode"] == "eval":
         speak_training_units(dataset, source, supervision)
     return dataset
 
 
-def with_truth(path: str, split: str) -> list[str] | None:
-    """The ids of a split where every clip has a truth, else None."""
-    ids = read_ids(path, split)
-    return ids if all(bf.exists(truth_of(path, clip_id)) for clip_id in ids) else None
-
-
-def truth_of(path: str, clip_id: str) -> str:
-    """Where a folder keeps a clip's true motion."""
-    return bf.join(path, "new_joint_vecs", f"{clip_id}.npy")
-
-
-def check_enough(path: str, split: str, ids: Sequence[str], batch: int = BATCH) -> None:
+def check_enough(path: str, split: str, clips: Clips, batch: int = BATCH) -> None:
     """Raise ConfigError where whole batches hold no more than DRAWN clips.
 
     MDM drops clips that are too short or too long without a word, and then fails far away.
     """
-    frames = [len(np.load(truth_of(path, clip_id), mmap_mode="r")) for clip_id in ids]
-    good = sum(FRAMES[0] <= count <= FRAMES[1] for count in frames)
+    good = sum(FRAMES[0] <= entry.frames <= FRAMES[1] for entry in clips.entries)
     least = (DRAWN // batch + 1) * batch
     if good < least:
         raise ConfigError(
             f"{path}: expected {least} or more clips of {FRAMES[0]} to {FRAMES[1]} frames in the split {split} for "
-            f"MDM's evaluation, found {good} of {len(ids)}. On a small set, train and score arms with "
+            f"MDM's evaluation, found {good} of {len(clips)}. On a small set, train and score arms with "
             f"videomdm bench --dataset {shlex.quote(path)}."
         )
 

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 import videomdm_ext
+from videomdm_ext.data.folder import read_folder
 from videomdm_ext.errors import ConfigError, HostError
 from videomdm_ext.mdm import data, remedies
 from videomdm_ext.mdm.checkout import PACKAGES, Checkout
@@ -276,10 +277,10 @@ def check_own_data(checkout: Checkout) -> Path:
 
 def check_truth(path: str, split: str = "test", batch: int = data.BATCH) -> bool:
     """Whether a run on these clips is evaluated on their own truth; ConfigError where they have it, but too little."""
-    ids = data.with_truth(path, split)
-    if ids is None:
+    clips = read_folder(path, split)[1]
+    if clips.missing_truth():
         return False
-    data.check_enough(path, split, ids, batch)
+    data.check_enough(path, split, clips, batch)
     return True
 
 
