@@ -1,7 +1,5 @@
 """The index of a set and its clips, which are read as they are used."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from pathlib import Path
