@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from videomdm_ext.motion.skeletons import SMPL22
-from videomdm_ext.supervision.keypoints import exchanged, without_outliers
+from videomdm_ext.supervision.keypoints import _median, exchanged, without_outliers
 from videomdm_ext.supervision.observation import Observation
 
 
@@ -51,3 +51,11 @@ def test_what_lies_in_unseen_keypoints_changes_nothing() -> None:
     before.keypoints[0, 3:6, 7] = 1e6
     assert torch.equal(without_outliers(before).weight, after.weight)
     assert (after.weight == 0).sum() == 3
+
+
+def test_the_sorting_network_finds_the_lower_median_bit_for_bit(generator: torch.Generator) -> None:
+    five = torch.randn(5, 4000, generator=generator)
+    five = five.masked_fill(torch.rand(five.shape, generator=generator) < 0.4, torch.nan)
+    count = five.isfinite().sum(0)
+    assert set(count.tolist()) == set(range(6))
+    torch.testing.assert_close(_median(list(five), count), five.nanmedian(0).values, rtol=0, atol=0, equal_nan=True)

@@ -68,10 +68,14 @@ class Step:
         return decode(self.raw, self.space.skeleton)
 
     @cached_property
+    def projected(self) -> tuple[Tensor, Tensor]:
+        """Image points [B, T, J, 2] of the predicted joints and their signed depth [B, T, J], m."""
+        return image_points(to_camera(self.positions, self.observation.extrinsics), self.near)
+
+    @cached_property
     def image(self) -> Image:
         """The predicted joints as the camera sees them (METHOD 3)."""
-        seen = self.observation
-        points, depth = image_points(to_camera(self.positions, seen.extrinsics), self.near)
+        seen, (points, depth) = self.observation, self.projected
         weight = torch.where(depth.detach() >= self.near, seen.weight, 0.0)
         scale = depth_scale(depth.detach(), weight, self.depth_weight).unsqueeze(-1)
         if self.depth_weight == "isotropic":
@@ -91,8 +95,7 @@ class Step:
 
         In each frame the joints' mean distance is taken away: where the root is does not tell how good a pose is.
         """
-        seen = self.repaired
-        points, depth = image_points(to_camera(self.positions.detach(), seen.extrinsics), self.near)
+        seen, (points, depth) = self.repaired, (part.detach() for part in self.projected)
         weight = torch.where(depth >= self.near, seen.weight, 0.0).unsqueeze(-1)
         off = (points - seen.keypoints) * depth.unsqueeze(-1)
         total = weight.sum(-2, keepdim=True).clamp_min(torch.finfo(off.dtype).tiny)
