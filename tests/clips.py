@@ -14,6 +14,9 @@ from videomdm_ext.motion.features import encode
 from videomdm_ext.motion.kinematics import canonicalise
 from videomdm_ext.motion.skeletons import SMPL22
 
+CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
+"""Of the sets that tests write of these clips."""
+
 
 def motion(name: str = "dance_a") -> torch.Tensor:
     """-> positions [T, 22, 3] of a bundled motion."""

@@ -13,18 +13,17 @@ import documents
 import environments
 import numpy as np
 import pytest
-from clips import make_clip, motion
+from clips import CARD, make_clip, motion
 from conftest import why_no_mdm
 from documents import ROOT, Command
 from filmed import FOCAL, Film, film, write_source
 
 from videomdm_ext.cli.main import VERBS
 from videomdm_ext.data.clip import Clip
-from videomdm_ext.data.folder import Card, write_folder
+from videomdm_ext.data.folder import write_folder
 from videomdm_ext.mdm import checkout
 
 SERVER = ROOT / "tests" / "command_server.py"
-CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
 LEFT_TO_CI = {"pytest", "ruff", "mypy", "lint-imports"}
 """Programs that .ci/run runs as the documents say."""
 NOT_HERE = {

@@ -3,7 +3,7 @@
 import runpy
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from unittest import mock
@@ -44,11 +44,11 @@ def closure(extras: frozenset[str]) -> tuple[dict[str, metadata.Distribution], l
     return found, missing
 
 
-def create(folder: Path, extras: frozenset[str]) -> Path:
-    """Make an environment in a folder, this package among it. -> its folder of packages"""
+def create(folder: Path, extras: frozenset[str], also: Sequence[str] = ()) -> Path:
+    """Make an environment in a folder, this package and `also` among it. -> its folder of packages"""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     (site,) = (folder / "lib").glob("python*/site-packages")
-    for distribution in closure(extras)[0].values():
+    for distribution in [*closure(extras)[0].values(), *map(metadata.distribution, also)]:
         for top in {file.parts[0] for file in distribution.files or ()} - {"..", "__pycache__"}:
             link = site / top
             if not link.is_symlink():
@@ -68,3 +68,15 @@ def install_plugin(site: Path, distribution: str, sources: Mapping[str, str], en
     (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n", encoding="utf-8")
     lines = "".join(f"{name} = {module}\n" for name, module in entries.items())
     (folder / "entry_points.txt").write_text(f"[videomdm]\n{lines}", encoding="utf-8")
+
+
+def main(folder: str, *extras: str) -> None:
+    """Make an environment of these extras, pip and setuptools, with the program pytest."""
+    create(Path(folder), frozenset(extras), also=("pip", "setuptools"))
+    program = Path(folder) / "bin" / "pytest"
+    program.write_text(f"#!{folder}/bin/python\nimport sys\n\nimport pytest\n\nsys.exit(pytest.console_main())\n")
+    program.chmod(0o755)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

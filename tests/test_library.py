@@ -7,12 +7,12 @@ import sys
 import documents
 import pytest
 import torch
-from clips import make_clip
+from clips import CARD, make_clip
 from documents import ROOT
 
 import videomdm_ext
 from videomdm_ext.cli import main as cli
-from videomdm_ext.data.folder import Card, write_folder
+from videomdm_ext.data.folder import write_folder
 from videomdm_ext.supervision import refinement
 
 TINY = (
@@ -46,8 +46,7 @@ def test_importing_the_package_imports_nothing_and_the_verbs_nothing_that_takes_
 def test_the_page_about_the_library_runs_from_top_to_bottom(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(refinement, "Refinement", functools.partial(refinement.Refinement, first=2, rounds=0))
-    card = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
-    write_folder("set", {"train": [make_clip(), make_clip(name="walk")]}, card)
+    write_folder("set", {"train": [make_clip(), make_clip(name="walk")]}, CARD)
     assert cli.main(["train", *TINY.split()]) == 0
     scope: dict = {}
     blocks = documents.blocks((ROOT / "docs" / "library.md").read_text(encoding="utf-8"), "python")

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clips import make_clip
+from clips import CARD, make_clip
 
 from videomdm_ext.bench import protocol_mdm
 from videomdm_ext.bench.protocol_mdm import Settings
 from videomdm_ext.bench.report.tables import markdown_block
 from videomdm_ext.cli.benchmarking import bench
-from videomdm_ext.data.folder import Card, write_folder
+from videomdm_ext.data.folder import write_folder
 from videomdm_ext.errors import ConfigError, HostError
 from videomdm_ext.mdm import checkout, evaluation
 
@@ -263,9 +263,8 @@ def test_nothing_named_no_runs_and_equal_names_are_refused(tmp_path, program):
 
 
 def test_clips_are_found_from_where_the_training_was_started_and_must_be_enough(tmp_path, program, monkeypatch):
-    card = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
     clip = make_clip()
-    write_folder(str(tmp_path / "set"), {"train": [clip], "test": [dataclasses.replace(clip, id="t")]}, card)
+    write_folder(str(tmp_path / "set"), {"train": [clip], "test": [dataclasses.replace(clip, id="t")]}, CARD)
     fake_checkout(tmp_path / "mdm")
     run = write_run(tmp_path / "bench/runs/2d-0", clips="set")
     monkeypatch.chdir(tmp_path)

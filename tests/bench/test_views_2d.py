@@ -215,9 +215,3 @@ def test_the_cameras_are_those_of_the_card_and_the_hash_says_so() -> None:
     assert (low.optics.elevation, low.optics.nearest_joint) == ((0.0, 0.1), (3.0, 4.0))
     assert not low.distrust
     assert low.captions(["a person walks."]) is None
-
-
-def test_it_is_registered_under_its_name() -> None:
-    found: dict[str, object] = {}
-    views_2d.register_evaluators(found.__setitem__)
-    assert found == {"views-2d": views_2d.make}

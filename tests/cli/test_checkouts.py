@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,17 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from videomdm_ext.cli import checkouts
 from videomdm_ext.cli import main as cli
 from videomdm_ext.mdm import checkout, doctor, install
 
 CONTENT = b"def apply_rules(args):\n    return args\n\n\ndef add_diffusion_options(parser):\n    pass\n"
-VERBS = {
-    "install": checkouts.Install,
-    "uninstall": checkouts.Uninstall,
-    "status": checkouts.State,
-    "doctor": checkouts.Doctor,
-}
+VERBS = ("install", "uninstall", "status", "doctor")
 
 
 @pytest.fixture
@@ -36,17 +29,6 @@ def root(tmp_path: Path) -> Path:
 
 def content_of(root: Path) -> bytes:
     return (root / checkout.PARSER).read_bytes()
-
-
-@pytest.mark.parametrize(("verb", "kind"), VERBS.items())
-def test_the_help_of_a_verb_describes_every_option(verb, kind, capsys):
-    with pytest.raises(SystemExit) as stop:
-        cli.main([verb, "--help"])
-    assert stop.value.code == 0
-    shown = re.sub(r"\W+", "", capsys.readouterr().out).lower()
-    for field in dataclasses.fields(kind):
-        assert field.name in shown
-    assert re.sub(r"\W+", "", kind.__doc__).lower()[:40] in shown
 
 
 def test_install_then_status_then_uninstall(root, capsys):

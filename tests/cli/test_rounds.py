@@ -5,12 +5,11 @@ import shutil
 
 import pytest
 import torch
-from clips import make_clip
+from clips import CARD, make_clip
 
 from videomdm_ext.cli import main as cli
-from videomdm_ext.data.folder import Card, read_card, read_folder, write_folder
+from videomdm_ext.data.folder import read_card, read_folder, write_folder
 
-CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
 SMALL = [
     *("--batch_size", "2", "--crop_frames", "24", "--latent_dim", "16", "--layers", "1", "--ff_size", "16"),
     *("--text_features", "words", "--diffusion_steps", "8", "--save_interval", "2", "--log_interval", "1"),

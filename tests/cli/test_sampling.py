@@ -10,12 +10,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from clips import make_clip
+from clips import CARD, make_clip
 
 from videomdm_ext import plugins
 from videomdm_ext.cli import main as cli
 from videomdm_ext.cli import sampling
-from videomdm_ext.data.folder import Card, read_folder, read_statistics, write_folder
+from videomdm_ext.data.folder import read_folder, read_statistics, write_folder
 from videomdm_ext.geometry.cameras import to_camera, to_world
 from videomdm_ext.hookspecs import hookimpl
 from videomdm_ext.inference import lift as lifting
@@ -23,7 +23,6 @@ from videomdm_ext.inference.sample import open_run, read_motions
 from videomdm_ext.lifters.adapters import Joints
 from videomdm_ext.mdm import hook
 
-CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
 SMALL = [
     "--layers", "1", "--latent_dim", "16", "--ff_size", "24", "--diffusion_steps", "5", "--batch_size", "2",
     "--num_steps", "2", "--log_interval", "2", "--crop_frames", "40", "--text_features", "words", "--mask_frames",

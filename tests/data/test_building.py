@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clips import make_clip, verify_folder
+from clips import CARD, make_clip, verify_folder
 
 from videomdm_ext.data import files, folder
 from videomdm_ext.data.folder import Builder, Card, is_unfinished, read_card, read_clip, read_folder, write_folder
@@ -14,7 +14,6 @@ from videomdm_ext.errors import DatasetError
 from videomdm_ext.motion.features import Moments, channels, mean_and_std
 from videomdm_ext.motion.skeletons import SMPL22
 
-CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
 CLIPS = [make_clip(), make_clip(name="walk", moving=True), make_clip(name="jump")]
 SPLITS = ("train", "train", "test")
 

@@ -4,13 +4,12 @@ import io
 
 import numpy as np
 import pytest
-from clips import make_clip
+from clips import CARD, make_clip
 
 from videomdm_ext.data.checking import check_folder
-from videomdm_ext.data.folder import Card, read_folder, write_folder
+from videomdm_ext.data.folder import read_folder, write_folder
 from videomdm_ext.errors import DatasetError
 
-CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
 MATRIX = np.array([[900.0, 0.0, 640.0], [0.0, 950.0, 360.0], [0.0, 0.0, 1.0]], dtype=np.float32)
 LENS = np.array([0.05, -0.02, 0.001, -0.002, 0.0], dtype=np.float32)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clips import make_clip
+from clips import CARD, make_clip
 
 from videomdm_ext.data import refined
 from videomdm_ext.data.clip import Clip, with_truth_as_teacher
@@ -22,7 +22,6 @@ from videomdm_ext.motion.measures import root_aligned_mpjpe
 from videomdm_ext.motion.skeletons import SMPL22
 from videomdm_ext.supervision import refinement
 
-CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
 TRAIN = [
     make_clip(confidence=np.ones((len(make_clip().teacher), 22), dtype=np.float32)),
     make_clip(name="walk", moving=True),

@@ -6,16 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clips import make_clip
+from clips import CARD, make_clip
 
-from videomdm_ext.data.folder import Card, read_card, read_folder, write_folder
+from videomdm_ext.data.folder import read_card, read_folder, write_folder
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.inference import refresh as refreshing
 from videomdm_ext.inference.lift import teacher_of, truth_of
 from videomdm_ext.inference.refresh import refresh, refresh_folder
 from videomdm_ext.inference.sample import Trained
 
-CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
 CLIPS = [make_clip(name=name) for name in ("dance_a", "walk", "jump")]
 
 

@@ -9,15 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
-from clips import make_clip
+from clips import CARD, make_clip
 
 from videomdm_ext.bench import provenance
-from videomdm_ext.data.folder import Card, write_folder
+from videomdm_ext.data.folder import write_folder
 
 pytestmark = [pytest.mark.mdm, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
-CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
 ARMS = ("paper",)
 SIZES = ("--layers", "1", "--latent-dim", "32", "--ff-size", "1024", "--dropout", "0.1", "--diffusion-steps", "4")
 BENCH = ("--arms", ",".join(ARMS), "--seeds", "1", "--steps", "40", "--curve", "2", "--batch-size", "4", *SIZES)

@@ -9,15 +9,14 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from clips import make_clip
+from clips import CARD, make_clip
 
 from videomdm_ext.config import Source, Supervision
-from videomdm_ext.data.folder import Card, read_folder, read_statistics, write_folder
+from videomdm_ext.data.folder import read_folder, read_statistics, write_folder
 from videomdm_ext.errors import ConfigError, HostError
 from videomdm_ext.mdm import data, imports
 from videomdm_ext.mdm.data import UNDER_2D, WITH_CLIPS, check_host
 
-CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
 TWO = Supervision(supervision="2d", teacher="lifted")
 
 

@@ -81,17 +81,8 @@ def test_our_own_sampling_and_mdms_programs_use_the_checkpoint(trained, monkeypa
     _, ours = trained
     if request.node.callspec.params["places"].startswith(WITHOUT_STEPS) and ASKED != "all":
         pytest.skip("1,000 steps")
-    words = [
-        "--model_path",
-        "save/two/model000000004.pt",
-        "--num_samples",
-        "2",
-        "--num_repetitions",
-        "1",
-        "--seed",
-        "3",
-    ]
-    prompt = ["--text_prompt", "a person walks.", "--motion_length", "2"]
+    words = ["--model_path", "save/two/model000000004.pt", "--num_samples", "2", "--num_repetitions", "1"]
+    prompt = ["--seed", "3", "--text_prompt", "a person walks.", "--motion_length", "2"]
     for name, more in (("generate", prompt), ("edit", ["--edit_mode", "in_between"])):
         done = mdm_runs.python(ours, "-m", f"sample.{name}", *words, "--output_dir", f"out/{name}", *more)
         assert (ours / "out" / name / "results.npy").is_file(), done.stderr[-3000:]
@@ -99,9 +90,8 @@ def test_our_own_sampling_and_mdms_programs_use_the_checkpoint(trained, monkeypa
         assert motion.shape[1:3] == (22, 3)
         assert np.isfinite(motion).all()
     own = ["--checkpoint", "save/two/model000000004.pt", "--mdm", ".", "--seconds", "1", "--count", "1", "--formats"]
-    mdm_runs.must(
-        mdm_runs.python(ours, "-m", "videomdm_ext", "sample", *own, "npz", "--text", "a person", "--out", "own")
-    )
+    sample = ("-m", "videomdm_ext", "sample", *own, "npz", "--text", "a person", "--out", "own")
+    mdm_runs.must(mdm_runs.python(ours, *sample))
     assert np.load(ours / "own" / "samples.npz")["samples"].shape == (20, 22, 3)
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clips import make_clip
+from clips import CARD, make_clip
 
 from videomdm_ext.config import Source, Supervision
-from videomdm_ext.data.folder import Card, read_folder, read_statistics, write_folder
+from videomdm_ext.data.folder import read_folder, read_statistics, write_folder
 from videomdm_ext.data.refined import is_made, make_refined, read_refined
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.geometry.cameras import project
@@ -18,7 +18,6 @@ from videomdm_ext.motion.features import decode
 from videomdm_ext.supervision import refinement
 from videomdm_ext.supervision.observation import PREFIX, Observation
 
-CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
 CLIPS = [make_clip(), make_clip(name="walk", moving=True), make_clip(name="jump")]
 
 

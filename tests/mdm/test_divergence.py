@@ -6,15 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from clips import make_clip
+from clips import CARD, make_clip
 from hypothesis import given
 from hypothesis import strategies as st
 
 from videomdm_ext import run
-from videomdm_ext.data.folder import Card, write_folder
+from videomdm_ext.data.folder import write_folder
 from videomdm_ext.mdm import resume
 
-CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
 BROKEN = (math.nan, math.inf, -math.inf)
 
 

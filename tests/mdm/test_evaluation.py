@@ -4,13 +4,11 @@ import argparse
 from pathlib import Path
 
 import pytest
-from clips import make_clip
+from clips import CARD, make_clip
 
-from videomdm_ext.data.folder import Card, write_folder
+from videomdm_ext.data.folder import write_folder
 from videomdm_ext.errors import ConfigError, HostError
 from videomdm_ext.mdm import evaluation
-
-CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
 
 
 def asked(**changes: object) -> argparse.Namespace:

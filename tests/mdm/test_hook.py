@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from clips import make_clip
+from clips import CARD, make_clip
 from torch import Tensor, nn
 
 from videomdm_ext import plugins
 from videomdm_ext.bench.plan import load_arm
 from videomdm_ext.config import OLD_OPTIONS
-from videomdm_ext.data.folder import Card, read_folder, write_folder
+from videomdm_ext.data.folder import read_folder, write_folder
 from videomdm_ext.data.refined import make_refined
 from videomdm_ext.errors import ConfigError, HostError, PluginError
 from videomdm_ext.hookspecs import hookimpl
@@ -28,7 +28,6 @@ from videomdm_ext.supervision.terms import TERMS, Step, Term
 from videomdm_ext.supervision.unrolling import TimestepBuckets, noised
 
 ROOT = Path(__file__).parents[2]
-CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
 TWO = ("--supervision", "2d", "--teacher", "lifted", "--crop_frames", "20", "--text_features", "words")
 SEAMS = (("utils.model_util", ("SpacedDiffusion", "MDM")), ("data_loaders.get_data", ("get_dataset", "get_collate_fn")))
 

@@ -12,17 +12,16 @@ import forks
 import numpy as np
 import pytest
 import torch
-from clips import make_clip
+from clips import CARD, make_clip
 from torch import nn
 
 from videomdm_ext.cli import main as cli
-from videomdm_ext.data.folder import Card, write_folder
+from videomdm_ext.data.folder import write_folder
 from videomdm_ext.errors import HostError
 from videomdm_ext.mdm import checkout, doctor, hook, install, remedies, text
 from videomdm_ext.mdm.checkout import DATA, LOOP, MODELS, PARSER, STANDIN
 from videomdm_ext.mdm.speed import approximate
 
-CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
 SIZES = ("--layers", "1", "--latent_dim", "16", "--ff_size", "24", "--diffusion_steps", "20", "--batch_size", "3")
 TRAINING = '''
 from pathlib import Path

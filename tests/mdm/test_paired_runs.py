@@ -13,14 +13,13 @@ import forks
 import mdm_runs
 import pytest
 import torch
-from clips import make_clip
+from clips import CARD, make_clip
 from torch import Tensor
 
-from videomdm_ext.data.folder import Card, write_folder
+from videomdm_ext.data.folder import write_folder
 from videomdm_ext.data.motions import load_motions
 from videomdm_ext.mdm import checkout, resume
 
-CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
 KILLED = 9
 DRIVER = """
 import importlib

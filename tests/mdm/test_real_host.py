@@ -4,13 +4,12 @@ import forks
 import pytest
 import tolerances
 import torch
-from clips import make_clip
+from clips import CARD, make_clip
 
-from videomdm_ext.data.folder import Card, write_folder
+from videomdm_ext.data.folder import write_folder
 from videomdm_ext.mdm import checkout
 
 pytestmark = pytest.mark.mdm
-CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
 OBJECTIVES = ("posterior", "reprojection", "reprojection,motion")
 WALKS = ("off", "on")
 

@@ -10,15 +10,14 @@ import forks
 import numpy as np
 import pytest
 import torch
-from clips import make_clip
+from clips import CARD, make_clip
 
 from videomdm_ext import run
 from videomdm_ext.data import motions
-from videomdm_ext.data.folder import Card, read_folder, write_folder
+from videomdm_ext.data.folder import read_folder, write_folder
 from videomdm_ext.errors import HostError
 from videomdm_ext.mdm import checkout
 
-CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
 TWO = (
     "--supervision", "2d", "--teacher", "lifted", "--loss", "reprojection", "--crop_frames", "20",
     "--text_features", "words",
@@ -187,19 +186,8 @@ def test_what_cannot_be_begun_is_refused_and_nothing_is_touched(straight, folder
 
 @pytest.mark.usefixtures("borrowed_process")
 def test_2d_without_clips_is_refused_before_anything_is_written(tmp_path, capsys):
-    words = [
-        "train.train_mdm",
-        "--save_dir",
-        str(tmp_path / "run"),
-        *SMALL,
-        "--supervision",
-        "2d",
-        "--teacher",
-        "lifted",
-        "--num_steps",
-        "2",
-    ]
-    assert run.main(words) == 1
+    words = ["--supervision", "2d", "--teacher", "lifted", "--num_steps", "2"]
+    assert run.main(["train.train_mdm", "--save_dir", str(tmp_path / "run"), *SMALL, *words]) == 1
     message = capsys.readouterr().err
     assert message.startswith("error: --supervision 2d: expected --clips")
     assert len(message.splitlines()) == 1

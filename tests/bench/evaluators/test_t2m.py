@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from clips import CARD
 from humanml import write_evaluator, write_glove
 from people import real_motions
 
@@ -20,7 +21,6 @@ from videomdm_ext.motion.features import decode, encode
 from videomdm_ext.motion.kinematics import HUMANML3D_FILES, heading
 from videomdm_ext.motion.skeletons import SMPL22
 
-CARD = Card(name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
 MEAN = torch.linspace(-1, 1, 263)
 STD = torch.linspace(0.5, 2, 263)
 WORDS = {word: number for number, word in enumerate(("sos", "eos", "unk", "walk", "jump", "run"))}
@@ -193,9 +193,3 @@ def test_other_skeletons_and_rates_have_no_such_evaluator(tmp_path, skeleton, fp
     card = Card(name="x", skeleton=skeleton, fps=fps, lifter="x", licence="x", sources=())
     with pytest.raises(UnavailableError, match=f"found {skeleton} at {fps:g}"):
         t2m.make(ground(tmp_path, card))
-
-
-def test_it_is_offered_under_its_name():
-    offered = {}
-    t2m.register_evaluators(offered.__setitem__)
-    assert offered == {"t2m": t2m.make}
