@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 IMPORTED = (
     "blobfile", "matplotlib.animation", "matplotlib.pyplot", "mpl_toolkits.mplot3d", "roma", "scipy.linalg",
-    "scipy.ndimage", "scipy.stats", "torch.utils.data", "videomdm_ext.cli.lifting", "videomdm_ext.cli.main",
+    "scipy.ndimage", "scipy.stats", "torch.utils.data", "videomdm_ext.cli.main",
     "videomdm_ext.cli.sampling", "videomdm_ext.mdm.doctor", "videomdm_ext.mdm.hook", "videomdm_ext.run",
 )  # fmt: skip
 

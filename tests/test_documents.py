@@ -8,7 +8,6 @@ import sys
 import tomllib
 from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -179,7 +178,6 @@ def filled(words: Sequence[str]) -> list[str]:
 
 def parse(verb: str, words: Sequence[str]) -> Any:
     """What a verb makes of its words, stopped before it does anything. SystemExit for what it does not take."""
-    module, function, _ = cli.VERBS[verb]
     real = tyro.cli
 
     def stop(*given: Any, **more: Any) -> None:
@@ -194,7 +192,7 @@ def parse(verb: str, words: Sequence[str]) -> Any:
         mock.patch.object(run.checkout, "find", lambda where=None: where),
         pytest.raises(ParsedError) as parsed,
     ):
-        getattr(import_module(f"videomdm_ext.{module}"), function)(list(words))
+        cli.dispatch([*verb.split(), *words])
     return parsed.value.args[0]
 
 

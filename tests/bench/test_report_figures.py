@@ -9,13 +9,11 @@ import numpy as np
 import pytest
 from comparisons import LEVELS, make_arm, make_results, scattered, with_scores
 from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
 
 from videomdm_ext.bench.report import figures
-from videomdm_ext.bench.report.figures import ARMS, Bar, Panel, Plot, draw_curves, draw_forest, forest_plots, svg
+from videomdm_ext.bench.report.figures import ARMS, Bar, Plot, draw_curves, draw_forest, forest_plots, svg
 from videomdm_ext.bench.results import Case, Results
 from videomdm_ext.bench.scoring import Curve
-from videomdm_ext.bench.statistics import Estimate
 from videomdm_ext.data.motions import load_motions
 from videomdm_ext.motion.skeletons import SMPL22
 from videomdm_ext.render.figures import Example, save
@@ -144,14 +142,12 @@ def test_smoothing_keeps_straight_lines_and_both_ends() -> None:
 
 
 def test_every_arm_of_a_distance_lies_within_its_panel_and_what_is_not_finite_is_drawn() -> None:
-    axes = Figure().add_subplot()
-    panel = Panel("distance", {"2d": ([19.0, 21.0], Estimate(20.0, 3.0, 2))}, floor=2.0, teacher=10.0)
-    figures.draw_panel(axes, panel, ["2d"])
+    results = make_results(with_scores(make_arm("2d"), "pose_frechet", (19.0, 21.0, 20.0)))
+    axes = figures.draw_scores(results).axes[results.metrics.index("pose_frechet")]
     left, right = axes.get_xlim()
     assert left == 0.0
-    assert right >= 23.0
-    arms = {"2d": ([1.0], Estimate(1.0, None, 1)), "x": ([math.nan], Estimate(math.nan, None, 1))}
-    save(figures.draw_scores([Panel("score", arms)]), "/dev/null")
+    assert right >= 21.0
+    save(figures.draw_scores(make_results(make_arm("2d", 1), make_arm("x", 1, pose_frechet=math.nan))), "/dev/null")
 
 
 def test_titles_are_narrower_where_the_names_of_arms_take_their_room() -> None:

@@ -290,4 +290,4 @@ def test_clips_are_paired_and_the_interval_over_them_has_the_sign_of_the_gain() 
 def test_the_spread_of_replications_holds_nothing_of_the_spread_of_seeds() -> None:
     rows = [[1.0, 3.0], [101.0, 103.0]]
     arm = changed(make_arm("2d", 2), *({"replications": tuple({"x": score} for score in row)} for row in rows))
-    assert arm.replication_spread("x") == pytest.approx(2**0.5)
+    assert arm.spreads("x")[0] == pytest.approx(2**0.5)

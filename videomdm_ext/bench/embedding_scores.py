@@ -331,10 +331,7 @@ class KeypointScores(EmbeddingScores):
 
     def plain_scores(self, samples: Clips) -> Scores:
         metrics.check_clips(samples, self.skeleton, "samples")
-        found = metrics.mean_measures(samples, self.skeleton, self.fps)
-        if not metrics.is_finite(samples):
-            found = dict.fromkeys(found, math.nan)
-        return {**found, "clips": float(len(samples))}
+        return {**metrics.mean_measures(samples, self.skeleton, self.fps), "clips": float(len(samples))}
 
     def embed_truth(self, evaluator: Evaluator) -> Embedded:
         return self._embed_views(self.views)

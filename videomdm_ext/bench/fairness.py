@@ -8,7 +8,7 @@ import argparse
 import dataclasses
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,6 @@ from videomdm_ext.mdm.hook import manager
 from videomdm_ext.mdm.loss import loss_terms
 from videomdm_ext.supervision.objective import weights_of
 
-GROWING = ("arms", "seeds", "replications")
-"""What a folder's plan may have more of than before: what is there stays as it is."""
 JUDGING = ("windows", "reference", "primary", "without")
 """What a folder's plan may have otherwise than before: saved samples are scored again."""
 
@@ -38,17 +36,13 @@ FEWER_STEPS = ("num_steps", "lr_anneal_steps")
 TEACHERS = "teachers.txt"
 """In a run's folder: the identity of the refined teachers that it was trained on."""
 
-Difference = Mapping[str, tuple[str, str]]
-
 
 def check_numbers(plan: Plan) -> None:
     """The plan's own figures fit together. ConfigError names the option."""
     at_least = {"seeds": 1, "steps": 1, "batch_size": 1, "samples": 2, "replications": 1, "windows": 1, "curve": 0}
     for name, least in at_least.items():
-        if getattr(plan, name) < least:
-            raise ConfigError(
-                f"--{name.replace('_', '-')}: expected {least} or more, found {getattr(plan, name)}. Correct it."
-            )
+        if (found := getattr(plan, name)) < least:
+            raise ConfigError(f"--{name.replace('_', '-')}: expected {least} or more, found {found}. Correct it.")
     if not (0 <= plan.average < 1 and 0 < plan.adam_beta2 < 1):
         raise ConfigError("--average and --adam-beta2: expected numbers from 0 to under 1. Correct the option.")
     if plan.curve > plan.steps:
@@ -63,10 +57,9 @@ def check_numbers(plan: Plan) -> None:
     if plan.reference not in ("train", "val", "test"):
         raise ConfigError(f"--reference: expected train, val or test, found {plan.reference!r}.")
     for name, fixed in MDM_FIXED.items() if plan.mdm else ():
-        if getattr(plan, name) != fixed:
-            raise ConfigError(
-                f"--mdm {plan.mdm}: expected {name} {fixed}, which MDM fixes, found {getattr(plan, name)}. Correct it."
-            )
+        found = getattr(plan, name)
+        if found != fixed:
+            raise ConfigError(f"--mdm {plan.mdm}: expected {name} {fixed}, which MDM fixes, found {found}. Correct it.")
 
 
 def check_truth(plan: Plan) -> None:
@@ -96,25 +89,19 @@ def check_judged(plan: Plan) -> None:
         asked = {"val": ("select", (plan.select,) if plan.select else ()), **asked}
     for split, (option, names) in asked.items():
         clips = clips_of(plan, split)
-        if clips.missing_truth():
-            _check_blind(plan, clips, f"its split {split}", option, names)
-
-
-def _check_blind(plan: Plan, clips: Clips, what: str, option: str, names: Sequence[str]) -> None:
-    """Keypoints can be compared with instead of the truth, and the metrics `names` are known then."""
-    blind = clips.missing_truth()
-    found = f"found none for {len(blind)} of {len(clips)} ({blind[0]}, ...)"
-    if VIEWS_2D in plan.without:
-        raise ConfigError(
-            f"{plan.clips}: expected a truth for every clip of {what} to compare with, {found}. Take {VIEWS_2D}, which "
-            "needs none, out of --without."
-        )
-    for name in names:
-        if not (name.startswith(f"{VIEWS_2D}/") or (option == "primary" and name in SEEN_HELD_OUT)):
+        blind = clips.missing_truth()
+        found = f"found none for {len(blind)} of {len(clips)} ({next(iter(blind), '')}, ...)"
+        if blind and VIEWS_2D in plan.without:
             raise ConfigError(
-                f"--{option} {name}: expected a metric that needs no truth, such as {VIEWS_2D}/fid, as every clip of "
-                f"{what} would have to have one, {found}. Choose another."
+                f"{plan.clips}: expected a truth for every clip of its split {split} to compare with, {found}. Take "
+                f"{VIEWS_2D}, which needs none, out of --without."
             )
+        for name in names if blind else ():
+            if not (name.startswith(f"{VIEWS_2D}/") or (option == "primary" and name in SEEN_HELD_OUT)):
+                raise ConfigError(
+                    f"--{option} {name}: expected a metric that needs no truth, such as {VIEWS_2D}/fid, as every clip "
+                    f"of its split {split} would have to have one, {found}. Choose another."
+                )
 
 
 def clips_of(plan: Plan, split: str) -> Clips:
@@ -138,11 +125,13 @@ def check_plan(plan: Plan, out: Path, card: Card) -> None:
     if not place.is_file():
         return
     before, settings = read_plan(out), json.loads(place.read_text(encoding="utf-8")).get("settings", {})
-    found = [
-        f"{name} ({getattr(before, name)}, now {getattr(plan, name)})"
-        for name in (item.name for item in dataclasses.fields(Plan))
-        if getattr(before, name) != getattr(plan, name) and not _may_follow(name, before, plan)
-    ]
+    pairs = {name: (old, getattr(plan, name)) for name, old in vars(before).items() if name not in JUDGING}
+    more = {
+        "arms": set(before.arms) <= set(plan.arms), "seeds": before.seeds <= plan.seeds,
+        "replications": 1 < before.replications <= plan.replications,  # a single one has its own noise
+    }  # fmt: skip
+    others = {name: pair for name, pair in pairs.items() if pair[0] != pair[1] and not more.get(name)}
+    found = [f"{name} ({old}, now {new})" for name, (old, new) in others.items()]
     now, usual = settings_of(plan), dataclasses.asdict(Supervision())  # an earlier version may have had fewer options
     found += [f"the file of arm {arm}" for arm in settings if arm in now and {**usual, **settings[arm]} != now[arm]]
     if found:
@@ -150,18 +139,6 @@ def check_plan(plan: Plan, out: Path, card: Card) -> None:
             f"{place}: holds another comparison than this one: {'; '.join(found)}. Choose another --out, or remove "
             f"{out}."
         )
-
-
-def _may_follow(name: str, before: Plan, plan: Plan) -> bool:
-    """Whether the plan may differ from the one before in this entry."""
-    if name in JUDGING:
-        return True
-    old, new = getattr(before, name), getattr(plan, name)
-    if name == "arms":
-        return set(old) <= set(new)
-    if name == "replications":  # a single one has its own noise
-        return bool(1 < old <= new)
-    return name in GROWING and bool(old <= new)
 
 
 def settings_of(plan: Plan) -> dict[str, Any]:
@@ -252,9 +229,7 @@ def check_trained(run: Run, out: Path) -> None:
             return  # cut off while the host wrote it, which it does again when it goes on
         raise ConfigError(f"{place}: expected the run's arguments as JSON ({error}). Remove {place.parent}.") from error
     before = {name: str(value) for name, value in {**stored, **vars(supervision)}.items()}
-    now = given(run, out)
-    switches = {name for name, value in now.items() if value == "yes"}
-    now = {name: "True" if name in switches else value for name, value in now.items()}
+    now = {name: "True" if value == "yes" else value for name, value in given(run, out).items()}
     found = {name: pair for name, pair in apart(before, now).items() if name in now and not _equal(*pair)}
     if found:
         raise ConfigError(
@@ -290,7 +265,7 @@ def _equal(first: str, second: str) -> bool:
         return first == second
 
 
-def _listed(found: Difference) -> str:
+def _listed(found: Mapping[str, tuple[str, str]]) -> str:
     return ", ".join(f"{name} ({first} and {second})" for name, (first, second) in found.items())
 
 

@@ -92,8 +92,6 @@ SPACE_METRICS: Mapping[str, tuple[str, Literal["distance", "level", "column"]]] 
     "recall": ("recall", "level"),
 }
 """Label and kind of what is scored in the space of an evaluator, as "EVALUATOR/METRIC"."""
-DISTANCES = ("pose_frechet", "kinematic_frechet", "bone_length_error")
-"""Scores of a set against the reference as a whole."""
 
 
 def by_name(name: str) -> Metric:
@@ -113,9 +111,6 @@ def gaussian(features: Tensor) -> tuple[Tensor, Tensor]:
 
 def frechet(mean: Tensor, covariance: Tensor, other_mean: Tensor, other_covariance: Tensor) -> float:
     """d² = |m1 - m2|² + tr(S1 + S2 - 2 (S1^½ S2 S1^½)^½), by symmetric eigenvalues; covariances may be singular."""
-    mean, covariance, other_mean, other_covariance = (
-        part.double() for part in (mean, covariance, other_mean, other_covariance)
-    )
     values, vectors = torch.linalg.eigh(covariance)
     root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
     cross = torch.linalg.eigvalsh(root @ other_covariance @ root).clamp_min(0).sqrt().sum()
@@ -141,10 +136,7 @@ def sets_kinematic_features(clips: Clips, skeleton: Skeleton) -> Tensor:
     """The kinematic features of all clips, one behind the other, without the steps from a clip to the next."""
     features = kinematic_features(torch.cat(list(clips)), skeleton)
     inside = torch.ones(len(features), dtype=torch.bool)
-    end = -1
-    for clip in clips[:-1]:
-        end += len(clip)
-        inside[end] = False
+    inside[torch.tensor([len(clip) for clip in clips]).cumsum(0)[:-1] - 1] = False
     return features[inside]
 
 
@@ -175,6 +167,12 @@ def bone_length_error(samples: Clips, reference: Clips, skeleton: Skeleton) -> f
     return (made - true).square().mean().sqrt().item()
 
 
+DISTANCES = {
+    "pose_frechet": pose_frechet, "kinematic_frechet": kinematic_frechet, "bone_length_error": bone_length_error,
+}  # fmt: skip
+"""Scores of a set against the reference as a whole."""
+
+
 def every_clips_measures(clips: Clips, skeleton: Skeleton, fps: float) -> dict[str, list[float]]:
     """The kinematic measures, by name, one value a clip in the order of the clips; equal lengths go together."""
     by_length: dict[int, list[int]] = {}
@@ -203,8 +201,9 @@ def mean(values: Sequence[float]) -> float:
 
 
 def mean_measures(clips: Clips, skeleton: Skeleton, fps: float) -> dict[str, float]:
-    """Mean over clips, each counting once."""
-    return {name: mean(values) for name, values in every_clips_measures(clips, skeleton, fps).items()}
+    """Mean over clips, each counting once; NaN where a coordinate is not finite."""
+    finite, measured = is_finite(clips), every_clips_measures(clips, skeleton, fps)
+    return {name: mean(values) if finite else math.nan for name, values in measured.items()}
 
 
 def score(samples: Clips, reference: Clips, skeleton: Skeleton, fps: float) -> dict[str, float]:
@@ -212,15 +211,8 @@ def score(samples: Clips, reference: Clips, skeleton: Skeleton, fps: float) -> d
     check_clips(samples, skeleton, "samples")
     check_clips(reference, skeleton, "reference")
     finite = is_finite(samples)
-    distances = {
-        "pose_frechet": pose_frechet(samples, reference, skeleton) if finite else math.nan,
-        "kinematic_frechet": kinematic_frechet(samples, reference, skeleton) if finite else math.nan,
-        "bone_length_error": bone_length_error(samples, reference, skeleton) if finite else math.nan,
-    }
-    levels = mean_measures(samples, skeleton, fps)
-    if not finite:
-        levels = dict.fromkeys(levels, math.nan)
-    return {**distances, **levels, "clips": float(len(samples))}
+    found = {name: of(samples, reference, skeleton) if finite else math.nan for name, of in DISTANCES.items()}
+    return {**found, **mean_measures(samples, skeleton, fps), "clips": float(len(samples))}
 
 
 def is_finite(clips: Clips) -> bool:

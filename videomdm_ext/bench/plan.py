@@ -334,16 +334,8 @@ class Run:
         }  # fmt: skip
         kept = {name: value for name, value in flags.items() if not (plan.mdm and name in ONLY_STANDIN)}
         words = [part for name, value in kept.items() for part in (f"--{name}", str(value))]
-        return [
-            *words,
-            "--use_ema",
-            "--mask_frames",
-            "--overwrite",
-            "--paired",
-            "--resume_checkpoint",
-            "latest",
-            *self.config.flags,
-        ]
+        words += ["--use_ema", "--mask_frames", "--overwrite", "--paired", "--resume_checkpoint", "latest"]
+        return words + as_flags(self.config.supervision)
 
     def _save_interval(self) -> int:
         """Checkpoints serve to go on after an interruption; a curve needs one at each of its steps."""

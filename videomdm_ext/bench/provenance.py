@@ -9,7 +9,6 @@ import datetime
 import hashlib
 import json
 import platform
-import subprocess
 import sys
 import textwrap
 import time
@@ -46,7 +45,7 @@ def write(plan: Plan, out: Path, scoring: "Scoring", command: Sequence[str]) -> 
             versions[name] = metadata.version(name)
     cpu = f"CPU ({platform.machine() or sys.platform})"
     content = {
-        "command": list(command) or _earlier(out),
+        "command": list(command) or _read(out / "run.json", []).get("command") or [],
         "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": versions,
         "sources": {"commit": root and checkout.commit_of(root), "dirty": root and is_dirty(root)},
@@ -68,14 +67,6 @@ def write(plan: Plan, out: Path, scoring: "Scoring", command: Sequence[str]) -> 
     }
     write_bytes(str(out / "run.json"), (json.dumps(content, indent=2) + "\n").encode())
     return content
-
-
-def _earlier(out: Path) -> list[str]:
-    """The command in the run.json that is there."""
-    try:
-        return list(json.loads((out / "run.json").read_text(encoding="utf-8"))["command"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return []
 
 
 def run_facts(run: Run, out: Path) -> dict[str, Any]:
@@ -122,21 +113,15 @@ def digest(place: Path) -> str:
 
 def is_dirty(root: Path) -> bool | None:
     """Whether a repository holds changes that are not committed; None where it is no repository."""
-    if not (root / ".git").exists():
-        return None
-    command = ["git", "-C", str(root), "status", "--porcelain"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return bool(done.stdout.strip())
+    changed = checkout.git(root, "status", "--porcelain")
+    return None if changed is None else bool(changed)
 
 
 def summary(content: Mapping[str, Any]) -> dict[str, Any]:
     """What of run.json a report shows, one line each."""
-    host = content["host"]
-    commit = f"commit {content['sources']['commit']}" if content["sources"]["commit"] else "not from a clone"
-    dirty = " with changes that are not committed" if content["sources"]["dirty"] else ""
+    host, sources = content["host"], content["sources"]
+    commit = f"commit {sources['commit']}" if sources["commit"] else "not from a clone"
+    dirty = " with changes that are not committed" if sources["dirty"] else ""
     return {
         "command": " ".join(content["command"]),
         "package": f"videomdm_ext {content['versions']['videomdm_ext']}, {commit}{dirty}",
@@ -160,7 +145,7 @@ def benches(folder: Path) -> list[dict[str, Any]]:
         except VideoMDMError:
             continue  # another program's plan
         facts = {"folder": str(out), "dataset": plan.clips, "stage": stage(plan, out)}
-        facts |= {"headline": next(iter(_read(out / "metrics.json", []).get("verdict", ())), "")}
+        facts |= {"headline": (_read(out / "metrics.json", []).get("verdict") or [""])[0]}
         found.append({**facts, "arms": list(plan.arms), "seeds": plan.seeds, "steps": plan.steps})
     return found
 
@@ -192,14 +177,16 @@ def problems(out: Path) -> list[str]:
     record = _read(out / "run.json", found)
     for run in plan.runs():
         found += _of_run(run, out, record.get("runs", {}).get(run.name, {}))
-    content = _read(out / "metrics.json", found)
-    if content:
-        faults = schema_faults(content)
-        found += [f"{out / 'metrics.json'}: {fault}" for fault in faults]
-        found += [] if faults else _of_metrics(plan, content, out / "metrics.json")
-    return found + [
-        f"{out / name}: missing" for name in ("report.md", "report.html", "table.tex") if not (out / name).is_file()
-    ]
+    place, wanted = out / "metrics.json", list(range(plan.seeds))
+    content = _read(place, found)
+    faults = schema_faults(content) if content else []
+    found += [f"{place}: {fault}" for fault in faults]
+    if content and not faults:
+        arms = {arm["name"]: [training["seed"] for training in arm["trainings"]] for arm in content["arms"]}
+        others = {run.label: arms.get(run.label, []) for run in plan.runs() if arms.get(run.label) != wanted}
+        found += [f"{place}: {label}: expected seeds {wanted}, found {seeds}" for label, seeds in others.items()]
+    files = [out / name for name in ("report.md", "report.html", "table.tex")]
+    return found + [f"{file}: missing" for file in files if not file.is_file()]
 
 
 def _of_run(run: Run, out: Path, recorded: dict[str, Any]) -> Iterator[str]:
@@ -211,24 +198,12 @@ def _of_run(run: Run, out: Path, recorded: dict[str, Any]) -> Iterator[str]:
     for place in (run.folder(out) / "args.json", run.checkpoint(out), *run.missing_samples(out)):
         if not place.is_file():
             yield f"{place}: missing"
-    hashes: dict[Path, str] = {
-        run.held_out(out).with_name(name): sha for name, sha in recorded.get("samples", {}).items()
-    }
-    step = recorded.get("checkpoint", {}).get("step")
-    if step is not None:
-        hashes[run.checkpoint(out, step)] = recorded["checkpoint"]["sha256"]
+    hashes = {run.held_out(out).with_name(name): sha for name, sha in recorded.get("samples", {}).items()}
+    if "checkpoint" in recorded:
+        hashes[run.checkpoint(out, recorded["checkpoint"]["step"])] = recorded["checkpoint"]["sha256"]
     for place, sha in hashes.items():
         if place.is_file() and digest(place) != sha:
             yield f"{place}: changed since run.json was written"
-
-
-def _of_metrics(plan: Plan, content: dict[str, Any], place: Path) -> Iterator[str]:
-    """Whether metrics.json has the plan's arms and seeds."""
-    arms = {arm["name"]: arm for arm in content["arms"]}
-    for label in dict.fromkeys(run.label for run in plan.runs()):
-        seeds = [training["seed"] for training in arms.get(label, {}).get("trainings", ())]
-        if seeds != list(range(plan.seeds)):
-            yield f"{place}: {label}: expected seeds {list(range(plan.seeds))}, found {seeds}"
 
 
 def _read(place: Path, found: list[str]) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def read_reference(plan: Plan, split: str) -> Reference:
     if card.content_hash != plan.content:
         raise ConfigError(f"{plan.clips}: its clips were changed since the plan was made. Make the comparison again.")
     windows = [(clip, number) for clip in clips for number in range(plan.windows)]
-    known = has_truth(clips)
+    known = not clips.missing_truth()
     cut = {kind: _cut(clips, kind, plan) for kind in (["truth", "teacher"] if known else ["teacher"])}
     facts = [card.content_hash, split, plan.windows, plan.crop_frames]
     return Reference(
@@ -106,11 +106,6 @@ def _cut(clips: Sequence[Clip], kind: str, plan: Plan) -> tuple[Tensor, ...]:
         for clip in clips
         for number in range(plan.windows)
     )
-
-
-def has_truth(clips: Sequence[Clip]) -> bool:
-    """Whether the true motion of every clip is known."""
-    return all(clip.truth is not None for clip in clips)
 
 
 def views_of(clips: Sequence[Clip], plan: Plan) -> list[View]:

@@ -76,11 +76,13 @@ class Arm:
         """Scores by seed, those that there are."""
         return {run.seed: run.metrics[metric] for run in self.trainings if metric in run.metrics}
 
-    def replication_spread(self, metric: str) -> float | None:
-        """Standard deviation (ddof 1) over the replications of one training, pooled; no spread of seeds is in it."""
+    def spreads(self, metric: str) -> tuple[float | None, float | None]:
+        """Standard deviations (ddof 1) over the replications of one training, pooled over seeds, and over seeds."""
         scores = [[row[metric] for row in run.replications if metric in row] for run in self.trainings]
         variances = [float(np.var(row, ddof=1)) for row in scores if len(row) > 1]
-        return float(np.sqrt(np.mean(variances))) if variances else None
+        pooled = float(np.sqrt(np.mean(variances))) if variances else None
+        seeds = list(self.values(metric).values())
+        return pooled, float(np.std(seeds, ddof=1)) if len(seeds) > 1 else None
 
 
 @dataclass(frozen=True)

@@ -195,11 +195,15 @@ def require(root: Path, program: str) -> None:
 
 def commit_of(root: Path) -> str | None:
     """The commit checked out at root, or None where root is no repository of its own."""
+    return git(root, "rev-parse", "HEAD")
+
+
+def git(root: Path, *words: str) -> str | None:
+    """What git answers about a repository, or None where root is none of its own, or git fails."""
     if not (root / ".git").exists():
         return None
-    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()

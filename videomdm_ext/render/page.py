@@ -71,7 +71,7 @@ class Scene:
 
 def page(scenes: Sequence[Scene], skeleton: Skeleton, fps: float, title: str) -> str:
     """The text of the HTML file."""
-    style, body, *scripts = (_read(name) for name in ("viewer.css", "body.html", *SCRIPTS))
+    style, body, *scripts = (shipped(__package__, "page", name) for name in ("viewer.css", "body.html", *SCRIPTS))
     motions = safe_json(content(scenes, skeleton, fps))
     running = "\n".join(f"<script>{script}</script>" for script in scripts)
     return f"""<!DOCTYPE html>
@@ -167,8 +167,9 @@ def safe_json(stored: Mapping[str, Any]) -> str:
     return text
 
 
-def _read(name: str) -> str:
-    return files(__package__).joinpath("page", name).read_text(encoding="utf-8")
+def shipped(package: str, *place: str) -> str:
+    """The text of a file that a package brings along."""
+    return files(package).joinpath(*place).read_text(encoding="utf-8")
 
 
 def policy(digests: Sequence[str]) -> str:
@@ -179,7 +180,7 @@ def policy(digests: Sequence[str]) -> str:
 
 def script_digests() -> list[str]:
     """Digests of the viewer's own scripts."""
-    return [digest(_read(name)) for name in SCRIPTS]
+    return [digest(shipped(__package__, "page", name)) for name in SCRIPTS]
 
 
 def digest(script: str) -> str:

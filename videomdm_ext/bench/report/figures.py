@@ -19,7 +19,7 @@ from videomdm_ext.bench.plan import CONTROL, REFERENCE
 from videomdm_ext.bench.report.tables import Figure, Motions, Section, label, reading
 from videomdm_ext.bench.results import Results
 from videomdm_ext.bench.scoring import Curve
-from videomdm_ext.bench.statistics import Estimate, estimate_text, mean_interval, number, share_text, with_unit
+from videomdm_ext.bench.statistics import estimate_text, mean_interval, number, share_text, with_unit
 from videomdm_ext.bench.verdict import compare, compared_arms
 from videomdm_ext.motion.skeletons import Skeleton
 from videomdm_ext.motion.skeletons import by_name as skeleton_by_name
@@ -63,17 +63,14 @@ def sections(results: Results) -> list[Section]:
     losses = {arm.name: [run.losses for run in arm.trainings] for arm in results.arms}
     progress = {arm.name: [run.progress for run in arm.trainings if run.progress] for arm in results.arms}
     scored, lost = "Scores over training steps", "Losses over training steps"
-    curves = [
-        Figure(title, partial(draw_curves, found))
-        for title, found in ((scored, progress), (lost, losses))
-        if finite_terms(found)
-    ]
+    drawn = [(title, found) for title, found in ((scored, progress), (lost, losses)) if finite_terms(found)]
+    curves = [Figure(title, partial(draw_curves, found)) for title, found in drawn]
     pictures = [
-        Figure("Scores of every seed with 95 % intervals", partial(draw_scores, panels(results)), "metrics.png"),
+        Figure("Scores of every seed with 95 % intervals", partial(draw_scores, results), "metrics.png"),
         Figure(lost, partial(draw_curves, losses), "losses.png"),
     ]
     if any(progress.values()):
-        known, able = _terms(progress), results.ranking_metrics
+        known, able = {term for found in progress.values() for c in found for term in c.terms}, results.ranking_metrics
         first = [name for name in dict.fromkeys([*results.primary, *able]) if name in able and name in known][:CURVES]
         pictures.append(Figure(scored, partial(draw_curves, progress, first), "progress.png"))
     if results.examples:
@@ -130,84 +127,55 @@ def svg(figure: "Drawing", name: str) -> str:
 # -- scores with intervals --------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Panel:
-    """One metric, in the unit shown: a value for each seed and their mean by arm, and lines of the calibration rows.
-
-    With a `truth` the floor is a band around it, else a line.
-    """
-
-    title: str
-    arms: Mapping[str, tuple[Sequence[float], Estimate]]
-    truth: float | None = None
-    floor: float | None = None
-    teacher: float | None = None
+LINES: dict[str, dict[str, Any]] = {
+    "truth": {"color": INK, "lw": 1.4, "label": "truth"},
+    "floor": {"color": QUIET, "lw": 1.4, "ls": ":", "label": "split halves"},
+    "teacher": {"color": TEACHER, "lw": 1.4, "ls": "--", "label": "teacher"},
+}
+"""How the calibration rows are drawn; around a truth the floor is a band."""
 
 
-def panels(results: Results) -> list[Panel]:
-    """What `draw_scores` draws, in the units shown."""
-    found, calibration = [], results.reference_rows
-    for name in results.metrics:
-        metric = by_name(name)
-        scaled = {arm.name: [v * metric.scale for v in arm.values(name).values()] for arm in results.arms}
-        rows = {arm: (values, mean_interval(values)) for arm, values in scaled.items() if values}
-        may = calibration.ranking(name)[0] or metric.kind == "column"
-        left_out = {"distance": "truth", "paired": "truth", "column": "floor"}.get(metric.kind)
-        known = {"truth": calibration.truth, "floor": calibration.floor, "teacher": calibration.teacher}
-        lines = {key: row[name] * metric.scale for key, row in known.items() if name in row and key != left_out}
-        found.append(Panel(label(name) if may else f"{label(name)}, may not rank", rows, **lines))
-    return found
-
-
-def draw_scores(panels: Sequence[Panel]) -> "Drawing":
+def draw_scores(results: Results) -> "Drawing":
     """One panel a metric: a dot for each seed, mean and interval for each arm, lines for truth, floor and teacher."""
-    arms = list(dict.fromkeys(arm for panel in panels for arm in panel.arms))
-    columns = _columns(len(panels))
+    rows, arms = results.reference_rows, [arm.name for arm in results.arms]
+    known = {"truth": rows.truth, "floor": rows.floor, "teacher": rows.teacher}
+    line, patch = require("matplotlib.lines").Line2D, require("matplotlib.patches").Patch
+    mean = line([], [], color=QUIET, marker="o", ms=7, lw=2, label="mean and 95 % interval")
+    handles = {"mean": mean, "seed": line([], [], color=QUIET, marker="o", ms=4, lw=0, alpha=0.6, label="one seed")}
+    columns = _columns(len(results.metrics))
     with figures.styled():
-        figure, places = _grid(len(panels), columns, 1.05 + 0.32 * len(arms))
-        for place, (panel, axes) in enumerate(zip(panels, places, strict=True)):
-            draw_panel(axes, panel, arms)
+        figure, places = _grid(len(results.metrics), columns, 1.05 + 0.32 * len(arms))
+        for place, (name, axes) in enumerate(zip(results.metrics, places, strict=True)):
+            metric, may = by_name(name), rows.ranking(name)[0]
+            left_out = {"distance": "truth", "paired": "truth", "column": "floor"}.get(metric.kind)
+            levels = {key: row[name] * metric.scale for key, row in known.items() if name in row and key != left_out}
+            for key, level in levels.items():
+                if key == "floor" and "truth" in levels:
+                    look: dict[str, Any] = {"color": BAND, "alpha": 0.5, "lw": 0}
+                    axes.axvspan(levels["truth"] - level, levels["truth"] + level, **look)
+                    handles["band"] = patch(**look, label="truth ± split halves")
+                else:
+                    axes.axvline(level, **LINES[key])
+                    handles[key] = line([], [], **LINES[key])
+            for row, (arm, colour) in enumerate(zip(results.arms, colours(arms).values(), strict=True)):
+                values = [value * metric.scale for value in arm.values(name).values()]
+                axes.scatter(values, [row + 0.2] * len(values), s=14, color=colour, alpha=0.5, linewidths=0, zorder=3)
+                estimate = mean_interval(values) if values else None
+                if estimate and math.isfinite(estimate.mean):
+                    style: dict[str, Any] = {"fmt": "o", "ms": 7, "color": colour, "capsize": 4, "lw": 2, "zorder": 4}
+                    axes.errorbar(estimate.mean, row - 0.08, xerr=estimate.half_width, **style)
+            if "truth" not in levels:
+                axes.set_xlim(left=0)
+            title = label(name) if may or metric.kind == "column" else f"{label(name)}, may not rank"
+            axes.set_title(textwrap.fill(title, title_width(arms)))
+            axes.set_ylim(len(arms) - 0.45, -0.55)
             axes.set_yticks(range(len(arms)), arms if place % columns == 0 else [""] * len(arms))
             axes.tick_params(axis="y", length=0)
-        line, patch = require("matplotlib.lines").Line2D, require("matplotlib.patches").Patch
-        floors = [panel.truth is not None for panel in panels if panel.floor is not None]
-        handles = [
-            line([], [], color=QUIET, marker="o", ms=7, lw=2, label="mean and 95 % interval"),
-            line([], [], color=QUIET, marker="o", ms=4, lw=0, alpha=0.6, label="one seed"),
-        ]
-        if any(panel.truth is not None for panel in panels):
-            handles.append(line([], [], color=INK, lw=1.4, label="truth"))
-        if True in floors:
-            handles.append(patch(color=BAND, alpha=0.5, lw=0, label="truth ± split halves"))
-        if False in floors:
-            handles.append(line([], [], color=QUIET, lw=1.4, ls=":", label="split halves"))
-        if any(panel.teacher is not None for panel in panels):
-            handles.append(line([], [], color=TEACHER, lw=1.4, ls="--", label="teacher"))
-        _legend(figure, handles)
+            axes.grid(False, axis="y")
+            axes.locator_params(axis="x", nbins=6)
+        shown = ("mean", "seed", "truth", "band", "floor", "teacher")
+        _legend(figure, [handles[key] for key in shown if key in handles])
     return figure
-
-
-def draw_panel(axes: "Axes", panel: Panel, arms: Sequence[str]) -> None:
-    if panel.truth is not None:
-        axes.axvline(panel.truth, color=INK, lw=1.4)
-        if panel.floor is not None:
-            axes.axvspan(panel.truth - panel.floor, panel.truth + panel.floor, color=BAND, alpha=0.5, lw=0)
-    elif panel.floor is not None:
-        axes.axvline(panel.floor, color=QUIET, lw=1.4, ls=":")
-    if panel.teacher is not None:
-        axes.axvline(panel.teacher, color=TEACHER, lw=1.4, ls="--")
-    for row, (arm, colour) in enumerate(colours(arms).items()):
-        values, estimate = panel.arms.get(arm, ((), None))
-        axes.scatter(values, [row + 0.2] * len(values), s=14, color=colour, alpha=0.5, linewidths=0, zorder=3)
-        if estimate is not None and math.isfinite(estimate.mean):
-            look: dict[str, Any] = {"fmt": "o", "ms": 7, "color": colour, "capsize": 4, "lw": 2, "zorder": 4}
-            axes.errorbar(estimate.mean, row - 0.08, xerr=estimate.half_width, **look)
-    if panel.truth is None:
-        axes.set_xlim(left=0)
-    axes.set_title(textwrap.fill(panel.title, title_width(arms)))
-    axes.set_ylim(len(arms) - 0.45, -0.55)
-    axes.grid(False, axis="y")
-    axes.locator_params(axis="x", nbins=6)
 
 
 def title_width(arms: Sequence[str]) -> int:
@@ -218,14 +186,10 @@ def title_width(arms: Sequence[str]) -> int:
 # -- curves over steps ------------------------------------------------------------------------------------------------
 
 
-def _terms(arms: Mapping[str, Sequence[Curve]]) -> list[str]:
-    return list(dict.fromkeys(term for curves in arms.values() for curve in curves for term in curve.terms))
-
-
 def finite_terms(arms: Mapping[str, Sequence[Curve]]) -> list[str]:
     """The terms that have a value to draw."""
-    curves = [curve for found in arms.values() for curve in found]
-    return [t for t in _terms(arms) if any(np.isfinite(curve.terms.get(t, ())).any() for curve in curves)]
+    terms = [(t, row) for curves in arms.values() for curve in curves for t, row in curve.terms.items()]
+    return list(dict.fromkeys(term for term, row in terms if np.isfinite(row).any()))
 
 
 def draw_curves(arms: Mapping[str, Sequence[Curve]], terms: Sequence[str] | None = None) -> "Drawing":
@@ -235,7 +199,16 @@ def draw_curves(arms: Mapping[str, Sequence[Curve]], terms: Sequence[str] | None
         figure, places = _grid(len(terms), _columns(len(terms)), 2.7)
         for term, axes in zip(terms, places, strict=True):
             for colour, curves in zip(colours(arms).values(), arms.values(), strict=True):
-                _draw_term(axes, [curve for curve in curves if term in curve.terms], term, colour)
+                known = [(np.asarray(c.steps), np.asarray(c.terms[term], float)) for c in curves if term in c.terms]
+                rows = [(steps, smoothed_curve(by_name(term).scale * values)) for steps, values in known]
+                if not rows:
+                    continue
+                shared = min(len(steps) for steps, _ in rows)
+                drawn = [(*row, 0.8, 0.45) for row in rows if len(rows) > 1]
+                mean = np.mean([values[:shared] for _, values in rows], axis=0)
+                for steps, values, width, alpha in [*drawn, (rows[0][0][:shared], mean, 2.2, 1.0)]:
+                    chosen = np.unique(np.linspace(0, len(values) - 1, min(len(values), POINTS)).round().astype(int))
+                    axes.plot(steps[chosen], values[chosen], color=colour, lw=width, alpha=alpha)
             axes.set_title(textwrap.fill(label(term), 40))
             axes.set_xlabel("training step")
             values = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.get_lines()] or [np.ones(1)])
@@ -248,19 +221,6 @@ def draw_curves(arms: Mapping[str, Sequence[Curve]], terms: Sequence[str] | None
         line = require("matplotlib.lines").Line2D
         _legend(figure, [line([], [], color=colour, lw=2.2, label=arm) for arm, colour in colours(arms).items()])
     return figure
-
-
-def _draw_term(axes: "Axes", curves: Sequence[Curve], term: str, colour: str) -> None:
-    scale = by_name(term).scale
-    lines = [(np.asarray(c.steps), smoothed_curve(scale * np.asarray(c.terms[term], float))) for c in curves]
-    if not lines:
-        return
-    shared = min(len(steps) for steps, _ in lines)
-    mean = np.mean([values[:shared] for _, values in lines], axis=0)
-    drawn = [(*line, 0.8, 0.45) for line in lines if len(lines) > 1]
-    for steps, values, width, alpha in [*drawn, (lines[0][0][:shared], mean, 2.2, 1.0)]:
-        chosen = np.unique(np.linspace(0, len(values) - 1, min(len(values), POINTS)).round().astype(int))
-        axes.plot(steps[chosen], values[chosen], color=colour, lw=width, alpha=alpha)
 
 
 def smoothed_curve(values: Array) -> Array:

@@ -9,7 +9,6 @@ import json
 import re
 from collections.abc import Sequence
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,22 +90,22 @@ def _environment() -> "Environment":
     made.filters["svg"] = lambda figure, name: Markup(figures.svg(figure.draw(), name))
     made.filters["viewer"] = lambda block: viewer.page(block.scenes, block.skeleton, block.fps, "Motions")
     made.tests["in_page"] = lambda block: not getattr(block, "file", "")
-    made.filters["kind"] = lambda block: getattr(block, "kind", "text")
-    made.globals["read"] = lambda name: Markup(_read(name))
+    made.filters["kind"] = lambda block: type(block).__name__.lower()
+    made.globals["read"] = lambda name: Markup(viewer.shipped(__package__, "templates", name))
     return made
 
 
 def page(results: Results, sections: Sequence[Section]) -> str:
     """The text of report.html."""
     plays = any(isinstance(block, Motions) for section in sections for block in section.blocks)
-    scripts = [viewer.digest(_read("report.js")), *viewer.script_digests()] if plays else []
+    scripts = (
+        [viewer.digest(viewer.shipped(__package__, "templates", "report.js")), *viewer.script_digests()]
+        if plays
+        else []
+    )
     content = {"title": results.title, "lead": headline(results), "verdict": verdict(results), "sections": sections}
     template = _environment().get_template("report.html")
     return template.render(**content, plays=plays, policy=viewer.policy(scripts))
-
-
-def _read(name: str) -> str:
-    return files(__package__).joinpath("templates", name).read_text(encoding="utf-8")
 
 
 # -- table.tex --------------------------------------------------------------------------------------------------------
@@ -144,9 +143,9 @@ def latex_table(results: Results) -> str:
     caption += ["Below the line: may not rank arms."] if scores.quiet else []
     groups: tuple[list[str], list[str]] = [], []
     for place, row in enumerate(scores.rows):
-        cells = [(column, escaped(unmarked(row[column]))) for column in kept]
-        cells = [(column, rf"\textbf{{{cell}}}" if (place, column) in bold else cell) for column, cell in cells]
-        groups[place in scores.quiet].append(" & ".join(cell for _, cell in cells) + r" \\")
+        cells = {column: escaped(unmarked(row[column])) for column in kept}
+        cells |= {column: rf"\textbf{{{cells[column]}}}" for column in kept if (place, column) in bold}
+        groups[place in scores.quiet].append(" & ".join(cells.values()) + r" \\")
     body = "\n\\midrule\n".join("\n".join(group) for group in groups if group)
     head = " & ".join(["", *(escaped(unmarked(scores.head[column])) for column in kept[1:])])
     return (
@@ -169,7 +168,7 @@ def to_json(results: Results) -> str:
         found = compare_with(results, arm, baseline)
         return [{**dataclasses.asdict(one), "outcome": one.outcome, "detectable": one.detectable} for one in found]
 
-    full, control = results.arm(FULL), results.arm(CONTROL)
+    full, control, may = results.arm(FULL), results.arm(CONTROL), results.reference_rows.ranking
     arms = [{**dataclasses.asdict(arm), "frozen": results.frozen(arm)} for arm in results.arms]
     for training in (training for arm in arms for training in arm["trainings"]):
         for name in ELSEWHERE:
@@ -184,18 +183,16 @@ def to_json(results: Results) -> str:
         "text_features": results.text_features,
         "arms": arms,
         "calibration": dataclasses.asdict(results.reference_rows),
-        "ranking": {
-            name: dict(zip(("may_rank", "reason"), results.reference_rows.ranking(name), strict=True))
-            for name in results.metrics
-        },
+        "ranking": {name: dict(zip(("may_rank", "reason"), may(name), strict=True)) for name in results.metrics},
         "comparisons": {arm.name: compared(arm, control) if control else [] for arm in compared_arms(results)},
         "against_full": {arm.name: compared(arm, full) for arm in ablations(results) if full},
         "against_varied": {arm.name: compared(arm, base) for base, own in variations(results) for arm in own},
         "evaluators": [dataclasses.asdict(judge) for judge in results.judges],
         "differences": results.differences,
         "worst": [
-            {"arm": c.arm, "metric": c.metric, "score": c.score, "truth": c.truth, "caption": c.example.caption}
-            for c in results.cases
+            {name: getattr(case, name) for name in ("arm", "metric", "score", "truth")}
+            | {"caption": case.example.caption}
+            for case in results.cases
         ],
         "card": json.loads(results.card.to_json()),
         "notes": list(results.notes),

@@ -6,11 +6,10 @@ Texts and cells are Markdown with `code`, **strong** and *emphasis*; `plain` esc
 import html
 import math
 import re
-import statistics
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from videomdm_ext.bench.metrics import by_name
 from videomdm_ext.bench.plan import CONTROL, FULL, REFERENCE
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 class Table:
     """Head and rows of cells; the first column and those named in `words` are aligned left, rows in `quiet` are dim."""
 
-    kind: ClassVar = "table"
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     words: Collection[str] = ()
@@ -52,7 +50,6 @@ class Table:
 class Items:
     """A list of points."""
 
-    kind: ClassVar = "items"
     texts: Sequence[str]
 
 
@@ -60,7 +57,6 @@ class Items:
 class Listing:
     """Lines that keep their breaks and spaces and hold no marks."""
 
-    kind: ClassVar = "listing"
     text: str
 
 
@@ -72,7 +68,6 @@ class Figure:
     the scene of the page's player that it is of.
     """
 
-    kind: ClassVar = "figure"
     text: str
     draw: Callable[..., Any]
     file: str = ""
@@ -84,7 +79,6 @@ class Figure:
 class Motions:
     """Scenes that the page plays, under a note."""
 
-    kind: ClassVar = "motions"
     scenes: Sequence[Scene]
     skeleton: Skeleton
     fps: float
@@ -287,14 +281,10 @@ def _replications(results: Results) -> list[Block]:
     counts = sorted({len(run.replications) for arm in results.arms for run in arm.trainings})
     if not counts or counts[-1] < 2:
         return []
-    rows = []
-    for name in results.metrics:
-        cells = []
-        for arm in results.arms:
-            seeds = list(arm.values(name).values())
-            over_seeds = statistics.stdev(seeds) if len(seeds) > 1 else None
-            cells.append(" / ".join(scaled(name, arm.replication_spread(name), over_seeds)))
-        rows.append([plain(label(name)), *cells])
+    rows = [
+        [plain(label(name)), *(" / ".join(scaled(name, *arm.spreads(name))) for arm in results.arms)]
+        for name in results.metrics
+    ]
     counted = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
     text = (
         f"Standard deviations (ddof 1): over the {counted} sampling replications of one training, pooled over "
@@ -311,11 +301,8 @@ def _at_equal_passes(results: Results) -> list[Block]:
     shortened, control = [arm for arm in results.arms if arm.equal_passes_of], results.arm(CONTROL)
     if not shortened or control is None:
         return []
-    passes = [
-        f"`{arm.name}` {round(sum(run.passes for run in arm.trainings) / len(arm.trainings)):,}"
-        for arm in (*shortened, control)
-        if arm.trainings
-    ]
+    counted = [(arm.name, [run.passes for run in arm.trainings]) for arm in (*shortened, control) if arm.trainings]
+    passes = [f"`{name}` {round(sum(counts) / len(counts)):,}" for name, counts in counted]
     text = (
         "An arm that unrolls passes the denoiser more often than it takes steps. Here it has as many passes as the "
         f"others, and fewer steps. Passes of a training: {', '.join(passes)}."
@@ -323,14 +310,7 @@ def _at_equal_passes(results: Results) -> list[Block]:
     return [text, *_compared(results, shortened, control)]
 
 
-def _compared(
-    results: Results,
-    arms: Sequence[Arm],
-    baseline: Arm,
-    text: str = "Seeds paired; read as above.",
-    *,
-    gap: bool = False,
-) -> list[Block]:
+def _compared(results: Results, arms: Sequence[Arm], baseline: Arm, *, gap: bool = False) -> list[Block]:
     """A row for each arm and metric, with the gap's closure where it is asked for; no p-values for one seed.
 
     Below it, how far the differences depend on the clips that were scored.
@@ -385,8 +365,8 @@ def _evaluators(results: Results) -> list[Block]:
     text = "What judged. Equal identities give equal numbers; an evaluator that is not trusted ranks nothing."
     rows = []
     for judge in results.judges:
-        trust = f"no: {plain(judge.distrust)}" if judge.distrust else "yes"
-        trust = f"not here: {plain(judge.missing)}" if judge.missing else trust
+        reason = f"not here: {plain(judge.missing)}" if judge.missing else f"no: {plain(judge.distrust)}"
+        trust = reason if judge.missing or judge.distrust else "yes"
         facts = "; ".join(f"{plain(name.replace('_', ' '))} {_fact(value)}" for name, value in judge.facts.items())
         identity = f"`{judge.identity[:12]}`" if judge.identity else ""
         rows.append([f"`{judge.name}`", trust, facts, plain(judge.comparable), identity])
