@@ -1,5 +1,6 @@
 """What every test shares: one torch thread a worker, a seeded generator, and when tests marked `mdm` run."""
 
+import os
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -10,6 +11,7 @@ import torch
 from hypothesis import settings
 
 torch.set_num_threads(1)
+os.environ["VIDEOMDM_TEXTS"] = "off"  # no test reads what another program has kept
 
 settings.register_profile("videomdm", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("videomdm")

@@ -573,10 +573,11 @@ def test_the_doctor_says_which_encoder_auto_takes_and_why_the_others_are_not_tak
     states = {name: finding.state for name, finding in found.items()}
     assert states == {
         "text: clip": "missing", "text: minilm": "fine", "text: words": "fine", "text: mine": "missing",
-        "text: auto": "fine",
+        "text: auto": "fine", "text: kept": "fine",
     }  # fmt: skip
     assert found["text: clip"].about.endswith("; offline")
     assert "auto takes minilm here" in found["text: auto"].about
+    assert "not kept on disk (VIDEOMDM_TEXTS=off)" in found["text: kept"].about
 
 
 @pytest.mark.parametrize("broken", ["tensorboard", "clearml"])

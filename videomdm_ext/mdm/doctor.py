@@ -25,6 +25,7 @@ from videomdm_ext.data.motions import build_demo
 from videomdm_ext.errors import HostError, VideoMDMError
 from videomdm_ext.mdm import evaluation, imports, install, remedies, resume, text
 from videomdm_ext.mdm.checkout import PARSER, PROGRAMS, Checkout, commit_of, foreign_to, gap
+from videomdm_ext.mdm.speed import texts
 
 FINE, REMEDIED, MISSING = "fine", "remedied", "missing"
 
@@ -79,6 +80,7 @@ def examine(checkout: Checkout) -> list[Finding]:
     ]
     auto = next(name for name in text.AUTO if not tried.encoders.get(name))
     encoders.append(Finding("text: auto", FINE, f"--text_features auto takes {auto} here", ""))
+    encoders.append(Finding("text: kept", FINE, f"features of texts that are encoded once: {texts.describe()}", ""))
     if checkout.kind == "standin":
         return encoders
     platforms = [

@@ -210,6 +210,7 @@ def activate(args: argparse.Namespace, *, loading: bool = False) -> None:
     _swap(model_util, "SpacedDiffusion", diffusion)
     name = _denoiser(model_util)
     denoiser = _own(model_util, name)
+    exact.keep_last_text(denoiser)
     unconstrained = getattr(args, "unconstrained", False)
     denoiser = without_text(denoiser) if unconstrained else with_text_encoder(denoiser, encoder)
     _swap(model_util, name, approximate.quicker(denoiser, approximate.activate(args, sys.argv[1:])))

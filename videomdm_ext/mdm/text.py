@@ -26,6 +26,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pluggy
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,7 @@ from torch import Tensor, nn
 from videomdm_ext import plugins
 from videomdm_ext.errors import ConfigError, PluginError, VideoMDMError
 from videomdm_ext.hookspecs import Register, hookimpl
+from videomdm_ext.mdm.speed import texts
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +62,11 @@ def encodes(denoiser: type) -> str:
 
 
 class TextEncoder(nn.Module):
-    """Texts -> [B, 512] on the CPU, each encoded once. It has no weight that the host sees, and is never copied."""
+    """Texts -> [B, 512] on the CPU, each encoded once. It has no weight that the host sees, and is never copied.
+
+    Where the function has an `identity`, which returns a hash of all that its results depend on beside the text and the
+    processor, features are kept on disk too.
+    """
 
     encode: Encode
 
@@ -69,25 +75,32 @@ class TextEncoder(nn.Module):
         self.name = name
         self.known: dict[str, Tensor] = {}
         vars(self)["encode"] = encode  # registered, a module's weights would be the host's
+        identity = getattr(encode, "identity", None)
+        self.on_disk = texts.OnDisk(identity) if identity else None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "TextEncoder":
         return self
 
     @torch.no_grad()
-    def forward(self, texts: Sequence[str]) -> Tensor:
-        return torch.stack([self._row(text) for text in texts])
+    def forward(self, asked: Sequence[str]) -> Tensor:
+        return torch.stack([self._row(text) for text in asked])
 
     def _row(self, text: str) -> Tensor:
         if text not in self.known:
-            row = self.encode(text)
-            if not (torch.is_tensor(row) and row.ndim == 1 and 0 < len(row) <= WIDTH and bool(row.isfinite().all())):
-                found = f"shape {list(row.shape)}" if torch.is_tensor(row) else type(row).__name__
-                raise PluginError(
-                    f"text encoder {self.name!r}: expected {WIDTH} finite numbers or fewer for {text!r}, a tensor [C], "
-                    f"found {found}. Correct the plugin (docs/hooks.md)."
-                )
-            self.known[text] = nn.functional.pad(row.detach().float().cpu(), (0, WIDTH - len(row)))
+            compute = functools.partial(self._computed, text)
+            row = self.on_disk(text, compute) if self.on_disk else compute()
+            self.known[text] = nn.functional.pad(row, (0, WIDTH - len(row)))
         return self.known[text]
+
+    def _computed(self, text: str) -> Tensor:
+        row = self.encode(text)
+        if not (torch.is_tensor(row) and row.ndim == 1 and 0 < len(row) <= WIDTH and bool(row.isfinite().all())):
+            found = f"shape {list(row.shape)}" if torch.is_tensor(row) else type(row).__name__
+            raise PluginError(
+                f"text encoder {self.name!r}: expected {WIDTH} finite numbers or fewer for {text!r}, a tensor [C], "
+                f"found {found}. Correct the plugin (docs/hooks.md)."
+            )
+        return row.detach().float().cpu()
 
 
 @functools.cache
@@ -160,8 +173,9 @@ def encode_words(text: str) -> Tensor:
 
 def _direction(word: str) -> Tensor:
     """A direction [512] that depends on the word alone, the same on every machine."""
-    bits = b"".join(hashlib.sha512(f"{word}/{block}".encode()).digest() for block in range(WIDTH // 512))
-    signs = torch.tensor([(byte >> bit & 1) * 2.0 - 1.0 for byte in bits for bit in range(8)])
+    content = b"".join(hashlib.sha512(f"{word}/{block}".encode()).digest() for block in range(WIDTH // 512))
+    bits = np.unpackbits(np.frombuffer(content, np.uint8), bitorder="little")
+    signs = torch.from_numpy(bits).float() * 2.0 - 1.0
     return signs / WIDTH**0.5
 
 
@@ -181,12 +195,19 @@ def make_minilm() -> Encode:
 
     @torch.no_grad()
     def embed(text: str) -> Tensor:
-        """Mean over the tokens of the last layer, of unit length. -> [384]"""
-        states = model(**tokenizer([text], truncation=True, return_tensors="pt")).last_hidden_state
+        """Mean over the tokens of the last layer, of unit length, by one thread: more give other last bits. -> [384]"""
+        with texts.one_thread():
+            states = model(**tokenizer([text], truncation=True, return_tensors="pt")).last_hidden_state
         return nn.functional.normalize(states[0].mean(0), dim=-1)
 
     common = embed(COMMON)
-    return lambda text: NORM * nn.functional.normalize(embed(text) - common, dim=-1)
+
+    def encode(text: str) -> Tensor:
+        return NORM * nn.functional.normalize(embed(text) - common, dim=-1)
+
+    program = f"MiniLM 1, transformers {transformers.__version__}, {COMMON}"
+    vars(encode)["identity"] = functools.partial(texts.identity, program, list(model.parameters()))
+    return encode
 
 
 @contextmanager

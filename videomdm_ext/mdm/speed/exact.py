@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from videomdm_ext.mdm import imports
+from videomdm_ext.mdm.text import encodes
 
 TABLES = 64
 """Schedule tables kept on their device, a few KB each; the one longest unused is forgotten first."""
@@ -129,6 +130,35 @@ def move_average(model: Any, average: Any, beta: float, *, frozen: bool) -> None
     for (name, weight), mean in zip(model.named_parameters(), average.parameters(), strict=True):
         if frozen or weight.requires_grad or not name.startswith("clip_model."):
             mean.mul_(beta).add_(weight, alpha=1 - beta)
+
+
+# -- texts ------------------------------------------------------------------------------------------------------------
+
+
+def keep_last_text(denoiser: type) -> None:
+    """Let the host's denoiser encode a batch of texts once where it is asked for them again and again. Repeatable.
+
+    Evaluation asks twice at every step of guided sampling, and an unrolled step of training at each pass. The same
+    texts in the same batch on the same device go through the same products, so the features are the same bits.
+    """
+    name = encodes(denoiser)
+    own = getattr(denoiser, name, None)
+    if own is None or hasattr(own, "__wrapped__"):
+        return
+
+    @functools.wraps(own)
+    def encode(self: Any, raw_text: Sequence[str]) -> Any:
+        asked = tuple(raw_text), next(self.parameters()).device
+        known = vars(self).get("_videomdm_last_text")
+        if known is not None and known[0] == asked:
+            return known[1].clone()
+        features = own(self, raw_text)
+        encoder = getattr(self, "clip_model", None)
+        if isinstance(encoder, nn.Module) and not any(weight.requires_grad for weight in encoder.parameters()):
+            vars(self)["_videomdm_last_text"] = asked, features.clone()
+        return features
+
+    setattr(denoiser, name, encode)
 
 
 # -- batches ----------------------------------------------------------------------------------------------------------
