@@ -12,12 +12,13 @@ import json
 import math
 import re
 import subprocess
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from videomdm_ext.bench.report.tables import Items, Section, Table, markdown, plain
+from videomdm_ext.bench.report import templates
+from videomdm_ext.bench.report.tables import Table, markdown_block, plain
 from videomdm_ext.bench.statistics import number
 from videomdm_ext.data.files import write_bytes
 from videomdm_ext.data.folder import read_card
@@ -262,38 +263,20 @@ PUBLISHED: Mapping[str, Mapping[str, str]] = {
 }  # fmt: skip
 """Figures on HumanML3D from papers, each with its ± where one is printed."""
 
-APART = (
-    "± is MDM's own: 1.96 standard deviations (ddof 0) over the root of the number of replications, of one training "
-    "with one seed. It covers what sampling and grouping draw, and nothing of what another training would give. Our "
-    "report's intervals are over trainings. Rows are therefore not averaged over seeds here.",
-    "Here the last checkpoint of a run is evaluated, or the one named. MDM's paper took the one with the least FID in "
-    "evaluations during training, and FID moved from 0.5 to 0.8 within one run (MDM's issue 148).",
-    "Everything is on the test split, which published work also used to choose. Our report names its own split.",
-    "1,024 motions at most are generated for each replication (32 batches of 32, fewer where the split is smaller), "
-    "with captions drawn anew, and compared with all true ones in whole batches of 32; the rest is dropped. FID is "
-    "biased upwards for so few.",
-    "R-precision is over groups of 32 that each replication draws anew; ours are fixed and the same for all arms, and "
-    "we also rank within the full gallery.",
-    "True motions are cropped at random and shortened to a multiple of 4 frames in every replication, so that even "
-    "they have an FID and a ±. Generated ones are not cut where they end: the evaluator sees frames behind.",
-    "The evaluator reads the generated features as they are. Our report encodes joint positions, so that positions "
-    "and redundant channels cannot contradict each other.",
-    "Paper figures are older than a correction of caption lengths in MDM's code (its issue 182), which improves "
-    "R-precision and MM-dist.",
-)
-"""What makes these figures incomparable with our report's, or with a paper's."""
-
 
 def document(evaluated: Sequence[Evaluated], settings: Settings) -> str:
-    """The text of protocol_mdm.md."""
-    opening = (
-        f"`eval/eval_humanml.py` of the checkout, `--eval_mode {settings.eval_mode}`: "
-        f"{REPLICATIONS[settings.eval_mode]} replications, guidance {settings.guidance:g}, seed {settings.seed}. Mean "
-        "± MDM's half-width."
-    )
-    beside = "What to know before these figures are set beside others:"
-    notes = Items([*particular(evaluated, settings), *APART])
-    return markdown(Section("MDM's own evaluation", [opening, table(evaluated), beside, notes]))[1:] + "\n"
+    """The text of protocol_mdm.md: a table, and what sets these runs apart from published ones and from our report."""
+    own = [one for one in evaluated if "HumanML3D" not in one.data]
+    crops = {one.name: int(one.args.get("crop_frames", 0) or 0) for one in evaluated if one.args.get("clips")}
+    short = {name: frames for name, frames in crops.items() if 0 < frames < 196}
+    files = {one.identity["host"]["files"]["t2m/text_mot_match/model/finest.tar"] for one in evaluated}
+    return templates().get_template("protocol_mdm.md").render(
+        settings=settings, replications=REPLICATIONS[settings.eval_mode], table=markdown_block(table(evaluated)),
+        own=[one.name for one in own], data=sorted({one.data for one in own}),
+        short=list(short), longest=sorted(set(short.values())),
+        features=sorted({str(one.args.get("text_features", "clip")) for one in evaluated} - {"clip", "host"}),
+        weights=sorted(file[:12] for file in files),
+    )  # fmt: skip
 
 
 def table(evaluated: Sequence[Evaluated]) -> Table:
@@ -309,36 +292,3 @@ def _cells(scores: Scores) -> list[str]:
     return [
         f"{number(scores.mean[key])} ± {scores.half_width[key]:.3f}" if key in scores.mean else DASH for key in COLUMNS
     ]
-
-
-def particular(evaluated: Sequence[Evaluated], settings: Settings) -> list[str]:
-    """What sets these runs apart from published ones."""
-
-    def names(some: Iterable[Evaluated]) -> str:
-        return ", ".join(one.name for one in some)
-
-    def joined(values: Iterable[str]) -> str:
-        return ", ".join(sorted(set(values)))
-
-    found = []
-    own = [one for one in evaluated if "HumanML3D" not in one.data]
-    if own:
-        found.append(
-            f"**Not on HumanML3D's test split**: {names(own)}, scored against {joined(one.data for one in own)}. "
-            "These figures have nothing to do with published ones."
-        )
-    short = [one for one in evaluated if 0 < int(one.args.get("crop_frames", 0) or 0) < 196 and one.args.get("clips")]
-    if short:
-        longest = joined(str(one.args["crop_frames"]) for one in short)
-        found.append(f"Trained on crops of {longest} frames and asked for up to 196 here: {names(short)}.")
-    features = {str(one.args.get("text_features", "clip")) for one in evaluated} - {"clip", "host"}
-    if features:
-        found.append(f"Text features other than the CLIP of published runs: {joined(features)}.")
-    if settings.eval_mode != "wo_mm" or settings.guidance != 2.5:
-        found.append("Papers report 20 replications (`--eval_mode wo_mm`) at guidance 2.5.")
-    files = {one.identity["host"]["files"]["t2m/text_mot_match/model/finest.tar"] for one in evaluated}
-    found.append(
-        f"Evaluator weights: SHA-256 {joined(value[:12] for value in files)}. Only those that MDM's script downloads "
-        "give comparable figures; a hash of them is not known to this package, so compare it with a colleague's."
-    )
-    return found

@@ -15,6 +15,7 @@ from videomdm_ext.bench.metrics import METRICS, describe_groups, mean
 from videomdm_ext.bench.plan import EQUAL_PASSES, FULL, PRIMARY, Plan, Run, settings
 from videomdm_ext.bench.provenance import read_cost, read_seconds
 from videomdm_ext.bench.reference import ReferenceRows, motion, motion_of
+from videomdm_ext.bench.report import templates
 from videomdm_ext.bench.scoring import Curve, Scoring, make_scoring
 from videomdm_ext.bench.statistics import mean_interval
 from videomdm_ext.data.folder import Card
@@ -293,50 +294,21 @@ def worst_cases(
 
 
 def notes(plan: Plan, out: Path, scoring: Scoring) -> tuple[str, ...]:
-    """What a reader must know to judge the numbers."""
-    split = {"train": "training", "val": "validation", "test": "test"}[plan.reference]
-    reference = scoring.reference(plan.reference)
-    crops = "their first frames" if plan.windows == 1 else f"{plan.windows} seeded random crops of each"
-    seen = "Only arms that diffuse the truth have seen them. " if plan.reference == "train" else ""
-    compared = (
-        f"the true {split} motions ({crops}). {seen}The halves of the floor hold the same motions, in other variants."
+    """What a reader must know to judge the numbers; the texts are those of templates/notes.md."""
+    reference, fixed = scoring.reference(plan.reference), [run for run in plan.runs() if not run.equal_passes]
+    text = (
+        templates()
+        .get_template("notes.md")
+        .render(
+            plan=plan,
+            split={"train": "training", "val": "validation", "test": "test"}[plan.reference],
+            blind=sum(clip.truth is None for clip in reference.clips),
+            clips=len(reference.clips),
+            windows=len(reference.views),
+            lifter=scoring.card.lifter,
+            chosen=", ".join(f"{run.name} {run.chosen_step(out) or run.steps}" for run in fixed) if plan.select else "",
+            shortened=EQUAL_PASSES if len(fixed) < len(plan.runs()) else "",
+            groups=describe_groups(plan.samples) if any(one != VIEWS_2D for one in scoring.identities) else "",
+        )
     )
-    if reference.views:
-        compared = (
-            f"true 2D keypoints, as no truth is known of {sum(clip.truth is None for clip in reference.clips)} of the "
-            f"{len(reference.clips)} clips: samples are seen by random cameras as far and as high as the clips' own, "
-            f"the clips by their own in {len(reference.views)} windows. Part of every distance is that difference of "
-            "cameras, for all arms alike; the floor holds what chance makes of it: what the teacher scores against "
-            "itself when one random camera films each clip, or the split halves where that is more. What needs the "
-            "truth is left out (pose Fréchet distance, MPJPE, other evaluators, plugins' metrics), kinematic measures "
-            "rank nothing, and no gap to an arm with truth can be told."
-        )
-    found = [
-        f"A denoiser of {plan.layers} layers, {plan.latent_dim} wide, after {plan.steps} steps of batch "
-        f"{plan.batch_size} on crops of {plan.crop_frames} frames; curves over steps say how far it converged.",
-        f"Samples follow the {split} captions and are compared with {compared}",
-        f"The lifter is {scoring.card.lifter}; its error is on the data set's card.",
-        f"Guidance scale {plan.guidance:g}; the weights are the moving average; captions, lengths and x_T are equal "
-        "for all arms.",
-    ]
-    if plan.replications > 1:
-        found.append(
-            f"Every training is sampled {plan.replications} times, with one fixed list of seeds for all trainings; a "
-            "training's score is the mean, and no ± over seeds contains the spread over replications."
-        )
-    if plan.select:
-        steps = ", ".join(
-            f"{run.name} {run.chosen_step(out) or run.steps}" for run in plan.runs() if not run.equal_passes
-        )
-        found.append(
-            f"**The checkpoints were chosen** by {plan.select} on validation clips, not fixed beforehand: step {steps}."
-        )
-    if any(run.equal_passes for run in plan.runs()):
-        found.append(
-            f'"ARM{EQUAL_PASSES}" is that arm with as many denoiser passes as the others, so with fewer steps.'
-        )
-    if plan.mdm:
-        found.append("MDM's own denoiser and trainer; it does not clip gradients, as the stand-in does.")
-    if any(one != VIEWS_2D for one in scoring.identities):
-        found.append(f"R-precision of the samples is taken in {describe_groups(plan.samples)}.")
-    return tuple(found)
+    return tuple(text.splitlines())

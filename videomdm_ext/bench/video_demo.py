@@ -13,7 +13,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from torch import Tensor
 from videomdm_ext.bench import run as engine
 from videomdm_ext.bench.evaluators.base import Progress
 from videomdm_ext.bench.plan import DEMO, Plan, Run
+from videomdm_ext.bench.report import templates
 from videomdm_ext.bench.report.tables import Table, markdown_block
 from videomdm_ext.data import files
 from videomdm_ext.data.clip import Clip, crop
@@ -404,17 +404,11 @@ def write_report(
     video, by name. -> the report"""
     if shown:
         figures.save(depth_picture(shown), str(out / "depth.png"))
-    template = resources.files(f"{__package__}.report").joinpath("templates", "video_demo.md")
-    text = template.read_text(encoding="utf-8").format(
-        clips=sum(card.counts.values()),
-        videos=len(videos),
-        steps=steps,
-        judged=len({row.clip for row in rows}),
-        truth=truth,
-        table=markdown_block(table(rows)),
-        told="\n".join(f"- {name}: {json.dumps(dict(found))}" for name, found in videos.items()),
-        near=100 * NEAR,
-    )
+    text = templates().get_template("video_demo.md").render(
+        clips=sum(card.counts.values()), steps=steps, judged=len({row.clip for row in rows}), truth=truth,
+        table=markdown_block(table(rows)), videos={name: json.dumps(dict(found)) for name, found in videos.items()},
+        near=f"{100 * NEAR:.0f}",
+    )  # fmt: skip
     files.write_bytes(str(out / "report.md"), text.encode())
     entries = {"rows": [dataclasses.asdict(row) for row in rows], "means": means(rows), "truth": truth, "steps": steps}
     content = json.dumps(entries | {"content": card.content_hash, "videos": videos}, indent=2) + "\n"

@@ -342,23 +342,24 @@ def camera_facts(view: ClipView) -> list[str]:
 
 def clip_figure(path: str, view: ClipView) -> None:
     """Write the picture, a PNG 12 inches wide."""
-    rows = [*(view.positions or ("",))]
-    heights = [2.9, *[1.7] * len(rows), 3.1]
     texts = "   ".join(f"“{text}”" for text in view.texts) or "no caption could be read"
     caption = textwrap.wrap(textwrap.shorten(texts, 330), 125)
-    head = 0.85 + 0.18 * len(caption)
-    height = head + sum(heights) + GAP * len(heights) + 0.45
-    places, edge = [], height - head
-    for row in heights:
+    rows = [2.9, *[1.7] * max(1, len(view.positions)), 3.1]
+    edge = sum(rows) + GAP * len(rows) + 0.45
+    height = edge + 0.85 + 0.18 * len(caption)
+    places: list[Place] = []
+    for row in rows:
         edge -= row + GAP
         places.append((edge / height, row / height))
     moments = np.linspace(0, max(view.length - 1, 0), FRAMES).round().astype(int)
     with figures.styled():
         figure = figures.new_figure(WIDTH, height)
         _draw_head(figure, view, caption, height)
-        _draw_image_row(figure, view, moments, places[0])
-        for name, place in zip(rows, places[1:-1], strict=True):
+        _draw_images(figure, view, moments, places[0])
+        for name, place in zip(view.positions, places[1:-1], strict=False):
             _draw_motion(figure, view, name, moments, place)
+        if not view.positions:
+            _say(figure, (0.0, places[1][0], 1.0, places[1][1]), "Neither the teacher nor a truth could be decoded.")
         _draw_foot(figure, view, places[-1])
         figures.save(figure, path)
 
@@ -369,13 +370,19 @@ def _heading(figure: "Figure", place: Place, text: str, colour: str = INK, lift:
     figure.text(0.02, edge, text, weight="bold", size=10.5, color=colour)
 
 
+def _say(figure: "Figure", box: tuple[float, float, float, float], message: str) -> None:
+    """What is not there, in the middle of its place."""
+    middle = (box[0] + box[2] / 2, box[1] + box[3] / 2)
+    figure.text(*middle, message, ha="center", va="center", color=WRONG, size=12)
+
+
 def _draw_head(figure: "Figure", view: ClipView, caption: Sequence[str], height: float) -> None:
     errors = sum(item.level == ERROR for item in view.findings)
     state = f"{counted(errors, 'error')}, {counted(len(view.findings) - errors, 'warning')}"
-    colour = WRONG if errors else WARNED if view.findings else GOOD
+    shown: dict[str, Any] = {"size": 12, "color": WRONG if errors else WARNED if view.findings else GOOD}
     figure.text(0.02, 1 - 0.3 / height, view.title, size=14, weight="bold")
-    figure.text(0.98, 1 - 0.3 / height, state if view.findings else "nothing found wrong", size=12, weight="bold",
-                color=colour, ha="right")  # fmt: skip
+    said = state if view.findings else "nothing found wrong"
+    figure.text(0.98, 1 - 0.3 / height, said, weight="bold", ha="right", **shown)
     figure.text(0.02, 1 - 0.42 / height, "\n".join(caption), size=10, va="top")
     line = require("matplotlib.lines").Line2D
     present = [name for name in COLOURS if name in view.positions or (name == "keypoints" and has(view.keypoints))]
@@ -385,35 +392,27 @@ def _draw_head(figure: "Figure", view: ClipView, caption: Sequence[str], height:
     figure.legend(handles=handles, loc="upper left", ncols=4, bbox_to_anchor=place, borderaxespad=0, borderpad=0)
 
 
-def _draw_image_row(figure: "Figure", view: ClipView, moments: Array, place: Place) -> None:
-    """The image plane at a few moments, all at the same scale, each about the person."""
-    layers = {"keypoints": view.keypoints} if view.keypoints is not None else {}
-    layers |= view.projected
+def _draw_images(figure: "Figure", view: ClipView, moments: Array, place: Place) -> None:
+    """The image plane at a few moments, all at the same scale, each about the person: the first layer in full, the
+    others if they are near."""
+    layers = ({"keypoints": view.keypoints} if view.keypoints is not None else {}) | dict(view.projected)
     _heading(figure, place, "In the image: u to the right, v down, on the plane one metre away", lift=0.27)
-    if not any(has(layer) for layer in layers.values()):
-        _say(figure, place, "No keypoints, and no motion with its camera, could be read.")
+    first = next((layer for layer in layers.values() if has(layer)), None)
+    if first is None:
+        _say(figure, (0.0, place[0], 1.0, place[1]), "No keypoints, and no motion with its camera, could be read.")
         return
-    centres, half = _frame(layers, moments)
-    width = 0.96 / len(moments)
-    for column, moment in enumerate(moments):
-        axes = figure.add_axes((0.02 + column * width + 0.004, place[0], width - 0.008, place[1]))
-        _draw_image(axes, view, layers, int(moment), centres[column], half)
-
-
-def _frame(layers: Mapping[str, Array], moments: Array) -> tuple[Array, float]:
-    """Centres of the panels [N, 2] and half their height: the first layer in full, the others if they are near."""
-    first = next(layer for layer in layers.values() if has(layer))
     low, high = extent(first)
-    size = max(size_of(first), 1e-3)
-    chosen = np.minimum(moments, len(first) - 1)
+    size, chosen = max(size_of(first), 1e-3), np.minimum(moments, len(first) - 1)
     centres = (low[chosen] + high[chosen]) / 2
-    half = 0.6 * size
+    half, width = 0.6 * size, 0.96 / len(moments)
     for layer in layers.values():
         apart = np.abs(layer[np.minimum(moments, len(layer) - 1)] - centres[:, None]) / np.array((NARROW, 1.0))
         apart = apart[np.isfinite(apart)]
         if len(apart):
             half = max(half, min(1.1 * float(np.quantile(apart, 0.995)), 1.6 * size))
-    return centres, half
+    for column, moment in enumerate(moments):
+        axes = figure.add_axes((0.02 + column * width + 0.004, place[0], width - 0.008, place[1]))
+        _draw_image(axes, view, layers, int(moment), centres[column], half)
 
 
 def _draw_image(
@@ -449,9 +448,6 @@ def _draw_image(
 def _draw_motion(figure: "Figure", view: ClipView, name: str, moments: Array, place: Place) -> None:
     """Poses of a motion from the person's right at the start, side by side on the floor, with metres at the left."""
     bottom, height = place
-    if not name:
-        _say(figure, place, "Neither the teacher nor a truth could be decoded.")
-        return
     title = f"{name.capitalize()} in 3D, seen from the person's right: starts facing right, stands on the floor"
     _heading(figure, place, title, COLOURS[name])
     for at, side, colour in ((0.9, "left", LEFT), (0.94, "right", RIGHT)):
@@ -503,7 +499,8 @@ def _draw_confidence(figure: "Figure", view: ClipView, box: tuple[float, float, 
     axes = figure.add_axes(box)
     axes.set_title("Confidence of the detector")
     if view.confidence is None:
-        _none(axes)
+        axes.set(xticks=[], yticks=[])
+        _say(figure, box, "none")
         return
     seconds = len(view.confidence) / view.card.fps
     ends = (0, seconds, view.skeleton.num_joints - 0.5, -0.5)
@@ -522,19 +519,11 @@ def _draw_misfit(figure: "Figure", view: ClipView, box: tuple[float, float, floa
     found = {name: misfit(points, view.keypoints) for name, points in view.projected.items()}
     drawn = {name: apart for name, apart in found.items() if apart is not None and np.isfinite(apart).any()}
     if not drawn:
-        _none(axes)
+        axes.set(xticks=[], yticks=[])
+        _say(figure, box, "none")
         return
     for name, apart in drawn.items():
         axes.plot(np.arange(len(apart)) / view.card.fps, 100 * apart, color=COLOURS[name], lw=1.8, label=name)
     axes.set_ylim(0, min(max(10.0, 1.2 * axes.get_ylim()[1]), 300.0))
     axes.set_xlabel("seconds", size=8, labelpad=1)
     axes.legend(fontsize=8, loc="upper right")
-
-
-def _none(axes: "Axes") -> None:
-    axes.set(xticks=[], yticks=[])
-    axes.text(0.5, 0.5, "none", transform=axes.transAxes, ha="center", va="center", color=WRONG, size=12)
-
-
-def _say(figure: "Figure", place: Place, message: str) -> None:
-    figure.text(0.5, place[0] + place[1] / 2, message, ha="center", va="center", color=WRONG, size=12)

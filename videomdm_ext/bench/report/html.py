@@ -8,12 +8,11 @@ import dataclasses
 import json
 import re
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from videomdm_ext.bench.plan import CONTROL, FULL
-from videomdm_ext.bench.report import figures, tables
+from videomdm_ext.bench.report import figures, tables, templates
 from videomdm_ext.bench.report.tables import Figure, Motions, Section, inline, markdown, plain, unmarked
 from videomdm_ext.bench.results import Arm, Results
 from videomdm_ext.bench.scoring import plain_json
@@ -30,9 +29,6 @@ from videomdm_ext.bench.verdict import (
 from videomdm_ext.data.files import check_writable, write_bytes
 from videomdm_ext.render import page as viewer
 from videomdm_ext.render.figures import save
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 ELSEWHERE = ("seconds", "memory", "per_clip")
 """Fields of a training that are not in metrics.json: what differs from run to run, and the scores of single clips."""
@@ -79,33 +75,22 @@ def write(results: Results, folder: Path | str) -> Path:
 # -- report.html ------------------------------------------------------------------------------------------------------
 
 
-@cache
-def _environment() -> "Environment":
-    import jinja2
+def page(results: Results, sections: Sequence[Section]) -> str:
+    """The text of report.html."""
     from markupsafe import Markup
 
-    loader = jinja2.PackageLoader("videomdm_ext.bench.report")
-    made = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+    made = templates()
     made.filters["inline"] = lambda text: Markup(inline(text))
     made.filters["svg"] = lambda figure, name: Markup(figures.svg(figure.draw(), name))
     made.filters["viewer"] = lambda block: viewer.page(block.scenes, block.skeleton, block.fps, "Motions")
-    made.tests["in_page"] = lambda block: not getattr(block, "file", "")
     made.filters["kind"] = lambda block: type(block).__name__.lower()
-    made.globals["read"] = lambda name: Markup(viewer.shipped(__package__, "templates", name))
-    return made
-
-
-def page(results: Results, sections: Sequence[Section]) -> str:
-    """The text of report.html."""
+    made.tests["in_page"] = lambda block: not getattr(block, "file", "")
+    style, script = (Markup(viewer.shipped(__package__, "templates", name)) for name in ("report.css", "report.js"))
     plays = any(isinstance(block, Motions) for section in sections for block in section.blocks)
-    scripts = (
-        [viewer.digest(viewer.shipped(__package__, "templates", "report.js")), *viewer.script_digests()]
-        if plays
-        else []
-    )
     content = {"title": results.title, "lead": headline(results), "verdict": verdict(results), "sections": sections}
-    template = _environment().get_template("report.html")
-    return template.render(**content, plays=plays, policy=viewer.policy(scripts))
+    policy = viewer.policy([viewer.digest(script), *viewer.script_digests()] if plays else [])
+    template = made.get_template("report.html")
+    return template.render(**content, policy=policy, style=style, script=script if plays else "")
 
 
 # -- table.tex --------------------------------------------------------------------------------------------------------
