@@ -82,6 +82,7 @@ VIDEO = [
 ]
 FILM = ["anny==0.6.2", "moderngl>=5.10"]
 BENCH = ["jsonschema>=4.20", "prdc>=0.2", "scipy>=1.11"]
+SCALE = ["pyarrow>=15.0"]
 TEST = [
     "bvhio>=1.5",  # the second reader of exported BVH
     "hypothesis>=6.100",
@@ -91,6 +92,7 @@ TEST = [
     "opencv-contrib-python>=4.8",
     "pillow>=10.0",
     *IMPORT,
+    *SCALE,
     "pytest>=8.0",
     "pytest-benchmark>=4.0",
     "pytest-xdist>=3.5",
@@ -125,6 +127,7 @@ setup(
         "film": FILM,
         "import": IMPORT,
         "bench": BENCH,
+        "scale": SCALE,
         "test": TEST,
         "dev": DEV,
     },

@@ -15,8 +15,10 @@ from videomdm_ext import plugins
 from videomdm_ext.cli.console import bars, console, counted, counting, lifter_summary, quoted, say_next
 from videomdm_ext.data import checking, files
 from videomdm_ext.data.checking import Checked
+from videomdm_ext.data.folder import Card
 from videomdm_ext.data.importing import Imported, find_importer, merge, run_import
 from videomdm_ext.data.motions import PREFIX
+from videomdm_ext.data.packing import repack
 from videomdm_ext.data.rules import ERROR, KINDS
 from videomdm_ext.data.sources.base import SHARES, ImportOptions
 from videomdm_ext.errors import ConfigError
@@ -263,6 +265,48 @@ class Merge:
         with bars() as progress:
             step = counting(progress, "merging")
             card = merge([str(folder) for folder in self.folders], str(self.out), name=self.name, progress=step)
-        console.print(f"{self.out}: {counted(card)}, lifter {card.lifter}, content {card.content_hash[:12]}")
-        say_next(f"data check {quoted(self.out)}")
-        return 0
+        return say_made(self.out, card)
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Put the clips of a data set into Parquet shards (extra `scale`): few large files, equal contents and trainings.
+
+    An interrupted one goes on.
+    """
+
+    clips: Annotated[Path, tyro.conf.Positional]
+    """A data set folder."""
+    out: Path
+    """Folder of the packed data set; it is used as any other."""
+
+    def __call__(self) -> int:
+        return repacked(self.clips, self.out, packed=True)
+
+
+@dataclass(frozen=True)
+class Unpack:
+    """Take the clips of a packed data set out of their shards, byte for byte as they were packed."""
+
+    clips: Annotated[Path, tyro.conf.Positional]
+    """A packed data set folder."""
+    out: Path
+    """Folder of the data set with a file for each part of a clip."""
+
+    def __call__(self) -> int:
+        return repacked(self.clips, self.out, packed=False)
+
+
+def repacked(clips: Path, out: Path, *, packed: bool) -> int:
+    """Pack or unpack, and print what came of it."""
+    with bars() as progress:
+        step = counting(progress, "packing" if packed else "unpacking")
+        card = repack(str(clips), str(out), packed=packed, progress=step)
+    return say_made(out, card)
+
+
+def say_made(out: Path, card: Card) -> int:
+    """What a new data set holds, and what to do next."""
+    console.print(f"{out}: {counted(card)}, lifter {card.lifter}, content {card.content_hash[:12]}")
+    say_next(f"data check {quoted(out)}")
+    return 0

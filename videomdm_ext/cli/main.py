@@ -26,6 +26,8 @@ VERBS = {
     "data film": ("cli.videos", "Film", "Film known motion: real errors beside the truth."),
     "data from-video": ("cli.videos", "FromVideo", "Make a data set from videos of people, with captions."),
     "data merge": ("cli.datasets", "Merge", "Make one data set of several."),
+    "data pack": ("cli.datasets", "Pack", "Put a data set's clips into Parquet shards."),
+    "data unpack": ("cli.datasets", "Unpack", "Take a packed data set's clips out of their shards."),
     "data refine": ("cli.training", "Refine", "Refine a data set's teachers on their keypoints' rays."),
     "data refresh": ("cli.sampling", "Refresh", "Make the next round's teachers with a trained run."),
     "train": ("cli.training", "train", "Train one arm on a data set; takes every option of the host."),

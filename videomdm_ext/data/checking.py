@@ -19,9 +19,10 @@ import blobfile as bf
 import numpy as np
 import torch
 
-from videomdm_ext.data import files, rules, rules_motion
+from videomdm_ext.data import files, index, rules, rules_motion, shards
 from videomdm_ext.data.files import Array
-from videomdm_ext.data.folder import SPLITS, Card, is_unfinished, names, on_plane, read_card
+from videomdm_ext.data.folder import SPLITS, Card, facts_of, is_unfinished, names, on_plane, read_card, read_files
+from videomdm_ext.data.index import Entry
 from videomdm_ext.data.rules import ERROR, KINDS, WARNING, WHOLE, Finding, Sight
 from videomdm_ext.data.rules_motion import lies_along, upright
 from videomdm_ext.data.texts import looks_decoded_twice, parse_texts
@@ -105,10 +106,12 @@ def check_folder(path: str, progress: Progress | None = None, use_cache: bool = 
     check, content, skeleton = version(card), hashlib.sha256(), by_name(card.skeleton)
     known = remembered(path, check) if use_cache else {}
     moments, sound, cached = {"teacher": Moments(skeleton), "truth": Moments(skeleton)}, True, 0
+    places, broken = packed_places(path, card)
+    found += broken
     counts: Counts = {key: dict.fromkeys(STATES, 0) for key in FILES}
     seen: dict[str, Clipfiles] = {}
     for number, clip_id in enumerate(ids):
-        clip = seen[clip_id] = _fetch(path, card, clip_id)
+        clip = seen[clip_id] = _fetch(path, card, clip_id, places.get(clip_id, ""))
         for key, data in clip.content.items():
             content.update(f"{clip.places[key]}\0{len(data)}\0".encode() + data)
         entry = known.get(clip_id, {})
@@ -130,6 +133,9 @@ def check_folder(path: str, progress: Progress | None = None, use_cache: bool = 
             progress(number + 1, len(ids))
     found += [item for clip in seen.values() for item in clip.findings]
     facts = {clip_id: clip.facts for clip_id, clip in seen.items()}
+    found += [
+        Finding(i, "not-listed", f"is in {p} and in no split", WARNING) for i, p in places.items() if i not in seen
+    ]
     found += leaks(splits, facts) + twins(facts) + tendencies(facts.values()) + strangers(path, card, set(ids))
     found += statistics(path, card, *(moments.values() if sound else (None, None)))
     if content.hexdigest() != card.content_hash and not any(f.kind in UNHASHED for f in found):
@@ -165,13 +171,32 @@ class Clipfiles:
 
 def examine_clip(path: str, card: Card, clip_id: str) -> Sight:
     """What can be read of one clip, and what is wrong with it by itself."""
-    return _sight(_fetch(path, card, files.checked_id(clip_id, path)), card)
+    place = packed_places(path, card)[0].get(files.checked_id(clip_id, path), "")
+    return _sight(_fetch(path, card, clip_id, place), card)
 
 
-def _fetch(path: str, card: Card, clip_id: str) -> Clipfiles:
+def _fetch_packed(path: str, card: Card, found: Clipfiles, place: str) -> None:
+    """Read the files of a packed clip; of a broken shard nothing is known."""
+    try:
+        if not place:
+            raise DatasetError("it is in no shard that can be read")
+        found.content = read_files(path, card, found.clip_id, place)
+    except DatasetError as error:
+        found.add("corrupt-file", str(error))
+        found.states = {key: "missing" if key == "truth" else "corrupt" for key in FILES}
+        return
+    found.states = {key: "found" if key in found.content else "missing" for key in FILES}
+    for key in FILES:
+        if key not in found.content and key != "truth":
+            found.add("missing-file", f"{found.places[key]} is not in the shard")
+
+
+def _fetch(path: str, card: Card, clip_id: str, place: str = "") -> Clipfiles:
     """Read the files of a clip; nothing is raised, what is wrong is stored as findings."""
     found, content = Clipfiles(clip_id, names(clip_id, card)), hashlib.sha256()
-    for key, name in found.places.items():
+    if card.packed:
+        _fetch_packed(path, card, found, place)
+    for key, name in () if card.packed else found.places.items():
         place = bf.join(path, name)
         found.states[key] = "found"
         if files.leads_out(place, path):
@@ -186,10 +211,10 @@ def _fetch(path: str, card: Card, clip_id: str) -> Clipfiles:
                 found.content[key] = files.read_bytes(place, limit=limit)
             except DatasetError as error:
                 found.spoilt(key, "corrupt-file", str(error))
-                continue
-            if not found.content[key].strip():
-                found.states[key] = "empty"
-                found.add("caption-missing" if key == "texts" else "empty-file", f"{name} has no content")
+    for key, read in found.content.items():
+        if not read.strip():
+            found.states[key] = "empty"
+            found.add("caption-missing" if key == "texts" else "empty-file", f"{found.places[key]} has no content")
     for key, name in found.places.items():
         data = found.content.get(key)
         content.update(f"{name}\0{found.states[key]}\0{-1 if data is None else len(data)}\0".encode() + (data or b""))
@@ -293,6 +318,16 @@ def lists(path: str, card: Card) -> tuple[dict[str, list[str]], list[Finding]]:
     if not splits["train"]:
         findings.append(Finding(WHOLE, "splits", "train.txt lists no clip"))
     return splits, findings
+
+
+def packed_places(path: str, card: Card) -> tuple[dict[str, str], list[Finding]]:
+    """Where the clips of a packed set lie, by id, and which shards cannot be read."""
+    failed: list[str] = []
+    places: dict[str, str] = {}
+    for split in SPLITS if card.packed else ():
+        entries = map(Entry.parse, index.read(path, split, facts_of(card)))
+        places |= {entry.id: entry.place for entry in entries} | shards.places(path, split, failed)
+    return places, [Finding(WHOLE, "corrupt-file", message) for message in failed]
 
 
 def trial(clip_id: str) -> str:

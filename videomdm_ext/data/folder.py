@@ -6,6 +6,7 @@ counts once that file is there, and it is written after the clip's own files.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -17,7 +18,7 @@ import blobfile as bf
 import numpy as np
 import torch
 
-from videomdm_ext.data import files, index
+from videomdm_ext.data import files, index, shards
 from videomdm_ext.data.clip import MIN_FRAMES, Clip
 from videomdm_ext.data.files import Array
 from videomdm_ext.data.index import Clips, Entry, Lines
@@ -44,8 +45,8 @@ class Card:
     `detector_error` those of the keypoints, in units of the focal length.
 
     `heading` is the rule by which headings of the feature vectors were found, `counts` the clips of each split,
-    `recipe` the settings it was made with, `content_hash` the SHA-256 of all clip files. `write_folder` fills in
-    counts and hash.
+    `recipe` the settings it was made with, `content_hash` the SHA-256 of all clip files. Clips that are `packed` lie in
+    shards. `write_folder` fills in counts and hash.
     """
 
     name: str
@@ -61,12 +62,14 @@ class Card:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
     content_hash: str = ""
+    packed: bool = False
 
     def to_json(self) -> str:
         """The text of dataset.json; the same card always gives the same text."""
         entries = {"format": FORMAT, **dataclasses.asdict(self)}
-        if not self.detector_error:  # then the text is what it was before there was such an entry
-            del entries["detector_error"]
+        for name in ("detector_error", "packed"):
+            if not entries[name]:  # then the text is what it was before there was such an entry
+                del entries[name]
         return json.dumps(entries, indent=2, sort_keys=True) + "\n"
 
     @classmethod
@@ -159,11 +162,16 @@ def content_hash(path: str, card: Card, ids: Iterable[str]) -> str:
     """SHA-256 over names and contents of the files of these clips, in this order; a truth need not be there."""
     content = hashlib.sha256()
     for clip_id in ids:
-        place = names(clip_id, card)
-        for key, data in read_files(path, card, clip_id).items():
-            content.update(f"{place[key]}\0{len(data)}\0".encode())
-            content.update(data)
+        update_hash(content, card, clip_id, read_files(path, card, clip_id))
     return content.hexdigest()
+
+
+def update_hash(content: Any, card: Card, clip_id: str, found: Mapping[str, bytes]) -> None:
+    """Add names and contents of a clip's files to a hash of the whole set."""
+    place = names(clip_id, card)
+    for key, data in found.items():
+        content.update(f"{place[key]}\0{len(data)}\0".encode())
+        content.update(data)
 
 
 class Builder:
@@ -296,38 +304,62 @@ def read_folder(path: str, split: str, *, min_frames: int = MIN_FRAMES) -> tuple
     All of a small split are checked here; those of a larger one were when its index was made, and are again as they are
     read if their files are others than then.
     """
-    card, ids = read_card(path), read_ids(path, split)
-    lines = index.read(path, split, facts_of(card))
-    if [line.partition("\t")[0] for line in lines] != ids:
-        known = {line.partition("\t")[0]: line for line in lines}
-        missing = [clip_id for clip_id in ids if clip_id not in known]
-        if len(missing) > LOOKED_AT:
-            logger.info("%s: reading %d clips once for the index of the split %s", path, len(missing), split)
-        for clip_id in missing:
-            content = read_files(path, card, clip_id)
-            clip = _parsed(path, card, clip_id, content)
-            validate(clip, fps=card.fps, min_frames=min_frames)
-            known[clip_id] = Entry.of(clip, content).line
-        lines = [known[clip_id] for clip_id in ids]
-        if missing:
-            index.write(path, split, facts_of(card), lines)
-    clips = Clips(Lines(lines), lambda entry: _read_known(path, card, entry, min_frames))
+    card = read_card(path)
+    entries = read_entries(path, card, split, min_frames=min_frames)
+    clips = Clips(entries, lambda entry: _read_known(path, card, entry, min_frames))
     if len(clips) <= LOOKED_AT:
         for _ in clips:
             pass
     return card, clips
 
 
+def read_entries(path: str, card: Card, split: str, *, min_frames: int = MIN_FRAMES) -> Lines:
+    """The index of a split; clips that it does not have are read, checked and added."""
+    ids, lines = read_ids(path, split), index.read(path, split, facts_of(card))
+    known = {line.partition("\t")[0]: line for line in lines}
+    if list(known) == ids:
+        return Lines(lines)
+    missing = [clip_id for clip_id in ids if clip_id not in known]
+    if len(missing) > LOOKED_AT:
+        logger.info("%s: reading %d clips once for the index of the split %s", path, len(missing), split)
+    places = shards.places(path, split) if card.packed and missing else {}
+    for clip_id in missing:
+        place = places.get(clip_id, "")
+        content = read_files(path, card, clip_id, place)
+        clip = _parsed(path, card, clip_id, content, place)
+        validate(clip, fps=card.fps, min_frames=min_frames)
+        known[clip_id] = Entry.of(clip, content, place).line
+    lines = [known[clip_id] for clip_id in ids]
+    if missing:
+        index.write(path, split, facts_of(card), lines)
+    return Lines(lines)
+
+
 def facts_of(card: Card) -> str:
     """What the index depends on, beside the rules of a clip."""
-    facts = (FORMAT, card.content_hash, card.skeleton, card.fps, card.lifter, dataclasses.asdict(card.heading))
-    return json.dumps(facts)
+    facts = (FORMAT, card.content_hash, card.skeleton, card.fps, card.lifter, card.packed)
+    return json.dumps((*facts, dataclasses.asdict(card.heading)))
 
 
-def read_files(path: str, card: Card, clip_id: str) -> dict[str, bytes]:
-    """The contents of a clip's files by kind; a truth need not be there."""
-    place = {key: bf.join(path, name) for key, name in names(files.checked_id(clip_id, path), card).items()}
-    return {key: files.read_bytes(name) for key, name in place.items() if key != "truth" or bf.exists(name)}
+def read_files(path: str, card: Card, clip_id: str, place: str = "") -> dict[str, bytes]:
+    """The contents of a clip's files by kind, a truth only where there is one; `place` is that in a packed set."""
+    files.checked_id(clip_id, path)
+    if card.packed:
+        place = place or _places(path, card.content_hash, tuple(card.counts)).get(clip_id, "")
+        if not place:
+            raise DatasetError(
+                f"{bf.join(path, shards.FOLDER)}: expected the clip {clip_id} in a shard, found it in none. "
+                "Copy the shards again, or take it out of the split lists."
+            )
+        return shards.read(path, place, clip_id)
+    found = {key: bf.join(path, name) for key, name in names(clip_id, card).items()}
+    return {key: files.read_bytes(name) for key, name in found.items() if key != "truth" or bf.exists(name)}
+
+
+@functools.lru_cache(maxsize=4)
+def _places(path: str, content: str, splits: tuple[str, ...]) -> dict[str, str]:
+    """Where the clips of a packed set lie, for those that are read by their ids."""
+    return {clip_id: place for split in splits for clip_id, place in shards.places(path, split).items()}
 
 
 def read_clip(path: str, card: Card, clip_id: str, *, min_frames: int = MIN_FRAMES) -> Clip:
@@ -339,8 +371,8 @@ def read_clip(path: str, card: Card, clip_id: str, *, min_frames: int = MIN_FRAM
 
 def _read_known(path: str, card: Card, entry: Entry, min_frames: int) -> Clip:
     """A clip of the index; one whose files are as they were when the index was made has been checked."""
-    content = read_files(path, card, entry.id)
-    clip = _parsed(path, card, entry.id, content)
+    content = read_files(path, card, entry.id, entry.place)
+    clip = _parsed(path, card, entry.id, content, entry.place)
     if index.checksum(content) != entry.sum or clip.length < min_frames:
         validate(clip, fps=card.fps, min_frames=min_frames)
         now = Entry.of(clip, content, entry.place)
@@ -352,9 +384,11 @@ def _read_known(path: str, card: Card, entry: Entry, min_frames: int) -> Clip:
     return clip
 
 
-def _parsed(path: str, card: Card, clip_id: str, content: Mapping[str, bytes]) -> Clip:
+def _parsed(path: str, card: Card, clip_id: str, content: Mapping[str, bytes], packed: str = "") -> Clip:
     """The clip that its files hold, not yet checked."""
     place = {key: bf.join(path, name) for key, name in names(clip_id, card).items()}
+    if card.packed:
+        place = {key: f"{shards.shard_of(path, packed)}: {name}" for key, name in names(clip_id, card).items()}
     seen = files.arrays_from(content["keypoints"], place["keypoints"], needed=NEEDED)
     cameras = files.arrays_from(content["camera"], place["camera"], needed=("extrinsics",))
     size = cameras.get("image_size")

@@ -311,6 +311,7 @@ def open_evaluation(host_class: type, source: Source, supervision: Supervision, 
         dataset = host_class(split=split, **named)
     else:
         check_enough(source.clips, split, clips)
+        check_unpacked(source.clips)
         dataset = _on_folder(host_class, pathlib.Path(source.clips).resolve(), split=split, **named)
     if named["mode"] == "eval":
         speak_training_units(dataset, source, supervision)
@@ -329,6 +330,15 @@ def check_enough(path: str, split: str, clips: Clips, batch: int = BATCH) -> Non
             f"{path}: expected {least} or more clips of {FRAMES[0]} to {FRAMES[1]} frames in the split {split} for "
             f"MDM's evaluation, found {good} of {len(clips)}. On a small set, train and score arms with "
             f"videomdm bench --dataset {shlex.quote(path)}."
+        )
+
+
+def check_unpacked(path: str) -> None:
+    """Raise ConfigError where clips lie in shards, which MDM's dataset class cannot read."""
+    if read_card(path).packed:
+        raise ConfigError(
+            f"{path}: expected a set of files for MDM's evaluation, found a packed one. "
+            f"Unpack it: videomdm data unpack {shlex.quote(path)} --out DIR."
         )
 
 

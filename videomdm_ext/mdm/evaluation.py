@@ -281,6 +281,7 @@ def check_truth(path: str, split: str = "test", batch: int = data.BATCH) -> bool
     if clips.missing_truth():
         return False
     data.check_enough(path, split, clips, batch)
+    data.check_unpacked(path)
     return True
 
 
