@@ -1,5 +1,6 @@
 """The speed benchmark: times add up, every part is shown, and stock MDM and ours end with equal weights."""
 
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -11,8 +12,9 @@ from videomdm_ext.cli import benchmarking as verb
 from videomdm_ext.cli import main as cli
 from videomdm_ext.errors import HostError
 from videomdm_ext.mdm import checkout, install
-from videomdm_ext.mdm.speed import measure
+from videomdm_ext.mdm.speed import device, measure
 from videomdm_ext.mdm.speed.measure import PARTS, PHASES, Clock, Sizes, Speeds, Timing, captions, medians
+from videomdm_ext.supervision.unrolling import TimestepBuckets
 
 SMALL = Sizes(batch=4, frames=24, layers=1, width=32, steps=2, threads=1)
 
@@ -105,7 +107,7 @@ def test_without_mdm_and_with_sizes_that_cannot_be_timed_the_message_says_what_t
     assert "Or time the stand-in with --standin" in capsys.readouterr().err
     for words in (["--batch", "0"], ["--frames", "15"], ["--width", "30"], ["--steps", "0"]):
         assert cli.main(["bench", "speed", *words]) == 1
-        assert "--batch, --layers, --steps: expected 1 or more" in capsys.readouterr().err
+        assert "--batch, --layers, --steps, --many: expected 1 or more" in capsys.readouterr().err
 
 
 def test_a_process_that_fails_is_an_error_with_its_last_words(tmp_path):
@@ -139,6 +141,22 @@ def test_the_stand_in_is_timed_in_all_variants_but_stock_mdm():
     check(speeds, ("3d", ONCE, "2d"))
     assert watched == [(number, 5) for number in range(1, 6)]
     assert speeds.timings["3d"].digest != speeds.timings["2d"].digest
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_small_tower")
+def test_what_a_gpu_has_to_show_is_measured_on_a_cpu_at_a_small_size():
+    watched: list[int] = []
+    sizes = dataclasses.replace(SMALL, many=5, steps=1)
+    table = device.report(checkout.standin(), sizes, lambda done, total: watched.append(total - done))
+    assert watched == [2, 1, 0]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.count("|") == 4]
+    cells = {row[0]: row[1] for row in rows if len(row) > 1}
+    assert float(cells["parity with the CPU: loss after 10 steps, relative"]) == 0, "here both are the CPU"
+    assert float(cells["objective: apart from its plain translation, relative"]) < 1e-4
+    assert {"3d: a step", "2d: a step", "2d, unrolled: a step", "5 motions sampled", "5 clips refined"} <= cells.keys()
+    assert TimestepBuckets.of(measure.TWICE.unroll_below, measure.TWICE.unroll_steps, 50).top > 0.9 * 50
+    assert "1 threads" in table.splitlines()[0]
 
 
 @pytest.mark.mdm

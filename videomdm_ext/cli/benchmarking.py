@@ -12,7 +12,7 @@ import tyro
 from rich.markup import escape
 from rich.table import Table
 
-from videomdm_ext.bench import protocol_mdm, provenance
+from videomdm_ext.bench import precision, protocol_mdm, provenance
 from videomdm_ext.bench.plan import Plan, read_plan
 from videomdm_ext.bench.protocol_mdm import Asked, Evaluated, Settings, document
 from videomdm_ext.bench.report.tables import terminal_table
@@ -24,6 +24,7 @@ from videomdm_ext.data.files import check_writable, write_bytes
 from videomdm_ext.data.folder import read_card
 from videomdm_ext.errors import ConfigError, HostError
 from videomdm_ext.mdm import checkout, distributed, hook, text
+from videomdm_ext.mdm.speed import device
 from videomdm_ext.mdm.speed.measure import PARTS, PHASES, Sizes, Speeds, measure
 from videomdm_ext.render import figures
 
@@ -272,22 +273,35 @@ class Speed:
     cpu_time: bool = False
     """Count the processes' CPU seconds instead of the clock's, for a machine that others use at the same time."""
     out: Path | None = None
-    """Folder for speed.json."""
+    """Folder for speed.json, or gpu.md."""
+    checks: bool = False
+    """Measure what docs/gpu.md asks of a GPU (or of a CPU, at a small size) instead, and print it as Markdown."""
+    many: int = 1000
+    """With --checks: motions to sample, and clips to refine."""
 
     def __call__(self) -> int:
-        if min(self.batch, self.layers, self.steps) < 1 or self.frames < 16 or self.width % 8:
+        if min(self.batch, self.layers, self.steps, self.many) < 1 or self.frames < 16 or self.width % 8:
             raise ConfigError(
-                "--batch, --layers, --steps: expected 1 or more; --frames: 16 or more; --width: a multiple of 8. "
-                "Correct the option."
+                "--batch, --layers, --steps, --many: expected 1 or more; --frames: 16 or more; --width: a multiple of "
+                "8. Correct the option."
             )
         if self.out is not None:
             check_writable(str(self.out))
-        given = {name: getattr(self, name) for name in ("batch", "frames", "layers", "width", "steps", "cpu_time")}
+        given = {
+            name: getattr(self, name) for name in ("batch", "frames", "layers", "width", "steps", "cpu_time", "many")
+        }
         sizes = Sizes(**given, threads=self.threads or torch.get_num_threads())
         try:
             host = checkout.standin() if self.standin else checkout.find(None if self.mdm == "auto" else self.mdm)
         except HostError as error:
             raise HostError(f"{error} Or time the stand-in with --standin.") from error
+        if self.checks:
+            with bars() as progress:
+                table = device.report(host, sizes, counting(progress, "steps"))
+            print(table)
+            if self.out is not None:
+                (self.out / "gpu.md").write_text(table, encoding="utf-8")
+            return 0
         with bars() as progress:
             speeds = measure(host, sizes, counting(progress, "steps"))
         _show_speeds(speeds)
@@ -295,6 +309,41 @@ class Speed:
             (self.out / "speed.json").write_text(speeds.as_json(), encoding="utf-8")
             console.print(f"{self.out / 'speed.json'}: every number")
             say_next("bench --dataset DIR --mdm PATH")
+        return 0
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Sample a run with each saving of the options for speed, and beside full precision; the table is Markdown."""
+
+    run: Path
+    """Folder of a run, or a checkpoint with its args.json beside it."""
+    mdm: str = ""
+    """MDM checkout the run was trained in; empty: the stand-in."""
+    count: int = 1000
+    """Motions."""
+    evaluator: str = "text_motion"
+    """Whose space the Fréchet distance is taken in; it is kept, or made, in RUN/evaluators."""
+    seed: int = 0
+    """Seed of the noise."""
+    out: Path | None = None
+    """Write the table to this file too."""
+
+    def __call__(self) -> int:
+        if self.count < 2:
+            raise ConfigError(f"--count: expected 2 or more motions, found {self.count}. Correct it.")
+        if self.out is not None:
+            check_writable(str(self.out.resolve().parent))
+        with bars() as progress:
+            watch = counting(progress, "sets of motions")
+            evaluator, seconds, found = precision.measure(
+                self.run, mdm=self.mdm, count=self.count, name=self.evaluator, seed=self.seed, watch=watch
+            )
+        table = precision.table(evaluator, seconds, found, self.count)
+        print(table)
+        if self.out is not None:
+            write_bytes(str(self.out.resolve()), table.encode())
+        say_next("sample --run RUN")
         return 0
 
 

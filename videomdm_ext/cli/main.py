@@ -46,6 +46,7 @@ VERBS = {
         "Speed",
         "Time the parts of a training step: stock MDM, ours in 3D, ours in 2D.",
     ),
+    "bench precision": ("cli.benchmarking", "Precision", "Tell what each saving of last bits costs in samples."),
     "run": ("run", "main", "Run any program of an MDM checkout with this package's options."),
     "install": ("cli.checkouts", "Install", "Let an MDM checkout's own commands take this package's options."),
     "uninstall": ("cli.checkouts", "Uninstall", "Take that out again; every other byte stays as it is."),

@@ -1,4 +1,4 @@
-"""Where a training step's time goes: MDM as it is, with this package in 3D, and in 2D without unrolling.
+"""Where a training step's time goes: MDM as it is, with this package in 3D, in 2D without unrolling, and unrolled.
 
 Each variant runs in its own process (this module as a program) on the same batch, and the processes take turns step by
 step, so that a busy machine slows them alike. Captions are new in the first pass over the pool and known in the second,
@@ -39,12 +39,15 @@ from videomdm_ext.supervision.observation import PREFIX
 
 PARTS = ("text encoding", "denoiser forward", "loss", "backward", "optimizer and norms", "average", "rest")
 PHASES = ("first epoch", "later epochs")
+UNROLLED, CHECKS = "2d, unrolled", "checks"
 VARIANTS = ("stock", "3d", "3d --encode_once", "2d")
 WORDS = ("a person", "walks", "turns left", "turns right", "jumps", "sits down", "and", "then", "slowly", "in a circle")
 FPS = 20.0
 TOWER: dict[str, int] = {}
 """Size of the random text tower, where it is not that of ViT-B/32."""
 TWO = Supervision(supervision="2d", teacher="lifted", unroll="off")
+TWICE = dataclasses.replace(TWO, unroll="on", unroll_below=50)
+"""All but the noisiest timesteps of MDM's schedule are unrolled, so nearly every step is."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ class Sizes:
     steps: int = 5
     threads: int = 2
     cpu_time: bool = False
+    many: int = 1000
+    """Motions sampled and clips refined by the checks of `device`."""
 
     @property
     def pool(self) -> int:
@@ -67,10 +72,12 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Timing:
-    """Medians of one variant in seconds, by phase and part ("total" too), and its weights after all steps."""
+    """Medians of one variant in seconds, by phase and part ("total" too), its weights after all steps, and the most
+    memory that its process held, bytes, on its GPU where it has one."""
 
     seconds: Mapping[str, Mapping[str, float]]
     digest: str
+    memory: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -105,20 +112,20 @@ class Speeds:
         return json.dumps(content, indent=2) + "\n"
 
 
-def measure(checkout: Checkout, sizes: Sizes, watch: Callable[[int, int], None] = lambda done, total: None) -> Speeds:
-    """Time every variant that the checkout has. `watch` gets the steps done and the steps in all."""
-    variants = VARIANTS if checkout.kind == "mdm" else VARIANTS[1:]
+def measure(
+    checkout: Checkout,
+    sizes: Sizes,
+    watch: Callable[[int, int], None] = lambda done, total: None,
+    variants: Sequence[str] = (),
+) -> Speeds:
+    """Time these variants, or every one that the checkout has. `watch` gets the steps done and the steps in all."""
+    variants = variants or (VARIANTS if checkout.kind == "mdm" else VARIANTS[1:])
     if "stock" in variants and install.examine(checkout.root).state != install.NOT_INSTALLED:
         raise HostError(
             f"{checkout.root / PARSER}: edited by videomdm install, so stock MDM cannot be timed in this checkout. "
             f"Run videomdm uninstall --mdm {checkout.root} before, or name another clone with --mdm."
         )
-    with tempfile.TemporaryDirectory(prefix="videomdm-speed-") as name, ExitStack() as stack:
-        folder = Path(name)
-        write_batch(folder, sizes)
-        tower = None if text.clip_path().is_file() else TOWER
-        plan = {"root": str(checkout.root), "kind": checkout.kind, "tower": tower, **dataclasses.asdict(sizes)}
-        (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+    with working(checkout, sizes) as folder, ExitStack() as stack:
         workers = {variant: stack.enter_context(worker(folder, variant, checkout, sizes)) for variant in variants}
         turns = ["warm-up", *(f"{phase}/{step}" for phase in PHASES for step in range(sizes.steps))]
         taken: dict[str, dict[str, list[dict[str, float]]]] = {v: {phase: [] for phase in PHASES} for v in variants}
@@ -130,12 +137,24 @@ def measure(checkout: Checkout, sizes: Sizes, watch: Callable[[int, int], None] 
             watch(number + 1, len(turns))
         ends = {variant: ask("end") for variant, ask in workers.items()}
     timings = {
-        variant: Timing({phase: medians(steps) for phase, steps in phases.items()}, ends[variant]["digest"])
-        for variant, phases in taken.items()
+        variant: Timing({phase: medians(steps) for phase, steps in phases.items()}, end["digest"], end["memory"])
+        for (variant, phases), end in zip(taken.items(), ends.values(), strict=True)
     }
     random_tower = "a random tower of ViT-B/32 size (CLIP's weights are not here)"
-    encoder = "CLIP ViT-B/32" if tower is None else random_tower
+    encoder = "CLIP ViT-B/32" if text.clip_path().is_file() else random_tower
     return Speeds(sizes, timings, next(iter(ends.values()))["device"], encoder)
+
+
+@contextmanager
+def working(checkout: Checkout, sizes: Sizes) -> Iterator[Path]:
+    """A temporary folder with the batch and what the processes have to know."""
+    with tempfile.TemporaryDirectory(prefix="videomdm-speed-") as name:
+        folder = Path(name)
+        write_batch(folder, sizes)
+        tower = None if text.clip_path().is_file() else TOWER
+        plan = {"root": str(checkout.root), "kind": checkout.kind, "tower": tower, **dataclasses.asdict(sizes)}
+        (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+        yield folder
 
 
 def medians(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -266,14 +285,18 @@ def main(folder: Path, variant: str) -> None:
     torch.set_num_threads(sizes.threads)
     loop = build(folder, variant, plan, sizes)
     clock = Clock(sizes.cpu_time)
-    attach(clock, loop)
+    if variant != CHECKS:
+        attach(clock, loop)
+    device: Any = importlib.import_module("videomdm_ext.mdm.speed.device")
     motion, y = load(folder, variant, loop)
     for line in sys.stdin:
         turn = line.strip()
         if turn == "end":
             gpu = torch.cuda.is_available()
-            device = torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads"
-            answer: dict[str, Any] = {"digest": digest(loop), "device": device}
+            name = torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads"
+            answer: dict[str, Any] = {"digest": digest(loop), "device": name, "memory": device.peak_memory()}
+        elif variant == CHECKS:
+            answer = device.check(turn, loop, motion, {**y, "text": captions(sizes, turn)}, sizes)
         else:
             answer = step(clock, loop, motion, {**y, "text": captions(sizes, turn)})
         answers.write(json.dumps(answer) + "\n")
@@ -291,24 +314,28 @@ def build(folder: Path, variant: str, plan: dict[str, Any], sizes: Sizes) -> Any
         hook.claim(here)
     else:
         hook.use(here)
-    source = Source(clips=str(folder / "clips"), crop_frames=sizes.frames)
+    source, two = Source(clips=str(folder / "clips"), crop_frames=sizes.frames), is_2d(variant)
     (folder / variant).mkdir()
     sys.argv = [
         "train.train_mdm", "--save_dir", str(folder / variant), "--batch_size", str(sizes.batch), "--use_ema",
         "--layers", str(sizes.layers), "--latent_dim", str(sizes.width), "--log_interval", "1000000",
         *([] if variant == "stock" else ["--text_features", "clip"]),
         *(["--encode_once"] if variant == "3d --encode_once" else []),
-        *([*as_flags(source), *as_flags(TWO)] if variant == "2d" else []),
+        *([*as_flags(source), *as_flags(TWICE if variant == UNROLLED else TWO)] if two else []),
     ]  # fmt: skip
     args = importlib.import_module("utils.parser_util").train_args()
     importlib.import_module("utils.fixseed").fixseed(args.seed)
     dist_util = importlib.import_module("utils.dist_util")
     dist_util.setup_dist(args.device)
     training = importlib.import_module("train.training_loop")
-    dataset = open_dataset(source, TWO, "train", 0) if variant == "2d" else argparse.Namespace()
+    dataset = open_dataset(source, TWO, "train", 0) if two else argparse.Namespace()
     model, diffusion = importlib.import_module("utils.model_util").create_model_and_diffusion(args, Data(dataset))
     model.to(dist_util.dev())
     return training.TrainLoop(args, None, model, diffusion, Data(dataset))
+
+
+def is_2d(variant: str) -> bool:
+    return variant in ("2d", UNROLLED, CHECKS)
 
 
 def attach(clock: Clock, loop: Any) -> None:
@@ -326,7 +353,7 @@ def attach(clock: Clock, loop: Any) -> None:
 def load(folder: Path, variant: str, loop: Any) -> tuple[torch.Tensor, dict[str, Any]]:
     """The batch on the device; what the cameras saw only where it is used."""
     batch, device = torch.load(folder / "batch.pt"), next(loop.model.parameters()).device
-    kept = {key: value for key, value in batch["y"].items() if variant == "2d" or not key.startswith(PREFIX)}
+    kept = {key: value for key, value in batch["y"].items() if is_2d(variant) or not key.startswith(PREFIX)}
     moved = {key: value.to(device) if torch.is_tensor(value) else value for key, value in kept.items()}
     return batch["motion"].to(device), moved
 

@@ -1,0 +1,104 @@
+"""What the named savings cost: motions sampled with each, beside those of full precision with the same draws.
+
+The same checkpoint, captions and noise, so that a saving shows by itself: the Fréchet distance in an evaluator's space
+between its motions and those of full precision, and how far the positions are apart. A second set of full precision
+with other noise gives the scale: that far apart are two equal samplers.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from videomdm_ext import plugins
+from videomdm_ext.bench.evaluators.base import Evaluator, Ground
+from videomdm_ext.bench.metrics import frechet, gaussian
+from videomdm_ext.data.folder import read_card
+from videomdm_ext.inference import sample
+from videomdm_ext.mdm import checkout, hook
+
+FULL, OTHER_NOISE = "full precision", "full precision, other noise"
+SAVINGS = {
+    OTHER_NOISE: (),
+    "--autocast bf16": ("--autocast", "bf16"),
+    "--tf32": ("--tf32",),
+    "--compile_model": ("--compile_model",),
+    "--one_pass_guidance": ("--one_pass_guidance",),
+}
+"""Rows of the table, with the words of the command line."""
+GUIDANCE = 2.5
+"""MDM's own, so that there is something to do in one pass."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a saving: Fréchet distance, distances of positions in metres (largest and mean), seconds to sample."""
+
+    distance: float
+    largest: float
+    mean: float
+    seconds: float
+
+
+def measure(
+    place: Path, *, mdm: str, count: int, name: str, seed: int, watch: Callable[[int, int], None]
+) -> tuple[Evaluator, float, dict[str, Cost | str]]:
+    """-> the evaluator `name`, seconds of full precision, and each saving's cost, or why there is none here.
+
+    `place` is a run or a checkpoint. `watch` gets the sets sampled and their number.
+    """
+    host, path = checkout.choose(mdm), sample.find_checkpoint(place)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    before, found = torch.get_float32_matmul_precision(), dict[str, Cost | str]()
+
+    def motions(words: Sequence[str], seed: int) -> tuple[list[Tensor], float]:
+        argv, sys.argv = sys.argv, [sys.argv[0], *words]  # where the host's programs find them
+        try:
+            trained = sample.load(host, path, device=device)
+            wanted = sample.prompts(trained.dataset, count, 0)
+            sample.sample(trained, wanted[:64], seed=seed, guidance=GUIDANCE, ddim=2)
+            start = time.perf_counter()
+            made = sample.sample(trained, wanted, seed=seed, guidance=GUIDANCE)
+            return made, time.perf_counter() - start
+        finally:
+            sys.argv = argv
+            torch.set_float32_matmul_precision(before)
+
+    own, seconds = motions((), seed)
+    trained = sample.load(host, path)
+    clips, fps = trained.args.clips, trained.fps
+    ground = Ground(clips, read_card(clips), path.parent / "evaluators")
+    evaluator: Evaluator = plugins.collect(hook.manager(), "evaluators")[name](ground)
+    centre = gaussian(evaluator.motions(own, fps))
+    for number, (saving, words) in enumerate(SAVINGS.items()):
+        watch(number + 1, len(SAVINGS) + 1)
+        if saving == "--tf32" and device == "cpu":
+            found[saving] = "no GPU here"
+        else:
+            try:
+                made, took = motions(words, seed + (saving == OTHER_NOISE))
+            except RuntimeError as error:  # as without a C++ compiler
+                found[saving] = f"failed: {type(error).__name__}"
+                continue
+            apart = [(one - other).norm(dim=-1) for one, other in zip(made, own, strict=True)]
+            largest, mean = max(float(part.max()) for part in apart), float(torch.cat(apart).mean())
+            found[saving] = Cost(frechet(*gaussian(evaluator.motions(made, fps)), *centre), largest, mean, took)
+    watch(len(SAVINGS) + 1, len(SAVINGS) + 1)
+    return evaluator, seconds, found
+
+
+def table(evaluator: Evaluator, seconds: float, found: dict[str, Cost | str], count: int) -> str:
+    """As Markdown."""
+    rows = [f"| {FULL} | | | | {seconds:.1f} |"]
+    for name, cost in found.items():
+        if isinstance(cost, str):
+            rows.append(f"| {name} | {cost} | | | |")
+        else:
+            parts = f"{cost.distance:.2g} | {cost.largest:.1e} | {cost.mean:.1e} | {cost.seconds:.1f}"
+            rows.append(f"| {name} | {parts} |")
+    head = f"| {count} motions | FID in `{evaluator.name}` | largest difference, m | mean, m | seconds |"
+    return "\n".join([head, "|---|---|---|---|---|", *rows, ""])
