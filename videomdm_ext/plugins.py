@@ -30,6 +30,7 @@ BUILTINS: tuple[str, ...] = (
     "videomdm_ext.data.sources.fit3d",
     "videomdm_ext.data.sources.nba",
     "videomdm_ext.data.sources.mocap",
+    "videomdm_ext.data.sources.parquet",
     "videomdm_ext.data.video.importer",
     "videomdm_ext.bench.evaluators.essential",
     "videomdm_ext.bench.evaluators.text_motion",

@@ -163,6 +163,10 @@ class ImportData:
     """A file with lines ID<tab>caption, for sources without texts."""
     split: str = ",".join(map(str, SHARES))
     """Shares of the trials for train, val and test, where the source has no splits of its own."""
+    where: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Rows of Parquet files to take, such as split=train or fps>=20; may be repeated."""
+    limit: int = 0
+    """Rows of Parquet files to take at most; 0: all."""
     option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """KEY=VALUE of one kind alone; may be repeated."""
 
@@ -173,9 +177,10 @@ class ImportData:
         if self.views < 1:
             raise ConfigError(f"--views: expected 1 or more, found {self.views}. Correct it.")
         kind, out = find_importer(self.kind), self.out or str(Path("runs/data") / self.kind)
+        part = {"where": ",".join(self.where), "limit": str(self.limit or "")}
         given = ImportOptions(
             seed=self.seed, views=self.views, lifter=self.lifter, captions=self.captions,
-            extra=pairs(self.option), split=shares(self.split),
+            extra={k: v for k, v in part.items() if v} | pairs(self.option), split=shares(self.split),
         )  # fmt: skip
         importer = kind(self.source, given)
         torch.set_num_threads(1)  # arrays this small only wait for each other

@@ -80,7 +80,7 @@ class Importer(ABC):
     skeleton: Skeleton = SMPL22
     fps: float = 20.0  # frames per second of what `read` returns
     heading: ClassVar[HeadingRule] = RAW
-    licence: ClassVar[str] = ""
+    licence: str = ""
     sources: tuple[str, ...] = ()
     extras: ClassVar[Mapping[str, str] | None] = None
     """Keys of `options.extra` that this importer knows, each with a line of help; None: it checks them itself."""
@@ -227,17 +227,18 @@ class TakesImporter(Importer):
         folder = Path(self.source)
         found = sorted(p for p in folder.rglob("*") if p.suffix.lower() == self.ending and p.is_file())
         inside = [path for path in found if not files.leads_out(str(path), str(folder))]
-        stems = [_plain(path.stem) for path in inside]
+        stems = [plain_name(path.stem) for path in inside]
         times, named = Counter(stems), dict[str, Path]()
         for path, stem in zip(inside, stems, strict=True):
-            name = stem if times[stem] == 1 else _plain("_".join(path.relative_to(folder).with_suffix("").parts))
+            name = stem if times[stem] == 1 else plain_name("_".join(path.relative_to(folder).with_suffix("").parts))
             while name in named:
                 name += "_"
             named[name] = path
         return {path: name for name, path in named.items()}
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A name as an id: letters that none can have become `_`."""
     plain = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
     return plain if re.match(r"[A-Za-z0-9_]", plain) else f"_{plain}"
 
