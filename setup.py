@@ -95,7 +95,7 @@ TEST = [
     *SCALE,
     "pytest>=8.0",
     "pytest-benchmark>=4.0",
-    "pytest-xdist>=3.5",
+    "pytest-xdist>=3.7",
     "scipy>=1.11",
 ]
 DEV = [*TEST, "import-linter>=2.0", "mypy>=1.10", "ruff>=0.6", "types-PyYAML", "types-tqdm"]

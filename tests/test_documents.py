@@ -13,11 +13,9 @@ from typing import Any
 from unittest import mock
 
 import documents
-import numpy as np
 import pytest
 import torch
 import tyro
-from clips import motion
 from documents import ROOT
 from environments import install_plugin
 
@@ -25,7 +23,6 @@ from videomdm_ext import plugins, run
 from videomdm_ext.bench.plan import load_arm
 from videomdm_ext.cli import main as cli
 from videomdm_ext.config import Fairness, Source, Speed, Supervision, add_arguments
-from videomdm_ext.data.folder import read_card, read_folder
 from videomdm_ext.errors import VideoMDMError
 from videomdm_ext.lifters.base import Lifter
 from videomdm_ext.mdm import checkout
@@ -276,23 +273,3 @@ def test_commands_are_found_in_blocks_and_in_running_text():
     ]  # fmt: skip
     (command,) = documents.of_text("so `videomdm run\n[--mdm PATH] a|b ARGS...` and `pip`", "a")
     assert command.words == ("videomdm", "run", "--mdm", "PATH", "a", "ARGS")
-
-
-@pytest.mark.usefixtures("plugin")
-def test_the_page_about_plugins_makes_a_data_set_with_its_lifter(tmp_path, monkeypatch, capsys):
-    for name in ("walk", "jump", "kick"):
-        for folder in ("joints", "texts"):
-            (tmp_path / "source" / folder).mkdir(parents=True, exist_ok=True)
-        np.save(tmp_path / "source" / "joints" / f"{name}.npy", motion(name).numpy())
-        (tmp_path / "source" / "texts" / f"{name}.txt").write_text(f"a person {name}s.#a/DET person/NOUN#0.0#0.0\n")
-    monkeypatch.chdir(tmp_path)
-    commands = [c for c in OURS if c.document == "docs/plugins.md" and len(c.words) > 3]
-    assert [verb_of(c.words)[0] for c in commands] == ["data import", "data import", "data check"]
-    for command in commands:
-        assert cli.main(filled(command.words[1:])) == 0
-    assert "--lifter cardboard" in capsys.readouterr().out
-    card = read_card("cardboard")
-    assert card.lifter == "cardboard"
-    assert 0.05 < card.lifter_error["pa_mpjpe"] < 0.3
-    _, clips = read_folder("cardboard", "train")
-    assert clips

@@ -343,12 +343,3 @@ def test_samples_without_variety_have_precision_and_no_recall() -> None:
 
 def test_of_few_rows_the_ball_reaches_to_the_farthest() -> None:
     assert metrics.radii(torch.tensor([[0.0], [1.0], [5.0]]), 3).tolist() == [5.0, 4.0, 5.0]
-
-
-def test_the_frechet_distance_is_that_of_torch_fidelity() -> None:
-    fidelity = pytest.importorskip("torch_fidelity.metric_fid", reason="torch-fidelity is not installed")
-    sets = [drawn(90, 7, 0), 1.5 * drawn(70, 7, 1) + 0.3]
-    theirs = fidelity.fid_statistics_to_metric(
-        *[{"mu": rows.numpy().mean(0), "sigma": np.cov(rows.numpy().T)} for rows in sets], verbose=False
-    )["frechet_inception_distance"]
-    assert metrics.frechet(*metrics.gaussian(sets[0]), *metrics.gaussian(sets[1])) == pytest.approx(theirs, rel=1e-6)

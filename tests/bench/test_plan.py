@@ -12,7 +12,7 @@ from small_bench import CARD, make_plan, write_set
 
 from videomdm_ext.bench import provenance
 from videomdm_ext.bench import run as engine
-from videomdm_ext.bench.plan import FOLDER, ArmConfig, Plan, Run, arm_name, known_arms, load_arm, read_plan, settings
+from videomdm_ext.bench.plan import FOLDER, ArmConfig, Plan, Run, arm_name, known_arms, load_arm, settings
 from videomdm_ext.bench.run import Bench, execute, prepare
 from videomdm_ext.config import Supervision, add_arguments, difference, from_args
 from videomdm_ext.data.folder import write_folder
@@ -209,17 +209,6 @@ def test_twins_and_folders_that_cannot_be_written_are_refused(plan, tmp_path, mo
     (tmp_path / "file").touch()
     with pytest.raises(DatasetError, match="can be written"):
         prepare(plan, tmp_path / "file" / "out")
-
-
-def test_another_plan_in_the_folder_is_refused_and_the_same_one_goes_on(plan, tmp_path):
-    only = dataclasses.replace(plan, arms=("3d",))
-    prepare(only, tmp_path)
-    prepare(only, tmp_path)
-    stored = (tmp_path / "plan.json").read_bytes()
-    with pytest.raises(ConfigError, match=r"plan\.json: holds another comparison"):
-        prepare(dataclasses.replace(only, steps=61), tmp_path)
-    assert (tmp_path / "plan.json").read_bytes() == stored
-    assert read_plan(tmp_path) == only
 
 
 def test_teachers_are_refined_only_where_an_arm_needs_them(plan, tmp_path, monkeypatch):

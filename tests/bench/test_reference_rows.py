@@ -66,10 +66,6 @@ def test_a_level_is_wrong_on_both_sides_and_motion_energy_never_ranks() -> None:
     assert reference_rows.ranking("jitter") == (False, "the truth's own value is not known")
 
 
-def test_an_error_against_the_same_clip_needs_no_split_halves() -> None:
-    assert ReferenceRows({}, {}, {"mpjpe": 0.1}, {}, 3).ranking("mpjpe")[0]
-
-
 def test_the_held_out_error_may_rank_only_beside_that_of_the_teacher() -> None:
     metric = metrics.by_name("heldout_mpjpe")
     assert (metric.unit, metric.scale, metric.error(0.04, math.nan)) == ("mm", 1e3, 0.04)

@@ -12,6 +12,8 @@ from filmed import FOCAL, SIZE, film, write_detections, write_gif
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
+from videomdm_ext.bench import video_demo
+from videomdm_ext.bench.plan import DEMO
 from videomdm_ext.bench.video_demo import VIEWS, Film, Sources, find_wheels, means, run_video_demo
 from videomdm_ext.data.video import importer as video
 from videomdm_ext.data.video import watch as video_watch
@@ -21,7 +23,8 @@ from videomdm_ext.supervision import refinement
 
 SOURCES = ("lifted", "refined", "arm lifted", "arm 2d")
 DIRECT = [SMPL22.index(f"{s}_{p}") for s in "lr" for p in ("hip", "knee", "ankle", "shoulder", "elbow", "wrist")]
-BRIEF = refinement.Refinement(first=80, rounds=1)
+BRIEF = refinement.Refinement(first=50, rounds=1)
+SMALL = dataclasses.replace(DEMO, latent_dim=32, layers=1, ff_size=32)
 STEPS = 60
 """One checkpoint, at step 50, before the end."""
 FILMS = {
@@ -93,7 +96,9 @@ class Interrupted:
             if name == stop_at or trained:
                 raise KeyboardInterrupt
 
-        return run_video_demo(self.out, self.sources, steps=STEPS, workers=1, progress=progress)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(video_demo, "DEMO", SMALL)
+            return run_video_demo(self.out, self.sources, steps=STEPS, workers=1, progress=progress)
 
 
 @pytest.fixture(scope="module")

@@ -128,6 +128,8 @@ def test_a_terminal_is_shown_the_steps_of_sampling_and_a_pipe_how_many_motions(
         (["--count", "1", "--ddim", "6"], "--ddim: expected 2 to 5 steps, those of the schedule, found 6"),
         (["--checkpoint", "elsewhere"], "--run, --checkpoint: expected one of the two, found both"),
         (["--prompts", "nowhere.txt"], "nowhere.txt: expected a file that can be read"),
+        (["--count", "0"], "--count"),
+        (["--mdm", "nowhere"], "nowhere"),
     ],
 )
 def test_what_cannot_be_sampled_is_answered(trained, tmp_path, capsys, words, named):

@@ -1,6 +1,9 @@
 """`videomdm data from-video`: from videos to a data set with pictures, in one command that can be given again."""
 
+import contextlib
+import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,19 +15,39 @@ from videomdm_ext.cli import videos
 from videomdm_ext.data import texts
 from videomdm_ext.data.folder import read_folder
 
+FILMS = {"walk one": film("walk"), "dance": film("dance_b")}
+
 
 @pytest.fixture
 def command(tmp_path):
     """The words of a call on two films, and the data set's folder."""
-    source, found, captions = write_source(tmp_path, {"walk one": film("walk"), "dance": film("dance_b")})
-    out = tmp_path / "out"
-    words = ["data", "from-video", str(source), "--captions", str(captions), "--out", str(out)]
-    return [*words, "--detections", str(found), "--format", "blazepose", "--focal", str(FOCAL)], out
+    return words_of(tmp_path, *write_source(tmp_path, FILMS))
 
 
-def test_videos_become_a_data_set_with_a_picture_of_each_clip(command, capsys):
-    words, out = command
-    assert cli.main(words) == 0
+def words_of(place, source, found, captions):
+    words = ["data", "from-video", str(source), "--captions", str(captions), "--out", str(place / "out")]
+    return [*words, "--detections", str(found), "--format", "blazepose", "--focal", str(FOCAL)], place / "out"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """-> the folder of a finished call, with its source in it, and what it printed."""
+    place, printed = tmp_path_factory.mktemp("finished"), io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert cli.main(words_of(place, *write_source(place, FILMS))[0]) == 0
+    return place, printed.getvalue()
+
+
+@pytest.fixture
+def again(finished, tmp_path):
+    """The words of the finished call for a copy of its set, whose pictures are gone, and the copy."""
+    shutil.copytree(finished[0] / "out", tmp_path / "out", ignore=shutil.ignore_patterns("sheets"))
+    return words_of(tmp_path, *(finished[0] / name for name in ("videos", "found", "captions.txt")))
+
+
+def test_videos_become_a_data_set_with_a_picture_of_each_clip(finished):
+    place, printed = finished
+    out = place / "out"
     card, clips = read_folder(str(out), "train")
     assert [clip.id for clip in clips] == ["dance_0", "walk_one_0"]
     assert clips[0].texts == ("a person moves.",)
@@ -35,7 +58,7 @@ def test_videos_become_a_data_set_with_a_picture_of_each_clip(command, capsys):
     assert facts["focal"] == FOCAL
     assert facts["clips"]["walk_one_0"]["error_pixels"] < 3
     verify_folder(str(out))
-    assert f"videomdm train --arm 2d --clips {out} --save_dir runs/2d\n" in capsys.readouterr().out
+    assert f"videomdm train --arm 2d --clips {out} --save_dir runs/2d\n" in printed
 
 
 def test_an_interrupted_call_goes_on_without_reading_again(command, monkeypatch):
@@ -55,9 +78,8 @@ def test_an_interrupted_call_goes_on_without_reading_again(command, monkeypatch)
     assert read == ["walk_one_0"]
 
 
-def test_pictures_are_drawn_once_and_again_when_the_clips_are_others(command, monkeypatch):
-    words, out = command
-    assert cli.main([*words, "--no-sheets"]) == 0
+def test_pictures_are_drawn_once_and_again_when_the_clips_are_others(again, monkeypatch):
+    _, out = again
     drawn = []
 
     def draw(path, clip, pictures, **_):
@@ -74,15 +96,13 @@ def test_pictures_are_drawn_once_and_again_when_the_clips_are_others(command, mo
     assert drawn == ["dance_0", "walk_one_0"] * 2
 
 
-def test_a_picture_that_fails_is_one_warning_and_the_finished_set_is_announced(command, monkeypatch, capsys):
-    words, out = command
-    real = videos.clip_sheet.contact_sheet
+def test_a_picture_that_fails_is_one_warning_and_the_finished_set_is_announced(again, monkeypatch, capsys):
+    words, out = again
 
     def draw(path, clip, *given, **more):
         Path(path).write_bytes(b"half a picture")
         if clip.id == "dance_0":
             raise ValueError("a pen broke")
-        real(path, clip, *given, **more)
 
     monkeypatch.setattr(videos.clip_sheet, "contact_sheet", draw)
     assert cli.main(words) == 0

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import forks
 import numpy as np
+import torch
 from humanml import write_humanml
 
 PLAIN = {"PYTHONDONTWRITEBYTECODE": "1", "VIDEOMDM_PLUGINS": None, "VIDEOMDM_MDM_ROOT": None}
@@ -149,3 +150,22 @@ def quicken_evaluation(place: Path, replications: int, width: int = 32) -> None:
     wrapper = place / "data_loaders/humanml/networks/evaluator_wrapper.py"
     wrapper.write_text(re.sub(r"('dim_(?:mo|text|coemb)\w*': )\d+", rf"\g<1>{width}", wrapper.read_text()))
     must(python(place, "-c", NARROW, str(width)))
+
+
+def differences(first: object, second: object, place: str = "") -> list[str]:
+    """-> where two saved things differ in any bit, type or key."""
+    if type(first) is not type(second):
+        return [f"{place}: {type(first)} and {type(second)}"]
+    if isinstance(first, torch.Tensor):
+        same = first.dtype == second.dtype and torch.equal(first, second)
+        return [] if same else [place]
+    if isinstance(first, dict):
+        if list(first) != list(second):
+            return [f"{place}: keys"]
+        return [found for key in first for found in differences(first[key], second[key], f"{place}/{key}")]
+    if isinstance(first, list | tuple):
+        if len(first) != len(second):
+            return [f"{place}: length"]
+        parts = enumerate(zip(first, second, strict=True))
+        return [found for index, (a, b) in parts for found in differences(a, b, f"{place}/{index}")]
+    return [] if first == second else [place]

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import mdm_runs
 import pytest
 import torch
 from torch import Tensor, nn
@@ -22,13 +23,7 @@ from videomdm_ext.mdm import loop, resume
 
 def same(first: object, second: object) -> bool:
     """Whether two saved things are equal in every bit."""
-    if isinstance(first, Tensor):
-        return isinstance(second, Tensor) and first.dtype == second.dtype and torch.equal(first, second)
-    if isinstance(first, dict):
-        return list(first) == list(second) and all(same(first[key], second[key]) for key in first)
-    if isinstance(first, list | tuple):
-        return len(first) == len(second) and all(map(same, first, second))
-    return first == second
+    return mdm_runs.differences(first, second) == []
 
 
 class Trainer:

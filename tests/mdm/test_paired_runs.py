@@ -14,7 +14,6 @@ import mdm_runs
 import pytest
 import torch
 from clips import CARD, make_clip
-from torch import Tensor
 
 from videomdm_ext.data.folder import write_folder
 from videomdm_ext.data.motions import load_motions
@@ -239,13 +238,7 @@ def must(runs: SimpleNamespace, name: str) -> list[dict[str, Any]]:
 
 def same(first: object, second: object) -> bool:
     """Whether two saved things are equal in every bit."""
-    if isinstance(first, Tensor):
-        return isinstance(second, Tensor) and first.dtype == second.dtype and torch.equal(first, second)
-    if isinstance(first, dict):
-        return list(first) == list(second) and all(same(first[key], second[key]) for key in first)
-    if isinstance(first, list | tuple):
-        return len(first) == len(second) and all(map(same, first, second))
-    return first == second
+    return mdm_runs.differences(first, second) == []
 
 
 @pytest.mark.parametrize("arm", ["2d", "walked"])
