@@ -6,6 +6,7 @@ there before anything is allocated. Only plain numbers are read: no pickles, no 
 demand.
 """
 
+import functools
 import io
 import json
 import math
@@ -102,11 +103,12 @@ def read_bytes(path: str, *, limit: int = BYTES_LIMIT) -> bytes:
     """The content of a file of at most `limit` bytes; DatasetError where there is none to read, or more."""
     advice = "Check the path and the rights, or make the data set again."
     try:
-        if "://" not in path and os.path.exists(path) and not os.path.isfile(path):
+        local = "://" not in path
+        if local and os.path.exists(path) and not os.path.isfile(path):
             raise OSError("not a plain file")
-        size = bf.stat(path).size
+        size = os.stat(path).st_size if local else bf.stat(path).size
         if size <= limit:
-            with bf.BlobFile(path, "rb") as file:
+            with open(path, "rb") if local else bf.BlobFile(path, "rb") as file:
                 content = bytes(file.read(limit + 1))
             size = len(content)
     except (OSError, bf.Error) as error:
@@ -293,15 +295,10 @@ def header_of(content: bytes, total: int, kinds: str = "biuf") -> Header:
         raise PickleError("it is a pickle")
     if content[:6] != np.lib.format.MAGIC_PREFIX:
         raise NotPlainError("it does not begin as an array of numpy does")
-    file = io.BytesIO(content[: HEADER_LIMIT + 12])
-    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(
-        np.lib.format.read_magic(file)
+    short = content[6:8] == b"\x01\0"  # version 1, whose header says in two bytes how long it is
+    dtype, shape, fortran, start = _declared(
+        content[: min(10 + int.from_bytes(content[8:10], "little"), HEADER_LIMIT) if short else HEADER_LIMIT + 12]
     )
-    if read is None:
-        raise NotPlainError("its header has an unknown version")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # a header of Python 2 is one that nobody writes any more
-        shape, fortran, dtype = read(file)
     if dtype.hasobject:
         raise PickleError("it holds pickled objects")
     if dtype.kind not in kinds or (dtype.itemsize > 8 and dtype.kind != "U"):
@@ -311,9 +308,24 @@ def header_of(content: bytes, total: int, kinds: str = "biuf") -> Header:
     if math.prod(shape) > ELEMENTS_LIMIT:
         raise NotPlainError(f"it declares {list(shape)} elements, more than the {ELEMENTS_LIMIT} allowed")
     size = math.prod(shape) * dtype.itemsize
-    if size != total - file.tell():
-        raise NotPlainError(f"it declares {list(shape)}, {size} bytes, and has {total - file.tell()}")
-    return Header(dtype, shape, fortran, file.tell())
+    if size != total - start:
+        raise NotPlainError(f"it declares {list(shape)}, {size} bytes, and has {total - start}")
+    return Header(dtype, shape, fortran, start)
+
+
+@functools.lru_cache(maxsize=1024)
+def _declared(content: bytes) -> tuple[np.dtype[Any], tuple[int, ...], bool, int]:
+    """Type, shape and order of an array, and how long its header is; clips of equal length have equal headers."""
+    file = io.BytesIO(content)
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(
+        np.lib.format.read_magic(file)
+    )
+    if read is None:
+        raise NotPlainError("its header has an unknown version")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a header of Python 2 is one that nobody writes any more
+        shape, fortran, dtype = read(file)
+    return dtype, shape, fortran, file.tell()
 
 
 def _read(content: bytes, kinds: str = "biuf") -> NDArray[Any]:

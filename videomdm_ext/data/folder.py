@@ -326,7 +326,7 @@ def read_entries(path: str, card: Card, split: str, *, min_frames: int = MIN_FRA
     for clip_id in missing:
         place = places.get(clip_id, "")
         content = read_files(path, card, clip_id, place)
-        clip = _parsed(path, card, clip_id, content, place)
+        clip = _parsed(path, card, clip_id, content)
         validate(clip, fps=card.fps, min_frames=min_frames)
         known[clip_id] = Entry.of(clip, content, place).line
     lines = [known[clip_id] for clip_id in ids]
@@ -352,8 +352,14 @@ def read_files(path: str, card: Card, clip_id: str, place: str = "") -> dict[str
                 "Copy the shards again, or take it out of the split lists."
             )
         return shards.read(path, place, clip_id)
-    found = {key: bf.join(path, name) for key, name in names(clip_id, card).items()}
+    found = _labels(path, card, clip_id)
     return {key: files.read_bytes(name) for key, name in found.items() if key != "truth" or bf.exists(name)}
+
+
+def _labels(path: str, card: Card, clip_id: str) -> dict[str, str]:
+    """Where a clip's files lie, or what messages call them in a packed set."""
+    root = f"{path} (packed)" if card.packed else path.rstrip("/")
+    return {key: f"{root}/{name}" for key, name in names(clip_id, card).items()}
 
 
 @functools.lru_cache(maxsize=4)
@@ -372,7 +378,7 @@ def read_clip(path: str, card: Card, clip_id: str, *, min_frames: int = MIN_FRAM
 def _read_known(path: str, card: Card, entry: Entry, min_frames: int) -> Clip:
     """A clip of the index; one whose files are as they were when the index was made has been checked."""
     content = read_files(path, card, entry.id, entry.place)
-    clip = _parsed(path, card, entry.id, content, entry.place)
+    clip = _parsed(path, card, entry.id, content)
     if index.checksum(content) != entry.sum or clip.length < min_frames:
         validate(clip, fps=card.fps, min_frames=min_frames)
         now = Entry.of(clip, content, entry.place)
@@ -384,11 +390,9 @@ def _read_known(path: str, card: Card, entry: Entry, min_frames: int) -> Clip:
     return clip
 
 
-def _parsed(path: str, card: Card, clip_id: str, content: Mapping[str, bytes], packed: str = "") -> Clip:
+def _parsed(path: str, card: Card, clip_id: str, content: Mapping[str, bytes]) -> Clip:
     """The clip that its files hold, not yet checked."""
-    place = {key: bf.join(path, name) for key, name in names(clip_id, card).items()}
-    if card.packed:
-        place = {key: f"{shards.shard_of(path, packed)}: {name}" for key, name in names(clip_id, card).items()}
+    place = _labels(path, card, clip_id)
     seen = files.arrays_from(content["keypoints"], place["keypoints"], needed=NEEDED)
     cameras = files.arrays_from(content["camera"], place["camera"], needed=("extrinsics",))
     size = cameras.get("image_size")

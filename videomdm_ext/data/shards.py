@@ -38,7 +38,7 @@ def parquet(place: str) -> Any:
 
 def shard_of(path: str, place: str) -> str:
     """The file in which `place`, such as train-00012:17, lies."""
-    return bf.join(path, FOLDER, f"{place.partition(':')[0]}.parquet")
+    return bf.join(path, FOLDER, f"{files.checked_id(place.partition(':')[0], path)}.parquet")
 
 
 def packed(rows: Sequence[tuple[str, Mapping[str, bytes]]], place: str) -> bytes:
@@ -56,8 +56,9 @@ def packed(rows: Sequence[tuple[str, Mapping[str, bytes]]], place: str) -> bytes
 
 def read(path: str, place: str, clip_id: str) -> dict[str, bytes]:
     """The contents of the files of a clip by kind. DatasetError names the shard where it cannot be read."""
-    shard, row = shard_of(path, place), int(place.partition(":")[2])
+    shard = shard_of(path, place)
     try:
+        row = int(place.partition(":")[2])
         opened = open_file(shard)
         if opened.metadata.row_group(row).total_byte_size > files.BYTES_LIMIT:
             raise ValueError(f"row {row} declares more than {files.BYTES_LIMIT} bytes")
