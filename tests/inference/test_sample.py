@@ -1,5 +1,6 @@
 """Prompts and noise are the same for every denoiser, and what was sampled comes back from its file."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from videomdm_ext.data.index import Entry
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.inference import sample as sampling
 from videomdm_ext.inference.sample import prompts, read_motions, sample, write_motions
@@ -16,8 +18,8 @@ from videomdm_ext.motion.skeletons import SMPL22
 
 
 def some_clips() -> SimpleNamespace:
-    clips = [SimpleNamespace(id=f"c{i}", texts=(f"{i} a", f"{i} b"), length=20 + i) for i in range(5)]
-    return SimpleNamespace(clips=clips, crop_frames=22)
+    entries = [Entry(f"c{i}", 20 + i, "", 0, "", json.dumps((f"{i} a", f"{i} b"))) for i in range(5)]
+    return SimpleNamespace(clips=SimpleNamespace(entries=entries), crop_frames=22)
 
 
 def test_every_clip_is_prompted_once_before_any_comes_again_then_with_its_next_caption():
@@ -31,7 +33,7 @@ def test_every_clip_is_prompted_once_before_any_comes_again_then_with_its_next_c
 
 def test_prompts_depend_on_the_clips_and_the_seed_not_on_their_order():
     backwards = some_clips()
-    backwards.clips.reverse()
+    backwards.clips.entries.reverse()
     assert prompts(some_clips(), 7, seed=0) == prompts(backwards, 7, seed=0)
     assert prompts(some_clips(), 5, seed=0) != prompts(some_clips(), 5, seed=1)
 

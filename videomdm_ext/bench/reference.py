@@ -64,7 +64,7 @@ class Reference:
     """
 
     card: Card
-    clips: tuple[Clip, ...]
+    clips: Sequence[Clip]
     truth: tuple[Tensor, ...]
     teacher: tuple[Tensor, ...]
     captions: tuple[str, ...]
@@ -84,7 +84,7 @@ def read_reference(plan: Plan, split: str) -> Reference:
     facts = [card.content_hash, split, plan.windows, plan.crop_frames]
     return Reference(
         card=card,
-        clips=tuple(clips),
+        clips=clips,
         truth=cut.get("truth", ()),
         teacher=cut["teacher"],
         captions=tuple(clip.texts[number % len(clip.texts)] for clip, number in windows),

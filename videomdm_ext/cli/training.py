@@ -30,6 +30,7 @@ from videomdm_ext.cli.console import (
     take,
 )
 from videomdm_ext.cli.sampling import Refresh
+from videomdm_ext.data import importing
 from videomdm_ext.data.files import check_writable
 from videomdm_ext.data.film.bundled import build_film_demo
 from videomdm_ext.data.folder import CARD, Card, read_card, read_folder
@@ -179,7 +180,8 @@ def say_refined(path: str) -> None:
     card, clips = read_folder(path, "train")
     if not is_made(path, card):
         return
-    errors = [measured_error(clips, made) for made in (clips, read_refined(path, card, clips)[0])]
+    some = clips[:: max(len(clips) // importing.MEASURED, 1)]
+    errors = [measured_error(some, made) for made in (some, read_refined(path, card, some)[0])]
     if all(errors):
         lifted, refined = ({name: 1000 * error[name] for name in MEASURED} for error in errors)
         parts = [f"{label} {lifted[name]:.0f} -> {refined[name]:.0f}" for name, label in MEASURED.items()]

@@ -33,6 +33,9 @@ from videomdm_ext.mdm.data import HostDataset, open_dataset
 from videomdm_ext.motion.features import FeatureSpace, decode
 from videomdm_ext.supervision.unrolling import noised
 
+TOGETHER = 256
+"""Held-out clips that are denoised in one pass; each pass has noise of its own."""
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -267,13 +270,17 @@ def denoise(trained: Trained, crops: Sequence[Crop], texts: Sequence[str], *, ti
 def denoise_held_out(trained: Trained, *, timestep: int, seed: int) -> dict[str, list[Tensor]]:
     """Predictions of held-out clips, their teachers and, if every clip has one, truths, as `denoise` returns them."""
     clips, length = read_folder(from_args(Source, trained.args).clips, "test")[1], trained.dataset.batch_length
-    crops = [crop(clip, 0, min(clip.length, length)) for clip in clips]
-    batch, skeleton = collate(crops, length=length), trained.space.skeleton
-    found = {"prediction": denoise(trained, crops, [clip.texts[0] for clip in clips], timestep=timestep, seed=seed)}
-    for name, camera in (("teacher", "extrinsics"), ("truth", "truth_extrinsics")):
-        if batch[name] is not None:
-            positions = to_camera(decode(tensor_of(batch, name), skeleton), tensor_of(batch, camera))
-            found[name] = [motion[: cut.length] for motion, cut in zip(positions, crops, strict=True)]
+    kinds = ("prediction", "teacher") if clips.missing_truth() else ("prediction", "teacher", "truth")
+    found: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
+    for start in range(0, len(clips), TOGETHER):
+        part = clips[start : start + TOGETHER]
+        crops = [crop(clip, 0, min(clip.length, length)) for clip in part]
+        batch, texts = collate(crops, length=length), [clip.texts[0] for clip in part]
+        found["prediction"] += denoise(trained, crops, texts, timestep=timestep, seed=seed + start)
+        for name, camera in (("teacher", "extrinsics"), ("truth", "truth_extrinsics")):
+            if name in found:
+                positions = to_camera(decode(tensor_of(batch, name), trained.space.skeleton), tensor_of(batch, camera))
+                found[name] += [motion[: cut.length] for motion, cut in zip(positions, crops, strict=True)]
     return found
 
 
