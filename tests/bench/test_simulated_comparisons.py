@@ -64,7 +64,7 @@ def check_rate(counts: list[int], tables: int) -> None:
 
 
 def test_equal_arms_are_told_apart_in_no_metric_in_95_of_100_whole_reports() -> None:
-    claimed, closed, naive, tables = [], 0, 0, 400
+    claimed, closed, naive, tables = [], 0, 0, 150
     for seeds in SEEDS:
         generator = np.random.default_rng(seeds)
         made = [make_table(generator, seeds) for _ in range(tables)]
