@@ -2,12 +2,15 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
+import forks
 import pytest
 import torch
 from clips import CARD, make_clip
 
 from videomdm_ext.cli import main as cli
+from videomdm_ext.cli import training
 from videomdm_ext.data.folder import read_card, read_folder, write_folder
 
 SMALL = [
@@ -17,7 +20,10 @@ SMALL = [
 
 
 @pytest.fixture
-def words(tmp_path):
+def words(tmp_path, monkeypatch):
+    """The words of a training; that of each round is a fork."""
+    run = SimpleNamespace(run=lambda command, check: forks.run(command[1:], env={"PYTHONPATH": str(forks.ROOT)}))
+    monkeypatch.setattr(training, "subprocess", run)
     clips = [make_clip(name=name) for name in ("walk", "jump", "kick")]
     write_folder(str(tmp_path / "set"), {"train": clips}, CARD)
     place = ["--clips", str(tmp_path / "set"), "--save_dir", str(tmp_path / "run")]

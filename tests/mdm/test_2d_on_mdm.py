@@ -1,7 +1,5 @@
-"""A 2D run on bundled motion with MDM's own programs: it learns, samples, edits, and MDM's own script evaluates it.
-
-The evaluator's weights and the word vectors are random here, so its figures mean nothing; that they come out does.
-"""
+"""A 2D run on bundled motion with MDM's own programs: it learns, samples and edits; tests/mdm/test_protocol_mdm.py
+evaluates one."""
 
 import dataclasses
 import json
@@ -12,7 +10,6 @@ from pathlib import Path
 import mdm_runs
 import numpy as np
 import pytest
-from humanml import write_humanml
 
 from videomdm_ext.data.folder import read_card, read_folder, write_folder
 from videomdm_ext.data.motions import build_demo
@@ -20,16 +17,14 @@ from videomdm_ext.mdm import data, install
 
 pytestmark = [pytest.mark.mdm, pytest.mark.slow]
 
-SIZES = ("--latent_dim", "64", "--layers", "1", "--diffusion_steps", "10", "--batch_size", "8", "--lr", "1e-3")
-TEST_CLIPS = 320
+SIZES = ("--latent_dim", "64", "--layers", "1", "--diffusion_steps", "10", "--batch_size", "8", "--lr", "3e-3")
+STEPS = 80
 
 
 @pytest.fixture(scope="module")
 def place(mdm_checkout, tmp_path_factory) -> Path:
-    """-> an installed checkout with a 2D set, word vectors and an evaluator with random weights."""
+    """-> an installed checkout with a 2D set."""
     place = mdm_runs.clone(mdm_checkout.root, tmp_path_factory.mktemp("two") / "mdm")
-    write_humanml(place, train=6, test=6, glove=True)
-    mdm_runs.quicken_evaluation(place, replications=2)
     install.install(place)
     write_set(place / "set", place.parent / "demo")
     yield place
@@ -37,23 +32,20 @@ def place(mdm_checkout, tmp_path_factory) -> Path:
 
 
 def write_set(folder: Path, scratch: Path) -> None:
-    """The fast demo's training clips, and of its longer clips as many copies as MDM's evaluation needs for a test."""
+    """The fast demo's training clips, and three of the longer ones for a test."""
     build_demo(str(scratch), fast=True)
     training = read_folder(str(scratch), "train")[1]
-    long = [clip for clip in training if clip.length >= data.FRAMES[0]]
-    copies = [
-        dataclasses.replace(long[number % len(long)], id=f"{long[number % len(long)].id}-{number}")
-        for number in range(TEST_CLIPS)
-    ]
+    long = [clip for clip in training if clip.length >= data.FRAMES[0]][:3]
+    copies = [dataclasses.replace(clip, id=f"{clip.id}-0") for clip in long]
     write_folder(str(folder), {"train": training, "test": copies}, read_card(str(scratch)))
 
 
 @pytest.fixture(scope="module")
 def printed(place) -> str:
-    """-> what the training of 200 steps printed."""
+    """-> what the training printed."""
     words = ["--save_dir", "save/2d", "--supervision", "2d", "--clips", "set", "--crop_frames", "48", *SIZES]
     words += ["--text_features", "words", "--use_ema", "--avg_model_beta", "0.9", "--unroll", "off", "--loss"]
-    words += ["motion,reprojection", "--num_steps", "200", "--save_interval", "100", "--log_interval", "20"]
+    words += ["motion,reprojection", "--num_steps", str(STEPS), "--save_interval", str(STEPS), "--log_interval", "8"]
     words += ["--teacher", "lifted", "--paired"]
     return mdm_runs.must(mdm_runs.python(place, "-m", "train.train_mdm", *words))
 
@@ -81,7 +73,7 @@ def test_args_json_says_how_it_was_trained(place, printed):
 
 
 def test_mdm_samples_from_it(place, printed):
-    words = ["--model_path", "save/2d/model000000200.pt", "--text_prompt", "a person walks.", "--num_samples", "2"]
+    words = ["--model_path", "save/2d/model000000080.pt", "--text_prompt", "a person walks.", "--num_samples", "2"]
     words += ["--num_repetitions", "1", "--output_dir", "out", "--motion_length", "2"]
     done = mdm_runs.python(place, "-m", "sample.generate", *words)
     assert (place / "out/results.npy").is_file(), done.stderr[-3000:]
@@ -93,7 +85,7 @@ def test_mdm_samples_from_it(place, printed):
 
 
 def test_mdm_takes_captions_from_the_clips(place, printed):
-    words = ["--model_path", "save/2d/model000000200.pt", "--num_samples", "3", "--num_repetitions", "1"]
+    words = ["--model_path", "save/2d/model000000080.pt", "--num_samples", "3", "--num_repetitions", "1"]
     done = mdm_runs.python(place, "-m", "sample.generate", *words, "--output_dir", "own", "--motion_length", "2")
     assert (place / "own/results.npy").is_file(), done.stderr[-3000:]
     texts = set(np.load(place / "own/results.npy", allow_pickle=True).item()["text"])
@@ -101,14 +93,14 @@ def test_mdm_takes_captions_from_the_clips(place, printed):
 
 
 def test_mdm_edits_a_clip(place, printed):
-    words = ["--model_path", "save/2d/model000000200.pt", "--num_samples", "2", "--num_repetitions", "1"]
+    words = ["--model_path", "save/2d/model000000080.pt", "--num_samples", "2", "--num_repetitions", "1"]
     done = mdm_runs.python(place, "-m", "sample.edit", *words, "--output_dir", "edited", "--edit_mode", "in_between")
     assert (place / "edited/results.npy").is_file(), done.stderr[-3000:]
     assert np.load(place / "edited/results.npy", allow_pickle=True).item()["motion"].shape == (2, 22, 3, 196)
 
 
 def test_our_own_sampling_draws_from_it_in_mdm_and_is_the_same_twice(place, printed):
-    words = ["--checkpoint", "save/2d/model000000200.pt", "--mdm", ".", "--seconds", "2", "--count", "2"]
+    words = ["--checkpoint", "save/2d/model000000080.pt", "--mdm", ".", "--seconds", "2", "--count", "2"]
     words += ["--text", "a person walks.", "--formats", "npz,bvh"]
     for out in ("sampled", "again"):
         mdm_runs.must(mdm_runs.python(place, "-m", "videomdm_ext", "sample", *words, "--out", out))
@@ -121,7 +113,7 @@ def test_our_own_sampling_draws_from_it_in_mdm_and_is_the_same_twice(place, prin
 
 def test_it_lifts_keypoints_in_mdm_nearer_to_them_than_without(place, printed):
     name = read_folder(str(place / "set"), "train")[1][0].id
-    words = ["--clips", "set", "--checkpoint", "save/2d/model000000200.pt", "--mdm", ".", "--split", "train"]
+    words = ["--clips", "set", "--checkpoint", "save/2d/model000000080.pt", "--mdm", ".", "--split", "train"]
     words += ["--ids", name, "--ddim", "5", "--teacher", "lifted", "--formats", "npz"]
     off_rays = []
     for strength in ("1", "0"):
@@ -134,38 +126,6 @@ def test_it_lifts_keypoints_in_mdm_nearer_to_them_than_without(place, printed):
     assert guided < 0.5 * free
 
 
-def test_mdms_own_script_evaluates_it(place, printed):
-    words = ["--model_path", "save/2d/model000000200.pt", "--eval_mode", "debug", "--guidance_param", "1"]
-    mdm_runs.must(mdm_runs.python(place, "-m", "eval.eval_humanml", *words))
-    log = next((place / "save/2d").glob("eval_humanml_*debug.log")).read_text()
-    for metric in ("Matching Score", "R_precision", "FID", "Diversity"):
-        assert f"{metric} Summary" in log
-    scores = {name: float(value) for name, value in re.findall(r"\[(vald|ground truth)\] FID: (\S+)", log)}
-    assert 0 <= scores["ground truth"] < scores["vald"] < np.inf
-
-
-def test_the_evaluated_motion_has_mdms_own_units(place, printed):
-    program = """
-import sys, numpy as np, torch
-from utils.parser_util import evaluation_parser
-import data_loaders.get_data as get_data
-sys.argv = ["eval", "--model_path", "save/2d/model000000200.pt"]
-args = evaluation_parser()
-ready = get_data.get_dataset(args.dataset, None, split="test", hml_mode="eval", device="cpu")
-truth = get_data.get_dataset(args.dataset, None, split="test", hml_mode="gt", device="cpu")
-np.savez("units.npz", mean=ready.t2m_dataset.mean, std=ready.mean_for_eval, n=[len(ready), len(truth)],
-         kept=truth.t2m_dataset.mean, cache=np.array(__import__("os").path.exists("dataset/t2m_test.npy")))
-"""
-    (place / "dataset" / "t2m_test.npy").unlink(missing_ok=True)
-    mdm_runs.must(mdm_runs.python(place, "-c", program))
-    found = np.load(place / "units.npz")
-    card = read_card(str(place / "set"))
-    np.testing.assert_array_equal(found["mean"], np.load(place / f"set/teacher_vecs/{card.lifter}/Mean.npy"))
-    np.testing.assert_array_equal(found["kept"], np.load(place / "dataset/t2m_mean.npy"))
-    assert found["n"].tolist() == [TEST_CLIPS, TEST_CLIPS]
-    assert not found["cache"]
-
-
 REFUSED = {
     "--context_len 20": "prefix completion",
     "--lambda_target_loc 1": "goals are read from true 3D motion",
@@ -175,7 +135,6 @@ REFUSED = {
     "--lambda_fc 1": "contacts",
     "--dataset kit": "humanml",
     "--dataset humanact12": "humanml",
-    "--eval_num_samples 200 --eval_during_training": "expected 300 or more",
 }
 
 
@@ -205,12 +164,11 @@ for words in json.loads(sys.argv[1]):
     assert not (place / "save/refused").exists()
 
 
-@pytest.mark.parametrize(("supervision", "arch"), [("2d", "trans_enc"), ("3d", "trans_dec")])
-def test_an_unconstrained_model_trains_and_is_sampled_with_guidance(place, supervision, arch):
+def test_an_unconstrained_model_trains_and_is_sampled_with_guidance(place):
     """Stock MDM asks such a model to encode the captions of a batch, and its guidance for a condition."""
-    folder = f"save/free-{supervision}"
-    words = ["--save_dir", folder, "--supervision", supervision, "--clips", "set", "--crop_frames", "48", *SIZES]
-    words += ["--arch", arch, "--unconstrained", "--num_steps", "2", "--save_interval", "2", "--paired", "--teacher"]
+    folder = "save/free"
+    words = ["--save_dir", folder, "--supervision", "2d", "--clips", "set", "--crop_frames", "48", *SIZES]
+    words += ["--unconstrained", "--num_steps", "2", "--save_interval", "2", "--paired", "--teacher"]
     mdm_runs.must(mdm_runs.python(place, "-m", "train.train_mdm", *words, "lifted"))
     args = json.loads((place / folder / "args.json").read_text())
     assert (args["unconstrained"], args["text_features"]) == (True, "auto")
