@@ -168,7 +168,7 @@ def refused(*words):
 
 SIZES = ["--save_dir", str(folder / "new"), "--layers", "1", "--latent_dim", "32", "--diffusion_steps", "4"]
 TEXTS = ["a person walks", "someone jumps " * 20, "he sits"]
-result = {"own": [], "once": [], "apart": []}
+result = {"own": [], "once": [], "apart": [], "again": []}
 for dataset in ("humanml", "kit"):
     features = []
     for words in ([], ["--encode_once"]):
@@ -179,6 +179,11 @@ for dataset in ("humanml", "kit"):
             result["own"].append(type(model) is MDM and MDM.__module__ == MDM.clip_encode_text.__module__)
         model.eval()
         features.append(model.encode_text(TEXTS))
+        if not words:
+            calls, tower = [], model.clip_model.encode_text
+            model.clip_model.encode_text = lambda tokens: calls.append(1) or tower(tokens)
+            again = [model.encode_text(texts) for texts in (TEXTS, TEXTS[:2], TEXTS[:2], TEXTS)]
+            result["again"].append([len(calls), torch.equal(again[0], features[0]), torch.equal(again[3], again[0])])
     result["once"].append(issubclass(type(model), MDM) and model._features_of.cache_info().misses == len(TEXTS))
     own, ours = features
     result["apart"].append(float((ours - own).abs().max() / own.abs().max()))
@@ -213,6 +218,11 @@ def test_mdms_own_model_encodes_unless_texts_are_asked_to_be_encoded_once(in_mdm
     assert in_mdm["own"] == [True, True]
     assert in_mdm["once"] == [True, True]
     assert max(in_mdm["apart"]) < 0.02, "on some processors there is no difference at all"
+
+
+@pytest.mark.mdm
+def test_mdms_own_model_encodes_a_batch_of_texts_once_in_a_row(in_mdm):
+    assert in_mdm["again"] == [[2, True, True]] * 2, "the pair, and the three after it"
 
 
 @pytest.mark.mdm
