@@ -188,9 +188,9 @@ def test_hook_register_evaluators_offers_evaluators_by_name():
     collects("evaluators")
     assert list(plugins.collect(plugins.create_manager(), "evaluators")) == [
         "essential",
+        "views-2d",
         "text-motion",
         "t2m",
-        "views-2d",
     ]
 
 

@@ -32,10 +32,9 @@ BUILTINS: tuple[str, ...] = (
     "videomdm_ext.data.sources.mocap",
     "videomdm_ext.data.sources.parquet",
     "videomdm_ext.data.video.importer",
-    "videomdm_ext.bench.evaluators.essential",
+    "videomdm_ext.bench.evaluators.untrained",
     "videomdm_ext.bench.evaluators.text_motion",
     "videomdm_ext.bench.evaluators.t2m",
-    "videomdm_ext.bench.evaluators.views_2d",
 )
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")

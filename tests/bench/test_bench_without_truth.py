@@ -18,7 +18,8 @@ from torch import Tensor
 
 from videomdm_ext.bench import provenance, scoring
 from videomdm_ext.bench.embedding_scores import KeypointScores, own_range
-from videomdm_ext.bench.evaluators.views_2d import NAME, VIEWS, Views2D
+from videomdm_ext.bench.evaluators.untrained import VIEWS, Views2D
+from videomdm_ext.bench.evaluators.untrained import VIEWS_2D as NAME
 from videomdm_ext.bench.plan import Plan
 from videomdm_ext.bench.reference import View, drawn_start, read_reference, refilmed, whole_views
 from videomdm_ext.bench.report import figures

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from videomdm_ext.bench import metrics
-from videomdm_ext.bench.evaluators import views_2d
+from videomdm_ext.bench.evaluators import untrained
 from videomdm_ext.bench.evaluators.base import Ground
-from videomdm_ext.bench.evaluators.views_2d import VIEWS, Views2D, features, project_views
+from videomdm_ext.bench.evaluators.untrained import VIEWS, Views2D, features, project_views
 from videomdm_ext.bench.reference import static_pose
 from videomdm_ext.data.folder import Card
 from videomdm_ext.data.motions import Optics, load_motions
@@ -86,7 +86,7 @@ def test_the_bands_are_in_hertz_and_not_in_frames() -> None:
 
 @given(frames=st.integers(4, 60), seed=SEEDS)
 def test_the_transform_takes_the_mean_and_parts_the_variance(frames: int, seed: int) -> None:
-    values, (waves, hertz) = drawn((frames,), seed), views_2d.cosines(frames)
+    values, (waves, hertz) = drawn((frames,), seed), untrained.cosines(frames)
     parts = waves @ values
     assert parts[0].item() == pytest.approx(values.mean().item())
     assert parts[1:].square().sum().item() == pytest.approx(values.var(correction=0).item())
@@ -170,7 +170,7 @@ def test_a_depth_error_that_its_own_camera_cannot_see_is_seen_by_the_others() ->
 
 def test_true_keypoints_of_the_same_cameras_have_the_same_rows() -> None:
     clip = CLIPS[4]
-    points = project_views(clip, SPACE.cameras(clip, torch.Generator().manual_seed(views_2d.SEED)))
+    points = project_views(clip, SPACE.cameras(clip, torch.Generator().manual_seed(untrained.SEED)))
     seen = SPACE.seen([(view, torch.ones(len(clip), 22)) for view in points], FPS)
     torch.testing.assert_close(seen, SPACE.motions([clip], FPS))
 
@@ -188,7 +188,7 @@ def test_gaps_are_filled_on_a_straight_line_whatever_stands_in_them() -> None:
     for joint, gap in ((3, slice(4, 9)), (0, slice(11, 14))):
         confidence[gap, joint] = 0.0
         broken[gap, joint] = math.nan
-    torch.testing.assert_close(views_2d.filled(broken, confidence), points)
+    torch.testing.assert_close(untrained.filled(broken, confidence), points)
     torch.testing.assert_close(SPACE.seen([(broken, confidence)], FPS), SPACE.seen([(points, confidence + 1)], FPS))
 
 
@@ -207,8 +207,10 @@ def ground(recipe: dict[str, object]) -> Ground:
 
 
 def test_the_cameras_are_those_of_the_card_and_the_hash_says_so() -> None:
-    usual, plain = views_2d.make(ground({})), Views2D()
-    low = views_2d.make(ground({"optics": {"elevation": [0.0, 0.1], "nearest_joint": [3.0, 4.0], "noise": 0.0}}))
+    usual, plain = untrained.make_views_2d(ground({})), Views2D()
+    low = untrained.make_views_2d(
+        ground({"optics": {"elevation": [0.0, 0.1], "nearest_joint": [3.0, 4.0], "noise": 0.0}})
+    )
     assert usual.identity == plain.identity != low.identity
     assert len(low.identity) == 64
     assert isinstance(low, Views2D)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from videomdm_ext.bench import metrics
 from videomdm_ext.bench.evaluators.base import Evaluator
-from videomdm_ext.bench.evaluators.views_2d import Views2D
+from videomdm_ext.bench.evaluators.untrained import Views2D
 from videomdm_ext.bench.metrics import Clips, mean
 from videomdm_ext.bench.reference import ReferenceRows, View, halves, score_reference_rows, static_pose
 from videomdm_ext.data.clip import Clip, crop
@@ -79,9 +79,6 @@ class EmbeddingScores(ABC):
 
     def __init__(self, evaluators: Sequence[Evaluator], skeleton: Skeleton, fps: float, *, seed: int = 0) -> None:
         self.evaluators = {evaluator.name: evaluator for evaluator in evaluators}
-        if len(self.evaluators) < len(evaluators):
-            names = ", ".join(evaluator.name for evaluator in evaluators)
-            raise PluginError(f"evaluators: expected names, each once, found {names}. Leave one of them out.")
         self.skeleton, self.fps, self.seed = skeleton, fps, seed
         self._truth: dict[str, Embedded] = {}
         self._texts: dict[str, dict[str, Tensor]] = {}
@@ -237,15 +234,9 @@ class TruthScores(EmbeddingScores):
     """Scores sets of samples against one set of true clips, each with a caption."""
 
     def __init__(
-        self,
-        reference: Clips,
-        captions: Sequence[str],
-        evaluators: Sequence[Evaluator],
-        skeleton: Skeleton,
-        fps: float,
-        *,
-        seed: int = 0,
-    ) -> None:
+        self, reference: Clips, captions: Sequence[str], evaluators: Sequence[Evaluator], skeleton: Skeleton,
+        fps: float, *, seed: int = 0,
+    ) -> None:  # fmt: skip
         metrics.check_clips(reference, skeleton, "reference")
         check_captions(reference, captions, "reference")
         super().__init__(evaluators, skeleton, fps, seed=seed)
@@ -316,15 +307,9 @@ class KeypointScores(EmbeddingScores):
     """
 
     def __init__(
-        self,
-        views: Sequence[View],
-        captions: Sequence[str],
-        evaluator: Views2D,
-        skeleton: Skeleton,
-        fps: float,
-        *,
-        refilmed: Sequence[Sequence[View]] = (),
-    ) -> None:
+        self, views: Sequence[View], captions: Sequence[str], evaluator: Views2D, skeleton: Skeleton, fps: float,
+        *, refilmed: Sequence[Sequence[View]] = (),
+    ) -> None:  # fmt: skip
         super().__init__([evaluator], skeleton, fps)
         self.space, self.views, self.captions = evaluator, tuple(views), tuple(captions)
         self.refilmed = tuple(refilmed)

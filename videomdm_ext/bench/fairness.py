@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from videomdm_ext.bench.evaluators.views_2d import NAME as VIEWS_2D
+from videomdm_ext.bench.evaluators.untrained import VIEWS_2D
 from videomdm_ext.bench.metrics import METRICS, SPACE_METRICS
 from videomdm_ext.bench.plan import MDM_FIXED, PRIMARY, ArmConfig, Plan, Run, arm_name, load_arm, read_plan
 from videomdm_ext.config import Supervision, difference, from_args

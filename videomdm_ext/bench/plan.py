@@ -169,11 +169,9 @@ class Plan:
     def runs(self) -> list["Run"]:
         """All pairs of arm and seed, seed by seed, so that an early stop leaves whole comparisons."""
         found = []
-        for seed in range(self.seeds):
-            for arm in self.arms:
-                run = Run(self, arm, seed)
-                again = self.equal_passes and run.passes_per_step > 1
-                found += [run, Run(self, arm, seed, equal_passes=True)] if again else [run]
+        for run in (Run(self, arm, seed) for seed in range(self.seeds) for arm in self.arms):
+            again = self.equal_passes and run.passes_per_step > 1
+            found += [run, replace(run, equal_passes=True)] if again else [run]
         return found
 
     @property
@@ -308,10 +306,8 @@ class Run:
         """All of them, or those that the log of an unfinished run has seen."""
         if self.is_trained(out):
             return self.steps
-        seen = [0]
-        for log in (self.folder(out) / "progress.csv", self.folder(out) / "host" / "progress.csv"):
-            seen += [int(row["step"]) for row in read_rows(log)]
-        return max(seen)
+        logs = (self.folder(out) / "progress.csv", self.folder(out) / "host" / "progress.csv")
+        return max((int(row["step"]) for log in logs for row in read_rows(log)), default=0)
 
     def noise_seed(self, replication: int) -> int:
         """Seed of x_T and of the sampler, the same for every arm.
@@ -322,23 +318,18 @@ class Run:
         return replication if self.plan.replications > 1 else self.seed
 
     def arguments(self, out: Path) -> list[str]:
-        """The host's command line."""
-        plan = self.plan
+        """The host's command line. Checkpoints serve to go on; a curve needs one at each of its steps."""
+        plan, between = self.plan, max(2 * LOGGED, self.steps // 4 // LOGGED * LOGGED)
+        between = self.steps // plan.curve if plan.curve and not self.equal_passes else between
         flags = {
             "save_dir": self.folder(out), "clips": plan.clips, "seed": self.seed, "num_steps": self.steps,
             "lr_anneal_steps": self.steps, "batch_size": plan.batch_size, "crop_frames": plan.crop_frames,
             "lr": plan.learning_rate, "latent_dim": plan.latent_dim, "layers": plan.layers, "ff_size": plan.ff_size,
             "dropout": plan.dropout, "diffusion_steps": plan.diffusion_steps, "avg_model_beta": plan.average,
             "text_features": plan.text_features, "gradient_clip": 1.0, "log_interval": plan.log_interval,
-            "save_interval": self._save_interval(), "pos_embed_max_len": 256, "adam_beta2": plan.adam_beta2,
+            "save_interval": between, "pos_embed_max_len": 256, "adam_beta2": plan.adam_beta2,
         }  # fmt: skip
         kept = {name: value for name, value in flags.items() if not (plan.mdm and name in ONLY_STANDIN)}
         words = [part for name, value in kept.items() for part in (f"--{name}", str(value))]
         words += ["--use_ema", "--mask_frames", "--overwrite", "--paired", "--resume_checkpoint", "latest"]
         return words + as_flags(self.config.supervision)
-
-    def _save_interval(self) -> int:
-        """Checkpoints serve to go on after an interruption; a curve needs one at each of its steps."""
-        if self.plan.curve and not self.equal_passes:
-            return self.steps // self.plan.curve
-        return max(2 * LOGGED, self.steps // 4 // LOGGED * LOGGED)

@@ -242,15 +242,24 @@ PEAK = Path("/proc/self/status")
 
 @contextmanager
 def cost_counted(folder: Path) -> Iterator[None]:
-    """Add seconds and peak memory of what happens within to those of the parts of a training before it."""
-    started = time.monotonic()
-    forget_peak()
+    """Add seconds and peak memory of what happens within to those of the parts of a training before it.
+
+    MiB, of the GPU where one is used, else of this process on Linux; 0 where neither can be known.
+    """
+    started, cuda = time.monotonic(), torch.cuda.is_available()
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):  # the peak of this process begins anew, so that it is not an earlier run's
+        PEAK.with_name("clear_refs").write_text("5", encoding="ascii")
     try:
         yield
     finally:
         seconds = (read_seconds(folder) or 0.0) + time.monotonic() - started
         write_bytes(str(folder / "seconds.txt"), f"{seconds:.1f}".encode())
-        note_cost(folder, memory=max(peak_memory(), read_cost(folder).get("memory") or 0.0))
+        lines = PEAK.read_text(encoding="ascii").splitlines() if PEAK.is_file() else []
+        peak = next((int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM")), 0.0)
+        peak = torch.cuda.max_memory_allocated() / 2**20 if cuda else peak
+        note_cost(folder, memory=max(peak, read_cost(folder).get("memory") or 0.0))
 
 
 def read_seconds(folder: Path) -> float | None:
@@ -267,20 +276,3 @@ def note_cost(folder: Path, **facts: float) -> None:
 def read_cost(folder: Path) -> dict[str, Any]:
     place = folder / "cost.json"
     return dict(json.loads(place.read_text(encoding="utf-8"))) if place.is_file() else {}
-
-
-def forget_peak() -> None:
-    """Let the peak memory of this process begin anew, so that it is not an earlier run's."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    elif PEAK.is_file():
-        with contextlib.suppress(OSError):
-            PEAK.with_name("clear_refs").write_text("5", encoding="ascii")
-
-
-def peak_memory() -> float:
-    """MiB: of the GPU where one is used, else of this process on Linux; 0 where neither can be known."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    lines = PEAK.read_text(encoding="ascii").splitlines() if PEAK.is_file() else []
-    return next((int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM")), 0.0)

@@ -12,16 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from videomdm_ext.bench.evaluators.views_2d import VIEWS, Views2D, is_whole, project_views
-from videomdm_ext.bench.metrics import (
-    DISTANCES,
-    METRICS,
-    Clips,
-    by_name,
-    mean_measures,
-    pose_features,
-    score,
-)
+from videomdm_ext.bench.evaluators.untrained import VIEWS, Views2D, is_whole, project_views
+from videomdm_ext.bench.metrics import DISTANCES, METRICS, Clips, by_name, mean_measures, pose_features, score
 from videomdm_ext.bench.plan import Plan
 from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.folder import Card, read_folder
@@ -82,6 +74,8 @@ def read_reference(plan: Plan, split: str) -> Reference:
     known = not clips.missing_truth()
     cut = {kind: _cut(clips, kind, plan) for kind in (["truth", "teacher"] if known else ["teacher"])}
     facts = [card.content_hash, split, plan.windows, plan.crop_frames]
+    seen = [] if known else [clip for clip in clips if not clip.is_known]
+    views = [view for clip in seen for view in _windows(clip, torch.from_numpy(clip.keypoints), plan)]
     return Reference(
         card=card,
         clips=clips,
@@ -90,7 +84,7 @@ def read_reference(plan: Plan, split: str) -> Reference:
         captions=tuple(clip.texts[number % len(clip.texts)] for clip, number in windows),
         groups=tuple(motion_of(clip) for clip, _ in windows),
         key=hashlib.sha256(json.dumps(facts).encode()).hexdigest(),
-        views=() if known else whole_views(views_of(clips, plan), f"{plan.clips}, split {split}"),
+        views=() if known else whole_views(views, f"{plan.clips}, split {split}"),
     )
 
 
@@ -108,12 +102,6 @@ def _cut(clips: Sequence[Clip], kind: str, plan: Plan) -> tuple[Tensor, ...]:
     )
 
 
-def views_of(clips: Sequence[Clip], plan: Plan) -> list[View]:
-    """Windows of the clips' keypoints, as many as the truth would have views if it were known; no window twice."""
-    seen = [clip for clip in clips if not clip.is_known]
-    return [view for clip in seen for view in _windows(clip, torch.from_numpy(clip.keypoints), plan)]
-
-
 def refilmed(clips: Sequence[Clip], plan: Plan, space: Views2D, seed: int) -> list[View]:
     """The same windows, as one held-out camera a clip would have seen the teacher."""
     draw, found = torch.Generator().manual_seed(seed), []
@@ -125,7 +113,7 @@ def refilmed(clips: Sequence[Clip], plan: Plan, space: Views2D, seed: int) -> li
 
 
 def _windows(clip: Clip, points: Tensor, plan: Plan) -> list[View]:
-    """Different windows of a clip's image points [T, J, 2]."""
+    """Windows of a clip's image points [T, J, 2], as many as a truth would have views, and no window twice."""
     starts = [drawn_start(clip, number, plan.crop_frames) for number in range(VIEWS * plan.windows)]
     confidence, found = torch.from_numpy(clip.confidence), []
     for number, start in enumerate(dict.fromkeys(starts)):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from videomdm_ext.bench import fairness
-from videomdm_ext.bench.evaluators.views_2d import NAME as VIEWS_2D
+from videomdm_ext.bench.evaluators.untrained import VIEWS_2D
 from videomdm_ext.bench.metrics import METRICS, describe_groups, mean
 from videomdm_ext.bench.plan import EQUAL_PASSES, FULL, PRIMARY, Plan, Run, settings
 from videomdm_ext.bench.provenance import read_cost, read_seconds
@@ -160,9 +160,8 @@ class Results:
         if len(curves) < 2:
             return None
         errors = [[self.reference_rows.error(metric, value) for value in curve.terms[metric]] for curve in curves]
-        before = [
-            np.interp(0.75 * curve.steps[-1], curve.steps, row) for curve, row in zip(curves, errors, strict=True)
-        ]
+        pairs = zip(curves, errors, strict=True)
+        before = [np.interp(0.75 * curve.steps[-1], curve.steps, row) for curve, row in pairs]
         last = [row[-1] for row in errors]
         return bool(np.mean(before) - np.mean(last) <= np.std(last, ddof=1))
 
@@ -191,16 +190,11 @@ def gather(plan: Plan, out: Path, scoring: Scoring | None = None) -> Results:
     by_label: dict[str, list[Run]] = {}
     for run in runs:
         by_label.setdefault(run.label, []).append(run)
-    arms = [
-        Arm(
-            label,
-            tuple(score_run(run, out, scoring) for run in own),
-            settings(own[0].config),
-            label.removesuffix(EQUAL_PASSES) if own[0].equal_passes else "",
-            own[0].config.of,
-        )
-        for label, own in by_label.items()
-    ]
+    arms = []
+    for label, own in by_label.items():
+        repeated = label.removesuffix(EQUAL_PASSES) if own[0].equal_passes else ""
+        trainings = tuple(score_run(run, out, scoring) for run in own)
+        arms.append(Arm(label, trainings, settings(own[0].config), repeated, own[0].config.of))
     judges = [Judge(e.name, e.identity, e.comparable, e.distrust, dict(e.facts)) for e in scoring.evaluators]
     judges += [Judge(name, missing=reason) for name, reason in scoring.missing.items()]
     head, *options = fairness.table(runs, out)
@@ -213,11 +207,11 @@ def gather(plan: Plan, out: Path, scoring: Scoring | None = None) -> Results:
         clip = by_caption[captions[index]]
         kinds = ("truth", "teacher") if clip.truth is not None else ("teacher",)
         own = {kind: motion(clip, kind, 0, plan.crop_frames).numpy() for kind in kinds}
-        return Example(
-            captions[index], own | {name: part["samples"][index].numpy() for name, (part, _) in made.items()}
-        )
+        own |= {name: part["samples"][index].numpy() for name, (part, _) in made.items()}
+        return Example(captions[index], own)
 
     of_motion = {motion_of(by_caption[text]): index for index, text in reversed(list(enumerate(captions)))}
+    values = {name: zip(head[1:], row, strict=True) for name, *row in options}
     results = Results(
         arms=tuple(arms),
         reference_rows=rows,
@@ -228,10 +222,7 @@ def gather(plan: Plan, out: Path, scoring: Scoring | None = None) -> Results:
         notes=notes(plan, out, scoring),
         primary=scoring.primary,
         judges=tuple(judges),
-        differences="\n".join(
-            f"{name}: {', '.join(f'{arm} {value}' for arm, value in zip(head[1:], values, strict=True))}"
-            for name, *values in options
-        ),
+        differences="\n".join(f"{key}: {', '.join(f'{arm} {v}' for arm, v in row)}" for key, row in values.items()),
         batch_size=plan.batch_size,
     )
     return dataclasses.replace(results, cases=worst_cases(results, captions, example))
@@ -243,14 +234,14 @@ def score_run(run: Run, out: Path, scoring: Scoring) -> Training:
     rows, per_clip = [row["scores"] for row in found], [row["per_clip"] for row in found]
     facts, seconds = read_cost(run.folder(out)), read_seconds(run.folder(out))
     logged = read_rows(run.folder(out) / "progress.csv")
-    terms = [name for name in logged[0] if name not in ("step", "passes", "behind")] if logged else []
+    names = [name for name in (logged[0] if logged else ()) if name not in ("step", "passes", "behind")]
+    terms = {name: [float(row[name]) for row in logged] for name in names}
     metrics = {name: mean([row[name] for row in rows]) for name in rows[0]}
+    clips = {name: zip(*(row[name] for row in per_clip), strict=True) for name in per_clip[0]}
     return Training(
         seed=run.seed,
         metrics={**metrics, **scoring.several(run), **scoring.against_own_data(run), **scoring.held_out(run)},
-        losses=Curve(
-            [int(row["step"]) for row in logged], {name: [float(row[name]) for row in logged] for name in terms}
-        ),
+        losses=Curve([int(row["step"]) for row in logged], terms),
         steps=run.chosen_step(out) or run.steps,
         passes=round(run.passes()),
         seconds=math.nan if seconds is None else seconds,
@@ -258,10 +249,7 @@ def score_run(run: Run, out: Path, scoring: Scoring) -> Training:
         replications=tuple(rows),
         memory=facts.get("memory") or None,
         parameters=facts.get("parameters"),
-        per_clip={
-            name: [mean(values) for values in zip(*(row[name] for row in per_clip), strict=True)]
-            for name in per_clip[0]
-        },
+        per_clip={name: [mean(values) for values in each] for name, each in clips.items()},
     )
 
 
@@ -284,9 +272,8 @@ def worst_cases(
     for arm in results.arms:
         scores = arm.trainings[0].per_clip.get(chosen, ()) if arm.trainings else ()
         errors = [results.reference_rows.error(chosen, score) for score in scores]
-        order = sorted(
-            range(len(errors)), key=lambda index: -errors[index] if math.isfinite(errors[index]) else -math.inf
-        )
+        far = [-error if math.isfinite(error) else -math.inf for error in errors]
+        order = sorted(range(len(far)), key=far.__getitem__)
         first = {captions[index]: index for index in reversed(order)}
         worst = sorted(first.values(), key=order.index)[:count]
         found += [Case(arm.name, chosen, scores[index], truth, example(index)) for index in worst]

@@ -26,7 +26,7 @@ from videomdm_ext.bench.fairness import check_numbers, check_plan, check_truth, 
 from videomdm_ext.bench.plan import Plan, Run, arm_name, load_arm
 from videomdm_ext.bench.report.html import write
 from videomdm_ext.bench.results import Results, check_whole, gather
-from videomdm_ext.bench.scoring import Scoring, make_scoring
+from videomdm_ext.bench.scoring import Scoring, make_scoring, plain_json
 from videomdm_ext.data.files import check_writable, write_bytes
 from videomdm_ext.data.folder import read_card
 from videomdm_ext.data.refined import identity, is_made, make_refined
@@ -80,18 +80,15 @@ def execute(
     """
     if todo is None:
         todo = [run for run in plan.runs() if run.missing_samples(out) or run.missing_curve(out)]
-    if not todo:
-        return
     finish = finish or make_samples
     if workers == 0:
         for run in todo:
             complete(run, out, finish)
             watch({run.name: run.steps_done(out) for run in plan.runs()})
+    if workers == 0 or not todo:
         return
-    context = multiprocessing.get_context("spawn")
-    named: dict[str, Any] = {"mp_context": context, "initializer": _start_worker}
-    if plan.mdm:  # whose logger is opened once a process
-        named["max_tasks_per_child"] = 1
+    named: dict[str, Any] = {"mp_context": multiprocessing.get_context("spawn"), "initializer": _start_worker}
+    named["max_tasks_per_child"] = 1 if plan.mdm else None  # MDM's logger is opened once a process
     with ProcessPoolExecutor(min(workers, len(todo)), **named) as pool:
         pending: set[Future[None]] = {pool.submit(complete, run, out, finish) for run in todo}
         try:
@@ -173,15 +170,10 @@ def make_samples(run: Run, out: Path) -> None:
         return
     plan = run.plan
     trained = _load(run, run.checkpoint(out, run.chosen_step(out)))
-    provenance.note_cost(
-        run.folder(out), parameters=sum(weight.numel() for weight in trained.model.parameters_wo_clip())
-    )
-    wanted = sampling.prompts(_prompted(plan, plan.reference, trained), plan.samples, seed=0)
-    for number in range(plan.replications):
-        place = run.replication(out, number)
-        if place in missing:
-            made = sampling.sample(trained, wanted, seed=run.noise_seed(number), guidance=plan.guidance)
-            sampling.write_motions(place, {"samples": made}, [text for text, _ in wanted])
+    weights = sum(weight.numel() for weight in trained.model.parameters_wo_clip())
+    provenance.note_cost(run.folder(out), parameters=weights)
+    places = {run.replication(out, number): run.noise_seed(number) for number in range(plan.replications)}
+    _sample(plan, plan.reference, trained, {place: seed for place, seed in places.items() if place in missing})
     if run.held_out(out) in missing:
         timestep = int(DENOISE_AT * plan.diffusion_steps)
         groups = sampling.denoise_held_out(trained, timestep=timestep, seed=run.seed)
@@ -197,9 +189,7 @@ def make_curve(run: Run, out: Path) -> None:
                 f"training was done without --curve: leave it out, or remove {run.folder(out)} to train again."
             )
         trained = _load(run, run.checkpoint(out, step))
-        wanted = sampling.prompts(_prompted(run.plan, "val", trained), run.plan.samples, seed=0)
-        made = sampling.sample(trained, wanted, seed=run.seed, guidance=run.plan.guidance)
-        sampling.write_motions(run.curve_samples(out, step), {"samples": made}, [text for text, _ in wanted])
+        _sample(run.plan, "val", trained, {run.curve_samples(out, step): run.seed})
 
 
 def _load(run: Run, checkpoint: Path) -> sampling.Trained:
@@ -207,9 +197,14 @@ def _load(run: Run, checkpoint: Path) -> sampling.Trained:
     return sampling.load(run.plan.host(), checkpoint, device=device)
 
 
-def _prompted(plan: Plan, split: str, trained: sampling.Trained) -> Any:
-    """The data whose captions are sampled."""
-    return trained.dataset if split == "train" else dataclasses.replace(trained.dataset, clips=clips_of(plan, split))
+def _sample(plan: Plan, split: str, trained: sampling.Trained, places: Mapping[Path, int]) -> None:
+    """Write motions for captions of a split to some places, each from the noise of its seed."""
+    dataset = trained.dataset
+    asked = dataset if split == "train" else dataclasses.replace(dataset, clips=clips_of(plan, split))
+    wanted = sampling.prompts(asked, plan.samples, seed=0)
+    for place, seed in places.items():
+        made = sampling.sample(trained, wanted, seed=seed, guidance=plan.guidance)
+        sampling.write_motions(place, {"samples": made}, [text for text, _ in wanted])
 
 
 # -- the checkpoint that is chosen -------------------------------------------------------------------------------------
@@ -225,12 +220,7 @@ def select(run: Run, out: Path, scoring: Scoring) -> int:
     reference_rows = scoring.reference_rows("val")
     errors = [reference_rows.error(metric, value) for value in found.terms[metric]]
     best = min(range(len(errors)), key=lambda index: (not math.isfinite(errors[index]), errors[index]))
-    content = {
-        "step": found.steps[best],
-        "metric": metric,
-        "split": "val",
-        "errors": [error if math.isfinite(error) else None for error in errors],
-    }
+    content = plain_json({"step": found.steps[best], "metric": metric, "split": "val", "errors": errors})
     write_bytes(str(run.chosen(out)), (json.dumps(content, indent=2) + "\n").encode())
     return found.steps[best]
 

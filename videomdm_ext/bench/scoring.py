@@ -30,8 +30,7 @@ from videomdm_ext.bench.embedding_scores import (
     reprojection_scores,
 )
 from videomdm_ext.bench.evaluators.base import Evaluator, Ground, Progress, make_all
-from videomdm_ext.bench.evaluators.views_2d import NAME as VIEWS_2D
-from videomdm_ext.bench.evaluators.views_2d import Views2D
+from videomdm_ext.bench.evaluators.untrained import VIEWS_2D, Views2D
 from videomdm_ext.bench.metrics import is_finite, mean, pose_frechet
 from videomdm_ext.bench.plan import PRIMARY, Plan, Run
 from videomdm_ext.bench.provenance import digest

@@ -264,17 +264,13 @@ def _closing(results: Results, arm: Arm, found: Comparison) -> str:
     )
 
 
-def _frozen(arm: Arm, baseline: str) -> str:
-    return (
-        f"`{arm.name}` hardly moves (motion energy under {FROZEN_BELOW:g} of the truth's): "
-        f"a failure, whatever its distances; it does not beat `{baseline}`."
-    )
-
-
 def _sentence(results: Results, arm: Arm, baseline: Arm) -> str:
     """One arm against another in all metrics that may rank."""
     if results.frozen(arm):
-        return _frozen(arm, baseline.name)
+        return (
+            f"`{arm.name}` hardly moves (motion energy under {FROZEN_BELOW:g} of the truth's): a failure, whatever its "
+            f"distances; it does not beat `{baseline.name}`."
+        )
     comparisons = compare_with(results, arm, baseline)
     if not comparisons:
         return f"`{arm.name}` and `{baseline.name}` have no seed in common: no comparison."

@@ -128,20 +128,18 @@ def dispatch(words: list[str]) -> int:
 def overview() -> str:
     """Help of the program, on one screen: families of verbs have a line each."""
     singles = {verb: about for verb, (_, _, about) in VERBS.items() if verb.split()[0] not in FAMILIES}
-    rows = [*singles.items(), *((f"{name} ...", f"{about}: {_members(name)}.") for name, about in FAMILIES.items())]
+    members = {name: [verb.split()[1] for verb in VERBS if verb.startswith(f"{name} ")] for name in FAMILIES}
+    families = [(f"{name} ...", f"{about}: {', '.join(members[name])}.") for name, about in FAMILIES.items()]
     title = "videomdm: train 3D human motion diffusion from 2D keypoints, beside MDM."
     last = "videomdm VERB --help describes a verb. Start with: videomdm demo"
-    return "\n".join([title, "", *_table(rows), "", last, STATUSES, f"Version {__version__}, {Path(__file__).parent}"])
+    rows, version = _table([*singles.items(), *families]), f"Version {__version__}, {Path(__file__).parent}"
+    return "\n".join([title, "", *rows, "", last, STATUSES, version])
 
 
 def family_overview(name: str) -> str:
     """Help of a family of verbs, a line each."""
     rows = [(verb, about) for verb, (_, _, about) in VERBS.items() if verb.split()[0] == name]
     return "\n".join([f"{FAMILIES[name]}:", "", *_table(rows), "", "videomdm VERB --help describes a verb."])
-
-
-def _members(name: str) -> str:
-    return ", ".join(verb.split()[1] for verb in VERBS if verb.split()[0] == name and " " in verb)
 
 
 def _table(rows: Sequence[tuple[str, str]]) -> list[str]:

@@ -184,35 +184,22 @@ def examine_changes() -> list[Finding]:
 
 def examine_files(root: Path) -> list[Finding]:
     """Files that MDM reads relative to its own folder."""
-    humanml = root / "dataset" / "HumanML3D"
     parts = ("new_joint_vecs", "texts", "Mean.npy", "Std.npy", "train.txt", "test.txt")
-    return [
-        _finding(
-            "HumanML3D",
-            _gone(*(humanml / part for part in parts)),
-            "MDM's training set; without it only --clips can be trained on",
-            "Get it as MDM's README says",
-        ),
-        _finding(
-            "GloVe",
-            _gone(*(root / "glove" / name for name in remedies.VECTORS)),
-            "word vectors of the evaluator; without them eval.eval_humanml does not run, training does",
-            "Run bash prepare/download_glove.sh in the checkout",
-        ),
-        _finding(
-            "evaluator",
-            try_evaluator(root / remedies.EVALUATOR),
-            "MDM's text and motion evaluator; without it eval.eval_humanml does not run",
-            "Run bash prepare/download_t2m_evaluators.sh in the checkout",
-        ),
-        _finding(
-            "SMPL",
-            _gone(*remedies.body_files(root)),
-            "the body model of the action data sets; HumanML3D and KIT never ask it",
-            f"Run bash prepare/download_smpl_files.sh in the checkout, and {imports.EXTRA}",
-            absent=REMEDIED,
-        ),
-    ]
+    humanml = _gone(*(root / "dataset" / "HumanML3D" / part for part in parts))
+    glove = _gone(*(root / "glove" / name for name in remedies.VECTORS))
+    rows = (
+        ("HumanML3D", humanml, "MDM's training set; without it only --clips can be trained on",
+         "Get it as MDM's README says"),
+        ("GloVe", glove, "word vectors of the evaluator; without them eval.eval_humanml does not run, training does",
+         "Run bash prepare/download_glove.sh in the checkout"),
+        ("evaluator", try_evaluator(root / remedies.EVALUATOR),
+         "MDM's text and motion evaluator; without it eval.eval_humanml does not run",
+         "Run bash prepare/download_t2m_evaluators.sh in the checkout"),
+        ("SMPL", _gone(*remedies.body_files(root)),
+         "the body model of the action data sets; HumanML3D and KIT never ask it",
+         f"Run bash prepare/download_smpl_files.sh in the checkout, and {imports.EXTRA}"),
+    )  # fmt: skip
+    return [_finding(*row, absent=REMEDIED if row[0] == "SMPL" else MISSING) for row in rows]
 
 
 def try_evaluator(path: Path) -> str:

@@ -45,23 +45,15 @@ def _joint(joint: int, depth: int, offsets: Tensor, orders: list[str], skeleton:
         place, kind, channels = "0.000000 0.000000 0.000000", "ROOT", f"6 Xposition Yposition Zposition {turns}"
     else:
         kind, channels = "JOINT", f"3 {turns}"
-    lines = [
-        f"{pad}{kind} {skeleton.joints[joint]}",
-        f"{pad}{{",
-        f"{pad}\tOFFSET {place}",
-        f"{pad}\tCHANNELS {channels}",
-    ]
+    lines = [f"{pad}{kind} {skeleton.joints[joint]}", f"{pad}{{"]
+    lines += [f"{pad}\tOFFSET {place}", f"{pad}\tCHANNELS {channels}"]
     for kid in kids:
         lines += _joint(kid, depth + 1, offsets, orders, skeleton)
-    return [*lines, *([] if kids else _end(offsets[joint], depth + 1)), f"{pad}}}"]
-
-
-def _end(offset: Tensor, depth: int) -> list[str]:
-    """An end site that goes on as the last bone goes."""
-    way = torch.nn.functional.normalize(offset, dim=-1) * END * CENTIMETRES
-    place = " ".join(f"{value:.6f}" for value in way.tolist())
-    pad = "\t" * depth
-    return [f"{pad}End Site", f"{pad}{{", f"{pad}\tOFFSET {place}", f"{pad}}}"]
+    if not kids:  # an end site that goes on as the last bone goes
+        way = torch.nn.functional.normalize(offsets[joint], dim=-1) * END * CENTIMETRES
+        end = " ".join(f"{value:.6f}" for value in way.tolist())
+        lines += [f"{pad}\tEnd Site", f"{pad}\t{{", f"{pad}\t\tOFFSET {end}", f"{pad}\t}}"]
+    return [*lines, f"{pad}}}"]
 
 
 def _turns(rotations: Tensor) -> tuple[str, Tensor]:

@@ -323,16 +323,13 @@ def perspective(points: Array) -> Array:
 
 def _grid(centre: Array, step: float = 0.5) -> tuple[Array, Array, list[str]]:
     """Starts and ends [N, 3] and colours of the floor's lines in a circle about `centre`, lighter towards its edge."""
-    starts: list[Array] = []
-    ends: list[Array] = []
-    shades = []
+    starts, ends, shades = list[Array](), list[Array](), list[str]()
     for axis, other in ((0, 2), (2, 0)):
         for k in range(math.ceil((centre[axis] - REACH) / step), math.floor((centre[axis] + REACH) / step) + 1):
             offset = k * step - centre[axis]
             half = math.sqrt(max(REACH**2 - offset**2, 0.0))
             for places, way in ((starts, -half), (ends, half)):
-                point = np.zeros(3)
-                point[axis], point[other] = k * step, centre[other] + way
-                places.append(point)
+                places.append(np.zeros(3))
+                places[-1][[axis, other]] = k * step, centre[other] + way
             shades.append(GRID[0] if abs(offset) < 0.6 * REACH else GRID[1])
     return np.array(starts), np.array(ends), shades

@@ -9,7 +9,7 @@ from people import real_motions, turned
 from tolerances import ROUND_TRIP_M
 
 from videomdm_ext.bench import metrics
-from videomdm_ext.bench.evaluators import essential
+from videomdm_ext.bench.evaluators import untrained
 from videomdm_ext.bench.evaluators.base import UnavailableError
 from videomdm_ext.data.folder import read_folder
 from videomdm_ext.motion.features import decode
@@ -23,7 +23,7 @@ def ground(write_ground, few_splits):
 
 @pytest.fixture(scope="module")
 def evaluator(ground):
-    return essential.make(ground)
+    return untrained.make_essential(ground)
 
 
 def test_a_motion_is_decoded_from_its_rows_times_their_scale(evaluator):
@@ -61,9 +61,9 @@ def test_its_distance_is_nought_for_the_truth_and_sees_a_wrong_one(evaluator):
 
 def test_equal_truth_in_any_order_gives_an_equal_identity_and_other_truth_another(evaluator, write_ground, few_splits):
     backwards = {split: clips[::-1] for split, clips in few_splits.items()}
-    assert essential.make(write_ground(backwards)).identity == evaluator.identity
+    assert untrained.make_essential(write_ground(backwards)).identity == evaluator.identity
     fewer = {"train": few_splits["train"][1:]}
-    assert essential.make(write_ground(fewer)).identity != evaluator.identity
+    assert untrained.make_essential(write_ground(fewer)).identity != evaluator.identity
 
 
 def test_without_truth_it_is_unavailable(write_ground, few_splits):
@@ -71,4 +71,4 @@ def test_without_truth_it_is_unavailable(write_ground, few_splits):
     seen = np.ones((clip.length, 22), dtype=np.float32)
     blind = dataclasses.replace(clip, truth=None, truth_extrinsics=None, confidence=seen)
     with pytest.raises(UnavailableError, match=r"true motion for the evaluator essential, found none\. .*views-2d"):
-        essential.make(write_ground({"train": [blind]}))
+        untrained.make_essential(write_ground({"train": [blind]}))

@@ -267,16 +267,12 @@ class TextMotionEvaluator(Evaluator):
         self.on_held_out: Retrieval | None = None
 
     @cached_property
-    def _identity(self) -> str:
+    def identity(self) -> str:
         content = hashlib.sha256(described(self.settings, self.encoder.name, self.skeleton, self.fps).encode())
         for name, values in sorted(self.model.state_dict().items()):
             content.update(f"{name}\0{list(values.shape)}\0".encode())
             content.update(values.numpy().tobytes())
         return content.hexdigest()
-
-    @property
-    def identity(self) -> str:
-        return self._identity
 
     @property
     def distrust(self) -> str:

@@ -1,28 +1,35 @@
-"""The evaluator `views-2d`: how motions look from random cameras that no training saw (the protocol of MAS, 2024).
+"""Evaluators whose features are fixed: `views-2d` and `essential`.
 
-It needs no 3D truth: `seen` maps the true keypoints of real views into the same space. The features are fixed. On 83
-motion capture clips with their lifted teachers these saw the teacher at 13 times the split-half floor, a denoising
-autoencoder trained on the same 2D at 1.7 times.
+`views-2d`: how motions look from random cameras that no training saw (the protocol of MAS, 2024). It needs no 3D truth:
+`seen` maps the true keypoints of real views into the same space. On 83 motion capture clips with their lifted teachers
+these features saw the teacher at 13 times the split-half floor, a denoising autoencoder trained on the same 2D at 1.7
+times.
+
+`essential`: the channels of each frame that a motion is decoded from. Root yaw velocity, root velocity, height and
+root-relative positions (67 channels for 22 joints), each kind divided by its standard deviation over the true training
+motions.
 """
 
 import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from videomdm_ext.bench.evaluators.base import Evaluator, Ground
+from videomdm_ext.bench.evaluators.base import Evaluator, Ground, training_truth
 from videomdm_ext.data.motions import Optics
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.cameras import orbit, orbit_distance, project, uniform
 from videomdm_ext.hookspecs import Register, hookimpl
+from videomdm_ext.motion.features import encode, mean_and_std, redundant
+from videomdm_ext.motion.skeletons import Skeleton, by_name
 
-NAME = "views-2d"
+VIEWS_2D, ESSENTIAL = "views-2d", "essential"
 VIEWS = 4
 """Cameras of a motion, a quarter turn apart."""
 SEED = 20260613
@@ -30,6 +37,8 @@ BANDS = (0.0, 1.0, 4.0)
 """Ends of the bands of slow and of quick movement, Hz; what is faster is left out, for keypoints carry noise there."""
 LEAST_SEEN = 0.5
 """Share of the frames in which every joint of a real view must have been found."""
+MOST_READ = 2048
+"""Training clips whose frames give the scale of `essential`, at most; the ones with the lowest hashes of their ids."""
 VERSION = 1
 """To be raised with every change that changes numbers."""
 
@@ -40,7 +49,7 @@ class Views2D(Evaluator):
     Clip i of any set is seen by the same cameras, so arms are compared through the same views.
     """
 
-    name = NAME
+    name = VIEWS_2D
     comparable = "Only numbers of these cameras and features; not those of MAS, whose evaluator is a trained one."
 
     def __init__(self, optics: Optics | None = None) -> None:
@@ -49,7 +58,7 @@ class Views2D(Evaluator):
     @property
     def identity(self) -> str:
         cameras = (self.optics.elevation, self.optics.nearest_joint, VIEWS, SEED)
-        return hashlib.sha256(json.dumps([NAME, VERSION, cameras, BANDS]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([VIEWS_2D, VERSION, cameras, BANDS]).encode()).hexdigest()
 
     @property
     def facts(self) -> Mapping[str, float | str]:
@@ -77,7 +86,7 @@ class Views2D(Evaluator):
         complete = [filled(points, confidence) for points, confidence in views if is_whole(confidence)]
         if not complete:
             raise DatasetError(
-                f"{NAME}: expected views in which every joint has a confidence above 0 in {LEAST_SEEN:.0%} of the "
+                f"{VIEWS_2D}: expected views in which every joint has a confidence above 0 in {LEAST_SEEN:.0%} of the "
                 f"frames, found none of {len(views)}. Score without it, or detect the keypoints again."
             )
         return torch.cat([features(points.unsqueeze(0), fps) for points in complete])
@@ -134,7 +143,32 @@ def filled(points: Tensor, confidence: Tensor) -> Tensor:
     return torch.from_numpy(np.array(columns)).permute(2, 0, 1)
 
 
-def make(ground: Ground) -> Evaluator:
+class Essential(Evaluator):
+    """A row a frame, [N, 3 J + 1]; the last frame of a clip, which has no next one, has none."""
+
+    name = ESSENTIAL
+    per_clip = False
+    comparable = "Only numbers of the same true training motions (see the hash)."
+
+    def __init__(self, skeleton: Skeleton, std: Tensor) -> None:
+        self.skeleton, self.std = skeleton, std
+
+    @cached_property
+    def identity(self) -> str:
+        content = hashlib.sha256(f"{ESSENTIAL}\0{VERSION}\0{self.skeleton.name}\0".encode())
+        content.update(self.std.numpy().tobytes())
+        return content.hexdigest()
+
+    @property
+    def facts(self) -> Mapping[str, float | str]:
+        return {"channels of a frame": float(len(self.std)), "features": "fixed, nothing is trained"}
+
+    def motions(self, clips: Sequence[Tensor], fps: float) -> Tensor:
+        channels = [encode(clip.double(), self.skeleton)[:-1, : len(self.std)] for clip in clips]
+        return torch.cat(channels) / self.std
+
+
+def make_views_2d(ground: Ground) -> Evaluator:
     """With the data set's own range of cameras where its card holds one."""
     optics = ground.card.recipe.get("optics")
     if not isinstance(optics, Mapping) or not {"elevation", "nearest_joint"} <= optics.keys():
@@ -143,6 +177,14 @@ def make(ground: Ground) -> Evaluator:
     return Views2D(Optics(elevation=(float(low), float(high)), nearest_joint=(float(near), float(far))))
 
 
+def make_essential(ground: Ground) -> Evaluator:
+    """With the scale of the true training motions."""
+    skeleton = by_name(ground.card.skeleton)
+    true = [encode(motion.positions, skeleton)[:-1] for motion in training_truth(ground, MOST_READ, ESSENTIAL)]
+    return Essential(skeleton, mean_and_std(true, skeleton)[1][: redundant(skeleton).start])
+
+
 @hookimpl
 def register_evaluators(register: Register) -> None:
-    register(NAME, make)
+    register(ESSENTIAL, make_essential)
+    register(VIEWS_2D, make_views_2d)
