@@ -9,7 +9,6 @@ A finished log of the same checkpoint, data, files and settings is not run again
 import contextlib
 import hashlib
 import json
-import math
 import re
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import Any
 
 from videomdm_ext.bench.report import templates
 from videomdm_ext.bench.report.tables import Table, markdown_block, plain
+from videomdm_ext.bench.scoring import plain_json
 from videomdm_ext.bench.statistics import number
 from videomdm_ext.data.files import write_bytes
 from videomdm_ext.data.folder import read_card
@@ -144,10 +144,9 @@ def evaluate(checkout: Checkout, run: Asked, settings: Settings, out: Path, watc
         "settings": asdict(settings),
         "host": {"commit": checkout.commit, "files": evaluation.hashes(checkout.root)},
     }
-    names = f"{run.name}-{settings.eval_mode}-guidance{settings.guidance:g}-seed{settings.seed}"
-    folder = out / "protocol_mdm" / names
-    scores = _finished(folder, identity, settings.eval_mode)
-    if scores is None:
+    name = f"{run.name}-{settings.eval_mode}-guidance{settings.guidance:g}-seed{settings.seed}"
+    folder = out / "protocol_mdm" / name
+    if (scores := _finished(folder, identity, settings.eval_mode)) is None:
         prepare(folder, run, identity)
         execute(checkout, run, settings, folder, watch)
         scores = _finished(folder, identity, settings.eval_mode)
@@ -185,14 +184,11 @@ def prepare(folder: Path, run: Asked, identity: Mapping[str, Any]) -> None:
 def execute(checkout: Checkout, run: Asked, settings: Settings, folder: Path, watch: Watch) -> None:
     """MDM's program in a process of its own; what it prints goes to FOLDER/printed.log."""
     checkpoint = folder.resolve() / run.checkpoint.name
-    words = evaluation.command(
-        checkout, checkpoint, mode=settings.eval_mode, guidance=settings.guidance, seed=settings.seed
-    )
-    printed, total = folder / "printed.log", evaluation.REPLICATIONS[settings.eval_mode]
+    mode, printed, total = settings.eval_mode, folder / "printed.log", REPLICATIONS[settings.eval_mode]
+    words = evaluation.command(checkout, checkpoint, mode=mode, guidance=settings.guidance, seed=settings.seed)
     with printed.open("wb") as file:
-        process = subprocess.Popen(
-            words, cwd=checkout.root, env=evaluation.environment(), stdout=file, stderr=subprocess.STDOUT
-        )
+        streams: dict[str, Any] = {"stdout": file, "stderr": subprocess.STDOUT}
+        process = subprocess.Popen(words, cwd=checkout.root, env=evaluation.environment(), **streams)
         try:
             watch(run.name, 0, total)
             while process.poll() is None:
@@ -216,23 +212,12 @@ def execute(checkout: Checkout, run: Asked, settings: Settings, folder: Path, wa
 
 def as_json(evaluated: Sequence[Evaluated], settings: Settings) -> str:
     """Every score of every replication, by run; scores that are no number are null."""
-
-    def finite(values: Mapping[str, float]) -> dict[str, float | None]:
-        return {name: value if math.isfinite(value) else None for name, value in values.items()}
-
-    def plain(scores: Scores) -> dict[str, Any]:
-        rows = {"mean": finite(scores.mean), "half_width": finite(scores.half_width)}
-        return rows | {"replications": [finite(values) for values in scores.replications]}
-
-    runs = {
-        one.name: {
-            "scored_against": one.data,
-            **{key: value for key, value in one.identity.items() if key != "settings"},
-            "scores": {who: plain(scores) for who, scores in one.scores.items()},
-        }
-        for one in evaluated
-    }
-    return _text({"format": 1, "protocol": "mdm", "settings": asdict(settings), "runs": runs})
+    runs = {}
+    for one in evaluated:
+        identity = {key: value for key, value in one.identity.items() if key != "settings"}
+        scores = {who: asdict(found) for who, found in one.scores.items()}
+        runs[one.name] = {"scored_against": one.data, **identity, "scores": scores}
+    return _text(plain_json({"format": 1, "protocol": "mdm", "settings": asdict(settings), "runs": runs}))
 
 
 # -- protocol_mdm.md --------------------------------------------------------------------------------------------------

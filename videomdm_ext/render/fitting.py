@@ -50,10 +50,7 @@ class Fitted:
     def positions(self, skeleton: Skeleton) -> Tensor:
         """Forward kinematics. -> [T, J, 3], m."""
         local = roma.unitquat_to_rotmat(roma.quat_wxyz_to_xyzw(self.rotations))
-        turned = [local[:, 0]]
-        for joint in range(1, skeleton.num_joints):
-            turned.append(turned[skeleton.parents[joint]] @ local[:, joint])
-        return _placed(torch.stack(turned, 1), self.root, self.offsets, skeleton)
+        return _placed(_chained(local, skeleton), self.root, self.offsets, skeleton)
 
 
 def fit(positions: Tensor, skeleton: Skeleton, fps: float, *, offsets: Tensor | None = None) -> Fitted:
@@ -145,7 +142,7 @@ def _refined(
     cost = _cost(placed, target, weight)
     for _ in range(ROUNDS):
         step = _step(placed, target, weight, below)
-        moved, spun = root + step[:, -1], _turned_by(step[:, :-1], turned, skeleton)
+        moved, spun = root + step[:, -1], _chained(roma.rotvec_to_rotmat(step[:, :-1]), skeleton) @ turned
         tried = _placed(spun, moved, offsets, skeleton)
         better = _cost(tried, target, weight) < cost
         root = torch.where(better[:, None], moved, root)
@@ -181,13 +178,12 @@ def _step(placed: Tensor, target: Tensor, weight: Tensor, below: Tensor) -> Tens
     return torch.linalg.solve(matrix, right).squeeze(-1).unflatten(-1, (-1, 3))
 
 
-def _turned_by(turns: Tensor, turned: Tensor, skeleton: Skeleton) -> Tensor:
-    """Frames in the world after each joint, with all that hangs on it, is turned by [T, J, 3], radians."""
-    own = roma.rotvec_to_rotmat(turns)
-    all_of = [own[:, 0]]
+def _chained(local: Tensor, skeleton: Skeleton) -> Tensor:
+    """Each joint's rotation after those of all that it hangs on. [T, J, 3, 3] -> [T, J, 3, 3]"""
+    turned = [local[:, 0]]
     for joint in range(1, skeleton.num_joints):
-        all_of.append(all_of[skeleton.parents[joint]] @ own[:, joint])
-    return torch.stack(all_of, 1) @ turned
+        turned.append(turned[skeleton.parents[joint]] @ local[:, joint])
+    return torch.stack(turned, 1)
 
 
 # -- the rest pose -----------------------------------------------------------------------------------------------------
