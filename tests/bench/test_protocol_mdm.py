@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -270,7 +271,9 @@ def test_clips_are_found_from_where_the_training_was_started_and_must_be_enough(
     monkeypatch.chdir(tmp_path)
     assert protocol_mdm.of_run(run).args["clips"] == str(tmp_path / "set")
     refused(tmp_path, ConfigError, "expected 320 or more clips .* found . of 1")
-    (tmp_path / "set/new_joint_vecs/t.npy").unlink()
+    blind = dataclasses.replace(clip, id="t", truth=None, truth_extrinsics=None)
+    shutil.rmtree(tmp_path / "set")
+    write_folder(str(tmp_path / "set"), {"train": [clip], "test": [blind]}, CARD)
     assert protocol(words(tmp_path)) == 0
 
 
