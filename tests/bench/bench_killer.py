@@ -21,7 +21,7 @@ from videomdm_ext.bench.plan import Plan
 from videomdm_ext.bench.report import figures
 from videomdm_ext.bench.run import Bench, _start_worker
 
-BY_RENAME, BY_TIME = 17, 3
+BY_RENAME, BY_TIME = 10, 2
 DIED = 9
 """Exit status of an attempt that died by itself."""
 

@@ -12,9 +12,10 @@ import mdm_runs
 import numpy as np
 import pytest
 import torch
-from test_unedited_mdm import differences
+from clips import CARD, make_clip
+from mdm_runs import differences
 
-from videomdm_ext.data.motions import build_demo
+from videomdm_ext.data.folder import write_folder
 from videomdm_ext.mdm import checkout, install
 from videomdm_ext.mdm.checkout import PARSER
 
@@ -36,7 +37,8 @@ def places(request, mdm_checkout, tmp_path_factory) -> tuple[Path, Path]:
     subprocess.run(["git", "-C", str(source), "checkout", "-q", request.param], check=True)
     theirs, ours = (mdm_runs.clone(source, folder / kind / "mdm") for kind in ("unedited", "installed"))
     (ours / PARSER).write_bytes((ours / PARSER).read_bytes().replace(b"\n", b"\r\n"))
-    build_demo(str(ours / "set"), fast=True)
+    clips = [make_clip(name=name) for name in ("dance_a", "walk", "jump", "spin", "kick")]
+    write_folder(str(ours / "set"), {"train": clips}, CARD)
     install.install(ours)
     return theirs, ours
 

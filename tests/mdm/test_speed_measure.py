@@ -135,10 +135,11 @@ def check(speeds: Speeds, variants: tuple[str, ...]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_small_tower")
-def test_the_stand_in_is_timed_in_all_variants_but_stock_mdm():
+def test_the_stand_in_is_timed_in_all_variants_but_stock_mdm(monkeypatch):
     watched: list[tuple[int, int]] = []
+    monkeypatch.setattr(measure, "VARIANTS", ("stock", "3d", "2d"))
     speeds = measure.measure(checkout.standin(), SMALL, lambda done, total: watched.append((done, total)))
-    check(speeds, ("3d", ONCE, "2d"))
+    check(speeds, ("3d", "2d"))
     assert watched == [(number, 5) for number in range(1, 6)]
     assert speeds.timings["3d"].digest != speeds.timings["2d"].digest
 
