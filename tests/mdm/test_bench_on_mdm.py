@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.mdm, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
 ARMS = ("paper",)
 SIZES = ("--layers", "1", "--latent-dim", "32", "--ff-size", "1024", "--dropout", "0.1", "--diffusion-steps", "4")
-BENCH = ("--arms", ",".join(ARMS), "--seeds", "1", "--steps", "40", "--curve", "2", "--batch-size", "4", *SIZES)
+BENCH = ("--arms", ",".join(ARMS), "--seeds", "1", "--steps", "8", "--curve", "2", "--batch-size", "4", *SIZES)
 BENCH += ("--crop-frames", "16", "--samples", "6", "--replications", "1", "--windows", "1", "--workers", "1")
 BENCH += ("--text-features", "words", "--without", "t2m,text-motion")
 
@@ -82,11 +82,11 @@ def test_a_bench_on_mdm_killed_in_a_training_ends_with_the_metrics_of_an_uninter
     root = mdm_checkout.root
     before = status(root)
     whole = bench(root, place, "whole")  # beside the other one: importing takes longer than training
-    killed = bench(root, place, "killed", KILL_AFTER="paper-0/opt000000020.pt")
+    killed = bench(root, place, "killed", KILL_AFTER="paper-0/opt000000004.pt")
     ended(killed, place / "killed.txt", -signal.SIGKILL)
     run = place / "killed" / "runs" / "paper-0"
-    assert (run / "model000000020.pt").is_file()
-    assert not (run / "model000000040.pt").exists()
+    assert (run / "model000000004.pt").is_file()
+    assert not (run / "model000000008.pt").exists()
     assert not (place / "killed" / "metrics.json").exists()
     ended(bench(root, place, "killed"), place / "killed.txt")
     ended(whole, place / "whole.txt")
@@ -99,7 +99,7 @@ def test_a_bench_on_mdm_killed_in_a_training_ends_with_the_metrics_of_an_uninter
     assert [arm["name"] for arm in content["arms"]] == list(ARMS)
     for arm in content["arms"]:
         (training,) = arm["trainings"]
-        assert training["progress"]["steps"] == [20, 40]
+        assert training["progress"]["steps"] == [4, 8]
         assert training["losses"]["steps"]
         assert training["metrics"]["views-2d/fid"] > 0
     assert json.loads((place / "whole/run.json").read_text("utf-8"))["host"]["kind"] == "mdm"

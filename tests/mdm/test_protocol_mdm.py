@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.mdm, pytest.mark.slow]
 SMALL = ("--latent_dim", "16", "--layers", "1", "--diffusion_steps", "2", "--batch_size", "4",
          "--save_interval", "2", "--pos_embed_max_len", "256", "--unroll", "off")  # fmt: skip
 CARD = Card(name="many copies", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
-REPLICATIONS = 2
+REPLICATIONS = 1
 FRAMES = 40
 LENGTHS = (40, 196, 60, 61, 63, 120, 60, 44)
 
@@ -65,17 +65,8 @@ np.savez(sys.argv[2], texts=torch.cat(texts), motions=torch.cat(motions))
 
 
 @pytest.fixture(scope="module")
-def place(mdm_checkout, tmp_path_factory) -> Path:
-    """-> a checkout with random evaluator and word vectors."""
-    place = mdm_runs.clone(mdm_checkout.root, tmp_path_factory.mktemp("official") / "mdm")
-    write_evaluator(place)
-    yield place
-    shutil.rmtree(place)
-
-
-@pytest.fixture(scope="module")
 def small(mdm_checkout, tmp_path_factory) -> Path:
-    """-> a checkout whose evaluator is narrow, and whose debug evaluation has two replications, to save time."""
+    """-> a checkout whose evaluator is narrow, and whose debug evaluation has one replication, to save time."""
     place = mdm_runs.clone(mdm_checkout.root, tmp_path_factory.mktemp("small") / "mdm")
     mdm_runs.quicken_evaluation(place, REPLICATIONS)
     yield place
@@ -100,15 +91,15 @@ def bench(small) -> Path:
     return folder
 
 
-def test_embeddings_are_those_of_mdms_wrapper(place, tmp_path):
+def test_embeddings_are_those_of_mdms_wrapper(small, tmp_path):
     draw = np.random.default_rng(1)
     vectors = [make_clips(1, (length, length), draw)[0] for length in LENGTHS]
     tokens = [[f"{word}/{WORDS[word]}" for word in draw.choice(list(WORDS), size=2 + 3 * n % 15)] for n in range(8)]
     given = {f"features{n}": vector for n, vector in enumerate(vectors)}
     given |= {f"words{n}": np.array(words) for n, words in enumerate(tokens)}
     np.savez(tmp_path / "given.npz", **given)
-    mdm_runs.must(mdm_runs.python(place, "-c", ALONE, str(tmp_path / "given.npz"), str(tmp_path / "made.npz")))
-    evaluator = dataclasses.replace(evaluation.load(place), batch=5)
+    mdm_runs.must(mdm_runs.python(small, "-c", ALONE, str(tmp_path / "given.npz"), str(tmp_path / "made.npz")))
+    evaluator = dataclasses.replace(evaluation.load(small), batch=5)
     with np.load(tmp_path / "made.npz") as made:
         theirs = {name: torch.from_numpy(made[name]) for name in made.files}
     assert torch.pdist(theirs["motions"]).min() > 100 * EQUAL_WEIGHTS
@@ -117,18 +108,18 @@ def test_embeddings_are_those_of_mdms_wrapper(place, tmp_path):
     torch.testing.assert_close(evaluator.captions(tokens), theirs["texts"], rtol=0, atol=EQUAL_WEIGHTS)
 
 
-def test_loading_it_leaves_this_process_as_it_was(place, standin_module):
+def test_loading_it_leaves_this_process_as_it_was(small, standin_module):
     known = standin_module("data_loaders.get_data")
     before, path = dict(sys.modules), list(sys.path)
-    evaluation.load(place)
+    evaluation.load(small)
     assert sys.path == path
     assert sys.modules["data_loaders.get_data"] is known
     assert not any(name.startswith("data_loaders") for name in set(sys.modules) - set(before))
 
 
-def test_broken_weights_are_named(place, tmp_path):
+def test_broken_weights_are_named(small, tmp_path):
     copy = tmp_path / "mdm"
-    shutil.copytree(place, copy, ignore=shutil.ignore_patterns(".git", "assets", "HumanML3D"))
+    shutil.copytree(small, copy, ignore=shutil.ignore_patterns(".git", "assets", "HumanML3D"))
     weights = copy / "t2m/text_mot_match/model/finest.tar"
     weights.write_bytes(b"not weights")
     with pytest.raises(HostError, match=r"finest\.tar: expected the files of MDM's evaluator.*download_t2m"):
@@ -162,6 +153,32 @@ def test_a_run_of_a_bench_is_evaluated_by_mdms_own_program_and_only_once(small, 
     written = (bench / "protocol_mdm.json").read_bytes()
     assert bench_verb(["--protocol", "mdm", *words]) == 0
     assert (bench / "protocol_mdm.json").read_bytes() == written
+
+
+UNITS = """
+import os, sys
+import numpy as np
+from videomdm_ext.mdm import checkout, hook
+hook.use(checkout.find("."))
+from utils.parser_util import evaluation_parser
+import data_loaders.get_data as get_data
+sys.argv = ["eval", "--model_path", sys.argv[1]]
+args = evaluation_parser()
+ready = get_data.get_dataset(args.dataset, None, split="test", hml_mode="eval", device="cpu")
+truth = get_data.get_dataset(args.dataset, None, split="test", hml_mode="gt", device="cpu")
+np.savez("units.npz", mean=ready.t2m_dataset.mean, n=[len(ready), len(truth)], kept=truth.t2m_dataset.mean,
+         cache=np.array(os.path.exists("dataset/t2m_test.npy")))
+"""
+
+
+def test_the_evaluated_motion_has_mdms_own_units(small, bench):
+    (small / "dataset" / "t2m_test.npy").unlink(missing_ok=True)
+    mdm_runs.must(mdm_runs.python(small, "-c", UNITS, str(bench / "runs/2d-0/model000000002.pt")))
+    found = np.load(small / "units.npz")
+    np.testing.assert_array_equal(found["mean"], np.load(bench / f"set/teacher_vecs/{CARD.lifter}/Mean.npy"))
+    np.testing.assert_array_equal(found["kept"], np.load(small / "dataset/t2m_mean.npy"))
+    assert found["n"].tolist() == [320, 320]
+    assert not found["cache"]
 
 
 def test_a_run_on_few_clips_or_of_another_shape_is_refused_before_anything_runs(small, bench, tmp_path):
