@@ -135,22 +135,16 @@ def check(speeds: Speeds, variants: tuple[str, ...]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_small_tower")
-def test_the_stand_in_is_timed_in_all_variants_but_stock_mdm(monkeypatch):
-    watched: list[tuple[int, int]] = []
-    monkeypatch.setattr(measure, "VARIANTS", ("stock", "3d", "2d"))
-    speeds = measure.measure(checkout.standin(), SMALL, lambda done, total: watched.append((done, total)))
-    check(speeds, ("3d", "2d"))
-    assert watched == [(number, 5) for number in range(1, 6)]
-    assert speeds.timings["3d"].digest != speeds.timings["2d"].digest
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("_small_tower")
-def test_what_a_gpu_has_to_show_is_measured_on_a_cpu_at_a_small_size():
+def test_what_a_gpu_has_to_show_is_measured_on_a_cpu_at_a_small_size_with_the_times_of_the_stand_in(monkeypatch):
     watched: list[int] = []
+    measured: list[Speeds] = []
+    own = measure.measure
+    monkeypatch.setattr(measure, "measure", lambda *given: measured.append(own(*given)) or measured[-1])
     sizes = dataclasses.replace(SMALL, many=5, steps=1)
     table = device.report(checkout.standin(), sizes, lambda done, total: watched.append(total - done))
     assert watched == [2, 1, 0]
+    check(measured[0], tuple(name for name in device.VARIANTS if name != "stock"))
+    assert measured[0].timings["3d"].digest != measured[0].timings["2d"].digest
     rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.count("|") == 4]
     cells = {row[0]: row[1] for row in rows if len(row) > 1}
     assert float(cells["parity with the CPU: loss after 10 steps, relative"]) == 0, "here both are the CPU"
