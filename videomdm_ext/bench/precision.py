@@ -18,6 +18,7 @@ from videomdm_ext import plugins
 from videomdm_ext.bench.evaluators.base import Evaluator, Ground
 from videomdm_ext.bench.metrics import frechet, gaussian
 from videomdm_ext.data.folder import read_card
+from videomdm_ext.errors import ConfigError
 from videomdm_ext.inference import sample
 from videomdm_ext.mdm import checkout, hook
 
@@ -68,11 +69,13 @@ def measure(
             sys.argv = argv
             torch.set_float32_matmul_precision(before)
 
-    own, seconds = motions((), seed)
     trained = sample.load(host, path)
     clips, fps = trained.args.clips, trained.fps
-    ground = Ground(clips, read_card(clips), path.parent / "evaluators")
-    evaluator: Evaluator = plugins.collect(hook.manager(), "evaluators")[name](ground)
+    evaluators = plugins.collect(hook.manager(), "evaluators")
+    if name not in evaluators:
+        raise ConfigError(f"--evaluator: expected one of {', '.join(evaluators)}, found {name!r}. Correct it.")
+    evaluator: Evaluator = evaluators[name](Ground(clips, read_card(clips), path.parent / "evaluators"))
+    own, seconds = motions((), seed)
     centre = gaussian(evaluator.motions(own, fps))
     for number, (saving, words) in enumerate(SAVINGS.items()):
         watch(number + 1, len(SAVINGS) + 1)

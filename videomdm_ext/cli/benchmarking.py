@@ -322,7 +322,7 @@ class Precision:
     """MDM checkout the run was trained in; empty: the stand-in."""
     count: int = 1000
     """Motions."""
-    evaluator: str = "text_motion"
+    evaluator: str = "text-motion"
     """Whose space the Fréchet distance is taken in; it is kept, or made, in RUN/evaluators."""
     seed: int = 0
     """Seed of the noise."""
