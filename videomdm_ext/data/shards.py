@@ -20,8 +20,8 @@ KINDS = ("teacher", "truth", "keypoints", "camera", "texts")
 SIZE = 128
 """Clips of a shard: 20 to 60 MB. A shard that is not open yet has to be opened for one of its clips, which takes longer
 the more there are."""
-OPENED = 64
-"""Shards that are kept open."""
+OPENED = 16
+"""Shards that are kept open: what was read of them counts as memory of the process until others need it."""
 
 
 def parquet(place: str) -> Any:
