@@ -68,15 +68,3 @@ def install_plugin(site: Path, distribution: str, sources: Mapping[str, str], en
     (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n", encoding="utf-8")
     lines = "".join(f"{name} = {module}\n" for name, module in entries.items())
     (folder / "entry_points.txt").write_text(f"[videomdm]\n{lines}", encoding="utf-8")
-
-
-def main(folder: str, *extras: str) -> None:
-    """Make an environment of these extras, pip and setuptools, with the program pytest."""
-    create(Path(folder), frozenset(extras), also=("pip", "setuptools"))
-    program = Path(folder) / "bin" / "pytest"
-    program.write_text(f"#!{folder}/bin/python\nimport sys\n\nimport pytest\n\nsys.exit(pytest.console_main())\n")
-    program.chmod(0o755)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
