@@ -415,9 +415,27 @@ def test_options_in_front_of_the_value_are_taken_apart():
 def test_refine_makes_the_refined_teachers(folder, monkeypatch, capsys):
     brief = refinement.Refinement(first=2, rounds=0)
     monkeypatch.setattr(refinement, "Refinement", lambda: brief)
-    assert cli.main(["data", "refine", folder]) == 0
+    assert cli.main(["data", "refine", folder, "--shard", "2/2", "--batch", "1"]) == 0
+    assert not is_made(folder, read_card(folder))
+    assert "shard 2/2 is done; 1 batches of clips of other shards are missing" in capsys.readouterr().out
+    assert cli.main(["data", "refine", folder, "--shard", "1/2", "--batch", "1"]) == 0
     assert is_made(folder, read_card(folder))
     assert f"--clips {folder}" in capsys.readouterr().out.replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--shard", "3/2"), "--shard: expected a part and their number, as 3/8, found '3/2'"),
+        (("--shard", "1/2/3"), "--shard: expected a part and their number, as 3/8, found '1/2/3'"),
+        (("--processes", "0"), "--processes and --batch: expected 1 or more"),
+        (("--device", "abacus"), "--device abacus: expected a device of torch's, as cpu or cuda, found none here"),
+    ],
+)
+def test_refine_refuses_options_before_any_work(folder, capsys, words, message):
+    assert cli.main(["data", "refine", folder, *words]) == 1
+    assert message in capsys.readouterr().err.replace("\n", " ")
+    assert not Path(folder, "refined").exists()
 
 
 @pytest.mark.usefixtures("borrowed_process")

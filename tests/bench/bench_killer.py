@@ -19,7 +19,8 @@ from small_bench import make_plan
 from videomdm_ext.bench import plan as plans
 from videomdm_ext.bench.plan import Plan
 from videomdm_ext.bench.report import figures
-from videomdm_ext.bench.run import Bench, _start_worker
+from videomdm_ext.bench.run import Bench
+from videomdm_ext.data.tasks import start_worker
 
 BY_RENAME, BY_TIME = 10, 2
 DIED = 9
@@ -68,7 +69,7 @@ def attempt(action: Callable[[], None], *, seconds: float | None = None) -> int:
 def start_a_worker(place: Path) -> None:
     """Fork what works for a minute, and be killed once it does."""
     if os.fork() == 0:
-        _start_worker()
+        start_worker()
         place.write_text(str(os.getpid()), encoding="utf-8")
         time.sleep(60)
         os._exit(0)

@@ -1,5 +1,6 @@
 """The verb `view`: what it makes a page of, what it refuses, and what it serves."""
 
+import functools
 import json
 import threading
 import urllib.error
@@ -18,6 +19,7 @@ from videomdm_ext.cli.viewing import handler
 from videomdm_ext.data import refined
 from videomdm_ext.data.folder import Card, read_card, write_folder
 from videomdm_ext.inference.sample import write_motions
+from videomdm_ext.supervision import refinement
 
 CARD = Card(name="two", skeleton="smpl22", fps=25.0, lifter="bent", licence="zlib", sources=("a source",))
 
@@ -52,7 +54,7 @@ def test_a_data_set_shows_truth_and_teacher_and_the_refined_one_where_it_is_made
     found = shown(tmp_path / "set.html")
     assert [names for _, names in found] == [["truth", "teacher"]] * 2
     assert content(tmp_path / "set.html")["fps"] == 25.0
-    monkeypatch.setattr(refined, "refine_clips", lambda clips, *more: (list(clips), None))
+    monkeypatch.setattr(refinement, "Refinement", functools.partial(refinement.Refinement, first=1, rounds=0))
     refined.make_refined(str(folder), read_card(str(folder)))
     chosen = (folder / "train.txt").read_text().split()[2]
     assert view(folder, "--ids", chosen) == 0

@@ -1,8 +1,13 @@
 """Refined teachers of a folder: made once, made again when the clips change, without any truth, and on their rays."""
 
+import contextlib
 import dataclasses
+import os
+import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,17 +15,19 @@ import torch
 from clips import CARD, make_clip
 
 from videomdm_ext.data import refined
-from videomdm_ext.data.clip import Clip, with_truth_as_teacher
+from videomdm_ext.data.clip import Clip, collate, crop, cut, observed, tensor_of, with_truth_as_teacher
 from videomdm_ext.data.folder import Card, read_folder, write_folder
-from videomdm_ext.data.motions import floor_height, own_generator
+from videomdm_ext.data.motions import floor_height
 from videomdm_ext.data.refined import is_made, make_refined, measured_error, read_refined, refine_clips
-from videomdm_ext.errors import DatasetError
+from videomdm_ext.data.tasks import in_processes
+from videomdm_ext.errors import DatasetError, VideoMDMError
 from videomdm_ext.geometry.cameras import project, to_camera
 from videomdm_ext.motion.features import decode, mean_and_std
 from videomdm_ext.motion.kinematics import HUMANML3D, RAW
 from videomdm_ext.motion.measures import root_aligned_mpjpe
 from videomdm_ext.motion.skeletons import SMPL22
 from videomdm_ext.supervision import refinement
+from videomdm_ext.supervision.observation import Observation
 
 TRAIN = [
     make_clip(confidence=np.ones((len(make_clip().teacher), 22), dtype=np.float32)),
@@ -159,43 +166,32 @@ def test_the_training_clips_alone_estimate_the_skeleton(made, tmp_path):
     assert all(ours[name] == theirs[name] for name in shared)
 
 
-def test_groups_are_drawn_at_random_and_those_after_the_first_take_its_skeleton(made, monkeypatch, tmp_path):
-    path, card = shutil.copytree(made[0], tmp_path / "set"), made[1]
-    path = str(path)
+def test_where_there_are_more_clips_than_are_solved_together_all_say_what_is_shared(made, monkeypatch, tmp_path):
+    path, card = str(shutil.copytree(made[0], tmp_path / "set")), made[1]
+    shutil.rmtree(Path(path) / "refined")
     clips = read_folder(path, "train")[1]
-    order = torch.randperm(len(clips), generator=own_generator("refined", "train")).tolist()
-    _, first = refine_clips([clips[order[0]]], card.heading)
-    drawn: list[str] = []
-    given: list[refinement.Shared | None] = []
-
-    def watched(positions, *rest, shared=None, **named):
-        given.append(shared)
-        return refinement.refine(positions, *rest, shared=shared, **named)
-
-    def noted(group, *rest):
-        drawn.extend(clip.id for clip in group)
-        return refine_clips(group, *rest)
-
-    monkeypatch.setattr(refined, "refine", watched)
-    monkeypatch.setattr(refined, "refine_clips", noted)
+    parts = [(clip.length, refinement.estimate([positions_and_keypoints(clip)], SMPL22)) for clip in clips]
     monkeypatch.setattr(refined, "GROUP", 1)
     make_refined(path, card)
-    assert given[0] is None
-    for shared in given[1:]:
-        torch.testing.assert_close(shared.lengths, first.lengths, atol=1e-7, rtol=1e-6)
-        torch.testing.assert_close(shared.mean, first.mean, atol=1e-6, rtol=1e-6)
-    assert len(given) == 3
-    assert drawn == [*(clips[i].id for i in order), "jump_0"]
+    found, expected = np.load(Path(path) / "refined" / "bent" / "skeleton.npz"), refinement.Shared.pooled(parts)
+    np.testing.assert_allclose(found["lengths"], expected.lengths.numpy(), atol=1e-6)
+    np.testing.assert_allclose(found["mean_pose"], expected.mean.numpy(), atol=1e-5)
+    assert (expected.lengths - parts[0][1].lengths).abs().max() > 1e-3
+
+
+def positions_and_keypoints(clip: Clip) -> tuple[torch.Tensor, Observation]:
+    batch = collate([crop(clip, 0, clip.length)], length=clip.length)
+    return decode(tensor_of(batch, "teacher"), SMPL22), observed(batch)
 
 
 def test_a_clip_that_comes_out_unlikely_keeps_its_lifted_motion_and_is_named(tmp_path, monkeypatch, caplog):
     path, card = write(tmp_path / "set", [blind(c) for c in TRAIN], [blind(c) for c in TEST])
 
-    def guarded(positions, *rest, shared=None, **named):
-        moved, shared = refinement.refine(positions, *rest, shared=shared, **named)
-        return torch.cat((positions[:1], moved[1:])), shared
+    def unlikely(*args, **named):
+        positions, energy = refinement.solve(*args, **named)
+        return positions, torch.cat((energy[:1] + torch.inf, energy[1:]))
 
-    monkeypatch.setattr(refined, "refine", guarded)
+    monkeypatch.setattr(refined, "solve", unlikely)
     make_refined(path, card)
     kept = (Path(path) / "refined" / "bent" / "kept.txt").read_text().split()
     assert "jump_0" in kept
@@ -219,26 +215,96 @@ def test_changed_clips_make_them_stale(made, tmp_path, monkeypatch):
     assert is_made(path, changed)
 
 
-def test_an_interrupted_making_counts_as_not_made(tmp_path, monkeypatch):
-    """Half of the files are then new, so an earlier mark must not vouch for them."""
-    monkeypatch.setattr(refinement, "Refinement", lambda: BRIEFEST)
-    path, card = write(tmp_path / "set", [blind(c) for c in TRAIN], [blind(c) for c in TEST])
-    for _ in range(2):
-        with monkeypatch.context() as patch:
-            patch.setattr(refined, "_write_summary", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-            with pytest.raises(KeyboardInterrupt):
-                make_refined(path, card)
-        assert not is_made(path, card)
-        make_refined(path, card)
-        assert is_made(path, card)
+class Killed(BaseException):
+    """What nothing may catch, as nothing catches the end of a process."""
+
+
+@pytest.fixture
+def many(tmp_path, monkeypatch) -> Callable[[str], tuple[str, Card]]:
+    """-> writes a set of six clips of unequal lengths in a folder; four and one of them say what is shared."""
+    monkeypatch.setattr(refined, "GROUP", 4)
+    clips = [cut(blind(clip), at, at + length) for clip in TRAIN for at, length in ((0, 30), (2, 25), (1, 30))]
+    clips = [dataclasses.replace(clip, id=f"{clip.id}_{number}") for number, clip in enumerate(clips)]
+    return lambda name: write(tmp_path / name, clips[1:], clips[:1])
+
+
+def test_killed_at_any_moment_it_goes_on_and_comes_out_as_if_it_had_not_been(many, monkeypatch):
+    """Before or after a rename, by which each file gets its place, and again and again until it is done."""
+    whole, card = many("whole")
+    make_refined(whole, card, batch=2)
+    path, card = many("killed")
+    draw, rename, deaths = random.Random(1), os.replace, 0
+    while not is_made(path, card):
+        left, after = draw.randint(1, 6), draw.random() < 0.5
+
+        def dying(source, target, *, after=after):
+            nonlocal left
+            left -= 1
+            if left == 0 and not after:
+                raise Killed
+            rename(source, target)
+            if left == 0:
+                raise Killed
+
+        with monkeypatch.context() as patch, contextlib.suppress(Killed):
+            patch.setattr(os, "replace", dying)
+            deaths += 1
+            make_refined(path, card, batch=2)
+    assert deaths > 6
+    assert make_refined(path, card) == 0
+    assert contents(path) == contents(whole)
+
+
+def test_parts_refined_one_by_one_in_any_order_come_out_as_the_whole_and_the_last_finishes(many):
+    whole, card = many("whole")
+    seen: list[tuple[int, int]] = []
+    make_refined(whole, card, lambda *done: seen.append(done), batch=2)
+    assert seen[-1] == (5 + 6, 5 + 6)
+    path, card = many("parts")
+    missing = [make_refined(path, card, share=(part, 3), batch=2) for part in (3, 1, 2)]
+    assert missing == [2, 1, 0]
+    assert contents(path) == contents(whole)
+
+
+def test_two_processes_refine_as_one_does(many, monkeypatch):
+    monkeypatch.setattr(refinement, "Refinement", type(BRIEF))  # which a process finds by its name
+    monkeypatch.setattr(refined, "refinement", SimpleNamespace(Refinement=lambda: BRIEF))
+    whole, card = many("whole")
+    make_refined(whole, card, batch=2)
+    path, card = many("shared")
+    make_refined(path, card, batch=2, processes=2)
+    ours, theirs = contents(path), contents(whole)
+    assert ours.keys() == theirs.keys()
+    for clip, other in zip(*(read_refined(p, card, read_folder(p, "train")[1])[0] for p in (path, whole)), strict=True):
+        np.testing.assert_allclose(clip.teacher, other.teacher, atol=1e-5)
+
+
+def test_a_worker_that_is_killed_is_named_with_what_to_do():
+    with pytest.raises(VideoMDMError, match=r"--processes 2: .* one that was killed; .* Start the command again"):
+        list(in_processes(os.abort, [(), ()], 2))
+
+
+def test_the_mark_of_earlier_clips_goes_before_the_first_file_is_replaced(many, monkeypatch):
+    """Else it would vouch for a mixture when the earlier clips come back."""
+    path, card = many("set")
+    make_refined(path, card)
+    later = dataclasses.replace(card, content_hash="0" * 64)
+
+    def killed(*args: object, **named: object) -> None:
+        raise Killed
+
+    monkeypatch.setattr(refined, "estimate", killed)
+    with pytest.raises(Killed):
+        make_refined(path, later)
+    assert not is_made(path, card)
 
 
 def test_a_missing_file_and_a_folder_that_cannot_be_written_are_refused_before_any_work(made, tmp_path, monkeypatch):
     path, card = made
     with pytest.raises(DatasetError, match=r"refined/bent/lost\.npz"):
-        read_refined(path, card, [dataclasses.replace(TRAIN[0], id="lost")])
+        read_refined(path, card, [dataclasses.replace(TRAIN[0], id="lost")])[0][0]
     path, card = write(tmp_path / "set", [blind(TRAIN[0])], [blind(TEST[0])])
-    monkeypatch.setattr(refined, "read_folder", lambda *a: pytest.fail("work was done"))
+    monkeypatch.setattr(refined, "read_clip", lambda *a: pytest.fail("work was done"))
     (tmp_path / "set" / "refined").touch()
     with pytest.raises(DatasetError, match="can be written"):
         make_refined(path, card)

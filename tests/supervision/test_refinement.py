@@ -1,5 +1,6 @@
 """A refined teacher is nearer the truth than the lifted, stays on its keypoints' rays, and leaves an exact one be."""
 
+import copy
 import dataclasses
 import math
 from dataclasses import dataclass
@@ -14,13 +15,15 @@ from videomdm_ext.motion.kinematics import bone_lengths, bone_vectors, smooth
 from videomdm_ext.motion.measures import bone_wander, mpjpe, pa_mpjpe, root_aligned_mpjpe
 from videomdm_ext.motion.skeletons import SMPL22
 from videomdm_ext.supervision.observation import Observation
-from videomdm_ext.supervision.poses import aligned_poses, estimate_poses, unlikeliness
+from videomdm_ext.supervision.poses import aligned_poses, estimate_poses, pooled_poses, unlikeliness
 from videomdm_ext.supervision.refinement import (
     Refinement,
     Shared,
+    estimate,
     keypoint_noise,
     refine,
     repaired,
+    solve,
     trust,
 )
 from videomdm_ext.supervision.targets import on_rays
@@ -385,3 +388,68 @@ def test_progress_is_told_every_iteration_of_every_round():
     config = Refinement(first=3, rounds=2, iterations=1)
     refine(lifted.positions, lifted.observation, SMPL22, config=config, progress=lambda *a: calls.append(a))
     assert calls == [(done, 10) for done in range(1, 11)]
+
+
+# -- many clips --------------------------------------------------------------------------------------------------------
+
+
+def rows_of(lifted: Lifted, rows: slice) -> tuple[Tensor, Observation]:
+    seen = lifted.observation
+    return lifted.positions[rows], Observation(*(getattr(seen, f.name)[rows] for f in dataclasses.fields(seen)[:5]))
+
+
+def test_what_is_shared_is_that_of_all_clips_whatever_the_batches(generator):
+    lifted = lift(generator)
+    whole = estimate([rows_of(lifted, slice(None))], SMPL22, config=BRIEF)
+    parts = estimate(
+        [rows_of(lifted, slice(at, at + 2)) for at in range(0, len(lifted.truth), 2)], SMPL22, config=BRIEF
+    )
+    torch.testing.assert_close(parts.lengths, whole.lengths, atol=1e-4, rtol=0)
+    torch.testing.assert_close(parts.mean, whole.mean, atol=1e-3, rtol=0)
+
+
+def test_begun_with_the_state_after_a_round_the_estimate_goes_on_to_the_same_end(generator):
+    batch, states = rows_of(lift(generator), slice(0, 3)), []
+    steps: list[int] = []
+    whole = estimate([batch], SMPL22, config=QUICK, keep=lambda state: states.append(copy.deepcopy(state)))
+    assert [state["round"] for state in states] == [0, 1, 2, 3]
+    again = estimate([batch], SMPL22, config=QUICK, begun=states[1], count=lambda: steps.append(1))
+    assert len(steps) == QUICK.total
+    assert torch.equal(again.lengths, whole.lengths)
+    assert torch.equal(again.whitening, whole.whitening)
+
+
+def test_groups_of_clips_together_say_what_is_shared_better_than_each_of_them(case):
+    lifted, _, whole = case
+    half = len(lifted.truth) // 2
+    rows = (slice(0, half), slice(half, 2 * half))
+    parts = [(half * FRAMES, estimate([rows_of(lifted, one)], SMPL22, config=QUICK)) for one in rows]
+    pooled = Shared.pooled(parts)
+    for name in ("lengths", "mean"):
+        errors = [(getattr(one, name) - getattr(whole, name)).abs().mean() for one in (pooled, *(s for _, s in parts))]
+        assert errors[0] < 0.8 * max(errors[1:]), (name, errors)
+        assert errors[0] < 1.05 * min(errors[1:]), (name, errors)
+
+
+def test_the_distribution_of_two_sets_of_poses_is_pooled_from_theirs(generator):
+    """As if every pose had the weight 1: the mean, and the scatter within and between the sets."""
+    poses = torch.randn(300, 6, generator=generator) @ torch.randn(6, 6, generator=generator)
+    poses[:100] += 2.0
+    parts = [(len(one), one.mean(0), factor(one)) for one in (poses[:100], poses[100:])]
+    mean, whitening = pooled_poses(parts)
+    torch.testing.assert_close(mean, poses.mean(0), atol=1e-5, rtol=1e-5)
+    scatter = (whitening @ whitening.T).inverse()
+    torch.testing.assert_close(scatter, torch.cov(poses.T, correction=0), atol=1e-3, rtol=1e-3)
+
+
+def factor(poses: Tensor) -> Tensor:
+    return torch.linalg.cholesky(torch.cov(poses.T, correction=0).inverse())
+
+
+def test_every_tensor_is_made_on_the_device_of_the_clips(case):
+    """Those of a default device that computes nothing would stop it."""
+    batch = rows_of(case[0], slice(0, 2))
+    with torch.device("meta"):
+        shared = estimate([batch], SMPL22, config=BRIEF)
+        positions, energy = solve(*batch, SMPL22, shared, config=BRIEF)
+    assert {tensor.device.type for tensor in (shared.lengths, shared.whitening, positions, energy)} == {"cpu"}

@@ -8,9 +8,6 @@ import dataclasses
 import json
 import math
 import multiprocessing
-import os
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
@@ -30,14 +27,13 @@ from videomdm_ext.bench.scoring import Scoring, make_scoring, plain_json
 from videomdm_ext.data.files import check_writable, write_bytes
 from videomdm_ext.data.folder import read_card
 from videomdm_ext.data.refined import identity, is_made, make_refined
+from videomdm_ext.data.tasks import start_worker
 from videomdm_ext.errors import ConfigError, HostError
 from videomdm_ext.inference import sample as sampling
 from videomdm_ext.mdm import distributed, hook, loop
 
 DENOISE_AT = 0.2
 """Held-out clips are noised to this share of the schedule."""
-ORPHAN_SECONDS = 0.5
-"""How often a worker looks whether it still has a parent."""
 Finish = Callable[[Run, Path], None]
 Watch = Callable[[Mapping[str, int]], None]
 
@@ -87,7 +83,7 @@ def execute(
             watch({run.name: run.steps_done(out) for run in plan.runs()})
     if workers == 0 or not todo:
         return
-    named: dict[str, Any] = {"mp_context": multiprocessing.get_context("spawn"), "initializer": _start_worker}
+    named: dict[str, Any] = {"mp_context": multiprocessing.get_context("spawn"), "initializer": start_worker}
     named["max_tasks_per_child"] = 1 if plan.mdm else None  # MDM's logger is opened once a process
     with ProcessPoolExecutor(min(workers, len(todo)), **named) as pool:
         pending: set[Future[None]] = {pool.submit(complete, run, out, finish) for run in todo}
@@ -102,19 +98,6 @@ def execute(
                 process.terminate()
             pool.shutdown(cancel_futures=True)
             raise
-
-
-def _start_worker() -> None:
-    torch.set_num_threads(1)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
-
-
-def _end_with_parent(parent: int) -> None:
-    """Stop where the process that started this one was killed: two may not train in one folder."""
-    while os.getppid() == parent:
-        time.sleep(ORPHAN_SECONDS)
-    os._exit(1)
 
 
 def complete(run: Run, out: Path, finish: Finish) -> None:

@@ -6,8 +6,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import torch
 import tyro
 
 from videomdm_ext import run
@@ -35,7 +36,7 @@ from videomdm_ext.data.files import check_writable
 from videomdm_ext.data.film.bundled import build_film_demo
 from videomdm_ext.data.folder import CARD, Card, read_card, read_folder
 from videomdm_ext.data.motions import build_demo
-from videomdm_ext.data.refined import is_made, make_refined, measured_error, read_refined
+from videomdm_ext.data.refined import BATCH, is_made, make_refined, measured_error, read_refined
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.mdm import distributed
 from videomdm_ext.mdm.resume import LATEST, newest, step_of
@@ -164,15 +165,45 @@ class Refine:
     """Move a data set's lifted teachers along their keypoints' rays, with one skeleton and smooth motion."""
 
     clips: Annotated[Path, tyro.conf.Positional]
-    """Folder of a data set."""
+    """Folder of a data set; an interrupted refinement goes on."""
+    processes: int = 1
+    """Processes that refine at the same time; each takes a core."""
+    shard: str = "1/1"
+    """Refine one of several parts, as 3/8; all write into DIR, together or one after the other, and the last one to end
+    finishes the whole."""
+    batch: int = BATCH
+    """Clips that a process solves at the same time; take 256 on a GPU."""
+    device: str = "cpu"
+    """What computes, as torch calls it."""
 
     def __call__(self) -> int:
-        clips = str(self.clips)
+        clips, (part, parts) = str(self.clips), _shard(self.shard)
+        if min(self.processes, self.batch) < 1:
+            raise ConfigError("--processes and --batch: expected 1 or more. Correct the option.")
+        try:
+            torch.zeros(1, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            raise ConfigError(
+                f"--device {self.device}: expected a device of torch's, as cpu or cuda, found none here ({error})."
+            ) from error
+        how: dict[str, Any] = {"processes": self.processes, "batch": self.batch, "device": self.device}
         with bars() as progress:
-            make_refined(clips, read_card(clips), counting(progress, "refining"))
+            missing = make_refined(clips, read_card(clips), counting(progress, "refining"), share=(part, parts), **how)
+        if missing:
+            console.print(
+                f"{clips}: shard {self.shard} is done; {missing} batches of clips of other shards are missing."
+            )
+            return 0
         say_refined(clips)
         say_next(f"train --arm 2d --clips {quoted(clips)} --save_dir runs/2d")
         return 0
+
+
+def _shard(words: str) -> tuple[int, int]:
+    part, _, parts = words.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise ConfigError(f"--shard: expected a part and their number, as 3/8, found {words!r}. Correct it.")
+    return int(part), int(parts)
 
 
 def say_refined(path: str) -> None:

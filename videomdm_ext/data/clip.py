@@ -315,7 +315,7 @@ def tensor_of(batch: Mapping[str, Tensor | None], name: str) -> Tensor:
 def observed(batch: Mapping[str, Tensor | None]) -> Observation:
     """What the cameras saw of a collated batch."""
     seen = {name: tensor_of(batch, name) for name in OBSERVED}
-    frames = torch.arange(seen["keypoints"].shape[1])
+    frames = torch.arange(seen["keypoints"].shape[1], device=seen["keypoints"].device)
     return Observation.of(**seen, valid=frames < tensor_of(batch, "lengths").unsqueeze(1))
 
 

@@ -15,6 +15,7 @@ import pickle
 import re
 import struct
 import tokenize
+import uuid
 import warnings
 import zipfile
 import zlib
@@ -74,7 +75,7 @@ def checked_id(clip_id: str, place: str) -> str:
 
 def check_writable(folder: str) -> None:
     """Make the folder and write into it once; DatasetError if that fails, so that no work is lost later."""
-    probe = bf.join(folder, ".writable")
+    probe = bf.join(folder, f".writable-{uuid.uuid4().hex}")  # its own: others may begin at the same moment
     try:
         bf.makedirs(folder)
         with bf.BlobFile(probe, "wb") as file:
@@ -86,11 +87,15 @@ def check_writable(folder: str) -> None:
         ) from error
 
 
-def write_bytes(path: str, content: bytes) -> None:
-    """Write a file whole: beside its place and then renamed (a remote store does that by itself)."""
-    beside = path if "://" in path else f"{path}.part"
+def write_bytes(path: str, content: bytes, *, beside: str = "") -> None:
+    """Write a file whole: beside its place and then renamed (a remote store does that by itself).
+
+    Where several processes may write it at once each has to say where to write it before.
+    """
+    beside = path if "://" in path else beside or f"{path}.part"
     try:
         bf.makedirs(bf.dirname(path))
+        bf.makedirs(bf.dirname(beside))
         with bf.BlobFile(beside, "wb") as file:
             file.write(content)
         if beside != path:

@@ -4,11 +4,24 @@ DIR/refined/LIFTER/ID.npz holds features [T, D] and extrinsics, the camera in th
 the keypoints stay the detector's. skeleton.npz holds the shared bone lengths [J - 1] and mean pose [3 (J - 1)],
 Mean.npy and Std.npy are those of the training split; kept.txt names the clips that keep their lifted motion; made.txt,
 written last, holds the content hash of the clips.
+
+A few clips are in memory at a time, and each is written as soon as it is solved. What all clips share is estimated from
+a random sample of the training clips and then held. Until the end making-HASH/ lies there: what is shared, and a file
+for each batch that is done. Whoever works on the same clips, in whatever process, writes the same bytes there, so that
+an interrupted making goes on, and several may work in one folder: nobody waits, and who comes last finishes.
 """
 
+import contextlib
 import dataclasses
+import functools
+import io
+import itertools
+import json
 import logging
-from collections.abc import Sequence
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import blobfile as bf
 import torch
@@ -17,21 +30,32 @@ from torch import Tensor
 from videomdm_ext.data import files
 from videomdm_ext.data.clip import Clip, collate, crop, observed, tensor_of
 from videomdm_ext.data.files import Array
-from videomdm_ext.data.folder import SPLITS, Card, read_folder
+from videomdm_ext.data.folder import SPLITS, Card, read_clip, read_folder
+from videomdm_ext.data.index import Clips
 from videomdm_ext.data.motions import floor_height, own_generator
+from videomdm_ext.data.tasks import in_processes
+from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.cameras import project, reexpress, to_camera
-from videomdm_ext.motion.features import decode, encode, mean_and_std
+from videomdm_ext.motion.features import Moments, decode, encode
 from videomdm_ext.motion.kinematics import HeadingRule, canonicalise, heading
 from videomdm_ext.motion.measures import measure_error
 from videomdm_ext.motion.skeletons import by_name
-from videomdm_ext.supervision.refinement import Progress, Shared, refine
+from videomdm_ext.supervision import refinement
+from videomdm_ext.supervision.observation import Observation
+from videomdm_ext.supervision.refinement import GUARD, Progress, Shared, estimate, refine, solve, usual_energy
 
 logger = logging.getLogger(__name__)
 
-GROUP = 256  # clips that are refined together; the first group, a random sample, estimates what all share
-MARK = "made.txt"
-KEPT = "kept.txt"
-WAY = "6"  # of making them: other ways give other teachers
+SAMPLE = 2048
+"""Clips from which what all share is estimated."""
+GROUP = 256
+"""Clips that are sorted by their lengths and cut into batches of like ones; of the sample, those solved together."""
+BATCH = 8
+"""Clips that are solved at the same time: more have more padding, fewer more calls."""
+MARK, KEPT, MAKING = "made.txt", "kept.txt", "making-"
+WAY = "7"  # of making them: other ways give other teachers
+Batches = list[tuple[str, tuple[int, ...]]]
+"""Clips that are solved at the same time: their split and their numbers in it."""
 ABOVE = 0.3  # height, m, above which the lowest joint is not taken to stand on the floor
 
 
@@ -51,47 +75,227 @@ def identity(card: Card) -> str:
     return f"{card.content_hash} {WAY}"
 
 
-def make_refined(path: str, card: Card, progress: Progress | None = None) -> None:
-    """Refine the teachers of all splits; the training clips alone estimate what is shared, and no truth is read.
+def make_refined(
+    path: str,
+    card: Card,
+    progress: Progress | None = None,
+    *,
+    processes: int = 1,
+    share: tuple[int, int] = (1, 1),
+    batch: int = BATCH,
+    device: str = "cpu",
+) -> int:
+    """Refine the teachers of all splits, or go on with that; nothing where they are made. -> batches that are missing
 
-    Motion that is known as it is stays as it is.
+    The training clips alone estimate what is shared, and no truth is read. Motion that is known as it is stays as it
+    is. With `share` (i, n) the i-th of n parts is refined, and whoever ends last finishes the whole; `batch` clips are
+    solved at the same time.
     """
-    folder = folder_of(path, card)
-    files.check_writable(folder)
-    mark = bf.join(folder, MARK)
+    making = _Making(path, identity(card), batch, device, refinement.Refinement(), card)
+    if is_made(path, card):
+        making.clear()
+        return 0
+    files.check_writable(making.folder)
+    mark = bf.join(making.folder, MARK)
     if bf.exists(mark):  # an earlier version's must not vouch for a half of this one
         bf.remove(mark)
-    shared: Shared | None = None
-    kept: list[str] = []
-    for split in ("train", *(name for name in SPLITS if name != "train" and card.counts.get(name))):
-        clips = read_folder(path, split)[1]
-        made = [clip for clip in clips if clip.is_known]
-        seen = [clip for clip in clips if not clip.is_known]
-        seen = [seen[i] for i in torch.randperm(len(seen), generator=own_generator("refined", split)).tolist()]
-        for start in range(0, len(seen), GROUP):
-            group = seen[start : start + GROUP]
-            refined, shared = refine_clips(group, card.heading, shared, progress)
-            kept += [before.id for before, after in zip(group, refined, strict=True) if after is before]
-            made += refined
-        for clip in made:
-            arrays = {"features": clip.teacher, "extrinsics": clip.extrinsics}
-            files.write_bytes(bf.join(folder, f"{clip.id}.npz"), files.arrays_bytes(arrays))
-        if split == "train":
-            _write_summary(folder, made, card, shared)
-    files.write_bytes(bf.join(folder, KEPT), "".join(f"{name}\n" for name in sorted(kept)).encode())
-    if kept:
-        logger.warning("%d clips came out unlikely and keep their lifted motion: %s/%s", len(kept), folder, KEPT)
-    files.write_bytes(mark, f"{identity(card)}\n".encode())
+    try:
+        return _make(making, processes, share, progress or (lambda done, total: None))
+    except DatasetError:
+        if is_made(path, card):  # by another process, which has cleared away what this one would read
+            return 0
+        raise
+
+
+def _make(making: "_Making", processes: int, share: tuple[int, int], progress: Progress) -> int:
+    splits = [split for split in SPLITS if making.card.counts.get(split)]
+    batches = [one for split in splits for one in making.batches(split, range(making.card.counts[split]))]
+    split, sample = next(((split, found) for split in splits if (found := making.sample(split))), ("train", []))
+    groups = [making.batches(split, sample[at : at + GROUP]) for at in range(0, len(sample), GROUP)]
+    part, parts = share
+    own = batches[(part - 1) * len(batches) // parts : part * len(batches) // parts]
+    at = (part - 1) * len(groups) // parts  # others begin elsewhere; each does what nobody has done
+    done, total = 0, len(sample) + sum(len(numbers) for _, numbers in own)
+
+    def work(function: Callable[..., int], calls: Sequence[tuple[Any, ...]]) -> None:
+        nonlocal done
+        for count in in_processes(function, calls, processes):
+            done += count
+            progress(done, total)
+
+    steps = (lambda share: progress(int(done + GROUP * share), total)) if min(processes, len(groups)) == 1 else None
+    if groups and not bf.exists(making.place("shared.npz")):
+        work(making.estimate, [(number, groups[number], steps) for number in [*range(at, len(groups)), *range(at)]])
+        making.pool(groups)
+    done = len(sample)
+    work(making.refine, own)
+    missing = sum(not bf.exists(making.mark(*one)) for one in batches)
+    if not missing:
+        making.finish(batches, split, sample)
+    return missing
+
+
+@dataclass(frozen=True)
+class _Making:
+    """What a process has to know to work on a folder."""
+
+    path: str
+    identity: str
+    batch: int
+    device: str
+    config: refinement.Refinement
+    card: Card = field(compare=False)
+
+    @property
+    def folder(self) -> str:
+        return folder_of(self.path, self.card)
+
+    def place(self, name: str) -> str:
+        """Of what is needed until the end only."""
+        content, way = self.identity.split()
+        return bf.join(self.folder, f"{MAKING}{content[:16]}-{way}", name)
+
+    def mark(self, split: str, numbers: Sequence[int], ending: str = "json") -> str:
+        """Where the energies of a batch are once its clips are all written."""
+        return self.place(f"{split}-{numbers[0]}-{self.batch}.{ending}")
+
+    def write(self, path: str, arrays: Mapping[str, Array] | bytes) -> None:
+        """Also while another process writes the same."""
+        content = arrays if isinstance(arrays, bytes) else files.arrays_bytes(arrays)
+        files.write_bytes(path, content, beside=self.place(f"{uuid.uuid4().hex}.part"))
+
+    def batches(self, split: str, numbers: Sequence[int]) -> Batches:
+        """Clips of a split in groups, each sorted by length and cut into batches of like ones."""
+        entries, found = _clips(self, split).entries, Batches()
+        for group in (numbers[at : at + GROUP] for at in range(0, len(numbers), GROUP)):
+            ordered = sorted(group, key=lambda number: entries[number].frames)
+            found += [(split, tuple(ordered[at : at + self.batch])) for at in range(0, len(group), self.batch)]
+        return found
+
+    def read(self, split: str, numbers: Sequence[int]) -> list[Clip]:
+        clips = _clips(self, split)
+        return [clips.read(clips.entries[number]) for number in numbers]
+
+    # -- what all share ------------------------------------------------------------------------------------------------
+
+    def sample(self, split: str) -> list[int]:
+        """Numbers of random clips that a camera saw."""
+        entries = _clips(self, split).entries
+        order = torch.randperm(len(entries), generator=own_generator("refined", split)).tolist()
+        return list(itertools.islice((number for number in order if not entries[number].is_known), SAMPLE))
+
+    def estimate(self, number: int, batches: Batches, progress: Callable[[float], None] | None) -> int:
+        """What a group of clips share, solved together; started again, it goes on with a round. -> their number"""
+        place, rounds = self.place(f"{number}.npz"), self.place(f"{number}-{self.batch}.pt")
+        if not bf.exists(place):
+            steps = itertools.count(1)
+
+            def keep(state: dict[str, Any]) -> None:
+                content = io.BytesIO()
+                torch.save(state, content)
+                self.write(rounds, content.getvalue())
+
+            shared = estimate(
+                [_taken(self.read(*one), self.device) for one in batches],
+                by_name(self.card.skeleton),
+                config=self.config,
+                count=lambda: progress(next(steps) / self.config.total) if progress else None,
+                begun=files.read_tensors(rounds) if bf.exists(rounds) else None,
+                keep=keep,
+            )
+            self._write_shared(place, shared)
+        return sum(len(numbers) for _, numbers in batches)
+
+    def pool(self, groups: Sequence[Batches]) -> None:
+        """shared.npz: what all groups share, from what each of them does."""
+        counts = [sum(_clips(self, s).entries[n].frames for s, numbers in group for n in numbers) for group in groups]
+        found = [(frames, self._shared(f"{number}.npz")) for number, frames in enumerate(counts)]
+        self._write_shared(self.place("shared.npz"), found[0][1] if len(found) == 1 else Shared.pooled(found))
+
+    def _write_shared(self, place: str, shared: Shared) -> None:
+        arrays = {"lengths": shared.lengths, "mean": shared.mean, "whitening": shared.whitening}
+        self.write(place, {key: value.cpu().numpy() for key, value in arrays.items()})
+
+    def _shared(self, name: str = "shared.npz", device: str = "cpu") -> Shared:
+        arrays = files.read_arrays(self.place(name), needed=("lengths", "mean", "whitening"))
+        return Shared(**{key: torch.from_numpy(values).to(device) for key, values in arrays.items()})
+
+    # -- clips ---------------------------------------------------------------------------------------------------------
+
+    def refine(self, split: str, numbers: tuple[int, ...]) -> int:
+        """Solve and write these clips unless that is done. -> their number"""
+        mark = self.mark(split, numbers)
+        if not bf.exists(mark):
+            clips, energies = self.read(split, numbers), dict[str, float]()
+            seen = [clip for clip in clips if not clip.is_known]
+            if seen:
+                shared = self._shared(device=self.device)
+                positions, energy = solve(*_taken(seen, self.device), seen[0].skeleton, shared, config=self.config)
+                energies = dict(zip((clip.id for clip in seen), energy.tolist(), strict=True))
+                moved = zip(seen, positions.cpu(), strict=True)
+                seen = [replaced(clip, place[: clip.length], self.card.heading) for clip, place in moved]
+            for clip in (*(clip for clip in clips if clip.is_known), *seen):
+                self._write_clip(clip)
+            self.write(mark, json.dumps(energies).encode())
+        return len(numbers)
+
+    def _write_clip(self, clip: Clip) -> None:
+        arrays = {"features": clip.teacher, "extrinsics": clip.extrinsics}
+        self.write(bf.join(self.folder, f"{clip.id}.npz"), arrays)
+
+    def finish(self, batches: Batches, split: str, sample: Sequence[int]) -> None:
+        """Once all clips are written: the lifted motion of unlikely ones, statistics, and the mark."""
+        entries, energies = _clips(self, split).entries, dict[str, float]()
+        for one in batches:
+            energies |= files.read_json(self.mark(*one))
+        limit = GUARD * usual_energy(torch.tensor([energies[entries[number].id] for number in sample]))
+        kept = sorted(clip_id for clip_id, energy in energies.items() if not energy < limit)
+        for clip_id in kept:
+            self._write_clip(read_clip(self.path, self.card, clip_id))
+        moments = Moments(by_name(self.card.skeleton))
+        for entry in _clips(self, "train").entries:
+            arrays = files.read_arrays(bf.join(self.folder, f"{entry.id}.npz"), needed=("features",))
+            moments.add(torch.from_numpy(arrays["features"]))
+        for name, values in zip(("Mean.npy", "Std.npy"), moments.mean_and_std(), strict=True):
+            self.write(bf.join(self.folder, name), files.array_bytes(values.numpy()))
+        if sample:
+            shared = self._shared()
+            common = {"lengths": shared.lengths.numpy(), "mean_pose": shared.mean.numpy()}
+            self.write(bf.join(self.folder, "skeleton.npz"), common)
+        self.write(bf.join(self.folder, KEPT), "".join(f"{name}\n" for name in kept).encode())
+        if kept:
+            logger.warning(
+                "%d clips came out unlikely and keep their lifted motion: %s/%s", len(kept), self.folder, KEPT
+            )
+        self.write(bf.join(self.folder, MARK), f"{self.identity}\n".encode())
+        self.clear()
+
+    def clear(self) -> None:
+        """Away with what is needed until the end only, of earlier makings too."""
+        for name in bf.listdir(self.folder):
+            if name.startswith(MAKING):
+                with contextlib.suppress(OSError):  # another process may be clearing away too
+                    bf.rmtree(bf.join(self.folder, name))
+
+
+@functools.lru_cache(maxsize=4)
+def _clips(making: _Making, split: str) -> Clips:
+    return read_folder(making.path, split)[1]
+
+
+def _taken(clips: Sequence[Clip], device: str) -> tuple[Tensor, Observation]:
+    """Lifted positions [B, T, J, 3] of clips, as long as the longest, and what the cameras saw."""
+    found = collate([crop(clip, 0, clip.length) for clip in clips], length=max(clip.length for clip in clips))
+    batch = {name: None if value is None else value.to(device) for name, value in found.items()}
+    return decode(tensor_of(batch, "teacher"), clips[0].skeleton), observed(batch)
 
 
 def refine_clips(
     clips: Sequence[Clip], rule: HeadingRule, shared: Shared | None = None, progress: Progress | None = None
 ) -> tuple[list[Clip], Shared]:
     """Clips with refined teachers, each in its own canonical frame, and what they share; unlikely ones as they were."""
-    skeleton = clips[0].skeleton
-    batch = collate([crop(clip, 0, clip.length) for clip in clips], length=max(clip.length for clip in clips))
-    lifted = decode(tensor_of(batch, "teacher"), skeleton)
-    positions, shared = refine(lifted, observed(batch), skeleton, shared=shared, progress=progress)
+    lifted, seen = _taken(clips, "cpu")
+    positions, shared = refine(lifted, seen, clips[0].skeleton, shared=shared, progress=progress)
     refined = []
     for clip, before, after in zip(clips, lifted, positions, strict=True):
         same = torch.equal(before[: clip.length], after[: clip.length])
@@ -99,15 +303,17 @@ def refine_clips(
     return refined, shared
 
 
-def read_refined(path: str, card: Card, clips: Sequence[Clip]) -> tuple[list[Clip], tuple[Array, Array]]:
-    """The clips with their refined teachers in the place of the lifted ones, and the refined Mean and Std [D]."""
+def read_refined(path: str, card: Card, clips: Sequence[Clip]) -> tuple[Clips, tuple[Array, Array]]:
+    """The clips with their refined teachers, read as they are used, in the place of the lifted ones, and the refined
+    Mean and Std [D]."""
     folder = folder_of(path, card)
-    refined = []
-    for clip in clips:
+
+    def refined(clip: Clip) -> Clip:
         arrays = files.read_arrays(bf.join(folder, f"{clip.id}.npz"), needed=("features", "extrinsics"))
-        refined.append(dataclasses.replace(clip, teacher=arrays["features"], extrinsics=arrays["extrinsics"]))
+        return dataclasses.replace(clip, teacher=arrays["features"], extrinsics=arrays["extrinsics"])
+
     mean, std = (files.read_array(bf.join(folder, name)) for name in ("Mean.npy", "Std.npy"))
-    return refined, (mean, std)
+    return Clips.of(clips).map(refined), (mean, std)
 
 
 def measured_error(clips: Sequence[Clip], refined: Sequence[Clip]) -> dict[str, float]:
@@ -169,13 +375,3 @@ def replaced(clip: Clip, positions: Tensor, rule: HeadingRule) -> Clip:
     shape = camera.shape[:-2]
     extrinsics = reexpress(camera, turned.expand(shape), origin.expand(*shape, 3))
     return dataclasses.replace(clip, teacher=features.numpy(), extrinsics=extrinsics.numpy())
-
-
-def _write_summary(folder: str, clips: Sequence[Clip], card: Card, shared: Shared | None) -> None:
-    mean, std = mean_and_std([torch.from_numpy(clip.teacher) for clip in clips], by_name(card.skeleton))
-    for name, values in (("Mean.npy", mean), ("Std.npy", std)):
-        files.write_bytes(bf.join(folder, name), files.array_bytes(values.numpy()))
-    if shared is None:
-        return
-    common = {"lengths": shared.lengths.numpy(), "mean_pose": shared.mean.numpy()}
-    files.write_bytes(bf.join(folder, "skeleton.npz"), files.arrays_bytes(common))

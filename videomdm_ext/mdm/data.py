@@ -183,8 +183,7 @@ def with_teacher(path: str, card: Card, clips: Sequence[Clip], diffused: str) ->
         if not is_made(path, card):
             logger.info("refining the teachers of %s", path)
             make_refined(path, card, _log_tenths)
-        refined, statistics = read_refined(path, card, clips)
-        return Clips.of(refined), statistics
+        return read_refined(path, card, clips)
     return clips, read_statistics(path, card.lifter)
 
 

@@ -4,6 +4,8 @@ A Gaussian of poses would pull rare ones to the mean as hard as errors; Student'
 and Taylor, "Robust statistical modeling using the t distribution", JASA 84 (1989).
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -39,13 +41,25 @@ def estimate_poses(poses: Tensor, least: float) -> tuple[Tensor, Tensor]:
 
     `(poses - location) @ whitening` has the unit matrix as its scatter.
     """
-    size = poses.shape[1]
-    weight, floor = poses.new_ones(len(poses)), least**2 * torch.eye(size).to(poses)
-    mean, whitening = poses.mean(0), floor
+    weight, mean, whitening = poses.new_ones(len(poses)), poses.mean(0), poses
     for _ in range(SWEEPS):
         mean = (weight.unsqueeze(1) * poses).sum(0) / weight.sum()
         apart = poses - mean
-        values, vectors = torch.linalg.eigh((weight.unsqueeze(1) * apart).T @ apart / len(poses) + floor)
-        whitening = vectors / values.clamp_min(least**2).sqrt()
-        weight = (FREEDOM + size) / (FREEDOM + (apart @ whitening).square().sum(1))
+        whitening = _whitening((weight.unsqueeze(1) * apart).T @ apart / len(poses), least)
+        weight = (FREEDOM + poses.shape[1]) / (FREEDOM + (apart @ whitening).square().sum(1))
     return mean, whitening
+
+
+def pooled_poses(parts: Sequence[tuple[int, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Location and whitening of several sets of poses together, from the number, location and whitening of each."""
+    total, found = sum(number for number, _, _ in parts), [(n, mean.double(), w.double()) for n, mean, w in parts]
+    mean = torch.stack([number / total * location for number, location, _ in found]).sum(0)
+    apart = [torch.outer(location - mean, location - mean) for _, location, _ in found]
+    scatter = [n / total * (torch.linalg.inv(w @ w.T) + off) for (n, _, w), off in zip(found, apart, strict=True)]
+    return mean.float(), _whitening(torch.stack(scatter).sum(0), 0.0).float()
+
+
+def _whitening(scatter: Tensor, least: float) -> Tensor:
+    floor = least**2 * torch.eye(len(scatter), device=scatter.device, dtype=scatter.dtype)
+    values, vectors = torch.linalg.eigh(scatter + floor)
+    return vectors / values.clamp_min(least**2).sqrt()

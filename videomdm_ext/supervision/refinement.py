@@ -20,8 +20,9 @@ Letting go: Geman and McClure, "Statistical methods for tomographic image recons
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ from videomdm_ext.motion.kinematics import bone_lengths, bone_vectors
 from videomdm_ext.motion.skeletons import Skeleton
 from videomdm_ext.supervision.keypoints import exchanged, without_outliers
 from videomdm_ext.supervision.observation import Observation
-from videomdm_ext.supervision.poses import aligned_poses, estimate_poses, unlikeliness
+from videomdm_ext.supervision.poses import aligned_poses, estimate_poses, pooled_poses, unlikeliness
 
 Progress = Callable[[int, int], None]
 """Called with the iterations done and their number."""
@@ -106,23 +107,36 @@ class Shared:
     whitening: Tensor
     energy: Tensor = field(default_factory=lambda: torch.tensor(math.inf))
 
+    @classmethod
+    def pooled(cls, parts: Sequence[tuple[int, "Shared"]]) -> "Shared":
+        """What several groups of clips share, from the number of frames of each and what it shares by itself."""
+        total = sum(frames for frames, _ in parts)
+        lengths = torch.stack([frames / total * one.lengths.log() for frames, one in parts]).sum(0).exp()
+        return cls(lengths, *pooled_poses([(frames, one.mean, one.whitening) for frames, one in parts]))
+
+
+_Common = tuple[Tensor, Tensor, int]
+
 
 class _Unknown:
     """What is sought for B clips: depths [B, T, J], a scale [B], shifts in the image [B, T, J, 2], proportions.
 
     Lengths [J - 1], equal on both sides, are shared by all clips; proportions [B, J - 1] are each clip's own. Depths
-    and scale are sought in units of the lifter's doubt: a step must not be longer than they are certain.
+    and scale are sought in units of the lifter's doubt: a step must not be longer than they are certain. While lengths
+    are sought `common` holds their growth, the scales [N] of all clips, and the place of these among them.
     """
 
-    def __init__(self, depth: Tensor, problem: "_Problem", lengths: Tensor, nearest: float, seeking: bool) -> None:
-        self.depth, self.nearest, self.initial, self.seeking = depth, nearest, lengths, seeking
+    def __init__(
+        self, depth: Tensor, problem: "_Problem", lengths: Tensor, nearest: float, common: "_Common | None" = None
+    ) -> None:
+        self.depth, self.nearest, self.initial, self.seeking = depth, nearest, lengths, common is not None
         self.doubt, valid, skeleton = problem.doubt[:, None, None], problem.valid, problem.skeleton
         self.share = (valid / valid.sum(1, keepdim=True)).unsqueeze(-1)
         self.other = [joint - 1 for joint in skeleton.mirror[1:]]
+        common = common or (torch.zeros_like(lengths), depth.new_zeros(len(depth), requires_grad=True), 0)
+        self.growth, self.scale, self.rows = *common[:2], slice(common[2], common[2] + len(depth))
         self.offset = torch.zeros_like(depth, requires_grad=True)
-        self.scale = depth.new_zeros(len(depth), requires_grad=True)
         self.shifts = depth.new_zeros(*depth.shape, 2, requires_grad=True)
-        self.growth = torch.zeros_like(lengths, requires_grad=seeking)
         self.own = depth.new_zeros(len(depth), len(lengths), requires_grad=True)
 
     def drift(self) -> Tensor:
@@ -132,7 +146,7 @@ class _Unknown:
 
     def clip_scale(self) -> Tensor:
         """[B]; with mean 0 over the clips while their lengths are sought, where the lifter is a usual one."""
-        return 0.3 * self.doubt[:, 0, 0] * (self.scale - self.scale.mean() if self.seeking else self.scale)
+        return 0.3 * self.doubt[:, 0, 0] * (self.scale - self.scale.mean() if self.seeking else self.scale)[self.rows]
 
     def depths(self) -> Tensor:
         """Depths [B, T, J], never nearer than the near plane."""
@@ -291,32 +305,76 @@ def refine(
     they went in, and so do clips that come out unlikely.
     """
     config = config or Refinement()
-    valid = observation.valid[..., None, None]
-    lifted = torch.where(valid, to_camera(positions, observation.extrinsics), 1.0)
-    lifted, observation = repaired(lifted, observation, skeleton, nearest)
-    problem, depth = _pose(lifted, observation, skeleton, nearest, config)
-    steps, total = itertools.count(1), config.total * (1 if shared else 2)
+    steps, total, given = itertools.count(1), config.total * (1 if shared else 2), shared
     count = (lambda: progress(next(steps), total)) if progress else (lambda: None)
-    given = shared
+    named: dict[str, Any] = {"nearest": nearest, "config": config, "count": count}
     if shared is None:
-        lengths = bone_lengths(lifted, skeleton)[observation.valid].median(0).values
-        unknown = _Unknown(depth, problem, lengths, nearest, seeking=True)
-        _, shared = _solve(problem, unknown, None, count)
-    unknown = _Unknown(depth, problem, shared.lengths, nearest, seeking=False)
-    problem, _ = _solve(problem, unknown, shared, count)
+        shared = estimate([(positions, observation)], skeleton, **named)
+    moved, energy = solve(positions, observation, skeleton, shared, **named)
+    if given is None:
+        shared = replace(shared, energy=usual_energy(energy))
+    likely = observation.valid & (energy < GUARD * shared.energy).unsqueeze(1)
+    return torch.where(likely[..., None, None], moved, positions), shared
+
+
+def usual_energy(energy: Tensor) -> Tensor:
+    """Upper quartile of clips' energies [N], infinite where too few clips tell."""
+    return energy.quantile(0.75) if len(energy) >= FEWEST else energy.new_tensor(math.inf)
+
+
+def estimate(
+    batches: Sequence[tuple[Tensor, Observation]],
+    skeleton: Skeleton,
+    *,
+    nearest: float = 0.5,
+    config: Refinement | None = None,
+    count: Callable[[], None] = lambda: None,
+    begun: Mapping[str, Any] | None = None,
+    keep: Callable[[dict[str, Any]], None] | None = None,
+) -> Shared:
+    """What all clips of these batches share, solved together, a batch at a time in memory but for what is sought.
+
+    `count` is called after each iteration, `keep` after each round with a state from which the same call goes on that
+    is `begun` with it.
+    """
+    posed = [_pose(*batch, skeleton, nearest, config or Refinement()) for batch in batches]
+    found = [bone_lengths(lifted, skeleton)[problem.valid > 0] for lifted, problem, _ in posed]
+    lengths, at = torch.cat(found).median(0).values, 0
+    growth = torch.zeros_like(lengths, requires_grad=True)
+    scale, unknowns = lengths.new_zeros(sum(len(one[0]) for one in posed), requires_grad=True), []
+    for _, problem, depth in posed:
+        unknowns.append(_Unknown(depth, problem, lengths, nearest, (growth, scale, at)))
+        at += len(depth)
+    return _solve([problem for _, problem, _ in posed], unknowns, None, count, begun, keep)[1]
+
+
+def solve(
+    positions: Tensor,
+    observation: Observation,
+    skeleton: Skeleton,
+    shared: Shared,
+    *,
+    nearest: float = 0.5,
+    config: Refinement | None = None,
+    count: Callable[[], None] = lambda: None,
+) -> tuple[Tensor, Tensor]:
+    """Every clip by itself, with what is shared held. -> positions [B, T, J, 3], arbitrary in frames that are not
+    valid, and energies a frame [B]."""
+    _, problem, depth = _pose(positions, observation, skeleton, nearest, config or Refinement())
+    unknown = _Unknown(depth, problem, shared.lengths, nearest)
+    (problem,), _ = _solve([problem], [unknown], shared, count)
     with torch.no_grad():
         energy = problem.energy(unknown, shared) / problem.valid.sum(1).clamp_min(1.0)
-        moved = problem.world(unknown)
-    if given is None and len(energy) >= FEWEST:
-        shared = replace(shared, energy=energy.quantile(0.75))
-    likely = energy < GUARD * shared.energy
-    return torch.where(valid & likely[:, None, None, None], moved, positions), shared
+        return problem.world(unknown), energy
 
 
 def _pose(
-    lifted: Tensor, observation: Observation, skeleton: Skeleton, nearest: float, config: Refinement
-) -> tuple[_Problem, Tensor]:
-    """What is to be solved, with rays between keypoints and lifted places, and the depths [B, T, J] to start from."""
+    positions: Tensor, observation: Observation, skeleton: Skeleton, nearest: float, config: Refinement
+) -> tuple[Tensor, _Problem, Tensor]:
+    """Repaired joints in camera coordinates, what is to be solved, with rays between keypoints and lifted places, and
+    the depths [B, T, J] to start from."""
+    lifted = torch.where(observation.valid[..., None, None], to_camera(positions, observation.extrinsics), 1.0)
+    lifted, observation = repaired(lifted, observation, skeleton, nearest)
     image, weight = _image(lifted, nearest), observation.weight.unsqueeze(-1)
     gap, sure = (observation.keypoints - image) * (weight > 0), trust(weight)
     rays = image + sure * gap + (1 - sure) * _around(weight * gap) / (_around(weight) + LEAST_TRUST)
@@ -328,38 +386,61 @@ def _pose(
     looseness = looseness.maximum(missed.mean(-1, keepdim=True) * (observation.weight == 0))
     doubt = lifter_doubt(lifted, gap, observation, skeleton)
     valid = observation.valid.to(lifted.dtype)
-    return _Problem(rays, looseness, missed, SOFTEST, doubt, valid, observation.extrinsics, skeleton, config), depth
+    problem = _Problem(rays, looseness, missed, SOFTEST, doubt, valid, observation.extrinsics, skeleton, config)
+    return lifted, problem, depth
 
 
 def _solve(
-    problem: _Problem, unknown: _Unknown, shared: Shared | None, count: Callable[[], None]
-) -> tuple[_Problem, Shared]:
-    """Minimise the energy in rounds. -> the problem as it was in the last of them, and what is shared."""
-    config, least = problem.config, problem.looseness
-    sought = [unknown.offset, unknown.scale, unknown.shifts, unknown.own, unknown.growth]
+    problems: list[_Problem],
+    unknowns: list[_Unknown],
+    shared: Shared | None,
+    count: Callable[[], None],
+    begun: Mapping[str, Any] | None = None,
+    keep: Callable[[dict[str, Any]], None] | None = None,
+) -> tuple[list[_Problem], Shared]:
+    """Minimise the energy in rounds, a batch at a time. -> the problems as they were in the last, what is shared."""
+    config, least, common = problems[0].config, [problem.looseness for problem in problems], unknowns[0]
+    sought = [leaf for u in unknowns for leaf in (u.offset, u.shifts, u.own)] + [common.scale, common.growth]
     optimizer = torch.optim.Adam(sought, lr=config.rate, betas=(0.9, 0.98))
-    done, found = 0, None
-    for number in range(config.rounds + 1):
+    first, done, found = 0, 0, None
+    if begun:
+        first, done = begun["round"] + 1, config.first + begun["round"] * config.iterations
+        optimizer.load_state_dict(begun["adam"])
+        with torch.no_grad():
+            for leaf, values in zip(sought, begun["sought"], strict=True):
+                leaf.copy_(values)
+        for _ in range(done):
+            count()
+    for number in range(first, config.rounds + 1):
         if number:
-            found = shared or _estimate(problem, unknown)
-            unknown.growth.requires_grad_(False)
+            found = shared or _estimate(problems, unknowns)
+            common.growth.requires_grad_(False)
             outlier = SOFTEST * (config.outlier / SOFTEST) ** (number / config.rounds)
-            problem = replace(problem, looseness=_looseness(problem, unknown, least), outlier=outlier)
+            problems = [
+                replace(problem, looseness=_looseness(problem, unknown, loose), outlier=outlier)
+                for problem, unknown, loose in zip(problems, unknowns, least, strict=True)
+            ]
         for _ in range(config.iterations if number else config.first):
             optimizer.param_groups[0]["lr"] = config.rate * (1 - done / config.total) + 1e-4
             optimizer.zero_grad()
-            problem.energy(unknown, found).sum().backward()
+            for problem, unknown in zip(problems, unknowns, strict=True):
+                problem.energy(unknown, found).sum().backward()
             optimizer.step()
             done += 1
             count()
-    return problem, shared or _estimate(problem, unknown)
+        if keep:
+            keep({"round": number, "sought": [leaf.detach() for leaf in sought], "adam": optimizer.state_dict()})
+    return problems, shared or _estimate(problems, unknowns)
 
 
 @torch.no_grad()
-def _estimate(problem: _Problem, unknown: _Unknown) -> Shared:
+def _estimate(problems: list[_Problem], unknowns: list[_Unknown]) -> Shared:
     """Lengths, and the distribution of the valid frames' poses as they are now."""
-    poses = aligned_poses(problem.world(unknown), problem.skeleton)[problem.valid > 0]
-    return Shared(unknown.shared_lengths(), *estimate_poses(poses, problem.config.pose_floor))
+    poses = [
+        aligned_poses(problem.world(unknown), problem.skeleton)[problem.valid > 0]
+        for problem, unknown in zip(problems, unknowns, strict=True)
+    ]
+    return Shared(unknowns[0].shared_lengths(), *estimate_poses(torch.cat(poses), problems[0].config.pose_floor))
 
 
 @torch.no_grad()
@@ -380,7 +461,7 @@ def _image(points: Tensor, nearest: float) -> Tensor:
 
 def _around(values: Tensor) -> Tensor:
     """Values [B, T, J, C] summed over time with Gaussian weights, 1 at the frame itself and 2 frames wide."""
-    weights = torch.exp(-torch.arange(-6, 7).to(values).square() / 8.0)
+    weights = torch.exp(-torch.arange(-6, 7, device=values.device, dtype=values.dtype).square() / 8.0)
     return torch.nn.functional.pad(values, (0, 0, 0, 0, 6, 6)).unfold(1, 13, 1) @ weights
 
 

@@ -9,9 +9,7 @@ OUT/films/captions.tsv
 import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from videomdm_ext.data.film import body, scenes, stage
 from videomdm_ext.data.folder import SPLITS, read_card, read_clip, read_ids
 from videomdm_ext.data.motions import own_generator, resample, resample_rotations
 from videomdm_ext.data.sources.base import ImportOptions, Member
+from videomdm_ext.data.tasks import in_processes
 from videomdm_ext.data.texts import Caption
 from videomdm_ext.data.video.frames import Calibration, Video, require
 from videomdm_ext.data.video.importer import VideoImporter
@@ -70,18 +69,10 @@ def film(source: str, out: str, order: Order, *, processes: int = 2, progress: C
     left = [row for row in rows if not (folder / f"{row[0]}.npz").is_file()]
     done = len(rows) - len(left)
     progress(done, len(rows))
-    step = FILMS_A_PROCESS * processes
-    for part in (left[start : start + step] for start in range(0, len(left), step)):
-        with ProcessPoolExecutor(min(processes, len(part)), mp_context=get_context("spawn")) as pool:
-            tasks = [pool.submit(film_clip, source, str(folder), clip_id, split, order) for clip_id, split in part]
-            try:
-                for task in as_completed(tasks):
-                    task.result()
-                    done += 1
-                    progress(done, len(rows))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+    calls = [(source, str(folder), clip_id, split, order) for clip_id, split in left]
+    for _ in in_processes(film_clip, calls, processes, renewed=FILMS_A_PROCESS):
+        done += 1
+        progress(done, len(rows))
 
 
 def film_clip(source: str, folder: str, clip_id: str, split: str, order: Order) -> None:
