@@ -319,6 +319,7 @@ def build(folder: Path, variant: str, plan: dict[str, Any], sizes: Sizes) -> Any
     sys.argv = [
         "train.train_mdm", "--save_dir", str(folder / variant), "--batch_size", str(sizes.batch), "--use_ema",
         "--layers", str(sizes.layers), "--latent_dim", str(sizes.width), "--log_interval", "1000000",
+        "--diffusion_steps", "50",
         *([] if variant == "stock" else ["--text_features", "clip"]),
         *(["--encode_once"] if variant == "3d --encode_once" else []),
         *([*as_flags(source), *as_flags(TWICE if variant == UNROLLED else TWO)] if two else []),
