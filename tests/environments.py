@@ -3,7 +3,7 @@
 import runpy
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from unittest import mock
@@ -44,11 +44,11 @@ def closure(extras: frozenset[str]) -> tuple[dict[str, metadata.Distribution], l
     return found, missing
 
 
-def create(folder: Path, extras: frozenset[str], also: Sequence[str] = ()) -> Path:
-    """Make an environment in a folder, this package and `also` among it. -> its folder of packages"""
+def create(folder: Path, extras: frozenset[str]) -> Path:
+    """Make an environment in a folder, this package among it. -> its folder of packages"""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     (site,) = (folder / "lib").glob("python*/site-packages")
-    for distribution in [*closure(extras)[0].values(), *map(metadata.distribution, also)]:
+    for distribution in closure(extras)[0].values():
         for top in {file.parts[0] for file in distribution.files or ()} - {"..", "__pycache__"}:
             link = site / top
             if not link.is_symlink():
