@@ -147,10 +147,22 @@ def encode_alone(tower: Any, tokens: Tensor) -> Tensor:
 
 
 def _compile(denoiser: Any) -> None:
-    """Compile the transformer in place; names of weights stay. A recurrent denoiser has nothing to gain."""
+    """Compile the transformer in place; names of weights stay. A recurrent denoiser has nothing to gain.
+
+    Its class gets the compiled function, and not the module: a copy would call the one it was copied from. The function
+    is ours, because torch.compile leaves the code of torch.nn alone, as it does with Module.compile.
+    """
     for name in ("seqTransEncoder", "seqTransDecoder"):
         if hasattr(denoiser, name):
-            getattr(denoiser, name).compile()
+            part = getattr(denoiser, name)
+            part.__class__ = _compiled(type(part))
+
+
+def _compiled(base: type) -> type:
+    def forward(self: Any, *rest: Any, **named: Any) -> Any:
+        return base.forward(self, *rest, **named)  # type: ignore[attr-defined]
+
+    return type(base.__name__, (base,), {"forward": torch.compile(forward)})
 
 
 # -- guidance ---------------------------------------------------------------------------------------------------------
