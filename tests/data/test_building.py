@@ -126,3 +126,9 @@ def test_marks_of_a_finished_set_are_gone_and_the_card_says_what_was_changed(tmp
     assert read_card(str(tmp_path)) == card
     assert card.lifter_error == {"mpjpe": 0.1}
     assert not (tmp_path / folder.MARKS).exists()
+
+
+def test_a_file_is_written_where_no_folder_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files.write_bytes("table.md", b"| |")
+    assert [path.name for path in tmp_path.iterdir()] == ["table.md"]

@@ -94,8 +94,8 @@ def write_bytes(path: str, content: bytes, *, beside: str = "") -> None:
     """
     beside = path if "://" in path else beside or f"{path}.part"
     try:
-        bf.makedirs(bf.dirname(path))
-        bf.makedirs(bf.dirname(beside))
+        for folder in {bf.dirname(path), bf.dirname(beside)} - {""}:
+            bf.makedirs(folder)
         with bf.BlobFile(beside, "wb") as file:
             file.write(content)
         if beside != path:
