@@ -28,7 +28,7 @@ def test_savings_are_set_beside_full_precision_and_beside_other_noise(monkeypatc
     monkeypatch.setattr(precision, "SAVINGS", savings)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert cli.main(["bench", "precision", "--run", "run", "--evaluator", "none"]) == 1
-    assert "--evaluator: expected one of essential, text-motion" in capsys.readouterr().err
+    assert "--evaluator: expected one of essential, views-2d" in capsys.readouterr().err
     argv, before = list(sys.argv), torch.get_float32_matmul_precision()
     assert (
         cli.main(["bench", "precision", "--run", "run", "--count", "70", "--evaluator", "essential", "--out", "it.md"])
