@@ -49,6 +49,7 @@ def make(place: Path, clips: int) -> None:
     (place / "train.txt").write_text("".join(f"{entry.id}\n" for entry in made))
     write(str(place), "train", facts_of(card), [entry.line for entry in made])
     (place / "dataset.json").write_text(card.to_json())
+    print(f"{place}: {clips} clips")
 
 
 def load(place: Path, batches: int, workers: int) -> None:

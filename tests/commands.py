@@ -48,7 +48,7 @@ STAND_FOR = {
     "ARGS": "--clips set --supervision 2d --save_dir NEW", "BENCH": "bench", "CMU": "source", "DIR": "HERE/set",
     "FILE": "captions.txt", "ID": "dance_a_0", "KIND": "joints", "MODULE ARGS": "train.train_mdm --help",
     "PATH": "mdm", "RUN": "runs/mine", "SOURCE": "source", "VIDEOS": "videos", "VIDEO_OR_FOLDER": "videos",
-    "runs/demo": "HERE/set",
+    "runs/demo": "HERE/set", "SETS/k1": "set", "SETS/k5": "set", "SETS/p5": "NEW",
     "DETECTIONS": "found", "captions.tsv": "captions.txt", "VERB": "demo",
 }  # fmt: skip
 """What stands in a command for what its reader replaces."""
@@ -74,6 +74,7 @@ SMALL = {
     "sample": "--count 1 --frames 20",
     "data from-video": f"--detections found --format blazepose --focal {FOCAL}",
     "data make-demo": "--fast",
+    "docs/measure_scale.py": "--clips 130 --batches 1",
 }
 """The smallest settings of what takes long, by verb or module; for videos, what a detector found in them. The speed
 of MDM itself is measured in tests/mdm/test_speed_measure.py, and arms are looked up in tests/test_documents.py."""
@@ -184,6 +185,7 @@ def prepare(place: Path) -> None:
     clips = {"train": [short("dance_a"), short("walk")], "test": [short("jump")]}
     write_folder(str(place / "set"), clips, CARD)
     shutil.copytree(place / "set", place / "other")
+    (place / "docs").symlink_to(ROOT / "docs")
     for name in ("walk", "jump", "kick", "run", "spin", "dance_a", "dance_b", "punch"):
         for folder in ("joints", "texts"):
             (place / "source" / folder).mkdir(parents=True, exist_ok=True)

@@ -129,7 +129,7 @@ def overview() -> str:
     """Help of the program, on one screen: families of verbs have a line each."""
     singles = {verb: about for verb, (_, _, about) in VERBS.items() if verb.split()[0] not in FAMILIES}
     members = {name: [verb.split()[1] for verb in VERBS if verb.startswith(f"{name} ")] for name in FAMILIES}
-    families = [(f"{name} ...", f"{about}: {', '.join(members[name])}.") for name, about in FAMILIES.items()]
+    families = [(f"{name} ...", f"{about}: {' '.join(members[name])}") for name, about in FAMILIES.items()]
     title = "videomdm: train 3D human motion diffusion from 2D keypoints, beside MDM."
     last = "videomdm VERB --help describes a verb. Start with: videomdm demo"
     rows, version = _table([*singles.items(), *families]), f"Version {__version__}, {Path(__file__).parent}"
