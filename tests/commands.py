@@ -37,6 +37,7 @@ NOT_HERE = {
     "torchrun": "several processes: tests/mdm/test_distributed.py starts them",
     "videomdm bench --protocol": "it needs HumanML3D's evaluator and GloVe, which cannot be passed on",
     "videomdm bench precision": "it compiles a denoiser, and needs a run: tests/bench/test_precision.py",
+    "videomdm bench speed --checks --mdm": "minutes: the same page runs it with --standin, small",
     "videomdm data refine DIR --processes": "several processes: tests/data/test_refined.py starts them",
     "videomdm data refresh": "it needs a run trained on the set: tests/inference/test_refresh.py",
     "videomdm data film": "minutes: it renders films and detects people in them; tests/data/test_film.py",
