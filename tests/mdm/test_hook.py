@@ -72,6 +72,7 @@ def _clip_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
 def seams(standin_module: Callable[[str], ModuleType]) -> Iterator[Callable[[], dict[str, Any]]]:
     """-> what the four replaceable globals of the stand-in are now; afterwards they are the host's own again."""
     modules = {module: standin_module(module) for module, _ in SEAMS}
+    hook.activate(arguments())  # whatever another test has left
     yield lambda: {name: getattr(modules[module], name) for module, names in SEAMS for name in names}
     hook.activate(arguments())
 
