@@ -11,7 +11,7 @@ import functools
 import hashlib
 import logging
 import os
-import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,6 +20,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from videomdm_ext.data import files
+from videomdm_ext.errors import DatasetError
 
 logger = logging.getLogger(__name__)
 
@@ -121,17 +124,12 @@ class OnDisk:
     def _write(self, path: Path, numbers: bytes) -> None:
         if self.refused:
             return
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=".")
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(hashlib.sha256(numbers).digest() + numbers)
-            os.replace(beside, path)
-        except OSError as error:
+        content = hashlib.sha256(numbers).digest() + numbers
+        try:  # no two threads of this machine have one number
+            files.write_bytes(str(path), content, beside=f"{path}.{threading.get_native_id()}")
+        except DatasetError as error:
             self.refused = True
-            logger.warning(
-                "%s: texts' features cannot be kept there (%s); %s=DIR names a folder", path, error, VARIABLE
-            )
+            logger.warning("texts' features cannot be kept (%s); %s=DIR names a folder", error, VARIABLE)
 
 
 def spread(call: Callable[[str], Any], texts: Iterable[str], device: torch.device) -> list[Any]:
