@@ -53,9 +53,9 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(20260101)
 
 
-@pytest.fixture(scope="module")
-def borrowed_process() -> Iterator[None]:
-    """A checkout may be claimed in this process; afterwards no module of it and no place on the path is left."""
+@pytest.fixture(scope="module", autouse=True)
+def _own_checkout() -> Iterator[None]:
+    """What a file's tests claim in this process, a checkout and its modules, is gone when the next file begins."""
     from videomdm_ext.mdm import checkout, hook
 
     path, modules, in_use = list(sys.path), set(sys.modules), hook._in_use

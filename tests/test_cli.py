@@ -438,7 +438,6 @@ def test_refine_refuses_options_before_any_work(folder, capsys, words, message):
     assert not Path(folder, "refined").exists()
 
 
-@pytest.mark.usefixtures("borrowed_process")
 @pytest.mark.parametrize(
     "words", [["train", "--arm", "3d", *SMALL, "--save_dir"], ["demo", "--out"], ["bench", "--out"]]
 )
@@ -456,7 +455,6 @@ def test_one_of_several_processes_trains_nothing_and_writes_nothing(folder, tmp_
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.usefixtures("borrowed_process")
 @pytest.mark.parametrize(
     ("option", "value"),
     [
@@ -476,7 +474,6 @@ def test_a_number_that_cannot_be_trained_with_is_refused_and_writes_nothing(fold
     assert not place.exists()
 
 
-@pytest.mark.usefixtures("borrowed_process")
 def test_a_run_is_trained_and_sampled_by_its_verbs(folder, tmp_path, capsys):
     """In this process: train writes a checkpoint, sample takes captions or the training clips' own."""
     place = tmp_path / "a run"

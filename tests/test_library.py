@@ -42,7 +42,6 @@ def test_importing_the_package_imports_nothing_and_the_verbs_nothing_that_takes_
     assert done.stdout.split() == ["[]"] * 2
 
 
-@pytest.mark.usefixtures("borrowed_process")
 def test_the_page_about_the_library_runs_from_top_to_bottom(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(refinement, "Refinement", functools.partial(refinement.Refinement, first=2, rounds=0))

@@ -35,7 +35,6 @@ from videomdm_ext.inference.sample import newest_checkpoint, read_motions
 from videomdm_ext.mdm import checkout, hook
 from videomdm_ext.supervision import refinement
 
-pytestmark = pytest.mark.usefixtures("borrowed_process")
 ARMS = ("3d", "lifted", "2d")
 LAST = "model000000012.pt"
 
@@ -59,7 +58,7 @@ def plan(tmp_path_factory) -> Plan:
 
 
 @pytest.fixture(scope="module")
-def out(plan, borrowed_process, tmp_path_factory) -> Path:
+def out(plan, tmp_path_factory) -> Path:
     """-> the folder of the bench, done; no test changes it."""
     folder = tmp_path_factory.mktemp("bench") / "out"
     Bench(plan, folder, workers=0, command=["videomdm", "bench"]).run()

@@ -33,8 +33,6 @@ from videomdm_ext.motion.features import decode, encode
 from videomdm_ext.motion.kinematics import canonicalise
 from videomdm_ext.motion.skeletons import NBA16, SMPL22, Skeleton
 
-pytestmark = pytest.mark.usefixtures("borrowed_process")
-
 TRAIN = ("dance_a", "walk", "jump", "punch", "spinkick", "spin", "roll", "backflip")
 OF_SMPL = (0, 2, 5, 8, 1, 4, 7, 12, 15, 15, 16, 18, 20, 17, 19, 21)
 """A joint of smpl22 for each of nba16: hip, right leg, left leg, neck, nose, head, left arm, right arm."""
@@ -84,7 +82,7 @@ def plan(tmp_path_factory) -> Plan:
 
 
 @pytest.fixture(scope="module")
-def out(plan, borrowed_process, tmp_path_factory) -> Path:
+def out(plan, tmp_path_factory) -> Path:
     """-> the folder of the bench, done."""
     folder = tmp_path_factory.mktemp("blind") / "out"
     Bench(plan, folder, workers=0, command=["videomdm", "bench"]).run()

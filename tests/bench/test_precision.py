@@ -21,7 +21,7 @@ def _run(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("borrowed_process", "_run")
+@pytest.mark.usefixtures("_run")
 def test_savings_are_set_beside_full_precision_and_beside_other_noise(monkeypatch, capsys):
     savings = {"nothing": (), **precision.SAVINGS}
     del savings["--compile_model"]

@@ -28,11 +28,9 @@ SMALL = [
     "--num_steps", "2", "--log_interval", "2", "--crop_frames", "40", "--text_features", "words", "--mask_frames",
 ]  # fmt: skip
 
-pytestmark = pytest.mark.usefixtures("borrowed_process")
-
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, borrowed_process: None) -> tuple[str, Path]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """-> a data set of two training clips and one held out, and a run on it."""
     place = tmp_path_factory.mktemp("trained")
     data, run = str(place / "set"), place / "run"

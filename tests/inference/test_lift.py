@@ -129,7 +129,6 @@ def test_a_truth_is_never_read():
     assert torch.equal(lift(a_trained(clip), [clip], Lifting())[0], lift(a_trained(clip), [without], Lifting())[0])
 
 
-@pytest.mark.usefixtures("borrowed_process")
 @pytest.mark.parametrize("ddim", [0, 4])
 def test_without_strength_lifting_from_noise_is_the_hosts_own_sampling(ddim):
     """And from a share of the schedule, the host starts from the noised teacher there, with the same draws."""
@@ -170,7 +169,6 @@ def of_standin(clip: Clip) -> Trained:
     return a_trained(clip, model, create_gaussian_diffusion(settings))
 
 
-@pytest.mark.usefixtures("borrowed_process")
 def test_ddim_visits_evenly_spaced_steps_from_the_last_to_the_first_and_draws_nothing():
     class Watching(Believer):
         def __init__(self) -> None:

@@ -57,7 +57,6 @@ def train(place: Path, name: str, *words: str) -> int:
     return run.main(["train.train_mdm", *given])
 
 
-@pytest.mark.usefixtures("borrowed_process")
 def test_a_run_of_the_stand_in_that_diverges_is_stopped_and_its_good_checkpoint_goes_on(folder, capsys):
     """One that is paired: tests/mdm/test_paired_runs.py."""
     name = "run"
@@ -75,7 +74,6 @@ def test_a_run_of_the_stand_in_that_diverges_is_stopped_and_its_good_checkpoint_
     assert train(folder, name, "--overwrite", "--num_steps", "6", "--lr", "1e-4") == 0
 
 
-@pytest.mark.usefixtures("borrowed_process")
 @pytest.mark.parametrize("kind", ["model", "opt"])
 def test_a_run_does_not_go_on_from_numbers_that_are_not_finite_and_writes_nothing(folder, capsys, kind):
     assert train(folder, kind, "--num_steps", "4") == 0

@@ -155,7 +155,6 @@ def test_what_cannot_be_begun_is_refused_and_nothing_is_touched(straight, folder
     assert {path.name: path.stat().st_mtime_ns for path in straight.iterdir()} == before
 
 
-@pytest.mark.usefixtures("borrowed_process")
 def test_2d_without_clips_is_refused_before_anything_is_written(tmp_path, capsys):
     words = ["--supervision", "2d", "--teacher", "lifted", "--num_steps", "2"]
     assert run.main(["train.train_mdm", "--save_dir", str(tmp_path / "run"), *SMALL, *words]) == 1
