@@ -87,7 +87,7 @@ def test_pictures_are_drawn_once_and_again_when_the_clips_are_others(again, monk
         assert len(pictures) == 7
         Path(path).write_bytes(b"a picture")
 
-    monkeypatch.setattr(videos.clip_sheet, "contact_sheet", draw)
+    monkeypatch.setattr(videos.contact_sheet, "contact_sheet", draw)
     videos.draw_sheets(str(out))
     videos.draw_sheets(str(out))
     assert drawn == ["dance_0", "walk_one_0"]
@@ -104,7 +104,7 @@ def test_a_picture_that_fails_is_one_warning_and_the_finished_set_is_announced(a
         if clip.id == "dance_0":
             raise ValueError("a pen broke")
 
-    monkeypatch.setattr(videos.clip_sheet, "contact_sheet", draw)
+    monkeypatch.setattr(videos.contact_sheet, "contact_sheet", draw)
     assert cli.main(words) == 0
     shown = capsys.readouterr().out
     assert shown.count("no picture of dance_0: ValueError: a pen broke") == 1

@@ -13,8 +13,8 @@ from PIL import Image
 from videomdm_ext.data.folder import Card, write_folder
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.motion.skeletons import SMPL22
-from videomdm_ext.render import clip_sheet, figures
-from videomdm_ext.render.clip_sheet import camera_facts, misfit, view_clip
+from videomdm_ext.render import clip_figure, contact_sheet, figures
+from videomdm_ext.render.clip_figure import camera_facts, misfit, view_clip
 
 CARD = Card(name="two", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
 SIZE, FOCAL = (640, 480), 500.0
@@ -24,7 +24,7 @@ def filmed_clip(**changes):
     """A clip with the lens of a camera, and black pictures of its video."""
     lens = np.float32(((FOCAL, 0, SIZE[0] / 2), (0, FOCAL, SIZE[1] / 2), (0, 0, 1)))
     clip = make_clip(name="walk", intrinsics=lens, image_size=SIZE, **changes)
-    return clip, [(n, np.zeros((SIZE[1], SIZE[0], 3), np.uint8)) for n in clip_sheet.shown_frames(clip)]
+    return clip, [(n, np.zeros((SIZE[1], SIZE[0], 3), np.uint8)) for n in contact_sheet.shown_frames(clip)]
 
 
 def pixels_of(picture, colour):
@@ -34,7 +34,7 @@ def pixels_of(picture, colour):
 
 
 def drawn(place, clip, pictures, **options):
-    clip_sheet.contact_sheet(str(place), clip, pictures, **options)
+    contact_sheet.contact_sheet(str(place), clip, pictures, **options)
     with Image.open(place) as image:
         return np.asarray(image.convert("RGB"))
 
@@ -51,17 +51,17 @@ def test_the_persons_left_is_blue_and_at_the_right_of_one_who_faces_the_camera(t
 
 def test_keypoints_and_reprojection_are_in_the_pixels_of_the_video():
     clip, _ = filmed_clip()
-    keypoints, lifted, error = clip_sheet._in_pixels(clip)
+    keypoints, lifted, error = contact_sheet._in_pixels(clip)
     assert np.allclose(keypoints, clip.keypoints * FOCAL + np.array(SIZE) / 2, atol=1e-3)
     truth = dataclasses.replace(clip, teacher=clip.truth, extrinsics=clip.truth_extrinsics)
-    assert clip_sheet._in_pixels(truth)[2] < 0.05
+    assert contact_sheet._in_pixels(truth)[2] < 0.05
     assert error == pytest.approx(np.median(np.linalg.norm(keypoints - lifted, axis=-1)), rel=1e-3)
     assert error > 2  # the teacher of these clips is wrong
 
 
 def test_the_side_view_shows_what_faces_the_camera_as_facing_left():
     clip, _ = filmed_clip()
-    side = clip_sheet._from_the_side(clip)
+    side = contact_sheet._from_the_side(clip)
     centre = -clip.extrinsics[:, :3].T @ clip.extrinsics[:, 3]
     ahead = np.array((0.0, 0.0, 1.0))  # a person faces +z at the start
     toes = side[0, SMPL22.index("l_foot"), 0] - side[0, SMPL22.index("l_ankle"), 0]
@@ -72,7 +72,7 @@ def test_the_side_view_shows_what_faces_the_camera_as_facing_left():
 def test_windows_hold_the_person_and_are_all_of_one_size():
     clip, pictures = filmed_clip()
     points = clip.keypoints * FOCAL + np.array(SIZE) / 2
-    window = clip_sheet._window(points, clip.confidence, pictures)
+    window = contact_sheet._window(points, clip.confidence, pictures)
     assert np.ptp(window[:, 2:] - window[:, :2], axis=0).max() < 1e-6
     for (number, _), (left, top, right, bottom) in zip(pictures, window, strict=True):
         assert (points[number] > (left, top)).all()
@@ -82,12 +82,12 @@ def test_windows_hold_the_person_and_are_all_of_one_size():
 def test_a_moving_camera_few_frames_and_notes_are_drawn_too(tmp_path):
     clip, pictures = filmed_clip(moving=True)
     page = drawn(tmp_path / "sheet.png", clip, pictures[:2], notes=["the focal length is assumed"])
-    assert page.shape[1] == round(clip_sheet.SHEET * 150)
+    assert page.shape[1] == round(contact_sheet.SHEET * 150)
 
 
 def test_a_clip_without_a_lens_is_refused_with_another_way(tmp_path):
     with pytest.raises(DatasetError, match="data show"):
-        clip_sheet.contact_sheet(str(tmp_path / "x.png"), make_clip(), [(0, np.zeros((4, 4, 3), np.uint8))])
+        contact_sheet.contact_sheet(str(tmp_path / "x.png"), make_clip(), [(0, np.zeros((4, 4, 3), np.uint8))])
 
 
 @pytest.mark.parametrize("unseen", [0, slice(None)])
@@ -112,7 +112,7 @@ def folder(tmp_path: Path) -> Path:
 def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures of few pixels and moments, which are quicker."""
     monkeypatch.setattr(figures, "DPI", 50)
-    monkeypatch.setattr(clip_sheet, "FRAMES", 2)
+    monkeypatch.setattr(clip_figure, "FRAMES", 2)
 
 
 def share(picture: np.ndarray, colour: str) -> float:
@@ -123,7 +123,7 @@ def share(picture: np.ndarray, colour: str) -> float:
 
 def pictured(folder: Path, clip_id: str) -> np.ndarray:
     place = folder / f"{clip_id}.png"
-    clip_sheet.clip_figure(str(place), view_clip(str(folder), clip_id))
+    clip_figure.clip_figure(str(place), view_clip(str(folder), clip_id))
     return imread(place)
 
 
@@ -131,7 +131,7 @@ def test_a_sound_clip_is_drawn_with_keypoints_teacher_and_truth(folder: Path):
     picture = pictured(folder, "punch_0")
     assert picture.shape[1] == 1800
     assert 1500 < picture.shape[0] < 2200
-    assert share(picture, clip_sheet.COLOURS["teacher"]) > 0.0005
+    assert share(picture, clip_figure.COLOURS["teacher"]) > 0.0005
     assert share(picture, "#9bd0ac") > 0.0003  # the truth, pale under the others
     assert share(picture, figures.LEFT) > 0.0003
     assert share(picture, "#ffffff") > 0.7
@@ -214,7 +214,7 @@ def test_a_damaged_clip_is_drawn_as_far_as_it_can_be_read(folder: Path, coarse: 
     DAMAGES[name](folder)
     shown = view_clip(str(folder), "walk_0")
     assert shown.findings
-    clip_sheet.clip_figure(str(folder / "x.png"), shown)
+    clip_figure.clip_figure(str(folder / "x.png"), shown)
     assert (folder / "x.png").stat().st_size > 5_000
 
 

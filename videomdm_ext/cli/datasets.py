@@ -22,7 +22,7 @@ from videomdm_ext.data.packing import repack
 from videomdm_ext.data.rules import ERROR, KINDS
 from videomdm_ext.data.sources.base import SHARES, ImportOptions
 from videomdm_ext.errors import ConfigError
-from videomdm_ext.render import clip_sheet, figures
+from videomdm_ext.render import clip_figure, figures
 
 EXAMPLES = 3
 """Findings of one kind that are printed."""
@@ -128,9 +128,9 @@ class Show:
         out = self.out or Path(f"{self.id}.png")
         if out.is_dir():
             raise ConfigError(f"--out {out}: expected a file for the picture, found a folder. Name a file in it.")
-        shown = clip_sheet.view_clip(str(self.clips), self.id)
+        shown = clip_figure.view_clip(str(self.clips), self.id)
         files.check_writable(str(out.absolute().parent))
-        clip_sheet.clip_figure(str(out), shown)
+        clip_figure.clip_figure(str(out), shown)
         console.print(f"{out}: {shown.title}", soft_wrap=True, markup=False)
         for item in shown.findings:
             console.print(f"    {item.level} {item.kind}: {item.message}", soft_wrap=True, markup=False)

@@ -21,7 +21,7 @@ from videomdm_ext.data.texts import find_tagger
 from videomdm_ext.data.video.frames import frames, open_video
 from videomdm_ext.data.video.importer import VideoImporter
 from videomdm_ext.errors import ConfigError, VideoMDMError
-from videomdm_ext.render import clip_sheet, figures
+from videomdm_ext.render import contact_sheet, figures
 
 FACTS = "videos.json"
 """File in the data set's folder with what was found out about each video, and where its clips lie."""
@@ -235,7 +235,7 @@ def draw_sheets(out: str) -> None:
 def _draw(place: str, out: str, card: Card, clip_id: str, video: Mapping[str, Any], notes: Sequence[str]) -> None:
     """One clip over its video, each frame with the picture that is nearest in time."""
     clip = read_clip(out, card, clip_id)
-    shown = clip_sheet.shown_frames(clip)
+    shown = contact_sheet.shown_frames(clip)
     times = [video["start"] + number / card.fps for number in shown]
     film, pictures = open_video(video["video"]), list[Any]()
     for time, picture in frames(film, max(0.0, times[0] - 1.0), times[-1] + 1.0):
@@ -243,4 +243,4 @@ def _draw(place: str, out: str, card: Card, clip_id: str, video: Mapping[str, An
             pictures.append(picture)
         if len(pictures) == len(times):
             break
-    clip_sheet.contact_sheet(place, clip, list(zip(shown, pictures, strict=False)), notes=notes)
+    contact_sheet.contact_sheet(place, clip, list(zip(shown, pictures, strict=False)), notes=notes)
