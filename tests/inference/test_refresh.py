@@ -14,6 +14,9 @@ from videomdm_ext.inference import refresh as refreshing
 from videomdm_ext.inference.lift import teacher_of, truth_of
 from videomdm_ext.inference.refresh import refresh, refresh_folder
 from videomdm_ext.inference.sample import Trained
+from videomdm_ext.mdm.data import with_teacher
+from videomdm_ext.motion.features import FeatureSpace
+from videomdm_ext.motion.skeletons import SMPL22
 
 CLIPS = [make_clip(name=name) for name in ("dance_a", "walk", "jump")]
 
@@ -38,7 +41,8 @@ def error(clip):
     return float(((motion - motion[:, :1]) - (truth - truth[:, :1])).norm(dim=-1).mean())
 
 
-TRAINED = Trained(None, None, None, None, None, checkpoint=Path("run/model1.pt"))  # type: ignore[arg-type]
+SPACE = FeatureSpace(SMPL22, torch.linspace(-1, 1, SMPL22.num_features), torch.linspace(0.1, 2, SMPL22.num_features))
+TRAINED = Trained(None, None, SPACE, None, None, checkpoint=Path("run/model1.pt"))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("factor", [0.8, 1.0, 1.3])
@@ -72,6 +76,9 @@ def test_a_folder_of_refreshed_teachers_names_the_run_and_the_round(prior, tmp_p
     assert (card.lifter, card.recipe["refreshed"]["round"]) == (f"{CARD.lifter}-r1", 1)
     assert card.recipe["refreshed"]["from"] == first.content_hash
     assert card.recipe["refreshed"]["checkpoint"] == "run/model1.pt"
+    mean, std = with_teacher(str(tmp_path / "next"), card, [], "lifted")[1]  # the run's weights go on in its units
+    assert np.array_equal(mean, SPACE.mean)
+    assert np.array_equal(std, SPACE.std)
     assert card.counts == first.counts
     before = read_folder(str(tmp_path / "set"), "train")[1]
     after = read_folder(str(tmp_path / "next"), "train")[1]

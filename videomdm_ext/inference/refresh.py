@@ -68,7 +68,8 @@ def refresh_folder(
 ) -> tuple[Card, list[str]]:
     """A data set like `source` with refreshed teachers; started again, it goes on. -> its card, ids that kept theirs.
 
-    The card names the run that made the teachers, and the round. DatasetError where `out` is `source`.
+    The card names the run that made the teachers, the round, and the Mean and Std in which that run goes on.
+    DatasetError where `out` is `source`.
     """
     if out.rstrip("/") == source.rstrip("/"):
         raise DatasetError(f"{out}: expected another folder than the data set's own, found the same. Choose one.")
@@ -77,6 +78,8 @@ def refresh_folder(
         "round": past.get("round", 0) + 1,
         "from": card.content_hash,
         "checkpoint": str(trained.checkpoint),
+        "mean": trained.space.mean.tolist(),
+        "std": trained.space.std.tolist(),
         "lifting": dataclasses.asdict(how),
     }
     lifter = f"{past.get('lifter', card.lifter)}-r{made_by['round']}"

@@ -173,7 +173,10 @@ def open_dataset(
 
 
 def with_teacher(path: str, card: Card, clips: Sequence[Clip], diffused: str) -> tuple[Clips, tuple[Array, Array]]:
-    """The clips with what is diffused as their teacher, refined first where that is asked; its Mean and Std [D]."""
+    """The clips with what is diffused as their teacher, refined first where that is asked; its Mean and Std [D].
+
+    Teachers that a run made keep that run's, so that weights which go on mean what they meant.
+    """
     clips = Clips.of(clips)
     if diffused == "gt":
         for number in (i for i, entry in enumerate(clips.entries) if not entry.has_truth):
@@ -183,8 +186,12 @@ def with_teacher(path: str, card: Card, clips: Sequence[Clip], diffused: str) ->
         if not is_made(path, card):
             logger.info("refining the teachers of %s", path)
             make_refined(path, card, _log_tenths)
-        return read_refined(path, card, clips)
-    return clips, read_statistics(path, card.lifter)
+        clips, statistics = read_refined(path, card, clips)
+    else:
+        statistics = read_statistics(path, card.lifter)
+    past = card.recipe.get("refreshed", {})
+    kept = [np.asarray(past[name], np.float32) for name in ("mean", "std") if name in past]
+    return clips, (kept[0], kept[1]) if kept else statistics
 
 
 def _log_tenths(done: int, total: int) -> None:
