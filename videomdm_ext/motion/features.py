@@ -118,7 +118,11 @@ def integrate(yaw: Tensor, velocity: Tensor, height: Tensor) -> tuple[Tensor, Te
 def decode(features: Tensor, skeleton: Skeleton) -> Tensor:
     """Raw features [..., T, D] to positions [..., T, J, 3] in the clip's canonical frame."""
     yaw, velocity, height, local = essential(features, skeleton)
-    headings, root = integrate(yaw, velocity, height)
+    return place(*integrate(yaw, velocity, height), local)
+
+
+def place(headings: Tensor, root: Tensor, local: Tensor) -> Tensor:
+    """Positions [..., T, J, 3] from what `decode_root` gives and the local positions that `essential` gives."""
     ground = root * root.new_tensor((1.0, 0.0, 1.0))
     joints = rotate_yaw_together(local.unflatten(-1, (-1, 3)), headings) + ground.unsqueeze(-2)
     return torch.cat((root.unsqueeze(-2), joints), -2)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.geometry.cameras import image_points, to_camera
-from videomdm_ext.motion.features import FeatureSpace, channel_validity, decode, decode_root, encode
+from videomdm_ext.motion.features import FeatureSpace, channel_validity, decode_root, encode, essential, place
 from videomdm_ext.motion.kinematics import HeadingRule, heading, wrap_angle
 from videomdm_ext.motion.skeletons import Skeleton
 from videomdm_ext.supervision.observation import Observation
@@ -38,72 +38,66 @@ HEADING_SLACK = math.radians(30.0)
 """Smoothing the teacher's motion and the prediction's leaves this much between their headings at the most."""
 
 
-Axes = tuple[Tensor, ...]
-"""x, y and z of positions, [B, T, J] each, m."""
-
-
 @dataclass(frozen=True)
 class Gaussian:
     """Standard deviations of what is known beside the prediction's own precision; infinity leaves a kind of row out.
 
     keypoint: of a keypoint of full weight, across its ray, m. acceleration: of the second difference in time of a
-    joint's error, m per frame^2: errors of a prediction are smooth, tremble is the detector's. bone: of the error of a
-    bone's length, m. tremble: of what exceeds PLAUSIBLE of the fourth difference in time of each coordinate, m per
-    frame^4: no motion of a person has more, and no image shows it along the ray.
+    joint's error, m per frame^2: errors of a prediction are smooth, tremble is the detector's. tremble: of what exceeds
+    PLAUSIBLE of the fourth difference in time of each coordinate, m per frame^4: no motion of a person has more, and no
+    image shows it along the ray.
     """
 
     keypoint: float = 0.01
     acceleration: float = 0.025
-    bone: float = math.inf
     tremble: float = math.inf
 
 
 class Decoding:
     """The derivative of `decode` at raw features [B, T, D], with respect to the raw essential channels.
 
-    Channels [B, T, E] are in the order of `by_axis`: the root's four, then all joints' x, y and z. Positions are a
-    tuple of x, y and z, [B, T, J] each: arithmetic on whole axes is several times as quick.
+    Channels [B, T, E] are in the order of `by_axis`: the root's four, then all joints' x, y and z. What is pushed to
+    positions or pulled from them is [B, T, 3, J], so that one operation serves all axes: on a GPU each costs, however
+    small. What turns about the vertical axis is a pair, x and z. `positions` as decoded, [B, T, J, 3].
     """
 
     def __init__(self, raw: Tensor, skeleton: Skeleton) -> None:
-        self.positions = decode(raw, skeleton)
         headings, root = decode_root(raw, skeleton)
+        self.positions = place(headings, root, essential(raw, skeleton)[3])
         x, _, z = self.positions.unbind(-1)
         self.x, self.z = x[..., 1:] - root[..., :1], z[..., 1:] - root[..., 2:]
         self.root_x, self.root_z = root[..., :1], root[..., 2:]
-        self.step_x, self.step_z = self.root_x.diff(dim=1), self.root_z.diff(dim=1)
+        self.swing = torch.stack((self.z, -self.x), 2)
+        self.step = torch.cat((self.root_z.diff(dim=1), -self.root_x.diff(dim=1)), -1)
         self.cos, self.sin = headings.cos().unsqueeze(-1), headings.sin().unsqueeze(-1)
+        self.across = torch.cat((self.sin, -self.sin), -1)
 
-    def push(self, change: Tensor) -> Axes:
+    def push(self, change: Tensor) -> Tensor:
         """J v: what a change of the channels does to the positions."""
-        bones = (change.shape[-1] - 4) // 3
-        yaw, vx, vz, height, x, y, z = change.split((1, 1, 1, 1, bones, bones, bones), -1)
-        turn = _after(-2.0 * yaw[:, :-1])
-        cos, sin, later = self.cos[:, 1:], self.sin[:, 1:], turn[:, 1:]
-        ground_x = _after(cos * vx[:, :-1] + sin * vz[:, :-1] + later * self.step_z)
-        ground_z = _after(cos * vz[:, :-1] - sin * vx[:, :-1] - later * self.step_x)
-        return (
-            torch.cat((ground_x, self.cos * x + self.sin * z + turn * self.z + ground_x), -1),
-            torch.cat((height, y), -1),
-            torch.cat((ground_z, self.cos * z - self.sin * x - turn * self.x + ground_z), -1),
-        )
+        root, joints = change.split((4, change.shape[-1] - 4), -1)
+        joints, velocity = joints.unflatten(-1, (3, -1)), root[:, :-1, 1:3]
+        turn = _after(-2.0 * root[:, :-1, :1])
+        steps = self.cos[:, 1:] * velocity + self.across[:, 1:] * velocity.flip(-1) + turn[:, 1:] * self.step
+        ground, level = _after(steps), joints[:, :, ::2]
+        level = self.cos.unsqueeze(-1) * level + self.across.unsqueeze(-1) * level.flip(2)
+        x, z = (level + turn.unsqueeze(-1) * self.swing + ground.unsqueeze(-1)).unbind(2)
+        parts = (ground[..., :1], x, root[..., 3:], joints[:, :, 1], ground[..., 1:], z)
+        return torch.cat(parts, -1).unflatten(-1, (3, -1))
 
-    def pull(self, force: Axes) -> Tensor:
+    def pull(self, force: Tensor) -> Tensor:
         """J^T u: the gradient in the channels of a gradient in the positions."""
-        fx, fy, fz = force
-        x, z = fx[..., 1:], fz[..., 1:]
-        step_x, step_z = _before(fx.sum(-1, keepdim=True)), _before(fz.sum(-1, keepdim=True))
-        turn = (x * self.z - z * self.x).sum(-1, keepdim=True)[:, 1:] + step_x * self.step_z - step_z * self.step_x
+        level, height = force[:, :, ::2, 1:], force[:, :, 1]
+        steps = _before(force[:, :, ::2].sum(-1))
+        swung, stepped = level * self.swing, steps * self.step
+        turn = (swung[:, 1:, 0] + swung[:, 1:, 1]).sum(-1, keepdim=True) + stepped[..., :1] + stepped[..., 1:]
         yaw = -2.0 * turn.flip(1).cumsum(1).flip(1)
-        cos, sin = self.cos[:, 1:], self.sin[:, 1:]
-        ahead = torch.cat((yaw, cos * step_x - sin * step_z, sin * step_x + cos * step_z), -1)
-        ahead = torch.nn.functional.pad(ahead, (0, 0, 0, 1))
-        joints = (self.cos * x - self.sin * z, fy[..., 1:], self.sin * x + self.cos * z)
-        return torch.cat((ahead, fy[..., :1], *joints), -1)
+        ahead = torch.cat((yaw, self.cos[:, 1:] * steps - self.across[:, 1:] * steps.flip(-1)), -1)
+        x, z = (self.cos.unsqueeze(-1) * level - self.across.unsqueeze(-1) * level.flip(2)).unbind(2)
+        return torch.cat((torch.nn.functional.pad(ahead, (0, 0, 0, 1)), height[..., :1], x, height[..., 1:], z), -1)
 
 
 def _after(values: Tensor) -> Tensor:
-    """Sums over all earlier frames: [B, T - 1, 1] -> [B, T, 1], the first 0."""
+    """Sums over all earlier frames: [B, T - 1, C] -> [B, T, C], the first 0."""
     return torch.nn.functional.pad(values.cumsum(1), (0, 0, 1, 0))
 
 
@@ -113,15 +107,15 @@ def _before(values: Tensor) -> Tensor:
 
 
 def _difference_back(values: Tensor, order: int) -> Tensor:
-    """The transpose of an even order's differences in time: [B, T - order, C] -> [B, T, C]."""
-    return torch.nn.functional.pad(values, (0, 0, order, order)).diff(n=order, dim=1)
+    """The transpose of an even order's differences in time: [B, T - order, 3, J] -> [B, T, 3, J]."""
+    return torch.nn.functional.pad(values, (0, 0, 0, 0, order, order)).diff(n=order, dim=1)
 
 
 def _diagonal_back(weight: Tensor, squares: tuple[float, ...]) -> Tensor:
     """The diagonal of D^T W D for differences D in time whose coefficients have these squares. [B, T - n, C] -> T."""
     last = len(squares) - 1
-    parts = (s * torch.nn.functional.pad(weight, (0, 0, k, last - k)) for k, s in enumerate(squares))
-    return torch.stack(list(parts)).sum(0)
+    frames, padded = weight.shape[1] + last, torch.nn.functional.pad(weight, (0, 0, last, last))
+    return torch.stack([s * padded[:, last - k : last - k + frames] for k, s in enumerate(squares)]).sum(0)
 
 
 def _turned(cos: Tensor, sin: Tensor, xx: Tensor, zx: Tensor, zz: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,75 +132,49 @@ def by_axis(skeleton: Skeleton) -> list[int]:
 class Rows:
     """The rows of r at given positions: their gradient J_r^T r (`force`) and curvature J_r^T J_r, in the positions.
 
-    The image alone has a residual; rows of accelerations and bones only resist the move.
+    The image alone has a residual; rows of accelerations only resist the move. All of positions are [B, T, 3, J].
     """
 
-    def __init__(
-        self, positions: Tensor, observation: Observation, skeleton: Skeleton, known: Gaussian, nearest: float
-    ) -> None:
+    def __init__(self, positions: Tensor, observation: Observation, known: Gaussian, nearest: float) -> None:
         points, depth = image_points(to_camera(positions, observation.extrinsics), nearest)
         weight = torch.where(depth >= nearest, observation.weight, 0.0) / known.keypoint**2
-        u, v = ([e[0] - p * e[1] for e in zip(*rows, strict=True)] for p, rows in self._across(points, observation))
-        missed_u, missed_v = (weight * depth * off for off in (points - observation.keypoints).unbind(-1))
-        self.calm: Axes = ()
-        self.force: Axes = tuple(missed_u * a + missed_v * b for a, b in zip(u, v, strict=True))
-        self.image = [[weight * (u[i] * u[j] + v[i] * v[j]) for j in range(i + 1)] for i in range(3)]
+        points, rows = points.mT.contiguous(), observation.extrinsics[..., :3].unsqueeze(-1)
+        off = points - observation.keypoints.mT
+        u, v = (rows[..., :2, :, :] - points.unsqueeze(3) * rows[..., 2:, :, :]).unbind(2)
+        missed = (weight * depth).unsqueeze(2) * off
+        self.calm: Tensor | None = None
+        self.force = missed[:, :, :1] * u + missed[:, :, 1:] * v
+        pairs = u.unsqueeze(3) * u.unsqueeze(2) + v.unsqueeze(3) * v.unsqueeze(2)
+        self.image = weight[:, :, None, None] * pairs
         valid = observation.valid.to(positions.dtype).unsqueeze(-1)
         self.smooth = valid[:, 2:] * valid[:, 1:-1] * valid[:, :-2] / known.acceleration**2
         if math.isfinite(known.tremble) and valid.shape[1] > 4:
-            missed = (missed_u * depth * (points - observation.keypoints)[..., 0]).clamp(0.0, 1.0)
-            missed = missed.maximum((missed_v * depth * (points - observation.keypoints)[..., 1]).clamp(0.0, 1.0))
-            self._calm(positions, valid, missed, known.tremble)
-        self.stiff = valid / known.bone**2
-        self.along: Axes = ()
-        if math.isinf(known.bone):
-            return
-        bones = torch.arange(skeleton.num_joints - 1, device=positions.device)
-        self.ends = positions.new_zeros(skeleton.num_joints, skeleton.num_joints - 1)
-        self.ends[bones + 1, bones] = 1.0
-        self.ends[list(skeleton.parents[1:]), bones] = -1.0
-        x, y, z = (axis @ self.ends for axis in positions.unbind(-1))
-        length = (x * x + y * y + z * z).sqrt().clamp_min(1e-6)
-        self.along = (x / length, y / length, z / length)
+            self._calm(positions, valid, (missed * depth.unsqueeze(2) * off).clamp(0.0, 1.0).amax(2), known.tremble)
 
     def _calm(self, positions: Tensor, valid: Tensor, missed: Tensor, tremble: float) -> None:
         """Rows for what exceeds PLAUSIBLE of the fourth differences; they have a residual.
 
         They weigh as the image is missed there, `missed` [B, T, J] from 0 to 1: what the keypoints confirm is motion.
         """
-        count = valid.shape[1] - 4
-        whole = torch.stack([valid[:, k : count + k] for k in range(5)]).amin(0) / tremble**2
-        whole = whole * torch.stack([missed[:, k : count + k] for k in range(5)]).amax(0)
-        excess = [torch.nn.functional.softshrink(a.diff(n=4, dim=1), PLAUSIBLE) for a in positions.unbind(-1)]
-        self.calm = tuple(whole * (e != 0) for e in excess)
-        pulls = (_difference_back(whole * e, 4) for e in excess)
-        self.force = tuple(f + pull for f, pull in zip(self.force, pulls, strict=True))
+        whole = valid.unfold(1, 5, 1).amin(-1) / tremble**2 * missed.unfold(1, 5, 1).amax(-1)
+        excess = torch.nn.functional.softshrink(positions.mT.contiguous().diff(n=4, dim=1), PLAUSIBLE)
+        self.calm = whole.unsqueeze(2) * (excess != 0)
+        self.force = self.force + _difference_back(whole.unsqueeze(2) * excess, 4)
 
-    @staticmethod
-    def _across(points: Tensor, observation: Observation) -> list[tuple[Tensor, tuple[list[Tensor], list[Tensor]]]]:
-        """For u and v: the image points and the camera's rows that move them, per world axis [B, T, 1]."""
-        rows = [[entry.unsqueeze(-1) for entry in row.unbind(-1)] for row in observation.extrinsics[..., :3].unbind(-2)]
-        return [(points[..., axis], (rows[axis], rows[2])) for axis in range(2)]
-
-    def curvature(self, change: Axes) -> Axes:
+    def curvature(self, change: Tensor) -> Tensor:
         """J_r^T J_r of a change of the positions."""
-        image = self.image
-        seen = [sum(image[max(i, j)][min(i, j)] * change[j] for j in range(3)) for i in range(3)]
-        moved = tuple(one + self._resist(axis) for one, axis in zip(seen, change, strict=True))
-        if self.calm:
-            calmed = (_difference_back(w * axis.diff(n=4, dim=1), 4) for w, axis in zip(self.calm, change, strict=True))
-            moved = tuple(one + calm for one, calm in zip(moved, calmed, strict=True))
-        if not self.along:
-            return moved
-        stretch = self.stiff * sum(a * (axis @ self.ends) for a, axis in zip(self.along, change, strict=True))
-        return tuple(one + (stretch * a) @ self.ends.T for one, a in zip(moved, self.along, strict=True))
+        x, y, z = (self.image[:, :, :, k] * change[:, :, k : k + 1] for k in range(3))
+        bend = change.diff(n=2, dim=1)
+        moved = x + y + z + _difference_back(self.smooth.unsqueeze(-1) * bend, 2)
+        return moved if self.calm is None else moved + _difference_back(self.calm * bend.diff(n=2, dim=1), 4)
 
     def diagonal(self, decoding: Decoding) -> Tensor:
-        """The diagonal of J^T J_r^T J_r J, in the channels, but for what turns do to rows in time, and bones.
+        """The diagonal of J^T J_r^T J_r J, in the channels, but for what turns do to rows in time.
 
         A turn swings all later frames about the root's place before it.
         """
-        (xx,), (_, yy), (zx, _, zz) = self.image
+        xx, yy, zz = self.image.diagonal(dim1=2, dim2=3).unbind(-1)
+        zx = self.image[:, :, 2, 0]
         cos, sin = decoding.cos, decoding.sin
         level, root_x, root_z = (xx + zz) / 2.0, decoding.root_x, decoding.root_z
         away_x, away_z = decoding.x + root_x, decoding.z + root_z
@@ -220,19 +188,15 @@ class Rows:
         ).split(1, -1)
         turn = far - 2.0 * (root_x * far_x + root_z * far_z) + (root_x.square() + root_z.square()) * level
         ahead_cos, ahead_sin = (torch.cat((part[:, 1:], part[:, -1:]), 1) for part in (cos, sin))
-        jolt = self.image[0][0].shape[-1] * _diagonal_back(self.smooth, (1.0, 1.0, 0.0))
+        jolt = xx.shape[-1] * _diagonal_back(self.smooth, (1.0, 1.0, 0.0))
         steps = (step + jolt for step in _turned(ahead_cos, ahead_sin, step_xx, step_zx, step_zz))
         x, z = _turned(cos, sin, xx[..., 1:], zx[..., 1:], zz[..., 1:])
-        resist = _diagonal_back(self.smooth, (1.0, 4.0, 1.0)) + self.stiff
-        if self.calm:
-            calm = torch.stack(self.calm).sum(0).mean(-1, keepdim=True) / 3.0
+        resist = _diagonal_back(self.smooth, (1.0, 4.0, 1.0))
+        if self.calm is not None:
+            calm = self.calm.sum(2).mean(-1, keepdim=True) / 3.0
             resist = resist + _diagonal_back(calm, (1.0, 16.0, 36.0, 16.0, 1.0))
         joints = (x + resist, yy[..., 1:] + resist, z + resist)
         return torch.cat((4.0 * turn, *steps, yy[..., :1] + resist, *joints), -1)
-
-    def _resist(self, axis: Tensor) -> Tensor:
-        """D^T W D of the second differences D in time."""
-        return _difference_back(self.smooth * axis.diff(n=2, dim=1), 2)
 
 
 @torch.no_grad()
@@ -262,7 +226,7 @@ def posterior_target(
     order = by_axis(skeleton)
     raw = space.raw(x)
     decoding = Decoding(raw, skeleton)
-    rows = Rows(decoding.positions, observation, skeleton, known, nearest)
+    rows = Rows(decoding.positions, observation, known, nearest)
     scale = space.std[order] * channel_validity(observation.valid, skeleton)[..., order]
     if isinstance(precision, Tensor) and precision.shape[-1] > 1:
         precision = precision[..., order]
@@ -275,13 +239,13 @@ def posterior_target(
     if relaxed:
         move = move * relaxation(observation.extrinsics, skeleton)
     raw[..., order] += move
-    headings, _ = decode_root(raw, skeleton)
-    positions = decode(raw, skeleton)
+    headings, root = decode_root(raw, skeleton)
+    positions = place(headings, root, essential(raw, skeleton)[3])
     stray = stray_heading(positions, headings, space)
     if teacher is not None:
-        stray = stray - stray_heading(
-            decode(space.raw(teacher), skeleton), decode_root(space.raw(teacher), skeleton)[0], space
-        )
+        taught = space.raw(teacher)
+        directions, root = decode_root(taught, skeleton)
+        stray = stray - stray_heading(place(directions, root, essential(taught, skeleton)[3]), directions, space)
     stray = torch.nn.functional.softshrink(wrap_angle(stray), HEADING_SLACK)
     headings = torch.cat((headings[:, :1], headings[:, 1:] + stray[:, 1:]), 1)
     return space.features(encode(positions, skeleton, headings, initial_heading=observation.initial_heading))
