@@ -135,6 +135,18 @@ def test_what_cannot_be_sampled_is_answered(trained, tmp_path, capsys, words, na
     assert not list(tmp_path.glob("out/samples*"))
 
 
+@pytest.mark.parametrize("verb", ["sample", "lift", "data refresh"])
+def test_one_of_several_processes_samples_nothing(trained, tmp_path, monkeypatch, capsys, verb):
+    """Each would write the same into one folder; only a training is shared."""
+    data, run = trained
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    clips = {"sample": [], "lift": ["--clips", data], "data refresh": [data]}[verb]
+    said = answer(capsys, *verb.split(), *clips, "--checkpoint", run, "--out", tmp_path / "out")
+    assert said.startswith("error: WORLD_SIZE=2: expected one process")
+    assert len(said.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("content", "named"),
     [

@@ -58,7 +58,7 @@ torch.save({**{name: part.state_dict() for name, part in parts.items()}, "epoch"
 """
 CLIP = """
 import torch
-from videomdm_ext.mdm import fake_clip
+from videomdm_ext.mdm.speed import fake_clip
 
 _module = fake_clip.module(width=32, layers=1, heads=2)
 load, tokenize, model = _module.load, _module.tokenize, _module.model

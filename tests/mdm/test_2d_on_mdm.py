@@ -164,6 +164,27 @@ for words in json.loads(sys.argv[1]):
     assert not (place / "save/refused").exists()
 
 
+SHARED = """
+import json, os, sys
+from utils import parser_util
+from videomdm_ext.errors import HostError
+os.environ.update(RANK="1", LOCAL_RANK="1", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT="1")
+for name in ("generate_args", "edit_args", "evaluation_parser"):
+    sys.argv = ["program", "--model_path", sys.argv[-1]]
+    try:
+        getattr(parser_util, name)()
+        print("taken:", name)
+    except HostError as error:
+        print(name, "stopped:", error)
+"""
+
+
+def test_sampling_editing_and_evaluation_are_refused_under_torchrun(place, printed):
+    done = mdm_runs.python(place, "-c", SHARED, "save/2d/model000000080.pt")
+    reasons = re.findall(r"^(\w+) stopped: WORLD_SIZE=2: expected one process, .+$", mdm_runs.must(done), re.MULTILINE)
+    assert reasons == ["generate_args", "edit_args", "evaluation_parser"]
+
+
 def test_an_unconstrained_model_trains_and_is_sampled_with_guidance(place):
     """Stock MDM asks such a model to encode the captions of a batch, and its guidance for a condition."""
     folder = "save/free"

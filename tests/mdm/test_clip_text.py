@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from videomdm_ext.config import Speed
-from videomdm_ext.mdm.fake_clip import CONTEXT, END, START, RandomTower, convert_weights, module, tokenize
 from videomdm_ext.mdm.speed import approximate
+from videomdm_ext.mdm.speed.fake_clip import CONTEXT, END, START, RandomTower, convert_weights, module, tokenize
 
 SIZE = {"width": 64, "layers": 2, "heads": 2}
 WORDS = ("a", "person", "walks", "turns", "left", "and", "jumps", "while", "waving", "the", "right", "hand", "slowly")
@@ -136,7 +136,7 @@ from pathlib import Path
 import torch
 
 torch.set_num_threads(1)
-from videomdm_ext.mdm import fake_clip
+from videomdm_ext.mdm.speed import fake_clip
 
 sys.modules["clip"] = fake_clip.module(width=64, layers=2, heads=2)
 from videomdm_ext.errors import ConfigError

@@ -68,6 +68,15 @@ def _clip_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "load", lambda manager, name: None if name == text.HOST else own(manager, name))
 
 
+def test_what_is_no_training_is_refused_in_one_of_several_processes(monkeypatch, tmp_path):
+    """Before it reads the checkpoint, which is not there."""
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "here", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(HostError, match=r"WORLD_SIZE=2: expected one process, .* A training can be started as several"):
+        hook.activate(arguments(model_path=str(tmp_path / "model000000001.pt")))
+
+
 @pytest.fixture
 def seams(standin_module: Callable[[str], ModuleType]) -> Iterator[Callable[[], dict[str, Any]]]:
     """-> what the four replaceable globals of the stand-in are now; afterwards they are the host's own again."""

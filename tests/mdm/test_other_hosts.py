@@ -350,7 +350,7 @@ def test_the_survey_runs_what_it_says_and_leaves_the_checkout_alone(tmp_path, ca
     shown, table = capsys.readouterr().out, out.read_text()
     assert table in shown
     rows = {line.split(" | ")[0]: line for line in table.splitlines() if line.startswith("| ")}
-    assert rows["| mdm"] == "| mdm |  | ran | ran | ran | ran | failed | lacks | lacks | ran |"
+    assert rows["| mdm"] == "| mdm |  | ✓ | ✓ | ✓ | ✓ | ✓ | failed | lacks | lacks | ✓ |"
     assert "- mdm, sample: " in table  # it writes another file than MDM
     assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
 

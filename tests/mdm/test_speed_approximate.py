@@ -172,7 +172,7 @@ import numpy as np
 import torch
 
 torch.set_num_threads(1)
-from videomdm_ext.mdm import fake_clip
+from videomdm_ext.mdm.speed import fake_clip
 
 sys.modules["clip"] = fake_clip.module(width=64, layers=1, heads=2)
 from videomdm_ext.mdm import checkout, hook

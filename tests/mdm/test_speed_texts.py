@@ -11,8 +11,8 @@ from torch import nn
 
 from videomdm_ext.config import Speed
 from videomdm_ext.mdm import text
-from videomdm_ext.mdm.fake_clip import CONTEXT, RandomTower, convert_weights, tokenize
 from videomdm_ext.mdm.speed import approximate, exact, texts
+from videomdm_ext.mdm.speed.fake_clip import CONTEXT, RandomTower, convert_weights, tokenize
 
 SIZE = {"width": 64, "layers": 2, "heads": 2}
 WALKS = ["a person walks", "someone jumps high and waves", "he sits", "a person walks"]

@@ -26,6 +26,7 @@ from videomdm_ext.inference import lift as lifting
 from videomdm_ext.inference import sample as sampling
 from videomdm_ext.inference.refresh import REFRESHING, refresh_folder
 from videomdm_ext.inference.sample import Trained
+from videomdm_ext.mdm import distributed
 from videomdm_ext.mdm.data import with_teacher
 from videomdm_ext.motion.skeletons import Skeleton
 from videomdm_ext.render import figures
@@ -129,8 +130,7 @@ class Sample:
         if self.count < 1 or self.variants < 0 or self.frames < 0:
             raise ConfigError("--count: expected 1 or more; --variants, --frames: 0 or more. Correct it.")
         asked = captions(self)
-        with console.status("loading the checkpoint"):
-            trained = sampling.open_run(place, mdm=self.mdm)
+        trained = opened(place, self.mdm)
         if asked and trained.without_text:
             raise ConfigError("--text, --prompts: expected none for a run trained with --unconstrained. Leave it out.")
         times = self.variants or self.count
@@ -165,6 +165,13 @@ class Sample:
             found = "both" if named else "none"
             raise ConfigError(f"--run, --checkpoint: expected one of the two, found {found}. Name a run's folder.")
         return named[0]
+
+
+def opened(checkpoint: Path, mdm: str, clips: Path | None = None) -> Trained:
+    """The run of a verb, which works as one process."""
+    distributed.check_one_process()
+    with console.status("loading the checkpoint"):
+        return sampling.open_run(checkpoint, mdm=mdm, clips=str(clips or ""))
 
 
 def captions(options: Sample) -> list[Wanted]:
@@ -282,8 +289,7 @@ class Lift:
         )  # fmt: skip
         folder, card = str(self.clips), read_card(str(self.clips))
         clips = [read_clip(folder, card, clip_id) for clip_id in chosen_ids(folder, card, self.ids, self.split)]
-        with console.status("loading the checkpoint"):
-            trained = sampling.open_run(self.checkpoint, mdm=self.mdm, clips=str(self.trained_on or ""))
+        trained = opened(self.checkpoint, self.mdm, self.trained_on)
         for clip in clips:
             lifting.check(clip, trained)
         for place in filter(None, (self.out, self.write_teacher)):
@@ -395,9 +401,8 @@ class Refresh:
     def make(self) -> None:
         """Make the data set and print what became of its teachers; started again, it goes on."""
         card = read_card(str(self.clips))
+        trained = opened(self.checkpoint, self.mdm, self.trained_on)
         check_writable(str(self.out))
-        with console.status("loading the checkpoint"):
-            trained = sampling.open_run(self.checkpoint, mdm=self.mdm, clips=str(self.trained_on or ""))
         how = lifting.Lifting(
             strength=self.guidance_strength, start=self.start, draws=self.draws, seed=self.seed,
             ddim=self.ddim or min(REFRESHING.ddim, trained.diffusion.num_timesteps),

@@ -58,6 +58,7 @@ _TWO = (
     Seam(DATA, ("get_collate_fn",), "in whose place clips become batches"),
 )
 PROGRAMS: dict[str, tuple[Seam, ...]] = {
+    "install": _HOOK,
     "train 3d": _TRAIN,
     "train 2d": _TWO,
     "--paired": (*_TWO, Seam(LOOP, ("TrainLoop.forward_backward",), "which draws the timesteps of a step")),

@@ -223,7 +223,7 @@ def _gone(*paths: Path) -> str:
 
 # -- which programs work in a checkout or a fork -----------------------------------------------------------------------
 
-RAN, LAUNCHED, SEAMS, LACKS, FAILED = "ran", "ran by `run`", "seams", "lacks", "failed"
+RAN, LAUNCHED, SEAMS, LACKS, FAILED = "✓", "✓ by `run`", "seams", "lacks", "failed"
 """What is known of a program: it ran; by `videomdm run` alone; its seams are there; one is not; an error ended it."""
 TRAINERS = ("train_mdm", "train_mdmp")
 """The training's program, in MDM and in a fork."""
@@ -298,6 +298,7 @@ def run(place: Path, clips: Path, programs: Sequence[str]) -> Iterator[tuple[str
             shutil.copy(clips / name, humanml)
     before = (place / PARSER).read_bytes()
     install.install(place)
+    yield "install", (RAN, "")
     for program in [name for name in words if name in programs]:
         for state, launcher in ((RAN, ()), (LAUNCHED, ("videomdm_ext.run", "--mdm", "."))):
             command = [sys.executable, "-W", "ignore", "-m", *launcher, *words[program]]

@@ -184,6 +184,8 @@ def activate(args: argparse.Namespace, *, loading: bool = False) -> None:
     `loading`: they are those of a training whose checkpoint is to be used, and nothing is trained with them.
     """
     trains = not loading and hasattr(args, "save_dir") and hasattr(args, "num_steps")
+    if not trains and not loading:
+        distributed.check_one_process()
     if trains:
         distributed.check_launch()
         check_numbers(args)

@@ -31,9 +31,10 @@ from videomdm_ext.data.clip import to_clip
 from videomdm_ext.data.folder import Card, write_folder
 from videomdm_ext.data.motions import Optics, find_lifter, lift, load_motions, observe, own_generator
 from videomdm_ext.errors import HostError
-from videomdm_ext.mdm import checkout, fake_clip, hook, install, remedies, text
+from videomdm_ext.mdm import checkout, hook, install, remedies, text
 from videomdm_ext.mdm.checkout import PARSER, Checkout
 from videomdm_ext.mdm.data import open_dataset
+from videomdm_ext.mdm.speed import fake_clip, texts
 from videomdm_ext.motion.skeletons import SMPL22
 from videomdm_ext.supervision.observation import PREFIX
 
@@ -92,7 +93,7 @@ class Speeds:
     def ratios(self) -> dict[str, float]:
         """Quotients of total times, by what they compare."""
         total = {name: {p: timing.seconds[p]["total"] for p in PHASES} for name, timing in self.timings.items()}
-        pairs = [("stock", "3d"), ("3d", "3d --encode_once"), ("2d", "3d")]
+        pairs = [("stock", "3d"), ("stock", "3d --encode_once"), ("3d", "3d --encode_once"), ("2d", "3d")]
         return {
             f"{one} / {two}, {phase}": total[one][phase] / total[two][phase]
             for one, two in pairs
@@ -199,7 +200,7 @@ def worker(folder: Path, variant: str, checkout: Checkout, sizes: Sizes) -> Iter
     package = str(Path(videomdm_ext.__file__).parents[1])
     path = os.pathsep.join(part for part in (package, os.environ.get("PYTHONPATH", "")) if part)
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(sizes.threads)}
-    environment["PYTHONDONTWRITEBYTECODE"] = "1"
+    environment |= {"PYTHONDONTWRITEBYTECODE": "1", texts.VARIABLE: str(folder / "texts")}  # no caption is known before
     command = [sys.executable, "-W", "ignore", "-m", "videomdm_ext.mdm.speed.measure", str(folder), variant]
     with (folder / f"{variant}.log").open("wb") as log:
         process = subprocess.Popen(
