@@ -5,7 +5,6 @@ import os
 import pickle
 import re
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -73,7 +72,7 @@ def clone(root: Path, place: Path) -> Path:
     for loader in ("get_data.py", "humanml/motion_loaders/model_motion_loaders.py"):  # starting eight takes seconds
         path = place / "data_loaders" / loader
         path.write_text(re.sub(r"num_workers=\d", "num_workers=2", path.read_text()))
-    write_humanml(place, train=44, test=8, glove=True)
+    write_humanml(place, train=8, test=8, glove=True)
     write_kit(place)
     write_humanact12(place)
     package = place.parent / "packages" / "clip"
@@ -87,7 +86,7 @@ def commit(root: Path) -> str:
     return done.stdout.strip()
 
 
-def write_kit(place: Path, clips: int = 25) -> None:
+def write_kit(place: Path, clips: int = 8) -> None:
     """KIT-ML's layout: 251 features."""
     draw = np.random.default_rng(3)
     folder = place / "dataset" / "KIT-ML"
@@ -104,7 +103,7 @@ def write_kit(place: Path, clips: int = 25) -> None:
     np.save(folder / "Std.npy", np.ones(251, np.float32))
 
 
-def write_humanact12(place: Path, clips: int = 44) -> None:
+def write_humanact12(place: Path, clips: int = 8) -> None:
     """HumanAct12's file: poses [T, 72], joints [T, 24, 3], an action each."""
     draw = np.random.default_rng(4)
     folder = place / "dataset" / "HumanAct12Poses"
@@ -121,15 +120,6 @@ def python(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """python WORDS in the clone, with this package on the path and one thread."""
     path = os.pathsep.join([str(forks.ROOT), str(place.parent / "packages")])
     return forks.run([*words], cwd=place, env={"PYTHONPATH": path, **PLAIN})
-
-
-def alone(place: Path, program: str, runs: Sequence[Sequence[str]]) -> None:
-    """As `trainings`, in a process that has imported nothing of this package before."""
-    path = os.pathsep.join([str(forks.ROOT), str(place.parent / "packages")])
-    known = {name: value for name, value in os.environ.items() if not name.startswith("VIDEOMDM_")}
-    known |= {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-c", program, json.dumps([list(run) for run in runs])]
-    must(subprocess.run(command, cwd=place, env=known, capture_output=True, text=True))
 
 
 def must(done: subprocess.CompletedProcess[str]) -> str:

@@ -36,6 +36,8 @@ def places(request, mdm_checkout, tmp_path_factory) -> tuple[Path, Path]:
     subprocess.run(["git", "clone", "-q", "--shared", "-n", str(mdm_checkout.root), str(source)], check=True)
     subprocess.run(["git", "-C", str(source), "checkout", "-q", request.param], check=True)
     theirs, ours = (mdm_runs.clone(source, folder / kind / "mdm") for kind in ("unedited", "installed"))
+    with (ours / "data_loaders/humanml/utils/plot_script.py").open("a") as file:
+        file.write("\n\ndef plot_3d_motion(*_, **__):\n    raise SystemExit\n")  # what a test looks at is saved before
     (ours / PARSER).write_bytes((ours / PARSER).read_bytes().replace(b"\n", b"\r\n"))
     clips = [make_clip(name=name) for name in ("dance_a", "walk", "jump", "spin", "kick")]
     write_folder(str(ours / "set"), {"train": clips}, CARD)
@@ -54,7 +56,7 @@ def trained(places) -> tuple[Path, Path]:
     paired = [*two, "--paired", "--num_steps"]
     once, resumed = [*paired, "4", "--save_dir", "save/once"], [*paired, "4", "--resume_checkpoint", "latest"]
     again = [*free, "--resume_checkpoint", "save/free/model000000000.pt", "--overwrite"]
-    mdm_runs.alone(theirs, mdm_runs.UNEDITED, [three])
+    mdm_runs.trainings(theirs, mdm_runs.UNEDITED, [three])
     runs = [[*three, "--supervision", "3d"], free, again, once, [*paired, "2"], resumed]
     mdm_runs.trainings(
         ours, mdm_runs.INSTALLED, [[*run, "--save_interval", "2"] if run in (free, again) else run for run in runs]

@@ -17,16 +17,17 @@ pytestmark = [pytest.mark.mdm, pytest.mark.slow]
 
 RUNS = {
     "plain": (),
-    "average": ("--use_ema", "--mask_frames", "--weight_decay", "0.01", "--lr_anneal_steps", "100"),
-    "decoder": ("--arch", "trans_dec", "--use_ema"),
+    "average": (
+        "--arch", "trans_dec", "--use_ema", "--mask_frames", "--weight_decay", "0.01", "--lr_anneal_steps", "100",
+    ),
     "recurrent": ("--arch", "gru"),
     "prefix": ("--arch", "trans_dec", "--context_len", "20", "--pred_len", "20", "--mask_frames"),
     "goals": ("--context_len", "20", "--pred_len", "20", "--lambda_target_loc", "1"),
     "unconstrained": ("--unconstrained", "--gen_guidance_param", "1"),
     "kit": ("--dataset", "kit"),
     "actions": ("--dataset", "humanact12", "--num_frames", "30", "--gen_guidance_param", "1"),
-}
-STEPS = ("--num_steps", "4", "--save_interval", "2", "--log_interval", "2")
+}  # fmt: skip
+STEPS = ("--num_steps", "3", "--save_interval", "2", "--log_interval", "2")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def saved(mdm_checkout, tmp_path_factory) -> dict[str, Path]:
         for name, words in RUNS.items():
             own = ("--supervision", "3d") if kind == "installed" else ()
             runs.append(["--save_dir", f"save/{name}", *mdm_runs.SMALL, *STEPS, *words, *own])
-        (mdm_runs.alone if kind == "unedited" else mdm_runs.trainings)(place, program, runs)
+        mdm_runs.trainings(place, program, runs)
         found[kind] = place / "save"
     yield found
     for folder in found.values():
@@ -74,34 +75,33 @@ def test_args_json_differs_by_our_keys_only(saved, name):
         assert ours["text_features"] == "clip"
 
 
-def test_run_does_the_same_without_an_edit_and_in_an_edited_checkout(saved, mdm_checkout, tmp_path):
-    place = mdm_runs.clone(mdm_checkout.root, tmp_path / "mdm")
+def test_run_does_the_same_without_an_edit_and_in_an_edited_checkout(saved, tmp_path):
+    place = saved["unedited"].parent
     for folder, host in (("launched", place), ("twice", saved["installed"].parent)):
-        words = ["--save_dir", str(place / folder), *mdm_runs.SMALL, *STEPS, "--supervision", "3d"]
+        words = ["--save_dir", str(tmp_path / folder), *mdm_runs.SMALL, *STEPS, "--supervision", "3d"]
         run = ["-m", "videomdm_ext.run", "--mdm", str(host), "train.train_mdm", *words]
         mdm_runs.must(mdm_runs.python(host, *run))
         for name in ("model000000004.pt", "opt000000004.pt"):
-            ours, theirs = torch.load(place / folder / name), torch.load(saved["unedited"] / "plain" / name)
+            ours, theirs = torch.load(tmp_path / folder / name), torch.load(saved["unedited"] / "plain" / name)
             assert differences(ours, theirs) == []
     status = subprocess.run(["git", "-C", str(place), "status", "--porcelain", "utils"], capture_output=True, text=True)
     assert status.stdout == ""
 
 
-def test_a_checkpoint_of_ours_is_loaded_by_unedited_mdm(saved, mdm_checkout, tmp_path):
-    place = mdm_runs.clone(mdm_checkout.root, tmp_path / "mdm")
-    shutil.copytree(saved["installed"] / "plain", place / "save" / "plain")
-    program = """
+def test_a_checkpoint_of_ours_is_loaded_by_unedited_mdm(saved):
+    checkpoint = saved["installed"] / "plain" / "model000000004.pt"
+    program = f"""
 import sys, torch
 from videomdm_ext.mdm import remedies
 remedies.prepare()
 from utils.parser_util import evaluation_parser
 from utils.model_util import create_model_and_diffusion, load_saved_model
-sys.argv = ["eval", "--model_path", "save/plain/model000000004.pt"]
+sys.argv = ["eval", "--model_path", {str(checkpoint)!r}]
 args = evaluation_parser()
-model, _ = create_model_and_diffusion(args, type("Data", (), {"dataset": None}))
+model, _ = create_model_and_diffusion(args, type("Data", (), {{"dataset": None}}))
 load_saved_model(model, args.model_path)
 print(args.latent_dim, float(model.output_process.poseFinal.weight.sum()))
 """
-    printed = mdm_runs.must(mdm_runs.python(place, "-c", program)).split()
-    weight = torch.load(place / "save/plain/model000000004.pt")["output_process.poseFinal.weight"]
+    printed = mdm_runs.must(mdm_runs.python(saved["unedited"].parent, "-c", program)).split()
+    weight = torch.load(checkpoint)["output_process.poseFinal.weight"]
     assert printed[-2:] == ["32", str(float(weight.detach().sum()))]
