@@ -127,7 +127,8 @@ def test_a_fault_is_status_3_with_its_traceback_in_a_log(tmp_path, monkeypatch, 
     message = capsys.readouterr().err
     (log,) = tmp_path.glob("videomdm-*.log")
     assert str(log) in message
-    assert "ZeroDivisionError: by zero" in message
+    assert f"ZeroDivisionError: by zero ({__file__}, line " in message
+    assert ': raise ZeroDivisionError("by zero")). Please report it' in message
     assert "Traceback" not in message
     assert "in broken_verb" in log.read_text("utf-8")
 

@@ -50,6 +50,26 @@ def test_install_then_status_then_uninstall(root, capsys):
     assert capsys.readouterr().out.splitlines()[-1] == f"Next: videomdm install --mdm '{root}'"
 
 
+EARLY = "from utils.fixseed import fixseed\nfrom utils.parser_util import train_args\nfrom utils import dist_util\n"
+LATE = "import torch\nfrom diffusion.respace import SpacedDiffusion\nfrom utils.parser_util import train_args\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "start"),
+    [
+        ("train_mdm", EARLY, "cd '{root}' && python -m train.train_mdm --supervision"),
+        ("train_mdm", LATE, "videomdm run --mdm '{root}' train.train_mdm --supervision"),
+        ("train_mdmp", EARLY, "cd '{root}' && python -m train.train_mdmp --supervision"),
+    ],
+)
+def test_the_next_command_is_the_forks_own_program_started_so_that_our_options_come_in_time(
+    root, capsys, name, content, start
+):
+    (root / "train" / f"{name}.py").write_text(content)
+    assert cli.main(["install", "--mdm", str(root)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"Next: {start.format(root=root)}")
+
+
 def test_a_line_of_ours_that_was_edited_is_reported_with_what_to_do(root, capsys):
     (root / checkout.PARSER).write_bytes(CONTENT + install.LINE.replace(install.MARKER, "").encode())
     assert cli.main(["status", "--mdm", str(root)]) == 0

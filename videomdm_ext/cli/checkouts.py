@@ -43,7 +43,8 @@ class Uninstall:
         host = _find(self.mdm, supported=False)
         print(install.uninstall(host.root))
         if not checkout.gap(host.root, "uninstall"):
-            print(f"Next: videomdm run --mdm {quoted(host.root)} train.train_mdm ARGS... runs MDM with our options")
+            start = f"videomdm run --mdm {quoted(host.root)} {checkout.trainer(host.root)}"
+            print(f"Next: {start} ARGS... runs MDM with our options")
         return 0
 
 
@@ -166,7 +167,9 @@ def _report(host: checkout.Checkout, found: install.Status) -> None:
 def _next(root: Path, found: install.Status) -> str:
     """The command that is useful after a state."""
     if found.state == install.INSTALLED:
-        return f"cd {quoted(root)} && python -m train.train_mdm --supervision 2d --clips FOLDER --save_dir save/2d"
+        late = checkout.hooked_late(root)  # then the line in the file alone does not suffice
+        start = f"videomdm run --mdm {quoted(root)}" if late else f"cd {quoted(root)} && python -m"
+        return f"{start} {checkout.trainer(root)} --supervision 2d --clips FOLDER --save_dir save/2d"
     if found.state == install.CHANGED:
         return f"git -C {quoted(root)} diff -- {checkout.PARSER}"
     return f"videomdm install --mdm {quoted(root)}"

@@ -97,7 +97,9 @@ def guarded(action: Callable[[], int]) -> int:
     except Exception as error:
         with tempfile.NamedTemporaryFile("w", prefix="videomdm-", suffix=".log", delete=False) as log:
             traceback.print_exc(file=log)
-        print(f"fault: {type(error).__name__}: {error}. Please report it with {log.name}", file=sys.stderr)
+        what, at = traceback.format_exception_only(error)[-1].strip(), traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{at.filename}, line {at.lineno}: {at.line}"  # which may be in a program of the host
+        print(f"fault: {what} ({place}). Please report it with {log.name}", file=sys.stderr)
         return 3
 
 

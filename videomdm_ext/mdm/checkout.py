@@ -16,6 +16,8 @@ DENOISERS = ("MDM", "CMDM", "MDMP")
 OPTIONS, RULES = "add_diffusion_options", "apply_rules"
 ENDS = ("train_args", "generate_args", "edit_args", "evaluation_parser")
 """Functions of PARSER that return the final arguments where the host has no RULES, which every one of these calls."""
+TRAINERS = ("train_mdm", "train_mdmp")
+"""The training's program, in MDM and in a fork."""
 PACKAGES = ("utils", "model", "diffusion", "data_loaders", "train", "sample", "eval", "visualize")
 """Top-level packages of MDM."""
 
@@ -162,14 +164,18 @@ def foreign_to(root: Path) -> str:
     return ""
 
 
-def names_in(path: Path) -> set[str]:
-    """Names that a module binds at its top, and `Class.method`. Nothing is imported."""
+def statements(path: Path) -> list[ast.stmt]:
+    """The top of a module. Nothing is imported."""
     try:
-        body = ast.parse(path.read_bytes()).body
+        return ast.parse(path.read_bytes()).body
     except (SyntaxError, ValueError) as error:
         raise HostError(f"{path}: expected Python, found: {error}. Restore the file.") from error
+
+
+def names_in(path: Path) -> set[str]:
+    """Names that a module binds at its top, and `Class.method`."""
     found: set[str] = set()
-    for node in body:
+    for node in statements(path):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             found.add(node.name)
         if isinstance(node, ast.ClassDef):
@@ -192,6 +198,20 @@ def require(root: Path, program: str) -> None:
             f"{root}: expected a checkout that can be hooked, found that {missing}. Take a tested commit: "
             f"git -C {root} checkout {TESTED[0][:7]}, or see what works here: videomdm host survey {root}"
         )
+
+
+def trainer(root: Path) -> str:
+    """The module of the checkout's training."""
+    return f"train.{next((name for name in TRAINERS if (root / 'train' / f'{name}.py').is_file()), TRAINERS[0])}"
+
+
+def hooked_late(root: Path) -> bool:
+    """Whether the training imports more of the checkout before PARSER, so that a line there comes too late for it."""
+    path = root / f"{trainer(root).replace('.', '/')}.py"
+    body = statements(path) if path.is_file() else []
+    names = [node.module or "" for node in body if isinstance(node, ast.ImportFrom)]
+    early = [name for name in names if name.split(".")[0] in PACKAGES and name != "utils.fixseed"]
+    return bool(early) and early[0] != "utils.parser_util"
 
 
 def commit_of(root: Path) -> str | None:

@@ -24,7 +24,7 @@ from videomdm_ext import plugins
 from videomdm_ext.data.motions import build_demo
 from videomdm_ext.errors import HostError, VideoMDMError
 from videomdm_ext.mdm import evaluation, imports, install, remedies, resume, text
-from videomdm_ext.mdm.checkout import PARSER, PROGRAMS, Checkout, commit_of, foreign_to, gap
+from videomdm_ext.mdm.checkout import PARSER, PROGRAMS, Checkout, commit_of, foreign_to, gap, trainer
 from videomdm_ext.mdm.speed import texts
 
 FINE, REMEDIED, MISSING = "fine", "remedied", "missing"
@@ -225,8 +225,6 @@ def _gone(*paths: Path) -> str:
 
 RAN, LAUNCHED, SEAMS, LACKS, FAILED = "✓", "✓ by `run`", "seams", "lacks", "failed"
 """What is known of a program: it ran; by `videomdm run` alone; its seams are there; one is not; an error ended it."""
-TRAINERS = ("train_mdm", "train_mdmp")
-"""The training's program, in MDM and in a fork."""
 LARGEST = 2**20
 """Bytes of a file that is copied for a run; data and weights are not needed."""
 TINY = ("--latent_dim", "32", "--layers", "1", "--diffusion_steps", "10", "--batch_size", "4", "--save_interval", "100")
@@ -276,16 +274,16 @@ def bundled_clips() -> Iterator[Path]:
 
 def run(place: Path, clips: Path, programs: Sequence[str]) -> Iterator[tuple[str, tuple[str, str]]]:
     """Run these programs in a copy of a checkout. -> each with what is known of it, and the error where it failed"""
-    trainer = next((name for name in TRAINERS if (place / "train" / f"{name}.py").is_file()), TRAINERS[0])
+    train = trainer(place)
     data = ("--clips", str(clips), "--text_features", "words", "--crop_frames", "40", *TINY, *SILENT)
     two = (*data, "--supervision", "2d", "--teacher", "lifted", "--loss", "reprojection")
     more = ("--resume_checkpoint", "save/two/model000000002.pt", "--overwrite", "--num_steps", "2")
     saved = ("--model_path", "save/two/model000000002.pt", *SAMPLES, "--output_dir")
     words: dict[str, tuple[str, ...]] = {
-        "train 3d": (f"train.{trainer}", "--save_dir", "save/three", *data, "--num_steps", "2"),
-        "train 2d": (f"train.{trainer}", "--save_dir", "save/free", *two, "--num_steps", "2"),
-        "--paired": (f"train.{trainer}", "--save_dir", "save/two", *two, "--paired", "--num_steps", "2"),
-        "resume": (f"train.{trainer}", "--save_dir", "save/two", *two, *more),
+        "train 3d": (train, "--save_dir", "save/three", *data, "--num_steps", "2"),
+        "train 2d": (train, "--save_dir", "save/free", *two, "--num_steps", "2"),
+        "--paired": (train, "--save_dir", "save/two", *two, "--paired", "--num_steps", "2"),
+        "resume": (train, "--save_dir", "save/two", *two, *more),
         "sample": ("sample.generate", *saved, "out/sample", "--motion_length", "2"),
         "edit": ("sample.edit", *saved, "out/edit", *EDITS),
     }
