@@ -1,7 +1,7 @@
 """Run commands of the documents, each in a fork of this process, which has imported what takes long.
 
-Reads a line of JSON for each command (words, folder, log) and answers with a line, its exit status and
-the seconds of the processor that it took.
+Reads a line of JSON for each command (words, folder, log, env; its PYTHONPATH is one more folder of packages) and
+answers with a line, its exit status and the seconds of the processor that it took.
 """
 
 import contextlib
@@ -43,6 +43,8 @@ def child(request: dict[str, Any]) -> None:
     for stream in (1, 2):
         os.dup2(log, stream)
     os.chdir(request["folder"])
+    os.environ.update(request["env"])
+    sys.path.append(request["env"]["PYTHONPATH"])
     status = 1
     try:
         status = run(request["words"])

@@ -16,7 +16,7 @@ import pytest
 from clips import CARD, make_clip, motion
 from conftest import why_no_mdm
 from documents import ROOT, Command
-from filmed import FOCAL, Film, film, write_source
+from filmed import FOCAL, brief, film, write_source
 
 from videomdm_ext.cli.main import VERBS
 from videomdm_ext.data.clip import Clip
@@ -168,12 +168,6 @@ for one in [*RUNS, *ALSO]:
         ONCE[(*likeness(one), one.extras)] = one
 
 
-def brief(whole: Film) -> Film:
-    """The first 2.4 seconds of a film."""
-    parts = ("times", "pixels", "visibility", "world", "true")
-    return dataclasses.replace(whole, **{name: getattr(whole, name)[:60] for name in parts})
-
-
 def short(name: str, frames: int = 40) -> Clip:
     """The start of a clip."""
     whole = make_clip(name=name)
@@ -182,7 +176,8 @@ def short(name: str, frames: int = 40) -> Clip:
 
 
 def prepare(place: Path) -> None:
-    """Small data: data sets, a folder of joints, videos with what a detector found in them."""
+    """Small data in a new folder: data sets, a folder of joints, videos with what a detector found in them."""
+    place.mkdir()
     clips = {"train": [short("dance_a"), short("walk")], "test": [short("jump")]}
     write_folder(str(place / "set"), clips, CARD)
     shutil.copytree(place / "set", place / "other")
@@ -196,15 +191,16 @@ def prepare(place: Path) -> None:
 
 
 class Reader:
-    """Somebody who types what the documents say, in one folder, with an environment for each set of extras."""
+    """Somebody who types what the documents say, in a folder for README.md and one for docs/, with an environment for
+    each set of extras.
+
+    One process has imported what the extras that all of them name bring, and forks for each command; what else its
+    extras bring is on the path of the fork alone.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.place, self.environments = folder / "place", folder / "environments"
-        self.servers: dict[frozenset[str], subprocess.Popen[str]] = {}
-        self.place.mkdir()
-        prepare(self.place)
-        if why_no_mdm(()) is None:
-            self.mdm = str(checkout.find().root)
+        self.folder, self.common = folder, frozenset.intersection(*(command.extras for command in ONCE.values()))
+        self.process: subprocess.Popen[str] | None = None
 
     def run(self, command: Command) -> None:
         """Run a command to its end, or skip the test with the reason."""
@@ -213,49 +209,58 @@ class Reader:
             pytest.skip(reason)
         if missing:
             pytest.skip(f"{', '.join(sorted(command.extras))}: {', '.join(sorted(missing))} is not installed here")
-        words = [word.replace("HERE", str(self.place)) for word in filled(command)]
+        place = self.folder / ("docs" if command.document.startswith("docs/") else "first")
+        if not self.process:
+            prepare(self.folder / "first")
+            shutil.copytree(self.folder / "first", self.folder / "docs", symlinks=True)
+            self.process = self.start()
+        words = [word.replace("HERE", str(place)) for word in filled(command)]
         if words[0] == "git":
-            self.git(*(self.mdm if word.startswith("https://") else word for word in words[1:]))
+            git(place, *(str(checkout.find().root) if word.startswith("https://") else word for word in words[1:]))
             return
-        if needs_mdm(command) and not (self.place / "mdm").exists():
-            self.git("clone", self.mdm, "mdm")
+        if needs_mdm(command) and not (place / "mdm").exists():
+            git(place, "clone", str(checkout.find().root), "mdm")
         if verb_of(command) == "install":
-            self.enter(["videomdm", "uninstall", "--mdm", "mdm"], command)  # what another page has left
-        status, shown = self.enter(words, command)
+            self.enter(["videomdm", "uninstall", "--mdm", "mdm"], command, place)  # what another page has left
+        status, shown = self.enter(words, command, place)
         print(shown)
         assert status == 0
         assert len(shown.splitlines()) > 1
         assert "\x1b" not in shown
 
-    def git(self, *words: str) -> None:
-        """A command of git, without a network."""
-        subprocess.run(["git", *words], cwd=self.place, check=True, capture_output=True)
-
-    def enter(self, words: list[str], command: Command) -> tuple[int, str]:
+    def enter(self, words: list[str], command: Command, place: Path) -> tuple[int, str]:
         """-> the exit status of some words in the folder and environment of a command, and what was printed"""
-        if command.extras not in self.servers:
-            self.servers[command.extras] = self.start(command.extras)
-        server, log = self.servers[command.extras], self.environments / "log"
+        server, site = self.process, self.folder / "-".join(sorted(command.extras))
+        log = self.folder / "log"
+        if not site.exists():
+            environments.fill(site, command.extras)
+        assert server is not None
         assert server.stdin is not None
         assert server.stdout is not None
-        request = {"words": words, "folder": str(self.place / command.folder), "log": str(log)}
+        env = {"VIDEOMDM_MDM_ROOT": str(place / "mdm"), "PYTHONPATH": str(site)}
+        request = {"words": words, "folder": str(place / command.folder), "log": str(log), "env": env}
         server.stdin.write(json.dumps(request) + "\n")
         server.stdin.flush()
         status, seconds = server.stdout.readline().split()
         shown = f"{float(seconds):.1f} s: {' '.join(words)}\n"
         return int(status), shown + log.read_text(encoding="utf-8", errors="replace")
 
-    def start(self, extras: frozenset[str]) -> subprocess.Popen[str]:
-        """A server of commands in a new environment."""
-        venv, pipe = self.environments / "-".join(sorted(extras)), subprocess.PIPE
-        site = environments.create(venv, extras)
+    def start(self) -> subprocess.Popen[str]:
+        """The server of commands in a new environment."""
+        venv, pipe = self.folder / "environment", subprocess.PIPE
+        site = environments.create(venv, self.common)
         environments.install_plugin(site, "documented", PLUGINS, {module: module for module in PLUGINS})
         ours = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIDEOMDM_PLUGINS")}
-        ours |= {"VIDEOMDM_MDM_ROOT": str(self.place / "mdm"), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        ours |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         command = [str(venv / "bin" / "python"), str(SERVER)]
-        return subprocess.Popen(command, cwd=self.place, env=ours, stdin=pipe, stdout=pipe, text=True)
+        return subprocess.Popen(command, cwd=self.folder, env=ours, stdin=pipe, stdout=pipe, text=True)
 
     def close(self) -> None:
-        """End the servers."""
-        for server in self.servers.values():
-            server.communicate()
+        """End the server."""
+        if self.process:
+            self.process.communicate()
+
+
+def git(place: Path, *words: str) -> None:
+    """A command of git, without a network."""
+    subprocess.run(["git", *words], cwd=place, check=True, capture_output=True)

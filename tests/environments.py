@@ -4,6 +4,7 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from unittest import mock
@@ -21,6 +22,7 @@ def requirements(extras: frozenset[str]) -> list[str]:
     return [*told["install_requires"], *(line for extra in sorted(extras) for line in told["extras_require"][extra])]
 
 
+@cache
 def closure(extras: frozenset[str]) -> tuple[dict[str, metadata.Distribution], list[str]]:
     """The distributions that these extras bring, by name, and those that are not installed here."""
     found: dict[str, metadata.Distribution] = {}
@@ -48,13 +50,19 @@ def create(folder: Path, extras: frozenset[str]) -> Path:
     """Make an environment in a folder, this package among it. -> its folder of packages"""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     (site,) = (folder / "lib").glob("python*/site-packages")
+    fill(site, extras)
+    (site / "own.pth").write_text(f"{ROOT}\n", encoding="utf-8")
+    return site
+
+
+def fill(site: Path, extras: frozenset[str]) -> None:
+    """Link what these extras bring into a folder of packages."""
+    site.mkdir(exist_ok=True)
     for distribution in closure(extras)[0].values():
         for top in {file.parts[0] for file in distribution.files or ()} - {"..", "__pycache__"}:
             link = site / top
             if not link.is_symlink():
                 link.symlink_to(distribution.locate_file(top))
-    (site / "own.pth").write_text(f"{ROOT}\n", encoding="utf-8")
-    return site
 
 
 def install_plugin(site: Path, distribution: str, sources: Mapping[str, str], entries: Mapping[str, str]) -> None:

@@ -1,5 +1,6 @@
 """What a detector would find in a video of a bundled motion: numpy alone, to check the package's geometry by."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,6 +66,12 @@ def film(name="walk", *, noise=0.0, seed=0, **camera) -> Film:
     world = np.stack([straight(h[0]).T @ (j - h).T for j, h in zip(joints, hips, strict=True)]).transpose(0, 2, 1)
     world = world + noise * np.random.default_rng(seed).standard_normal(world.shape)
     return Film(times, pixels, np.full(pixels.shape[:2], 0.95), world, true, rotation, translation)
+
+
+def brief(whole: Film) -> Film:
+    """The first 2.4 seconds of a film."""
+    parts = ("times", "pixels", "visibility", "world", "true")
+    return dataclasses.replace(whole, **{name: getattr(whole, name)[:60] for name in parts})
 
 
 def blaze(true):
