@@ -1,5 +1,22 @@
 """Errors a person can fix: each message names the file or option, what was expected, what was found, what to do."""
 
+import errno
+from pathlib import Path
+
+ADVICE = {
+    errno.ENOSPC: "Make room on that disk",
+    errno.EDQUOT: "Make room within the quota",
+    errno.EFBIG: "Allow larger files there (ulimit -f)",
+    errno.EROFS: "Make it writable, or name another folder",
+    errno.EACCES: "Correct the rights, or name another folder",
+    errno.EPERM: "Correct the rights, or name another folder",
+    errno.EIO: "Look whether the disk is sound, or name another folder",
+    errno.ENOENT: "Put the folder back, or name another",
+    errno.ENOTDIR: "Put the folder back, or name another",
+    errno.ESTALE: "Put the folder back, or name another",
+}
+"""What to do about what a disk or a folder refuses."""
+
 
 class VideoMDMError(Exception):
     """Base of all expected errors; the command line prints the message and exits with status 1."""
@@ -13,9 +30,30 @@ class DatasetError(VideoMDMError):
     """A clip, a dataset folder or a source file is not what its card or format says."""
 
 
+class StorageError(VideoMDMError):
+    """A disk or a folder takes no more, whatever the data are like: full, read-only, forbidden or gone."""
+
+
 class HostError(VideoMDMError):
     """The MDM checkout, or a checkpoint made with it, does not fit."""
 
 
 class PluginError(VideoMDMError):
     """A plugin cannot be loaded, or two plugins claim the same name."""
+
+
+def of_storage(error: OSError, place: str = "") -> StorageError | None:
+    """The error in the usual words where a disk or a folder is its reason; None for a file of this program itself."""
+    place = place or str(error.filename or "")
+    if error.errno not in ADVICE or (place and Path(place).is_relative_to(Path(__file__).parent)):
+        return None
+    return StorageError(
+        f"{place or 'a file'}: expected a place that takes it, found none ({error.strerror}). {ADVICE[error.errno]}; "
+        "then start the same command again."
+    )
+
+
+def message_of(error: BaseException) -> str | None:
+    """What to print of an error that a person can fix; None for a fault of this program."""
+    known = of_storage(error) if isinstance(error, OSError) else error
+    return str(known) if isinstance(known, VideoMDMError) else None

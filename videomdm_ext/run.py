@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from videomdm_ext.errors import VideoMDMError
+from videomdm_ext.errors import message_of
 from videomdm_ext.mdm import checkout, hook
 
 
@@ -17,11 +17,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         hook.run(checkout.choose(options.mdm), options.module, options.args)
-    except VideoMDMError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        message = message_of(error)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -17,7 +17,7 @@ from videomdm_ext.bench.run import Bench, execute, prepare
 from videomdm_ext.config import Supervision, add_arguments, difference, from_args
 from videomdm_ext.data.folder import write_folder
 from videomdm_ext.data.refined import is_made
-from videomdm_ext.errors import ConfigError, DatasetError
+from videomdm_ext.errors import ConfigError, StorageError
 from videomdm_ext.mdm import checkout
 from videomdm_ext.supervision import refinement
 
@@ -207,7 +207,7 @@ def test_twins_and_folders_that_cannot_be_written_are_refused(plan, tmp_path, mo
     with pytest.raises(ConfigError, match="--arms: expected names, each once, found 3d 3d"):
         prepare(dataclasses.replace(plan, arms=("3d", twin)), tmp_path / "out")
     (tmp_path / "file").touch()
-    with pytest.raises(DatasetError, match="can be written"):
+    with pytest.raises(StorageError, match="can be written"):
         prepare(plan, tmp_path / "file" / "out")
 
 

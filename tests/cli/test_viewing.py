@@ -2,6 +2,8 @@
 
 import functools
 import json
+import socket
+import struct
 import threading
 import urllib.error
 import urllib.request
@@ -14,6 +16,7 @@ import pytest
 import torch
 from clips import make_clip, motion
 
+from videomdm_ext.cli import viewing
 from videomdm_ext.cli.main import main
 from videomdm_ext.cli.viewing import handler
 from videomdm_ext.data import refined
@@ -123,19 +126,29 @@ def test_what_cannot_be_shown_is_told_in_one_message(
     assert not list(tmp_path.glob("*.html"))
 
 
-def test_the_page_and_nothing_else_is_served() -> None:
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler(b"<p>page</p>")) as server:
+def test_the_page_and_nothing_else_is_served_to_this_computer_alone_and_a_reader_may_leave(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(viewing, "IDLE", 0.2)
+    with viewing.Server(("127.0.0.1", 0), handler(b"<p>page</p>" * 1_000_000)) as server:
         threading.Thread(target=server.serve_forever).start()
         try:
             place = f"http://127.0.0.1:{server.server_port}"
             with urllib.request.urlopen(place) as answer:
-                assert answer.read() == b"<p>page</p>"
+                assert answer.read(11) == b"<p>page</p>"
                 assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
             with pytest.raises(urllib.error.HTTPError, match="404") as refused:
                 urllib.request.urlopen(f"{place}/etc/passwd")
             refused.value.close()
+            for name, status in (("example.org", "403"), (f"localhost:{server.server_port}", "200"), ("", "403")):
+                with socket.create_connection(server.server_address) as other:
+                    other.sendall(f"GET / HTTP/1.0\r\nHost: {name}\r\n\r\n".encode())
+                    assert other.recv(12).decode().endswith(status)  # the rest is not wanted
+                    other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # left by a reset
+            with socket.create_connection(server.server_address) as idle:
+                idle.settimeout(5)
+                assert idle.recv(1) == b"", "a connection that asks for nothing is closed"
         finally:
             server.shutdown()
+    assert capsys.readouterr().err == ""
 
 
 def test_a_port_that_is_taken_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

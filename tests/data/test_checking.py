@@ -309,6 +309,8 @@ DAMAGES: Damages = {  # of one clip: kind, damage, other kinds of error that it 
     "an empty caption": ("caption-missing", lambda s: s.write(TEXTS, b"##0.0#0.0\n")),
     "no line of captions": ("caption-missing", lambda s: s.write(TEXTS, b"\n")),
     "a caption with '#'": ("caption-format", lambda s: s.write(TEXTS, b"a #1 walk#a/DET#0.0#0.0\n")),
+    "a caption that moves the cursor": ("caption-format", lambda s: s.write(TEXTS, b"a \x1b[2Jwalk#a/DET#0.0#0.0\n")),
+    "a caption of a book": ("caption-format", lambda s: s.write(TEXTS, b"a walk " * 300 + b"#a/DET#0.0#0.0\n")),
     "a caption in Latin-1": ("caption-encoding", lambda s: s.write(TEXTS, b"a caf\xe9#a/DET#0.0#0.0\n")),
     "confidence above 1": ("confidence", lambda s: s.confidence(lambda c: 2 * c)),
     "confidence below 0": ("confidence", lambda s: s.confidence(lambda c: replaced(c, (2, 2), -0.5))),

@@ -39,6 +39,14 @@ def mirrored_camera() -> Clip:
     return dataclasses.replace(CLIP, extrinsics=CLIP.extrinsics * np.array([[-1], [1], [1]], np.float32))
 
 
+def far_camera() -> Clip:
+    return dataclasses.replace(CLIP, extrinsics=CLIP.extrinsics + np.eye(1, 4, 3) * [[0], [0], [1e6]])
+
+
+def turned_camera() -> Clip:
+    return dataclasses.replace(CLIP, extrinsics=CLIP.extrinsics * np.array([[1], [-1], [-1]], np.float32))
+
+
 BAD = {
     "nan in the teacher": (changed("teacher", (3, 8), np.nan), "numbers in teacher", r"\(3, 8\)"),
     "nan in the truth": (changed("truth", (0, 0), np.inf), "numbers in truth", "1 NaN"),
@@ -69,6 +77,10 @@ BAD = {
     "millimetres": (grown("teacher", 1000), "metres, .* in the teacher", "millimetres"),
     "kilometres": (grown("teacher", 0.001), "metres, .* in the teacher", "kilometres"),
     "millimetres in the truth": (grown("truth", 1000), "metres, .* in the truth", "millimetres"),
+    "a caption that moves the cursor": (dataclasses.replace(CLIP, texts=("a \x1b[2J walk",)), "control", "x1b"),
+    "a caption of a book": (dataclasses.replace(CLIP, texts=("a walk " * 300,)), "at most 2000 char", "2100"),
+    "a camera a thousand kilometres away": (far_camera(), "camera can see", "teacher: the person is 1e.06 m"),
+    "a person behind the camera": (turned_camera(), "camera can see", "teacher: the person is behind the camera"),
     "z-scores": (scaled("teacher", 1000), "raw features in teacher", "rotation columns"),
 }
 

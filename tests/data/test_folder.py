@@ -13,7 +13,7 @@ from clips import make_clip, verify_folder
 from videomdm_ext.data import files
 from videomdm_ext.data.folder import Card, read_card, read_folder, read_statistics, write_folder
 from videomdm_ext.data.texts import caption_tokens, parse_texts
-from videomdm_ext.errors import DatasetError
+from videomdm_ext.errors import DatasetError, StorageError
 from videomdm_ext.motion.features import mean_and_std
 from videomdm_ext.motion.kinematics import HUMANML3D
 from videomdm_ext.motion.skeletons import SMPL22
@@ -129,7 +129,7 @@ def test_what_cannot_be_written_stops_the_writing_before_anything_is_made(tmp_pa
     bad = {"train": [STILL, dataclasses.replace(MOVING, fps=30.0)]}
     cases += [("set", bad, CARD, "expected 20 fps, found 30")]
     for place, members, card, message in cases:
-        with pytest.raises(DatasetError, match=message):
+        with pytest.raises(StorageError if "file" in place else DatasetError, match=message):
             write_folder(str(tmp_path / place), members, card)
         assert not (tmp_path / "set").exists()
     with pytest.raises(DatasetError, match="expected nba16 as on the card, found smpl22"):
@@ -203,5 +203,5 @@ def test_texts_of_a_part_of_a_clip_and_other_lines_are_refused():
 
 def test_writing_beside_leaves_nothing_beside(folder: str):
     assert not [path for path in Path(folder).rglob("*") if path.name.endswith(".part") or path.name == ".writable"]
-    with pytest.raises(DatasetError, match="cannot be written"):
+    with pytest.raises(StorageError, match="cannot be written"):
         files.write_bytes(f"{folder}/dataset.json/below", b"")

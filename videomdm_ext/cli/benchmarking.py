@@ -300,13 +300,13 @@ class Speed:
                 table = device.report(host, sizes, counting(progress, "steps"))
             print(table)
             if self.out is not None:
-                (self.out / "gpu.md").write_text(table, encoding="utf-8")
+                write_bytes(str(self.out / "gpu.md"), table.encode())
             return 0
         with bars() as progress:
             speeds = measure(host, sizes, counting(progress, "steps"))
         _show_speeds(speeds)
         if self.out is not None:
-            (self.out / "speed.json").write_text(speeds.as_json(), encoding="utf-8")
+            write_bytes(str(self.out / "speed.json"), speeds.as_json().encode())
             console.print(f"{self.out / 'speed.json'}: every number")
             say_next("bench --dataset DIR --mdm PATH")
         return 0

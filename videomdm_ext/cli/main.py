@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 
 from videomdm_ext import __version__
-from videomdm_ext.errors import VideoMDMError
+from videomdm_ext.errors import message_of
 
 VERBS = {
     "demo": ("cli.training", "demo", "Make a data set of real motion, train 3D and 2D arms on it, and compare them."),
@@ -88,13 +88,14 @@ def guarded(action: Callable[[], int]) -> int:
     except BrokenPipeError:  # `| head` has enough; rich gives up with the same status
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except VideoMDMError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
     except Exception as error:
+        message = message_of(error)
+        if message is not None:
+            print(f"error: {message}", file=sys.stderr)
+            return 1
         with tempfile.NamedTemporaryFile("w", prefix="videomdm-", suffix=".log", delete=False) as log:
             traceback.print_exc(file=log)
         what, at = traceback.format_exception_only(error)[-1].strip(), traceback.extract_tb(error.__traceback__)[-1]

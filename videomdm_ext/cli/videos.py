@@ -219,13 +219,10 @@ def draw_sheets(out: str) -> None:
         step = counting(progress, "drawing")
         for number, (clip_id, place, notes) in enumerate(rows):
             sheet = folder / f"{files.checked_id(clip_id, FACTS)}.png"
-            beside = sheet.with_suffix(".part")
             try:
                 if not sheet.exists():
-                    _draw(str(beside), out, card, clip_id, place, notes)
-                    beside.replace(sheet)
+                    _draw(str(sheet), out, card, clip_id, place, notes)
             except Exception as error:
-                beside.unlink(missing_ok=True)
                 reason = str(error) if isinstance(error, VideoMDMError) else f"{type(error).__name__}: {error}"
                 message = f"    no picture of {clip_id}: {reason}"
                 console.print(message, markup=False, highlight=False, soft_wrap=True)

@@ -3,11 +3,12 @@
 import dataclasses
 import http.server
 import math
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import tyro
@@ -159,10 +160,16 @@ def known_joints(between: str) -> str:
     return between.join(f"{skeleton.num_joints} ({skeleton.name})" for skeleton in SKELETONS.values())
 
 
+LOCAL = ("127.0.0.1", "localhost")
+"""Names by which the page is asked for; through another, a site could read it that has that name lead here."""
+IDLE = 30.0
+"""Seconds after which a connection that asks for nothing is closed."""
+
+
 def serve(text: str, port: int) -> int:
     """Serve the page, and nothing else, to this computer alone, until Ctrl-C."""
     try:
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", port), handler(text.encode()))
+        server = Server(("127.0.0.1", port), handler(text.encode()))
     except OSError as error:
         raise ConfigError(
             f"--port {port}: expected a free port, found none ({error}). Choose another, or 0."
@@ -176,13 +183,24 @@ def serve(text: str, port: int) -> int:
     return 0
 
 
+class Server(http.server.ThreadingHTTPServer):
+    """One that a reader may leave at any time."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 def handler(content: bytes) -> type[http.server.BaseHTTPRequestHandler]:
-    """Answers / with the page, and everything else with 404."""
+    """Answers / with the page, and everything else with 404; a name that another site gave this computer with 403."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
+        timeout = IDLE
+
         def do_GET(self) -> None:
-            if self.path != "/":
-                self.send_error(404)
+            own = self.headers.get("Host", "").rpartition(":")[0] or self.headers.get("Host")
+            if own not in LOCAL or self.path != "/":
+                self.send_error(404 if own in LOCAL else 403)
                 return
             self.send_response(200)
             self.send_header("Content-Type", "text/html; charset=utf-8")

@@ -6,6 +6,7 @@ there before anything is allocated. Only plain numbers are read: no pickles, no 
 demand.
 """
 
+import contextlib
 import functools
 import io
 import json
@@ -29,7 +30,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from videomdm_ext.errors import DatasetError
+from videomdm_ext.errors import DatasetError, StorageError, of_storage
 
 Array = NDArray[np.float32]
 
@@ -74,7 +75,7 @@ def checked_id(clip_id: str, place: str) -> str:
 
 
 def check_writable(folder: str) -> None:
-    """Make the folder and write into it once; DatasetError if that fails, so that no work is lost later."""
+    """Make the folder and write into it once; StorageError if that fails, so that no work is lost later."""
     probe = bf.join(folder, f".writable-{uuid.uuid4().hex}")  # its own: others may begin at the same moment
     try:
         bf.makedirs(folder)
@@ -82,7 +83,7 @@ def check_writable(folder: str) -> None:
             file.write(b"")
         bf.remove(probe)
     except (OSError, bf.Error) as error:
-        raise DatasetError(
+        raise StorageError(
             f"{folder}: expected a folder that can be written, found none ({error}). Choose another output folder."
         ) from error
 
@@ -90,7 +91,8 @@ def check_writable(folder: str) -> None:
 def write_bytes(path: str, content: bytes, *, beside: str = "") -> None:
     """Write a file whole: beside its place and then renamed (a remote store does that by itself).
 
-    Where several processes may write it at once each has to say where to write it before.
+    Where several processes may write it at once each has to say where to write it before. StorageError where it cannot
+    be written, and nothing of it is left.
     """
     beside = path if "://" in path else beside or f"{path}.part"
     try:
@@ -101,7 +103,11 @@ def write_bytes(path: str, content: bytes, *, beside: str = "") -> None:
         if beside != path:
             os.replace(beside, path)
     except (OSError, bf.Error) as error:
-        raise DatasetError(f"{path}: cannot be written ({error}). Choose another folder.") from error
+        if beside != path:
+            with contextlib.suppress(OSError):
+                os.remove(beside)
+        known = of_storage(error, path) if isinstance(error, OSError) else None
+        raise known or StorageError(f"{path}: cannot be written ({error}). Choose another folder.") from error
 
 
 def read_bytes(path: str, *, limit: int = BYTES_LIMIT) -> bytes:

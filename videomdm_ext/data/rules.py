@@ -6,6 +6,7 @@ refused.
 """
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
@@ -27,6 +28,7 @@ from videomdm_ext.data.rules_motion import (
     check_steadiness,
     check_stride,
     compare,
+    in_sight,
 )
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.cameras import is_rotation
@@ -39,6 +41,9 @@ WHOLE = ""  # the clip id of findings about the whole set
 MOTIONS = {"teacher": "extrinsics", "truth": "truth_extrinsics"}  # each motion and its camera
 SAID = {"points": "keypoints"}  # what messages call an array
 ABSURD = 1e8  # no metre, millimetre, pixel or z-score is as large; what is counts as infinite
+CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+"""What would move a terminal's cursor, end a line, or turn the direction of what is printed behind it."""
+LONGEST_CAPTION = 2000
 WIDEST_IMAGE = 5.0
 """Largest |u| or |v| of a keypoint on the normalised plane: 79 degrees off the axis; pixels are far beyond it."""
 LEG = 0.83  # metres from hip to ankle along the bones, of an adult
@@ -71,7 +76,8 @@ class Sight:
     """A clip under examination: its arrays as they are, those that are `sound` so far, and its decoded motions.
 
     Names of arrays: teacher, truth, points, confidence, extrinsics, truth_extrinsics. `texts` is None where captions
-    could not be read. Motions whose sides are `exchanged` are not compared with an image.
+    could not be read. Motions whose sides are `exchanged` are not compared with an image; with `refusing`, only those
+    that no camera could see are.
     """
 
     clip_id: str
@@ -82,6 +88,7 @@ class Sight:
     rule: HeadingRule = RAW
     own_fps: float | None = None
     min_frames: int = MIN_FRAMES
+    refusing: bool = False
     sound: dict[str, Array] = field(default_factory=dict)
     moved: dict[str, Positions] = field(default_factory=dict)
     exchanged: set[str] = field(default_factory=set)
@@ -102,16 +109,17 @@ def validate(clip: Clip, *, fps: float, min_frames: int = MIN_FRAMES) -> None:
     names = ("teacher", "points", "confidence", "extrinsics", "truth", "truth_extrinsics")
     arrays = {name: values for name in names if (values := getattr(clip, SAID.get(name, name))) is not None}
     sight = Sight(clip.id, clip.skeleton, fps, arrays, clip.texts, own_fps=clip.fps, min_frames=min_frames)
-    examine(sight, refusing=True)
+    sight.refusing = True
+    examine(sight)
     for item in sight.findings:
-        if item.level == ERROR and KINDS[item.kind].level == REFUSE:
+        if item.level == ERROR:
             raise DatasetError(f"{clip.label}: {item.message}. {item.advice}")
 
 
-def examine(sight: Sight, *, refusing: bool = False) -> None:
+def examine(sight: Sight) -> None:
     """Apply the rules in order, all of them or those that refuse; findings and what is sound are stored in `sight`."""
     sight.sound = dict(sight.arrays)
-    rules = [kind.function for kind in KINDS.values() if kind.function and (kind.level == REFUSE or not refusing)]
+    rules = [kind.function for kind in KINDS.values() if kind.function and (kind.level == REFUSE or not sight.refusing)]
     for rule in dict.fromkeys(rules):
         rule(sight)
 
@@ -134,8 +142,12 @@ def _captions(sight: Sight) -> None:
     for text in sight.texts:
         if not text.strip():
             sight.add("caption-missing", "expected captions with words, found an empty text")
-        if "#" in text or "\n" in text:
-            sight.add("caption-format", f"expected captions without '#' and line breaks, found {text[:60]!r}")
+        if "#" in text or CONTROL.search(text):
+            what = "expected captions without '#', line breaks and control characters"
+            sight.add("caption-format", f"{what}, found {text[:60]!r}")
+        if len(text) > LONGEST_CAPTION:
+            what = f"expected captions of at most {LONGEST_CAPTION} characters, found one of {len(text)}"
+            sight.add("caption-format", f"{what}: {text[:60]!r}")
 
 
 def _shapes(sight: Sight) -> None:
@@ -274,12 +286,15 @@ def _against_image(sight: Sight) -> None:
     points, confidence = sight.sound.get("points"), sight.sound.get("confidence")
     if points is None or confidence is None:
         return
+    seen = {name: camera for name, camera in MOTIONS.items() if name in sight.moved and camera in sight.sound}
+    if sight.refusing and all(in_sight(sight.moved[name], sight.sound[camera]) for name, camera in seen.items()):
+        return
     image = Image.of(points, confidence)
     if bool(((points[1:] == points[:-1]).all(-1) | (confidence[1:] == 0)).all()):
         sight.add("frozen", "keypoints: the same in every frame")
     told = {}
-    for name, camera in MOTIONS.items():
-        if name in sight.moved and camera in sight.sound and name not in sight.exchanged:
+    for name, camera in seen.items():
+        if name not in sight.exchanged:
             told[name] = compare(sight.moved[name], sight.sound[camera], image, sight.skeleton)
     wrong = {name: item for name, item in told.items() if item is not None}
     if any(kind == "up-axis" for kind, *_ in wrong.values()):
@@ -288,7 +303,8 @@ def _against_image(sight: Sight) -> None:
         kind, message, level = wrong["teacher"]
         wrong = {ALIKE: (kind, message, level)}
     for name, (kind, message, level) in wrong.items():
-        sight.add(kind, f"{name}: {message}", level)
+        said = f"{name}: {message}"
+        sight.add(kind, f"expected a person whom its camera can see, found {said}" if sight.refusing else said, level)
 
 
 @dataclass(frozen=True)
@@ -328,7 +344,7 @@ KINDS: dict[str, Kind] = {
         "Resample the motion and its 2D keypoints together."),
     "caption-missing": Kind(REFUSE, _captions, "no caption, or an empty one", "Write one, or leave the clip out."),
     "caption-format": Kind(REFUSE, _captions, "a line that is no caption",
-        "Write caption#word/TAG ...#0.0#0.0, no '#' in the caption."),
+        "Write caption#word/TAG ...#0.0#0.0, a sentence without '#' as the caption."),
     "caption-encoding": Kind(ERROR, None, "a caption in another encoding", "Save the file as UTF-8."),
     "channels": Kind(REFUSE, _shapes, "a wrong number of channels or joints",
         "Re-import it with the skeleton that it has."),
@@ -362,11 +378,11 @@ KINDS: dict[str, Kind] = {
         "Is the frame rate right? Resample to the card's fps, or correct it."),
     "bones": Kind(ERROR, check_bones, "bones that change their length",
         "Look at it with data show; leave it out if the lifter failed."),
-    "camera-units": Kind(ERROR, _against_image, "a camera too far away or at the person",
+    "camera-units": Kind(REFUSE, _against_image, "a camera too far away or at the person",
         "Give the translation in metres, in the clip's frame."),
-    "camera-inverse": Kind(ERROR, _against_image, "a camera given the other way round (camera to world)",
+    "camera-inverse": Kind(REFUSE, _against_image, "a camera given the other way round (camera to world)",
         "Invert it: X_camera = R X + t is expected."),
-    "behind": Kind(ERROR, _against_image, "a person behind the camera",
+    "behind": Kind(REFUSE, _against_image, "a person behind the camera",
         "Point the camera's z forward: an OpenGL camera looks along -z."),
     "flipped-u": Kind(ERROR, _against_image, "an image mirrored left to right",
         "u grows to the right; a mirrored video must be mirrored back."),

@@ -105,6 +105,11 @@ def compare(positions: Positions, extrinsics: Array, image: Image, skeleton: Ske
     return tilted or _elsewhere(image, points) or _flipped(image, skeleton, points)
 
 
+def in_sight(positions: Positions, extrinsics: Array) -> bool:
+    """Whether the median depth of a motion [T, J, 3] is one at which a camera sees a person."""
+    return NEAREST < float(np.median(project(positions, extrinsics)[0])) < FARTHEST
+
+
 def project(positions: Positions, extrinsics: Array) -> tuple[Positions, Positions]:
     """Signed depth [T, J] and normalised image points [T, J, 2] of positions [T, J, 3]."""
     matrices = np.broadcast_to(extrinsics.astype(np.float64), (len(positions), 3, 4))

@@ -9,7 +9,6 @@ import hashlib
 import importlib
 import io
 import json
-import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.config import Fairness, Source, Speed, Supervision, from_args
+from videomdm_ext.data import files
 from videomdm_ext.data.clip import Crop, collate, crop, tensor_of
 from videomdm_ext.data.folder import read_folder
 from videomdm_ext.errors import ConfigError, HostError
@@ -285,17 +285,14 @@ def denoise_held_out(trained: Trained, *, timestep: int, seed: int) -> dict[str,
 
 
 def write_motions(path: Path, groups: Mapping[str, list[Tensor]], captions: list[str]) -> None:
-    """Groups of motions [T, J, 3] of any lengths in one npz, written beside and renamed."""
+    """Groups of motions [T, J, 3] of any lengths in one npz."""
     arrays: dict[str, Any] = {"captions": np.array(captions)}
     for name, motions in groups.items():
         arrays[name] = torch.cat(motions).numpy()
         arrays[f"{name}_lengths"] = np.array([len(motion) for motion in motions])
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".part")
-    beside.write_bytes(content.getvalue())
-    os.replace(beside, path)
+    files.write_bytes(str(path), content.getvalue())
 
 
 def read_motions(path: Path) -> tuple[dict[str, list[Tensor]], list[str]]:

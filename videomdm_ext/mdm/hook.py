@@ -26,7 +26,7 @@ import pluggy
 from videomdm_ext import plugins
 from videomdm_ext.config import Fairness, Source, Supervision, from_args
 from videomdm_ext.data.folder import read_card
-from videomdm_ext.errors import ConfigError, HostError, VideoMDMError
+from videomdm_ext.errors import ConfigError, HostError, message_of
 from videomdm_ext.mdm import data, distributed, evaluation, loop, loss, pairing, remedies, resume, text
 from videomdm_ext.mdm.checkout import DENOISERS, ENDS, OPTIONS, PACKAGES, PARSER, RULES, STANDIN, Checkout, require
 from videomdm_ext.mdm.speed import approximate, exact
@@ -57,8 +57,9 @@ def attach(names: dict[str, Any]) -> None:
     usual = sys.excepthook
 
     def briefly(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if isinstance(error, VideoMDMError):
-            print(f"error: {error}", file=sys.stderr)
+        message = message_of(error)
+        if message is not None:
+            print(f"error: {message}", file=sys.stderr)
         else:
             usual(kind, error, trace)
 

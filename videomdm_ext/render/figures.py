@@ -4,6 +4,7 @@ Pictures are matplotlib's; the `demo` extra brings it. Nothing is imported befor
 """
 
 import importlib
+import io
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from videomdm_ext.errors import VideoMDMError
+from videomdm_ext.data import files
+from videomdm_ext.errors import StorageError, VideoMDMError
 from videomdm_ext.motion.skeletons import Skeleton
 
 if TYPE_CHECKING:
@@ -58,8 +60,10 @@ def styled() -> Any:
 
 def save(figure: "Figure", path: str) -> None:
     """Write a figure as PNG."""
+    content = io.BytesIO()
     with styled():
-        figure.savefig(path, format="png")
+        figure.savefig(content, format="png")
+    files.write_bytes(path, content.getvalue())
 
 
 def new_figure(width: float, height: float, **options: Any) -> "Figure":
@@ -219,12 +223,17 @@ def animation(path: str, example: Example, skeleton: Skeleton, *, fps: float = 2
     with styled():
         pictures = _frames(example, skeleton, fps)
     if path.endswith(".mp4"):
-        writer.mimwrite(path, pictures, fps=fps, macro_block_size=2)
+        try:
+            writer.mimwrite(path, pictures, fps=fps, macro_block_size=2)
+        except OSError as error:  # a broken pipe: ffmpeg's own words come after it
+            raise StorageError(f"{path}: ffmpeg cannot write it ({error}). Make room, or name another file.") from error
         return
     palette = _palette()
     frames = [image.fromarray(picture).quantize(palette=palette, dither=0) for picture in pictures]
     held = [round(1000 / fps)] * (len(frames) - 1) + [700]
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=held, loop=0, disposal=1)
+    content = io.BytesIO()
+    frames[0].save(content, format="GIF", save_all=True, append_images=frames[1:], duration=held, loop=0, disposal=1)
+    files.write_bytes(path, content.getvalue())
 
 
 def _palette() -> Any:

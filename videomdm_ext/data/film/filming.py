@@ -29,7 +29,7 @@ from videomdm_ext.data.texts import Caption
 from videomdm_ext.data.video.frames import Calibration, Video, require
 from videomdm_ext.data.video.importer import VideoImporter
 from videomdm_ext.data.video.placing import Lens, lens_of
-from videomdm_ext.errors import DatasetError
+from videomdm_ext.errors import DatasetError, StorageError
 from videomdm_ext.motion.features import decode
 from videomdm_ext.motion.skeletons import SMPL22
 
@@ -105,6 +105,8 @@ def film_clip(source: str, folder: str, clip_id: str, split: str, order: Order) 
         with writer:
             for vertices, normals, extrinsics in _worn(person, positions, camera.extrinsics):
                 writer.append_data(drawn.picture(vertices, normals, extrinsics, camera.focal))
+    except BrokenPipeError as error:  # ffmpeg's own words come after it
+        raise StorageError(f"{beside}: ffmpeg cannot write it ({error}). Make room, and start again.") from error
     finally:
         drawn.close()
     os.replace(beside, os.path.join(folder, f"{clip_id}.mp4"))

@@ -1,6 +1,6 @@
 """Sample motions: python -m sample.generate --model_path FILE ... writes results.npz."""
 
-import os
+import io
 import re
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from utils.fixseed import fixseed
 from utils.model_util import create_model_and_diffusion, load_saved_model
 from utils.parser_util import generate_args, get_cond_mode
 
+from videomdm_ext.data.files import write_bytes
 from videomdm_ext.errors import HostError
 
 MAX_FRAMES = 196
@@ -111,10 +112,9 @@ def write(args, data, samples, y):
     raw = torch.as_tensor(raw).float()[:, 0]
     positions = recover_from_ric(raw, (raw.shape[-1] + 1) // 12)
     folder = output_folder(args)
-    folder.mkdir(parents=True, exist_ok=True)
-    beside = folder / "results.partial.npz"
+    content = io.BytesIO()
     np.savez(
-        beside,
+        content,
         motion=positions.permute(0, 2, 3, 1).numpy(),
         features=raw.numpy(),
         text=np.array(y.get("text", ["unconstrained"] * args.num_samples) * args.num_repetitions, dtype=str),
@@ -122,7 +122,7 @@ def write(args, data, samples, y):
         num_samples=args.num_samples,
         num_repetitions=args.num_repetitions,
     )
-    os.replace(beside, folder / "results.npz")
+    write_bytes(str(folder / "results.npz"), content.getvalue())
     print(f"{folder / 'results.npz'}: {len(raw)} samples")
     return str(folder)
 

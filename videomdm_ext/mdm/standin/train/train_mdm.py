@@ -11,19 +11,20 @@ from utils.fixseed import fixseed
 from utils.model_util import create_model_and_diffusion
 from utils.parser_util import train_args
 
+from videomdm_ext.data.files import write_bytes
 from videomdm_ext.errors import HostError
 
 
 def prepare_save_dir(args):
     """Make the run's folder and write args.json into it."""
     folder = Path(args.save_dir)
-    if folder.exists() and not args.overwrite:
+    if folder.exists() and any(folder.iterdir()) and not args.overwrite:
         raise HostError(
             f"{folder}: exists already. Choose another --save_dir, or pass --overwrite to go on from its "
             "newest checkpoint."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "args.json").write_text(json.dumps(vars(args), indent=4, sort_keys=True), encoding="utf-8")
+    write_bytes(str(folder / "args.json"), json.dumps(vars(args), indent=4, sort_keys=True).encode())
 
 
 def main():

@@ -1,0 +1,112 @@
+"""A disk that takes no more: every verb says so once and names the place, and nothing that was made before is lost."""
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+import forks
+import numpy as np
+import pytest
+from clips import CARD, make_clip, motion
+
+from videomdm_ext.data.folder import write_folder
+from videomdm_ext.errors import message_of
+
+REFUSE = """
+import blobfile, builtins, io, os
+from pathlib import Path
+left = [{after}]
+def checked(own):
+    def call(path, mode="r", *rest, **named):
+        below = isinstance(path, (str, os.PathLike)) and Path(path).absolute().is_relative_to({folder!r})
+        if below and set(str(mode)) & set("wax+"):
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError({number}, os.strerror({number}), str(path))
+        return own(path, mode, *rest, **named)
+    return call
+builtins.open, io.open, blobfile.BlobFile = checked(builtins.open), checked(io.open), checked(blobfile.BlobFile)
+"""
+"""The first files that are opened for writing below a folder are written; from one of them on, none can be."""
+SIZES = ["--batch_size", "2", "--crop_frames", "24", "--latent_dim", "16", "--layers", "1", "--ff_size", "16"]
+TRAIN = [
+    *SIZES,
+    "--text_features",
+    "words",
+    "--diffusion_steps",
+    "8",
+    "--num_steps",
+    "2",
+    "--save_interval",
+    "2",
+    "--log_interval",
+    "1",
+]
+VERBS = {
+    "data import joints joints --out out/set": 20,
+    "data merge set other --out out/set": 9,
+    "data show set walk_0 --out out/clip.png": 0,
+    f"train --arm lifted --clips set --save_dir out/run --overwrite {' '.join(TRAIN)}": 1,
+    "sample --checkpoint run --text walk --out out": 1,
+    "lift --clips set --checkpoint run --ddim 4 --out out": 1,
+    "export run/walk.npy --out out": 2,
+    "view set --out out/page.html": 0,
+}
+"""Commands that write, and how many files of each are written before the disk is full."""
+
+
+def videomdm(words: str, place: Path, **refused: object):
+    first = REFUSE.format(**refused) if refused else ""
+    return forks.run(["-m", "videomdm_ext", *words.split()], cwd=place, first=first)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """-> a folder with a set, joints to import, a trained run and a motion."""
+    place = tmp_path_factory.mktemp("storage")
+    clips = [make_clip(name=name) for name in ("walk", "jump", "kick")]
+    write_folder(str(place / "set"), {"train": clips[:2], "test": clips[2:]}, CARD)
+    write_folder(str(place / "other"), {"train": [make_clip(name="spin")]}, CARD)
+    for part in ("joints", "texts"):
+        (place / "joints" / part).mkdir(parents=True)
+    for name in ("walk", "jump", "kick", "spin"):
+        np.save(place / "joints" / "joints" / f"{name}.npy", motion(name).numpy())
+        (place / "joints" / "texts" / f"{name}.txt").write_text(f"a person does a {name}.\n", encoding="utf-8")
+    done = videomdm(f"train --arm lifted --clips set --save_dir run {' '.join(TRAIN)}", place)
+    assert done.returncode == 0, done.stderr
+    np.save(place / "run" / "walk.npy", motion("walk").numpy())
+    return place
+
+
+@pytest.mark.parametrize("words", VERBS)
+def test_a_verb_whose_disk_is_full_says_so_once_and_goes_on_when_there_is_room(words, made):
+    before = {name: files(made / name) for name in ("set", "joints", "run")}
+    inside = made / "out"
+    for number, after in ((errno.EROFS, 0), (errno.ENOSPC, VERBS[words])):
+        refused = videomdm(words, made, folder=str(inside), number=number, after=after)
+        assert refused.returncode == 1, refused.stderr
+        (line,) = [line for line in refused.stderr.splitlines() if line.startswith(("error:", "fault:"))]
+        assert os.strerror(number) in line, line
+        assert "out/" in line or "out:" in line, "the place is named"
+        assert "Traceback" not in refused.stderr
+        assert not list(inside.rglob("*.part")), "nothing half written stays"
+        for name, kept in before.items():
+            assert {k: v for k, v in files(made / name).items() if k in kept} == kept
+    done = videomdm(words, made)
+    assert done.returncode == 0, done.stderr
+    assert files(inside)
+    shutil.rmtree(inside)
+
+
+def test_a_missing_file_of_the_program_itself_stays_a_fault():
+    from videomdm_ext import errors
+
+    own = FileNotFoundError(errno.ENOENT, "No such file or directory", str(Path(errors.__file__).parent / "gone.txt"))
+    assert message_of(own) is None
+    assert message_of(OSError(errno.EINTR, "Interrupted")) is None
+    assert "Make room" in message_of(OSError(errno.ENOSPC, "No space left on device", "/full/x"))
