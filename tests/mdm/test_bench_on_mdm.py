@@ -1,13 +1,12 @@
 """`videomdm bench --mdm CHECKOUT`: killed in a training and started again, it ends as one that nothing interrupted."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
+import forks
+import mdm_runs
 import pytest
 from clips import CARD, make_clip
 
@@ -16,59 +15,50 @@ from videomdm_ext.data.folder import write_folder
 
 pytestmark = [pytest.mark.mdm, pytest.mark.slow]
 
-ROOT = Path(__file__).parents[2]
 ARMS = ("paper",)
 SIZES = ("--layers", "1", "--latent-dim", "32", "--ff-size", "1024", "--dropout", "0.1", "--diffusion-steps", "4")
 BENCH = ("--arms", ",".join(ARMS), "--seeds", "1", "--steps", "8", "--curve", "2", "--batch-size", "4", *SIZES)
 BENCH += ("--crop-frames", "16", "--samples", "6", "--replications", "1", "--windows", "1", "--workers", "1")
 BENCH += ("--text-features", "words", "--without", "t2m,text-motion")
 
-KILLER = """
-import os, signal, threading
+FIRST = """
+import multiprocessing, os, signal
+from videomdm_ext.bench.report import figures
+os.setsid()
+class Forked(type(multiprocessing.get_context("fork"))):
+    def get_start_method(self, allow_none=False):
+        return "spawn"
+if os.environ.get("FORKED"):
+    multiprocessing.get_context = lambda method=None: Forked()
+figures.sections = lambda results: []  # no picture is looked at
 rename = os.replace
 def replace(source, target, **rest):
     rename(source, target, **rest)
     if str(target).endswith(os.environ.get("KILL_AFTER", "no such file")):
-        threading.Timer(0.05, os.killpg, (os.getpgrp(), signal.SIGKILL)).start()
+        os.killpg(0, signal.SIGKILL)
 os.replace = replace
 """
-"""What every Python process does at its start here: soon after a file got its place, all die."""
+"""What a bench does at its start: as soon as a file has its place, it dies with its worker, which is a fork if asked
+for, as that starts in a moment."""
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """-> a folder with a small set, and a module that can kill."""
+    """-> a folder with a small set."""
     place = tmp_path_factory.mktemp("bench")
     names = ("dance_a", "walk", "jump", "punch")
     train = [make_clip(name=name, texts=(f"to {name}",)) for name in names]
     val, test = (make_clip(name=name, texts=(f"to {name}",)) for name in ("spin", "dance_b"))
     write_folder(str(place / "set"), {"train": train, "val": [val], "test": [test]}, CARD)
-    (place / "start").mkdir()
-    (place / "start" / "sitecustomize.py").write_text(KILLER)
     return place
 
 
-def bench(checkout: Path, place: Path, out: str, **environment: str) -> subprocess.Popen[bytes]:
-    """-> the bench, started in a session of its own; what it says goes to OUT.txt."""
-    paths = os.pathsep.join((str(place / "start"), str(ROOT)))
-    known = {name: value for name, value in os.environ.items() if not name.startswith("VIDEOMDM_")}
-    known |= {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", **environment}
-    words = ["bench", "--dataset", "set", "--mdm", str(checkout), "--out", out, *BENCH]
-    with (place / f"{out}.txt").open("a") as log:
-        command = [sys.executable, "-m", "videomdm_ext", *words]
-        return subprocess.Popen(command, cwd=place, env=known, stdout=log, stderr=log, start_new_session=True)
-
-
-def ended(made: subprocess.Popen[bytes], log: Path, status: int = 0) -> None:
-    """Wait; it ended with this status, and nothing of its session is left where it was killed."""
-    found = made.wait(timeout=600)
-    assert found == status, log.read_text()[-4000:]
-    for _ in range(100):
-        try:
-            os.killpg(made.pid, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.05)
+def bench(checkout: Path, place: Path, out: str, status: int = 0, **environment: str) -> None:
+    """Run the bench to its end, which has this exit status, in OUT."""
+    words = ["-m", "videomdm_ext", "bench", "--dataset", "set", "--mdm", str(checkout), "--out", out, *BENCH]
+    known = {**mdm_runs.PLAIN, "PYTHONPATH": str(forks.ROOT), **environment}
+    done = forks.run(words, cwd=place, env=known, first=FIRST)
+    assert done.returncode == status, done.stdout[-1000:] + done.stderr[-4000:]
 
 
 def status(checkout: Path) -> str:
@@ -81,15 +71,13 @@ def test_a_bench_on_mdm_killed_in_a_training_ends_with_the_metrics_of_an_uninter
 ):
     root = mdm_checkout.root
     before = status(root)
-    whole = bench(root, place, "whole")  # beside the other one: importing takes longer than training
-    killed = bench(root, place, "killed", KILL_AFTER="paper-0/opt000000004.pt")
-    ended(killed, place / "killed.txt", -signal.SIGKILL)
+    bench(root, place, "whole")
+    bench(root, place, "killed", -signal.SIGKILL, KILL_AFTER="paper-0/model000000004.pt", FORKED="1")
     run = place / "killed" / "runs" / "paper-0"
-    assert (run / "model000000004.pt").is_file()
+    assert (run / "opt000000004.pt").is_file()
     assert not (run / "model000000008.pt").exists()
     assert not (place / "killed" / "metrics.json").exists()
-    ended(bench(root, place, "killed"), place / "killed.txt")
-    ended(whole, place / "whole.txt")
+    bench(root, place, "killed", FORKED="1")
     assert (place / "killed/metrics.json").read_bytes() == (place / "whole/metrics.json").read_bytes()
     assert status(root) == before
 
