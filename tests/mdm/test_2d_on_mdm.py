@@ -1,5 +1,5 @@
-"""A 2D run on bundled motion with MDM's own programs: it learns, samples and edits; tests/mdm/test_protocol_mdm.py
-evaluates one."""
+"""2D runs with MDM's own programs, on moving cameras, still ones and motion capture: they learn, sample and edit;
+tests/mdm/test_protocol_mdm.py evaluates one."""
 
 import dataclasses
 import json
@@ -10,120 +10,207 @@ from pathlib import Path
 import mdm_runs
 import numpy as np
 import pytest
+import torch
+from clips import camera, make_clip, motion
 
-from videomdm_ext.data.folder import read_card, read_folder, write_folder
-from videomdm_ext.data.motions import build_demo
-from videomdm_ext.mdm import data, install
+from videomdm_ext.data.clip import Clip, Recording, to_clip, with_truth_as_teacher
+from videomdm_ext.data.folder import Card, read_folder, write_folder
+from videomdm_ext.data.importing import merge
+from videomdm_ext.geometry.cameras import project
+from videomdm_ext.mdm import install
+from videomdm_ext.motion.skeletons import SMPL22
 
 pytestmark = [pytest.mark.mdm, pytest.mark.slow]
 
-SIZES = ("--latent_dim", "64", "--layers", "1", "--diffusion_steps", "10", "--batch_size", "8", "--lr", "3e-3")
-STEPS = 80
+NAMES = ("walk", "crawl", "jump", "kick", "punch", "spin", "dance_a", "dance_b")
+CARD = Card(name="set", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("bundled motion",))
+SIZES = ("--latent_dim", "64", "--layers", "1", "--diffusion_steps", "10", "--batch_size", "8", "--lr", "2e-3")
+COMMON = (*SIZES, "--supervision", "2d", "--teacher", "lifted", "--text_features", "words", "--paired")
+COMMON = (*COMMON, "--crop_frames", "24", "--log_interval", "1000", "--use_ema", "--avg_model_beta", "0.9")
+STEPS, FEW = 50, 6
+CHECKPOINT = f"save/all/model{STEPS:09d}.pt"
+
+RECORDED = """
+import json, os, sys, torch
+torch.set_num_threads(1)
+from train import train_mdm, training_loop
+rows = []
+log, loop = training_loop.log_loss_dict, training_loop.TrainLoop.paired
+forward_backward = loop.forward_backward
+def with_clips(self, batch, cond):
+    rows.append({"clips": cond["y"]["db_key"]})
+    return forward_backward(self, batch, cond)
+def with_terms(diffusion, ts, losses):
+    rows[-1].update({name: values.tolist() for name, values in losses.items()})
+    return log(diffusion, ts, losses)
+loop.forward_backward, training_loop.log_loss_dict = with_clips, with_terms
+for argv in json.loads(sys.argv[1]):
+    rows.clear()
+    sys.argv = ["train.train_mdm", *argv]
+    train_mdm.main()
+    with open(os.path.join(argv[argv.index("--save_dir") + 1], "rows.json"), "w") as file:
+        json.dump(rows, file)
+"""
+"""MDM's program, which also writes what every clip of every batch paid for every term."""
+
+TURN = torch.tensor(((0.6, 0.0, 0.8), (0.0, 1.0, 0.0), (-0.8, 0.0, 0.6)))
+SHIFT = torch.tensor((3.0, 0.0, -2.0))
+
+
+def known(name: str) -> Clip:
+    """-> motion capture that no camera saw."""
+    clip = with_truth_as_teacher(make_clip(name=name, id=f"known_{name}"))
+    return dataclasses.replace(clip, confidence=np.zeros_like(clip.confidence))
+
+
+def in_world(name: str, *, turned: bool) -> Clip:
+    """-> a motion before a still camera; turned, the same in another world, with the camera said frame by frame."""
+    true, seen = motion(name), camera()
+    lifted = 1.1 * true + 0.05 * torch.sin(torch.arange(len(true)) / 9.0)[:, None, None]
+    points, _ = project(true, seen.unsqueeze(0))
+    if turned:  # X' = TURN X + SHIFT
+        true, lifted = true @ TURN.T + SHIFT, lifted @ TURN.T + SHIFT
+        rotation = seen[:, :3] @ TURN.T
+        seen = torch.cat((rotation, (seen[:, 3] - rotation @ SHIFT).unsqueeze(1)), 1).expand(len(true), 3, 4)
+    confidence = torch.full(points.shape[:-1], 0.9)
+    return to_clip(
+        Recording(name, ("a person moves.",), 20.0, SMPL22, points, confidence, seen, lifted=lifted, truth=true)
+    )
+
+
+def write_sets(place: Path) -> None:
+    """Sets of moving cameras, of still ones, of motion capture, merged ones, and pairs that differ by the camera."""
+    sets = {
+        "moving": [make_clip(name=name, id=f"moving_{name}", moving=True) for name in NAMES],
+        "still": [make_clip(name=name, id=f"still_{name}", truth=None, truth_extrinsics=None) for name in NAMES],
+        "known": [known(name) for name in NAMES],
+        "one_world": [in_world(name, turned=False) for name in NAMES],
+        "other_world": [in_world(name, turned=True) for name in NAMES],
+    }
+    test = [make_clip(name=name, id=f"test_{name}", texts=(f"to {name}.",), moving=True) for name in NAMES[:3]]
+    for name, clips in sets.items():
+        splits = {"train": clips, "test": test if name == "moving" else []}
+        write_folder(str(place / name), splits, dataclasses.replace(CARD, name=name))
+    merge([str(place / "still"), str(place / "known")], str(place / "mixed"))
+    merge([str(place / "moving"), str(place / "mixed")], str(place / "all"))
 
 
 @pytest.fixture(scope="module")
 def place(mdm_checkout, tmp_path_factory) -> Path:
-    """-> an installed checkout with a 2D set."""
-    place = mdm_runs.clone(mdm_checkout.root, tmp_path_factory.mktemp("two") / "mdm")
+    """-> an installed checkout in which models were trained on all kinds of clips, and on the same in two worlds."""
+    place = mdm_runs.clone(mdm_checkout.root, tmp_path_factory.mktemp("moving") / "mdm")
     install.install(place)
-    write_set(place / "set", place.parent / "demo")
+    write_sets(place)
+    steps = {"all": STEPS, "one_world": FEW, "other_world": FEW}
+    runs = [train(name, count) for name, count in steps.items()]
+    mdm_runs.must(mdm_runs.python(place, "-c", RECORDED, json.dumps(runs)))
     yield place
     shutil.rmtree(place)
 
 
-def write_set(folder: Path, scratch: Path) -> None:
-    """The fast demo's training clips, and three of the longer ones for a test."""
-    build_demo(str(scratch), fast=True)
-    training = read_folder(str(scratch), "train")[1]
-    long = [clip for clip in training if clip.length >= data.FRAMES[0]][:3]
-    copies = [dataclasses.replace(clip, id=f"{clip.id}-0") for clip in long]
-    write_folder(str(folder), {"train": training, "test": copies}, read_card(str(scratch)))
+def train(name: str, steps: int) -> list[str]:
+    words = ["--save_dir", f"save/{name}", "--clips", name, "--num_steps", str(steps), "--save_interval", str(steps)]
+    return [*COMMON, *words, "--loss", "reprojection"]
 
 
-@pytest.fixture(scope="module")
-def printed(place) -> str:
-    """-> what the training printed."""
-    words = ["--save_dir", "save/2d", "--supervision", "2d", "--clips", "set", "--crop_frames", "48", *SIZES]
-    words += ["--text_features", "words", "--use_ema", "--avg_model_beta", "0.9", "--unroll", "off", "--loss"]
-    words += ["motion,reprojection", "--num_steps", str(STEPS), "--save_interval", str(STEPS), "--log_interval", "8"]
-    words += ["--teacher", "lifted", "--paired"]
-    return mdm_runs.must(mdm_runs.python(place, "-m", "train.train_mdm", *words))
+def paid(place: Path, name: str) -> list[dict[str, list]]:
+    """-> what each clip paid for each term, step by step."""
+    return json.loads((place / "save" / name / "rows.json").read_text())
 
 
-def test_every_term_of_the_loss_goes_down(printed):
-    terms = {}
-    for name, value in re.findall(r"^\|\s+(\w+)\s+\|\s+(\S+)\s+\|$", printed, re.MULTILINE):
-        terms.setdefault(name, []).append(float(value))
-    named = ("loss", "motion", "position", "velocity", "alignment")
-    assert all(len(terms[name]) >= 10 for name in named)
-    falling = {name: (np.mean(terms[name][1:3]), np.mean(terms[name][-2:])) for name in named}
-    assert all(last < 0.9 * first for first, last in falling.values()), falling
+def mean(rows, term: str, kind: str = "") -> float:
+    """-> mean of a term over the clips whose id begins with `kind`."""
+    return float(
+        np.mean([v for row in rows for v, clip in zip(row[term], row["clips"], strict=True) if clip.startswith(kind)])
+    )
 
 
-def test_args_json_says_how_it_was_trained(place, printed):
-    args = json.loads((place / "save/2d/args.json").read_text())
-    expected = {
-        "supervision": "2d",
-        "clips": "set",
-        "text_features": "words",
-        "loss": "motion,reprojection",
-        "teacher": "lifted",
-    }
+def test_every_term_is_finite_and_goes_down_and_every_kind_of_clip_is_learnt(place):
+    rows, kinds = paid(place, "all"), ("moving", "still", "known")
+    assert len(rows) == STEPS
+    assert all(np.isfinite(values).all() for row in rows for term, values in row.items() if term != "clips")
+    assert {clip.split("_")[0] for row in rows for clip in row["clips"]} == set(kinds)
+    for kind in kinds:
+        first, last = mean(rows[:10], "loss", kind), mean(rows[-10:], "loss", kind)
+        assert last < 0.9 * first, (kind, first, last)
+    for term in ("motion", "position", "velocity", "alignment"):
+        first, last = mean(rows[:10], term), mean(rows[-10:], term)
+        assert last < 0.9 * first, (term, first, last)
+
+
+def test_motion_is_paid_by_known_clips_alone_and_they_pay_nothing_else(place):
+    for row in paid(place, "all"):
+        is_known = np.array([clip.startswith("known") for clip in row["clips"]])
+        np.testing.assert_array_equal(np.array(row["motion"]) > 0, is_known)
+        np.testing.assert_allclose(np.array(row["loss"])[is_known], np.array(row["motion"])[is_known])
+        for term in ("position", "velocity", "alignment"):
+            np.testing.assert_array_equal(np.array(row[term]) > 0, ~is_known)
+
+
+def test_the_loss_does_not_depend_on_the_world_in_which_the_same_motion_was_filmed(place):
+    name, other = "one_world", "other_world"
+    assert [clip.extrinsics.ndim for clip in read_folder(str(place / other), "train")[1]] == [3] * len(NAMES)
+    rows, others = paid(place, name), paid(place, other)
+    assert len(rows) == len(others) == FEW
+    for row, same in zip(rows, others, strict=True):
+        assert row.keys() == same.keys()
+        assert row["clips"] == same["clips"]
+        for term in row.keys() - {"clips", "behind"}:
+            np.testing.assert_allclose(same[term], row[term], rtol=1e-4, atol=1e-6, err_msg=term)
+
+
+def test_args_json_says_how_it_was_trained(place):
+    args = json.loads((place / "save/all/args.json").read_text())
+    expected = {"supervision": "2d", "clips": "all", "loss": "reprojection", "teacher": "lifted"}
     assert {key: args[key] for key in expected} == expected
 
 
-def test_mdm_samples_from_it(place, printed):
-    words = ["--model_path", "save/2d/model000000080.pt", "--text_prompt", "a person walks.", "--num_samples", "2"]
-    words += ["--num_repetitions", "1", "--output_dir", "out", "--motion_length", "2"]
-    done = mdm_runs.python(place, "-m", "sample.generate", *words)
-    assert (place / "out/results.npy").is_file(), done.stderr[-3000:]
-    motion = np.load(place / "out/results.npy", allow_pickle=True).item()["motion"]
-    assert motion.shape == (2, 22, 3, 40)
+def test_mdm_samples_from_it_with_captions_of_the_clips(place):
+    words = ["--model_path", CHECKPOINT, "--num_samples", "3", "--num_repetitions", "1"]
+    done = mdm_runs.python(place, "-m", "sample.generate", *words, "--output_dir", "own", "--motion_length", "2")
+    assert (place / "own/results.npy").is_file(), done.stderr[-3000:]
+    results = np.load(place / "own/results.npy", allow_pickle=True).item()
+    assert set(results["text"]) <= {f"to {name}." for name in NAMES[:3]}
+    motion = results["motion"]
+    assert motion.shape == (3, 22, 3, 40)
     assert np.isfinite(motion).all()
     height = motion[:, :, 1].max(1) - motion[:, :, 1].min(1)
     assert 0.5 < np.median(height) < 2.5
 
 
-def test_mdm_takes_captions_from_the_clips(place, printed):
-    words = ["--model_path", "save/2d/model000000080.pt", "--num_samples", "3", "--num_repetitions", "1"]
-    done = mdm_runs.python(place, "-m", "sample.generate", *words, "--output_dir", "own", "--motion_length", "2")
-    assert (place / "own/results.npy").is_file(), done.stderr[-3000:]
-    texts = set(np.load(place / "own/results.npy", allow_pickle=True).item()["text"])
-    assert texts <= {text for clip in read_folder(str(place / "set"), "test")[1] for text in clip.texts}
-
-
-def test_mdm_edits_a_clip(place, printed):
-    words = ["--model_path", "save/2d/model000000080.pt", "--num_samples", "2", "--num_repetitions", "1"]
+def test_mdm_edits_a_clip(place):
+    words = ["--model_path", CHECKPOINT, "--num_samples", "2", "--num_repetitions", "1"]
     done = mdm_runs.python(place, "-m", "sample.edit", *words, "--output_dir", "edited", "--edit_mode", "in_between")
     assert (place / "edited/results.npy").is_file(), done.stderr[-3000:]
     assert np.load(place / "edited/results.npy", allow_pickle=True).item()["motion"].shape == (2, 22, 3, 196)
 
 
-def test_our_own_sampling_draws_from_it_in_mdm_and_is_the_same_twice(place, printed):
-    words = ["--checkpoint", "save/2d/model000000080.pt", "--mdm", ".", "--seconds", "2", "--count", "2"]
-    words += ["--text", "a person walks.", "--formats", "npz,bvh"]
-    for out in ("sampled", "again"):
-        mdm_runs.must(mdm_runs.python(place, "-m", "videomdm_ext", "sample", *words, "--out", out))
+VERBS = """
+import json, sys
+from videomdm_ext.cli.main import main
+sys.exit(max(main(words) for words in json.loads(sys.argv[1])))
+"""
+
+
+def test_our_own_sampling_draws_from_it_in_mdm_and_is_the_same_twice(place):
+    words = ["sample", "--checkpoint", CHECKPOINT, "--mdm", ".", "--seconds", "1", "--count", "2"]
+    words += ["--text", "a person walks.", "--formats", "npz,bvh", "--out"]
+    mdm_runs.must(mdm_runs.python(place, "-c", VERBS, json.dumps([[*words, out] for out in ("sampled", "again")])))
     made, again = (np.load(place / out / "samples.npz")["samples"] for out in ("sampled", "again"))
-    assert made.shape == (80, 22, 3)
+    assert made.shape == (40, 22, 3)
     np.testing.assert_array_equal(made, again)
     assert 0.5 < np.median(np.ptp(made[..., 1], axis=1)) < 2.5
     assert len(list((place / "sampled").rglob("*.bvh"))) == 2
 
 
-def test_it_lifts_keypoints_in_mdm_nearer_to_them_than_without(place, printed):
-    name = read_folder(str(place / "set"), "train")[1][0].id
-    words = ["--clips", "set", "--checkpoint", "save/2d/model000000080.pt", "--mdm", ".", "--split", "train"]
-    words += ["--ids", name, "--ddim", "5", "--teacher", "lifted", "--formats", "npz"]
-    off_rays = []
-    for strength in ("1", "0"):
-        drawn = [*words, "--guidance_strength", strength, "--out", f"lifted{strength}"]
-        mdm_runs.must(mdm_runs.python(place, "-m", "videomdm_ext", "lift", *drawn))
-        errors = json.loads((place / f"lifted{strength}/lifted.json").read_text())["mean"]
-        assert np.isfinite(list(errors["prior"].values())).all()
-        off_rays.append(errors["prior"]["image"])
-    guided, free = off_rays
-    assert guided < 0.5 * free
+def test_it_lifts_keypoints_in_mdm_nearer_to_them_than_without(place):
+    words = ["lift", "--clips", "all", "--checkpoint", CHECKPOINT, "--mdm", ".", "--split", "train", "--ids"]
+    words += ["moving_walk", "--ddim", "5", "--teacher", "lifted", "--formats", "npz"]
+    drawn = [[*words, "--guidance_strength", strength, "--out", f"lifted{strength}"] for strength in ("1", "0")]
+    mdm_runs.must(mdm_runs.python(place, "-c", VERBS, json.dumps(drawn)))
+    guided, free = (json.loads((place / f"lifted{s}/lifted.json").read_text())["mean"]["prior"] for s in ("1", "0"))
+    assert np.isfinite([*guided.values(), *free.values()]).all()
+    assert guided["image"] < 0.5 * free["image"]
 
 
 REFUSED = {
@@ -144,7 +231,7 @@ import json, os, sys
 from utils import parser_util
 from videomdm_ext.errors import VideoMDMError
 for words in json.loads(sys.argv[1]):
-    sys.argv = ["train", "--save_dir", "save/refused", "--supervision", "2d", "--clips", "set", *words.split()]
+    sys.argv = ["train", "--save_dir", "save/refused", "--supervision", "2d", "--clips", "all", *words.split()]
     os.environ.update({"WORLD_SIZE": "2"} if words == "--layers 2" else {"WORLD_SIZE": "1"})
     try:
         parser_util.train_args()
@@ -179,8 +266,8 @@ for name in ("generate_args", "edit_args", "evaluation_parser"):
 """
 
 
-def test_sampling_editing_and_evaluation_are_refused_under_torchrun(place, printed):
-    done = mdm_runs.python(place, "-c", SHARED, "save/2d/model000000080.pt")
+def test_sampling_editing_and_evaluation_are_refused_under_torchrun(place):
+    done = mdm_runs.python(place, "-c", SHARED, CHECKPOINT)
     reasons = re.findall(r"^(\w+) stopped: WORLD_SIZE=2: expected one process, .+$", mdm_runs.must(done), re.MULTILINE)
     assert reasons == ["generate_args", "edit_args", "evaluation_parser"]
 
@@ -188,7 +275,7 @@ def test_sampling_editing_and_evaluation_are_refused_under_torchrun(place, print
 def test_an_unconstrained_model_trains_and_is_sampled_with_guidance(place):
     """Stock MDM asks such a model to encode the captions of a batch, and its guidance for a condition."""
     folder = "save/free"
-    words = ["--save_dir", folder, "--supervision", "2d", "--clips", "set", "--crop_frames", "48", *SIZES]
+    words = ["--save_dir", folder, "--supervision", "2d", "--clips", "one_world", "--crop_frames", "24", *SIZES]
     words += ["--unconstrained", "--num_steps", "2", "--save_interval", "2", "--paired", "--teacher"]
     mdm_runs.must(mdm_runs.python(place, "-m", "train.train_mdm", *words, "lifted"))
     args = json.loads((place / folder / "args.json").read_text())
