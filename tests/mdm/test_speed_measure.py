@@ -4,7 +4,10 @@ import dataclasses
 import json
 import time
 from pathlib import Path
+from typing import Any
 
+import forks
+import mdm_runs
 import pytest
 import torch
 
@@ -119,34 +122,69 @@ def test_a_process_that_fails_is_an_error_with_its_last_words(tmp_path):
         ask("warm-up")
 
 
-@pytest.fixture
-def _small_tower(monkeypatch, tmp_path):
-    monkeypatch.setattr(measure, "TOWER", {"width": 64, "layers": 2, "heads": 2})
-    monkeypatch.setattr(measure.text, "clip_path", lambda: tmp_path / "none.pt")
+FORKED = """
+import os, signal, sys
+from pathlib import Path
+from types import SimpleNamespace
+import torch
+from videomdm_ext.mdm import checkout
+from videomdm_ext.mdm.speed import device, measure
+from videomdm_ext.mdm.speed.measure import Sizes
+
+class Forked:
+    def __init__(self, command, *, cwd, env, stderr, **_):
+        (read, asked), (answered, write) = os.pipe(), os.pipe()
+        self.pid = os.fork()
+        if not self.pid:
+            for place, stream in enumerate((read, write, stderr.fileno())):
+                os.dup2(stream, place)
+            os.chdir(cwd), os.environ.update(env)
+            sys.stdin = os.fdopen(0)
+            measure.main(Path(command[-2]), command[-1])
+            os._exit(0)
+        self.stdin, self.stdout = os.fdopen(asked, "wb"), os.fdopen(answered, "rb")
+    def kill(self):
+        os.kill(self.pid, signal.SIGKILL)
+    def wait(self):
+        os.waitpid(self.pid, 0)
+
+measure.subprocess = SimpleNamespace(Popen=Forked, PIPE=None)
+measure.text.clip_path = lambda: Path("none.pt")
+measure.TOWER = {"width": 64, "layers": 2, "heads": 2}
+"""
+"""What is timed in new processes is timed in forks, with a small tower."""
+
+
+def found(program: str, place: Path) -> Any:
+    """-> what a program of forks has saved as `found`."""
+    done = forks.run(["-W", "ignore", "-c", FORKED + program], cwd=place, env=mdm_runs.PLAIN)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return torch.load(place / "found", weights_only=False)
 
 
 def check(speeds: Speeds, variants: tuple[str, ...]) -> None:
     assert tuple(speeds.timings) == variants
-    for found in speeds.timings.values():
+    for timed in speeds.timings.values():
         for phase in PHASES:
-            seconds = found.seconds[phase]
+            seconds = timed.seconds[phase]
             assert set(seconds) == {*PARTS, "total"}
             assert all(seconds[part] > 0 for part in seconds)
             assert max(seconds[part] for part in PARTS) < seconds["total"]
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_small_tower")
-def test_what_a_gpu_has_to_show_is_measured_on_a_cpu_at_a_small_size_with_the_times_of_the_stand_in(monkeypatch):
-    watched: list[int] = []
-    measured: list[Speeds] = []
-    own = measure.measure
-    monkeypatch.setattr(measure, "measure", lambda *given: measured.append(own(*given)) or measured[-1])
-    sizes = dataclasses.replace(SMALL, many=5, steps=1)
-    table = device.report(checkout.standin(), sizes, lambda done, total: watched.append(total - done))
+def test_what_a_gpu_has_to_show_is_measured_on_a_cpu_at_a_small_size_with_the_times_of_the_stand_in(tmp_path):
+    program = f"""
+watched, measured, own = [], [], measure.measure
+measure.measure = lambda *given: measured.append(own(*given)) or measured[-1]
+sizes = {dataclasses.replace(SMALL, many=5, steps=1)}
+table = device.report(checkout.standin(), sizes, lambda done, total: watched.append(total - done))
+torch.save((watched, measured[0], table), "found")
+"""
+    watched, speeds, table = found(program, tmp_path)
     assert watched == [2, 1, 0]
-    check(measured[0], tuple(name for name in device.VARIANTS if name != "stock"))
-    assert measured[0].timings["3d"].digest != measured[0].timings["2d"].digest
+    check(speeds, tuple(name for name in device.VARIANTS if name != "stock"))
+    assert speeds.timings["3d"].digest != speeds.timings["2d"].digest
     rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.count("|") == 4]
     cells = {row[0]: row[1] for row in rows if len(row) > 1}
     assert float(cells["parity with the CPU: loss after 10 steps, relative"]) == 0, "here both are the CPU"
@@ -158,17 +196,19 @@ def test_what_a_gpu_has_to_show_is_measured_on_a_cpu_at_a_small_size_with_the_ti
 
 @pytest.mark.mdm
 @pytest.mark.slow
-@pytest.mark.usefixtures("_small_tower")
 def test_stock_mdm_and_ours_in_3d_take_the_same_steps_and_text_is_encoded_once_where_that_is_asked_for(
-    monkeypatch, tmp_path
+    mdm_checkout, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr(measure, "VARIANTS", ("stock", "3d", ONCE))
     monkeypatch.setenv("VIDEOMDM_TEXTS", str(tmp_path / "texts"))
-    speeds = measure.measure(checkout.find(), SMALL)
+    program = f"""
+found = measure.measure(checkout.find({str(mdm_checkout.root)!r}), {SMALL}, variants=("stock", "3d", {ONCE!r}))
+torch.save(found, "found")
+"""
+    speeds = found(program, tmp_path)
     assert not (tmp_path / "texts").exists(), "captions of the first epoch are new, whatever was measured before"
     check(speeds, ("stock", "3d", ONCE))
     assert speeds.same_weights
-    text = {name: found.seconds["later epochs"]["text encoding"] for name, found in speeds.timings.items()}
+    text = {name: timed.seconds["later epochs"]["text encoding"] for name, timed in speeds.timings.items()}
     assert text[ONCE] < 0.5 * min(text["stock"], text["3d"])
     stored = json.loads(speeds.as_json())
     assert stored["same_weights"]
