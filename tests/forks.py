@@ -26,7 +26,7 @@ IMPORTED = (
 def server() -> subprocess.Popen[str]:
     """The process that forks, one for each process of pytest."""
     known = {name: value for name, value in os.environ.items() if not name.startswith("VIDEOMDM_")}
-    known |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", "MPLBACKEND": "agg"}
+    known |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
     pipe = subprocess.PIPE
     made = subprocess.Popen([sys.executable, __file__], env=known, stdin=pipe, stdout=pipe, text=True)
     atexit.register(made.communicate)
@@ -73,6 +73,7 @@ def child(request: dict) -> None:
     for stream, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(os.path.join(request["log"], name), os.O_WRONLY | os.O_CREAT), stream)
     signal.alarm(request["timeout"])
+    sys.dont_write_bytecode = True
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
