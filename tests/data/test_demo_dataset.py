@@ -12,7 +12,7 @@ from videomdm_ext.data.checking import check_folder
 from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.folder import Card, read_folder
 from videomdm_ext.data.motions import HELD_OUT, MAX_FRAMES, build_demo, load_motions, variants, window
-from videomdm_ext.errors import DatasetError, PluginError
+from videomdm_ext.errors import PluginError, StorageError
 from videomdm_ext.geometry.cameras import project
 from videomdm_ext.motion.features import decode
 from videomdm_ext.motion.measures import mpjpe, pa_mpjpe
@@ -123,5 +123,5 @@ def test_an_unknown_lifter_and_an_unwritable_folder_are_refused_before_any_work(
         build_demo(str(tmp_path), lifter="nobody")
     monkeypatch.setattr("videomdm_ext.data.motions.load_motions", lambda: pytest.fail("work was done"))
     (tmp_path / "file").touch()
-    with pytest.raises(DatasetError, match="can be written"):
+    with pytest.raises(StorageError, match="can be written"):
         build_demo(str(tmp_path / "file" / "demo"))

@@ -20,7 +20,7 @@ from videomdm_ext.data.folder import Card, read_folder, write_folder
 from videomdm_ext.data.motions import floor_height
 from videomdm_ext.data.refined import is_made, make_refined, measured_error, read_refined, refine_clips
 from videomdm_ext.data.tasks import in_processes
-from videomdm_ext.errors import DatasetError, VideoMDMError
+from videomdm_ext.errors import DatasetError, StorageError, VideoMDMError
 from videomdm_ext.geometry.cameras import project, to_camera
 from videomdm_ext.motion.features import decode, mean_and_std
 from videomdm_ext.motion.kinematics import HUMANML3D, RAW
@@ -306,7 +306,7 @@ def test_a_missing_file_and_a_folder_that_cannot_be_written_are_refused_before_a
     path, card = write(tmp_path / "set", [blind(TRAIN[0])], [blind(TEST[0])])
     monkeypatch.setattr(refined, "read_clip", lambda *a: pytest.fail("work was done"))
     (tmp_path / "set" / "refined").touch()
-    with pytest.raises(DatasetError, match="can be written"):
+    with pytest.raises(StorageError, match="can be written"):
         make_refined(path, card)
 
 
