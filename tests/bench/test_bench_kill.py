@@ -1,11 +1,10 @@
 """A bench that is killed at any moment goes on, and ends with the numbers of one that was never interrupted."""
 
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import forks
 import pytest
 
 HERE = Path(__file__).resolve().parent
@@ -15,12 +14,8 @@ HERE = Path(__file__).resolve().parent
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the attempts are forks, which this system does not have")
 def test_a_bench_killed_at_12_random_moments_ends_bit_for_bit_as_an_uninterrupted_one_and_leaves_no_worker(tmp_path):
     """A worker that outlived its parent would train in the same folders as the same command started again."""
-    paths = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, str(HERE / "bench_killer.py"), str(tmp_path)],
-        env=environment, capture_output=True, text=True, timeout=900,
-    )  # fmt: skip
+    paths = os.pathsep.join(map(str, (HERE, HERE.parent)))
+    done = forks.run(["-m", "bench_killer", str(tmp_path)], env={"PYTHONPATH": paths}, timeout=900)
     assert done.returncode == 0, done.stderr
     ends = done.stdout.split("\n")
     assert ends.count("rename died") == 10, done.stdout + done.stderr

@@ -8,7 +8,10 @@ import shutil
 import sys
 from pathlib import Path
 from statistics import fmean
+from types import SimpleNamespace
+from typing import BinaryIO
 
+import forks
 import mdm_runs
 import numpy as np
 import pytest
@@ -129,7 +132,15 @@ def test_broken_weights_are_named(small, tmp_path):
         evaluation.load(copy)
 
 
-def test_a_run_of_a_bench_is_evaluated_by_mdms_own_program_and_only_once(small, bench, monkeypatch, capsys):
+def forked(words: list[str], *, cwd: Path, env: dict[str, str], stdout: BinaryIO, **_: object) -> SimpleNamespace:
+    """-> a process that has ended, a fork in place of a new one."""
+    done = forks.run(words[1:], cwd=cwd, env=env)
+    stdout.write((done.stdout + done.stderr).encode())
+    return SimpleNamespace(returncode=done.returncode, poll=lambda: done.returncode, wait=int, terminate=int)
+
+
+def test_a_run_of_a_bench_is_evaluated_by_mdms_own_program_and_only_once(small, bench, monkeypatch):
+    monkeypatch.setattr(protocol_mdm, "subprocess", SimpleNamespace(Popen=forked, STDOUT=None))
     before = {path: path.read_bytes() for path in (bench / "runs/2d-0").iterdir() if path.is_file()}
     words = ["--out", str(bench), "--mdm", str(small), "--eval_mode", "debug", "--guidance", "1"]
     assert bench_verb(["--protocol", "mdm", *words]) == 0
