@@ -2,6 +2,7 @@
 
 import math
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,58 @@ def test_a_run_of_the_stand_in_that_diverges_is_stopped_and_its_good_checkpoint_
     assert {path.name: path.read_bytes() for path in (folder / name).glob("*.pt")}.items() >= before.items()
     assert not [path for path in (folder / name).glob("*.pt") if resume.broken_in(path)]
     assert train(folder, name, "--overwrite", "--num_steps", "6", "--lr", "1e-4") == 0
+
+
+def renamed(place: Path) -> None:
+    """The optimizer of another step under this one's name."""
+    shutil.copy(place.with_name("opt000000002.pt"), place.with_name("opt000000004.pt"))
+
+
+DAMAGES = {
+    "empty": lambda place: place.write_bytes(b""),
+    "cut": lambda place: place.write_bytes(place.read_bytes()[: place.stat().st_size // 2]),
+    "zeros": lambda place: place.write_bytes(bytes(place.stat().st_size)),
+    "zeros in the middle": lambda place: place.write_bytes(
+        (content := place.read_bytes())[: len(content) // 2] + bytes(64) + content[len(content) // 2 + 64 :]
+    ),
+    "another step's": renamed,
+}
+"""What a power loss, or a hand, leaves of a newest checkpoint."""
+
+
+def test_a_damaged_newest_checkpoint_is_named_and_the_latest_whole_one_goes_on(folder, capsys):
+    words = ["--paired", "--num_steps", "6", "--log_interval", "1"]
+    assert train(folder, "whole", "--paired", "--num_steps", "4", "--log_interval", "1") == 0
+    assert train(folder, "straight", *words) == 0
+    wanted = torch.load(folder / "straight" / "model000000006.pt", weights_only=True)["model"]
+    for name, damage in DAMAGES.items():
+        shutil.copytree(folder / "whole", folder / name)
+        place = folder / name / "model000000004.pt"
+        damage(place)
+        (folder / name / "progress.csv").write_bytes((folder / name / "progress.csv").read_bytes() + bytes(99))
+        bad = place.with_name("opt000000004.pt") if "step" in name else place
+        before = {path.name: path.read_bytes() for path in (folder / name).iterdir()}
+        capsys.readouterr()
+        assert train(folder, name, *words, "--resume_checkpoint", str(place)) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: {bad}: expected "), line
+        assert f"Use {folder / name / 'model000000002.pt'}, the last good one" in line
+        assert {path.name: path.read_bytes() for path in (folder / name).iterdir()} == before
+        if bad == place:
+            assert run.main(["sample.generate", "--model_path", str(place), "--num_samples", "1"]) == 1
+            assert f"error: {place}: expected a checkpoint, found a damaged file" in capsys.readouterr().err
+        assert train(folder, name, *words, "--resume_checkpoint", "latest") == 0
+        assert f"{bad}: expected" in capsys.readouterr().out
+        made = torch.load(folder / name / "model000000006.pt", weights_only=True)["model"]
+        assert all(torch.equal(made[key], value) for key, value in wanted.items())
+
+
+def test_a_paired_run_without_its_optimizer_is_refused(folder, capsys):
+    assert train(folder, "alone", "--paired", "--num_steps", "2") == 0
+    (folder / "alone" / "opt000000002.pt").unlink()
+    capsys.readouterr()
+    assert train(folder, "alone", "--paired", "--num_steps", "4", "--resume_checkpoint", "latest") == 1
+    assert f"expected {folder / 'alone' / 'opt000000002.pt'} with --paired" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["model", "opt"])

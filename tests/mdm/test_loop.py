@@ -257,7 +257,7 @@ def test_the_latest_checkpoint_is_the_one_with_the_highest_step_and_none_in_an_e
     assert not start(tmp_path / "new", "latest").overwrite
     for step in (3, 12, 1_000_000_000):
         for kind in ("model", "bundle"):
-            (tmp_path / f"{kind}{step:09d}.pt").touch()
+            torch.save({}, tmp_path / f"{kind}{step:09d}.pt")
     (tmp_path / "modelx.pt").touch()
     args = start(tmp_path, "latest")
     assert args.resume_checkpoint == str(tmp_path / "model1000000000.pt")
@@ -269,7 +269,10 @@ def test_a_checkpoint_that_cannot_be_continued_is_refused(tmp_path):
     for name, chosen in (("expected a file model000000000.pt", "best.pt"), ("found none", "model000000001.pt")):
         with pytest.raises(HostError, match=name):
             start(tmp_path, str(tmp_path / chosen))
-    (tmp_path / "model000000001.pt").touch()
+    torch.save({}, tmp_path / "model000000001.pt")
     with pytest.raises(HostError, match=r"bundle000000001\.pt"):
         start(tmp_path, "latest")
+    with pytest.raises(HostError, match=r"opt000000001\.pt"):
+        start(tmp_path, "latest", bundled=False)
+    torch.save({}, tmp_path / "opt000000001.pt")
     assert start(tmp_path, "latest", bundled=False).resume_checkpoint.endswith("model000000001.pt")

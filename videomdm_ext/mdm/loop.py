@@ -297,5 +297,5 @@ def read_rows(place: Path) -> list[dict[str, str]]:
     """The rows of a progress.csv that have a step, none where there is no file."""
     if not place.is_file():
         return []
-    with place.open(encoding="utf-8", newline="") as file:
-        return [row for row in csv.DictReader(file) if (row.get("step") or "").isdigit()]
+    text = place.read_text(encoding="utf-8", errors="replace").replace("\0", "")  # a power loss leaves zeros
+    return [row for row in csv.DictReader(io.StringIO(text)) if (row.get("step") or "").isdigit()]

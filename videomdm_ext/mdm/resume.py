@@ -11,6 +11,8 @@ import math
 import os
 import re
 import shutil
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -108,26 +110,39 @@ def bundle_of(checkpoint: Path) -> Path:
     return checkpoint.with_name(f"bundle{step_of(checkpoint):09d}.pt")
 
 
+def optimizer_of(checkpoint: Path) -> Path:
+    """Where the optimizer of a model*.pt lies."""
+    return checkpoint.with_name(f"opt{step_of(checkpoint):09d}.pt")
+
+
+def beside_of(checkpoint: Path) -> list[Path]:
+    """A model*.pt and what there is of its optimizer and its bundle."""
+    return [checkpoint, *filter(Path.is_file, (optimizer_of(checkpoint), bundle_of(checkpoint)))]
+
+
 def prepare(args: argparse.Namespace, *, bundled: bool) -> None:
     """Settle in `args` where a paired run starts: --resume_checkpoint becomes a path or empty, never silently so.
 
-    `bundled`: its checkpoints have bundles (the stand-in keeps everything in its opt*.pt).
+    `bundled`: its checkpoints have bundles (the stand-in keeps everything in its opt*.pt). The latest one is the latest
+    whose files are whole; those that are not are printed.
     """
-    found = newest(args.save_dir)
+    found = checkpoints(args.save_dir)
     if args.resume_checkpoint == LATEST:
-        args.resume_checkpoint = str(found) if found else ""
+        while found and (damage := next(filter(None, map(damage_of, beside_of(found[-1]))), "")):
+            print(f"{damage}; going on from the one before")
+            found.pop()
+        args.resume_checkpoint = str(found[-1]) if found else ""
         args.overwrite = args.overwrite or Path(args.save_dir).is_dir()
     elif found and not args.resume_checkpoint:
         raise HostError(
             f"--save_dir {args.save_dir}: expected no checkpoint, as --paired goes on only where it is told to; found "
-            f"{found.name}. Pass --resume_checkpoint {found} (or --resume_checkpoint latest) to go on, or choose "
-            "another --save_dir."
+            f"{found[-1].name}. Pass --resume_checkpoint {found[-1]} (or --resume_checkpoint latest) to go on, or "
+            "choose another --save_dir."
         )
     if not args.resume_checkpoint:
         return
     checkpoint = Path(args.resume_checkpoint)
-    needed = [checkpoint, bundle_of(checkpoint)] if bundled else [checkpoint]
-    for path in needed:
+    for path in (checkpoint, bundle_of(checkpoint) if bundled else optimizer_of(checkpoint)):
         if not path.is_file():
             raise HostError(
                 f"--resume_checkpoint {checkpoint}: expected {path} with --paired, which goes on bit for bit, found "
@@ -261,30 +276,53 @@ def refuse_resumed(args: Any) -> None:
     """Raise HostError where a training would go on from a checkpoint with a number that is not finite."""
     start = start_of(args)
     if start is not None and CHECKPOINT.fullmatch(start.name):
-        number = start.name.removeprefix("model")
-        refuse(start, start.with_name(f"opt{number}"), start.with_name(f"bundle{number}"))
+        refuse(*beside_of(start))
 
 
 def refuse(checkpoint: Path, *beside: Path) -> None:
-    """Raise HostError where the checkpoint, or a file beside it, holds a number that is not finite.
-
-    What cannot be read is left to the host, which says what is the matter with it.
-    """
+    """Raise HostError where the checkpoint, or a file beside it, is damaged or holds a number that is not finite."""
     for path in (checkpoint, *beside):
-        if broken := broken_in(path):
+        if fault := damage_of(path) or broken_in(path):
             step = int(match[1]) if (match := CHECKPOINT.fullmatch(checkpoint.name)) else math.inf
             earlier = [other for other in checkpoints(checkpoint.parent) if step_of(other) < step]
-            good = next((other for other in reversed(earlier) if not broken_in(other)), None)
-            advice = f"Use {good}, the last good one, and remove what is later" if good else "Train with a lower --lr"
-            raise HostError(
-                f"{path}: expected finite numbers, found others in {broken}, as its training diverged. {advice}."
-            )
+            good = next((other for other in reversed(earlier) if not (damage_of(other) or broken_in(other))), None)
+            otherwise = "Train again" if "damaged" in fault else "Train with a lower --lr"
+            advice = f"Use {good}, the last good one, and remove what is later" if good else otherwise
+            raise HostError(f"{fault}. {advice}.")
 
 
 def broken_in(path: Path) -> str:
-    """The first tensor of a file that is not finite; empty where there is none or the file cannot be read."""
+    """What to say of a file's first tensor that is not finite; empty where there is none or it cannot be read."""
     try:
         with torch.serialization.safe_globals(remedies.numbers()):
-            return first_broken(torch.load(path, map_location="cpu", weights_only=True))
+            name = first_broken(torch.load(path, map_location="cpu", weights_only=True))
     except MALFORMED:
         return ""
+    return f"{path}: expected finite numbers, found others in {name}, as its training diverged" if name else ""
+
+
+def damage_of(path: Path) -> str:
+    """What to say of a file that is none that torch.save has written whole, or is of another step than its name says.
+
+    Empty where nothing is wrong, or where it is no file: then the host says so.
+    """
+    if not path.is_file():
+        return ""
+    damaged = f"{path}: expected a checkpoint, found a damaged file"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            spoilt = archive.testzip()  # torch itself checks no sums
+            if spoilt and archive.getinfo(spoilt).CRC:
+                return f"{damaged}: its part {spoilt} is not what was written"
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError):
+        with path.open("rb") as file:
+            legacy = file.read(1) == b"\x80"  # as torch wrote before 2020
+        return "" if legacy else f"{damaged} of {path.stat().st_size} bytes, empty or cut off"
+    except MALFORMED:
+        return ""
+    step = content.get("step") if isinstance(content, Mapping) else None
+    named = re.sub(r"\D", "", path.stem)
+    if isinstance(step, int) and named and int(named) != step:
+        return f"{path}: expected step {int(named)}, as its name says, found {step}: a damaged or renamed file"
+    return ""

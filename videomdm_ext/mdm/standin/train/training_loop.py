@@ -18,6 +18,7 @@ from utils.model_util import load_model_wo_clip
 from videomdm_ext.data.files import write_bytes
 from videomdm_ext.errors import HostError
 from videomdm_ext.mdm import distributed, pairing, resume
+from videomdm_ext.mdm.loop import read_rows
 
 
 class Progress:
@@ -51,9 +52,7 @@ class Progress:
     def restore(self, state, step):
         """Go on after `step`: forget later rows, take up the sums of the open interval."""
         self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
-        if self.path.is_file():
-            with self.path.open(encoding="utf-8", newline="") as file:
-                self.rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+        self.rows = [row for row in read_rows(self.path) if int(row["step"]) <= step]
 
 
 class TrainLoop:
@@ -94,7 +93,7 @@ class TrainLoop:
         load_model_wo_clip(self.model, weights)
         if self.model_avg is not None:
             load_model_wo_clip(self.model_avg, saved.get("model_avg", weights))
-        bundle_path = path.with_name(f"opt{self.step:09d}.pt")
+        bundle_path = resume.optimizer_of(path)
         bundle = dist_util.load_state_dict(bundle_path, map_location="cpu") if bundle_path.is_file() else {}
         if "random" not in bundle:
             print(f"{path}: no optimizer state of this trainer beside it; the optimizer starts afresh")
