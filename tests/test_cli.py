@@ -8,9 +8,10 @@ import re
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO
 
+import forks
 import pytest
 import torch
 from clips import CARD, make_clip
@@ -174,25 +175,27 @@ os._exit(0)
 """
 
 
-def environment(**changes: str) -> dict[str, str]:
-    """-> the environment with a terminal that knows colours, and nothing that speaks for or against them."""
-    speaking = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "PYTHON_TYRO_ANSI_CODES")
-    kept = {key: value for key, value in os.environ.items() if key not in speaking}
-    return {**kept, "TERM": "xterm-256color", **changes}
-
-
-def at_a_terminal(script: str, *, error: IO[bytes] | None = None, **changes: str) -> str:
-    """-> what a script prints where standard output and error are a terminal, or error is a file."""
+def at_a_terminal(script: str, *streams: int, **changes: str) -> tuple[str, str]:
+    """-> what a script prints where these streams are a terminal, and what goes to a file of its errors."""
     here, there = pty.openpty()
-    words, env = [sys.executable, "-W", "error", "-c", script], environment(**changes)
-    with subprocess.Popen(words, stdin=there, stdout=there, stderr=error or there, env=env) as process:
-        os.close(there)
-        said = b""
-        while chunk := _read(here):
-            said += chunk
+    opened = f"""
+import os, sys
+for at in {streams}:
+    os.dup2(os.open({os.ttyname(there)!r}, os.O_RDWR | os.O_NOCTTY), at)
+for name in [name for name in sys.modules if name.startswith("videomdm_ext.cli")]:
+    del sys.modules[name]  # what is printed on is chosen when they are imported
+"""
+    with ThreadPoolExecutor(1) as pool:
+        said = pool.submit(lambda: b"".join(iter(lambda: _read(here), b"")).decode())
+        speaking = dict.fromkeys(("NO_COLOR", "FORCE_COLOR", "COLUMNS", "PYTHON_TYRO_ANSI_CODES"))
+        env = {**speaking, "TERM": "xterm-256color", **changes}
+        try:
+            done = forks.run(["-W", "error", "-c", f"{opened}\n{script}"], env=env)
+        finally:
+            os.close(there)
+        assert done.returncode == 0, said.result() + done.stderr
     os.close(here)
-    assert process.returncode == 0, said.decode()
-    return said.decode()
+    return said.result(), done.stderr
 
 
 def _read(place: int) -> bytes:
@@ -210,8 +213,9 @@ def colours(said: str) -> set[str]:
 
 def test_in_a_pipe_there_are_no_colours_no_bars_and_a_reader_may_leave(folder):
     script = (SAID + CUT_OFF).replace("FOLDER", repr(folder))
+    env = {key: value for key, value in os.environ.items() if key != "FORCE_COLOR"} | {"TERM": "xterm-256color"}
     words = [sys.executable, "-W", "error", "-c", script]
-    done = subprocess.run(words, capture_output=True, text=True, env=environment(), check=True)
+    done = subprocess.run(words, capture_output=True, text=True, env=env, check=True)
     assert [line for line in done.stdout.splitlines() if line.startswith("status")] == [
         "status 0", "status 0", "status 0", "status 2",
     ]  # fmt: skip
@@ -222,14 +226,15 @@ def test_in_a_pipe_there_are_no_colours_no_bars_and_a_reader_may_leave(folder):
     assert not re.search("BrokenPipe|Traceback|^fault:", done.stderr, re.MULTILINE)
 
 
-def test_at_a_terminal_there_are_colours_but_not_in_errors_that_go_to_a_file_or_with_no_color(folder, tmp_path):
+def test_at_a_terminal_there_are_colours_but_not_in_errors_that_go_to_a_file_or_with_no_color(folder):
     script = SAID.replace("FOLDER", repr(folder))
-    with (tmp_path / "log").open("wb") as log:
-        assert colours(at_a_terminal(script, error=log))
-    said = (tmp_path / "log").read_text(encoding="utf-8")
+    said, errors = at_a_terminal(script, 0, 1)
+    assert colours(said)
+    assert "--strict" in errors
+    assert "\x1b" not in errors
+    said, _ = at_a_terminal(script, 0, 1, 2, NO_COLOR="1")
     assert "--strict" in said
-    assert "\x1b" not in said
-    assert not colours(at_a_terminal(script, NO_COLOR="1"))
+    assert not colours(said)
 
 
 @pytest.fixture

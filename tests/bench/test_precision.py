@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
+import small_bench
 import torch
 
 from videomdm_ext.bench import precision
@@ -14,7 +15,7 @@ from videomdm_ext.cli import main as cli
 @pytest.fixture
 def _run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["data", "make-demo", "--synthetic", "--fast", "--out", "set"]) == 0
+    small_bench.write_set("set")
     sizes = ["--num_steps", "2", "--layers", "1", "--latent_dim", "32", "--diffusion_steps", "8", "--batch_size", "4"]
     words = ["--text_features", "words", "--device", "-1", "--save_dir", "run"]
     assert cli.main(["train", "--arm", "3d", "--clips", "set", *sizes, *words]) == 0
@@ -31,7 +32,7 @@ def test_savings_are_set_beside_full_precision_and_beside_other_noise(monkeypatc
     assert "--evaluator: expected one of essential, views-2d" in capsys.readouterr().err
     argv, before = list(sys.argv), torch.get_float32_matmul_precision()
     assert (
-        cli.main(["bench", "precision", "--run", "run", "--count", "70", "--evaluator", "essential", "--out", "it.md"])
+        cli.main(["bench", "precision", "--run", "run", "--count", "12", "--evaluator", "essential", "--out", "it.md"])
         == 0
     )
     assert (sys.argv, torch.get_float32_matmul_precision()) == (argv, before)
