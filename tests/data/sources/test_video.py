@@ -4,7 +4,7 @@ import dataclasses
 import math
 import subprocess
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -497,6 +497,18 @@ def test_a_mediapipe_without_a_model_leads_to_other_tools_detections(monkeypatch
     monkeypatch.setitem(sys.modules, "mediapipe", ModuleType("mediapipe"))
     with pytest.raises(VideoMDMError, match=r"--detections DIR --format blazepose \(docs/data.md"):
         video_watch.engine(following=False)
+
+
+def test_a_watcher_that_is_not_used_any_more_gives_its_memory_back(monkeypatch):
+    closed = []
+    pose = SimpleNamespace(close=lambda: closed.append(1), process=lambda picture: SimpleNamespace(pose_landmarks=None))
+    solutions = SimpleNamespace(pose=SimpleNamespace(Pose=lambda **options: pose))
+    monkeypatch.setitem(sys.modules, "mediapipe", SimpleNamespace(solutions=solutions))
+    find = video_watch.engine(following=True)
+    assert find(np.zeros((4, 4, 3), np.uint8)) is None
+    assert closed == []
+    del find
+    assert closed == [1]
 
 
 def test_mediapipe_sees_nobody_in_an_empty_picture():

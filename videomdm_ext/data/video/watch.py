@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -275,6 +276,7 @@ def engine(*, following: bool) -> Engine:
         world = np.array([(j.x, j.y, j.z) for j in result.pose_world_landmarks.landmark])
         return Found(image[:, :2], image[:, 2].clip(0.0, 1.0), world)
 
+    weakref.finalize(find, pose.close)  # else it keeps its 100 MB until the process ends
     return find
 
 
