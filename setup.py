@@ -82,7 +82,7 @@ VIDEO = [
 ]
 FILM = ["anny==0.6.2", "moderngl>=5.10"]
 BENCH = ["jsonschema>=4.20", "prdc>=0.2", "scipy>=1.11"]
-SCALE = ["pyarrow>=15.0"]
+SCALE = ["pyarrow>=15.0", "ray>=2.50,<3"]  # 2.50 is the first with `ray symmetric-run`
 TEST = [
     "bvhio>=1.5",  # the second reader of exported BVH
     "hypothesis>=6.100",
@@ -92,7 +92,7 @@ TEST = [
     "opencv-contrib-python>=4.8",
     "pillow>=10.0",
     *IMPORT,
-    *SCALE,
+    "pyarrow>=15.0",
     "pytest>=8.0",
     "pytest-benchmark>=4.0",
     "pytest-xdist>=3.7",

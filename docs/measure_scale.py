@@ -1,7 +1,8 @@
-"""Measure what docs/scale.md tells: how long a large set takes to open, and to load batches from.
+"""Measure what docs/scale.md tells: how fast videos become clips, how long a large set takes to open and to load.
 
 python docs/measure_scale.py make DIR --clips 200000       # bundled motion, varied: hard links to 144 clips
 python docs/measure_scale.py load DIR                      # opening, first batch, batches a second, memory
+python docs/measure_scale.py watch VIDEOS --clips 10       # watching, placing, lifting and writing the first ten videos
 """
 
 import argparse
@@ -10,7 +11,9 @@ import hashlib
 import json
 import os
 import resource
+import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -83,6 +86,54 @@ def load(place: Path, batches: int, workers: int) -> None:
     print(json.dumps(found, indent=1))
 
 
+def watch(place: Path, videos: int) -> None:
+    """Frames a second of the processor, in each step from the first videos of a folder, with captions.tsv, to a set."""
+    from videomdm_ext.data.folder import read_card
+    from videomdm_ext.data.importing import run_import
+    from videomdm_ext.data.sources.base import ImportOptions
+    from videomdm_ext.data.video.frames import ENDINGS, open_video
+    from videomdm_ext.data.video.importer import VideoImporter
+
+    chosen = sorted(path for path in place.resolve().iterdir() if path.suffix in ENDINGS)[:videos]
+    looked = [open_video(str(path)) for path in chosen]
+    seconds, frames = sum(one.seconds for one in looked), sum(one.count for one in looked)
+    found = {"videos": len(chosen), "seconds of video": round(seconds), "frames": frames, "MB before": memory()}
+    with tempfile.TemporaryDirectory() as scratch:
+        source, out = Path(scratch, "videos"), Path(scratch, "set")
+        source.mkdir()
+        for path in chosen:
+            shutil.copy(path, source)
+
+        def importer() -> VideoImporter:
+            made = VideoImporter(str(source), ImportOptions(captions=str(place / "captions.tsv")))
+            made.cache = str(out / "detections")
+            return made
+
+        worked = time.process_time()
+
+        def note(name: str) -> None:
+            nonlocal worked
+            found[f"{name}, frames a processor s"] = round(frames / (time.process_time() - worked), 1)
+            worked = time.process_time()
+
+        importer().members()
+        note("watching and placing")
+        made = importer()
+        members = made.members()
+        note("placing what was watched")
+        for _ in made.clips(members):
+            pass
+        note("lifting")
+        run_import(made, str(out))
+        note("all of it once it was watched")
+        clips = sum(read_card(str(out)).counts.values())
+        sizes = {"videos": chosen, "detections": [*(out / "detections").iterdir()]}
+        sizes["set"] = [path for path in out.rglob("*") if path.is_file() and path.parent.name != "detections"]
+        for name, paths in sizes.items():
+            found[f"MB an hour, {name}"] = round(sum(path.stat().st_size for path in paths) / 1e6 * 3600 / seconds)
+    print(json.dumps(found | {"clips": clips, "MB at most": memory()}, indent=1))
+
+
 def memory() -> int:
     """Most memory that this process had, MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
@@ -90,7 +141,7 @@ def memory() -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("make", "load"))
+    parser.add_argument("what", choices=("make", "load", "watch"))
     parser.add_argument("place", type=Path)
     parser.add_argument("--clips", type=int, default=200_000)
     parser.add_argument("--batches", type=int, default=8)
@@ -99,6 +150,8 @@ def main() -> None:
     torch.set_num_threads(1)
     if given.what == "make":
         make(given.place, given.clips)
+    elif given.what == "watch":
+        watch(given.place, given.clips)
     else:
         load(given.place, given.batches, given.workers)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -71,3 +72,9 @@ def verify_folder(path: str) -> Card:
     ids = [clip_id for split in SPLITS if card.counts.get(split) for clip_id in read_ids(path, split)]
     assert content_hash(path, card, ids) == card.content_hash
     return card
+
+
+def content_of(path: str | Path) -> dict[str, bytes]:
+    """-> the content of every file of a set, by name; without what is made on demand."""
+    found = {str(p.relative_to(path)): p.read_bytes() for p in Path(path).rglob("*") if p.is_file()}
+    return {name: data for name, data in found.items() if not name.startswith("index/")}

@@ -434,7 +434,8 @@ def test_refine_makes_the_refined_teachers(folder, monkeypatch, capsys):
     [
         (("--shard", "3/2"), "--shard: expected a part and their number, as 3/8, found '3/2'"),
         (("--shard", "1/2/3"), "--shard: expected a part and their number, as 3/8, found '1/2/3'"),
-        (("--processes", "0"), "--processes and --batch: expected 1 or more"),
+        (("--processes", "-1"), "--processes: expected 0 or more, found -1"),
+        (("--batch", "0"), "--batch: expected 1 or more, found 0"),
         (("--device", "abacus"), "--device abacus: expected a device of torch's, as cpu or cuda, found none here"),
     ],
 )

@@ -31,7 +31,10 @@ MAKER = runpy.run_path(str(ROOT / "docs" / "make_options.py"))
 OPTIONS = documents.GENERATED.read_text(encoding="utf-8")
 COMMANDS = documents.commands()
 OURS = [command for command in COMMANDS if command.words[0] == "videomdm"]
-OTHERS = {"git", "pip", "python3.11", ".", "cd", "pytest", "ruff", "mypy", "lint-imports", ".ci/run", "torchrun"}
+OTHERS = {
+    "git", "pip", "python3.11", ".", "cd", "pytest", "ruff", "mypy", "lint-imports", ".ci/run", "torchrun",
+    "ray", "srun",
+}  # fmt: skip
 """Programs in the documents that are not ours, and are not run here."""
 MDM_ONLY = {"eval.eval_humanml"}
 """Modules in the documents that MDM has and the stand-in has not."""

@@ -54,6 +54,7 @@ def compute_own(place: Path, content: str) -> dict[str, Any]:
 
     from videomdm_ext.bench.report import figures
     from videomdm_ext.bench.run import Bench
+    from videomdm_ext.data.tasks import Engine
     from videomdm_ext.motion.skeletons import SMPL22
     from videomdm_ext.render.bvh import to_bvh
     from videomdm_ext.render.fitting import fit
@@ -64,7 +65,7 @@ def compute_own(place: Path, content: str) -> dict[str, Any]:
     quick = functools.partial(refinement.Refinement, first=10, rounds=2, iterations=5)
     refinement.Refinement = quick  # type: ignore[misc,assignment]
     plan = small_bench.make_plan(place / "set", content, steps=6, arms=("3d", "lifted", "2d"))
-    Bench(plan, place / "bench", workers=0).run()
+    Bench(plan, place / "bench", engine=Engine(processes=0)).run()
     fitted = fit(motion("walk")[:40], SMPL22, 20.0)
     return {
         "data set": content,

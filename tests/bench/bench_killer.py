@@ -20,7 +20,7 @@ from videomdm_ext.bench import plan as plans
 from videomdm_ext.bench.plan import Plan
 from videomdm_ext.bench.report import figures
 from videomdm_ext.bench.run import Bench
-from videomdm_ext.data.tasks import start_worker
+from videomdm_ext.data.tasks import Engine, start_worker
 
 BY_RENAME, BY_TIME = 10, 2
 DIED = 9
@@ -30,7 +30,7 @@ DIED = 9
 def bench(plan: Plan, out: Path) -> None:
     """All stages; of the report the numbers alone, which come first."""
     figures.sections = lambda results: []  # type: ignore[assignment]
-    Bench(plan, out, workers=0).run()
+    Bench(plan, out, engine=Engine(processes=0)).run()
 
 
 def die_at(count: int, *, after: bool) -> None:

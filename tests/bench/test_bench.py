@@ -28,6 +28,7 @@ from videomdm_ext.cli.main import main
 from videomdm_ext.data import refined
 from videomdm_ext.data.folder import read_card, read_folder, write_folder
 from videomdm_ext.data.refined import identity
+from videomdm_ext.data.tasks import Engine
 from videomdm_ext.errors import ConfigError, HostError, PluginError, VideoMDMError
 from videomdm_ext.hookspecs import hookimpl
 from videomdm_ext.inference import sample as sampling
@@ -61,7 +62,7 @@ def plan(tmp_path_factory) -> Plan:
 def out(plan, tmp_path_factory) -> Path:
     """-> the folder of the bench, done; no test changes it."""
     folder = tmp_path_factory.mktemp("bench") / "out"
-    Bench(plan, folder, workers=0, command=["videomdm", "bench"]).run()
+    Bench(plan, folder, engine=Engine(processes=0), command=["videomdm", "bench"]).run()
     return folder
 
 
@@ -193,7 +194,7 @@ def test_windows_are_the_same_frames_of_truth_and_teacher_and_depend_on_the_clip
 
 def test_a_second_start_writes_the_report_alone_with_equal_bytes(plan, copy):
     before, metrics = times(copy), (copy / "metrics.json").read_bytes()
-    Bench(plan, copy, workers=0).run()
+    Bench(plan, copy, engine=Engine(processes=0)).run()
     changed = {name for name, when in times(copy).items() if before.get(name) != when}
     assert not [name for name in changed if name.split("/")[0] in ("runs", "samples", "scores", "plan.json")]
     assert (copy / "metrics.json").read_bytes() == metrics
@@ -214,7 +215,7 @@ def test_what_is_missing_is_made_again_and_the_rest_is_left_alone(plan, copy):
         gather(plan, copy)
     assert provenance.stage(plan, copy).startswith("training, ")
     prepare(plan, copy)
-    execute(plan, copy, workers=0, watch=lambda steps: None)
+    execute(plan, copy, engine=Engine(processes=0), watch=lambda steps: None)
     assert {times(copy)[name] - when[name] for name in kept} == {0}
     again = torch.load(cut / LAST)["model_avg"]
     assert all(torch.equal(weights[name], again[name]) for name in weights)

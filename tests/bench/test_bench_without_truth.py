@@ -26,6 +26,7 @@ from videomdm_ext.bench.report import figures
 from videomdm_ext.bench.run import Bench
 from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.folder import write_folder
+from videomdm_ext.data.tasks import Engine
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.geometry import cameras
 from videomdm_ext.inference.sample import read_motions
@@ -85,7 +86,7 @@ def plan(tmp_path_factory) -> Plan:
 def out(plan, tmp_path_factory) -> Path:
     """-> the folder of the bench, done."""
     folder = tmp_path_factory.mktemp("blind") / "out"
-    Bench(plan, folder, workers=0, command=["videomdm", "bench"]).run()
+    Bench(plan, folder, engine=Engine(processes=0), command=["videomdm", "bench"]).run()
     return folder
 
 
@@ -196,7 +197,7 @@ def of_nba(clip: Clip) -> Clip:
 
 def test_clips_of_16_joints_are_compared_too(tmp_path):
     plan = make_plan(tmp_path / "data", write_blind(tmp_path / "data", of_nba), steps=4)
-    Bench(plan, tmp_path / "out", workers=0).run()
+    Bench(plan, tmp_path / "out", engine=Engine(processes=0)).run()
     assert provenance.problems(tmp_path / "out") == []
     assert all(arm["trainings"][0]["metrics"][f"{NAME}/fid"] > 0 for arm in content(tmp_path / "out")["arms"])
 

@@ -15,8 +15,10 @@ from videomdm_ext.bench import run as engine
 from videomdm_ext.bench.plan import FOLDER, ArmConfig, Plan, Run, arm_name, known_arms, load_arm, settings
 from videomdm_ext.bench.run import Bench, execute, prepare
 from videomdm_ext.config import Supervision, add_arguments, difference, from_args
+from videomdm_ext.data import tasks
 from videomdm_ext.data.folder import write_folder
 from videomdm_ext.data.refined import is_made
+from videomdm_ext.data.tasks import Engine
 from videomdm_ext.errors import ConfigError, StorageError
 from videomdm_ext.mdm import checkout
 from videomdm_ext.supervision import refinement
@@ -176,8 +178,8 @@ def test_nothing_is_started_where_nothing_is_missing(plan, tmp_path, monkeypatch
         run.held_out(tmp_path).parent.mkdir(parents=True)
         run.held_out(tmp_path).touch()
         run.replication(tmp_path, 0).touch()
-    monkeypatch.setattr(engine, "ProcessPoolExecutor", lambda *a, **k: pytest.fail("a process was started"))
-    execute(plan, tmp_path, workers=1, watch=lambda steps: None)
+    monkeypatch.setattr(tasks, "ProcessPoolExecutor", lambda *a, **k: pytest.fail("a process was started"))
+    execute(plan, tmp_path, engine=Engine(processes=1), watch=lambda steps: None)
 
 
 @pytest.mark.parametrize(

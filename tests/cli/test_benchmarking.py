@@ -47,7 +47,7 @@ def test_the_options_become_the_plan(asked, tmp_path):
     assert (plan.replications, plan.samples, plan.windows, plan.reference) == (3, 40, 7, "test")
     assert (plan.curve, plan.select, plan.equal_passes) == (4, "pose_frechet", True)
     assert (plan.without, plan.primary) == (("t2m", "views-2d"), ("jitter",))
-    assert (made.out, made.workers, made.command) == (tmp_path, 1, ["videomdm", "bench", *words])
+    assert (made.out, made.engine.processes, made.command) == (tmp_path, 1, ["videomdm", "bench", *words])
 
 
 def test_the_defaults_are_the_protocols(asked):

@@ -154,7 +154,7 @@ def test_a_film_without_what_it_shows_is_refused_by_name(tmp_path):
     [
         (["--size", "63", "64"], "--size"),
         (["--height", "300", "100"], "--height"),
-        (["--processes", "0"], "--processes"),
+        (["--processes", "-1"], "--processes: expected 0 or more, found -1"),
         (["--fps", "0"], "fps: expected a number above 0"),
         (["--fps", "61"], "--fps: expected at most 60"),
     ],

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clips import make_clip, verify_folder
+from clips import content_of, make_clip, verify_folder
 
 from videomdm_ext.cli.main import main
 from videomdm_ext.config import Source, Supervision
@@ -47,12 +47,6 @@ def plain(tmp_path_factory) -> str:
 def packed(plain, tmp_path) -> str:
     repack(plain, str(tmp_path / "packed"), packed=True)
     return str(tmp_path / "packed")
-
-
-def content_of(path: str) -> dict[str, bytes]:
-    """-> the content of every file of a set, by name; without what is made on demand."""
-    found = {str(p.relative_to(path)): p.read_bytes() for p in Path(path).rglob("*") if p.is_file()}
-    return {name: data for name, data in found.items() if not name.startswith("index/")}
 
 
 def test_a_packed_and_unpacked_set_is_byte_for_byte_what_it_was(plain, packed, tmp_path, capsys):

@@ -19,8 +19,8 @@ from videomdm_ext.data.clip import Clip, collate, crop, cut, observed, tensor_of
 from videomdm_ext.data.folder import Card, read_folder, write_folder
 from videomdm_ext.data.motions import floor_height
 from videomdm_ext.data.refined import is_made, make_refined, measured_error, read_refined, refine_clips
-from videomdm_ext.data.tasks import in_processes
-from videomdm_ext.errors import DatasetError, StorageError, VideoMDMError
+from videomdm_ext.data.tasks import Engine
+from videomdm_ext.errors import DatasetError, StorageError
 from videomdm_ext.geometry.cameras import project, to_camera
 from videomdm_ext.motion.features import decode, mean_and_std
 from videomdm_ext.motion.kinematics import HUMANML3D, RAW
@@ -272,16 +272,11 @@ def test_two_processes_refine_as_one_does(many, monkeypatch):
     whole, card = many("whole")
     make_refined(whole, card, batch=2)
     path, card = many("shared")
-    make_refined(path, card, batch=2, processes=2)
+    make_refined(path, card, batch=2, engine=Engine(processes=2))
     ours, theirs = contents(path), contents(whole)
     assert ours.keys() == theirs.keys()
     for clip, other in zip(*(read_refined(p, card, read_folder(p, "train")[1])[0] for p in (path, whole)), strict=True):
         np.testing.assert_allclose(clip.teacher, other.teacher, atol=1e-5)
-
-
-def test_a_worker_that_is_killed_is_named_with_what_to_do():
-    with pytest.raises(VideoMDMError, match=r"--processes 2: .* one that was killed; .* Start the command again"):
-        list(in_processes(os.abort, [(), ()], 2))
 
 
 def test_the_mark_of_earlier_clips_goes_before_the_first_file_is_replaced(many, monkeypatch):

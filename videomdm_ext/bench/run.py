@@ -1,7 +1,4 @@
-"""The stages of a comparison: train, sample, score, report. Each does what is missing and leaves the rest alone.
-
-`workers` trainings run at a time, in processes of one thread, or, with 0, one after the other in this process.
-"""
+"""The stages of a comparison: train, sample, score, report. Each does what is missing and leaves the rest alone."""
 
 import contextlib
 import dataclasses
@@ -9,11 +6,9 @@ import json
 import math
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -27,7 +22,7 @@ from videomdm_ext.bench.scoring import Scoring, make_scoring, plain_json
 from videomdm_ext.data.files import check_writable, write_bytes
 from videomdm_ext.data.folder import read_card
 from videomdm_ext.data.refined import identity, is_made, make_refined
-from videomdm_ext.data.tasks import start_worker
+from videomdm_ext.data.tasks import HERE, Engine
 from videomdm_ext.errors import ConfigError, HostError
 from videomdm_ext.inference import sample as sampling
 from videomdm_ext.mdm import distributed, hook, loop
@@ -38,7 +33,9 @@ Finish = Callable[[Run, Path], None]
 Watch = Callable[[Mapping[str, int]], None]
 
 
-def prepare(plan: Plan, out: Path, refining: Callable[[int, int], None] | None = None) -> None:
+def prepare(
+    plan: Plan, out: Path, refining: Callable[[int, int], None] | None = None, *, engine: Engine = HERE
+) -> None:
     """Check everything before work begins; refine the teachers where an arm needs them."""
     arms = [load_arm(arm).supervision for arm in plan.arms]
     names = [arm_name(arm) for arm in plan.arms]
@@ -55,7 +52,7 @@ def prepare(plan: Plan, out: Path, refining: Callable[[int, int], None] | None =
     check_writable(str(out))
     write_plan(plan, out)
     if any(config.teacher == "refined" for config in arms) and not is_made(plan.clips, card):
-        make_refined(plan.clips, card, refining)
+        make_refined(plan.clips, card, refining, engine=engine)
 
 
 # -- trainings --------------------------------------------------------------------------------------------------------
@@ -65,7 +62,7 @@ def execute(
     plan: Plan,
     out: Path,
     *,
-    workers: int,
+    engine: Engine,
     watch: Watch,
     finish: Finish | None = None,
     todo: Sequence[Run] | None = None,
@@ -76,28 +73,14 @@ def execute(
     """
     if todo is None:
         todo = [run for run in plan.runs() if run.missing_samples(out) or run.missing_curve(out)]
-    finish = finish or make_samples
-    if workers == 0:
-        for run in todo:
-            complete(run, out, finish)
-            watch({run.name: run.steps_done(out) for run in plan.runs()})
-    if workers == 0 or not todo:
-        return
-    named: dict[str, Any] = {"mp_context": multiprocessing.get_context("spawn"), "initializer": start_worker}
-    named["max_tasks_per_child"] = 1 if plan.mdm else None  # MDM's logger is opened once a process
-    with ProcessPoolExecutor(min(workers, len(todo)), **named) as pool:
-        pending: set[Future[None]] = {pool.submit(complete, run, out, finish) for run in todo}
-        try:
-            while pending:
-                done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
-                watch({run.name: run.steps_done(out) for run in plan.runs()})
-                for future in done:
-                    future.result()
-        except BaseException:
-            for process in list(pool._processes.values()):
-                process.terminate()
-            pool.shutdown(cancel_futures=True)
-            raise
+    calls = {run.name: (run, out, finish or make_samples) for run in todo}
+    renewed = 1 if plan.mdm else None  # MDM's logger is opened once a process
+
+    def look() -> None:
+        watch({run.name: run.steps_done(out) for run in plan.runs()})
+
+    for _ in engine.run(complete, calls, str(out), renewed=renewed, watch=look, device=True):
+        pass
 
 
 def complete(run: Run, out: Path, finish: Finish) -> None:
@@ -213,35 +196,36 @@ def select(run: Run, out: Path, scoring: Scoring) -> int:
 
 @dataclass(frozen=True)
 class Bench:
-    """A plan in its folder, how many trainings run at a time, and who hears of progress: (what, done, total)."""
+    """A plan in its folder, where its trainings run, and who hears of progress: (what, done, total)."""
 
     plan: Plan
     out: Path
-    workers: int = 2
+    engine: Engine = field(default=Engine(processes=2))
     command: Sequence[str] = ()
     progress: Progress = lambda what, done, total: None
 
     def prepare(self) -> None:
         """Check everything before work begins; refine the teachers where an arm needs them."""
         distributed.check_one_process()
-        if self.workers < 0 or (self.workers < 1 and self.plan.mdm):
-            why = " with --mdm, whose logger needs a process for each run" if self.plan.mdm else ", or 0"
-            raise ConfigError(f"--workers {self.workers}: expected 1 or more{why}. Correct it.")
+        if self.engine.is_alone and self.plan.mdm:
+            raise ConfigError(
+                "--workers 0: expected 1 or more with --mdm, whose logger needs a process for each run. Correct it."
+            )
         check_numbers(self.plan)
         fairness.check_judged(self.plan)
-        prepare(self.plan, self.out, partial(self.progress, "refining"))
+        prepare(self.plan, self.out, partial(self.progress, "refining"), engine=self.engine)
 
     def train(self) -> None:
         """Train and sample what is missing; with --select the checkpoints are chosen in between."""
-        plan, out, workers = self.plan, self.out, self.workers
+        plan, out = self.plan, self.out
         if plan.select:
             todo = [run for run in plan.runs() if not run.is_trained(out) or run.missing_curve(out)]
-            execute(plan, out, workers=workers, watch=self._watch, finish=make_curve, todo=todo)
+            execute(plan, out, engine=self.engine, watch=self._watch, finish=make_curve, todo=todo)
             scoring = make_scoring(plan, out, progress=self.progress)
             for run in plan.runs():
                 if not run.equal_passes and not run.chosen(out).is_file():
                     select(run, out, scoring)
-        execute(plan, out, workers=workers, watch=self._watch)
+        execute(plan, out, engine=self.engine, watch=self._watch)
 
     def _watch(self, done: Mapping[str, int]) -> None:
         for run in self.plan.runs():

@@ -31,6 +31,7 @@ from videomdm_ext.data.folder import Card, read_folder
 from videomdm_ext.data.importing import run_import
 from videomdm_ext.data.refined import is_made, make_refined, read_refined
 from videomdm_ext.data.sources.base import ImportOptions, Member
+from videomdm_ext.data.tasks import Engine
 from videomdm_ext.data.video.frames import Calibration, camera_of, open_video, read_calibration
 from videomdm_ext.data.video.importer import VideoImporter, Watching
 from videomdm_ext.data.video.watch import Choice, Sighting, watch
@@ -306,7 +307,7 @@ def run_video_demo(
 
     engine.prepare(plan, out, partial(progress, "refining"))
     todo = [run for run in plan.runs() if not run.samples(out).is_file()]
-    engine.execute(plan, out, workers=workers, watch=watch, finish=predict, todo=todo)
+    engine.execute(plan, out, engine=Engine(processes=workers), watch=watch, finish=predict, todo=todo)
     truth = true_motion(sources, out)
     rows, shown = judge(plan, out, importer, truth)
     videos: dict[str, dict[str, Any]] = {}

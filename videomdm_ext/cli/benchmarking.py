@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,6 +22,7 @@ from videomdm_ext.bench.verdict import headline, verdict
 from videomdm_ext.cli.console import bars, by_name, console, counting, parse, quoted, say_next, take
 from videomdm_ext.data.files import check_writable, write_bytes
 from videomdm_ext.data.folder import read_card
+from videomdm_ext.data.tasks import Engine
 from videomdm_ext.errors import ConfigError, HostError
 from videomdm_ext.mdm import checkout, distributed, hook, text
 from videomdm_ext.mdm.speed import device
@@ -40,6 +41,14 @@ COLUMNS = {
 
 
 @dataclass(frozen=True)
+class Trainings(Engine):
+    """Where trainings run, each with its samplings."""
+
+    processes: Annotated[int, tyro.conf.arg(aliases=["--workers"])] = 2
+    """Trainings at a time, one thread each; 0: one after the other in this process. Ray takes every core it has."""
+
+
+@dataclass(frozen=True)
 class Options:
     """Train arms on a data set with equal seeds and steps, sample, score and report; started again, it goes on.
 
@@ -51,8 +60,7 @@ class Options:
     plan: Plan
     out: Path | None = None
     """Folder of the bench, by default runs/bench-DATASET."""
-    workers: int = 2
-    """Trainings at a time, one thread each; 0: one after the other in this process."""
+    engine: Trainings = field(default=Trainings())
     threads: int = 0
     """Threads for scoring; 0: torch's own choice."""
 
@@ -68,8 +76,8 @@ def bench(words: Sequence[str]) -> int:
     figures.require()
     distributed.check_one_process()
     out = options.out or Path("runs") / f"bench-{Path(options.dataset).name}"
-    if options.workers < 0 or options.threads < 0:
-        raise ConfigError("--workers and --threads: expected 0 or more. Correct the option.")
+    if options.threads < 0:
+        raise ConfigError(f"--threads: expected 0 or more, found {options.threads}. Correct it.")
     if options.threads:
         torch.set_num_threads(options.threads)
     content, features = read_card(options.dataset).content_hash, text_choice(options.plan.text_features)
@@ -78,7 +86,7 @@ def bench(words: Sequence[str]) -> int:
     if plan.samples < GROUP:
         console.print(f"R-precision in groups of {plan.samples}: {GROUP} samples or more would make groups of {GROUP}.")
     with bars() as progress:
-        results, place = Bench(plan, out, options.workers, ["videomdm", "bench", *words], by_name(progress)).run()
+        results, place = Bench(plan, out, options.engine, ["videomdm", "bench", *words], by_name(progress)).run()
     return show(results, place, f"bench validate {quoted(out)}")
 
 

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from videomdm_ext import plugins
 from videomdm_ext.cli.console import bars, console, counted, counting, lifter_summary, quoted, say_next
+from videomdm_ext.cli.videos import import_videos
 from videomdm_ext.data import checking, files
 from videomdm_ext.data.checking import Checked
 from videomdm_ext.data.folder import Card
@@ -21,6 +22,8 @@ from videomdm_ext.data.motions import PREFIX
 from videomdm_ext.data.packing import repack
 from videomdm_ext.data.rules import ERROR, KINDS
 from videomdm_ext.data.sources.base import SHARES, ImportOptions
+from videomdm_ext.data.tasks import HERE, Engine
+from videomdm_ext.data.video.importer import VideoImporter
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.render import clip_figure, figures
 
@@ -47,6 +50,7 @@ class Check:
     """Look at every clip again, and keep no record in DIR/checked.json."""
     strict: bool = False
     """Count warnings as errors in the exit status."""
+    engine: Engine = HERE
 
     def __call__(self) -> int:
         place = self.quarantine and self.quarantine.absolute()
@@ -54,7 +58,7 @@ class Check:
             files.check_writable(str(place.parent))
         with bars() as progress:
             step = None if self.json else counting(progress, "checking")
-            checked = checking.check_folder(str(self.clips), step, use_cache=not self.no_cache)
+            checked = checking.check_folder(str(self.clips), step, use_cache=not self.no_cache, engine=self.engine)
         if self.json:
             print(checked.to_json())
         else:
@@ -142,7 +146,7 @@ class Show:
 class ImportData:
     """Make a data set folder from other people's data; started again, it goes on where it stopped.
 
-    `videomdm data import list .` names the kinds and their options.
+    `videomdm data import list .` names the kinds and their options; --engine and --processes are for videos.
     """
 
     kind: Annotated[str, tyro.conf.Positional]
@@ -169,6 +173,7 @@ class ImportData:
     """Rows of Parquet files to take at most; 0: all."""
     option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """KEY=VALUE of one kind alone; may be repeated."""
+    engine: Engine = HERE
 
     def __call__(self) -> int:
         if self.kind == "list":
@@ -184,9 +189,16 @@ class ImportData:
         )  # fmt: skip
         importer = kind(self.source, given)
         torch.set_num_threads(1)  # arrays this small only wait for each other
-        with bars() as progress:
-            done = run_import(importer, out, progress=counting(progress, f"importing {self.kind}"), name=self.name)
-        say_imported(done, out)
+        if isinstance(importer, VideoImporter):
+            import_videos(importer, out, self.name, self.engine)
+        elif self.engine != HERE:
+            raise ConfigError(
+                f"--engine, --processes: expected none with {self.kind}, which one process reads. Leave them out."
+            )
+        else:
+            with bars() as progress:
+                done = run_import(importer, out, progress=counting(progress, f"importing {self.kind}"), name=self.name)
+            say_imported(done, out)
         say_next(f"train --arm 2d --clips {quoted(out)} --save_dir runs/2d")
         return 0
 

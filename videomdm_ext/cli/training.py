@@ -37,6 +37,7 @@ from videomdm_ext.data.film.bundled import build_film_demo
 from videomdm_ext.data.folder import CARD, Card, read_card, read_folder
 from videomdm_ext.data.motions import build_demo
 from videomdm_ext.data.refined import BATCH, is_made, make_refined, measured_error, read_refined
+from videomdm_ext.data.tasks import HERE, Engine, share_of
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.mdm import distributed
 from videomdm_ext.mdm.resume import LATEST, newest, step_of
@@ -91,7 +92,7 @@ def demo(words: Sequence[str]) -> int:
     console.print(f"    {counted(card)}; the lifter is off by {lifter_summary(card)}")
     plan = dataclasses.replace(plan, clips=str(out / "data"), content=card.content_hash, text_features=features)
     with bars() as progress:
-        made = Bench(plan, out, options.workers, ["videomdm", "demo", *words], by_name(progress))
+        made = Bench(plan, out, Engine(processes=options.workers), ["videomdm", "demo", *words], by_name(progress))
         console.print("[bold]2/4[/] teachers: the lifted motion, and where an arm asks for it, refined")
         made.prepare()
         say_refined(plan.clips)
@@ -166,8 +167,7 @@ class Refine:
 
     clips: Annotated[Path, tyro.conf.Positional]
     """Folder of a data set; an interrupted refinement goes on."""
-    processes: int = 1
-    """Processes that refine at the same time; each takes a core."""
+    engine: Engine = HERE
     shard: str = "1/1"
     """Refine one of several parts, as 3/8; all write into DIR, together or one after the other, and the last one to end
     finishes the whole."""
@@ -177,18 +177,18 @@ class Refine:
     """What computes, as torch calls it."""
 
     def __call__(self) -> int:
-        clips, (part, parts) = str(self.clips), _shard(self.shard)
-        if min(self.processes, self.batch) < 1:
-            raise ConfigError("--processes and --batch: expected 1 or more. Correct the option.")
+        clips, share = str(self.clips), share_of(self.shard)
+        if self.batch < 1:
+            raise ConfigError(f"--batch: expected 1 or more, found {self.batch}. Correct it.")
         try:
             torch.zeros(1, device=self.device)
         except (RuntimeError, AssertionError) as error:
             raise ConfigError(
                 f"--device {self.device}: expected a device of torch's, as cpu or cuda, found none here ({error})."
             ) from error
-        how: dict[str, Any] = {"processes": self.processes, "batch": self.batch, "device": self.device}
+        how: dict[str, Any] = {"engine": self.engine, "batch": self.batch, "device": self.device}
         with bars() as progress:
-            missing = make_refined(clips, read_card(clips), counting(progress, "refining"), share=(part, parts), **how)
+            missing = make_refined(clips, read_card(clips), counting(progress, "refining"), share=share, **how)
         if missing:
             console.print(
                 f"{clips}: shard {self.shard} is done; {missing} batches of clips of other shards are missing."
@@ -197,13 +197,6 @@ class Refine:
         say_refined(clips)
         say_next(f"train --arm 2d --clips {quoted(clips)} --save_dir runs/2d")
         return 0
-
-
-def _shard(words: str) -> tuple[int, int]:
-    part, _, parts = words.partition("/")
-    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
-        raise ConfigError(f"--shard: expected a part and their number, as 3/8, found {words!r}. Correct it.")
-    return int(part), int(parts)
 
 
 def say_refined(path: str) -> None:

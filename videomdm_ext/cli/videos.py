@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +17,7 @@ from videomdm_ext.data.folder import Card, read_card, read_clip
 from videomdm_ext.data.importing import find_importer, run_import
 from videomdm_ext.data.motions import build_demo
 from videomdm_ext.data.sources.base import ImportOptions
+from videomdm_ext.data.tasks import HERE, Engine
 from videomdm_ext.data.texts import find_tagger
 from videomdm_ext.data.video.frames import frames, open_video
 from videomdm_ext.data.video.importer import VideoImporter
@@ -62,6 +63,9 @@ class FromVideo:
     """The camera moves: one camera a frame."""
     seed: int = 0
     """Seed of the split by video."""
+    engine: Engine = HERE
+    shard: str = ""
+    """Import one of several parts of the videos, as 3/8, into an OUT of its own; data merge joins them."""
     no_sheets: bool = False
     """Draw no picture of each clip over its video in OUT/sheets."""
 
@@ -72,9 +76,10 @@ class FromVideo:
         numbers = {"fps": self.fps, "focal": self.focal, "fov": self.fov_degrees}
         words = {name: getattr(self, name) for name in ("calibration", "person", "detections", "format")}
         extra = {key: f"{value:g}" for key, value in numbers.items() if value != 0 or key == "fps"}
-        extra |= {key: value for key, value in words.items() if value} | ({"moving": "yes"} if self.moving else {})
+        words |= {"moving": "yes" if self.moving else "", "shard": self.shard}
+        extra |= {key: value for key, value in words.items() if value}
         given = ImportOptions(seed=self.seed, captions=self.captions, extra=extra, flag="--")
-        import_videos(VideoImporter(self.source, given), self.out, self.name)
+        import_videos(VideoImporter(self.source, given), self.out, self.name, self.engine)
         if not self.no_sheets:
             draw_sheets(self.out)
             console.print(f"    look at {self.out}/sheets: do the bones sit on the person?")
@@ -104,8 +109,7 @@ class Film:
     """Least and greatest height of the person in pixels."""
     moving: float = 0.25
     """Share of the films whose camera moves."""
-    processes: int = 2
-    """Films at the same time."""
+    engine: Engine = field(default=Engine(processes=2))
     seed: int = 0
     """Seed of bodies, clothes, rooms, lights and cameras."""
     sheets: bool = False
@@ -118,18 +122,14 @@ class Film:
             raise ConfigError(f"--height: expected a least and a greatest height from 20 px, found {self.height}.")
         if not 0 <= self.moving <= 1:
             raise ConfigError(f"--moving: expected a share from 0 to 1, found {self.moving:g}. Correct it.")
-        if self.processes < 1:
-            raise ConfigError(f"--processes: expected 1 or more, found {self.processes}. Correct it.")
         torch.set_num_threads(1)
         given = ImportOptions(seed=self.seed, extra={"fps": f"{self.fps:g}"}, flag="--")
         importer = filming.FilmImporter(str(Path(self.out, filming.FILMS)), given)
         order = filming.Order(self.size, self.height, self.moving, self.seed)
         with bars() as progress:
             source = self.motion(counting(progress, "motion"))
-            filming.film(source, self.out, order, processes=self.processes, progress=counting(progress, "filming"))
-        card = import_videos(importer, self.out, self.name)
-        console.print(f"    the lifter: {lifter_summary(card)}", soft_wrap=True)
-        console.print(f"    the detector: {detector_summary(card)}", soft_wrap=True)
+            filming.film(source, self.out, order, engine=self.engine, progress=counting(progress, "filming"))
+        import_videos(importer, self.out, self.name, self.engine)
         if self.sheets:
             draw_sheets(self.out)
         say_next(f"bench --dataset {quoted(self.out)} --arms 3d,lifted,refined,2d")
@@ -160,12 +160,12 @@ def detector_summary(card: Card) -> str:
     )
 
 
-def import_videos(importer: VideoImporter, out: str, name: str) -> Card:
+def import_videos(importer: VideoImporter, out: str, name: str, engine: Engine = HERE) -> None:
     """Watch the videos, and print what came of each, what was left out and why.
 
     What was seen is kept in OUT/detections, what was found out in OUT/videos.json.
     """
-    importer.cache = str(Path(out, "detections"))
+    importer.cache, importer.engine = str(Path(out, "detections")), engine
     files.check_writable(out)
     tagger = find_tagger()
     if tagger is None:
@@ -184,7 +184,9 @@ def import_videos(importer: VideoImporter, out: str, name: str) -> Card:
     lines += [f"    left out {one}: {reason}" for one, reason in {**importer.refused, **done.left_out}.items()]
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    return card
+    if card.lifter_error:
+        console.print(f"    the lifter: {lifter_summary(card)}", soft_wrap=True)
+        console.print(f"    the detector: {detector_summary(card)}", soft_wrap=True)
 
 
 def _sentence(facts: Mapping[str, Any], clips: Mapping[str, Mapping[str, Any]]) -> str:

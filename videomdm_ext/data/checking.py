@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import hashlib
 import inspect
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,6 +26,7 @@ from videomdm_ext.data.folder import SPLITS, Card, facts_of, is_unfinished, name
 from videomdm_ext.data.index import Entry
 from videomdm_ext.data.rules import ERROR, KINDS, WARNING, WHOLE, Finding, Sight
 from videomdm_ext.data.rules_motion import lies_along, upright
+from videomdm_ext.data.tasks import HERE, Engine
 from videomdm_ext.data.texts import looks_decoded_twice, parse_texts
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.motion.features import Moments
@@ -33,6 +35,8 @@ from videomdm_ext.motion.skeletons import by_name
 FILES = ("teacher", "truth", "keypoints", "camera", "texts")  # kinds of file of a clip
 STATES = ("found", "missing", "empty", "corrupt")
 CACHE = "checked.json"
+TASK = 32
+"""Clips that a process looks at in one go."""
 CAPTIONS_LIMIT = 1 << 20  # bytes of the captions of a clip
 PART = re.compile(r"_[smv]\d+$")
 """The end of an id that distinguishes segments, mirror images, speeds and views of one trial."""
@@ -91,7 +95,9 @@ def by_kind(findings: Iterable[Finding]) -> dict[tuple[str, str], list[Finding]]
     return groups
 
 
-def check_folder(path: str, progress: Progress | None = None, use_cache: bool = True) -> Checked:
+def check_folder(
+    path: str, progress: Progress | None = None, use_cache: bool = True, *, engine: Engine = HERE
+) -> Checked:
     """Check every listed clip and the set as a whole; DatasetError only where there is no folder."""
     if not bf.isdir(path):
         raise DatasetError(f"{path}: expected a data set folder, found none. Check the path.")
@@ -110,25 +116,23 @@ def check_folder(path: str, progress: Progress | None = None, use_cache: bool = 
     found += broken
     counts: Counts = {key: dict.fromkeys(STATES, 0) for key in FILES}
     seen: dict[str, Clipfiles] = {}
-    for number, clip_id in enumerate(ids):
-        clip = seen[clip_id] = _fetch(path, card, clip_id, places.get(clip_id, ""))
+    calls = {}
+    for at in range(0, len(ids), TASK):
+        some = {clip_id: (places.get(clip_id, ""), known.get(clip_id, {})) for clip_id in ids[at : at + TASK]}
+        calls[f"clip {ids[at]} and others"] = (path, card, some)
+    looks = itertools.chain.from_iterable(engine.run(_look, calls, path, ordered=True))
+    for number, clip in enumerate(looks):
+        seen[clip.clip_id] = clip
+        cached += clip.cached
         for key, data in clip.content.items():
             content.update(f"{clip.places[key]}\0{len(data)}\0".encode() + data)
-        entry = known.get(clip_id, {})
-        if entry.get("content") == clip.digest:
-            cached += 1
-            clip.findings = [Finding(clip_id, *item) for item in entry["findings"]]
-            clip.states, clip.facts = entry["states"], entry["facts"]
-        else:
-            sight = _sight(clip, card)
-            clip.findings, clip.facts = sight.findings, _facts(clip, sight)
         for key, state in clip.states.items():
             counts[key][state] += 1
         if number < len(splits["train"]):  # Mean and Std are compared where all of the training clips are sound
             sound = sound and not any(item.level == ERROR for item in clip.findings)
             for name in clip.facts["usable"] if sound else ():
                 moments[name].add(torch.from_numpy(files.array_from(clip.content[name], clip.places[name])))
-        clip.content = {}
+        clip.content, clip.places = {}, {}
         if progress:
             progress(number + 1, len(ids))
     found += [item for clip in seen.values() for item in clip.findings]
@@ -159,6 +163,7 @@ class Clipfiles:
     findings: list[Finding] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     digest: str = ""
+    cached: bool = False
 
     def add(self, kind: str, message: str, level: str = ERROR) -> None:
         self.findings.append(Finding(self.clip_id, kind, message, level))
@@ -167,6 +172,22 @@ class Clipfiles:
         """Report a file that cannot be used."""
         self.states[key] = "corrupt"
         self.add(kind, message)
+
+
+def _look(path: str, card: Card, clips: Mapping[str, tuple[str, Mapping[str, Any]]]) -> list[Clipfiles]:
+    """What is wrong with each of some clips, given with their places in a packed set and entries of the cache."""
+    made = []
+    for clip_id, (place, entry) in clips.items():
+        clip = _fetch(path, card, clip_id, place)
+        clip.cached = entry.get("content") == clip.digest
+        if clip.cached:
+            clip.findings = [Finding(clip_id, *item) for item in entry["findings"]]
+            clip.states, clip.facts = entry["states"], entry["facts"]
+        else:
+            sight = _sight(clip, card)
+            clip.findings, clip.facts = sight.findings, _facts(clip, sight)
+        made.append(clip)
+    return made
 
 
 def examine_clip(path: str, card: Card, clip_id: str) -> Sight:

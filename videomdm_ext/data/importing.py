@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import blobfile as bf
 
 from videomdm_ext import plugins
-from videomdm_ext.data.clip import to_clip
 from videomdm_ext.data.folder import SPLITS, Builder, Card, read_card, read_clip, read_ids
-from videomdm_ext.data.motions import find_lifter, lift
+from videomdm_ext.data.motions import find_lifter
 from videomdm_ext.data.refined import detector_error, measured_error
 from videomdm_ext.data.sources.base import SHARES, Importer, Member
 from videomdm_ext.data.texts import Tagger, untagged
@@ -67,16 +66,16 @@ def run_import(
     builder = Builder(out, card, tagger=lambda caption: importer.tagged.get(caption) or other(caption))
     splits = split_by_trial(members, options.seed, options.split)
     left_out: dict[str, str] = {}
-    for number, member in enumerate(members):
-        if member.id not in builder:
-            try:
-                recording = importer.read(member)
-                recording = recording if model is None else lift(model, recording)
-                builder.add(to_clip(recording, importer.heading), splits[member.id])
-            except DatasetError as error:
-                left_out[member.id] = str(error)
+    left = [member for member in members if member.id not in builder]
+    for number, (member, clip) in enumerate(importer.clips(left, model), len(members) - len(left) + 1):
+        try:
+            if isinstance(clip, DatasetError):
+                raise clip
+            builder.add(clip, splits[member.id])
+        except DatasetError as error:
+            left_out[member.id] = str(error)
         if progress:
-            progress(number + 1, len(members))
+            progress(number, len(members))
     if not builder.done:
         first = next(iter(left_out.values()))
         raise DatasetError(f"{importer.source}: expected clips that can be used, found none. The first: {first}")
@@ -134,7 +133,7 @@ def merge(paths: Sequence[str], out: str, *, name: str = "", progress: Progress 
     short = {path: bf.basename(path.rstrip("/")) or "set" for path in paths}
     lifters = {card.lifter for card in cards}
     merged = Card(  # where the lifters differ, `mixed` with no error of its own
-        name=name or "-".join(card.name for card in cards),
+        name=name or "-".join(dict.fromkeys(card.name for card in cards)),
         skeleton=cards[0].skeleton,
         fps=cards[0].fps,
         heading=cards[0].heading,

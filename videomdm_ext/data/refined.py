@@ -33,7 +33,7 @@ from videomdm_ext.data.files import Array
 from videomdm_ext.data.folder import SPLITS, Card, read_clip, read_folder
 from videomdm_ext.data.index import Clips
 from videomdm_ext.data.motions import floor_height, own_generator
-from videomdm_ext.data.tasks import in_processes
+from videomdm_ext.data.tasks import HERE, Call, Engine, part_of
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.cameras import project, reexpress, to_camera
 from videomdm_ext.motion.features import Moments, decode, encode
@@ -80,7 +80,7 @@ def make_refined(
     card: Card,
     progress: Progress | None = None,
     *,
-    processes: int = 1,
+    engine: Engine = HERE,
     share: tuple[int, int] = (1, 1),
     batch: int = BATCH,
     device: str = "cpu",
@@ -100,35 +100,35 @@ def make_refined(
     if bf.exists(mark):  # an earlier version's must not vouch for a half of this one
         bf.remove(mark)
     try:
-        return _make(making, processes, share, progress or (lambda done, total: None))
+        return _make(making, engine, share, progress or (lambda done, total: None))
     except DatasetError:
         if is_made(path, card):  # by another process, which has cleared away what this one would read
             return 0
         raise
 
 
-def _make(making: "_Making", processes: int, share: tuple[int, int], progress: Progress) -> int:
+def _make(making: "_Making", engine: Engine, share: tuple[int, int], progress: Progress) -> int:
     splits = [split for split in SPLITS if making.card.counts.get(split)]
     batches = [one for split in splits for one in making.batches(split, range(making.card.counts[split]))]
     split, sample = next(((split, found) for split in splits if (found := making.sample(split))), ("train", []))
     groups = [making.batches(split, sample[at : at + GROUP]) for at in range(0, len(sample), GROUP)]
-    part, parts = share
-    own = batches[(part - 1) * len(batches) // parts : part * len(batches) // parts]
-    at = (part - 1) * len(groups) // parts  # others begin elsewhere; each does what nobody has done
+    own = part_of(batches, share)
+    at = (share[0] - 1) * len(groups) // share[1]  # others begin elsewhere; each does what nobody has done
     done, total = 0, len(sample) + sum(len(numbers) for _, numbers in own)
 
-    def work(function: Callable[..., int], calls: Sequence[tuple[Any, ...]]) -> None:
+    def work(function: Callable[..., int], calls: Mapping[str, Call]) -> None:
         nonlocal done
-        for count in in_processes(function, calls, processes):
+        for count in engine.run(function, calls, making.path, device=making.device != "cpu"):
             done += count
             progress(done, total)
 
-    steps = (lambda share: progress(int(done + GROUP * share), total)) if min(processes, len(groups)) == 1 else None
+    steps = (lambda share: progress(int(done + GROUP * share), total)) if engine.is_here(len(groups)) else None
     if groups and not bf.exists(making.place("shared.npz")):
-        work(making.estimate, [(number, groups[number], steps) for number in [*range(at, len(groups)), *range(at)]])
+        order = [*range(at, len(groups)), *range(at)]
+        work(making.estimate, {f"group {number}": (number, groups[number], steps) for number in order})
         making.pool(groups)
     done = len(sample)
-    work(making.refine, own)
+    work(making.refine, {f"clip {one[1][0]} of {one[0]} and others": one for one in own})
     missing = sum(not bf.exists(making.mark(*one)) for one in batches)
     if not missing:
         making.finish(batches, split, sample)

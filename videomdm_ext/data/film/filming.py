@@ -24,7 +24,7 @@ from videomdm_ext.data.film import body, scenes, stage
 from videomdm_ext.data.folder import SPLITS, read_card, read_clip, read_ids
 from videomdm_ext.data.motions import own_generator, resample, resample_rotations
 from videomdm_ext.data.sources.base import ImportOptions, Member
-from videomdm_ext.data.tasks import in_processes
+from videomdm_ext.data.tasks import Engine
 from videomdm_ext.data.texts import Caption
 from videomdm_ext.data.video.frames import Calibration, Video, require
 from videomdm_ext.data.video.importer import VideoImporter
@@ -49,7 +49,7 @@ class Order:
     seed: int = 0
 
 
-def film(source: str, out: str, order: Order, *, processes: int = 2, progress: Callable[[int, int], None]) -> None:
+def film(source: str, out: str, order: Order, *, engine: Engine, progress: Callable[[int, int], None]) -> None:
     """Film the true motion of every clip of a data set; started again, it goes on with those that are missing.
 
     DatasetError where a clip has no truth, VideoMDMError where a package or OpenGL is missing.
@@ -69,8 +69,8 @@ def film(source: str, out: str, order: Order, *, processes: int = 2, progress: C
     left = [row for row in rows if not (folder / f"{row[0]}.npz").is_file()]
     done = len(rows) - len(left)
     progress(done, len(rows))
-    calls = [(source, str(folder), clip_id, split, order) for clip_id, split in left]
-    for _ in in_processes(film_clip, calls, processes, renewed=FILMS_A_PROCESS):
+    calls = {clip_id: (source, str(folder), clip_id, split, order) for clip_id, split in left}
+    for _ in engine.run(film_clip, calls, out, renewed=FILMS_A_PROCESS):
         done += 1
         progress(done, len(rows))
 

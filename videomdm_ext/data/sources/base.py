@@ -8,7 +8,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.data import files
-from videomdm_ext.data.clip import Recording
+from videomdm_ext.data.clip import Clip, Recording, to_clip
 from videomdm_ext.data.folder import SPLITS
-from videomdm_ext.data.motions import PREFIX, Optics, lifter_options, observe, own_generator
+from videomdm_ext.data.motions import PREFIX, Optics, lift, lifter_options, observe, own_generator
 from videomdm_ext.data.texts import Words, caption_table
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.geometry.cameras import to_world
@@ -138,6 +138,17 @@ class Importer(ABC):
     @abstractmethod
     def read(self, member: Member) -> Recording:
         """One clip. DatasetError where it cannot be used: it is then left out, with the message in the summary."""
+
+    def clips(self, members: Sequence[Member], lifter: Any = None) -> Iterator[tuple[Member, Clip | DatasetError]]:
+        """Each member with the clip that it gives, lifted where the source brings no motion, or why it gives none."""
+        for member in members:
+            try:
+                recording = self.read(member)
+                recording = recording if lifter is None else lift(lifter, recording)
+                made: Clip | DatasetError = to_clip(recording, self.heading)
+            except DatasetError as error:
+                made = error
+            yield member, made
 
     @property
     def lifter(self) -> str:

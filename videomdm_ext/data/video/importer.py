@@ -9,7 +9,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from videomdm_ext.data import files
-from videomdm_ext.data.clip import MIN_FRAMES, Recording
+from videomdm_ext.data.clip import MIN_FRAMES, Clip, Recording
 from videomdm_ext.data.motions import interpolate, interpolate_confidence
 from videomdm_ext.data.sources.base import LONGEST, Importer, ImportOptions, Member
+from videomdm_ext.data.tasks import HERE, part_of, share_of
 from videomdm_ext.data.texts import Caption, caption_table
 from videomdm_ext.data.video import frames as video_frames
 from videomdm_ext.data.video import placing
@@ -152,7 +153,8 @@ class Findings:
 
 
 class VideoImporter(Importer):
-    """`source` is a video or a folder of videos. `cache` is a folder that keeps what was seen; empty: none.
+    """`source` is a video or a folder of videos. `cache` is a folder that keeps what was seen, by default none; other
+    processes than this one need it. Each video is a task of `engine`.
 
     After `members`, `refused` holds by name why videos were left out, and `found` what is known of the others.
     """
@@ -170,17 +172,20 @@ class VideoImporter(Importer):
         "detections": "folder with another detector's files, named after the videos",
         "format": f"of these files: {', '.join(FORMATS)}",
         "moving": "yes: the camera moves",
+        "shard": "one of several parts of the videos, as 3/8; data merge joins them",
     }
 
     def __init__(self, source: str, options: ImportOptions) -> None:
         super().__init__(source, options)
         self.fps = self.extra_number("fps", 20.0)
-        self.cache = ""
+        self.cache, self.engine = "", HERE
+        self.share = share_of(self.extra("shard", "1/1"), f"{options.flag}shard")
         self.moving = self.extra("moving", "no", among=("yes", "no")) == "yes"
         self.watching: Watching | None = None
         self.refused: dict[str, str] = {}
         self.found: dict[str, Findings] = {}
         self._seen: dict[str, Seen] = {}
+        self._tasks: dict[str, tuple[Any, ...]] = {}
         extra = options.extra  # what does not go together, or cannot be read, is refused before any work
         self.cameras = read_calibration(extra["calibration"]) if extra.get("calibration") else {}
         if self.fps > FASTEST:
@@ -212,22 +217,59 @@ class VideoImporter(Importer):
             paths = [self.source]
             if not os.path.isfile(self.source):
                 raise self.refuse(self.source, "a video, or a folder of videos", "none", "Check the path.")
-        used = Counter[str]()
+        used, stems = Counter[str](), list[tuple[str, str]]()
         for path in paths:
             clip_stem = re.sub(r"[^A-Za-z0-9_.-]+", "_", stem(path)).strip("._-") or "video"
             used[clip_stem] += 1
             clip_stem += f"_v{used[clip_stem]}" if used[clip_stem] > 1 else ""  # two of one name get numbers
+            stems.append((clip_stem, path))
+        self._tasks, own = {}, part_of(stems, self.share)
+        for clip_stem, path in own:
             try:
-                members += self._members_of(clip_stem, path, captions_of(captions, path, self.options.captions))
+                texts = captions_of(captions, path, self.options.captions)
+                self._tasks[clip_stem] = (self, clip_stem, path, texts)
             except DatasetError as error:
                 self.refused[os.path.basename(path)] = str(error)
+        looks = self.engine.run(_look, self._tasks, self._place, ordered=True)
+        for number, (task, (clips, findings, reason)) in enumerate(zip(self._tasks.values(), looks, strict=True), 1):
+            _, clip_stem, path, _ = task
+            members += clips
+            if findings is None:
+                self.refused[os.path.basename(path)] = reason
                 self.found.pop(clip_stem, None)
+            else:
+                self.found[clip_stem] = findings
+            if self.watching and not self.engine.is_here(len(self._tasks)):
+                self.watching("videos", number, len(self._tasks))
+        paths = [os.path.basename(path) for _, path in own]
+        self.refused = {name: self.refused[name] for name in paths if name in self.refused}
         if not members:
             first = next(iter(self.refused.values()), "")
             found = f"none that can be used. The first: {first}" if first else "none. Name another folder."
             endings = ", ".join(video_frames.ENDINGS)
             raise DatasetError(f"{self.source}: expected a video, or a folder of videos ({endings}), found {found}")
         return members
+
+    @property
+    def _place(self) -> str:
+        """The folder in which all processes work."""
+        return os.path.dirname(self.cache) or "."
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs."""
+        return vars(self) | {"watching": None, "refused": {}, "found": {}, "_seen": {}, "_tasks": {}}
+
+    def clips(self, members: Sequence[Member], lifter: Any = None) -> Iterator[tuple[Member, Clip | DatasetError]]:
+        """As of any importer; where other processes have watched, they lift too, a video at a time."""
+        if all(member.place[0] in self._seen for member in members):
+            yield from super().clips(members, lifter)
+            return
+        videos: dict[str, list[Member]] = {}
+        for member in members:
+            videos.setdefault(member.trial, []).append(member)
+        calls = {name: (*self._tasks[name], found) for name, found in videos.items()}
+        for made in self.engine.run(_lift, calls, self._place, ordered=True):
+            yield from made
 
     def _members_of(self, clip_stem: str, path: str, captions: Sequence[Caption]) -> list[Member]:
         findings = self.found[clip_stem] = Findings()
@@ -353,6 +395,24 @@ class VideoImporter(Importer):
             image_size=seen.video.size,
             source=f"{path} from {piece.start:.2f} s",
         )
+
+
+def _look(
+    importer: VideoImporter, clip_stem: str, path: str, captions: Sequence[Caption]
+) -> tuple[list[Member], Findings | None, str]:
+    """The clips of a video and what is known of it, or why it is left out."""
+    try:
+        return importer._members_of(clip_stem, path, captions), importer.found[clip_stem], ""
+    except DatasetError as error:
+        return [], None, str(error)
+
+
+def _lift(
+    importer: VideoImporter, clip_stem: str, path: str, captions: Sequence[Caption], members: Sequence[Member]
+) -> list[tuple[Member, Clip | DatasetError]]:
+    """The clips of a video that was watched."""
+    importer._members_of(clip_stem, path, captions)
+    return list(importer.clips(members))
 
 
 def captions_of(found: Mapping[str, list[Caption]], video: str, place: str) -> list[Caption]:
