@@ -1,8 +1,11 @@
 """The folder format: what is written comes back, and what cannot be read is refused before any work."""
 
 import dataclasses
+import functools
+import itertools
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -75,22 +78,46 @@ def test_equal_clips_have_an_equal_hash_and_one_changed_number_another(tmp_path:
     assert changed.content_hash != again.content_hash
 
 
-def test_an_interruption_leaves_no_card_and_no_half_written_file(folder: str, monkeypatch: pytest.MonkeyPatch):
-    def power_cut(source: str, target: str) -> None:
-        raise KeyboardInterrupt if "cameras" in target else OSError(f"unexpected {source}")
-
+def test_a_new_import_leaves_no_card_and_one_over_a_good_set_leaves_that_whole_until_it_is_done(folder, tmp_path):
+    """Cut off at every rename, and started again."""
     changed = dataclasses.replace(STILL, texts=("a person stands.",), teacher=STILL.teacher + np.float32(0.01))
-    before = Path(folder, "cameras", f"{STILL.id}.npz").read_bytes()
-    replace = os.replace
-    monkeypatch.setattr(os, "replace", lambda a, b: power_cut(a, b) if "cameras" in b else replace(a, b))
-    with pytest.raises(KeyboardInterrupt):
-        write_folder(folder, {"train": [changed, MOVING]}, CARD)
-    monkeypatch.undo()
-    assert Path(folder, "cameras", f"{STILL.id}.npz").read_bytes() == before
-    with pytest.raises(DatasetError, match=r"dataset\.json: expected the card of a complete data set"):
-        read_folder(folder, "train")
-    write_folder(folder, {"train": [changed, MOVING]}, CARD)
-    assert read_folder(folder, "train")[1][0].texts == ("a person stands.",)
+    wanted = write_folder(str(tmp_path / "straight"), {"train": [changed, UNKNOWN]}, CARD).content_hash
+    old = read_card(folder)
+    for place, before in ((str(tmp_path / "new"), None), (folder, old)):
+        for cut in itertools.count():
+            shutil.rmtree(tmp_path / "cut", ignore_errors=True)
+            if before:
+                shutil.copytree(place, tmp_path / "cut")
+            renamed = itertools.count()
+            own = {name: getattr(os, name) for name in ("replace", "rename")}
+
+            def power_cut(name, source, target, renamed=renamed, own=own, cut=cut):
+                if next(renamed) == cut:
+                    raise KeyboardInterrupt
+                own[name](source, target)
+
+            with pytest.MonkeyPatch.context() as patch:
+                for name in own:
+                    patch.setattr(os, name, functools.partial(power_cut, name))
+                try:
+                    done = write_folder(str(tmp_path / "cut"), {"train": [changed, UNKNOWN]}, CARD)
+                except KeyboardInterrupt:
+                    done = None
+            if done is not None:
+                assert cut > 12, "it was cut off everywhere"
+                break
+            if (tmp_path / "cut" / "dataset.json").is_file():  # then what it says is there is there
+                assert read_card(str(tmp_path / "cut")) == before
+                assert [clip.id for clip in read_folder(str(tmp_path / "cut"), "train")[1]] == [STILL.id, MOVING.id]
+                assert verify_folder(str(tmp_path / "cut"))
+            else:  # an old set has none only while a new one, whole, is put in its place
+                assert before is None or (tmp_path / "cut" / "building" / "moving").exists()
+                with pytest.raises(DatasetError, match=r"dataset\.json: expected the card of a complete data set"):
+                    read_folder(str(tmp_path / "cut"), "train")
+            again = write_folder(str(tmp_path / "cut"), {"train": [changed, UNKNOWN]}, CARD)
+            assert again.content_hash == wanted
+            assert read_folder(str(tmp_path / "cut"), "train")[1][1].truth is None
+            assert not (tmp_path / "cut" / "building").exists()
 
 
 def test_another_data_set_is_never_written_over(folder: str):

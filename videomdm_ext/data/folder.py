@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1  # version of the folder format; a reader refuses any other
 CARD, MARKS, RECIPE = "dataset.json", "building", "recipe.json"
+NEW, MOVING = "new", "moving"
 SPLITS = ("train", "val", "test")
 NEEDED = ("confidence",)  # arrays of a keypoints file, beside `points`, or `pixels`
 LOOKED_AT = 256  # clips of a split, at most, that are all read and checked when it is opened
@@ -177,7 +179,8 @@ def update_hash(content: Any, card: Card, clip_id: str, found: Mapping[str, byte
 class Builder:
     """A folder in the making. `add` clips, then `finish`; a second Builder with the same card goes on.
 
-    Raises DatasetError where the folder holds another data set, or another recipe's unfinished clips.
+    An earlier version of the same data set stays whole until then: the new one is made in `place`, beside it. Raises
+    DatasetError where the folder holds another data set, or another recipe's unfinished clips.
     """
 
     def __init__(self, path: str, card: Card, *, tagger: Tagger | None = None, min_frames: int = MIN_FRAMES) -> None:
@@ -185,19 +188,26 @@ class Builder:
         files.check_writable(path)
         self.path, self.card, self.tagger, self.min_frames = path, card, tagger or untagged, min_frames
         place, recipe, wanted = bf.join(path, CARD), self._mark(RECIPE), card.to_json()
-        if bf.exists(place):  # the card of an earlier version goes; another data set is not written over
-            found = read_card(path).name
-            if found != card.name:
-                raise DatasetError(
-                    f"{place}: expected no data set or {card.name!r}, found {found!r}. Choose another folder."
-                )
-            bf.remove(place)
+        if bf.exists(self._mark(MOVING)):  # cut off in the middle of it
+            self._move()
+        earlier = bf.exists(place)
+        if earlier and not bf.isdir(self._mark(NEW)) and bf.isdir(bf.join(path, MARKS)):
+            bf.rmtree(bf.join(path, MARKS))  # of what is finished
+        if earlier and (found := read_card(path).name) != card.name:
+            raise DatasetError(
+                f"{place}: expected no data set or {card.name!r}, found {found!r}. Choose another folder."
+            )
         if bf.exists(recipe) and files.read_text(recipe) != wanted:
             raise DatasetError(
                 f"{recipe}: an unfinished import with other settings lies here. Start it again with its own settings, "
                 f"or remove {path}."
             )
         files.write_bytes(recipe, wanted.encode())
+        self.place = path
+        if "://" in path and earlier:  # nothing can be moved there
+            bf.remove(place)
+        elif earlier or bf.isdir(self._mark(NEW)):
+            self.place = self._mark(NEW)
         listed = [name for name in bf.listdir(bf.join(path, MARKS)) if name.endswith(".json") and name != RECIPE]
         marks = [files.read_json(self._mark(name)) for name in listed]
         self.done = {mark["id"]: (mark["split"], int(mark["place"])) for mark in marks}
@@ -226,7 +236,7 @@ class Builder:
         validate(clip, fps=self.card.fps, min_frames=self.min_frames)
         content, place = contents(clip, self.tagger), names(clip.id, self.card)
         for key, data in content.items():
-            files.write_bytes(bf.join(self.path, place[key]), data)
+            files.write_bytes(bf.join(self.place, place[key]), data)
         number, entry = len(self.done), Entry.of(clip, content).line
         mark = json.dumps({"id": clip.id, "split": split, "place": number, "entry": entry})
         files.write_bytes(self._mark(f"{clip.id}.json"), mark.encode())
@@ -240,31 +250,51 @@ class Builder:
             found = ", ".join(f"{split} ({len(ids)})" for split, ids in members.items() if ids) or "none"
             raise DatasetError(f"{self.path}: expected clips in the split train, found {found}. Put clips there.")
         for split, ids in members.items():
-            files.write_bytes(bf.join(self.path, f"{split}.txt"), "".join(f"{i}\n" for i in ids).encode())
+            files.write_bytes(bf.join(self.place, f"{split}.txt"), "".join(f"{i}\n" for i in ids).encode())
         # Mean and Std of the truth (of the teacher where there is none) and of the teacher
-        skeleton, lifted = by_name(self.card.skeleton), bf.join(self.path, "teacher_vecs", self.card.lifter)
+        skeleton, lifted = by_name(self.card.skeleton), bf.join(self.place, "teacher_vecs", self.card.lifter)
         teacher, truth = Moments(skeleton), Moments(skeleton)
         for clip_id in members["train"]:
-            place = {key: bf.join(self.path, name) for key, name in names(clip_id, self.card).items()}
+            place = {key: bf.join(self.place, name) for key, name in names(clip_id, self.card).items()}
             teacher.add(torch.from_numpy(files.read_array(place["teacher"])))
             if bf.exists(place["truth"]):
                 truth.add(torch.from_numpy(files.read_array(place["truth"])))
-        for folder, moments in ((self.path, truth if truth.count else teacher), (lifted, teacher)):
+        for folder, moments in ((self.place, truth if truth.count else teacher), (lifted, teacher)):
             for name, values in zip(("Mean.npy", "Std.npy"), moments.mean_and_std(), strict=True):
                 files.write_bytes(bf.join(folder, name), files.array_bytes(values.numpy()))
         ordered = [clip_id for split in SPLITS for clip_id in members[split]]
         self.card = dataclasses.replace(
             self.card,
             counts={split: len(ids) for split, ids in sorted(members.items()) if ids},
-            content_hash=content_hash(self.path, self.card, ordered),
+            content_hash=content_hash(self.place, self.card, ordered),
             **changes,  # type: ignore[arg-type]
         )
         for split, ids in members.items():
             if ids and all(self.entries[i] for i in ids):
-                index.write(self.path, split, facts_of(self.card), [self.entries[i] for i in ids])
-        files.write_bytes(bf.join(self.path, CARD), self.card.to_json().encode())
-        bf.rmtree(bf.join(self.path, MARKS))
+                index.write(self.place, split, facts_of(self.card), [self.entries[i] for i in ids])
+        files.write_bytes(bf.join(self.place, CARD), self.card.to_json().encode())
+        if self.place != self.path:
+            bf.makedirs(bf.join(self.place, "new_joint_vecs"))  # where no truth is known, that of before goes too
+            files.write_bytes(self._mark(MOVING), b"")
+            self._move()
+        else:
+            bf.rmtree(bf.join(self.path, MARKS))
         return read_card(self.path)
+
+    def _move(self) -> None:
+        """Put the new version, which is whole, in the place of the earlier one, its card last; cut off, it goes on."""
+        new, left = self._mark(NEW), sorted(os.listdir(self._mark(NEW)), key=CARD.__eq__)
+        if left and bf.exists(bf.join(self.path, CARD)):  # from here on neither version is whole
+            bf.remove(bf.join(self.path, CARD))
+        for name in left:
+            old = bf.join(self.path, name)
+            if bf.isdir(old):
+                bf.rmtree(old)
+            elif bf.exists(old):
+                bf.remove(old)
+            os.rename(bf.join(new, name), old)
+        bf.rmtree(new)
+        bf.rmtree(bf.join(self.path, MARKS))
 
     def _mark(self, name: str) -> str:
         return bf.join(self.path, MARKS, name)
@@ -278,7 +308,7 @@ def is_unfinished(path: str) -> bool:
 def write_folder(path: str, clips: Mapping[str, Sequence[Clip]], card: Card, *, tagger: Tagger | None = None) -> Card:
     """Check everything, then write the clips of each split, the statistics of the training split, and the card last.
 
-    An earlier version of the same data set is replaced; its card goes first. -> the card with counts and hash.
+    An earlier version of the same data set is replaced at the end. -> the card with counts and hash.
     """
     unknown = [split for split in clips if split not in SPLITS]
     if unknown or not clips.get("train"):

@@ -80,7 +80,7 @@ def run_import(
         first = next(iter(left_out.values()))
         raise DatasetError(f"{importer.source}: expected clips that can be used, found none. The first: {first}")
     some = list(builder.done)[:: max(len(builder.done) // MEASURED, 1)]
-    clips = [read_clip(out, card, clip_id) for clip_id in some]
+    clips = [read_clip(builder.place, card, clip_id) for clip_id in some]
     measured = {key: round(value, 5) for key, value in measured_error(clips, clips).items()}
     return Imported(builder.finish(lifter_error=measured, detector_error=detector_error(clips)), left_out)
 

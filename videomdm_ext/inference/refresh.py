@@ -102,6 +102,6 @@ def refresh_folder(
             builder.add(by_id[clip_id], split)
         if progress:
             progress(len(rows) - len(left) + start + len(part), len(rows))
-    finished = [read_clip(out, plan, clip_id) for _, clip_id in rows[:: max(len(rows) // MEASURED, 1)]]
+    finished = [read_clip(builder.place, plan, clip_id) for _, clip_id in rows[:: max(len(rows) // MEASURED, 1)]]
     error = {name: round(value, 5) for name, value in measured_error(finished, finished).items()}
     return builder.finish(lifter_error=error), kept
