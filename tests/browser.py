@@ -58,10 +58,12 @@ class Browser:
         elif told.get("method") == "Log.entryAdded" and found["entry"]["level"] == "error":
             self.faults.append(found["entry"]["text"])
 
-    def open(self, place: Path, *, width: int = 1280, dark: bool = False, calm: bool = False) -> None:
-        """Show a file in a window so wide, in light or dark colours; `calm` people want no motion at first."""
+    def open(
+        self, place: Path, *, width: int = 1280, height: int = 900, dark: bool = False, calm: bool = False
+    ) -> None:
+        """Show a file in a window of this size, in light or dark colours; `calm` people want no motion at first."""
         self.faults.clear()
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         motion = {"name": "prefers-reduced-motion", "value": "reduce" if calm else "no-preference"}
         self.call("Emulation.setEmulatedMedia", features=[scheme, motion])

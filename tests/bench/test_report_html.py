@@ -205,7 +205,7 @@ def test_the_page_fits_the_window_and_its_words_stand_out_in_light_and_dark(
     shown: Browser, place: Path, width: int, dark: bool
 ) -> None:
     """Nothing but tables is wider than the window."""
-    shown.open(place, width=width, dark=dark)
+    shown.open(place, width=width, dark=dark, calm=True)
     assert shown.evaluate("document.documentElement.scrollWidth") <= width
     smallest = shown.evaluate("Math.min(...[...document.querySelectorAll('main td, main p')]"
                               ".map((one) => parseFloat(getComputedStyle(one).fontSize)))")  # fmt: skip

@@ -23,10 +23,9 @@ from videomdm_ext.supervision import refinement
 
 SOURCES = ("lifted", "refined", "arm lifted", "arm 2d")
 DIRECT = [SMPL22.index(f"{s}_{p}") for s in "lr" for p in ("hip", "knee", "ankle", "shoulder", "elbow", "wrist")]
-BRIEF = refinement.Refinement(first=50, rounds=1)
+BRIEF = refinement.Refinement(first=20, rounds=1, iterations=10)
 SMALL = dataclasses.replace(DEMO, latent_dim=32, layers=1, ff_size=32)
-STEPS = 60
-"""One checkpoint, at step 50, before the end."""
+STEPS = 20
 FILMS = {
     name: film("walk", noise=0.05, seed=seed, azimuth=azimuth, roll=roll, at=(0.0, 0.9, 1.2))
     for seed, (name, azimuth, roll) in enumerate(zip(VIEWS, (20, 110, 200, 290), (0, 10, -5, 0), strict=True))
@@ -59,7 +58,10 @@ def camera_table(name, one):
 
 
 class Interrupted:
-    """A demo that is interrupted while the third video is watched, then after a checkpoint, and then left alone."""
+    """A demo that is interrupted while the third video is watched, then after an arm is trained, and then left alone.
+
+    Within a training test_bench_kill.py interrupts.
+    """
 
     def __init__(self, root: Path) -> None:
         self.sources, self.out = written(root / "source"), root / "out"
@@ -98,7 +100,7 @@ class Interrupted:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(video_demo, "DEMO", SMALL)
-            return run_video_demo(self.out, self.sources, steps=STEPS, workers=1, progress=progress)
+            return run_video_demo(self.out, self.sources, steps=STEPS, workers=0, progress=progress)
 
 
 @pytest.fixture(scope="module")
@@ -154,14 +156,14 @@ def test_the_report_has_its_rows_its_picture_and_its_videos(demo):
     assert all(facts["focal"] == FOCAL for facts in stored["videos"].values())
 
 
-def test_an_interrupted_demo_watches_no_video_twice_and_trains_on_from_its_checkpoint(demo):
+def test_an_interrupted_demo_watches_no_video_and_trains_no_arm_twice(demo):
     assert demo.watched == [["cam01.gif", "cam02.gif", "cam03.gif"], ["cam03.gif", "cam04.gif", "alone.gif"], []]
     assert demo.before_clips
     assert demo.kept_before == [True] * 2 * len(demo.sources.films)  # so that clips never differ by rounding
     assert demo.before_report
     logs = [place.read_text(encoding="utf-8") for place in demo.out.glob("runs/*/run.log")]
     assert len(logs) == 2
-    assert any(f"model{50:09d}.pt at step 50" in log or log.count("parameters on") == 1 for log in logs)
+    assert [log.count("parameters on") for log in logs] == [1, 1]
 
 
 def test_started_again_a_finished_demo_watches_and_trains_nothing_and_says_the_same(demo):

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 from clips import verify_folder
-from filmed import FOCAL, film, write_source
+from filmed import FOCAL, brief, film, write_source
 
 from videomdm_ext.cli import main as cli
 from videomdm_ext.cli import videos
 from videomdm_ext.data import texts
 from videomdm_ext.data.folder import read_folder
 
-FILMS = {"walk one": film("walk"), "dance": film("dance_b")}
+FILMS = {"walk one": brief(film("walk")), "dance": brief(film("dance_b"))}
 
 
 @pytest.fixture
