@@ -70,8 +70,9 @@ SMALL_PLAN = (
     "--samples 8 --replications 1 --curve 0 --workers 0 --windows 1 --arms 3d,2d-lifted --without text-motion,views-2d"
 )
 SMALL = {
-    "demo": "--steps 50 --batch-size 2 --arms 2d-lifted --layers 1 --latent-dim 32 --ff-size 32 --diffusion-steps 4 "
-    "--samples 8 --workers 1 --out runs/demo --replications 1 --windows 1 --without text-motion,views-2d",
+    "demo": "--steps 50 --batch-size 2 --crop-frames 16 --arms 3d --layers 1 --latent-dim 32 --ff-size 32 "
+    "--diffusion-steps 4 --samples 8 --workers 1 --out runs/demo --replications 1 --windows 1 "
+    "--without text-motion,views-2d",
     "train": SMALL_TRAINING,
     "run": SMALL_TRAINING,
     "train.train_mdm": SMALL_TRAINING,
@@ -256,7 +257,7 @@ class Reader:
         site = environments.create(venv, self.common)
         environments.install_plugin(site, "documented", PLUGINS, {module: module for module in PLUGINS})
         ours = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIDEOMDM_PLUGINS")}
-        ours |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        ours |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", "TOKENIZERS_PARALLELISM": "false"}
         command = [str(venv / "bin" / "python"), str(SERVER)]
         return subprocess.Popen(command, cwd=self.folder, env=ours, stdin=pipe, stdout=pipe, text=True)
 
