@@ -144,8 +144,8 @@ class Rows:
         missed = (weight * depth).unsqueeze(2) * off
         self.calm: Tensor | None = None
         self.force = missed[:, :, :1] * u + missed[:, :, 1:] * v
-        pairs = u.unsqueeze(3) * u.unsqueeze(2) + v.unsqueeze(3) * v.unsqueeze(2)
-        self.image = weight[:, :, None, None] * pairs
+        pairs = u.movedim(2, 0).unsqueeze(3) * u + v.movedim(2, 0).unsqueeze(3) * v
+        self.image = (weight.unsqueeze(2) * pairs).contiguous()
         valid = observation.valid.to(positions.dtype).unsqueeze(-1)
         self.smooth = valid[:, 2:] * valid[:, 1:-1] * valid[:, :-2] / known.acceleration**2
         if math.isfinite(known.tremble) and valid.shape[1] > 4:
@@ -163,7 +163,7 @@ class Rows:
 
     def curvature(self, change: Tensor) -> Tensor:
         """J_r^T J_r of a change of the positions."""
-        x, y, z = (self.image[:, :, :, k] * change[:, :, k : k + 1] for k in range(3))
+        x, y, z = (self.image[k] * change[:, :, k : k + 1] for k in range(3))
         bend = change.diff(n=2, dim=1)
         moved = x + y + z + _difference_back(self.smooth.unsqueeze(-1) * bend, 2)
         return moved if self.calm is None else moved + _difference_back(self.calm * bend.diff(n=2, dim=1), 4)
@@ -173,8 +173,7 @@ class Rows:
 
         A turn swings all later frames about the root's place before it.
         """
-        xx, yy, zz = self.image.diagonal(dim1=2, dim2=3).unbind(-1)
-        zx = self.image[:, :, 2, 0]
+        xx, yy, zz, zx = (self.image[i][:, :, j] for i, j in ((0, 0), (1, 1), (2, 2), (2, 0)))
         cos, sin = decoding.cos, decoding.sin
         level, root_x, root_z = (xx + zz) / 2.0, decoding.root_x, decoding.root_z
         away_x, away_z = decoding.x + root_x, decoding.z + root_z
