@@ -6,7 +6,7 @@ The trees are the stand-in with seams as older commits and forks have them, so t
 import shutil
 import subprocess
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import forks
 import numpy as np
@@ -18,7 +18,7 @@ from torch import nn
 from videomdm_ext.cli import main as cli
 from videomdm_ext.data.folder import write_folder
 from videomdm_ext.errors import HostError
-from videomdm_ext.mdm import checkout, doctor, hook, install, remedies, text
+from videomdm_ext.mdm import checkout, doctor, hook, install, loop, remedies, text
 from videomdm_ext.mdm.checkout import DATA, LOOP, MODELS, PARSER, STANDIN
 from videomdm_ext.mdm.speed import approximate
 
@@ -208,6 +208,16 @@ def test_a_second_data_set_is_refused_with_paired_alone(host):
     assert (done.returncode, done.stdout.count("updates")) == (1, 0)
     assert "--paired: expected a training on one data set" in done.stderr
     assert train(host, "alone", *TWO, "--data_dir", "more").returncode == 0
+
+
+def test_the_log_of_losses_takes_what_a_fork_adds():
+    module = ModuleType("train.training_loop")
+    module.TrainLoop = type("TrainLoop", (), {})
+    module.log_loss_dict = lambda diffusion, ts, losses, log_quartiles=4: (ts, losses, log_quartiles)
+    loop.replace(module)
+    times, terms = torch.tensor([1, 2]), {"loss": torch.ones(2)}
+    assert module.log_loss_dict(None, times, terms) == (times, terms, 4)
+    assert module.log_loss_dict(None, times, terms, log_quartiles=0) == (times, terms, 0)
 
 
 class Early(nn.Module):

@@ -225,6 +225,8 @@ def _gone(*paths: Path) -> str:
 
 RAN, LAUNCHED, SEAMS, LACKS, FAILED = "✓", "✓ by `run`", "seams", "lacks", "failed"
 """What is known of a program: it ran; by `videomdm run` alone; its seams are there; one is not; an error ended it."""
+FOLDERS = {"train 3d": "three", "train 2d": "free", "--paired": "two"}
+"""Where each training of a run writes."""
 LARGEST = 2**20
 """Bytes of a file that is copied for a run; data and weights are not needed."""
 TINY = ("--latent_dim", "32", "--layers", "1", "--diffusion_steps", "10", "--batch_size", "4", "--save_interval", "100")
@@ -299,6 +301,8 @@ def run(place: Path, clips: Path, programs: Sequence[str]) -> Iterator[tuple[str
     yield "install", (RAN, "")
     for program in [name for name in words if name in programs]:
         for state, launcher in ((RAN, ()), (LAUNCHED, ("videomdm_ext.run", "--mdm", "."))):
+            if launcher and program in FOLDERS:  # what the first attempt left would be refused
+                shutil.rmtree(place / "save" / FOLDERS[program], ignore_errors=True)
             command = [sys.executable, "-W", "ignore", "-m", *launcher, *words[program]]
             done = subprocess.run(command, cwd=place, env=evaluation.environment(), capture_output=True, text=True)
             if _has_made(place, program):
@@ -315,7 +319,7 @@ def _has_made(place: Path, program: str) -> bool:
     """Whether a program has written what it is for; drawing what was sampled is a matter of other packages."""
     if program in ("sample", "edit"):
         return (place / "out" / program / "results.npy").is_file()
-    folder = {"train 3d": "three", "train 2d": "free"}.get(program, "two")
+    folder = FOLDERS.get(program, "two")
     steps = [resume.step_of(path) for path in resume.checkpoints(place / "save" / folder)]
     return max(steps, default=-1) > (2 if program == "resume" else 0)
 

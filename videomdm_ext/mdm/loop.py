@@ -41,7 +41,9 @@ def replace(module: ModuleType) -> None:
         vars(module)["sample_goal"] = distributed.parts_of(goals)
     if log := vars(module).get("log_loss_dict"):
         gathered, terms = distributed.gathered, distributed.gathered_terms
-        vars(module)["log_loss_dict"] = lambda diffusion, t, losses: log(diffusion, gathered(t), terms(losses))
+        vars(module)["log_loss_dict"] = lambda diffusion, t, losses, **named: log(
+            diffusion, gathered(t), terms(losses), **named
+        )
 
 
 class Whole(Host):
