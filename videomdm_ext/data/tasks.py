@@ -154,6 +154,7 @@ def _count_death(name: str, deaths: int, error: BaseException) -> None:
 @contextmanager
 def _processes(processes: int, renewed: int | None) -> Iterator[_Workers]:
     named: dict[str, Any] = {"mp_context": get_context("spawn"), "initializer": start_worker}
+    named["initargs"] = (os.getpid(),)  # the parent, who may be gone when the worker begins
     with ProcessPoolExecutor(processes, max_tasks_per_child=renewed, **named) as pool:
         try:
             yield _Workers(lambda function, call: pool.submit(function, *call), lambda: 2 * processes, ())
@@ -169,10 +170,10 @@ def _processes(processes: int, renewed: int | None) -> Iterator[_Workers]:
             raise
 
 
-def start_worker() -> None:
+def start_worker(parent: int | None = None) -> None:
     """What a worker process does first. It ends with its parent: two may not work in one folder."""
 
-    def end(parent: int = os.getppid()) -> None:
+    def end(parent: int = parent or os.getppid()) -> None:
         while os.getppid() == parent:
             time.sleep(PULSE)
         os._exit(1)
