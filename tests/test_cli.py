@@ -182,7 +182,7 @@ def at_a_terminal(script: str, *streams: int, **changes: str) -> tuple[str, str]
 import os, sys
 for at in {streams}:
     os.dup2(os.open({os.ttyname(there)!r}, os.O_RDWR | os.O_NOCTTY), at)
-for name in [name for name in sys.modules if name.startswith("videomdm_ext.cli")]:
+for name in [name for name in sys.modules if name.startswith(("videomdm_ext.cli", "tyro"))]:
     del sys.modules[name]  # what is printed on is chosen when they are imported
 """
     with ThreadPoolExecutor(1) as pool:

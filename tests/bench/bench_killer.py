@@ -89,7 +89,7 @@ def main(folder: Path) -> None:
     kinds = ["rename"] * BY_RENAME + ["time"] * BY_TIME
     draw.shuffle(kinds)
     for kind in kinds:
-        count, after, seconds = draw.randint(1, 7), draw.random() < 0.5, draw.uniform(0, 0.15) * whole
+        count, after, seconds = draw.randint(2, 8), draw.random() < 0.5, draw.uniform(0, 0.15) * whole
 
         def dying(count: int = count, after: bool = after) -> None:
             die_at(count, after=after)

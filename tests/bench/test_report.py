@@ -18,7 +18,7 @@ from videomdm_ext.bench.report.tables import terminal_table
 from videomdm_ext.bench.results import Case, Judge, Results, Training, worst_cases
 from videomdm_ext.bench.verdict import verdict
 from videomdm_ext.data.motions import load_motions
-from videomdm_ext.errors import DatasetError
+from videomdm_ext.errors import StorageError
 from videomdm_ext.render.figures import Example
 
 
@@ -229,7 +229,7 @@ def test_writing_leaves_text_numbers_and_pictures(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_an_error_before_anything_is_drawn(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(DatasetError, match="file"):
+    with pytest.raises(StorageError, match="file"):
         write(make_results(), tmp_path / "file" / "report")
 
 

@@ -198,8 +198,8 @@ def spoil(run: Path, place: Path, how: str) -> Path:
 @pytest.mark.parametrize(
     ("how", "named"),
     [
-        ("text", "does not fit the arguments in"),
-        ("cut", "does not fit the arguments in"),
+        ("text", "expected a checkpoint, found a damaged file"),
+        ("cut", "expected a checkpoint, found a damaged file"),
         ("list", "does not fit the arguments in"),
         ("skeleton", "expected 263 channels (22 joints) of smpl22, the skeleton of the clips in"),
         ("too large", "model000000002.pt: expected finite motions from this checkpoint, found others"),

@@ -24,12 +24,13 @@ BENCH += ("--text-features", "words", "--without", "t2m,text-motion")
 FIRST = """
 import multiprocessing, os, signal
 from videomdm_ext.bench.report import figures
+from videomdm_ext.data import tasks
 os.setsid()
 class Forked(type(multiprocessing.get_context("fork"))):
     def get_start_method(self, allow_none=False):
         return "spawn"
 if os.environ.get("FORKED"):
-    multiprocessing.get_context = lambda method=None: Forked()
+    tasks.get_context = lambda method: Forked()
 figures.sections = lambda results: []  # no picture is looked at
 rename = os.replace
 def replace(source, target, **rest):

@@ -225,6 +225,7 @@ def draw_sheets(out: str) -> None:
                 if not sheet.exists():
                     _draw(str(sheet), out, card, clip_id, place, notes)
             except Exception as error:
+                sheet.unlink(missing_ok=True)
                 reason = str(error) if isinstance(error, VideoMDMError) else f"{type(error).__name__}: {error}"
                 message = f"    no picture of {clip_id}: {reason}"
                 console.print(message, markup=False, highlight=False, soft_wrap=True)

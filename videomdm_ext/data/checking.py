@@ -28,7 +28,7 @@ from videomdm_ext.data.rules import ERROR, KINDS, WARNING, WHOLE, Finding, Sight
 from videomdm_ext.data.rules_motion import lies_along, upright
 from videomdm_ext.data.tasks import HERE, Engine
 from videomdm_ext.data.texts import looks_decoded_twice, parse_texts
-from videomdm_ext.errors import DatasetError
+from videomdm_ext.errors import DatasetError, StorageError
 from videomdm_ext.motion.features import Moments
 from videomdm_ext.motion.skeletons import by_name
 
@@ -489,7 +489,7 @@ def remember(path: str, check: str, seen: Mapping[str, Clipfiles]) -> None:
         told = [[item.kind, item.message, item.level] for item in clip.findings]
         entries[clip_id] = {"content": clip.digest, "findings": told, "states": clip.states, "facts": clip.facts}
     content = json.dumps({"check": check, "seal": sealed(entries), "clips": entries})
-    with contextlib.suppress(DatasetError):
+    with contextlib.suppress(StorageError):
         files.write_bytes(bf.join(path, CACHE), content.encode())
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from videomdm_ext.data import files, rules, rules_motion
 from videomdm_ext.data.clip import Clip
-from videomdm_ext.errors import DatasetError
+from videomdm_ext.errors import StorageError
 
 FOLDER = "index"
 KEPT_BYTES = 1 << 28
@@ -93,7 +93,7 @@ class Lines(Sequence[Entry]):
 def write(path: str, split: str, facts: str, lines: Sequence[str]) -> None:
     """Write the index of a split; a folder that cannot be written goes without. `facts` are what it depends on."""
     rest = "".join(f"{line}\n" for line in lines)
-    with contextlib.suppress(DatasetError):
+    with contextlib.suppress(StorageError):
         files.write_bytes(_place(path, split), f"{_seal(facts, rest)}\n{rest}".encode())
 
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.data import files
-from videomdm_ext.errors import DatasetError
+from videomdm_ext.errors import StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +127,7 @@ class OnDisk:
         content = hashlib.sha256(numbers).digest() + numbers
         try:  # no two threads of this machine have one number
             files.write_bytes(str(path), content, beside=f"{path}.{threading.get_native_id()}")
-        except DatasetError as error:
+        except StorageError as error:
             self.refused = True
             logger.warning("texts' features cannot be kept (%s); %s=DIR names a folder", error, VARIABLE)
 
