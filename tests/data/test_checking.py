@@ -25,7 +25,7 @@ from videomdm_ext.data.folder import SPLITS, Card, content_hash, contents, names
 from videomdm_ext.data.motions import Optics, find_lifter, lift, observe, own_generator
 from videomdm_ext.data.rules import KINDS, Finding
 from videomdm_ext.data.texts import untagged
-from videomdm_ext.errors import DatasetError
+from videomdm_ext.errors import DatasetError, StorageError
 from videomdm_ext.geometry.cameras import project
 from videomdm_ext.motion.features import decode, encode
 from videomdm_ext.motion.kinematics import heading
@@ -479,7 +479,7 @@ def test_a_cache_that_is_broken_or_was_changed_is_left_aside(folder: Folder, con
 
 def test_a_folder_that_cannot_be_written_is_checked_all_the_same(folder: Folder, monkeypatch: pytest.MonkeyPatch):
     def refuse(path: str, content: bytes) -> None:
-        raise DatasetError("read only")
+        raise StorageError("read only")
 
     os.remove(folder.path / "checked.json")
     monkeypatch.setattr(files, "write_bytes", refuse)
