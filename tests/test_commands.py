@@ -20,8 +20,14 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[commands.Reader
     reader.close()
 
 
+def with_marks(command: documents.Command) -> object:
+    """A command as a parameter; one whose extras bring more than `test` does is marked."""
+    more = command.extras - documents.Command.extras
+    return pytest.param(command, marks=[pytest.mark.extras] if more else [], id=str(command))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("command", commands.ONCE.values(), ids=str)
+@pytest.mark.parametrize("command", [*map(with_marks, commands.ONCE.values())])
 def test_a_documented_command_runs_to_its_end(command, reader):
     reader.run(command)
 

@@ -23,6 +23,7 @@ from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.mdm.data import check_unpacked, open_dataset
 
 pytest.importorskip("pyarrow")
+pytestmark = pytest.mark.extras
 FACTS = Card(name="many", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
 BARE = make_clip(name="jump", truth=None, truth_extrinsics=None)
 

@@ -144,6 +144,7 @@ def cluster():
         made.shutdown()
 
 
+@pytest.mark.extras
 @pytest.mark.slow
 def test_ray_imports_every_film_once_when_a_worker_is_killed_in_the_middle_and_as_one_process_does(
     cluster, source, alone, tmp_path, caplog
@@ -173,6 +174,7 @@ def test_ray_imports_every_film_once_when_a_worker_is_killed_in_the_middle_and_a
     assert content_of(out) == content_of(alone)
 
 
+@pytest.mark.extras
 @pytest.mark.slow
 def test_ray_gives_up_a_deadly_task_passes_on_a_refusal_and_shares_out_gpus(cluster, tmp_path, caplog):
     with pytest.raises(VideoMDMError, match=r"^deadly: expected a worker that lives to its end, found 3 that died"):
@@ -187,6 +189,7 @@ def test_ray_gives_up_a_deadly_task_passes_on_a_refusal_and_shares_out_gpus(clus
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.extras
 @pytest.mark.slow
 def test_ray_refines_as_one_process_does_while_a_whole_machine_is_lost(cluster, alone, tmp_path, monkeypatch):
     made, nodes = cluster

@@ -20,6 +20,7 @@ from videomdm_ext.motion.skeletons import SMPL22
 
 arrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
+pytestmark = pytest.mark.extras
 CARD = """---
 license: cc-by-nc-4.0
 pretty_name: Some Motion
