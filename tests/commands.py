@@ -19,8 +19,8 @@ from documents import ROOT, Command
 from filmed import FOCAL, brief, film, write_source
 
 from videomdm_ext.cli.main import VERBS
+from videomdm_ext.data.building import write_folder
 from videomdm_ext.data.clip import Clip
-from videomdm_ext.data.folder import write_folder
 from videomdm_ext.mdm import checkout
 
 SERVER = ROOT / "tests" / "command_server.py"

@@ -23,7 +23,8 @@ from videomdm_ext.cli import benchmarking, checkouts
 from videomdm_ext.cli import main as cli
 from videomdm_ext.cli import training as verbs
 from videomdm_ext.cli.console import take
-from videomdm_ext.data.folder import read_card, write_folder
+from videomdm_ext.data.building import write_folder
+from videomdm_ext.data.folder import read_card
 from videomdm_ext.data.refined import is_made
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.hookspecs import hookimpl

@@ -12,7 +12,7 @@ from documents import ROOT
 
 import videomdm_ext
 from videomdm_ext.cli import main as cli
-from videomdm_ext.data.folder import write_folder
+from videomdm_ext.data.building import write_folder
 from videomdm_ext.supervision import refinement
 
 TINY = (

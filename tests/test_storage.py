@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from clips import CARD, make_clip, motion
 
-from videomdm_ext.data.folder import write_folder
+from videomdm_ext.data.building import write_folder
 from videomdm_ext.errors import message_of
 
 REFUSE = """

@@ -7,7 +7,8 @@ from typing import Any
 from clips import make_clip
 
 from videomdm_ext.bench.plan import DEMO, Plan
-from videomdm_ext.data.folder import Card, write_folder
+from videomdm_ext.data.building import write_folder
+from videomdm_ext.data.folder import Card
 
 CARD = Card(
     name="a few", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",),

@@ -26,7 +26,8 @@ from videomdm_ext.bench.run import Bench, execute, prepare
 from videomdm_ext.bench.scoring import make_scoring, with_plugins
 from videomdm_ext.cli.main import main
 from videomdm_ext.data import refined
-from videomdm_ext.data.folder import read_card, read_folder, write_folder
+from videomdm_ext.data.building import write_folder
+from videomdm_ext.data.folder import read_card, read_folder
 from videomdm_ext.data.refined import identity
 from videomdm_ext.data.tasks import Engine
 from videomdm_ext.errors import ConfigError, HostError, PluginError, VideoMDMError

@@ -24,8 +24,8 @@ from videomdm_ext.bench.plan import Plan
 from videomdm_ext.bench.reference import View, drawn_start, read_reference, refilmed, whole_views
 from videomdm_ext.bench.report import figures
 from videomdm_ext.bench.run import Bench
+from videomdm_ext.data.building import write_folder
 from videomdm_ext.data.clip import Clip
-from videomdm_ext.data.folder import write_folder
 from videomdm_ext.data.tasks import Engine
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.geometry import cameras

@@ -16,7 +16,7 @@ from videomdm_ext.bench.plan import FOLDER, ArmConfig, Plan, Run, arm_name, know
 from videomdm_ext.bench.run import Bench, execute, prepare
 from videomdm_ext.config import Supervision, add_arguments, difference, from_args
 from videomdm_ext.data import tasks
-from videomdm_ext.data.folder import write_folder
+from videomdm_ext.data.building import write_folder
 from videomdm_ext.data.refined import is_made
 from videomdm_ext.data.tasks import Engine
 from videomdm_ext.errors import ConfigError, StorageError

@@ -14,7 +14,7 @@ from videomdm_ext.bench import protocol_mdm
 from videomdm_ext.bench.protocol_mdm import Settings
 from videomdm_ext.bench.report.tables import markdown_block
 from videomdm_ext.cli.benchmarking import bench
-from videomdm_ext.data.folder import write_folder
+from videomdm_ext.data.building import write_folder
 from videomdm_ext.errors import ConfigError, HostError
 from videomdm_ext.mdm import checkout, evaluation
 

@@ -8,7 +8,8 @@ import pytest
 from clips import make_clip
 
 from videomdm_ext.cli.main import main
-from videomdm_ext.data.folder import Card, write_folder
+from videomdm_ext.data.building import write_folder
+from videomdm_ext.data.folder import Card
 
 CARD = Card(name="two", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
 

@@ -11,7 +11,8 @@ from clips import CARD, make_clip
 
 from videomdm_ext.cli import main as cli
 from videomdm_ext.cli import training
-from videomdm_ext.data.folder import read_card, read_folder, write_folder
+from videomdm_ext.data.building import write_folder
+from videomdm_ext.data.folder import read_card, read_folder
 
 SMALL = [
     *("--batch_size", "2", "--crop_frames", "24", "--latent_dim", "16", "--layers", "1", "--ff_size", "16"),

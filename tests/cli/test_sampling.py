@@ -15,7 +15,8 @@ from clips import CARD, make_clip
 from videomdm_ext import plugins
 from videomdm_ext.cli import main as cli
 from videomdm_ext.cli import sampling
-from videomdm_ext.data.folder import read_folder, read_statistics, write_folder
+from videomdm_ext.data.building import write_folder
+from videomdm_ext.data.folder import read_folder, read_statistics
 from videomdm_ext.geometry.cameras import to_camera, to_world
 from videomdm_ext.hookspecs import hookimpl
 from videomdm_ext.inference import lift as lifting

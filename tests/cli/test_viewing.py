@@ -20,7 +20,8 @@ from videomdm_ext.cli import viewing
 from videomdm_ext.cli.main import main
 from videomdm_ext.cli.viewing import handler
 from videomdm_ext.data import refined
-from videomdm_ext.data.folder import Card, read_card, write_folder
+from videomdm_ext.data.building import write_folder
+from videomdm_ext.data.folder import Card, read_card
 from videomdm_ext.inference.sample import write_motions
 from videomdm_ext.supervision import refinement
 

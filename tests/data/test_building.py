@@ -9,7 +9,8 @@ import torch
 from clips import CARD, make_clip, verify_folder
 
 from videomdm_ext.data import files, folder
-from videomdm_ext.data.folder import Builder, Card, is_unfinished, read_card, read_clip, read_folder, write_folder
+from videomdm_ext.data.building import Builder, is_unfinished, write_folder
+from videomdm_ext.data.folder import Card, read_card, read_clip, read_folder
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.motion.features import Moments, channels, mean_and_std
 from videomdm_ext.motion.skeletons import SMPL22

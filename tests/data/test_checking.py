@@ -19,9 +19,10 @@ import torch
 from clips import make_clip, motion
 
 from videomdm_ext.data import checking, files
+from videomdm_ext.data.building import contents, write_folder
 from videomdm_ext.data.checking import Checked, check_folder, trial
 from videomdm_ext.data.clip import Recording, to_clip
-from videomdm_ext.data.folder import SPLITS, Card, content_hash, contents, names, read_card, read_ids, write_folder
+from videomdm_ext.data.folder import SPLITS, Card, content_hash, names, read_card, read_ids
 from videomdm_ext.data.motions import Optics, find_lifter, lift, observe, own_generator
 from videomdm_ext.data.rules import KINDS, Finding
 from videomdm_ext.data.texts import untagged

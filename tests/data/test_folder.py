@@ -14,7 +14,8 @@ import torch
 from clips import make_clip, verify_folder
 
 from videomdm_ext.data import files
-from videomdm_ext.data.folder import Card, read_card, read_folder, read_statistics, write_folder
+from videomdm_ext.data.building import write_folder
+from videomdm_ext.data.folder import Card, read_card, read_folder, read_statistics
 from videomdm_ext.data.texts import caption_tokens, parse_texts
 from videomdm_ext.errors import DatasetError, StorageError
 from videomdm_ext.motion.features import mean_and_std

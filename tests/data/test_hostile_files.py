@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from videomdm_ext.data import files
+from videomdm_ext.data.building import write_folder
 from videomdm_ext.data.checking import check_folder
-from videomdm_ext.data.folder import Card, read_clip, write_folder
+from videomdm_ext.data.folder import Card, read_clip
 from videomdm_ext.errors import DatasetError
 
 MIB = 1 << 20

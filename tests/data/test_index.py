@@ -10,9 +10,10 @@ from clips import make_clip
 
 from videomdm_ext.data import folder as folders
 from videomdm_ext.data import index
+from videomdm_ext.data.building import write_folder
 from videomdm_ext.data.clip import Clip, with_truth_as_teacher
 from videomdm_ext.data.files import array_bytes
-from videomdm_ext.data.folder import Card, read_folder, write_folder
+from videomdm_ext.data.folder import Card, read_folder
 from videomdm_ext.data.index import Clips
 from videomdm_ext.errors import DatasetError
 

@@ -8,7 +8,8 @@ import torch
 from clips import make_clip
 
 from videomdm_ext.config import Source, Supervision
-from videomdm_ext.data.folder import Card, read_card, read_folder, write_folder
+from videomdm_ext.data.building import write_folder
+from videomdm_ext.data.folder import Card, read_card, read_folder
 from videomdm_ext.data.importing import merge
 from videomdm_ext.data.refined import make_refined, read_refined
 from videomdm_ext.data.rules import validate

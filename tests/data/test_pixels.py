@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from clips import CARD, make_clip
 
+from videomdm_ext.data.building import write_folder
 from videomdm_ext.data.checking import check_folder
-from videomdm_ext.data.folder import read_folder, write_folder
+from videomdm_ext.data.folder import read_folder
 from videomdm_ext.errors import DatasetError
 
 MATRIX = np.array([[900.0, 0.0, 640.0], [0.0, 950.0, 360.0], [0.0, 0.0, 1.0]], dtype=np.float32)

@@ -8,7 +8,8 @@ import pytest
 import torch
 from clips import CARD, make_clip
 
-from videomdm_ext.data.folder import read_card, read_folder, write_folder
+from videomdm_ext.data.building import write_folder
+from videomdm_ext.data.folder import read_card, read_folder
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.inference import refresh as refreshing
 from videomdm_ext.inference.lift import teacher_of, truth_of

@@ -13,8 +13,9 @@ import pytest
 import torch
 from clips import camera, make_clip, motion
 
+from videomdm_ext.data.building import write_folder
 from videomdm_ext.data.clip import Clip, Recording, to_clip, with_truth_as_teacher
-from videomdm_ext.data.folder import Card, read_folder, write_folder
+from videomdm_ext.data.folder import Card, read_folder
 from videomdm_ext.data.importing import merge
 from videomdm_ext.geometry.cameras import project
 from videomdm_ext.mdm import install

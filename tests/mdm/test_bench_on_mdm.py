@@ -11,7 +11,7 @@ import pytest
 from clips import CARD, make_clip
 
 from videomdm_ext.bench import provenance
-from videomdm_ext.data.folder import write_folder
+from videomdm_ext.data.building import write_folder
 
 pytestmark = [pytest.mark.mdm, pytest.mark.slow]
 

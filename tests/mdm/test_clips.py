@@ -12,7 +12,8 @@ import torch
 from clips import CARD, make_clip
 
 from videomdm_ext.config import Source, Supervision
-from videomdm_ext.data.folder import read_folder, read_statistics, write_folder
+from videomdm_ext.data.building import write_folder
+from videomdm_ext.data.folder import read_folder, read_statistics
 from videomdm_ext.errors import ConfigError, HostError
 from videomdm_ext.mdm import data, imports
 from videomdm_ext.mdm.data import UNDER_2D, WITH_CLIPS, check_host

@@ -15,7 +15,7 @@ import torch
 from clips import CARD, make_clip
 from mdm_runs import differences
 
-from videomdm_ext.data.folder import write_folder
+from videomdm_ext.data.building import write_folder
 from videomdm_ext.mdm import checkout, install
 from videomdm_ext.mdm.checkout import PARSER
 

@@ -9,7 +9,8 @@ import torch
 from clips import CARD, make_clip
 
 from videomdm_ext.config import Source, Supervision
-from videomdm_ext.data.folder import read_folder, read_statistics, write_folder
+from videomdm_ext.data.building import write_folder
+from videomdm_ext.data.folder import read_folder, read_statistics
 from videomdm_ext.data.refined import is_made, make_refined, read_refined
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.geometry.cameras import project

@@ -16,7 +16,7 @@ import torch
 from clips import CARD, make_clip
 from torch import Tensor
 
-from videomdm_ext.data.folder import write_folder
+from videomdm_ext.data.building import write_folder
 from videomdm_ext.data.motions import load_motions
 from videomdm_ext.mdm import checkout, resume
 

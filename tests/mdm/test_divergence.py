@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from videomdm_ext import run
-from videomdm_ext.data.folder import write_folder
+from videomdm_ext.data.building import write_folder
 from videomdm_ext.mdm import resume
 
 BROKEN = (math.nan, math.inf, -math.inf)

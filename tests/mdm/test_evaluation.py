@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from clips import CARD, make_clip
 
-from videomdm_ext.data.folder import write_folder
+from videomdm_ext.data.building import write_folder
 from videomdm_ext.errors import ConfigError, HostError
 from videomdm_ext.mdm import evaluation
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from videomdm_ext import plugins
 from videomdm_ext.bench.plan import load_arm
 from videomdm_ext.config import OLD_OPTIONS
-from videomdm_ext.data.folder import read_folder, write_folder
+from videomdm_ext.data.building import write_folder
+from videomdm_ext.data.folder import read_folder
 from videomdm_ext.data.refined import make_refined
 from videomdm_ext.errors import ConfigError, HostError, PluginError
 from videomdm_ext.hookspecs import hookimpl

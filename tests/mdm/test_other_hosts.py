@@ -16,7 +16,7 @@ from clips import CARD, make_clip
 from torch import nn
 
 from videomdm_ext.cli import main as cli
-from videomdm_ext.data.folder import write_folder
+from videomdm_ext.data.building import write_folder
 from videomdm_ext.errors import HostError
 from videomdm_ext.mdm import checkout, doctor, hook, install, loop, remedies, text
 from videomdm_ext.mdm.checkout import DATA, LOOP, MODELS, PARSER, STANDIN

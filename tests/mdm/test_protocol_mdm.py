@@ -22,8 +22,9 @@ from tolerances import EQUAL_WEIGHTS
 
 from videomdm_ext.bench import protocol_mdm
 from videomdm_ext.cli.benchmarking import bench as bench_verb
+from videomdm_ext.data.building import write_folder
 from videomdm_ext.data.clip import Clip
-from videomdm_ext.data.folder import Card, write_folder
+from videomdm_ext.data.folder import Card
 from videomdm_ext.data.motions import load_motions
 from videomdm_ext.errors import ConfigError, HostError
 from videomdm_ext.mdm import checkout, evaluation

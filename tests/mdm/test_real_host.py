@@ -6,7 +6,7 @@ import tolerances
 import torch
 from clips import CARD, make_clip
 
-from videomdm_ext.data.folder import write_folder
+from videomdm_ext.data.building import write_folder
 from videomdm_ext.mdm import checkout
 
 pytestmark = pytest.mark.mdm

@@ -14,7 +14,7 @@ from clips import CARD, make_clip
 from mdm_runs import differences
 
 from videomdm_ext import run
-from videomdm_ext.data.folder import write_folder
+from videomdm_ext.data.building import write_folder
 from videomdm_ext.errors import HostError
 from videomdm_ext.mdm import checkout
 

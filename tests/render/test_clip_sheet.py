@@ -10,7 +10,8 @@ from clips import make_clip
 from matplotlib.image import imread
 from PIL import Image
 
-from videomdm_ext.data.folder import Card, write_folder
+from videomdm_ext.data.building import write_folder
+from videomdm_ext.data.folder import Card
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.motion.skeletons import SMPL22
 from videomdm_ext.render import clip_figure, contact_sheet, figures

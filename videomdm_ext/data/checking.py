@@ -21,8 +21,9 @@ import numpy as np
 import torch
 
 from videomdm_ext.data import files, index, rules, rules_motion, shards
+from videomdm_ext.data.building import is_unfinished
 from videomdm_ext.data.files import Array
-from videomdm_ext.data.folder import SPLITS, Card, facts_of, is_unfinished, names, on_plane, read_card, read_files
+from videomdm_ext.data.folder import SPLITS, Card, facts_of, names, on_plane, read_card, read_files
 from videomdm_ext.data.index import Entry
 from videomdm_ext.data.rules import ERROR, KINDS, WARNING, WHOLE, Finding, Sight
 from videomdm_ext.data.rules_motion import lies_along, upright

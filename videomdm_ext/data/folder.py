@@ -1,17 +1,11 @@
-"""The folder format (docs/data.md): a file a clip for each of teacher, truth, keypoints, camera, texts, and a card.
-
-A folder is written clip by clip, so that it need not fit into memory and an interrupted import goes on. While it is
-being built it has no card, and DIR/building/ holds one small file a clip: its split and its place in the order. A clip
-counts once that file is there, and it is written after the clip's own files.
-"""
+"""The folder format (docs/data.md): a file a clip for each of teacher, truth, keypoints, camera, texts, and a card."""
 
 import dataclasses
 import functools
 import hashlib
 import json
 import logging
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,18 +18,16 @@ from videomdm_ext.data.clip import MIN_FRAMES, Clip
 from videomdm_ext.data.files import Array
 from videomdm_ext.data.index import Clips, Entry, Lines
 from videomdm_ext.data.rules import validate
-from videomdm_ext.data.texts import Tagger, caption_tokens, parse_texts, untagged
+from videomdm_ext.data.texts import parse_texts
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.geometry.cameras import normalise
-from videomdm_ext.motion.features import Moments
 from videomdm_ext.motion.kinematics import RAW, HeadingRule
 from videomdm_ext.motion.skeletons import by_name
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 1  # version of the folder format; a reader refuses any other
-CARD, MARKS, RECIPE = "dataset.json", "building", "recipe.json"
-NEW, MOVING = "new", "moving"
+CARD = "dataset.json"
 SPLITS = ("train", "val", "test")
 NEEDED = ("confidence",)  # arrays of a keypoints file, beside `points`, or `pixels`
 LOOKED_AT = 256  # clips of a split, at most, that are all read and checked when it is opened
@@ -141,25 +133,6 @@ def names(clip_id: str, card: Card) -> dict[str, str]:
     }
 
 
-def contents(clip: Clip, tagger: Tagger) -> dict[str, bytes]:
-    """The contents of a clip's files by kind."""
-    cameras = {"extrinsics": clip.extrinsics}
-    content = {"teacher": files.array_bytes(clip.teacher)}
-    if clip.truth is not None and clip.truth_extrinsics is not None:
-        content["truth"] = files.array_bytes(clip.truth)
-        cameras["truth_extrinsics"] = clip.truth_extrinsics
-    if clip.intrinsics is not None:
-        cameras["intrinsics"] = clip.intrinsics
-    if clip.image_size is not None:
-        cameras["image_size"] = np.asarray(clip.image_size, dtype=np.float32)
-    seen = {"points": clip.keypoints, "confidence": clip.confidence}
-    lines = [f"{text}#{caption_tokens(text, tagger)}#0.0#0.0\n" for text in clip.texts]
-    content["keypoints"] = files.arrays_bytes(seen)
-    content["camera"] = files.arrays_bytes(cameras)
-    content["texts"] = "".join(lines).encode()
-    return content
-
-
 def content_hash(path: str, card: Card, ids: Iterable[str]) -> str:
     """SHA-256 over names and contents of the files of these clips, in this order; a truth need not be there."""
     content = hashlib.sha256()
@@ -174,158 +147,6 @@ def update_hash(content: Any, card: Card, clip_id: str, found: Mapping[str, byte
     for key, data in found.items():
         content.update(f"{place[key]}\0{len(data)}\0".encode())
         content.update(data)
-
-
-class Builder:
-    """A folder in the making. `add` clips, then `finish`; a second Builder with the same card goes on.
-
-    An earlier version of the same data set stays whole until then: the new one is made in `place`, beside it. Raises
-    DatasetError where the folder holds another data set, or another recipe's unfinished clips.
-    """
-
-    def __init__(self, path: str, card: Card, *, tagger: Tagger | None = None, min_frames: int = MIN_FRAMES) -> None:
-        files.checked_id(card.lifter, "lifter")
-        files.check_writable(path)
-        self.path, self.card, self.tagger, self.min_frames = path, card, tagger or untagged, min_frames
-        place, recipe, wanted = bf.join(path, CARD), self._mark(RECIPE), card.to_json()
-        if bf.exists(self._mark(MOVING)):  # cut off in the middle of it
-            self._move()
-        earlier = bf.exists(place)
-        if earlier and not bf.isdir(self._mark(NEW)) and bf.isdir(bf.join(path, MARKS)):
-            bf.rmtree(bf.join(path, MARKS))  # of what is finished
-        if earlier and (found := read_card(path).name) != card.name:
-            raise DatasetError(
-                f"{place}: expected no data set or {card.name!r}, found {found!r}. Choose another folder."
-            )
-        if bf.exists(recipe) and files.read_text(recipe) != wanted:
-            raise DatasetError(
-                f"{recipe}: an unfinished import with other settings lies here. Start it again with its own settings, "
-                f"or remove {path}."
-            )
-        files.write_bytes(recipe, wanted.encode())
-        self.place = path
-        if "://" in path and earlier:  # nothing can be moved there
-            bf.remove(place)
-        elif earlier or bf.isdir(self._mark(NEW)):
-            self.place = self._mark(NEW)
-        listed = [name for name in bf.listdir(bf.join(path, MARKS)) if name.endswith(".json") and name != RECIPE]
-        marks = [files.read_json(self._mark(name)) for name in listed]
-        self.done = {mark["id"]: (mark["split"], int(mark["place"])) for mark in marks}
-        self.entries = {mark["id"]: mark.get("entry", "") for mark in marks}
-
-    def __contains__(self, clip_id: str) -> bool:
-        return clip_id in self.done
-
-    def forget(self) -> None:
-        """Start from nothing: what an interrupted import left is written again."""
-        for clip_id in self.done:
-            bf.remove(self._mark(f"{clip_id}.json"))
-        self.done = {}
-
-    def add(self, clip: Clip, split: str) -> None:
-        """Check and write one clip."""
-        if split not in SPLITS:
-            raise DatasetError(f"{clip.label}: expected a split among {', '.join(SPLITS)}, found {split!r}.")
-        if files.checked_id(clip.id, clip.label) in self.done:
-            raise DatasetError(f"{clip.label}: the id {clip.id!r} appears twice. Give every clip its own.")
-        if clip.skeleton.name != self.card.skeleton:
-            raise DatasetError(
-                f"{clip.label}: expected {self.card.skeleton} as on the card, found {clip.skeleton.name}. "
-                "Re-import the clip, or correct the card."
-            )
-        validate(clip, fps=self.card.fps, min_frames=self.min_frames)
-        content, place = contents(clip, self.tagger), names(clip.id, self.card)
-        for key, data in content.items():
-            files.write_bytes(bf.join(self.place, place[key]), data)
-        number, entry = len(self.done), Entry.of(clip, content).line
-        mark = json.dumps({"id": clip.id, "split": split, "place": number, "entry": entry})
-        files.write_bytes(self._mark(f"{clip.id}.json"), mark.encode())
-        self.done[clip.id], self.entries[clip.id] = (split, number), entry
-
-    def finish(self, **changes: object) -> Card:
-        """Write splits, statistics and, last, the card with counts, hash and `changes`. -> the card"""
-        order = sorted(self.done, key=lambda clip_id: self.done[clip_id][1])
-        members = {split: [i for i in order if self.done[i][0] == split] for split in SPLITS}
-        if not members["train"]:
-            found = ", ".join(f"{split} ({len(ids)})" for split, ids in members.items() if ids) or "none"
-            raise DatasetError(f"{self.path}: expected clips in the split train, found {found}. Put clips there.")
-        for split, ids in members.items():
-            files.write_bytes(bf.join(self.place, f"{split}.txt"), "".join(f"{i}\n" for i in ids).encode())
-        # Mean and Std of the truth (of the teacher where there is none) and of the teacher
-        skeleton, lifted = by_name(self.card.skeleton), bf.join(self.place, "teacher_vecs", self.card.lifter)
-        teacher, truth = Moments(skeleton), Moments(skeleton)
-        for clip_id in members["train"]:
-            place = {key: bf.join(self.place, name) for key, name in names(clip_id, self.card).items()}
-            teacher.add(torch.from_numpy(files.read_array(place["teacher"])))
-            if bf.exists(place["truth"]):
-                truth.add(torch.from_numpy(files.read_array(place["truth"])))
-        for folder, moments in ((self.place, truth if truth.count else teacher), (lifted, teacher)):
-            for name, values in zip(("Mean.npy", "Std.npy"), moments.mean_and_std(), strict=True):
-                files.write_bytes(bf.join(folder, name), files.array_bytes(values.numpy()))
-        ordered = [clip_id for split in SPLITS for clip_id in members[split]]
-        self.card = dataclasses.replace(
-            self.card,
-            counts={split: len(ids) for split, ids in sorted(members.items()) if ids},
-            content_hash=content_hash(self.place, self.card, ordered),
-            **changes,  # type: ignore[arg-type]
-        )
-        for split, ids in members.items():
-            if ids and all(self.entries[i] for i in ids):
-                index.write(self.place, split, facts_of(self.card), [self.entries[i] for i in ids])
-        files.write_bytes(bf.join(self.place, CARD), self.card.to_json().encode())
-        if self.place != self.path:
-            bf.makedirs(bf.join(self.place, "new_joint_vecs"))  # where no truth is known, that of before goes too
-            files.write_bytes(self._mark(MOVING), b"")
-            self._move()
-        else:
-            bf.rmtree(bf.join(self.path, MARKS))
-        return read_card(self.path)
-
-    def _move(self) -> None:
-        """Put the new version, which is whole, in the place of the earlier one, its card last; cut off, it goes on."""
-        new, left = self._mark(NEW), sorted(os.listdir(self._mark(NEW)), key=CARD.__eq__)
-        if left and bf.exists(bf.join(self.path, CARD)):  # from here on neither version is whole
-            bf.remove(bf.join(self.path, CARD))
-        for name in left:
-            old = bf.join(self.path, name)
-            if bf.isdir(old):
-                bf.rmtree(old)
-            elif bf.exists(old):
-                bf.remove(old)
-            os.rename(bf.join(new, name), old)
-        bf.rmtree(new)
-        bf.rmtree(bf.join(self.path, MARKS))
-
-    def _mark(self, name: str) -> str:
-        return bf.join(self.path, MARKS, name)
-
-
-def is_unfinished(path: str) -> bool:
-    """Whether an import was interrupted in this folder."""
-    return bool(bf.exists(bf.join(path, MARKS, RECIPE)))
-
-
-def write_folder(path: str, clips: Mapping[str, Sequence[Clip]], card: Card, *, tagger: Tagger | None = None) -> Card:
-    """Check everything, then write the clips of each split, the statistics of the training split, and the card last.
-
-    An earlier version of the same data set is replaced at the end. -> the card with counts and hash.
-    """
-    unknown = [split for split in clips if split not in SPLITS]
-    if unknown or not clips.get("train"):
-        found = ", ".join(f"{split} ({len(members)})" for split, members in clips.items()) or "none"
-        raise DatasetError(f"{path}: expected splits among {', '.join(SPLITS)}, train not empty, found {found}.")
-    members = [(clip, split) for split in SPLITS for clip in clips.get(split, ())]
-    seen: set[str] = set()
-    for clip, _ in members:
-        if files.checked_id(clip.id, clip.label) in seen:
-            raise DatasetError(f"{clip.label}: the id {clip.id!r} appears twice. Give every clip its own.")
-        seen.add(clip.id)
-        validate(clip, fps=card.fps)
-    builder = Builder(path, card, tagger=tagger)
-    builder.forget()
-    for clip, split in members:
-        builder.add(clip, split)
-    return builder.finish()
 
 
 def read_folder(path: str, split: str, *, min_frames: int = MIN_FRAMES) -> tuple[Card, Clips]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import blobfile as bf
 
 from videomdm_ext import plugins
-from videomdm_ext.data.folder import SPLITS, Builder, Card, read_card, read_clip, read_ids
+from videomdm_ext.data.building import Builder
+from videomdm_ext.data.folder import SPLITS, Card, read_card, read_clip, read_ids
 from videomdm_ext.data.motions import find_lifter
 from videomdm_ext.data.refined import detector_error, measured_error
 from videomdm_ext.data.sources.base import SHARES, Importer, Member

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from videomdm_ext import plugins
 from videomdm_ext.data import files
+from videomdm_ext.data.building import write_folder
 from videomdm_ext.data.clip import Clip, Recording, to_clip
-from videomdm_ext.data.folder import Card, write_folder
+from videomdm_ext.data.folder import Card
 from videomdm_ext.errors import DatasetError, PluginError
 from videomdm_ext.geometry import cameras
 from videomdm_ext.geometry.rotations import roma

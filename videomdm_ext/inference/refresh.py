@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
+from videomdm_ext.data.building import Builder
 from videomdm_ext.data.clip import Clip
-from videomdm_ext.data.folder import SPLITS, Builder, Card, read_clip, read_ids
+from videomdm_ext.data.folder import SPLITS, Card, read_clip, read_ids
 from videomdm_ext.data.importing import MEASURED
 from videomdm_ext.data.refined import measured_error, replaced
 from videomdm_ext.errors import DatasetError

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from videomdm_ext.bench.evaluators.base import Ground
+from videomdm_ext.data.building import write_folder
 from videomdm_ext.data.clip import Clip
-from videomdm_ext.data.folder import Card, write_folder
+from videomdm_ext.data.folder import Card
 from videomdm_ext.data.motions import load_motions, mirrored, time_scaled
 from videomdm_ext.geometry.cameras import orbit
 from videomdm_ext.motion.features import encode

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from videomdm_ext.data import files
+from videomdm_ext.data.building import write_folder
 from videomdm_ext.data.clip import Clip, Recording, to_clip
 from videomdm_ext.data.film.filming import Shown, positions_at
-from videomdm_ext.data.folder import SPLITS, Card, read_card, read_folder, write_folder
+from videomdm_ext.data.folder import SPLITS, Card, read_card, read_folder
 from videomdm_ext.data.motions import (
     FPS,
     HELD_OUT,

@@ -27,8 +27,9 @@ import torch
 
 import videomdm_ext
 from videomdm_ext.config import Source, Supervision, as_flags
+from videomdm_ext.data.building import write_folder
 from videomdm_ext.data.clip import to_clip
-from videomdm_ext.data.folder import Card, write_folder
+from videomdm_ext.data.folder import Card
 from videomdm_ext.data.motions import Optics, find_lifter, lift, load_motions, observe, own_generator
 from videomdm_ext.errors import HostError
 from videomdm_ext.mdm import checkout, hook, install, remedies, text
