@@ -8,7 +8,7 @@ import pytest
 import torch
 from clips import CARD, make_clip, verify_folder
 
-from videomdm_ext.data import files, folder
+from videomdm_ext.data import building, files
 from videomdm_ext.data.building import Builder, is_unfinished, write_folder
 from videomdm_ext.data.folder import Card, read_card, read_clip, read_folder
 from videomdm_ext.errors import DatasetError
@@ -126,7 +126,7 @@ def test_marks_of_a_finished_set_are_gone_and_the_card_says_what_was_changed(tmp
     card = builder.finish(lifter_error={"mpjpe": 0.1})
     assert read_card(str(tmp_path)) == card
     assert card.lifter_error == {"mpjpe": 0.1}
-    assert not (tmp_path / folder.MARKS).exists()
+    assert not (tmp_path / building.MARKS).exists()
 
 
 def test_a_file_is_written_where_no_folder_is_named(tmp_path, monkeypatch):

@@ -1,6 +1,9 @@
 """Prompts and noise are the same for every denoiser, and what was sampled comes back from its file."""
 
+import contextlib
+import io
 import json
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from videomdm_ext.data.index import Entry
 from videomdm_ext.errors import ConfigError
@@ -136,3 +141,37 @@ def test_a_file_of_samples_that_is_none_is_an_error_that_names_it(tmp_path, how)
     spoil(place, how)
     with pytest.raises(ConfigError, match=r"bad\.npz: expected (motions in npz|a file of motions)"):
         read_motions(place)
+
+
+WRITTEN = io.BytesIO()
+np.savez_compressed(WRITTEN, captions=np.array(["walk"]), a=np.ones((5, 22, 3), np.float32), a_lengths=np.array([5]))
+
+
+@settings(max_examples=300)
+@given(bit=st.integers(0, 8 * len(WRITTEN.getvalue()) - 1))
+def test_a_file_of_motions_with_a_flipped_bit_is_read_or_refused(tmp_path_factory, bit):
+    place, content = tmp_path_factory.getbasetemp() / "flipped.npz", bytearray(WRITTEN.getvalue())
+    content[bit // 8] ^= 1 << bit % 8
+    place.write_bytes(content)
+    with contextlib.suppress(ConfigError):
+        groups, captions = read_motions(place)
+        assert [motion.shape[1:] for motions in groups.values() for motion in motions] == [(22, 3)] * len(groups)
+        assert captions == ["walk"]
+
+
+def test_motions_that_unpack_to_far_more_than_was_written_are_refused_before_they_are_unpacked(tmp_path):
+    place, frames = tmp_path / "bomb.npz", 80_000
+    np.savez_compressed(
+        place, captions=np.array(["walk"]), a=np.zeros((frames, 22, 3), np.float32), a_lengths=np.array([frames])
+    )
+    assert place.stat().st_size < 1 << 20
+    tracemalloc.start()
+    try:
+        with pytest.raises(ConfigError, match=r"bomb\.npz: expected motions in npz, .* unpacks from"):
+            read_motions(place)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+    still = [torch.zeros(frames, 22, 3)]
+    write_motions(tmp_path / "still.npz", {"a": still}, ["stands"])  # what this program itself writes can be read
+    assert torch.equal(read_motions(tmp_path / "still.npz")[0]["a"][0], still[0])

@@ -44,6 +44,8 @@ ARCHIVE_LIMIT, MEMBERS_LIMIT = 1 << 30, 256  # bytes of all arrays of an archive
 RATIO_LIMIT, RATIO_FLOOR = 100, 1 << 24
 """An archive that unpacks to more than the floor may be at most this many times as large unpacked as packed."""
 DIMENSIONS_LIMIT = 8
+PART = ".part"
+"""Ending of what is being written; none of it is ever read."""
 BROKEN = (
     ValueError, SyntaxError, TypeError, KeyError, IndexError, EOFError, OSError, OverflowError, MemoryError,
     RuntimeError, UserWarning, tokenize.TokenError, struct.error, zlib.error, zipfile.BadZipFile,
@@ -89,12 +91,11 @@ def check_writable(folder: str) -> None:
 
 
 def write_bytes(path: str, content: bytes, *, beside: str = "") -> None:
-    """Write a file whole: beside its place and then renamed (a remote store does that by itself).
+    """Write a file whole: under a name of its own and then renamed (a remote store does that by itself).
 
-    Where several processes may write it at once each has to say where to write it before. StorageError where it cannot
-    be written, and nothing of it is left.
+    StorageError where it cannot be written, and nothing of it is left.
     """
-    beside = path if "://" in path else beside or f"{path}.part"
+    beside = path if "://" in path else beside or f"{path}.{uuid.uuid4().hex[:12]}{PART}"
     try:
         for folder in {bf.dirname(path), bf.dirname(beside)} - {""}:
             bf.makedirs(folder)
@@ -120,7 +121,7 @@ def read_bytes(path: str, *, limit: int = BYTES_LIMIT) -> bytes:
         size = os.stat(path).st_size if local else bf.stat(path).size
         if size <= limit:
             with open(path, "rb") if local else bf.BlobFile(path, "rb") as file:
-                content = bytes(file.read(limit + 1))
+                content = bytes(file.read(size + 1))  # Python makes room for as many
             size = len(content)
     except (OSError, bf.Error) as error:
         raise DatasetError(f"{path}: expected a file that can be read, found none ({error}). {advice}") from error
@@ -241,12 +242,17 @@ def read_only(path: str, needed: tuple[str, ...]) -> dict[str, Array]:
 
 
 def arrays_from(
-    content: bytes, path: str, *, needed: tuple[str, ...], optional: tuple[str, ...] | None = None
+    content: bytes,
+    path: str,
+    *,
+    needed: tuple[str, ...],
+    optional: tuple[str, ...] | None = None,
+    words: tuple[str, ...] = (),
 ) -> dict[str, Array]:
-    """The arrays of the bytes of a .npz file as float32; messages name `path`."""
+    """The arrays of the bytes of a .npz file as float32, but those of `words`; messages name `path`."""
     try:
         members = _members(content, None if optional is None else needed + optional)
-        arrays = {name: _numbers(data) for name, data in members.items()}
+        arrays = {name: _numbers(data) for name, data in members.items() if name not in words}
     except BROKEN as error:
         raise _unreadable(path, f"arrays {', '.join(needed or optional or ())} (.npz)", error) from error
     missing = [name for name in needed if name not in arrays]

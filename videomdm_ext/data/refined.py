@@ -162,7 +162,7 @@ class _Making:
     def write(self, path: str, arrays: Mapping[str, Array] | bytes) -> None:
         """Also while another process writes the same."""
         content = arrays if isinstance(arrays, bytes) else files.arrays_bytes(arrays)
-        files.write_bytes(path, content, beside=self.place(f"{uuid.uuid4().hex}.part"))
+        files.write_bytes(path, content, beside=self.place(uuid.uuid4().hex))
 
     def batches(self, split: str, numbers: Sequence[int]) -> Batches:
         """Clips of a split in groups, each sorted by length and cut into batches of like ones."""

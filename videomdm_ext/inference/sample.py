@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -25,7 +24,7 @@ from videomdm_ext.config import Fairness, Source, Speed, Supervision, from_args
 from videomdm_ext.data import files
 from videomdm_ext.data.clip import Crop, collate, crop, tensor_of
 from videomdm_ext.data.folder import read_folder
-from videomdm_ext.errors import ConfigError, HostError
+from videomdm_ext.errors import ConfigError, DatasetError, HostError
 from videomdm_ext.geometry.cameras import to_camera
 from videomdm_ext.mdm import checkout, hook, resume
 from videomdm_ext.mdm.checkout import Checkout
@@ -292,23 +291,30 @@ def write_motions(path: Path, groups: Mapping[str, list[Tensor]], captions: list
         arrays[f"{name}_lengths"] = np.array([len(motion) for motion in motions])
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
+    if sum(array.nbytes for array in arrays.values()) > files.RATIO_LIMIT * len(content.getvalue()):
+        content = io.BytesIO()  # of motions that hardly move: `read_motions` would take it for a bomb
+        np.savez(content, **arrays)
     files.write_bytes(str(path), content.getvalue())
 
 
 def read_motions(path: Path) -> tuple[dict[str, list[Tensor]], list[str]]:
-    """What `write_motions` wrote."""
+    """What `write_motions` wrote: motions [T, J, 3] by group, and captions. ConfigError for anything else."""
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        captions = [str(text) for text in arrays.pop("captions")]
-        groups = {}
-        for name in [name for name in arrays if not name.endswith("_lengths")]:
-            groups[name] = list(torch.from_numpy(arrays[name]).split(arrays[f"{name}_lengths"].tolist()))
-    except OSError as error:
+        content = files.read_bytes(str(path))
+    except DatasetError as error:
         raise ConfigError(
             f"{path}: expected a file of motions, found none that can be read ({error}). Name one that a command wrote."
         ) from error
-    except (ValueError, TypeError, LookupError, EOFError, RuntimeError, AttributeError, BadZipFile) as error:
+    try:
+        captions = [str(text) for text in files.texts_from(content, str(path), ("captions",))["captions"]]
+        arrays = files.arrays_from(content, str(path), needed=(), words=("captions",))
+        groups = {}
+        for name in [name for name in arrays if not name.endswith("_lengths")]:
+            positions, lengths = torch.from_numpy(arrays[name]), arrays[f"{name}_lengths"]
+            if positions.ndim != 3 or positions.shape[-1] != 3 or (lengths != lengths.astype(np.int64)).any():
+                raise ValueError(f"{name} has the shape {list(positions.shape)}")
+            groups[name] = list(positions.split(lengths.astype(np.int64).tolist()))
+    except (DatasetError, ValueError, TypeError, LookupError, RuntimeError) as error:
         raise ConfigError(
             f"{path}: expected motions in npz, found something else ({error}). Remove the file and sample again."
         ) from error

@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 
 import videomdm_ext
+from videomdm_ext.data.files import read_array
 from videomdm_ext.data.folder import read_folder
-from videomdm_ext.errors import ConfigError, HostError
+from videomdm_ext.errors import ConfigError, DatasetError, HostError
 from videomdm_ext.mdm import data, remedies
 from videomdm_ext.mdm.checkout import PACKAGES, Checkout
 from videomdm_ext.mdm.imports import swapped
@@ -159,7 +160,7 @@ def load(root: Path) -> Official:
             words = vectorizer(str(root / reading.parent), "our_vab")
         reading = SCALES[0]
         mean, std = (read_scale(root / path) for path in SCALES)
-    except BROKEN as error:
+    except (*BROKEN, DatasetError) as error:
         said = next(iter(str(error).splitlines()), "")
         raise HostError(
             f"{root / reading}: expected the files of MDM's evaluator, found others ({type(error).__name__}: {said}). "
@@ -182,7 +183,7 @@ def _networks(root: Path, device: torch.device) -> tuple[Any, Any]:
 
 def read_scale(path: Path) -> Tensor:
     """Mean or Std [263]; ValueError for anything else."""
-    values = torch.from_numpy(np.load(path)).float()
+    values = torch.from_numpy(read_array(str(path)))
     if values.shape != (WIDTH,):
         raise ValueError(f"{path.name} of shape {list(values.shape)}, not [{WIDTH}]")
     return values

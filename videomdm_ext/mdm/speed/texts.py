@@ -11,7 +11,6 @@ import functools
 import hashlib
 import logging
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -125,8 +124,8 @@ class OnDisk:
         if self.refused:
             return
         content = hashlib.sha256(numbers).digest() + numbers
-        try:  # no two threads of this machine have one number
-            files.write_bytes(str(path), content, beside=f"{path}.{threading.get_native_id()}")
+        try:
+            files.write_bytes(str(path), content)
         except StorageError as error:
             self.refused = True
             logger.warning("texts' features cannot be kept (%s); %s=DIR names a folder", error, VARIABLE)
