@@ -231,7 +231,7 @@ def from_mapping(config: type[Config], values: Mapping[str, Any], source: str) -
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file of names and values."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: expected a readable YAML file, found: {error}. Correct the file.") from error
     if not isinstance(values, dict):

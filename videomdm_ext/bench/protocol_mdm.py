@@ -95,7 +95,7 @@ def of_checkpoint(checkpoint: Path) -> Asked:
     if not checkpoint.is_file():
         raise HostError(f"{checkpoint}: expected a checkpoint, found none. Name a file model*.pt.")
     try:
-        args = dict(json.loads(place.read_text(encoding="utf-8")))
+        args = dict(json.loads(place.read_bytes()))
     except (OSError, ValueError, TypeError) as error:
         raise HostError(
             f"{place}: expected the run's arguments as JSON ({error}). Keep args.json beside it."

@@ -164,7 +164,9 @@ class ImportData:
     lifter: str = "synthetic"
     """A registered lifter, for sources that bring no teacher of their own."""
     captions: str = ""
-    """A file with lines ID<tab>caption, for sources without texts."""
+    """A table (.csv, .tsv, .json) of names and captions, for sources without texts."""
+    caption: str = ""
+    """Caption of files that the table lacks: in 'a person {folder}.' the name of their folder, in {name} their own."""
     split: str = ",".join(map(str, SHARES))
     """Shares of the trials for train, val and test, where the source has no splits of its own."""
     where: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
@@ -184,7 +186,7 @@ class ImportData:
         kind, out = find_importer(self.kind), self.out or str(Path("runs/data") / self.kind)
         part = {"where": ",".join(self.where), "limit": str(self.limit or "")}
         given = ImportOptions(
-            seed=self.seed, views=self.views, lifter=self.lifter, captions=self.captions,
+            seed=self.seed, views=self.views, lifter=self.lifter, captions=self.captions, caption=self.caption,
             extra={k: v for k, v in part.items() if v} | pairs(self.option), split=shares(self.split),
         )  # fmt: skip
         importer = kind(self.source, given)

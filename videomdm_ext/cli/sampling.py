@@ -205,7 +205,7 @@ def checked(text: str, place: str) -> str:
 def read_prompts(path: Path, usual: float | None) -> list[Wanted]:
     """A caption a line, perhaps with a tab and seconds behind it; empty lines do not count."""
     asked: list[Wanted] = []
-    for number, line in enumerate(read_text(str(path)).removeprefix("\ufeff").splitlines(), 1):
+    for number, line in enumerate(read_text(str(path)).splitlines(), 1):
         text, tab, told = line.partition("\t")
         if not line.strip():
             continue

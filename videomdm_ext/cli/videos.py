@@ -40,7 +40,10 @@ class FromVideo:
     source: Annotated[str, tyro.conf.Positional]
     """A video, or a folder of videos."""
     captions: str = ""
-    """A file with lines NAME<tab>CAPTION, one or more a video; start and end in seconds may be further columns."""
+    """A table (.csv, .tsv, .json) of NAME and CAPTION, one or more rows a video; start and end, in seconds or as 0:01,
+    may be further columns."""
+    caption: str = ""
+    """Caption of videos that the table lacks: in 'a person {folder}.' the name of their folder, in {name} their own."""
     out: str = "runs/data/video"
     """Folder of the data set."""
     name: str = "video"
@@ -78,7 +81,7 @@ class FromVideo:
         extra = {key: f"{value:g}" for key, value in numbers.items() if value != 0 or key == "fps"}
         words |= {"moving": "yes" if self.moving else "", "shard": self.shard}
         extra |= {key: value for key, value in words.items() if value}
-        given = ImportOptions(seed=self.seed, captions=self.captions, extra=extra, flag="--")
+        given = ImportOptions(seed=self.seed, captions=self.captions, caption=self.caption, extra=extra, flag="--")
         import_videos(VideoImporter(self.source, given), self.out, self.name, self.engine)
         if not self.no_sheets:
             draw_sheets(self.out)

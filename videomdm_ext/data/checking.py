@@ -279,7 +279,7 @@ def _captions(found: Clipfiles) -> tuple[str, ...] | None:
         return None
     name = found.places["texts"]
     try:
-        text = found.content["texts"].decode("utf-8")
+        text = found.content["texts"].decode("utf-8-sig")
         if looks_decoded_twice(text):
             found.add("caption-encoding", f"{name} looks decoded twice: {text.strip()[:60]!r}", WARNING)
         return parse_texts(text, name)

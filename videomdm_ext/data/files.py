@@ -6,6 +6,7 @@ there before anything is allocated. Only plain numbers are read: no pickles, no 
 demand.
 """
 
+import codecs
 import contextlib
 import functools
 import io
@@ -20,7 +21,7 @@ import uuid
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -131,17 +132,22 @@ def read_bytes(path: str, *, limit: int = BYTES_LIMIT) -> bytes:
     return content
 
 
-def read_text(path: str, *, limit: int = TEXT_LIMIT) -> str:
-    """The content of a file in UTF-8, of at most `limit` bytes."""
-    return text_from(read_bytes(path, limit=limit), path)
+def read_text(path: str, *, limit: int = TEXT_LIMIT, errors: str = "strict") -> str:
+    """The content of a text file of at most `limit` bytes, decoded as by `text_from`."""
+    return text_from(read_bytes(path, limit=limit), path, errors=errors)
 
 
-def text_from(content: bytes, path: str) -> str:
-    """The text of the bytes of a file in UTF-8; messages name `path`."""
+def text_from(content: bytes, path: str, *, errors: str = "strict") -> str:
+    """The text of the bytes of a file in UTF-8, or in UTF-16 with a byte order mark; messages name `path`.
+
+    Byte order marks, which Windows programs write, are no part of the text. `errors` is that of bytes.decode.
+    """
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        return content.decode("utf-8")
+        return content.decode("utf-16" if wide else "utf-8-sig", errors)
     except UnicodeDecodeError as error:
-        raise DatasetError(f"{path}: expected text in UTF-8, found other bytes ({error}). Save it as UTF-8.") from error
+        advice = "Save it as UTF-8; for Excel that is the type CSV UTF-8."
+        raise DatasetError(f"{path}: expected text in UTF-8, found other bytes ({error}). {advice}") from error
 
 
 def read_json(path: str, *, limit: int = JSON_LIMIT) -> Any:
@@ -149,10 +155,13 @@ def read_json(path: str, *, limit: int = JSON_LIMIT) -> Any:
     return parse_json(read_text(path, limit=limit), path)
 
 
-def parse_json(text: str, path: str) -> Any:
-    """The value that a JSON text holds; DatasetError where it is none, or nested too deep to be one of ours."""
+def parse_json(text: str, path: str, *, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    """The value that a JSON text holds; DatasetError where it is none, or nested too deep to be one of ours.
+
+    `pairs` makes the value of each object, a dictionary by default; a ValueError of it counts as one of the text.
+    """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=pairs)
     except (ValueError, RecursionError) as error:
         found = "one nested too deep" if isinstance(error, RecursionError) else f"other text ({error})"
         raise DatasetError(f"{path}: expected JSON, found {found}. Make the file again.") from error

@@ -24,7 +24,7 @@ MEASURED = 256  # clips, about, on which the lifter's error on the card is measu
 
 @dataclass(frozen=True)
 class Imported:
-    """The card of a finished import, and why members were left out, by id."""
+    """The card of a finished import, and why members were left out, by id, and lines and captions, by their place."""
 
     card: Card
     left_out: dict[str, str]
@@ -46,6 +46,7 @@ def run_import(
 
     A member that cannot be used is left out and reported; DatasetError where none can.
     """
+    _ = importer.captions.table  # refused before any work where it is none
     members = importer.members()
     if not members:
         raise importer.refuse(importer.source, f"clips for {importer.name}", "none", "Name the folder that holds them.")
@@ -80,10 +81,12 @@ def run_import(
     if not builder.done:
         first = next(iter(left_out.values()))
         raise DatasetError(f"{importer.source}: expected clips that can be used, found none. The first: {first}")
+    importer.refused |= importer.captions.unused if len(left) == len(members) else {}  # else they were used before
     some = list(builder.done)[:: max(len(builder.done) // MEASURED, 1)]
     clips = [read_clip(builder.place, card, clip_id) for clip_id in some]
     measured = {key: round(value, 5) for key, value in measured_error(clips, clips).items()}
-    return Imported(builder.finish(lifter_error=measured, detector_error=detector_error(clips)), left_out)
+    done = builder.finish(lifter_error=measured, detector_error=detector_error(clips))
+    return Imported(done, importer.refused | left_out)
 
 
 def split_by_trial(members: Sequence[Member], seed: int, shares: tuple[float, float, float] = SHARES) -> dict[str, str]:

@@ -1,15 +1,20 @@
-"""Captions: HumanML3D's lines with their parts of speech, tables of ID<tab>caption, and spaCy's tags."""
+"""Captions: HumanML3D's lines with their parts of speech, tables of names and captions, and spaCy's tags."""
 
 import contextlib
+import csv
 import importlib
+import io
 import math
+import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import string
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from videomdm_ext.data import files
-from videomdm_ext.errors import DatasetError
+from videomdm_ext.errors import ConfigError, DatasetError
 
 Words = Sequence[tuple[str, str]]  # words of a caption with their part of speech, as HumanML3D's files have them
 Tagger = Callable[[str], Words]
@@ -65,28 +70,51 @@ def looks_decoded_twice(text: str) -> bool:
     return "\ufffd" in text
 
 
-def read_captions(place: str) -> list[Caption]:
-    """Captions of others' text files: `caption`, `caption#word/TAG ...` or `caption#word/TAG ...#start#stop` a line."""
-    lines = enumerate(files.read_text(place).splitlines(), start=1)
-    return [_caption(line.strip(), f"{place}: line {number}") for number, line in lines if line.strip()]
+def read_captions(place: str, left_out: dict[str, str] | None = None) -> list[Caption]:
+    """Captions of others' text files: `caption`, `caption#word/TAG ...` or `caption#word/TAG ...#start#stop` a line.
+
+    A line that is none of these, or that is not UTF-8, goes into `left_out` by its place, with the reason; without
+    `left_out` it raises DatasetError.
+    """
+    found = []
+    text = files.read_text(place, errors="surrogateescape")
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            found.append(_caption(line.strip().strip("\ufeff")))
+        except ValueError as error:
+            shown = line.strip()[:60].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+            where, reason = f"{place}: line {number}", f"found {shown!r}: {error}. Write it so, or remove the line."
+            expected = "expected caption#word/TAG ...#start#stop, the words and times optional"
+            if left_out is None:
+                raise DatasetError(f"{where}: {expected}, {reason}") from error
+            left_out[where] = f"{expected}, {reason}"
+    return found
 
 
-def _caption(line: str, place: str) -> Caption:
+def _caption(line: str) -> Caption:
+    """The caption of a line; ValueError, with the reason, where it is none."""
+    if not line.isascii():
+        try:
+            line.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError("it is not UTF-8") from error
     fields = line.split("#")
-    try:
-        text, words = fields[0].strip(), fields[1].split() if len(fields) > 1 else []
-        times = [float(field) for field in (fields[2:] or ("0", "0"))]
-        start, stop = (0.0 if math.isnan(time) else time for time in times)  # HumanML3D has `nan` for 0
-    except ValueError:
-        text, words, start, stop = "", [], 0.0, 0.0
-    if not text or start < 0 or stop < start:
-        raise DatasetError(
-            f"{place}: expected caption#word/TAG ...#start#stop, the words and times optional, found {line[:60]!r}. "
-            "Write it so."
-        )
+    text, words = fields[0].strip(), fields[1].split() if len(fields) > 1 else []
+    if len(fields) not in (1, 2, 4):
+        raise ValueError(f"it has {len(fields) - 1} signs #, not 3")
     pairs = [word.rpartition("/") for word in words]
-    tagged = tuple((word, tag) for word, slash, tag in pairs if slash and word and tag)
-    return Caption(text, start, stop if start or stop else math.inf, tagged)
+    if not text or not all(word and tag for word, _, tag in pairs):  # a # of the caption's own leaves words without tag
+        raise ValueError("its caption is empty" if not text else "its second field is no words with tags")
+    try:
+        start, stop = (float(field) for field in (fields[2:] or ("0", "0")))
+    except ValueError as error:
+        raise ValueError("its times are no numbers") from error
+    start, stop = (0.0 if math.isnan(time) else time for time in (start, stop))  # HumanML3D has `nan` for 0
+    if not 0 <= start <= stop < math.inf:
+        raise ValueError(f"its part of the clip goes from {start:g} to {stop:g} s")
+    return Caption(text, start, stop if start or stop else math.inf, tuple((word, tag) for word, _, tag in pairs))
 
 
 def tags_of(captions: Sequence[Caption]) -> dict[str, Words]:
@@ -94,26 +122,172 @@ def tags_of(captions: Sequence[Caption]) -> dict[str, Words]:
     return {caption.text: caption.words for caption in captions if caption.words}
 
 
+COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "name": ("name", "video", "file", "filename", "clip", "id"),
+    "caption": ("caption", "captions", "text", "description"),
+    "start": ("start", "begin", "from"),
+    "stop": ("end", "stop", "to"),
+}
+"""What the columns of a table of captions may be called in its first row, or the values of an entry in JSON."""
+
+
 def caption_table(place: str) -> Mapping[str, list[Caption]]:
-    """Captions by name from a file of lines NAME<tab>CAPTION, perhaps with start and end in seconds behind further
-    tabs; several lines of one name are several captions."""
+    """Captions by name from a table of NAME, CAPTION and perhaps start and end, in seconds or as 0:01; several rows of
+    one name are several captions.
+
+    In .csv there are commas, semicolons or tabs between the columns, elsewhere tabs; a first row that names the columns
+    (`COLUMNS`) may put them in any order, beside others, with several of captions. In .json a list of entries with
+    these names, or the caption, captions or entries of each name. DatasetError names the row that is no caption.
+    """
+    content = files.read_bytes(place, limit=files.TEXT_LIMIT)
+    if content.startswith((b"PK\3\4", b"\xd0\xcf\x11\xe0")):
+        advice = "Save it as CSV UTF-8 from the spreadsheet program, and name that file."
+        raise DatasetError(f"{place}: expected a table as text (.csv, .tsv or .json), found a workbook. {advice}")
+    text = files.text_from(content, place)
     found: dict[str, list[Caption]] = {}
-    for number, line in enumerate(files.read_text(place).splitlines(), start=1):
-        if not line.strip():
-            continue
-        fields = [field.strip() for field in line.split("\t")]
+    for where, (name, caption, *times) in (_entries if place.lower().endswith(".json") else _rows)(text, place):
         try:
-            start, stop = (float(field) for field in fields[2:]) if len(fields) > 2 else (0.0, math.inf)
-            good = len(fields) > 1 and all(fields[:2]) and "#" not in fields[1] and 0 <= start < stop
+            pairs = zip(times or ("", ""), (0.0, math.inf), strict=True)
+            start, stop = (seconds(time) if time else default for time, default in pairs)
+            good = name and caption and not re.search(r"[#\r\n]", caption) and 0 <= start < stop
         except ValueError:
             good = False
         if not good:
             raise DatasetError(
-                f"{place}: line {number}: expected NAME, a tab and a caption without '#', perhaps start and end in "
-                f"seconds behind further tabs, found {line[:80]!r}. Write it so."
+                f"{place}: {where}: expected a name, a caption without '#', and perhaps its start and end in seconds "
+                f"or as 0:01, found {' | '.join((name, caption, *times))[:80]!r}. Write it so; in .csv a caption with "
+                "commas needs quotes."
             )
-        found.setdefault(fields[0], []).append(Caption(fields[1], start, stop))
+        found.setdefault(name, []).append(Caption(caption, start, stop))
     return found
+
+
+def seconds(text: str) -> float:
+    """Seconds of a time as 1.5, 0:01.5 or 1:02:03; ValueError where it is none."""
+    parts = re.fullmatch(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:[.,]\d*)?)", text)
+    if parts is None:
+        raise ValueError(f"{text!r} is no time")
+    hours, minutes, rest = (float((part or "0").replace(",", ".")) for part in parts.groups())
+    if (parts[2] and rest >= 60) or (parts[1] and minutes >= 60):
+        raise ValueError(f"{text!r} has 60 or more behind a colon")
+    return 3600 * hours + 60 * minutes + rest
+
+
+Row = tuple[str, Sequence[str]]  # where it stands; name, caption and times, as they are written
+
+
+def _rows(text: str, place: str) -> Iterator[Row]:
+    """The captions of a table with columns."""
+    # where a comma is the decimal sign, Excel puts semicolons between the columns; a name has none of these
+    between = re.search(r"[,;\t]", text) if place.lower().endswith(".csv") else None
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=between[0] if between else "\t", strict=True)
+    header: list[str] = []
+    try:
+        for row in reader:
+            cells = [cell.strip().strip("\ufeff") for cell in row]
+            while cells and not cells[-1]:
+                cells.pop()
+            if not cells:
+                continue
+            named = [_column(cell) for cell in cells]
+            if not header and {"name", "caption"} <= set(named):
+                header = named
+                continue
+            entry: dict[str, Any] = {"name": cells[0], "caption": cells[1:2]}
+            if header:
+                entry = {column: cell for column, cell in zip(header, cells, strict=False) if column != "caption"}
+                entry["caption"] = [cell for column, cell in zip(header, cells, strict=False) if column == "caption"]
+            for caption in [cell for cell in entry["caption"] if cell] or [""]:
+                times = [entry.get("start", ""), entry.get("stop", "")] if header else cells[2:]
+                yield f"line {reader.line_num}", (entry.get("name", ""), caption, *times)
+    except csv.Error as error:
+        raise DatasetError(
+            f"{place}: line {reader.line_num}: expected columns, found quotes that do not fit ({error}). Put quotes "
+            "around the whole caption, and write one inside it twice."
+        ) from error
+
+
+def _entries(text: str, place: str) -> Iterator[Row]:
+    """The captions of a JSON file: a list of entries, or what belongs to each name."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError(f"a name twice among {', '.join(name for name, _ in pairs)[:60]}")
+        return dict(pairs)
+
+    content = files.parse_json(text, place, pairs=once)
+    given = list(content.items()) if isinstance(content, dict) else [("", content)]
+    for name, value in given:
+        for number, one in enumerate(value if isinstance(value, list) else [value], 1):
+            entry = {_column(key): part for key, part in one.items()} if isinstance(one, dict) else {"caption": one}
+            said = entry.get("caption", "")
+            for caption in said if isinstance(said, list) else [said]:
+                parts = (entry.get("name", name), caption, entry.get("start", ""), entry.get("stop", ""))
+                plain = all(isinstance(part, str | float | int) for part in parts)
+                yield f"entry {name or number}", [str(part).strip() if plain else "" for part in parts]
+
+
+def _column(cell: object) -> str:
+    """What a column is, by its name; several captions are numbered."""
+    plain = re.sub(r"[\W_]*\d*$", "", str(cell).strip().lower())
+    return next((column for column, names in COLUMNS.items() if plain in names), "")
+
+
+@dataclass
+class CaptionSource:
+    """Captions by name from a table, and where it has none of a name those that a template makes of a file's path.
+
+    In the template {folder} and {name} stand for the words in the names of the folder and of the file itself.
+    """
+
+    place: str
+    template: str
+    used: set[str] = field(default_factory=set)
+    """Names of the table that were found."""
+
+    def __post_init__(self) -> None:
+        try:
+            known = {name for _, name, *_ in string.Formatter().parse(self.template) if name is not None}
+        except ValueError:
+            known = {"?"}
+        if known - {"folder", "name"} or re.search(r"[#\r\n\t]", self.template):
+            raise ConfigError(
+                f"--caption: expected a sentence without '#', perhaps with {{folder}} or {{name}} in it, found "
+                f"{self.template!r}. Write it as in --caption 'a person {{folder}}.'."
+            )
+
+    @cached_property
+    def table(self) -> Mapping[str, list[Caption]]:
+        """The captions of the table by name, with / between its folders."""
+        found: dict[str, list[Caption]] = {}
+        for name, captions in (caption_table(self.place) if self.place else {}).items():
+            found.setdefault(name.replace("\\", "/").removeprefix("./"), []).extend(captions)
+        return found
+
+    def find(self, *names: str, path: str = "") -> list[Caption]:
+        """All captions of these names of one clip; without any, that of the template for the file `path`."""
+        known = [name for name in dict.fromkeys(names) if name in self.table]
+        self.used |= set(known)
+        if not known and path and self.template:
+            folder, file = os.path.split(os.path.abspath(path))
+            words = {"folder": words_in(os.path.basename(folder)), "name": words_in(os.path.splitext(file)[0])}
+            return [Caption(self.template.format(**words))]
+        return [caption for name in known for caption in self.table[name]]
+
+    @property
+    def unused(self) -> dict[str, str]:
+        """Why captions were left out, by their place: there is nothing that has their name."""
+        advice = "Correct the name, or remove its lines."
+        return {
+            f"{self.place}: {name}": f"expected the name of something to caption, found none of that name. {advice}"
+            for name in self.table
+            if name not in self.used
+        }
+
+
+def words_in(name: str) -> str:
+    """The words of a file's name in small letters: `Walk_fast` and `walkFast` are "walk fast"."""
+    return re.sub(r"[\W_]+", " ", re.sub(r"([a-z])([A-Z])", r"\1 \2", name)).strip().lower()
 
 
 def find_tagger() -> Tagger | None:

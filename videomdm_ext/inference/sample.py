@@ -92,7 +92,7 @@ def load(host: Checkout, checkpoint: Path, *, device: str = "cpu", clips: str = 
     """
     stored = checkpoint.with_name("args.json")
     try:
-        args = argparse.Namespace(**json.loads(stored.read_text(encoding="utf-8")))
+        args = argparse.Namespace(**json.loads(stored.read_bytes()))
     except (OSError, ValueError, TypeError) as error:
         raise HostError(
             f"{stored}: expected the run's arguments as JSON ({error}). Keep args.json beside it."

@@ -375,7 +375,7 @@ def recorded(args: Namespace) -> dict[str, str]:
     if folder is None or not (folder / "args.json").is_file():
         return {}
     try:
-        stored: dict[str, Any] = json.loads((folder / "args.json").read_text(encoding="utf-8"))
+        stored: dict[str, Any] = json.loads((folder / "args.json").read_bytes())
         found = {OPTION: _known(str(stored.get(OPTION, "clip")))}
         found |= {PLUGIN: str(stored[PLUGIN])} if PLUGIN in stored else {}
     except (OSError, ValueError, AttributeError, TypeError) as error:

@@ -14,7 +14,7 @@ from people import real_motions
 from scipy.ndimage import gaussian_filter1d
 
 from videomdm_ext.data.clip import Path, crop, cut
-from videomdm_ext.data.folder import read_clip, read_folder
+from videomdm_ext.data.folder import read_card, read_clip, read_folder
 from videomdm_ext.data.importing import run_import
 from videomdm_ext.data.motions import Optics
 from videomdm_ext.data.sources.base import ImportOptions
@@ -304,3 +304,23 @@ def test_features_of_another_skeleton_are_refused(made, tmp_path):
         importer.read(next(member for member in importer.members() if member.id == "000001"))
     with pytest.raises(ConfigError, match="--option lifted_frame: expected camera or world"):
         HumanML3DImporter(str(source), ImportOptions(extra={"lifted_frame": "image"}))
+
+
+def test_a_line_that_is_no_caption_is_left_out_alone(tmp_path):
+    write_source(tmp_path / "source")
+    texts = tmp_path / "source" / "texts" / "000001.txt"
+    good = "\ufeffa person walks.#a/DET person/NOUN walk/VERB#0.0#0.0\n"
+    bad = "a man does #1 pose.#a/DET man/NOUN#0.0#0.0\na person turns.#a/DET#5.0#2.0\n"
+    texts.write_bytes((good + bad).encode() + "tournée.#a/DET#0.0#0.0\n".encode("latin-1"))
+    (tmp_path / "source" / "texts" / "000003.txt").write_text("a # b # c.\n")
+    out = str(tmp_path / "set")
+    done = run_import(HumanML3DImporter(str(tmp_path / "source"), ImportOptions(optics=EXACT)), out)
+    lines = {key.rpartition("/")[2]: reason for key, reason in done.left_out.items() if ": line " in key}
+    assert list(lines) == ["000001.txt: line 2", "000001.txt: line 3", "000001.txt: line 4", "000003.txt: line 1"]
+    assert "4 signs #" in lines["000001.txt: line 2"]
+    assert "000003" in done.left_out  # it has no other caption
+    card = read_card(out)
+    assert read_clip(out, card, "000001").texts == ("a person walks.",)
+    assert {"M000001", "000002"} <= {
+        clip.id for split in card.counts if card.counts[split] for clip in read_folder(out, split)[1]
+    }

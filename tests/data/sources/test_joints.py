@@ -121,7 +121,8 @@ def test_what_is_wrong_is_told_and_the_rest_is_imported(tmp_path):
     assert "expected joints [T, 22, 3], found [40, 21, 3]" in done.left_out["kick"]
     assert "NaN" in done.left_out["spin"]
     assert "metres" in done.left_out["jump_s0"]
-    assert "line 1: expected caption#word/TAG" in done.left_out["run_s0"]
+    assert "a caption of the whole clip, found none" in done.left_out["run_s0"]
+    assert "expected caption#word/TAG" in done.left_out[f"{tmp_path / 'source' / 'texts' / 'run_s0.txt'}: line 1"]
 
 
 def test_options_that_no_one_knows_are_refused(tmp_path):

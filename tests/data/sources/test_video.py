@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import subprocess
 import sys
 from types import ModuleType, SimpleNamespace
@@ -15,10 +16,11 @@ from videomdm_ext.data.folder import read_card, read_clip
 from videomdm_ext.data.importing import run_import
 from videomdm_ext.data.motions import interpolate_confidence
 from videomdm_ext.data.sources.base import ImportOptions
-from videomdm_ext.data.texts import Caption, caption_table
+from videomdm_ext.data.tasks import Engine
+from videomdm_ext.data.texts import Caption
 from videomdm_ext.data.video import watch as video_watch
 from videomdm_ext.data.video.frames import camera_of, frames, open_video, read_calibration
-from videomdm_ext.data.video.importer import LONGEST, Stretch, VideoImporter, captions_of, cut
+from videomdm_ext.data.video.importer import LONGEST, Stretch, VideoImporter, below, cut
 from videomdm_ext.data.video.people import Detections, choose, follow, histogram, segments
 from videomdm_ext.data.video.placing import corrected, find_lens, in_front, lens_of, reprojection, turned
 from videomdm_ext.data.video.watch import Found, find_people
@@ -331,18 +333,40 @@ def test_long_stretches_become_equal_clips_and_a_caption_of_a_part_makes_a_clip_
     assert cut(stretch(100), [Caption("later.", 60.0, 70.0)], 20.0) == []
 
 
-def test_captions_are_found_by_file_name_and_by_stem_and_other_lines_are_refused_with_their_number(tmp_path):
-    place = tmp_path / "captions.txt"
-    place.write_text("a.mp4\tone.\na\ttwo.\t1.5\t3\n\nb\tthree.\n", encoding="utf-8")
-    found = caption_table(str(place))
-    assert captions_of(found, "x/a.mp4", str(place)) == [Caption("one."), Caption("two.", 1.5, 3.0)]
-    with pytest.raises(DatasetError, match=r"Add a line c.mov<tab>CAPTION"):
-        captions_of(found, "x/c.mov", str(place))
+def test_captions_are_found_by_file_name_and_stem_and_by_folder_where_names_repeat(tmp_path):
+    """Of two videos of one name in two folders neither takes a caption that may be the other's."""
+    for name in ("walking_fast/01.gif", "jump/01.gif", "jump/02.GIF", "old/03.gif", ".hidden/04.gif"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"no film")
+    (tmp_path / "old" / "dataset.json").write_text("{}")  # a data set, whose films are no source
+    assert below(str(tmp_path)) == [
+        str(tmp_path / name) for name in ("jump/01.gif", "jump/02.GIF", "walking_fast/01.gif")
+    ]
+    table = tmp_path / "captions.csv"
+    table.write_text("walking_fast/01,one.\n02.GIF,two.\n02,three.,0:01.5,0:03\n01,whose?\n03.gif,lost.\n")
 
-    for line in ("a one.", "a\t", "\tone.", "a\tone.\t3", "a\tone.\t3\t2", "a\tone.\tx\ty", "a\tone #2"):
-        place.write_text(f"b\tfine.\n{line}\n", encoding="utf-8")
-        with pytest.raises(DatasetError, match="line 2"):
-            caption_table(str(place))
+    def looked_up(**options):
+        importer = VideoImporter(str(tmp_path), ImportOptions(captions=str(table), **options))
+        importer.engine = Engine()
+        with pytest.raises(DatasetError, match="that can be used"):  # they are no films
+            importer.members()
+        return importer
+
+    importer = looked_up()
+    said = {os.path.relpath(path, tmp_path): captions for _, _, path, captions in importer._tasks.values()}
+    assert said == {
+        "walking_fast/01.gif": [Caption("one.")],
+        "jump/02.GIF": [Caption("two."), Caption("three.", 1.5, 3)],
+    }
+    assert "Add a line jump/01.gif<tab>CAPTION" in importer.refused["jump/01.gif"]
+    assert {f"{table}: 01", f"{table}: 03.gif"} < set(importer.refused)  # nothing in the table is lost in silence
+
+    importer = looked_up(caption="a person {folder}.")
+    said = {os.path.relpath(path, tmp_path): captions for _, _, path, captions in importer._tasks.values()}
+    assert said["jump/01.gif"] == [Caption("a person jump.")]
+    assert said["walking_fast/01.gif"] == [Caption("one.")]
+    importer = looked_up(caption="a person {folder}.", extra={"detections": str(tmp_path), "format": "coco"})
+    assert "no video in another folder has" in importer.refused["jump/01.gif"]  # both would take those of 01
 
 
 def test_confidence_between_frames_falls_where_one_lacks_the_joint():

@@ -22,7 +22,7 @@ from videomdm_ext.data import files
 from videomdm_ext.data.clip import Clip, Recording, to_clip
 from videomdm_ext.data.folder import SPLITS
 from videomdm_ext.data.motions import PREFIX, Optics, lift, lifter_options, observe, own_generator
-from videomdm_ext.data.texts import Words, caption_table
+from videomdm_ext.data.texts import CaptionSource, Words, words_in
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.geometry.cameras import to_world
 from videomdm_ext.motion.kinematics import RAW, HeadingRule
@@ -41,7 +41,8 @@ class ImportOptions:
     seed: int = 0
     views: int = 1
     lifter: str = "synthetic"  # name of a registered lifter, for sources that bring none of their own
-    captions: str = ""  # a file with captions, ID<tab>caption, for sources without texts
+    captions: str = ""  # a table of captions by name (`texts.caption_table`), for sources without texts
+    caption: str = ""  # a template of one (`texts.CaptionSource`), for files that the table lacks
     optics: Optics = field(default_factory=Optics)
     extra: Mapping[str, str] = field(default_factory=dict)  # KEY=VALUE pairs of one importer alone
     flag: str = "--option "  # what a key of `extra` is written behind, for messages
@@ -90,6 +91,9 @@ class Importer(ABC):
         self.source, self.options = source, options
         self.tagged: dict[str, Words] = {}
         """Words with their part of speech of the captions read last, where the source has them."""
+        self.captions = CaptionSource(options.captions, options.caption)
+        self.refused: dict[str, str] = {}
+        """Why lines, files or captions were left out that are no members, by their place."""
         known = {} if self.extras is None else self.extras
         wrong = [] if self.extras is None else sorted(set(options.extra) - set(known))
         if wrong and not self.has_lifter:
@@ -164,11 +168,18 @@ class Importer(ABC):
             found += [(files.checked_id(line.strip(), place), split) for line in lines if line.strip()]
         return found
 
-    @cached_property
-    def given(self) -> Mapping[str, tuple[str, ...]]:
-        """Captions of --captions by the name in their first column; those of a part of a clip are left out."""
-        table = caption_table(self.options.captions) if self.options.captions else {}
-        return {name: tuple(c.text for c in captions if c.is_whole) for name, captions in table.items()}
+    def given(self, *names: str, path: str = "") -> tuple[str, ...]:
+        """Captions that --captions has of the first of these names, else what --caption makes of the file `path`.
+
+        Those of a part of a clip are left out and reported.
+        """
+        found = next((name for name in names if name in self.captions.table), "")
+        captions = self.captions.find(found, path=path)
+        for part in (caption for caption in captions if not caption.is_whole):
+            advice = "Leave the times out, or import the part as a clip of its own."
+            place = f"{self.options.captions}: {found} from {part.start:g} s"
+            self.refused[place] = f"expected a caption of the whole clip, found one of a part. {advice}"
+        return tuple(caption.text for caption in captions if caption.is_whole)
 
     def observed(self, clip_id: str, texts: tuple[str, ...], positions: Tensor, *label: object) -> Recording:
         """A motion [T, J, 3] as a seeded orbit camera sees it; `label`, by default the id, chooses the camera."""
@@ -221,9 +232,8 @@ class TakesImporter(Importer):
             self._last = (path, self.read_take(path))
         take, stem = self._last[1], self.stem(path)
         piece = take[round(len(take) * number / count) : round(len(take) * (number + 1) / count)]
-        return self.observed(
-            member.id, self.given.get(member.trial) or self.given.get(stem) or (neutral_caption(stem),), piece
-        )
+        texts = self.given(member.trial, stem, path=str(path)) or (neutral_caption(stem),)
+        return self.observed(member.id, texts, piece)
 
     def stem(self, path: Path) -> str:
         """The part of a file's name that describes its motion."""
@@ -256,8 +266,7 @@ def plain_name(name: str) -> str:
 
 def neutral_caption(stem: str) -> str:
     """A caption of the words in a file's name: `Aeroplane_FW2` gives "a person moves: aeroplane fw."."""
-    split = re.sub(r"([a-z])([A-Z])", r"\1 \2", stem)
-    words = " ".join(re.findall(r"[^\W\d_]{2,}", split)).lower()
+    words = " ".join(re.findall(r"[^\W\d_]{2,}", words_in(stem)))
     return f"a person moves: {words}." if words else "a person moves."
 
 

@@ -280,7 +280,7 @@ class Fit3DImporter(base.Importer):
             _, results = base.read_results(self.results, (member.id,), truth.shape[1])
             results = base.as_long_as(results, len(truth), bf.join(self.results, member.id))
             lifted = base.placed(results, self.lifted_frame, extrinsics)
-        texts = self.given.get(f"{subject}_{action}") or self.given.get(action) or (caption_of(action),)
+        texts = self.given(f"{subject}_{action}", action) or (caption_of(action),)
         return Recording(
             id=member.id,
             texts=texts,

@@ -104,11 +104,11 @@ class JointsImporter(base.Importer):
     def _texts(self, name: str) -> tuple[str, ...]:
         place = bf.join(self.source, "texts", f"{name}.txt")
         if bf.exists(place):
-            captions = [caption for caption in read_captions(place) if caption.is_whole]
+            captions = [caption for caption in read_captions(place, self.refused) if caption.is_whole]
             self.tagged = tags_of(captions)
             texts = tuple(caption.text for caption in captions)
         else:
-            texts = self.given.get(name) or tuple(
+            texts = self.given(name, path=bf.join(self.source, "joints", f"{name}.npy")) or tuple(
                 row["caption"] for row in self._index if row["name"] == name and row.get("caption")
             )
         if not texts:
@@ -192,7 +192,11 @@ class HumanML3DImporter(base.Importer):
 
     def _captions(self, name: str) -> list[Caption]:
         place = bf.join(self.source, "texts", f"{name}.txt")
-        return read_captions(place) if bf.exists(place) else []
+        try:
+            return read_captions(place, self.refused) if bf.exists(place) else []
+        except DatasetError as error:
+            self.refused[place] = str(error)
+            return []
 
     def _check_length(self, frames: int, place: str) -> None:
         if not SHORTEST <= frames <= LONGEST:
@@ -276,7 +280,8 @@ class ReleaseImporter(base.Importer):
         points, confidence = self._seen(member.id, len(vectors))
         camera = self._camera(member.id, len(vectors))
         truth = self._truth(member.id, vectors, points, confidence, camera)
-        texts = [caption for caption in read_captions(self._place("texts", f"{member.id}.txt")) if caption.is_whole]
+        place_of_texts = self._place("texts", f"{member.id}.txt")
+        texts = [caption for caption in read_captions(place_of_texts, self.refused) if caption.is_whole]
         self.tagged = tags_of(texts)
         return Recording(
             id=member.id,

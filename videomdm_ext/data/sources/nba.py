@@ -85,7 +85,7 @@ class NBAImporter(Importer):
             raise self.refuse(member.id, "knees and a nose ahead of the body", f"them behind it ({vote:.2f})", advice)
         return Recording(
             id=member.id,
-            texts=self.given.get(member.id) or (CAPTION,),
+            texts=self.given(member.id) or (CAPTION,),
             fps=self.fps,
             skeleton=NBA16,
             keypoints=points * (unit / DISTANCE),

@@ -116,7 +116,7 @@ class ParquetImporter(base.Importer):
             word for cell in given for word in (cell if isinstance(cell, list) else [cell]) if isinstance(word, str)
         ]
         plain = dict.fromkeys(re.sub(r"[#\s]+", " ", word).strip() for word in words)
-        texts = tuple(word for word in plain if word) or self.given.get(member.trial, ())
+        texts = tuple(word for word in plain if word) or self.given(member.trial)
         place = f"{path}: row {row}"
         if not texts:
             raise self.refuse(place, "a caption", "none", "Name its columns with --option captions=..., or a file.")

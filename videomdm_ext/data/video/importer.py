@@ -9,7 +9,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -21,10 +21,11 @@ from torch import Tensor
 
 from videomdm_ext.data import files
 from videomdm_ext.data.clip import MIN_FRAMES, Clip, Recording
+from videomdm_ext.data.folder import CARD
 from videomdm_ext.data.motions import interpolate, interpolate_confidence
 from videomdm_ext.data.sources.base import LONGEST, Importer, ImportOptions, Member
 from videomdm_ext.data.tasks import HERE, part_of, share_of
-from videomdm_ext.data.texts import Caption, caption_table
+from videomdm_ext.data.texts import Caption
 from videomdm_ext.data.video import frames as video_frames
 from videomdm_ext.data.video import placing
 from videomdm_ext.data.video.frames import Calibration, Video, camera_of, open_video, read_calibration
@@ -182,7 +183,6 @@ class VideoImporter(Importer):
         self.share = share_of(self.extra("shard", "1/1"), f"{options.flag}shard")
         self.moving = self.extra("moving", "no", among=("yes", "no")) == "yes"
         self.watching: Watching | None = None
-        self.refused: dict[str, str] = {}
         self.found: dict[str, Findings] = {}
         self._seen: dict[str, Seen] = {}
         self._tasks: dict[str, tuple[Any, ...]] = {}
@@ -200,19 +200,18 @@ class VideoImporter(Importer):
         person = extra.get("person", "")
         if person not in ("", "largest") and not person.isdigit():
             raise ConfigError(f"--person: expected 'largest' or a number from 0, found {person!r}. Correct it.")
-        if not options.captions:
+        if not (options.captions or options.caption):
             raise ConfigError(
-                "--captions: expected a file with lines NAME<tab>CAPTION, one or more a video, perhaps with its start "
-                "and end in seconds behind further tabs, found none. Write one."
+                "--captions: expected a table with NAME and CAPTION in its columns, one or more rows a video, perhaps "
+                "with start and end in further columns, found none. Write one, or for folders named after what is done "
+                "in their videos give --caption 'a person {folder}.'."
             )
 
     def members(self) -> Sequence[Member]:
         """The clips of all videos; the videos are watched for it, unless that was kept."""
-        captions = caption_table(self.options.captions)
         members: list[Member] = []
         if os.path.isdir(self.source):
-            names = [n for n in files.list_files(self.source) if n.lower().endswith(video_frames.ENDINGS)]
-            paths = [os.path.join(self.source, name) for name in names]
+            paths = below(self.source)
         else:
             paths = [self.source]
             if not os.path.isfile(self.source):
@@ -224,31 +223,50 @@ class VideoImporter(Importer):
             clip_stem += f"_v{used[clip_stem]}" if used[clip_stem] > 1 else ""  # two of one name get numbers
             stems.append((clip_stem, path))
         self._tasks, own = {}, part_of(stems, self.share)
-        for clip_stem, path in own:
-            try:
-                texts = captions_of(captions, path, self.options.captions)
+        wanted = set(own)
+        folders: dict[str, set[str]] = {}
+        for path in paths:
+            folders.setdefault(stem(path), set()).add(os.path.dirname(path))
+        for clip_stem, path in stems:
+            name, alone = self._name(path), len(folders[stem(path)]) == 1
+            names = (name, os.path.splitext(name)[0], *((os.path.basename(path), stem(path)) if alone else ()))
+            texts = self.captions.find(*names, path=path)  # of all videos: those of other parts are no mistakes
+            if (clip_stem, path) not in wanted:
+                continue
+            if not texts:
+                self.refused[name] = (
+                    f"{path}: expected a caption in {self.captions.place}, found none. Add a line {name}<tab>CAPTION."
+                )
+            elif self.options.extra.get("detections") and not alone:
+                self.refused[name] = (
+                    f"{path}: expected a name that no video in another folder has, for --detections are found by it, "
+                    "found several. Rename the video and its detections."
+                )
+            else:
                 self._tasks[clip_stem] = (self, clip_stem, path, texts)
-            except DatasetError as error:
-                self.refused[os.path.basename(path)] = str(error)
         looks = self.engine.run(_look, self._tasks, self._place, ordered=True)
         for number, (task, (clips, findings, reason)) in enumerate(zip(self._tasks.values(), looks, strict=True), 1):
             _, clip_stem, path, _ = task
             members += clips
             if findings is None:
-                self.refused[os.path.basename(path)] = reason
+                self.refused[self._name(path)] = reason
                 self.found.pop(clip_stem, None)
             else:
                 self.found[clip_stem] = findings
             if self.watching and not self.engine.is_here(len(self._tasks)):
                 self.watching("videos", number, len(self._tasks))
-        paths = [os.path.basename(path) for _, path in own]
-        self.refused = {name: self.refused[name] for name in paths if name in self.refused}
+        order = [self._name(path) for _, path in own]
+        self.refused = {name: self.refused[name] for name in order if name in self.refused} | self.captions.unused
         if not members:
             first = next(iter(self.refused.values()), "")
             found = f"none that can be used. The first: {first}" if first else "none. Name another folder."
             endings = ", ".join(video_frames.ENDINGS)
             raise DatasetError(f"{self.source}: expected a video, or a folder of videos ({endings}), found {found}")
         return members
+
+    def _name(self, path: str) -> str:
+        """The name of a video in tables and messages: its path below the source."""
+        return os.path.relpath(path, self.source if os.path.isdir(self.source) else os.path.dirname(path) or ".")
 
     @property
     def _place(self) -> str:
@@ -282,6 +300,12 @@ class VideoImporter(Importer):
         long_enough, notes = stretches(sighting, self.fps)
         findings.notes += notes
         pieces = [(piece, s) for s in long_enough for piece in cut(s, captions, self.fps)]
+        findings.notes += [
+            f"The caption {caption.text!r} of {caption.start:g} to {caption.stop:g} s was left out: at that time "
+            f"nobody is in view for {MIN_FRAMES + 1} frames."
+            for caption in captions
+            if not any(cut(s, [caption], self.fps) for s in long_enough)
+        ]
         if not pieces:
             raise DatasetError(
                 f"{path}: expected {MIN_FRAMES + 1} frames in a row ({(MIN_FRAMES + 1) / self.fps:.2f} s) of one "
@@ -415,13 +439,14 @@ def _lift(
     return list(importer.clips(members))
 
 
-def captions_of(found: Mapping[str, list[Caption]], video: str, place: str) -> list[Caption]:
-    """The captions of a video, by its name with or without its ending; DatasetError where there are none."""
-    name = os.path.basename(video)
-    captions = [*found.get(name, ()), *found.get(os.path.splitext(name)[0], ())]
-    if not captions:
-        raise DatasetError(f"{video}: expected a caption in {place}, found none. Add a line {name}<tab>CAPTION.")
-    return captions
+def below(source: str) -> list[str]:
+    """The videos of a folder and of those below it, in order; not those of a data set inside, such as its films."""
+    paths = []
+    for folder, inner, _ in os.walk(source):
+        inner[:] = sorted(n for n in inner if n[0] != "." and not os.path.exists(os.path.join(folder, n, CARD)))
+        names = files.list_files(folder, root=source)
+        paths += [os.path.join(folder, name) for name in names if name.lower().endswith(video_frames.ENDINGS)]
+    return paths
 
 
 @hookimpl

@@ -55,7 +55,7 @@ def read_prompts(args):
         path = Path(args.input_text)
         if not path.is_file():
             raise HostError(f"{path}: not found. --input_text must name a text file with one prompt a line.")
-        prompts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        prompts = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
         if not prompts:
             raise HostError(f"{path}: no prompt in it. Write one prompt a line.")
         args.num_samples = len(prompts)

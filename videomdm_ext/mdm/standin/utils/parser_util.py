@@ -122,7 +122,7 @@ def load_args_from_model(args, names):
     path = Path(args.model_path).parent / "args.json"
     if not path.is_file():
         raise HostError(f"{path}: not found. --model_path must name a checkpoint with its args.json beside it.")
-    saved = json.loads(path.read_text(encoding="utf-8"))
+    saved = json.loads(path.read_bytes())
     for name, value in ONLY_VALUES.items():
         if saved.get(name, value) != value:
             raise HostError(
