@@ -20,8 +20,9 @@ SPLITS = ("train", "train", "test")
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """-> every file of a folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    """-> every file of a folder but the table of times."""
+    found = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "files.bin"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
 def build(path: Path, clips=CLIPS) -> Card:

@@ -13,7 +13,7 @@ import blobfile as bf
 import numpy as np
 import torch
 
-from videomdm_ext.data import files, index
+from videomdm_ext.data import files, identity, index, seal
 from videomdm_ext.data.clip import MIN_FRAMES, Clip
 from videomdm_ext.data.folder import CARD, SPLITS, Card, content_hash, facts_of, names, read_card
 from videomdm_ext.data.index import Entry
@@ -52,7 +52,15 @@ class Builder:
     DatasetError where the folder holds another data set, or another recipe's unfinished clips.
     """
 
-    def __init__(self, path: str, card: Card, *, tagger: Tagger | None = None, min_frames: int = MIN_FRAMES) -> None:
+    def __init__(
+        self,
+        path: str,
+        card: Card,
+        *,
+        tagger: Tagger | None = None,
+        min_frames: int = MIN_FRAMES,
+        inputs: identity.Inputs | None = None,
+    ) -> None:
         files.checked_id(card.lifter, "lifter")
         files.check_writable(path)
         self.path, self.card, self.tagger, self.min_frames = path, card, tagger or untagged, min_frames
@@ -81,6 +89,8 @@ class Builder:
         marks = [files.read_json(self._mark(name)) for name in listed]
         self.done = {mark["id"]: (mark["split"], int(mark["place"])) for mark in marks}
         self.entries = {mark["id"]: mark.get("entry", "") for mark in marks}
+        self.facts: dict[str, tuple[str, list[float]]] = {m["id"]: tuple(m["facts"]) for m in marks if "facts" in m}
+        self.inputs, self.read = inputs, {digest for mark in marks for digest in mark.get("inputs", ())}
 
     def __contains__(self, clip_id: str) -> bool:
         return clip_id in self.done
@@ -89,7 +99,7 @@ class Builder:
         """Start from nothing: what an interrupted import left is written again."""
         for clip_id in self.done:
             bf.remove(self._mark(f"{clip_id}.json"))
-        self.done = {}
+        self.done, self.facts, self.read = {}, {}, set()
 
     def add(self, clip: Clip, split: str) -> None:
         """Check and write one clip."""
@@ -107,8 +117,11 @@ class Builder:
         for key, data in content.items():
             files.write_bytes(bf.join(self.place, place[key]), data)
         number, entry = len(self.done), Entry.of(clip, content).line
-        mark = json.dumps({"id": clip.id, "split": split, "place": number, "entry": entry})
-        files.write_bytes(self._mark(f"{clip.id}.json"), mark.encode())
+        self.facts[clip.id] = identity.exact(clip, split), identity.sketch(clip)
+        new = sorted(set(self.inputs.known.values()) - self.read) if self.inputs else []
+        self.read |= set(new)
+        mark = {"id": clip.id, "split": split, "place": number, "entry": entry, "facts": self.facts[clip.id]}
+        files.write_bytes(self._mark(f"{clip.id}.json"), json.dumps({**mark, "inputs": new}).encode())
         self.done[clip.id], self.entries[clip.id] = (split, number), entry
 
     def finish(self, **changes: object) -> Card:
@@ -131,13 +144,17 @@ class Builder:
         for folder, moments in ((self.place, truth if truth.count else teacher), (lifted, teacher)):
             for name, values in zip(("Mean.npy", "Std.npy"), moments.mean_and_std(), strict=True):
                 files.write_bytes(bf.join(folder, name), files.array_bytes(values.numpy()))
-        ordered = [clip_id for split in SPLITS for clip_id in members[split]]
+        ordered, digests = [clip_id for split in SPLITS for clip_id in members[split]], seal.Digests(self.card)
         self.card = dataclasses.replace(
             self.card,
             counts={split: len(ids) for split, ids in sorted(members.items()) if ids},
-            content_hash=content_hash(self.place, self.card, ordered),
+            content_hash=content_hash(self.place, self.card, ordered, digests.add),
+            files=seal.digests_of(self.place, self.card),
             **changes,  # type: ignore[arg-type]
         )
+        if all(clip_id in self.facts for clip_id in ordered):  # not where an earlier version began
+            self.card = dataclasses.replace(self.card, identity=self._identity(ordered), values=self._values(ordered))
+        seal.write_table(self.place, self.card, digests.found)
         for split, ids in members.items():
             if ids and all(self.entries[i] for i in ids):
                 index.write(self.place, split, facts_of(self.card), [self.entries[i] for i in ids])
@@ -149,6 +166,17 @@ class Builder:
         else:
             bf.rmtree(bf.join(self.path, MARKS))
         return read_card(self.path)
+
+    def _identity(self, ordered: Sequence[str]) -> str:
+        """The identity of the set, empty where it is not known what it was made from."""
+        if self.inputs is None:
+            return ""
+        read = self.read | set(self.inputs.known.values())
+        clips = [self.facts[clip_id][0] for clip_id in ordered]
+        return identity.of_sources(self.card, read, clips, self.inputs.places)
+
+    def _values(self, ordered: Sequence[str]) -> tuple[float, ...]:
+        return identity.values_of({clip_id: self.facts[clip_id][1] for clip_id in ordered})
 
     def _move(self) -> None:
         """Put the new version, which is whole, in the place of the earlier one, its card last; cut off, it goes on."""
@@ -174,10 +202,18 @@ def is_unfinished(path: str) -> bool:
     return bool(bf.exists(bf.join(path, MARKS, RECIPE)))
 
 
-def write_folder(path: str, clips: Mapping[str, Sequence[Clip]], card: Card, *, tagger: Tagger | None = None) -> Card:
+def write_folder(
+    path: str,
+    clips: Mapping[str, Sequence[Clip]],
+    card: Card,
+    *,
+    tagger: Tagger | None = None,
+    inputs: identity.Inputs | None = None,
+) -> Card:
     """Check everything, then write the clips of each split, the statistics of the training split, and the card last.
 
-    An earlier version of the same data set is replaced at the end. -> the card with counts and hash.
+    An earlier version of the same data set is replaced at the end. `inputs` are the files that the clips were made
+    from, where that is known. -> the card with counts and hashes.
     """
     unknown = [split for split in clips if split not in SPLITS]
     if unknown or not clips.get("train"):
@@ -190,7 +226,7 @@ def write_folder(path: str, clips: Mapping[str, Sequence[Clip]], card: Card, *, 
             raise DatasetError(f"{clip.label}: the id {clip.id!r} appears twice. Give every clip its own.")
         seen.add(clip.id)
         validate(clip, fps=card.fps)
-    builder = Builder(path, card, tagger=tagger)
+    builder = Builder(path, card, tagger=tagger, inputs=inputs)
     builder.forget()
     for clip, split in members:
         builder.add(clip, split)

@@ -112,6 +112,26 @@ def write_bytes(path: str, content: bytes, *, beside: str = "") -> None:
         raise known or StorageError(f"{path}: cannot be written ({error}). Choose another folder.") from error
 
 
+_watch: Callable[[str, bytes | None], None] | None = None
+
+
+@contextlib.contextmanager
+def watched(watch: Callable[[str, bytes | None], None]) -> Iterator[None]:
+    """Within, `watch(path, content)` is called for every file that is read; content is None where another read it."""
+    global _watch
+    before, _watch = _watch, watch
+    try:
+        yield
+    finally:
+        _watch = before
+
+
+def note_read(path: str) -> None:
+    """Tell whoever watches of a file that is read by another than `read_bytes`."""
+    if _watch:
+        _watch(path, None)
+
+
 def read_bytes(path: str, *, limit: int = BYTES_LIMIT) -> bytes:
     """The content of a file of at most `limit` bytes; DatasetError where there is none to read, or more."""
     advice = "Check the path and the rights, or make the data set again."
@@ -129,6 +149,8 @@ def read_bytes(path: str, *, limit: int = BYTES_LIMIT) -> bytes:
     if size > limit:
         advice = "Nothing of this kind is so large; look what it is, then cut or remove it."
         raise DatasetError(f"{path}: expected at most {limit} bytes, found {size}. {advice}")
+    if _watch:
+        _watch(path, content)
     return content
 
 

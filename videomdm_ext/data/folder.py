@@ -5,7 +5,7 @@ import functools
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,8 +39,10 @@ class Card:
     `detector_error` those of the keypoints, in units of the focal length.
 
     `heading` is the rule by which headings of the feature vectors were found, `counts` the clips of each split,
-    `recipe` the settings it was made with, `content_hash` the SHA-256 of all clip files. Clips that are `packed` lie in
-    shards. `write_folder` fills in counts and hash.
+    `recipe` the settings it was made with. `content_hash` is the SHA-256 of all clip files, and `files` has those of
+    the lists and the statistics by name: they name these very bytes. `identity` names what the set was made from, and
+    `values` sketch its numbers, so that it is known again where another machine has made it anew (data/identity.py).
+    Clips that are `packed` lie in shards. `write_folder` fills in all of these.
     """
 
     name: str
@@ -57,11 +59,21 @@ class Card:
     counts: Mapping[str, int] = field(default_factory=dict)
     content_hash: str = ""
     packed: bool = False
+    files: Mapping[str, str] = field(default_factory=dict)
+    identity: str = ""
+    values: tuple[float, ...] = ()
+
+    @property
+    def seal(self) -> str:
+        """One hash of all files of the set; that of the clips where an earlier version sealed nothing else."""
+        if not self.files:
+            return self.content_hash
+        return hashlib.sha256(json.dumps([self.content_hash, sorted(self.files.items())]).encode()).hexdigest()
 
     def to_json(self) -> str:
         """The text of dataset.json; the same card always gives the same text."""
         entries = {"format": FORMAT, **dataclasses.asdict(self)}
-        for name in ("detector_error", "packed"):
+        for name in ("detector_error", "packed", "files", "identity", "values"):
             if not entries[name]:  # then the text is what it was before there was such an entry
                 del entries[name]
         return json.dumps(entries, indent=2, sort_keys=True) + "\n"
@@ -84,7 +96,10 @@ class Card:
             )
         try:
             heading, sources = HeadingRule(**entries["heading"]), tuple(entries["sources"])
-            card = cls(**{**entries, "heading": heading, "sources": sources, "fps": float(entries["fps"])})
+            values = tuple(map(float, entries.get("values", ())))
+            exact = {"heading": heading, "sources": sources, "fps": float(entries["fps"]), "values": values}
+            exact["files"] = {str(name): str(digest) for name, digest in dict(entries.get("files", {})).items()}
+            card = cls(**{**entries, **exact})
         except (TypeError, ValueError) as error:
             raise DatasetError(f"{path}: an entry has the wrong type ({error}). Correct the card.") from error
         if card.units != "m" or not card.fps > 0:
@@ -133,11 +148,19 @@ def names(clip_id: str, card: Card) -> dict[str, str]:
     }
 
 
-def content_hash(path: str, card: Card, ids: Iterable[str]) -> str:
-    """SHA-256 over names and contents of the files of these clips, in this order; a truth need not be there."""
+def content_hash(
+    path: str, card: Card, ids: Iterable[str], found: Callable[[str, Mapping[str, bytes]], None] | None = None
+) -> str:
+    """SHA-256 over names and contents of the files of these clips, in this order; a truth need not be there.
+
+    `found` is called with each id and the contents of its files by kind.
+    """
     content = hashlib.sha256()
     for clip_id in ids:
-        update_hash(content, card, clip_id, read_files(path, card, clip_id))
+        contents = read_files(path, card, clip_id)
+        update_hash(content, card, clip_id, contents)
+        if found:
+            found(clip_id, contents)
     return content.hexdigest()
 
 
@@ -149,15 +172,15 @@ def update_hash(content: Any, card: Card, clip_id: str, found: Mapping[str, byte
         content.update(data)
 
 
-def read_folder(path: str, split: str, *, min_frames: int = MIN_FRAMES) -> tuple[Card, Clips]:
+def read_folder(path: str, split: str, *, min_frames: int = MIN_FRAMES, fixed: bool = False) -> tuple[Card, Clips]:
     """The card, and the clips of one split, read as they are used. DatasetError where one of them cannot be.
 
     All of a small split are checked here; those of a larger one were when its index was made, and are again as they are
-    read if their files are others than then.
+    read if their files are others than then. Where the set is `fixed`, as while it is trained on, others are refused.
     """
     card = read_card(path)
     entries = read_entries(path, card, split, min_frames=min_frames)
-    clips = Clips(entries, lambda entry: _read_known(path, card, entry, min_frames))
+    clips = Clips(entries, lambda entry: _read_known(path, card, entry, min_frames, fixed))
     if len(clips) <= LOOKED_AT:
         for _ in clips:
             pass
@@ -226,9 +249,14 @@ def read_clip(path: str, card: Card, clip_id: str, *, min_frames: int = MIN_FRAM
     return clip
 
 
-def _read_known(path: str, card: Card, entry: Entry, min_frames: int) -> Clip:
+def _read_known(path: str, card: Card, entry: Entry, min_frames: int, fixed: bool) -> Clip:
     """A clip of the index; one whose files are as they were when the index was made has been checked."""
     content = read_files(path, card, entry.id, entry.place)
+    if fixed and index.checksum(content) != entry.sum:
+        raise DatasetError(
+            f"{bf.join(path, entry.id)}: expected the files of this clip as they were when the data set was opened, "
+            "found them changed. Put them back, or make them the data set's own: videomdm data check DIR --accept."
+        )
     clip = _parsed(path, card, entry.id, content)
     if index.checksum(content) != entry.sum or clip.length < min_frames:
         validate(clip, fps=card.fps, min_frames=min_frames)

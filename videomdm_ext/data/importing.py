@@ -1,15 +1,19 @@
 """Make a data set of a source (`run_import`) or of several sets (`merge`), clip by clip, going on where one stopped."""
 
+import contextlib
 import dataclasses
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import blobfile as bf
 
 from videomdm_ext import plugins
+from videomdm_ext.data import files
 from videomdm_ext.data.building import Builder
 from videomdm_ext.data.folder import SPLITS, Card, read_card, read_clip, read_ids
+from videomdm_ext.data.identity import Inputs, name_of
 from videomdm_ext.data.motions import find_lifter
 from videomdm_ext.data.refined import detector_error, measured_error
 from videomdm_ext.data.sources.base import SHARES, Importer, Member
@@ -46,11 +50,20 @@ def run_import(
 
     A member that cannot be used is left out and reported; DatasetError where none can.
     """
+    options = importer.options
+    inputs = Inputs([importer.source, options.captions, *filter(os.path.exists, options.extra.values())])
+    with files.watched(inputs) if importer.reads_here else contextlib.nullcontext():
+        made = _import(importer, out, inputs, tagger=tagger, progress=progress, name=name)
+    return made
+
+
+def _import(
+    importer: Importer, out: str, inputs: Inputs, *, tagger: Tagger | None, progress: Progress | None, name: str
+) -> Imported:
     _ = importer.captions.table  # refused before any work where it is none
-    members = importer.members()
+    members, options = importer.members(), importer.options
     if not members:
         raise importer.refuse(importer.source, f"clips for {importer.name}", "none", "Name the folder that holds them.")
-    options = importer.options
     model = None
     if not importer.has_lifter:
         model = find_lifter(options.lifter, options.seed, importer.skeleton, importer.lifter_extra)
@@ -65,7 +78,9 @@ def run_import(
         recipe={"importer": importer.name, **dataclasses.asdict(options)},
     )
     other = tagger or untagged  # where the source has no words and tags of its own
-    builder = Builder(out, card, tagger=lambda caption: importer.tagged.get(caption) or other(caption))
+    for place in importer.inputs():
+        inputs(place)
+    builder = Builder(out, card, tagger=lambda caption: importer.tagged.get(caption) or other(caption), inputs=inputs)
     splits = split_by_trial(members, options.seed, options.split)
     left_out: dict[str, str] = {}
     left = [member for member in members if member.id not in builder]
@@ -144,9 +159,11 @@ def merge(paths: Sequence[str], out: str, *, name: str = "", progress: Progress 
         lifter=lifters.pop() if len(lifters) == 1 else "mixed",
         licence="; ".join(dict.fromkeys(card.licence for card in cards)),
         sources=tuple(dict.fromkeys(source for card in cards for source in card.sources)),
-        recipe={"merged": {short[path]: card.content_hash for path, card in zip(paths, cards, strict=True)}},
+        recipe={"merged": {short[path]: name_of(card) for path, card in zip(paths, cards, strict=True)}},
     )
-    builder = Builder(out, merged)
+    parts = Inputs([name_of(card) for card in cards])
+    parts.known = {name: name for name in parts.places}
+    builder = Builder(out, merged, inputs=parts if all(card.identity for card in cards) else None)
     shared = len({clip_id for *_, clip_id in members}) < len(members)
     for number, (path, card, split, clip_id) in enumerate(members):
         new = f"{short[path]}-{clip_id}" if shared else clip_id

@@ -24,6 +24,7 @@ from videomdm_ext.data import files
 from videomdm_ext.data.building import write_folder
 from videomdm_ext.data.clip import Clip, Recording, to_clip
 from videomdm_ext.data.folder import Card
+from videomdm_ext.data.identity import Inputs
 from videomdm_ext.errors import DatasetError, PluginError
 from videomdm_ext.geometry import cameras
 from videomdm_ext.geometry.rotations import roma
@@ -306,7 +307,10 @@ def build_demo(
     model = find_lifter(lifter, seed, SMPL22)
     splits: dict[str, list[Clip]] = {"train": [], "test": []}
     errors: list[dict[str, float]] = []
-    for motion in load_motions():
+    inputs = Inputs([str(BUNDLED)])
+    with files.watched(inputs):
+        motions = load_motions()
+    for motion in motions:
         members = splits["test" if motion.name in HELD_OUT else "train"]
         for view in _views(motion, durations, views, optics, seed):
             seen = lift(model, view)
@@ -324,7 +328,7 @@ def build_demo(
         lifter_error={name: round(float(np.mean([error[name] for error in errors])), 5) for name in errors[0]},
         recipe={"seed": seed, "views": views, "durations": durations, "cameras": dataclasses.asdict(optics)},
     )
-    return write_folder(path, splits, card)
+    return write_folder(path, splits, card, inputs=inputs)
 
 
 def variants(motion: Motion, durations: Sequence[float]) -> Iterator[tuple[str, Motion]]:

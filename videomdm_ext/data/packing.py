@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import blobfile as bf
 
-from videomdm_ext.data import files, index, shards
+from videomdm_ext.data import files, index, seal, shards
 from videomdm_ext.data.folder import (
     CARD,
     SPLITS,
@@ -40,6 +40,7 @@ def repack(path: str, out: str, *, packed: bool, progress: Progress | None = Non
         raise DatasetError(f"{out}: expected a folder without a data set, found one. Choose another --out.")
     files.check_writable(out)
     made, content, done = dataclasses.replace(card, packed=packed), hashlib.sha256(), 0
+    digests = seal.Digests(made)
     for split in (split for split in SPLITS if card.counts.get(split)):
         entries, lines = read_entries(path, card, split), []
         for start in range(0, len(entries), shards.SIZE):
@@ -47,6 +48,8 @@ def repack(path: str, out: str, *, packed: bool, progress: Progress | None = Non
             rows = _shard(path, card, out, stem, part) if packed else _read(path, card, part)
             for row, (entry, found) in enumerate(rows):
                 update_hash(content, made, entry.id, found)
+                if not packed:
+                    digests.add(entry.id, found)
                 place = names(entry.id, card)
                 for kind, data in () if packed else found.items():
                     files.write_bytes(bf.join(out, place[kind]), data)
@@ -62,6 +65,7 @@ def repack(path: str, out: str, *, packed: bool, progress: Progress | None = Non
         )
     for name in _others(path, card):
         files.write_bytes(bf.join(out, name), files.read_bytes(bf.join(path, name)))
+    seal.write_table(out, made, digests.found)
     files.write_bytes(bf.join(out, CARD), made.to_json().encode())
     return made
 

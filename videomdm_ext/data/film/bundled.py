@@ -19,6 +19,7 @@ from videomdm_ext.data.building import write_folder
 from videomdm_ext.data.clip import Clip, Recording, to_clip
 from videomdm_ext.data.film.filming import Shown, positions_at
 from videomdm_ext.data.folder import SPLITS, Card, read_card, read_folder
+from videomdm_ext.data.identity import Inputs
 from videomdm_ext.data.motions import (
     FPS,
     HELD_OUT,
@@ -80,8 +81,10 @@ def build_film_demo(path: str, *, fast: bool = False) -> Card:
     """
     files.check_writable(path)
     splits: dict[str, list[Clip]] = {"train": [], "test": []}
-    for motion, recording in _recordings(fast):
-        splits["test" if motion.name in HELD_OUT else "train"].append(to_clip(recording))
+    inputs = Inputs([str(BUNDLED.parent)])
+    with files.watched(inputs):
+        for motion, recording in _recordings(fast):
+            splits["test" if motion.name in HELD_OUT else "train"].append(to_clip(recording))
     whole = [clip for clips in splits.values() for clip in clips]
     card = Card(
         name="demo",
@@ -94,7 +97,7 @@ def build_film_demo(path: str, *, fast: bool = False) -> Card:
         detector_error=detector_error(whole),
         recipe={"film": True, "views": 1 if fast else VIEWS},
     )
-    return write_folder(path, splits, card)
+    return write_folder(path, splits, card, inputs=inputs)
 
 
 def _recordings(fast: bool) -> Iterator[tuple[Motion, Recording]]:

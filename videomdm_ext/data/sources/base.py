@@ -85,6 +85,8 @@ class Importer(ABC):
     sources: tuple[str, ...] = ()
     extras: ClassVar[Mapping[str, str] | None] = None
     """Keys of `options.extra` that this importer knows, each with a line of help; None: it checks them itself."""
+    reads_here: ClassVar[bool] = True
+    """Whether what it reads is read in this process, so that it is known what the set was made from; else `inputs`."""
     has_lifter: str = ""  # name of the lifter whose motion the source brings along; empty: options.lifter makes it
 
     def __init__(self, source: str, options: ImportOptions) -> None:
@@ -142,6 +144,10 @@ class Importer(ABC):
     @abstractmethod
     def read(self, member: Member) -> Recording:
         """One clip. DatasetError where it cannot be used: it is then left out, with the message in the summary."""
+
+    def inputs(self) -> Sequence[str]:
+        """After `members`: files that are read in other processes."""
+        return ()
 
     def clips(self, members: Sequence[Member], lifter: Any = None) -> Iterator[tuple[Member, Clip | DatasetError]]:
         """Each member with the clip that it gives, lifted where the source brings no motion, or why it gives none."""

@@ -161,6 +161,7 @@ def _number(text: bytes) -> float:
 def read_take(path: Path, reading: Reading) -> Tensor:
     """The take as 22 SMPL joints at 20 fps, metres, y up, floor at 0. -> float32 [T, 22, 3]"""
     header = read_header(path)
+    files.note_read(str(path))
     bvh = _parsed(path)
     # of several end sites below one joint only the first can be named
     nodes = joint_names.Nodes.of([f"{node.parent.name}/end" if node.is_end_site() else node.name for node in bvh.nodes])
@@ -321,6 +322,7 @@ class AmassImporter(TakesImporter):
         gender = self.extra("gender", facts.gender, among=GENDERS)
         place = find_model(self.extra("smpl"), kind, gender)
         if place not in self._models:
+            files.note_read(str(place))
             self._models[place] = read_model(place, files.read_only)
         model = self._models[place]
         arrays = files.read_arrays(str(path), needed=("poses", "trans", "betas"), optional=())

@@ -83,6 +83,10 @@ class ParquetImporter(base.Importer):
         self._rows: Any = ()
         self._first = 0
 
+    def inputs(self) -> Sequence[str]:
+        """The files, which pyarrow reads, and their card, which was read before."""
+        return [str(path) for path in (*self.places, self.card) if path.is_file()]
+
     def members(self) -> Sequence[base.Member]:
         """One for every row that is asked for and every view; a file that cannot be read is one, and refused later."""
         limit = int(self.extra_number("limit", math.inf) if self.extra("limit") else 0)

@@ -29,7 +29,7 @@ from videomdm_ext.data.texts import Caption
 from videomdm_ext.data.video import frames as video_frames
 from videomdm_ext.data.video import placing
 from videomdm_ext.data.video.frames import Calibration, Video, camera_of, open_video, read_calibration
-from videomdm_ext.data.video.people import FORMATS, segments
+from videomdm_ext.data.video.people import FORMATS, find_file, segments
 from videomdm_ext.data.video.watch import Choice, Sighting, stem, watch
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.geometry import cameras
@@ -163,6 +163,7 @@ class VideoImporter(Importer):
     name = "video"
     about = "videos of people, watched by MediaPipe or with another detector's files; captions in --captions FILE"
     licence = "as the videos"
+    reads_here = False
     has_lifter = "mediapipe"
     extras = {  # noqa: RUF012
         "fps": "frames per second of the data set, 20",
@@ -267,6 +268,18 @@ class VideoImporter(Importer):
     def _name(self, path: str) -> str:
         """The name of a video in tables and messages: its path below the source."""
         return os.path.relpath(path, self.source if os.path.isdir(self.source) else os.path.dirname(path) or ".")
+
+    def inputs(self) -> Sequence[str]:
+        """The captions, the calibration, and the videos that are used, each with its detections."""
+        extra = self.options.extra
+        found = [*filter(None, (self.options.captions, extra.get("calibration")))]
+        for _, _, path, *_ in (self._tasks[clip_stem] for clip_stem in self.found):
+            found.append(path)
+            if extra.get("detections"):
+                place = find_file(extra["detections"], stem(path), extra["format"])
+                inside = files.list_files(place) if os.path.isdir(place) else []
+                found += [os.path.join(place, name) for name in inside] or [place]
+        return found
 
     @property
     def _place(self) -> str:

@@ -1,0 +1,253 @@
+"""Whether the files of a data set are those that it was made with: sizes and times first, contents where these differ.
+
+DIR/index/files.bin holds size, time and SHA-256 of every file: of the lists, the statistics, and the clips' or, in a
+packed set, the shards'. Its first line binds it to the card and the lists. It is written with the clips; where there is
+none that fits, every file is read once, and believed if the clips have the card's content hash. The refined teachers
+have such a table of their own.
+"""
+
+import dataclasses
+import hashlib
+import logging
+import os
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import blobfile as bf
+import numpy as np
+from numpy.typing import NDArray
+
+from videomdm_ext.data import files, index, shards
+from videomdm_ext.data.folder import (
+    CARD,
+    LOOKED_AT,
+    SPLITS,
+    Card,
+    content_hash,
+    facts_of,
+    names,
+    read_card,
+    read_ids,
+)
+from videomdm_ext.data.index import Entry
+from videomdm_ext.errors import DatasetError, StorageError
+
+logger = logging.getLogger(__name__)
+
+TABLE = f"{index.FOLDER}/files.bin"
+ROW = np.dtype([("state", "<i8", 2), ("digest", "u1", 32)])
+"""Size in bytes and time of change in ns, -1 where there is no file; SHA-256, zeros where there is none."""
+NAMED = 3
+"""Changed files that a message names."""
+Rows = NDArray[np.void]
+Progress = Callable[[int, int], None]  # `progress(done, total)` in files
+
+
+@dataclass(frozen=True)
+class Table:
+    """States and digests of files `names` of a folder, kept in its file `place`; `key` is what they depend on."""
+
+    path: str
+    place: str
+    key: str
+    names: Sequence[str]
+
+    @property
+    def head(self) -> bytes:
+        return hashlib.sha256(f"{self.key}\0{len(self.names)}".encode()).hexdigest().encode() + b"\n"
+
+    def read(self) -> Rows | None:
+        """The rows, or None where there are none of these files."""
+        place = bf.join(self.path, self.place)
+        if not bf.exists(place) or files.leads_out(place, self.path):
+            return None
+        content, head = files.read_bytes(place), self.head
+        whole = len(content) == len(head) + ROW.itemsize * len(self.names) and content.startswith(head)
+        return np.frombuffer(content, ROW, offset=len(head)) if whole else None
+
+    def write(self, states: NDArray[np.int64], digests: Iterable[bytes]) -> None:
+        """Keep what was found; a folder that cannot be written goes without."""
+        rows = np.zeros(len(self.names), ROW)
+        rows["state"] = states
+        rows["digest"] = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
+        try:
+            files.write_bytes(bf.join(self.path, self.place), self.head + rows.tobytes())
+        except StorageError:
+            logger.debug("%s: no table of its files can be kept", self.path)
+
+    def states(self) -> NDArray[np.int64]:
+        """Size and time of every file as it is now [N, 2]."""
+        if "://" in self.path:
+            return self._remote_states()
+        found = np.full((len(self.names), 2), -1, np.int64)
+        root = self.path.rstrip("/")
+        for number, name in enumerate(self.names):
+            try:
+                state = os.stat(f"{root}/{name}")
+            except OSError:
+                continue
+            found[number] = state.st_size, state.st_mtime_ns
+        return found
+
+    def _remote_states(self) -> NDArray[np.int64]:
+        """A store lists a folder faster than it answers for each file."""
+        known: dict[str, tuple[int, int]] = {}
+        for folder in {name.rpartition("/")[0] for name in self.names}:
+            place = bf.join(self.path, folder) if folder else self.path
+            for entry in bf.scandir(place) if bf.isdir(place) else ():
+                if entry.stat:
+                    name = f"{folder}/{entry.name}" if folder else entry.name
+                    known[name] = entry.stat.size, round((entry.stat.mtime or 0) * 1e9)
+        return np.array([known.get(name, (-1, -1)) for name in self.names], np.int64).reshape(-1, 2)
+
+    def digest(self, number: int) -> bytes:
+        return digest_of(self.path, self.names[number])
+
+    def changed(self, rows: Rows, thorough: bool, progress: Progress | None = None) -> list[str]:
+        """Names of the files whose contents are others than those of the rows; new times of equal ones are kept.
+
+        Contents are read where size or time differ, all of them with `thorough`.
+        """
+        states = self.states()
+        moved = (states != rows["state"]).any(1)
+        suspects = np.arange(len(rows)) if thorough else np.nonzero(moved)[0]
+        if len(suspects) > len(self.names) // 2 > NAMED:
+            logger.info("%s: reading %d files, whose sizes or times are others than before", self.path, len(suspects))
+        found = []
+        for done, number in enumerate(suspects.tolist(), 1):
+            if self.digest(number) != rows["digest"][number].tobytes():
+                found.append(number)
+            if progress:
+                progress(done, len(suspects))
+        if moved.any() and not found:
+            self.write(states, map(bytes, rows["digest"]))
+        return [self.names[number] for number in found]
+
+
+def digest_of(path: str, name: str) -> bytes:
+    """SHA-256 of a file of a folder, zeros where there is none."""
+    place = bf.join(path, name)
+    return hashlib.sha256(files.read_bytes(place)).digest() if bf.exists(place) else bytes(32)
+
+
+def whole_files(card: Card) -> list[str]:
+    """Names of the lists and the statistics of a set."""
+    folders = ("", f"teacher_vecs/{card.lifter}/")
+    return [*(f"{split}.txt" for split in SPLITS), *(f"{f}{name}.npy" for f in folders for name in ("Mean", "Std"))]
+
+
+def digests_of(path: str, card: Card) -> dict[str, str]:
+    """Hex SHA-256 of the lists and the statistics that are there, by name."""
+    found = {name: digest_of(path, name) for name in whole_files(card)}
+    return {name: digest.hex() for name, digest in found.items() if any(digest)}
+
+
+def table_of(path: str, card: Card) -> tuple[Table, list[str]]:
+    """The table of a set's files as its lists are now, and the ids in their order."""
+    ids = [clip_id for split in SPLITS if card.counts.get(split) for clip_id in read_ids(path, split)]
+    if card.packed:
+        places = [f"{shards.FOLDER}/{stem}.parquet" for stem in files.stems(bf.join(path, shards.FOLDER), ".parquet")]
+    else:
+        patterns = [pattern.split("*") for pattern in names("*", card).values()]
+        places = [f"{before}{clip_id}{after}" for clip_id in ids for before, after in patterns]
+    listed = hashlib.sha256("\n".join(ids).encode()).hexdigest()
+    return Table(path, TABLE, f"{facts_of(card)}{listed}", [*whole_files(card), *places]), ids
+
+
+def write_table(path: str, card: Card, contents: Mapping[str, bytes], states: NDArray[np.int64] | None = None) -> None:
+    """Keep what a set is made of; `contents` are digests of its clips' files by name, taken after the `states`."""
+    table, _ = table_of(path, card)
+    digests = [contents.get(name) or digest_of(path, name) for name in table.names]
+    table.write(table.states() if states is None else states, digests)
+
+
+def verify(path: str, card: Card | None = None, *, thorough: bool = False, progress: Progress | None = None) -> Card:
+    """Raise DatasetError, which names them, where files of a set are others than those it was made with. -> its card
+
+    Sizes and times are looked at, and contents where these differ; all contents with `thorough`.
+    """
+    card = card or read_card(path)
+    now = digests_of(path, card)
+    if found := [name for name in whole_files(card) if card.files and card.files.get(name, "") != now.get(name, "")]:
+        raise _others(path, found, card.files.get(found[0], ""), now.get(found[0], ""))
+    table, ids = table_of(path, card)
+    rows = table.read()
+    if rows is None:
+        _begin(table, card, ids)
+    elif found := table.changed(rows, thorough, progress):
+        first = table.names.index(found[0])
+        raise _others(path, found, *(_hex(digest) for digest in (rows["digest"][first].tobytes(), table.digest(first))))
+    return card
+
+
+def _hex(digest: bytes) -> str:
+    return digest.hex() if any(digest) else ""
+
+
+def _others(path: str, found: Sequence[str], expected: str, now: str) -> DatasetError:
+    """`expected` and `now` are hex digests of the first of the files, empty where there is none."""
+    more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
+    what = f"SHA-256 {expected[:12]}" if expected else "no such file"
+    return DatasetError(
+        f"{path}: expected the files that this data set was made with, found others: {', '.join(found[:NAMED])}{more} "
+        f"({what} of the first then, {f'now {now[:12]}' if now else 'now it is missing'}). Put them back; or, if they "
+        f"are meant to be so, make them the data set's own: videomdm data check {shlex.quote(path)} --accept."
+    )
+
+
+def _begin(table: Table, card: Card, ids: Sequence[str]) -> None:
+    """The first look at a set without a table: read all of it, and compare with the hash on its card."""
+    if len(ids) > LOOKED_AT:
+        logger.info("%s: reading %d clips once, for the table of its files", table.path, len(ids))
+    states, digests = table.states(), Digests(card)
+    found = content_hash(table.path, card, ids, digests.add)
+    if found != card.content_hash:
+        entries = [Entry.parse(line) for split in SPLITS for line in index.read(table.path, split, facts_of(card))]
+        others = [entry.id for entry in entries if entry.sum != digests.sums.get(entry.id)]
+        raise _others(table.path, [f"of the clip {i}" for i in others] or ["of some clip"], card.content_hash, found)
+    write_table(table.path, card, {} if card.packed else digests.found, states)
+
+
+class Digests:
+    """Digests of clips' files by name, and the clips' checksums, gathered while they are read for another reason."""
+
+    def __init__(self, card: Card) -> None:
+        self.card = card
+        self.found: dict[str, bytes] = {}
+        self.sums: dict[str, int] = {}
+
+    def add(self, clip_id: str, contents: Mapping[str, bytes]) -> None:
+        place = names(clip_id, self.card)
+        self.sums[clip_id] = index.checksum(contents)
+        self.found.update({place[kind]: hashlib.sha256(data).digest() for kind, data in contents.items()})
+
+
+def accept(path: str) -> Card:
+    """Make the files as they are the data set's own: hashes, counts and lists of its card. -> the new card
+
+    What the set was made from no longer says what it is: its content is its identity.
+    """
+    card = read_card(path)
+    if card.seal == (now := sealed(path, card)).seal:
+        return card
+    recipe = {**card.recipe, "changed": [*card.recipe.get("changed", ()), card.identity or card.content_hash]}
+    made = dataclasses.replace(now, recipe=recipe, identity="", values=())
+    files.write_bytes(bf.join(path, CARD), made.to_json().encode())
+    verify(path, made)
+    return made
+
+
+def sealed(path: str, card: Card) -> Card:
+    """The card with counts and hashes of the files as they are."""
+    listed = [split for split in SPLITS if bf.exists(bf.join(path, f"{split}.txt"))]
+    members = {split: _ids(path, split) for split in listed}
+    counts = {split: len(ids) for split, ids in members.items() if ids}
+    ordered = [clip_id for ids in members.values() for clip_id in ids]
+    now = dataclasses.replace(card, counts=dict(sorted(counts.items())))
+    return dataclasses.replace(now, content_hash=content_hash(path, now, ordered), files=digests_of(path, card))
+
+
+def _ids(path: str, split: str) -> list[str]:
+    """The ids of a split, which may have none."""
+    return read_ids(path, split) if files.read_text(bf.join(path, f"{split}.txt")).strip() else []
