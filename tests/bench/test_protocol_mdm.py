@@ -15,7 +15,7 @@ from videomdm_ext.bench.protocol_mdm import Settings
 from videomdm_ext.bench.report.tables import markdown_block
 from videomdm_ext.cli.benchmarking import bench
 from videomdm_ext.data.building import write_folder
-from videomdm_ext.errors import ConfigError, HostError
+from videomdm_ext.errors import ConfigError, DatasetError, HostError
 from videomdm_ext.mdm import checkout, evaluation
 
 NAMES = ("mm_dist", "r_precision_1", "r_precision_2", "r_precision_3", "fid", "diversity")
@@ -259,7 +259,7 @@ def test_nothing_named_no_runs_and_equal_names_are_refused(tmp_path, program):
     with pytest.raises(ConfigError, match="found 2d-0 twice"):
         protocol([*words(tmp_path), "--run", str(tmp_path / "x/2d-0"), str(tmp_path / "y/2d-0")])
     (tmp_path / "x/2d-0/args.json").unlink()
-    with pytest.raises(HostError, match=r"args\.json: expected the run's arguments"):
+    with pytest.raises(DatasetError, match=r"args\.json: expected a file that can be read, found none"):
         protocol([*words(tmp_path), "--run", str(tmp_path / "x/2d-0")])
 
 

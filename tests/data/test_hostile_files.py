@@ -212,7 +212,7 @@ def test_a_file_larger_than_its_limit_is_refused_unread(tmp_path: Path):
     place = tmp_path / "huge.txt"
     with place.open("wb") as file:
         file.truncate(3 << 30)  # takes no space on the disk
-    for action in (files.read_text, files.read_array, files.read_json):
+    for action in (files.read_text, files.read_array, lambda path: files.read_json(path, "object")):
 
         def refused(action: Callable[[str], object] = action) -> None:
             with pytest.raises(DatasetError, match=r"huge.txt: expected at most \d+ bytes, found 3221225472"):
@@ -237,10 +237,12 @@ def test_pipes_folders_and_devices_are_not_opened(tmp_path: Path):
 
 def test_json_that_is_broken_or_nested_too_deep_is_refused(tmp_path: Path):
     place = tmp_path / "x.json"
-    for text in ("[" * 200_000, '{"a":' * 200_000, "9" * 10_000, "{", ""):
+    halves = ('"\\ud800"', '"\\udc00\\ud800"')
+    numbers = ("9" * 10_000, "9" * 21, "NaN", "-Infinity", "1e999", "[1, -1e400]")
+    for text in ("[" * 200_000, '{"a":' * 200_000, "{", "", *numbers, *halves):
         place.write_text(text)
         with pytest.raises(DatasetError, match=r"x.json: expected JSON, found"):
-            files.read_json(str(place))
+            files.read_json(place, "object")
 
 
 def test_links_that_lead_out_of_a_folder_are_refused_when_it_is_listed(tmp_path: Path):

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from videomdm_ext import plugins
-from videomdm_ext.errors import ConfigError, HostError, PluginError
+from videomdm_ext.errors import ConfigError, DatasetError, HostError, PluginError
 from videomdm_ext.hookspecs import hookimpl
 from videomdm_ext.mdm import text
 from videomdm_ext.mdm.text import WIDTH, TextEncoder, encode_words
@@ -383,7 +383,7 @@ def test_without_an_args_json_nothing_is_known(tmp_path):
     assert text.recorded(Namespace(**place)) == {}
     assert text.recorded(Namespace()) == {}
     (tmp_path / "run" / "args.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"args\.json: expected a run's arguments as JSON"):
+    with pytest.raises(DatasetError, match=r"args\.json: expected JSON, found other text"):
         text.recorded(Namespace(**place))
 
 

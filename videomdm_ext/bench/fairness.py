@@ -7,7 +7,7 @@ alone; only where a run's files lie may differ.
 import argparse
 import dataclasses
 import itertools
-import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ from videomdm_ext.bench.evaluators.untrained import VIEWS_2D
 from videomdm_ext.bench.metrics import METRICS, SPACE_METRICS
 from videomdm_ext.bench.plan import MDM_FIXED, PRIMARY, ArmConfig, Plan, Run, arm_name, load_arm, read_plan
 from videomdm_ext.config import Supervision, difference, from_args
-from videomdm_ext.data.files import write_bytes
+from videomdm_ext.data.files import read_json, write_bytes
 from videomdm_ext.data.folder import Card, read_card, read_folder
 from videomdm_ext.data.index import Clips
-from videomdm_ext.errors import ConfigError
+from videomdm_ext.data.schemas import text_of
+from videomdm_ext.errors import ConfigError, VideoMDMError
 from videomdm_ext.mdm.hook import manager
 from videomdm_ext.mdm.loss import loss_terms
 from videomdm_ext.supervision.objective import weights_of
@@ -43,6 +44,8 @@ def check_numbers(plan: Plan) -> None:
     for name, least in at_least.items():
         if (found := getattr(plan, name)) < least:
             raise ConfigError(f"--{name.replace('_', '-')}: expected {least} or more, found {found}. Correct it.")
+    if not (0 < plan.learning_rate < math.inf and math.isfinite(plan.guidance)):
+        raise ConfigError("--lr and --guidance: expected finite numbers, the first above 0. Correct the option.")
     if not (0 <= plan.average < 1 and 0 < plan.adam_beta2 < 1):
         raise ConfigError("--average and --adam-beta2: expected numbers from 0 to under 1. Correct the option.")
     if plan.curve > plan.steps:
@@ -124,7 +127,7 @@ def check_plan(plan: Plan, out: Path, card: Card) -> None:
         raise ConfigError(f"{plan.clips}: its clips are not those of {place}. Choose another --out.")
     if not place.is_file():
         return
-    before, settings = read_plan(out), json.loads(place.read_text(encoding="utf-8")).get("settings", {})
+    before, settings = read_plan(out), read_json(place, "plan").get("settings", {})
     pairs = {name: (old, getattr(plan, name)) for name, old in vars(before).items() if name not in JUDGING}
     more = {
         "arms": set(before.arms) <= set(plan.arms), "seeds": before.seeds <= plan.seeds,
@@ -148,7 +151,7 @@ def settings_of(plan: Plan) -> dict[str, Any]:
 
 def write_plan(plan: Plan, out: Path) -> None:
     """Write plan.json where its text differs or is missing."""
-    text = json.dumps({**dataclasses.asdict(plan), "settings": settings_of(plan)}, indent=2) + "\n"
+    text = text_of({**dataclasses.asdict(plan), "settings": settings_of(plan)}, indent=2) + "\n"
     place = out / "plan.json"
     if not place.is_file() or place.read_text(encoding="utf-8") != text:
         write_bytes(str(place), text.encode())
@@ -222,12 +225,12 @@ def check_trained(run: Run, out: Path) -> None:
     if not place.is_file():
         return
     try:
-        stored: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
+        stored = read_json(place, "args")
         supervision = from_args(Supervision, argparse.Namespace(**stored))
-    except (OSError, ValueError, TypeError) as error:
+    except VideoMDMError as error:
         if not run.is_trained(out):
             return  # cut off while the host wrote it, which it does again when it goes on
-        raise ConfigError(f"{place}: expected the run's arguments as JSON ({error}). Remove {place.parent}.") from error
+        raise ConfigError(f"{place}: {str(error).removeprefix(f'{place}: ')} Or remove {place.parent}.") from error
     before = {name: str(value) for name, value in {**stored, **vars(supervision)}.items()}
     now = {name: "True" if value == "yes" else value for name, value in given(run, out).items()}
     found = {name: pair for name, pair in apart(before, now).items() if name in now and not _equal(*pair)}

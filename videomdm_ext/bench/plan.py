@@ -11,15 +11,15 @@ OUT/samples/ARM-SEED/step*.npz  motions for validation captions from earlier che
 OUT/scores/ARM-SEED/REP.json    their scores
 """
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
 from videomdm_ext.config import Supervision, as_flags, difference, from_mapping, read_yaml, shipped
-from videomdm_ext.errors import ConfigError
+from videomdm_ext.data.files import read_json
+from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.mdm import checkout
 from videomdm_ext.mdm.loop import read_rows
 from videomdm_ext.supervision.unrolling import TimestepBuckets
@@ -203,10 +203,10 @@ def read_plan(out: Path) -> Plan:
     """The plan of a comparison's folder."""
     place = out / "plan.json"
     try:
-        stored: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
+        stored = dict(read_json(place, "plan"))
         stored.pop("settings", None)
-        return replace(DEMO, **{"clips": stored["clips"], **stored})
-    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+        return replace(DEMO, **stored)
+    except (DatasetError, TypeError) as error:
         raise ConfigError(
             f"{place}: expected the plan of a comparison ({error}). Make one in a folder of its own: videomdm demo, or "
             "videomdm bench."
@@ -282,7 +282,7 @@ class Run:
         """The step that --select chose, or None for the last one."""
         if not self.plan.select or self.equal_passes:
             return None
-        return int(json.loads(self.chosen(out).read_text(encoding="utf-8"))["step"])
+        return int(read_json(self.chosen(out), "chosen")["step"])
 
     def checkpoint(self, out: Path, step: int | None = None) -> Path:
         return self.folder(out) / f"model{self.steps if step is None else step:09d}.pt"

@@ -8,7 +8,6 @@ A finished log of the same checkpoint, data, files and settings is not run again
 
 import contextlib
 import hashlib
-import json
 import re
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -18,10 +17,10 @@ from typing import Any
 
 from videomdm_ext.bench.report import templates
 from videomdm_ext.bench.report.tables import Table, markdown_block, plain
-from videomdm_ext.bench.scoring import plain_json
 from videomdm_ext.bench.statistics import number
-from videomdm_ext.data.files import write_bytes
+from videomdm_ext.data.files import read_json, write_bytes
 from videomdm_ext.data.folder import read_card
+from videomdm_ext.data.schemas import text_of
 from videomdm_ext.errors import ConfigError, HostError
 from videomdm_ext.mdm import evaluation
 from videomdm_ext.mdm.checkout import Checkout
@@ -94,12 +93,7 @@ def of_checkpoint(checkpoint: Path) -> Asked:
     place = checkpoint.with_name("args.json")
     if not checkpoint.is_file():
         raise HostError(f"{checkpoint}: expected a checkpoint, found none. Name a file model*.pt.")
-    try:
-        args = dict(json.loads(place.read_bytes()))
-    except (OSError, ValueError, TypeError) as error:
-        raise HostError(
-            f"{place}: expected the run's arguments as JSON ({error}). Keep args.json beside it."
-        ) from error
+    args = dict(read_json(place, "args"))
     if args.get("clips") and "://" not in args["clips"]:
         args["clips"] = str(Path(args["clips"]).expanduser().resolve())
     return Asked(checkpoint.absolute().parent.name, checkpoint.absolute(), args)
@@ -167,7 +161,7 @@ def _finished(folder: Path, identity: Mapping[str, Any], mode: str) -> dict[str,
 
 
 def _text(content: Mapping[str, Any]) -> str:
-    return json.dumps(content, indent=2, sort_keys=True) + "\n"
+    return text_of(content, indent=2, sort_keys=True) + "\n"
 
 
 def prepare(folder: Path, run: Asked, identity: Mapping[str, Any]) -> None:
@@ -217,7 +211,7 @@ def as_json(evaluated: Sequence[Evaluated], settings: Settings) -> str:
         identity = {key: value for key, value in one.identity.items() if key != "settings"}
         scores = {who: asdict(found) for who, found in one.scores.items()}
         runs[one.name] = {"scored_against": one.data, **identity, "scores": scores}
-    return _text(plain_json({"format": 1, "protocol": "mdm", "settings": asdict(settings), "runs": runs}))
+    return _text({"format": 1, "protocol": "mdm", "settings": asdict(settings), "runs": runs})
 
 
 # -- protocol_mdm.md --------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib import import_module, metadata
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +24,10 @@ from videomdm_ext import __version__
 from videomdm_ext.bench import fairness
 from videomdm_ext.bench.plan import Plan, Run, read_plan
 from videomdm_ext.config import repository
-from videomdm_ext.data.files import write_bytes
+from videomdm_ext.data.files import read_json, write_bytes
 from videomdm_ext.data.folder import read_card
-from videomdm_ext.errors import VideoMDMError
+from videomdm_ext.data.schemas import text_of
+from videomdm_ext.errors import DatasetError, VideoMDMError
 from videomdm_ext.mdm import checkout
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def write(plan: Plan, out: Path, scoring: "Scoring", command: Sequence[str]) -> 
             versions[name] = metadata.version(name)
     cpu = f"CPU ({platform.machine() or sys.platform})"
     content = {
-        "command": list(command) or _read(out / "run.json", []).get("command") or [],
+        "command": list(command) or _read(out / "run.json", "record", []).get("command") or [],
         "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": versions,
         "sources": {"commit": root and checkout.commit_of(root), "dirty": root and is_dirty(root)},
@@ -65,7 +66,7 @@ def write(plan: Plan, out: Path, scoring: "Scoring", command: Sequence[str]) -> 
         },
         "runs": {run.name: run_facts(run, out) for run in plan.runs()},
     }
-    write_bytes(str(out / "run.json"), (json.dumps(content, indent=2) + "\n").encode())
+    write_bytes(str(out / "run.json"), f"{text_of(content, indent=2)}\n".encode())
     return content
 
 
@@ -145,7 +146,7 @@ def benches(folder: Path) -> list[dict[str, Any]]:
         except VideoMDMError:
             continue  # another program's plan
         facts = {"folder": str(out), "dataset": plan.clips, "stage": stage(plan, out)}
-        facts |= {"headline": (_read(out / "metrics.json", []).get("verdict") or [""])[0]}
+        facts |= {"headline": (_read(out / "metrics.json", "metrics", []).get("verdict") or [""])[0]}
         found.append({**facts, "arms": list(plan.arms), "seeds": plan.seeds, "steps": plan.steps})
     return found
 
@@ -174,11 +175,11 @@ def problems(out: Path) -> list[str]:
         fairness.check_pairs(plan.runs(), out)
     except VideoMDMError as error:
         found.append(str(error))
-    record = _read(out / "run.json", found)
+    record = _read(out / "run.json", "record", found)
     for run in plan.runs():
         found += _of_run(run, out, record.get("runs", {}).get(run.name, {}))
     place, wanted = out / "metrics.json", list(range(plan.seeds))
-    content = _read(place, found)
+    content = _read(place, "object", found)
     faults = schema_faults(content) if content else []
     found += [f"{place}: {fault}" for fault in faults]
     if content and not faults:
@@ -206,29 +207,19 @@ def _of_run(run: Run, out: Path, recorded: dict[str, Any]) -> Iterator[str]:
             yield f"{place}: changed since run.json was written"
 
 
-def _read(place: Path, found: list[str]) -> dict[str, Any]:
-    """A JSON file's object; what is wrong with it goes to `found`."""
+def _read(place: Path, kind: str, found: list[str]) -> dict[str, Any]:
+    """The content of a JSON file of a kind; what is wrong with it goes to `found`."""
     try:
-        content = json.loads(place.read_text(encoding="utf-8"))
-        if isinstance(content, dict):
-            return content
-        found.append(f"{place}: expected an object")
-    except OSError:
-        found.append(f"{place}: missing")
-    except ValueError as error:
-        found.append(f"{place}: not JSON ({error})")
+        return dict(read_json(place, kind))
+    except DatasetError as error:
+        found.append(str(error) if place.is_file() else f"{place}: missing")
     return {}
 
 
 def schema_faults(content: Any) -> list[str]:
     """What in the content of a metrics.json does not follow the published schema, each with its place."""
-    try:
-        jsonschema = import_module("jsonschema")
-    except ImportError as error:
-        raise VideoMDMError(
-            "bench validate: expected the package jsonschema to check metrics.json with, found none. "
-            "Install it: pip install -e '.[demo]' -c constraints.txt."
-        ) from error
+    import jsonschema
+
     rules = json.loads(SCHEMA.read_text(encoding="utf-8"))
     found = jsonschema.Draft202012Validator(rules).iter_errors(content)
     return sorted(f"{error.json_path}: {textwrap.shorten(error.message, 160)}" for error in found)
@@ -269,10 +260,10 @@ def read_seconds(folder: Path) -> float | None:
 
 def note_cost(folder: Path, **facts: float) -> None:
     """Add facts to cost.json."""
-    text = json.dumps({**read_cost(folder), **facts}, indent=2, sort_keys=True) + "\n"
+    text = text_of({**read_cost(folder), **facts}, indent=2, sort_keys=True) + "\n"
     write_bytes(str(folder / "cost.json"), text.encode())
 
 
 def read_cost(folder: Path) -> dict[str, Any]:
     place = folder / "cost.json"
-    return dict(json.loads(place.read_text(encoding="utf-8"))) if place.is_file() else {}
+    return dict(read_json(place, "cost")) if place.is_file() else {}

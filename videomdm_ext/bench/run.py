@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import math
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,10 +17,11 @@ from videomdm_ext.bench.fairness import check_numbers, check_plan, check_truth, 
 from videomdm_ext.bench.plan import Plan, Run, arm_name, load_arm
 from videomdm_ext.bench.report.html import write
 from videomdm_ext.bench.results import Results, check_whole, gather
-from videomdm_ext.bench.scoring import Scoring, make_scoring, plain_json
+from videomdm_ext.bench.scoring import Scoring, make_scoring
 from videomdm_ext.data.files import check_writable, write_bytes
 from videomdm_ext.data.folder import read_card
 from videomdm_ext.data.refined import identity, is_made, make_refined
+from videomdm_ext.data.schemas import text_of
 from videomdm_ext.data.tasks import HERE, Engine
 from videomdm_ext.errors import ConfigError, HostError
 from videomdm_ext.inference import sample as sampling
@@ -186,8 +186,8 @@ def select(run: Run, out: Path, scoring: Scoring) -> int:
     reference_rows = scoring.reference_rows("val")
     errors = [reference_rows.error(metric, value) for value in found.terms[metric]]
     best = min(range(len(errors)), key=lambda index: (not math.isfinite(errors[index]), errors[index]))
-    content = plain_json({"step": found.steps[best], "metric": metric, "split": "val", "errors": errors})
-    write_bytes(str(run.chosen(out)), (json.dumps(content, indent=2) + "\n").encode())
+    content = {"step": found.steps[best], "metric": metric, "split": "val", "errors": errors}
+    write_bytes(str(run.chosen(out)), f"{text_of(content, indent=2)}\n".encode())
     return found.steps[best]
 
 

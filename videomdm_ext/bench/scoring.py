@@ -35,9 +35,10 @@ from videomdm_ext.bench.metrics import is_finite, mean, pose_frechet
 from videomdm_ext.bench.plan import PRIMARY, Plan, Run
 from videomdm_ext.bench.provenance import digest
 from videomdm_ext.bench.reference import Reference, ReferenceRows, read_reference, refilmed, taught
-from videomdm_ext.data.files import write_bytes
+from videomdm_ext.data.files import read_json, write_bytes
 from videomdm_ext.data.folder import Card, read_card, read_folder
-from videomdm_ext.errors import ConfigError, HostError, PluginError
+from videomdm_ext.data.schemas import plain, text_of
+from videomdm_ext.errors import ConfigError, DatasetError, HostError, PluginError
 from videomdm_ext.inference.sample import read_motions
 from videomdm_ext.mdm import checkout, hook
 from videomdm_ext.motion.skeletons import by_name
@@ -171,7 +172,7 @@ class Scoring:
             return rows
 
         parts = [str(HELD_OUT_RULES), self.card.content_hash, digest(place)]
-        rows = self._kept(run.scores(self.out, 0).with_name("heldout.json"), parts, compute)
+        rows = self._kept(run.scores(self.out, 0).with_name("heldout.json"), "heldout", parts, compute)
         return dict(rows.get(kind, {}))
 
     def reference_rows(self, split: str = "") -> ReferenceRows:
@@ -183,7 +184,7 @@ class Scoring:
             found = self.reference(split)
             return dataclasses.asdict(self.scorer(split).reference_rows(found.teacher, found.groups))
 
-        return ReferenceRows(**self._kept(self.out / "scores" / name, [self._key(split)], compute))
+        return ReferenceRows(**self._kept(self.out / "scores" / name, "calibration", [self._key(split)], compute))
 
     # -- how it is kept -----------------------------------------------------------------------------------------------
 
@@ -198,7 +199,7 @@ class Scoring:
             per_clip = {name: [float(f"{value:.{DIGITS}g}") for value in values] for name, values in rows.items()}
             return {"scores": scores, "per_clip": per_clip}
 
-        return self._kept(place, [self._key(split), digest(samples)], compute)
+        return self._kept(place, "replication", [self._key(split), digest(samples)], compute)
 
     def _of_replications(
         self, run: Run, name: str, parts: list[str], compute: Callable[[list[list[Tensor]], list[str]], Scores]
@@ -211,7 +212,7 @@ class Scoring:
             return {"scores": compute([groups["samples"] for groups, _ in found], found[0][1])}
 
         key = [self._key(self.plan.reference), *parts, *map(digest, places)]
-        return dict(self._kept(run.scores(self.out, 0).with_name(f"{name}.json"), key, read)["scores"])
+        return dict(self._kept(run.scores(self.out, 0).with_name(f"{name}.json"), "replication", key, read)["scores"])
 
     def _key(self, split: str) -> str:
         """What scores depend on beside the samples; plugins that add metrics have no hash of their code."""
@@ -219,19 +220,18 @@ class Scoring:
         facts = [RULES, __version__, self.reference(split).key, sorted(self.identities.items()), *added]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
-    def _kept(self, place: Path, parts: list[str], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def _kept(self, place: Path, kind: str, parts: list[str], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What the file holds where its key fits, else, or if wanted anew, what is computed now and written there.
 
         `parts` identify what was scored, the reference and the evaluators; numbers that are not finite are NaN.
         """
         key, stored = hashlib.sha256("/".join(parts).encode()).hexdigest(), {}
         if not self.anew:
-            with contextlib.suppress(OSError, ValueError):  # no file, or something else, which is written anew
-                stored = json.loads(place.read_text(encoding="utf-8"))
-        if not isinstance(stored, dict) or stored.get("key") != key:
-            stored = {"key": key, "parts": parts, **plain_json(compute())}
-            text = json.dumps(stored, indent=1, sort_keys=True, allow_nan=False) + "\n"
-            write_bytes(str(place), text.encode())
+            with contextlib.suppress(DatasetError):  # no file, or something else, which is written anew
+                stored = read_json(place, kind)
+        if stored.get("key") != key:
+            stored = {"key": key, "parts": parts, **plain(compute())}
+            write_bytes(str(place), f"{text_of(stored, indent=1, sort_keys=True)}\n".encode())
         return {name: _numbers(entry) for name, entry in stored.items() if name not in ("key", "parts")}
 
 
@@ -264,19 +264,6 @@ def make_scoring(plan: Plan, out: Path, *, anew: bool = False, progress: Progres
         own = "optics" not in card.recipe  # which would hold the range of the set's cameras
         made = [Views2D(own_range(reference.clips)) if own and isinstance(one, Views2D) else one for one in made]
     return Scoring(plan, out, card, tuple(made), {**missing, **blind}, anew, references={plan.reference: reference})
-
-
-def plain_json(value: Any) -> Any:
-    """Lists, dictionaries and numbers of Python, NaN and infinity as None."""
-    if isinstance(value, Mapping):
-        return {str(key): plain_json(entry) for key, entry in value.items()}
-    if isinstance(value, str | bool) or value is None:
-        return value
-    if hasattr(value, "tolist"):
-        return plain_json(value.tolist())
-    if isinstance(value, Sequence):
-        return [plain_json(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _numbers(value: Any) -> Any:

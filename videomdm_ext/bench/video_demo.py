@@ -30,6 +30,7 @@ from videomdm_ext.data.clip import Clip, crop
 from videomdm_ext.data.folder import Card, read_folder
 from videomdm_ext.data.importing import run_import
 from videomdm_ext.data.refined import is_made, make_refined, read_refined
+from videomdm_ext.data.schemas import text_of
 from videomdm_ext.data.sources.base import ImportOptions, Member
 from videomdm_ext.data.tasks import Engine
 from videomdm_ext.data.video.frames import Calibration, camera_of, open_video, read_calibration
@@ -412,7 +413,7 @@ def write_report(
     )  # fmt: skip
     files.write_bytes(str(out / "report.md"), text.encode())
     entries = {"rows": [dataclasses.asdict(row) for row in rows], "means": means(rows), "truth": truth, "steps": steps}
-    content = json.dumps(entries | {"content": card.content_hash, "videos": videos}, indent=2) + "\n"
+    content = text_of(entries | {"content": card.content_hash, "videos": videos}, indent=2) + "\n"
     files.write_bytes(str(out / "report.json"), content.encode())
     return out / "report.md"
 

@@ -3,7 +3,6 @@ with errors where a truth tells; and `data refresh`, a data set whose teachers i
 """
 
 import io
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from videomdm_ext.config import Supervision, from_args
 from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.files import check_writable, read_text, write_bytes
 from videomdm_ext.data.folder import read_card, read_clip
+from videomdm_ext.data.schemas import text_of
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.geometry.cameras import to_world
 from videomdm_ext.inference import lift as lifting
@@ -334,7 +334,7 @@ def report(out: Path, clips: Sequence[Clip], sources: Mapping[str, Sequence[Tens
     }
     means = {name: lifting.means(found) for name, found in rows.items()}
     each = [{"id": clip.id} | {name: rows[name][i] for name in rows} for i, clip in enumerate(clips)]
-    content = json.dumps({"units": "metres, seconds, shares", "mean": means, "clips": each}, indent=1)
+    content = text_of({"units": "metres, seconds, shares", "mean": means, "clips": each}, indent=1)
     write_bytes(str(out / "lifted.json"), content.encode())
     truths = sum(clip.truth is not None for clip in clips)
     console.print(f"{len(clips)} clips, {truths} with a truth; means over clips, mm where no other unit is named")

@@ -1,6 +1,5 @@
 """The verbs that make a data set from videos: of people, or filmed from known motion."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 import tyro
 
 from videomdm_ext.cli.console import bars, by_name, console, counted, counting, lifter_summary, quoted, say_next
-from videomdm_ext.data import files
+from videomdm_ext.data import files, schemas
 from videomdm_ext.data.film import filming
 from videomdm_ext.data.folder import Card, read_card, read_clip
 from videomdm_ext.data.importing import find_importer, run_import
@@ -177,7 +176,7 @@ def import_videos(importer: VideoImporter, out: str, name: str, engine: Engine =
         importer.watching = by_name(progress, alone=True)
         done = run_import(importer, out, tagger=tagger, progress=counting(progress, "clips"), name=name)
     videos = {key: {**one.facts, "notes": one.notes, "clips": one.clips} for key, one in importer.found.items()}
-    facts = json.dumps({"videos": videos, "left_out": importer.refused}, indent=2, sort_keys=True) + "\n"
+    facts = schemas.text_of({"videos": videos, "left_out": importer.refused}, indent=2, sort_keys=True) + "\n"
     files.write_bytes(str(Path(out, FACTS)), facts.encode())
     card = done.card
     console.print(f"{out}: {counted(card)} of {card.skeleton} at {card.fps:g} fps, content {card.content_hash[:12]}")
@@ -210,7 +209,7 @@ def draw_sheets(out: str) -> None:
 
     A picture that fails is one printed line: the data set is whole without it.
     """
-    card, content = read_card(out), files.read_json(str(Path(out, FACTS)))
+    card, content = read_card(out), files.read_json(Path(out, FACTS), "videos")
     folder, rows = Path(out) / "sheets", []
     for found in content["videos"].values():
         notes = [] if found["focal_told_by"] != "assumed" else ["the focal length is assumed"]

@@ -86,11 +86,13 @@ class Builder:
         elif earlier or bf.isdir(self._mark(NEW)):
             self.place = self._mark(NEW)
         listed = [name for name in bf.listdir(bf.join(path, MARKS)) if name.endswith(".json") and name != RECIPE]
-        marks = [files.read_json(self._mark(name)) for name in listed]
-        self.done = {mark["id"]: (mark["split"], int(mark["place"])) for mark in marks}
-        self.entries = {mark["id"]: mark.get("entry", "") for mark in marks}
-        self.facts: dict[str, tuple[str, list[float]]] = {m["id"]: tuple(m["facts"]) for m in marks if "facts" in m}
-        self.inputs, self.read = inputs, {digest for mark in marks for digest in mark.get("inputs", ())}
+        marks = {name.removesuffix(".json"): files.read_json(self._mark(name), "mark") for name in listed}
+        self.done = {clip_id: (mark["split"], mark["place"]) for clip_id, mark in marks.items()}
+        self.entries = {clip_id: Entry.known(mark.get("entry", ""), clip_id) for clip_id, mark in marks.items()}
+        self.facts: dict[str, tuple[str, list[float]]] = {
+            clip_id: tuple(mark["facts"]) for clip_id, mark in marks.items() if "facts" in mark
+        }
+        self.inputs, self.read = inputs, {digest for mark in marks.values() for digest in mark.get("inputs", ())}
 
     def __contains__(self, clip_id: str) -> bool:
         return clip_id in self.done

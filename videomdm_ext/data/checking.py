@@ -20,7 +20,7 @@ import blobfile as bf
 import numpy as np
 import torch
 
-from videomdm_ext.data import files, index, rules, rules_motion, shards
+from videomdm_ext.data import files, index, rules, rules_motion, schemas, shards
 from videomdm_ext.data.building import is_unfinished
 from videomdm_ext.data.files import Array
 from videomdm_ext.data.folder import SPLITS, Card, facts_of, names, on_plane, read_card, read_files
@@ -79,7 +79,7 @@ class Checked:
         content: dict[str, Any] = {"path": self.path, "clips": self.clips, "cached": self.cached, "files": self.counts}
         content |= {"errors": len(self.errors), "warnings": len(self.warnings), "bad_clips": list(self.bad_clips)}
         content["findings"] = [item.to_json() for item in self.findings]
-        return json.dumps(content, indent=2)
+        return schemas.text_of(content, indent=2)
 
 
 def counted(count: int, name: str) -> str:
@@ -489,7 +489,7 @@ def remember(path: str, check: str, seen: Mapping[str, Clipfiles]) -> None:
     for clip_id, clip in seen.items():
         told = [[item.kind, item.message, item.level] for item in clip.findings]
         entries[clip_id] = {"content": clip.digest, "findings": told, "states": clip.states, "facts": clip.facts}
-    content = json.dumps({"check": check, "seal": sealed(entries), "clips": entries})
+    content = schemas.text_of({"check": check, "seal": sealed(entries), "clips": entries})
     with contextlib.suppress(StorageError):
         files.write_bytes(bf.join(path, CACHE), content.encode())
 
@@ -500,10 +500,10 @@ def remembered(path: str, check: str) -> dict[str, Any]:
     if not bf.exists(place) or files.leads_out(place, path):
         return {}
     try:
-        content = files.read_json(place, limit=files.TEXT_LIMIT)
+        content = files.read_json(place, "checked", limit=files.TEXT_LIMIT)
         whole = content["check"] == check and content["seal"] == sealed(content["clips"])
         return dict(content["clips"]) if whole else {}
-    except (DatasetError, KeyError, TypeError):
+    except DatasetError:
         return {}
 
 

@@ -10,7 +10,6 @@ import codecs
 import contextlib
 import functools
 import io
-import json
 import math
 import os
 import pickle
@@ -31,9 +30,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from videomdm_ext.data import schemas
 from videomdm_ext.errors import DatasetError, StorageError, of_storage
 
 Array = NDArray[np.float32]
+Pairs = Callable[[list[tuple[str, Any]]], Any]
 
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 BYTES_LIMIT = 1 << 30  # bytes of any file that is read into memory at once
@@ -172,18 +173,18 @@ def text_from(content: bytes, path: str, *, errors: str = "strict") -> str:
         raise DatasetError(f"{path}: expected text in UTF-8, found other bytes ({error}). {advice}") from error
 
 
-def read_json(path: str, *, limit: int = JSON_LIMIT) -> Any:
-    """The content of a JSON file of at most `limit` bytes."""
-    return parse_json(read_text(path, limit=limit), path)
+def read_json(path: str | os.PathLike[str], kind: str, *, limit: int = JSON_LIMIT) -> Any:
+    """The content of a JSON file of at most `limit` bytes, as schemas.json describes this kind of file."""
+    return parse_json(read_text(str(path), limit=limit), str(path), kind)
 
 
-def parse_json(text: str, path: str, *, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
-    """The value that a JSON text holds; DatasetError where it is none, or nested too deep to be one of ours.
+def parse_json(text: str, path: str, kind: str, *, pairs: Pairs | None = None) -> Any:
+    """The value of a JSON text; DatasetError names `path` where it is none, nested too deep, or no file of `kind`.
 
     `pairs` makes the value of each object, a dictionary by default; a ValueError of it counts as one of the text.
     """
     try:
-        return json.loads(text, object_pairs_hook=pairs)
+        return schemas.check(schemas.read(text, pairs), kind, path)
     except (ValueError, RecursionError) as error:
         found = "one nested too deep" if isinstance(error, RecursionError) else f"other text ({error})"
         raise DatasetError(f"{path}: expected JSON, found {found}. Make the file again.") from error

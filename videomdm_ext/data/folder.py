@@ -13,7 +13,7 @@ import blobfile as bf
 import numpy as np
 import torch
 
-from videomdm_ext.data import files, index, shards
+from videomdm_ext.data import files, index, schemas, shards
 from videomdm_ext.data.clip import MIN_FRAMES, Clip
 from videomdm_ext.data.files import Array
 from videomdm_ext.data.index import Clips, Entry, Lines
@@ -76,16 +76,16 @@ class Card:
         for name in ("detector_error", "packed", "files", "identity", "values"):
             if not entries[name]:  # then the text is what it was before there was such an entry
                 del entries[name]
-        return json.dumps(entries, indent=2, sort_keys=True) + "\n"
+        return schemas.text_of(entries, indent=2, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str, path: str) -> "Card":
         """Read the text of dataset.json; DatasetError names `path` and the entry that does not fit."""
-        entries = files.parse_json(text, path)
-        if not isinstance(entries, dict) or entries.get("format") != FORMAT:
-            found = entries.get("format") if isinstance(entries, dict) else type(entries).__name__
-            raise DatasetError(f"{path}: expected format {FORMAT}, found {found!r}. Make the data set again.")
-        del entries["format"]
+        entries = files.parse_json(text, path, "object")
+        if (found := entries.pop("format", None)) != FORMAT or found is True:
+            found = schemas.shortened(found)
+            raise DatasetError(f"{path}: expected format {FORMAT}, found {found}. Make the data set again.")
+        schemas.check(entries, "card", path)
         needed = ("name", "skeleton", "fps", "lifter", "licence", "sources", "heading", "content_hash")
         missing = [name for name in needed if name not in entries]
         unknown = sorted(set(entries) - {item.name for item in dataclasses.fields(cls)})
@@ -94,20 +94,12 @@ class Card:
                 f"{path}: expected the entries of format {FORMAT}, found {', '.join(missing) or 'none'} missing and "
                 f"{', '.join(unknown) or 'none'} unknown. Make the data set again, or correct the card."
             )
-        try:
-            heading, sources = HeadingRule(**entries["heading"]), tuple(entries["sources"])
-            values = tuple(map(float, entries.get("values", ())))
-            exact = {"heading": heading, "sources": sources, "fps": float(entries["fps"]), "values": values}
-            exact["files"] = {str(name): str(digest) for name, digest in dict(entries.get("files", {})).items()}
-            card = cls(**{**entries, **exact})
-        except (TypeError, ValueError) as error:
-            raise DatasetError(f"{path}: an entry has the wrong type ({error}). Correct the card.") from error
-        if card.units != "m" or not card.fps > 0:
-            raise DatasetError(
-                f"{path}: expected units 'm' and a positive fps, found {card.units!r} and {card.fps:g}. "
-                "Convert the data set, then correct the card."
-            )
-        return card
+        if entries.get("units", "m") != "m":
+            found = schemas.shortened(entries["units"])
+            raise DatasetError(f"{path}: expected units 'm', found {found}. Convert the set, then correct the card.")
+        heading, values = HeadingRule(**entries["heading"]), tuple(map(float, entries.get("values", ())))
+        exact = {"heading": heading, "sources": tuple(entries["sources"]), "fps": float(entries["fps"])}
+        return cls(**{**entries, **exact, "values": values})
 
 
 def read_card(path: str) -> Card:
@@ -295,8 +287,12 @@ def _parsed(path: str, card: Card, clip_id: str, content: Mapping[str, bytes]) -
 def read_statistics(path: str, lifter: str | None = None) -> tuple[Array, Array]:
     """Mean and Std [D]: those of a lifter's teacher, or with None those of the folder."""
     folder = path if lifter is None else bf.join(path, "teacher_vecs", files.checked_id(lifter, path))
+    return read_moments(folder, by_name(read_card(path).skeleton).num_features)
+
+
+def read_moments(folder: str, width: int) -> tuple[Array, Array]:
+    """Mean.npy and Std.npy [D] of a folder. DatasetError where they are not finite, or Std not above 0."""
     mean, std = (files.read_array(bf.join(folder, name)) for name in ("Mean.npy", "Std.npy"))
-    width = by_name(read_card(path).skeleton).num_features
     good = mean.shape == std.shape == (width,) and bool(np.isfinite(mean).all() and np.isfinite(std).all())
     if not good or not (std > 0).all():
         raise DatasetError(

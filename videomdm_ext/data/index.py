@@ -48,6 +48,15 @@ class Entry(NamedTuple):
         clip_id, frames, marks, found, place, captions = line.split("\t", 5)
         return cls(clip_id, int(frames), marks, int(found), place, captions)
 
+    @classmethod
+    def known(cls, line: str, clip_id: str) -> str:
+        """The line, where it is one of this clip; else an empty one, for which the clip is read again."""
+        with contextlib.suppress(ValueError, TypeError):
+            entry = cls.parse(line)
+            if entry.id == clip_id and all(map(str.strip, entry.texts)):
+                return line
+        return ""
+
     @property
     def line(self) -> str:
         return "\t".join(map(str, self))

@@ -16,26 +16,27 @@ import dataclasses
 import functools
 import io
 import itertools
-import json
 import logging
+import math
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import blobfile as bf
+import numpy as np
 import torch
 from torch import Tensor
 
-from videomdm_ext.data import files
+from videomdm_ext.data import files, schemas
 from videomdm_ext.data.clip import Clip, collate, crop, observed, tensor_of
 from videomdm_ext.data.files import Array
-from videomdm_ext.data.folder import SPLITS, Card, read_clip, read_folder
+from videomdm_ext.data.folder import SPLITS, Card, read_clip, read_folder, read_moments
 from videomdm_ext.data.index import Clips
 from videomdm_ext.data.motions import floor_height, own_generator
 from videomdm_ext.data.tasks import HERE, Call, Engine, part_of
 from videomdm_ext.errors import DatasetError
-from videomdm_ext.geometry.cameras import project, reexpress, to_camera
+from videomdm_ext.geometry.cameras import is_rotation, project, reexpress, to_camera
 from videomdm_ext.motion.features import Moments, decode, encode
 from videomdm_ext.motion.kinematics import HeadingRule, canonicalise, heading
 from videomdm_ext.motion.measures import measure_error
@@ -236,7 +237,7 @@ class _Making:
                 seen = [replaced(clip, place[: clip.length], self.card.heading) for clip, place in moved]
             for clip in (*(clip for clip in clips if clip.is_known), *seen):
                 self._write_clip(clip)
-            self.write(mark, json.dumps(energies).encode())
+            self.write(mark, schemas.text_of(energies).encode())
         return len(numbers)
 
     def _write_clip(self, clip: Clip) -> None:
@@ -247,8 +248,9 @@ class _Making:
         """Once all clips are written: the lifted motion of unlikely ones, statistics, and the mark."""
         entries, energies = _clips(self, split).entries, dict[str, float]()
         for one in batches:
-            energies |= files.read_json(self.mark(*one))
-        limit = GUARD * usual_energy(torch.tensor([energies[entries[number].id] for number in sample]))
+            found = files.read_json(self.mark(*one), "energies")
+            energies |= {clip_id: math.nan if energy is None else energy for clip_id, energy in found.items()}
+        limit = GUARD * usual_energy(torch.tensor([energies.get(entries[n].id, math.nan) for n in sample]))
         kept = sorted(clip_id for clip_id, energy in energies.items() if not energy < limit)
         for clip_id in kept:
             self._write_clip(read_clip(self.path, self.card, clip_id))
@@ -310,10 +312,16 @@ def read_refined(path: str, card: Card, clips: Sequence[Clip]) -> tuple[Clips, t
 
     def refined(clip: Clip) -> Clip:
         arrays = files.read_arrays(bf.join(folder, f"{clip.id}.npz"), needed=("features", "extrinsics"))
-        return dataclasses.replace(clip, teacher=arrays["features"], extrinsics=arrays["extrinsics"])
+        made = dataclasses.replace(clip, teacher=arrays["features"], extrinsics=arrays["extrinsics"])
+        alike = made.teacher.shape == clip.teacher.shape and made.extrinsics.shape == clip.extrinsics.shape
+        if not (alike and np.isfinite(made.teacher).all() and is_rotation(torch.from_numpy(made.extrinsics)).all()):
+            raise DatasetError(
+                f"{folder}: expected {clip.id} as {list(clip.teacher.shape)} finite features with a camera, found "
+                f"{list(made.teacher.shape)} or no finite ones. Remove that folder; it is made again."
+            )
+        return made
 
-    mean, std = (files.read_array(bf.join(folder, name)) for name in ("Mean.npy", "Std.npy"))
-    return Clips.of(clips).map(refined), (mean, std)
+    return Clips.of(clips).map(refined), read_moments(folder, by_name(card.skeleton).num_features)
 
 
 def measured_error(clips: Sequence[Clip], refined: Sequence[Clip]) -> dict[str, float]:

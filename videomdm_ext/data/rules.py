@@ -6,7 +6,6 @@ refused.
 """
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
@@ -30,6 +29,7 @@ from videomdm_ext.data.rules_motion import (
     compare,
     in_sight,
 )
+from videomdm_ext.data.schemas import CONTROL
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.cameras import is_rotation
 from videomdm_ext.motion.features import channels, decode
@@ -41,8 +41,6 @@ WHOLE = ""  # the clip id of findings about the whole set
 MOTIONS = {"teacher": "extrinsics", "truth": "truth_extrinsics"}  # each motion and its camera
 SAID = {"points": "keypoints"}  # what messages call an array
 ABSURD = 1e8  # no metre, millimetre, pixel or z-score is as large; what is counts as infinite
-CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-"""What would move a terminal's cursor, end a line, or turn the direction of what is printed behind it."""
 LONGEST_CAPTION = 2000
 WIDEST_IMAGE = 5.0
 """Largest |u| or |v| of a keypoint on the normalised plane: 79 degrees off the axis; pixels are far beyond it."""

@@ -215,7 +215,7 @@ def _entries(text: str, place: str) -> Iterator[Row]:
             raise ValueError(f"a name twice among {', '.join(name for name, _ in pairs)[:60]}")
         return dict(pairs)
 
-    content = files.parse_json(text, place, pairs=once)
+    content = files.parse_json(text, place, "captions", pairs=once)
     given = list(content.items()) if isinstance(content, dict) else [("", content)]
     for name, value in given:
         for number, one in enumerate(value if isinstance(value, list) else [value], 1):

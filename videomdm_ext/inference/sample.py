@@ -8,7 +8,6 @@ import dataclasses
 import hashlib
 import importlib
 import io
-import json
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -91,12 +90,8 @@ def load(host: Checkout, checkpoint: Path, *, device: str = "cpu", clips: str = 
     `clips` is the present folder of the data set that it was trained on, where args.json names an earlier one.
     """
     stored = checkpoint.with_name("args.json")
-    try:
-        args = argparse.Namespace(**json.loads(stored.read_bytes()))
-    except (OSError, ValueError, TypeError) as error:
-        raise HostError(
-            f"{stored}: expected the run's arguments as JSON ({error}). Keep args.json beside it."
-        ) from error
+    args = argparse.Namespace(**files.read_json(stored, "args"))
+    hook.check_stored(args, checkpoint)
     resume.refuse(checkpoint)
     args.paired = False  # a matter of the training
     vars(args).update({**_defaults_of_plugins(), **vars(args)})
@@ -285,7 +280,7 @@ def denoise_held_out(trained: Trained, *, timestep: int, seed: int) -> dict[str,
 
 def write_motions(path: Path, groups: Mapping[str, list[Tensor]], captions: list[str]) -> None:
     """Groups of motions [T, J, 3] of any lengths in one npz."""
-    arrays: dict[str, Any] = {"captions": np.array(captions)}
+    arrays: dict[str, Any] = {"captions": np.array(captions, np.str_)}
     for name, motions in groups.items():
         arrays[name] = torch.cat(motions).numpy()
         arrays[f"{name}_lengths"] = np.array([len(motion) for motion in motions])

@@ -25,6 +25,7 @@ import pluggy
 
 from videomdm_ext import plugins
 from videomdm_ext.config import Fairness, Source, Supervision, from_args
+from videomdm_ext.data.files import read_json
 from videomdm_ext.data.folder import read_card
 from videomdm_ext.errors import ConfigError, HostError, message_of
 from videomdm_ext.mdm import data, distributed, evaluation, loop, loss, pairing, remedies, resume, text
@@ -199,7 +200,10 @@ def activate(args: argparse.Namespace, *, loading: bool = False) -> None:
     if trains:
         resume.refuse_resumed(args)
     elif getattr(args, "model_path", ""):
-        resume.refuse(Path(args.model_path))
+        checkpoint = Path(args.model_path)
+        if (stored := checkpoint.with_name("args.json")).is_file():
+            check_stored(argparse.Namespace(**read_json(stored, "args")), checkpoint)
+        resume.refuse(checkpoint)
     manager().hook.configure(args=args)
     if trains:
         fit_batch(args)
@@ -242,6 +246,22 @@ def check_numbers(args: argparse.Namespace) -> None:
     if getattr(args, "arch", "") != "gru" and (width % heads or width % 2):
         raise ConfigError(
             f"--latent_dim: expected an even number that the {heads} attention heads divide, found {width}. Correct it."
+        )
+
+
+def check_stored(args: argparse.Namespace, checkpoint: Path) -> None:
+    """Raise HostError where a model with these arguments of args.json cannot be the one in the checkpoint."""
+    place = checkpoint.with_name("args.json")
+    try:
+        check_numbers(args)
+    except ConfigError as error:
+        raise HostError(f"{place}: {error} Keep each checkpoint beside its own args.json.") from error
+    width, layers, wide = (getattr(args, name, 0) for name in ("latent_dim", "layers", "ff_size"))
+    least = 2 * layers * width * (4 * width + 2 * wide)  # bytes of half precision
+    if checkpoint.is_file() and least > max(checkpoint.stat().st_size, 1 << 20):
+        raise HostError(
+            f"{place}: expected latent_dim, layers and ff_size of {checkpoint}, found {width}, {layers} and {wide}. "
+            "Keep each checkpoint beside its own args.json."
         )
 
 

@@ -11,7 +11,6 @@ import functools
 import hashlib
 import importlib
 import itertools
-import json
 import logging
 import re
 import socket
@@ -32,6 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from videomdm_ext import plugins
+from videomdm_ext.data.files import read_json
 from videomdm_ext.errors import ConfigError, PluginError, VideoMDMError
 from videomdm_ext.hookspecs import Register, hookimpl
 from videomdm_ext.mdm.speed import texts
@@ -374,12 +374,9 @@ def recorded(args: Namespace) -> dict[str, str]:
     folder = checkpoint_folder(args)
     if folder is None or not (folder / "args.json").is_file():
         return {}
-    try:
-        stored: dict[str, Any] = json.loads((folder / "args.json").read_bytes())
-        found = {OPTION: _known(str(stored.get(OPTION, "clip")))}
-        found |= {PLUGIN: str(stored[PLUGIN])} if PLUGIN in stored else {}
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise ConfigError(f"{folder / 'args.json'}: expected a run's arguments as JSON, found: {error}.") from error
+    stored = read_json(folder / "args.json", "args")
+    found = {OPTION: _known(stored.get(OPTION, "clip"))}
+    found |= {PLUGIN: str(stored[PLUGIN])} if PLUGIN in stored else {}
     return {} if found[OPTION] == "auto" else found
 
 

@@ -303,7 +303,7 @@ def _animation(fitted: Fitted, fps: float, name: str, store: Store, moving: list
 
 def _packed(document: dict[str, Any], content: bytes) -> bytes:
     """Header, the document's chunk and the buffer's chunk, each of whole words."""
-    text = json.dumps(document, separators=(",", ":")).encode()
+    text = json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
     text += b" " * (-len(text) % 4)
     chunks = struct.pack("<I4s", len(text), b"JSON") + text + struct.pack("<I4s", len(content), b"BIN\0") + content
     return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks

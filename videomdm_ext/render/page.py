@@ -8,6 +8,7 @@ import base64
 import hashlib
 import html
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -95,7 +96,7 @@ def page(scenes: Sequence[Scene], skeleton: Skeleton, fps: float, title: str) ->
 
 def content(scenes: Sequence[Scene], skeleton: Skeleton, fps: float) -> dict[str, Any]:
     """What the scripts read. Arrays are base64 of little-endian numbers."""
-    if not scenes or not fps > 0:
+    if not scenes or not 0 < fps < math.inf:
         raise ConfigError(f"page: {WRONG.format('at least one scene and fps above 0', f'{len(scenes)} and {fps:g}')}")
     return {
         "fps": fps,
@@ -161,7 +162,7 @@ def packed(values: NDArray[Any], kind: str) -> str:
 
 def safe_json(stored: Mapping[str, Any]) -> str:
     """JSON that no caption can end early inside a <script> element."""
-    text = json.dumps(stored, separators=(",", ":"))
+    text = json.dumps(stored, separators=(",", ":"), allow_nan=False)
     for letter in "<>&":
         text = text.replace(letter, f"\\u{ord(letter):04x}")
     return text

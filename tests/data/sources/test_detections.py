@@ -80,14 +80,14 @@ def test_flags_of_visibility_become_scores(tmp_path):
     [
         ("no json", "expected JSON"),
         ("[]", "found none in any frame"),
-        ('[{"image_id": 3}]', "found something else"),
+        ('[{"image_id": 3}]', r"json: \[0\]: expected the entries .*, found no keypoints"),
         ('[{"image_id": 1000000000, "keypoints": [1, 2, 3]}]', "found frame 1000000000"),
-        ('[{"image_id": -1, "keypoints": [1, 2, 3]}]', "expected frames 0 to 5"),
+        ('[{"image_id": -1, "keypoints": [1, 2, 3]}]', r"\[0\].image_id: expected 0 or more, found -1"),
         ('[{"image_id": 1, "keypoints": [1, 2, 0.5, 3, 4, 0.5]}]', "all alike, found 2"),
         ('[{"image_id": 1, "keypoints": [1, 2]}]', "found something else"),
-        ('[{"image_id": "x", "keypoints": [1, 2, 3]}]', "found something else"),
+        ('[{"image_id": "x", "keypoints": [1, 2, 3]}]', r"\[0\].image_id: expected a text with \[0-9\]"),
         (json.dumps([{"image_id": 1, "keypoints": [1, 2, 30] * 17}]), "scores from 0 to 1"),
-        ('{"annotations": 5}', "found something else"),
+        ('{"annotations": 5}', "annotations: expected a list, found 5"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_file(tmp_path, content, match):

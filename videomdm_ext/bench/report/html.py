@@ -15,7 +15,6 @@ from videomdm_ext.bench.plan import CONTROL, FULL
 from videomdm_ext.bench.report import figures, tables, templates
 from videomdm_ext.bench.report.tables import Figure, Motions, Section, inline, markdown, plain, unmarked
 from videomdm_ext.bench.results import Arm, Results
-from videomdm_ext.bench.scoring import plain_json
 from videomdm_ext.bench.verdict import (
     ablations,
     against,
@@ -27,6 +26,7 @@ from videomdm_ext.bench.verdict import (
     verdict,
 )
 from videomdm_ext.data.files import check_writable, write_bytes
+from videomdm_ext.data.schemas import text_of
 from videomdm_ext.render import page as viewer
 from videomdm_ext.render.figures import save
 
@@ -182,4 +182,4 @@ def to_json(results: Results) -> str:
         "card": json.loads(results.card.to_json()),
         "notes": list(results.notes),
     }
-    return json.dumps(plain_json(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return text_of(content, indent=2, ensure_ascii=False) + "\n"

@@ -47,7 +47,7 @@ SHORTEST = 24
 def pack(folder: str) -> bytes:
     """The bundle of a film set's folder; each film gives its longest clip. DatasetError where it is no such set."""
     card = read_card(folder)
-    videos = files.read_json(f"{folder}/videos.json")["videos"]
+    videos = files.read_json(f"{folder}/videos.json", "videos")["videos"]
     clips = {clip.id: clip for split in SPLITS if card.counts.get(split) for clip in read_folder(folder, split)[1]}
     names = []
     rows: dict[str, list[Numbers]] = {key: [] for key in (*STEPS, "cameras", "lens")}

@@ -132,10 +132,7 @@ def read_info(root: str) -> tuple[Mapping[str, tuple[str, ...]], frozenset[str]]
 
 def read_object(place: str) -> dict[str, Any]:
     """The object of a JSON file."""
-    found = files.read_json(place)
-    if not isinstance(found, dict):
-        raise DatasetError(f"{place}: expected names with values, found {type(found).__name__}. Download it again.")
-    return found
+    return dict(files.read_json(place, "object"))
 
 
 def numbers(values: object, place: str, what: str, shape: tuple[int | None, ...]) -> Tensor:

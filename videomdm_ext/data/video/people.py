@@ -120,13 +120,13 @@ def _openpose(path: str) -> Iterator[tuple[int, Person]]:
     names = files.list_files(path, "_keypoints.json")
     for name in names:
         number = int(re.findall(r"\d+", name.removesuffix("_keypoints.json"))[-1])
-        for person in files.read_json(bf.join(path, name))["people"]:
+        for person in files.read_json(bf.join(path, name), "openpose")["people"]:
             if person["pose_keypoints_2d"]:
                 yield number, _triples(person["pose_keypoints_2d"])
 
 
 def _mmpose(path: str) -> Iterator[tuple[int, Person]]:
-    content = files.read_json(path, limit=JSON_LIMIT)
+    content = files.read_json(path, "mmpose", limit=JSON_LIMIT)
     rows = content["instance_info"] if isinstance(content, dict) else content
     first = min((int(row["frame_id"]) for row in rows), default=0)  # it counts from 0 or from 1, and leaves none out
     for row in rows:
@@ -138,7 +138,7 @@ def _mmpose(path: str) -> Iterator[tuple[int, Person]]:
 
 
 def _coco(path: str) -> Iterator[tuple[int, Person]]:
-    content = files.read_json(path, limit=JSON_LIMIT)
+    content = files.read_json(path, "coco", limit=JSON_LIMIT)
     names: Mapping[Any, Any] = {}
     if isinstance(content, dict):
         names = {image["id"]: image.get("file_name", image["id"]) for image in content.get("images", ())}

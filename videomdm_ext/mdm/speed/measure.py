@@ -31,6 +31,7 @@ from videomdm_ext.data.building import write_folder
 from videomdm_ext.data.clip import to_clip
 from videomdm_ext.data.folder import Card
 from videomdm_ext.data.motions import Optics, find_lifter, lift, load_motions, observe, own_generator
+from videomdm_ext.data.schemas import text_of
 from videomdm_ext.errors import HostError
 from videomdm_ext.mdm import checkout, hook, install, remedies, text
 from videomdm_ext.mdm.checkout import PARSER, Checkout
@@ -111,7 +112,7 @@ class Speeds:
 
     def as_json(self) -> str:
         content = {**dataclasses.asdict(self), "ratios": self.ratios(), "same_weights": self.same_weights}
-        return json.dumps(content, indent=2) + "\n"
+        return text_of(content, indent=2) + "\n"
 
 
 def measure(

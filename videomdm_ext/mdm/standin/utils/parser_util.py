@@ -1,9 +1,9 @@
 """Command line of the stand-in host: MDM's option groups and names, for the options this host knows."""
 
-import json
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 
+from videomdm_ext.data.files import read_json
 from videomdm_ext.errors import HostError
 
 RESTORED_GROUPS = ("dataset", "model", "diffusion")
@@ -122,7 +122,7 @@ def load_args_from_model(args, names):
     path = Path(args.model_path).parent / "args.json"
     if not path.is_file():
         raise HostError(f"{path}: not found. --model_path must name a checkpoint with its args.json beside it.")
-    saved = json.loads(path.read_bytes())
+    saved = read_json(path, "args")
     for name, value in ONLY_VALUES.items():
         if saved.get(name, value) != value:
             raise HostError(
