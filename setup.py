@@ -70,7 +70,6 @@ MDM = [
     "spacy>=3.8,<3.9",
     "trimesh>=4.0",
 ]
-IMPORT = ["pybvh==0.9.0"]
 VIDEO = [
     "imageio>=2.30",
     "imageio-ffmpeg>=0.4.9",
@@ -90,7 +89,7 @@ TEST = [
     "matplotlib>=3.8",
     "opencv-contrib-python>=4.8",
     "pillow>=10.0",
-    *IMPORT,
+    "pybvh==0.9.0",  # the third
     "pyarrow>=15.0",
     "pytest>=8.0",
     "pytest-benchmark>=4.0",
@@ -124,7 +123,6 @@ setup(
         "mdm": MDM,
         "video": VIDEO,
         "film": FILM,
-        "import": IMPORT,
         "bench": BENCH,
         "scale": SCALE,
         "test": TEST,

@@ -81,7 +81,7 @@ def test_the_file_played_by_a_parser_written_out_gives_the_fitted_positions(name
 
 @pytest.mark.parametrize("name", ["walk", "cartwheel"])
 def test_pybvh_reads_the_same_positions(name, tmp_path):
-    pybvh = pytest.importorskip("pybvh", reason="pybvh is in the `import` extra")
+    pybvh = pytest.importorskip("pybvh", reason="pybvh is in the `test` extra")
     _, wanted, text = written(name)
     (tmp_path / "a.bvh").write_text(text)
     take = pybvh.read_bvh_file(tmp_path / "a.bvh", world_up="+y")

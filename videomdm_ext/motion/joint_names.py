@@ -1,8 +1,8 @@
 """Joint names of BVH files and what becomes of them in the 22 SMPL joints.
 
 A rule is a joint's name, or (A, B, share): the point that far from A towards B, also beyond it. `A/end` is the end site
-below A. Names are compared without case, without what stands before a colon, without `_`, `-`, `.` and spaces, and
-without a beginning that all names share, such as `mixamorig`.
+below A. Names are compared without case, without what stands before a colon, without `_`, `-`, `.` and spaces, without
+`CC_Base`, and without a beginning that all names share, such as `mixamorig`.
 
 Joints that a source lacks are derived: SMPL's spine joints lie 27, 53 and 65 % of the way from the pelvis to the neck
 (measured on CMU), a collar 40 % of the way from the bottom of the neck to the shoulder, the ball of the foot 70 % of
@@ -34,8 +34,10 @@ def _sided(left: Rules) -> dict[str, Rule]:
 
 
 def _right(name: str) -> str:
-    if name.startswith("Left"):
-        return "Right" + name.removeprefix("Left")
+    if re.match(r"[Ll]eft", name):
+        return ("R" if name[0] == "L" else "r") + "ight" + name[4:]
+    if name.startswith("L_") or name.endswith(("_L", "_l")):
+        return "R_" + name[2:] if name.startswith("L_") else name[:-1] + ("R" if name[-1] == "L" else "r")
     return "r" + name[1:] if re.match(r"l[A-Z]", name) else name
 
 
@@ -53,6 +55,7 @@ THREE: dict[str, Rule] = {"pelvis": "Hips", "spine1": "Spine", "spine2": "Spine1
 
 TABLES: Mapping[str, Rules] = {
     "smpl": {joint: joint for joint in SMPL22.joints},
+    "smpl2bvh": {joint: re.sub("^l_", "left_", re.sub("^r_", "right_", joint)) for joint in SMPL22.joints},
     "cmu": {  # B. Hahne's conversion for MotionBuilder, cgspeed
         "pelvis": "Hips", "spine1": "Spine", "spine2": "Spine1", "spine3": ("Spine1", "LeftShoulder", 0.45),
         "neck": "Neck1", "head": "Head",
@@ -81,6 +84,52 @@ TABLES: Mapping[str, Rules] = {
     "cmu-max without toes": {
         "pelvis": "Hips", **STRAIGHT, **TOP,
         **_sided({**PLAIN_LEG, **PLAIN_ARM, "l_foot": ("LeftAnkle", "LeftAnkle/end", 0.7)}),
+    },
+    "perception-neuron": {  # without toes; a fourth joint of the spine, where there is one, is not needed
+        **THREE,
+        **_sided({**LEG, **ARM, "l_foot": ("LeftFoot", "LeftFoot/end", 0.7), "l_collar": "LeftShoulder"}),
+    },
+    "bandai-namco": {
+        "pelvis": "Hips", **STRAIGHT, **TOP,
+        **_sided({
+            "l_hip": "UpperLeg_L", "l_knee": "LowerLeg_L", "l_ankle": "Foot_L", "l_foot": "Toes_L",
+            "l_collar": "Shoulder_L", "l_shoulder": "UpperArm_L", "l_elbow": "LowerArm_L", "l_wrist": "Hand_L",
+        }),
+    },
+    "rokoko": {
+        "pelvis": "Hips", **STRAIGHT, **TOP,
+        **_sided({
+            **ARM, "l_hip": "LeftThigh", "l_knee": "LeftShin", "l_ankle": "LeftFoot", "l_foot": "LeftToe",
+            "l_collar": "LeftShoulder",
+        }),
+    },
+    "xsens": {  # its segments' names; those of its joints are 100STYLE's
+        "pelvis": "Pelvis", "spine1": "L3", "spine2": "T12", "spine3": "T8", **TOP,
+        **_sided({
+            "l_hip": "LeftUpperLeg", "l_knee": "LeftLowerLeg", "l_ankle": "LeftFoot", "l_foot": "LeftToe",
+            "l_collar": "LeftShoulder", "l_shoulder": "LeftUpperArm", "l_elbow": "LeftForeArm", "l_wrist": "LeftHand",
+        }),
+    },
+    "iclone": {  # and Character Creator, whose names begin with CC_Base
+        "pelvis": "Hip", "spine1": "Waist", "spine2": "Spine01", "spine3": "Spine02", "neck": "NeckTwist01",
+        "head": "Head",
+        **_sided({
+            "l_hip": "L_Thigh", "l_knee": "L_Calf", "l_ankle": "L_Foot", "l_foot": "L_ToeBase",
+            "l_collar": "L_Clavicle", "l_shoulder": "L_Upperarm", "l_elbow": "L_Forearm", "l_wrist": "L_Hand",
+        }),
+    },
+    "unreal": {
+        "pelvis": "pelvis", "spine1": "spine_01", "spine2": "spine_02", "spine3": "spine_03", "neck": "neck_01",
+        "head": "head",
+        **_sided({
+            "l_hip": "thigh_l", "l_knee": "calf_l", "l_ankle": "foot_l", "l_foot": "ball_l", "l_collar": "clavicle_l",
+            "l_shoulder": "upperarm_l", "l_elbow": "lowerarm_l", "l_wrist": "hand_l",
+        }),
+    },
+    "pymo": {  # the skeleton of PyMO's examples, without a neck; its shoulders begin above the spine
+        "pelvis": "Hips", "spine1": ("Hips", "Head", 0.22), "spine2": ("Hips", "Head", 0.44),
+        "spine3": ("Hips", "Head", 0.54), "neck": ("Hips", "Head", 0.83), "head": "Head",
+        **_sided({**LEG, **ARM, "l_collar": ("LeftShoulder", "LeftArm", 0.4)}),
     },
 }  # fmt: skip
 """In the order in which they are tried; the first whose names are all there is taken."""
@@ -127,7 +176,7 @@ class Nodes:
 
 
 def _short(name: str) -> str:
-    return re.sub(r"[_\-.\s]", "", name.rpartition(":")[2]).lower()
+    return re.sub(r"[_\-.\s]", "", name.rpartition(":")[2]).lower().removeprefix("ccbase")
 
 
 def _needed(rule: Rule) -> tuple[str, ...]:

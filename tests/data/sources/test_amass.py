@@ -12,8 +12,8 @@ from videomdm_ext.data import files
 from videomdm_ext.data.folder import read_folder
 from videomdm_ext.data.importing import run_import
 from videomdm_ext.data.motions import Optics
+from videomdm_ext.data.sources.amass import AmassImporter
 from videomdm_ext.data.sources.base import ImportOptions
-from videomdm_ext.data.sources.mocap import AmassImporter
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.motion.body_models import read_model
 from videomdm_ext.motion.kinematics import bone_lengths

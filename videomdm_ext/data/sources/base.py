@@ -29,6 +29,7 @@ from videomdm_ext.motion.kinematics import RAW, HeadingRule
 from videomdm_ext.motion.skeletons import SMPL22, Skeleton
 
 SHARES = (0.8, 0.05, 0.15)  # of the trials, for training, validation and test
+SLOWEST, FASTEST = 5.0, 1000.0  # frames per second of a file of motion capture
 LONGEST = 196  # frames of a clip at most, as in HumanML3D
 FRAMES_OF = ("camera", "world")
 """Whose axes a lifter's results are in: the camera's (x right, y down, z forward) or the world's (y up)."""

@@ -1,0 +1,138 @@
+"""The importer of AMASS: long takes of SMPL parameters below a folder, seen by seeded orbit cameras.
+
+SOURCE/**/NAME.npz: poses [T, 156] (SMPL-H), [T, 165] (SMPL-X) or [T, 72] (SMPL) as rotation vectors, trans [T, 3],
+betas, gender, mocap_framerate (or mocap_frame_rate); z up, which becomes y up as in HumanML3D. Needs the body model's
+files (--option smpl=FOLDER). Takes are cut to pieces of at most 196 frames at 20 fps, which stay on one side of the
+split.
+"""
+
+import contextlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from videomdm_ext.data import files
+from videomdm_ext.data.motions import frames_at, grounded, resample, resample_rotations
+from videomdm_ext.data.sources.base import FASTEST, SLOWEST, Member, TakesImporter, y_up
+from videomdm_ext.errors import DatasetError
+from videomdm_ext.geometry.rotations import roma
+from videomdm_ext.hookspecs import Register, hookimpl
+from videomdm_ext.motion.body_models import GENDERS, SITES, BodyModel, find_model, posed, read_model
+
+KINDS = {156: "smplh", 165: "smplx", 72: "smpl"}
+"""Kind of body by the number of pose parameters; the first 66 turn the same 22 joints in all of them."""
+RATES = ("mocap_framerate", "mocap_frame_rate")
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What a file declares, read without its motion: [frames, parameters] of poses, fps and gender."""
+
+    frames: int
+    parameters: int
+    fps: float
+    gender: str
+
+    @property
+    def length(self) -> int:
+        """Frames at 20 fps."""
+        return len(frames_at(self.frames, self.fps, AmassImporter.fps))
+
+
+class AmassImporter(TakesImporter):
+    """AMASS; several views become clips NAME_v0, NAME_v1 ..."""
+
+    name = "amass"
+    ending = ".npz"
+    about = "AMASS's .npz files (SMPL-H or SMPL-X parameters); needs the body model's files."
+    sources = ("AMASS (amass.is.tue.mpg.de), projected to orbit cameras",)
+    licence = "AMASS and SMPL: non-commercial research"
+    extras: ClassVar[Mapping[str, str] | None] = {
+        "smpl": "the folder of the body model's files, such as FOLDER/smplh/male/model.npz",
+        "gender": "neutral, male or female instead of the gender that each file names",
+    }
+
+    def members(self) -> Sequence[Member]:
+        """Those of the takes; without body models nothing can be imported."""
+        if not self.extra("smpl"):
+            advice = "Joints without a body model go through `videomdm data import joints`."
+            advice = f"Get them from {SITES['smplh']}. {advice}"
+            raise self.refuse(self.source, "--option smpl=FOLDER, the body model's files", "none", advice)
+        return super().members()
+
+    def length(self, path: Path) -> int:
+        """Frames of a file at 20 fps, as it declares them."""
+        return declared(path).length
+
+    def stem(self, path: Path) -> str:
+        """The name without the ending that AMASS gives every file."""
+        return path.stem.removesuffix("_poses").removesuffix("_stageii")
+
+    @cached_property
+    def takes(self) -> Mapping[Path, str]:
+        """The files of motions, with an id for each."""
+        return {p: n for p, n in super().takes.items() if p.name != "shape.npz" and not p.stem.endswith("_stagei")}
+
+    def read_take(self, path: Path) -> Tensor:
+        """The whole take [T, 22, 3] at 20 fps, y up, floor at 0."""
+        facts = declared(path)
+        kind = KINDS[facts.parameters]
+        gender = self.extra("gender", facts.gender, among=GENDERS)
+        place = find_model(self.extra("smpl"), kind, gender)
+        if place not in self._models:
+            files.note_read(str(place))
+            self._models[place] = read_model(place, files.read_only)
+        model = self._models[place]
+        arrays = files.read_arrays(str(path), needed=("poses", "trans", "betas"), optional=())
+        poses, moved, betas = (torch.from_numpy(arrays[name]).double() for name in ("poses", "trans", "betas"))
+        if moved.shape != (facts.frames, 3) or betas.ndim != 1:
+            found = f"{list(moved.shape)} and {list(betas.shape)}"
+            raise self.refuse(path, f"trans [{facts.frames}, 3] and betas [S]", found, "Download it again.")
+        if not all(bool(torch.isfinite(part).all()) for part in (poses, moved, betas)):
+            raise self.refuse(path, "numbers", "NaN or infinite ones", "Download it again.")
+        turns = roma.rotvec_to_rotmat(poses[:, :66].reshape(-1, 22, 3))
+        at = frames_at(facts.frames, facts.fps, self.fps)
+        joints = posed(model.rest(betas), resample_rotations(turns, at), resample(moved, at))
+        return grounded(y_up(joints)).float()
+
+    @cached_property
+    def _models(self) -> dict[Path, BodyModel]:
+        return {}
+
+
+def declared(path: Path) -> Declared:
+    """What a file declares; DatasetError where it is not one of AMASS's."""
+    parts = {}
+    try:
+        for name in ("poses", *RATES, "gender"):
+            with contextlib.suppress(KeyError):
+                parts[name] = files.start_of_member(str(path), name)
+        shape = files.header_of(*parts["poses"]).shape
+        rate = next(name for name in RATES if name in parts)
+        fps = float(files.array_from(parts[rate][0], rate).reshape(()))
+        # the text is looked at and never unpickled
+        word = re.search(rb"female|male|neutral", parts.get("gender", (b"", 0))[0].replace(b"\0", b""))
+    except (*files.BROKEN, DatasetError, StopIteration) as error:
+        raise DatasetError(
+            f"{path}: expected one of AMASS's files with poses, trans, betas, gender and {RATES[0]}, found something "
+            f"else ({error}). Remove it from the folder, or download it again."
+        ) from error
+    if len(shape) != 2 or shape[1] not in KINDS or shape[0] < 2 or not SLOWEST <= fps <= FASTEST:
+        expected = " or ".join(map(str, KINDS))
+        raise DatasetError(
+            f"{path}: expected poses [T, {expected}] at {SLOWEST:g} to {FASTEST:g} fps, found {list(shape)} at "
+            f"{fps:g}. Download it again."
+        )
+    return Declared(*shape, fps, word.group().decode() if word else "neutral")
+
+
+@hookimpl
+def register_datasets(register: Register) -> None:
+    """Offer this importer under its name."""
+    register(AmassImporter.name, AmassImporter)
