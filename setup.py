@@ -36,6 +36,7 @@ def read_readme() -> str:
 
 BASE = [
     "blobfile>=3.0",
+    "filelock>=4.0",
     "jinja2>=3.1",
     "jsonschema>=4.20",
     "markdown-it-py>=3.0",

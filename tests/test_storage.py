@@ -1,4 +1,5 @@
-"""A disk that takes no more: every verb says so once and names the place, and nothing that was made before is lost."""
+"""A disk that takes no more, or a folder that another process has: every verb says so once and names the place, and
+nothing that was made before is lost."""
 
 import errno
 import os
@@ -6,10 +7,13 @@ import shutil
 from pathlib import Path
 
 import forks
+import mdm_runs
 import numpy as np
 import pytest
+import torch
 from clips import CARD, make_clip, motion
 
+from videomdm_ext.data import locks
 from videomdm_ext.data.building import write_folder
 from videomdm_ext.errors import message_of
 
@@ -54,6 +58,46 @@ VERBS = {
     "view set --out out/page.html": 0,
 }
 """Commands that write, and how many files of each are written before the disk is full."""
+
+
+IMPATIENT = "from videomdm_ext.data import locks; locks.PATIENCE = 0.0"
+BUSY = {
+    "data import joints joints --out out/set": "out/set",
+    "data import parquet rows.parquet --out out/set": "out/set",
+    "data from-video films --out out/set --no-sheets": "out/set",
+    "data film set --out out": "out",
+    "data make-demo --synthetic --fast --out out/set": "out/set",
+    "data merge set other --out out/set": "out/set",
+    "data pack set --out out/set": "out/set",
+    "data unpack set --out out/set": "out/set",
+    "data refresh set --checkpoint run --out out/set": "out/set",
+    f"train --arm lifted --clips set --save_dir out/run {' '.join(TRAIN)}": "out/run",
+    "train --rounds 2 --clips set --save_dir out/run --num_steps 4": "out/run.rounds",
+    "run train.train_mdm --supervision 3d --clips set --save_dir out/run": "out/run",
+    "sample --checkpoint run --text walk --out out": "out",
+    "lift --clips set --checkpoint run --ddim 4 --out out": "out",
+    "demo --fast --out out --text-features words": "out",
+    "demo --video --out out": "out",
+    "bench --dataset set --out out --batch-size 2 --text-features words": "out",
+    "bench score out": "out",
+    "bench report out": "out",
+    "report out": "out",
+}
+"""Commands that write a folder, and the folder."""
+TWICE = """
+import os, sys
+from videomdm_ext.cli.main import main
+processes = []
+for number in range(2):
+    if (process := os.fork()) == 0:
+        handle = os.open(f"{number}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(handle, 1), os.dup2(handle, 2)
+        status = main(sys.argv[1:])
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(status)
+    processes.append(process)
+print(*(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes))
+"""
 
 
 def videomdm(words: str, place: Path, **refused: object):
@@ -101,6 +145,46 @@ def test_a_verb_whose_disk_is_full_says_so_once_and_goes_on_when_there_is_room(w
     assert done.returncode == 0, done.stderr
     assert files(inside)
     shutil.rmtree(inside)
+
+
+def test_a_verb_that_writes_a_folder_is_refused_while_another_process_has_it(made):
+    (made / "films").mkdir()
+    (made / "films" / "walk.mp4").write_bytes(b"a film")
+    (made / "rows.parquet").write_bytes(b"rows")
+    for words, folder in BUSY.items():
+        with locks.held(made / folder):
+            there = files(made)
+            refused = forks.run(["-m", "videomdm_ext", *words.split()], cwd=made, first=IMPATIENT)
+            lines = [line for line in refused.stderr.splitlines() if line.startswith(("error:", "fault:"))]
+            assert refused.returncode == 1, (words, refused.stderr)
+            assert len(lines) == 1
+            assert lines[0].startswith(f"error: {folder}: expected a folder that no other process writes, found"), words
+            assert f"process {os.getpid()} since 2" in lines[0]
+            assert files(made) == there, words
+    shutil.rmtree(made / "out")
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["data import joints joints --out out/x", f"train --arm lifted --clips set --save_dir out/x {' '.join(TRAIN)}"],
+)
+def test_of_two_that_start_at_once_in_one_folder_one_makes_what_it_makes_alone(words, made):
+    assert videomdm(words.replace("out/x", "out/y"), made).returncode == 0
+    both = forks.run(["-c", TWICE, *words.split()], cwd=made, first=IMPATIENT)
+    statuses = [int(status) for status in both.stdout.split()]
+    assert sorted(statuses) == [0, 1], both.stderr
+    (line,) = [line for line in (made / f"{statuses.index(1)}.txt").read_text().splitlines() if "error:" in line]
+    assert line.startswith("error: out/x: expected a folder that no other process writes, found process ")
+    assert not list((made / "out").rglob(".*"))
+    found, alone = files(made / "out/x"), files(made / "out/y")
+    assert found.keys() == alone.keys()
+    for name in found.keys() - {"args.json", "index/files.bin"}:  # which name the folder, and times
+        same = found[name] == alone[name]
+        if name.endswith(".pt"):
+            loaded = [torch.load(made / "out" / folder / name) for folder in "xy"]
+            same = mdm_runs.differences(*loaded) == []
+        assert same, name
+    shutil.rmtree(made / "out")
 
 
 def test_a_missing_file_of_the_program_itself_stays_a_fault():

@@ -280,6 +280,32 @@ def test_two_processes_refine_as_one_does(many, monkeypatch):
         np.testing.assert_allclose(clip.teacher, other.teacher, atol=1e-5)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes are forks")
+def test_whole_refinements_of_one_set_at_once_refuse_nobody_and_come_out_as_one(many):
+    """As jobs of an array do, which begin again when they will: no lock, and every byte is that of one alone."""
+    whole, card = many("whole")
+    make_refined(whole, card, batch=2)
+    path, card = many("together")
+    processes = []
+    for _ in range(3):
+        if (process := os.fork()) == 0:
+            with contextlib.suppress(BaseException):
+                os._exit(make_refined(path, card, batch=2))
+            os._exit(77)
+        processes.append(process)
+    assert [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes] == [0, 0, 0]
+    assert contents(path) == contents(whole)
+
+
+def test_a_set_that_is_replaced_while_it_is_refined_gets_no_mark(many, monkeypatch):
+    path, card = many("set")
+    replaced = dataclasses.replace(card, content_hash="0" * 64)
+    monkeypatch.setattr(refined, "read_card", lambda path: replaced)
+    with pytest.raises(DatasetError, match=r"set: expected the clips that were there when their refinement began"):
+        make_refined(path, card, batch=2)
+    assert not is_made(path, card)
+
+
 def test_the_mark_of_earlier_clips_goes_before_the_first_file_is_replaced(many, monkeypatch):
     """Else it would vouch for a mixture when the earlier clips come back."""
     path, card = many("set")

@@ -115,6 +115,8 @@ def test_motions_come_back_from_their_file_with_lengths_and_captions(tmp_path):
     for name, motions in groups.items():
         assert all(torch.equal(a, b) for a, b in zip(found[name], motions, strict=True))
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.npz"]
+    write_motions(tmp_path / "a.npz", groups, [])  # held-out clips
+    assert read_motions(tmp_path / "a.npz")[1] == []
 
 
 def spoil(place: Path, how: str) -> None:

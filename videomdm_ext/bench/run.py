@@ -18,6 +18,7 @@ from videomdm_ext.bench.plan import Plan, Run, arm_name, load_arm
 from videomdm_ext.bench.report.html import write
 from videomdm_ext.bench.results import Results, check_whole, gather
 from videomdm_ext.bench.scoring import Scoring, make_scoring
+from videomdm_ext.data import locks
 from videomdm_ext.data.files import check_writable, write_bytes
 from videomdm_ext.data.folder import read_card
 from videomdm_ext.data.refined import identity, is_made, make_refined
@@ -88,7 +89,12 @@ def complete(run: Run, out: Path, finish: Finish) -> None:
     folder = run.folder(out)
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "run.log"
-    with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+    with (
+        locks.held(folder),
+        log.open("a", encoding="utf-8") as file,
+        contextlib.redirect_stdout(file),
+        contextlib.redirect_stderr(file),
+    ):
         try:
             if not run.is_trained(out):
                 fairness.note_teachers(run, out, identity(read_card(run.plan.clips)))
@@ -261,6 +267,7 @@ class Bench:
 
     def run(self) -> tuple[Results, Path]:
         """All of it."""
-        self.prepare()
-        self.train()
-        return self.report(self.score())
+        with locks.held(self.out):
+            self.prepare()
+            self.train()
+            return self.report(self.score())

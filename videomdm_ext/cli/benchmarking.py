@@ -20,6 +20,7 @@ from videomdm_ext.bench.results import Results
 from videomdm_ext.bench.run import Bench
 from videomdm_ext.bench.verdict import headline, verdict
 from videomdm_ext.cli.console import bars, by_name, console, counting, parse, quoted, say_next, take
+from videomdm_ext.data import locks
 from videomdm_ext.data.files import check_writable, write_bytes
 from videomdm_ext.data.folder import read_card
 from videomdm_ext.data.tasks import Engine
@@ -128,7 +129,7 @@ class Score:
     def again(self, following: str, *, anew: bool = False) -> int:
         """Report again what is there; what has no score yet, or all if `anew`, is scored."""
         figures.require()
-        with bars() as progress:
+        with locks.held(self.out), bars() as progress:
             made = Bench(read_plan(self.out), self.out, progress=by_name(progress))
             results, place = made.report(made.score(anew=anew))
         return show(results, place, following)
@@ -231,7 +232,7 @@ class Protocol:
         protocol_mdm.check(host, asked)
         check_writable(str(out))
         evaluated: list[Evaluated] = []
-        with bars() as progress:
+        with locks.held(out), bars() as progress:
             watch = by_name(progress)
             for run in asked:  # the report is written after each
                 evaluated.append(protocol_mdm.evaluate(host, run, settings, out, watch))

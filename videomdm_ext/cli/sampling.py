@@ -2,6 +2,7 @@
 with errors where a truth tells; and `data refresh`, a data set whose teachers it lifted.
 """
 
+import contextlib
 import io
 import math
 import re
@@ -16,9 +17,10 @@ from torch import Tensor
 
 from videomdm_ext.cli.console import bars, chosen_ids, console, counting, lifter_summary, quoted, say_next
 from videomdm_ext.config import Supervision, from_args
+from videomdm_ext.data import locks
 from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.files import check_writable, read_text, write_bytes
-from videomdm_ext.data.folder import read_card, read_clip
+from videomdm_ext.data.folder import Card, read_card, read_clip
 from videomdm_ext.data.schemas import text_of
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.geometry.cameras import to_world
@@ -141,6 +143,12 @@ class Sample:
                 frames = length(self, next(iter(self.seconds), None), trained)
                 wanted = [(text, frames) for text, _ in wanted]
         out = self.out or (place if place.is_dir() else place.parent) / "samples"
+        with locks.held(out):
+            self.make(out, trained, wanted, formats)
+        return 0
+
+    def make(self, out: Path, trained: Trained, wanted: Sequence[tuple[str, int]], formats: Sequence[str]) -> None:
+        """Sample motions for captions and lengths, and write them."""
         check_writable(str(out))
         console.print(f"sampling {len(wanted)} motions")
         seed, guidance, bar = self.seed, self.guidance, console.is_terminal
@@ -156,7 +164,6 @@ class Sample:
             figures.save(figures.strips(shown, skeleton, fps), str(out / "samples.png"))
         console.print(f"{out}: {len(made)} motions, {' '.join(formats)}", soft_wrap=True)
         say_where(out, "samples", formats)
-        return 0
 
     def place(self) -> Path:
         """The run or checkpoint that is named."""
@@ -292,9 +299,17 @@ class Lift:
         trained = opened(self.checkpoint, self.mdm, self.trained_on)
         for clip in clips:
             lifting.check(clip, trained)
-        for place in filter(None, (self.out, self.write_teacher)):
-            check_writable(str(place))
-        kind = teacher_kind(self.teacher, trained)
+        with contextlib.ExitStack() as stack:
+            for place in filter(None, (self.out, self.write_teacher)):
+                stack.enter_context(locks.held(place))
+                check_writable(str(place))
+            return self.lift(clips, card, trained, how, formats)
+
+    def lift(
+        self, clips: Sequence[Clip], card: Card, trained: Trained, how: lifting.Lifting, formats: Sequence[str]
+    ) -> int:
+        """Lift the clips and write what came of them."""
+        folder, kind = str(self.clips), teacher_kind(self.teacher, trained)
         with console.status(f"reading the {kind} teachers"):
             taught, _ = with_teacher(folder, card, clips, kind)
         with bars() as progress:

@@ -31,7 +31,7 @@ from videomdm_ext.cli.console import (
     take,
 )
 from videomdm_ext.cli.sampling import Refresh
-from videomdm_ext.data import importing
+from videomdm_ext.data import importing, locks
 from videomdm_ext.data.files import check_writable
 from videomdm_ext.data.film.bundled import build_film_demo
 from videomdm_ext.data.folder import CARD, Card, read_card, read_folder
@@ -85,8 +85,14 @@ def demo(words: Sequence[str]) -> int:
         plan = dataclasses.replace(plan, seeds=1, steps=min(plan.steps, 120), samples=24)
     check_numbers(plan)
     out = options.out or Path("runs/demo-fast" if options.fast else "runs/demo")
-    check_writable(str(out))
     features = text_choice(plan.text_features)
+    with locks.held(out):
+        return compared(plan, out, features, options, words)
+
+
+def compared(plan: Plan, out: Path, features: str, options: Demo, words: Sequence[str]) -> int:
+    """The data set, the comparison of a plan on it in the folder `out`, and what came of it."""
+    check_writable(str(out))
     console.print("[bold]1/4[/] real motion, filmed; its keypoints and 3D as MediaPipe found them")
     card = _demo_data(out / "data", options.fast)
     console.print(f"    {counted(card)}; the lifter is off by {lifter_summary(card)}")
@@ -111,7 +117,7 @@ def video_demo(options: Demo, steps: int) -> int:
         raise ConfigError(f"--{refused[0].replace('_', '-')}: expected none with --video, which has its own. Leave it.")
     check_writable(str(out))
     console.print("real videos: detect, lift, place before a camera, train, judge by all views")
-    with bars() as progress:
+    with locks.held(out), bars() as progress:
         made = run_video_demo(out, steps=steps, workers=options.workers, progress=by_name(progress))
     console.print(markdown_block(table(made.rows)))
     console.print(f"Report: {made.report}")
@@ -223,7 +229,11 @@ def train(words: Sequence[str]) -> int:
     host = ["--mdm", mdm] if mdm else []
     given = [*(load_arm(arm).flags if arm else []), *rest]
     folder, _ = take(rest, "--save_dir")
-    status = run.main([*host, "train.train_mdm", *given]) if rounds is None else in_rounds(rounds, mdm or "", given)
+    if rounds is None:
+        status = run.main([*host, "train.train_mdm", *given])
+    else:
+        with locks.held(f"{Path(folder or 'no')}.rounds"):  # each training locks the folder itself
+            status = in_rounds(rounds, mdm or "", given)
     if status == 0 and folder:
         where = f" --mdm {quoted(mdm)}" if mdm else ""
         said = "" if "--unconstrained" in rest else ' --text "a person walks."'

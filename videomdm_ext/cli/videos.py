@@ -10,7 +10,7 @@ import torch
 import tyro
 
 from videomdm_ext.cli.console import bars, by_name, console, counted, counting, lifter_summary, quoted, say_next
-from videomdm_ext.data import files, schemas
+from videomdm_ext.data import files, locks, schemas
 from videomdm_ext.data.film import filming
 from videomdm_ext.data.folder import Card, read_card, read_clip
 from videomdm_ext.data.importing import find_importer, run_import
@@ -81,10 +81,11 @@ class FromVideo:
         words |= {"moving": "yes" if self.moving else "", "shard": self.shard}
         extra |= {key: value for key, value in words.items() if value}
         given = ImportOptions(seed=self.seed, captions=self.captions, caption=self.caption, extra=extra, flag="--")
-        import_videos(VideoImporter(self.source, given), self.out, self.name, self.engine)
-        if not self.no_sheets:
-            draw_sheets(self.out)
-            console.print(f"    look at {self.out}/sheets: do the bones sit on the person?")
+        with locks.held(self.out):
+            import_videos(VideoImporter(self.source, given), self.out, self.name, self.engine)
+            if not self.no_sheets:
+                draw_sheets(self.out)
+                console.print(f"    look at {self.out}/sheets: do the bones sit on the person?")
         say_next(f"train --arm 2d --clips {quoted(self.out)} --save_dir runs/2d")
         return 0
 
@@ -128,12 +129,13 @@ class Film:
         given = ImportOptions(seed=self.seed, extra={"fps": f"{self.fps:g}"}, flag="--")
         importer = filming.FilmImporter(str(Path(self.out, filming.FILMS)), given)
         order = filming.Order(self.size, self.height, self.moving, self.seed)
-        with bars() as progress:
-            source = self.motion(counting(progress, "motion"))
-            filming.film(source, self.out, order, engine=self.engine, progress=counting(progress, "filming"))
-        import_videos(importer, self.out, self.name, self.engine)
-        if self.sheets:
-            draw_sheets(self.out)
+        with locks.held(self.out):
+            with bars() as progress:
+                source = self.motion(counting(progress, "motion"))
+                filming.film(source, self.out, order, engine=self.engine, progress=counting(progress, "filming"))
+            import_videos(importer, self.out, self.name, self.engine)
+            if self.sheets:
+                draw_sheets(self.out)
         say_next(f"bench --dataset {quoted(self.out)} --arms 3d,lifted,refined,2d")
         return 0
 
@@ -162,6 +164,7 @@ def detector_summary(card: Card) -> str:
     )
 
 
+@locks.writing("out")
 def import_videos(importer: VideoImporter, out: str, name: str, engine: Engine = HERE) -> None:
     """Watch the videos, and print what came of each, what was left out and why.
 

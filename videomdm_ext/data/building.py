@@ -13,7 +13,7 @@ import blobfile as bf
 import numpy as np
 import torch
 
-from videomdm_ext.data import files, identity, index, seal
+from videomdm_ext.data import files, identity, index, locks, seal
 from videomdm_ext.data.clip import MIN_FRAMES, Clip
 from videomdm_ext.data.folder import CARD, SPLITS, Card, content_hash, facts_of, names, read_card
 from videomdm_ext.data.index import Entry
@@ -204,6 +204,7 @@ def is_unfinished(path: str) -> bool:
     return bool(bf.exists(bf.join(path, MARKS, RECIPE)))
 
 
+@locks.writing("path")
 def write_folder(
     path: str,
     clips: Mapping[str, Sequence[Clip]],

@@ -298,7 +298,10 @@ def texts_from(content: bytes, path: str, names: tuple[str, ...]) -> dict[str, N
     """The arrays of words of the bytes of a .npz file; messages name `path`."""
     try:
         members = _members(content, names)
-        return {name: _read(members[name], "U") for name in names}
+        found = {name: _read(members[name], "biufU") for name in names}
+        if numbers := [name for name, array in found.items() if array.dtype.kind != "U" and array.size]:
+            raise NotPlainError(f"{', '.join(numbers)} has no words")
+        return {name: array.astype(np.str_) for name, array in found.items()}  # numpy takes none for numbers
     except BROKEN as error:
         raise _unreadable(path, f"words {', '.join(names)} (.npz)", error) from error
 

@@ -14,6 +14,7 @@ from videomdm_ext.data import files
 from videomdm_ext.data.building import Builder
 from videomdm_ext.data.folder import SPLITS, Card, read_card, read_clip, read_ids
 from videomdm_ext.data.identity import Inputs, name_of
+from videomdm_ext.data.locks import writing
 from videomdm_ext.data.motions import find_lifter
 from videomdm_ext.data.refined import detector_error, measured_error
 from videomdm_ext.data.sources.base import SHARES, Importer, Member
@@ -43,6 +44,7 @@ def find_importer(name: str) -> type[Importer]:
     return found
 
 
+@writing("out")
 def run_import(
     importer: Importer, out: str, *, tagger: Tagger | None = None, progress: Progress | None = None, name: str = ""
 ) -> Imported:
@@ -127,6 +129,7 @@ def split_by_trial(members: Sequence[Member], seed: int, shares: tuple[float, fl
     return splits
 
 
+@writing("out")
 def merge(paths: Sequence[str], out: str, *, name: str = "", progress: Progress | None = None) -> Card:
     """Copy the clips of several folders, split by split, into one. Started again after an interruption, it goes on.
 

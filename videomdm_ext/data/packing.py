@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import blobfile as bf
 
-from videomdm_ext.data import files, index, seal, shards
+from videomdm_ext.data import files, index, locks, seal, shards
 from videomdm_ext.data.folder import (
     CARD,
     SPLITS,
@@ -25,6 +25,7 @@ Progress = Callable[[int, int], None]  # `progress(done, total)` in clips
 Rows = Iterator[tuple[Entry, Mapping[str, bytes]]]
 
 
+@locks.writing("out")
 def repack(path: str, out: str, *, packed: bool, progress: Progress | None = None) -> Card:
     """The clips of a set of files `packed` in shards in `out`, or those of a packed set as files. -> the card of `out`
 

@@ -31,7 +31,7 @@ from torch import Tensor
 from videomdm_ext.data import files, schemas
 from videomdm_ext.data.clip import Clip, collate, crop, observed, tensor_of
 from videomdm_ext.data.files import Array
-from videomdm_ext.data.folder import SPLITS, Card, read_clip, read_folder, read_moments
+from videomdm_ext.data.folder import SPLITS, Card, read_card, read_clip, read_folder, read_moments
 from videomdm_ext.data.index import Clips
 from videomdm_ext.data.motions import floor_height, own_generator
 from videomdm_ext.data.tasks import HERE, Call, Engine, part_of
@@ -101,11 +101,15 @@ def make_refined(
     if bf.exists(mark):  # an earlier version's must not vouch for a half of this one
         bf.remove(mark)
     try:
-        return _make(making, engine, share, progress or (lambda done, total: None))
+        missing = _make(making, engine, share, progress or (lambda done, total: None))
     except DatasetError:
-        if is_made(path, card):  # by another process, which has cleared away what this one would read
-            return 0
-        raise
+        if not is_made(path, card):
+            raise
+        missing = 1
+    if missing and is_made(path, card):  # by another process, which has cleared away what this one would read
+        making.clear()
+        return 0
+    return missing
 
 
 def _make(making: "_Making", engine: Engine, share: tuple[int, int], progress: Progress) -> int:
@@ -268,6 +272,11 @@ class _Making:
         if kept:
             logger.warning(
                 "%d clips came out unlikely and keep their lifted motion: %s/%s", len(kept), self.folder, KEPT
+            )
+        if identity(read_card(self.path)) != self.identity:
+            raise DatasetError(
+                f"{self.path}: expected the clips that were there when their refinement began, found others. Start it "
+                "again."
             )
         self.write(bf.join(self.folder, MARK), f"{self.identity}\n".encode())
         self.clear()

@@ -13,6 +13,7 @@ from videomdm_ext.data.building import Builder
 from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.folder import SPLITS, Card, read_clip, read_ids
 from videomdm_ext.data.importing import MEASURED
+from videomdm_ext.data.locks import writing
 from videomdm_ext.data.refined import measured_error, replaced
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.cameras import to_world
@@ -59,6 +60,7 @@ def _size(positions: Tensor, clip: Clip) -> Tensor:
     return bone_lengths(positions, clip.skeleton).sum(-1).median()
 
 
+@writing("out")
 def refresh_folder(
     trained: Trained,
     source: str,

@@ -6,6 +6,7 @@ outside, for a checkout that is not edited. Only names that the host looks up at
 """
 
 import argparse
+import atexit
 import contextlib
 import functools
 import importlib
@@ -25,6 +26,7 @@ import pluggy
 
 from videomdm_ext import plugins
 from videomdm_ext.config import Fairness, Source, Supervision, from_args
+from videomdm_ext.data import locks
 from videomdm_ext.data.files import read_json
 from videomdm_ext.data.folder import read_card
 from videomdm_ext.errors import ConfigError, HostError, message_of
@@ -48,6 +50,8 @@ AddOptions = Callable[["argparse._ArgumentGroup"], None]
 Activate = Callable[[argparse.Namespace], None]
 
 _in_use: Checkout | None = None
+_training = contextlib.ExitStack()
+atexit.register(_training.close)
 
 
 # -- the host's command line ------------------------------------------------------------------------------------------
@@ -125,6 +129,7 @@ def run(checkout: Checkout, module: str, argv: Sequence[str]) -> None:
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:
+        _training.close()
         sys.argv = before
 
 
@@ -192,6 +197,8 @@ def activate(args: argparse.Namespace, *, loading: bool = False) -> None:
         distributed.check_launch()
         check_numbers(args)
         check_seams(args)
+        if os.environ.get("RANK", "0") == "0":  # the others write nothing there
+            _training.enter_context(locks.held(args.save_dir))
     moved = text.explicit(sys.argv[1:], "clips")
     if moved is not None:  # the folder may lie elsewhere than where args.json says that the training found it
         args.clips = moved

@@ -12,13 +12,15 @@ from utils.model_util import create_model_and_diffusion
 from utils.parser_util import train_args
 
 from videomdm_ext.data.files import write_bytes
+from videomdm_ext.data.locks import INSIDE
 from videomdm_ext.errors import HostError
 
 
 def prepare_save_dir(args):
     """Make the run's folder and write args.json into it."""
     folder = Path(args.save_dir)
-    if folder.exists() and any(folder.iterdir()) and not args.overwrite:
+    there = folder.exists() and any(path.name != INSIDE for path in folder.iterdir())
+    if there and not args.overwrite:
         raise HostError(
             f"{folder}: exists already. Choose another --save_dir, or pass --overwrite to go on from its "
             "newest checkpoint."
