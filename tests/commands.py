@@ -41,6 +41,7 @@ NOT_HERE = {
     "videomdm data refine DIR --processes": "several processes: tests/data/test_refined.py starts them",
     "videomdm data from-video --engine": "a cluster: tests/data/test_tasks.py starts one",
     "videomdm data refine --engine": "a cluster: tests/data/test_tasks.py starts one",
+    "videomdm study": "it needs samples of two arms, and answers: tests/cli/test_studying.py",
     "ray ": "a cluster: tests/data/test_tasks.py starts one",
     "srun ": "Slurm, whose machines ray symmetric-run joins: not tested",
     "videomdm data from-video VIDEOS --shard": "of a set of two videos: tests/data/test_tasks.py takes parts",

@@ -47,6 +47,8 @@ VERBS = {
         "Time the parts of a training step: stock MDM, ours in 3D, ours in 2D.",
     ),
     "bench precision": ("cli.benchmarking", "Precision", "Tell what each saving of last bits costs in samples."),
+    "study": ("cli.studying", "Study", "Write a page on which people compare motions of arms without knowing whose."),
+    "study score": ("cli.studying", "Score", "Score the answers to a study."),
     "run": ("run", "main", "Run any program of an MDM checkout with this package's options."),
     "install": ("cli.checkouts", "Install", "Let an MDM checkout's own commands take this package's options."),
     "uninstall": ("cli.checkouts", "Uninstall", "Take that out again; every other byte stays as it is."),
@@ -56,7 +58,12 @@ VERBS = {
 }
 """Verb: module, class of its options that returns the exit status when called, or a function of the words behind the
 verb, and one line of help."""
-FAMILIES = {"data": "Data sets", "bench": "Compare arms on a data set", "host": "Checkouts of MDM and its forks"}
+FAMILIES = {
+    "data": "Data sets",
+    "bench": "Compare arms on a data set",
+    "study": "Ask people which of two motions is better",
+    "host": "Checkouts of MDM and its forks",
+}
 """Verbs of two words by their first one, and what they are about."""
 STATUSES = "Exit status: 0 done, 1 yours to put right, 2 unknown option or value, 3 a fault, 130 interrupted."
 

@@ -5,7 +5,7 @@ import http.server
 import math
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,14 +14,15 @@ import torch
 import tyro
 from torch import Tensor
 
-from videomdm_ext.bench.plan import read_plan
+from videomdm_ext.bench.plan import Plan, read_plan
 from videomdm_ext.bench.reference import motion, motion_of
 from videomdm_ext.cli.console import chosen_ids, console, quoted
 from videomdm_ext.cli.sampling import write_fitted
 from videomdm_ext.data import files
-from videomdm_ext.data.folder import CARD, SPLITS, read_card, read_clip, read_folder
+from videomdm_ext.data.clip import Clip
+from videomdm_ext.data.folder import CARD, SPLITS, Card, read_card, read_clip, read_folder
 from videomdm_ext.data.refined import is_made, read_refined
-from videomdm_ext.errors import ConfigError, DatasetError
+from videomdm_ext.errors import ConfigError, DatasetError, VideoMDMError
 from videomdm_ext.inference.sample import read_motions
 from videomdm_ext.motion.skeletons import SKELETONS, Skeleton, by_name
 from videomdm_ext.render import figures
@@ -81,9 +82,8 @@ class View:
             return self.of_clips()
         if (what / "plan.json").is_file():
             return self.of_comparison()
-        for place in (what, what / "samples.npz", what / "lifted.npz", what / "samples" / "samples.npz"):
-            if place.suffix == ".npz" and place.is_file():
-                return self.of_motions(place)
+        if place := motions_file(what):
+            return self.of_motions(place)
         if next(what.glob("model*.pt"), None):
             raise ConfigError(
                 f"{what}: expected motions, found a training run that was not sampled. "
@@ -117,10 +117,7 @@ class View:
         if not made:
             advice = f"Look at its clips instead: videomdm view {plan.clips}"
             raise ConfigError(f"{out}: expected samples of its arms, found none. Run it again. {advice}")
-        try:
-            card, clips = read_folder(str(self.clips or plan.clips), plan.reference)
-        except DatasetError as error:
-            raise ConfigError(f"{error} If the data set has moved, name it with --clips.") from error
+        card, clips = compared_clips(plan, self.clips)
         by_caption = {text: clip for clip in clips for text in clip.texts}
         captions, skeleton, scenes = next(iter(made.values()))[1], by_name(card.skeleton), []
         seen, ranked = Counter[str](), []
@@ -139,20 +136,40 @@ class View:
 
     def of_motions(self, place: Path) -> Found:
         """Groups of motions that belong together by their order; the number of joints tells the skeleton."""
-        groups, captions = read_motions(place)
-        joints = sorted({motion.shape[1] for motions in groups.values() for motion in motions})
-        fitting = [skeleton for skeleton in SKELETONS.values() if joints == [skeleton.num_joints]]
-        if not fitting or any(len(motions) != len(captions) for motions in groups.values()):
-            found = ", ".join(f"{len(motions)} in {name}" for name, motions in groups.items()) or "no group"
-            raise ConfigError(
-                f"{place}: expected one motion of {known_joints(' or ')} joints for every caption in each group, found "
-                f"{joints} joints, {len(captions)} captions and {found}. Sample again."
-            )
+        groups, captions, skeleton = captioned_motions(place)
         scenes = [
-            Scene(caption, [Track.of(name, motions[index].numpy(), fitting[0]) for name, motions in groups.items()])
+            Scene(caption, [Track.of(name, motions[index].numpy(), skeleton) for name, motions in groups.items()])
             for index, caption in enumerate(captions[: self.count])
         ]
-        return scenes, fitting[0], self.fps, f"{place.resolve().parent.name}: {len(captions)} motions"
+        return scenes, skeleton, self.fps, f"{place.resolve().parent.name}: {len(captions)} motions"
+
+
+def motions_file(what: Path) -> Path | None:
+    """A file of motions: the path itself, or the one in the folder of a sampling, or of the run that was sampled."""
+    places = (what, what / "samples.npz", what / "lifted.npz", what / "samples" / "samples.npz")
+    return next((place for place in places if place.suffix == ".npz" and place.is_file()), None)
+
+
+def captioned_motions(place: Path) -> tuple[dict[str, list[Tensor]], list[str], Skeleton]:
+    """Groups of motions, one for each caption, the captions, and the skeleton, which the number of joints tells."""
+    groups, captions = read_motions(place)
+    joints = sorted({motion.shape[1] for motions in groups.values() for motion in motions})
+    fitting = [skeleton for skeleton in SKELETONS.values() if joints == [skeleton.num_joints]]
+    if not fitting or any(len(motions) != len(captions) for motions in groups.values()):
+        found = ", ".join(f"{len(motions)} in {name}" for name, motions in groups.items()) or "no group"
+        raise ConfigError(
+            f"{place}: expected one motion of {known_joints(' or ')} joints for every caption in each group, found "
+            f"{joints} joints, {len(captions)} captions and {found}. Sample again."
+        )
+    return groups, captions, fitting[0]
+
+
+def compared_clips(plan: Plan, moved: Path | None) -> tuple[Card, Sequence[Clip]]:
+    """The card and the clips of a comparison, from where they have `moved` to."""
+    try:
+        return read_folder(str(moved or plan.clips), plan.reference)
+    except DatasetError as error:
+        raise ConfigError(f"{error} If the data set has moved, name it with --clips.") from error
 
 
 def known_joints(between: str) -> str:
@@ -166,10 +183,14 @@ IDLE = 30.0
 """Seconds after which a connection that asks for nothing is closed."""
 
 
-def serve(text: str, port: int) -> int:
-    """Serve the page, and nothing else, to this computer alone, until Ctrl-C."""
+LARGEST = 1_000_000
+"""Bytes that a page may send."""
+
+
+def serve(text: str, port: int, collect: Callable[[bytes], None] | None = None) -> int:
+    """Serve the page, and nothing else, to this computer alone, until Ctrl-C; `collect` takes what the page sends."""
     try:
-        server = Server(("127.0.0.1", port), handler(text.encode()))
+        server = Server(("127.0.0.1", port), handler(text.encode(), collect))
     except OSError as error:
         raise ConfigError(
             f"--port {port}: expected a free port, found none ({error}). Choose another, or 0."
@@ -191,16 +212,42 @@ class Server(http.server.ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-def handler(content: bytes) -> type[http.server.BaseHTTPRequestHandler]:
-    """Answers / with the page, and everything else with 404; a name that another site gave this computer with 403."""
+def handler(content: bytes, collect: Callable[[bytes], None] | None = None) -> type[http.server.BaseHTTPRequestHandler]:
+    """Answers / with the page, and everything else with 404; a name that another site gave this computer with 403.
+
+    What the page itself sends to /votes goes to `collect`; what that refuses is answered with 400.
+    """
 
     class Handler(http.server.BaseHTTPRequestHandler):
         timeout = IDLE
 
-        def do_GET(self) -> None:
+        def is_asked(self, path: str) -> bool:
             own = self.headers.get("Host", "").rpartition(":")[0] or self.headers.get("Host")
-            if own not in LOCAL or self.path != "/":
+            if own not in LOCAL or self.path != path:
                 self.send_error(404 if own in LOCAL else 403)
+                return False
+            return True
+
+        def do_POST(self) -> None:
+            if collect is None:
+                self.send_error(405)
+            elif self.is_asked("/votes"):
+                length = self.headers.get("Content-Length", "")
+                if self.headers.get("Origin") != f"http://{self.headers['Host']}":
+                    self.send_error(403)  # another site's page
+                elif not length.isdecimal() or int(length) > LARGEST:
+                    self.send_error(413)
+                else:
+                    try:
+                        collect(self.rfile.read(int(length)))
+                    except VideoMDMError:
+                        self.send_error(400)
+                    else:
+                        self.send_response(204)
+                        self.end_headers()
+
+        def do_GET(self) -> None:
+            if not self.is_asked("/"):
                 return
             self.send_response(200)
             self.send_header("Content-Type", "text/html; charset=utf-8")

@@ -72,14 +72,36 @@ class Scene:
 
 def page(scenes: Sequence[Scene], skeleton: Skeleton, fps: float, title: str) -> str:
     """The text of the HTML file."""
+    return _document(content(scenes, skeleton, fps), title)
+
+
+def study_page(
+    motions: Sequence[Array], skeleton: Skeleton, fps: float, study: Mapping[str, Any], *, collects: bool = False
+) -> str:
+    """The text of the HTML file of a blind comparison of motions [T, J, 3] (bench/study.py says what `study` holds).
+
+    `collects`: it sends votes to where it is served from.
+    """
+    stored = content([Scene("", [Track("", positions)]) for positions in motions], skeleton, fps)
+    tracks = [scene["tracks"][0] for scene in stored["scenes"]]
+    stored |= {**study, "scenes": [], "motions": tracks, "collects": collects}
+    return _document(stored, study["title"], "study", "; connect-src 'self'" if collects else "")
+
+
+def _document(stored: Mapping[str, Any], title: str, more: str = "", allowed: str = "") -> str:
+    """A page of the viewer, with the style, the elements and the script of the name `more` around it."""
     style, body, *scripts = (shipped(__package__, "page", name) for name in ("viewer.css", "body.html", *SCRIPTS))
-    motions = safe_json(content(scenes, skeleton, fps))
+    if more:
+        style += shipped(__package__, "page", f"{more}.css")
+        body = shipped(__package__, "page", f"{more}.html").replace("{{viewer}}", body)
+        scripts.append(shipped(__package__, "page", f"{more}.js"))
+    motions = safe_json(stored)
     running = "\n".join(f"<script>{script}</script>" for script in scripts)
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8"/>
-<meta http-equiv="Content-Security-Policy" content="{policy([digest(script) for script in scripts])}"/>
+<meta http-equiv="Content-Security-Policy" content="{policy([digest(script) for script in scripts])}{allowed}"/>
 <meta name="viewport" content="width=device-width, initial-scale=1"/>
 <title>{html.escape(title)}</title>
 <link rel="icon" href="data:,"/>

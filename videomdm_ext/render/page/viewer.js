@@ -1,10 +1,11 @@
-// Plays the motions of one caption at a time, with one clock and one camera for all of them.
-(() => {
+// Plays the motions of one caption at a time, with one clock and one camera for all of them. A page with no scenes shows
+// those that its own script puts there; the viewer gets the event "end" whenever the last frame is reached.
+const Viewer = (() => {
   "use strict";
   const stored = JSON.parse(document.getElementById("motions").textContent);
   const viewer = document.getElementById("viewer"), root = document.documentElement;
   const part = Object.fromEntries([...viewer.querySelectorAll("[data-part]")].map((found) => [found.dataset.part, found]));
-  const JOINTS = stored.parents.length, COLOURS = 8, PAUSE = 0.7, MIDDLE = 0.9, DISTANCE = 5.2, FIELD = 35;
+  const JOINTS = stored.parents.length, COLOURS = 8, PAUSE = 0.7, MIDDLE = 0.9, DISTANCE = 5.2, FIELD = 35, LONGEST = 500;
   const SIDES = ["left", "right", "middle"], OTHERS = ["touch", "shadow", "ground", "rule", "paper"];
   const names = [...new Set(stored.scenes.flatMap((scene) => scene.tracks.map((track) => track.name)))];
   const hidden = new Set(), system = matchMedia("(prefers-color-scheme: dark)");
@@ -54,7 +55,13 @@
 
   function show(number) {
     index = (number + stored.scenes.length) % stored.scenes.length;
-    const scene = stored.scenes[index];
+    part.choice.value = String(index);
+    [...part.list.children].forEach((item, at) => item.firstChild.setAttribute("aria-current", String(at === index)));
+    viewer.dataset.scene = String(index);
+    put(stored.scenes[index]);
+  }
+
+  function put(scene) {
     for (const track of tracks) if (track.figure) forget(track);
     tracks = scene.tracks.map((track) => Motion.unpack(track, JOINTS));
     for (const track of space ? tracks : []) {
@@ -64,13 +71,10 @@
     view = scene.view ? Picture.unpack(scene.view, JOINTS) : null;
     frames = Math.max(1, ...tracks.map((track) => track.count));
     part.caption.textContent = scene.caption;
-    part.choice.value = String(index);
-    [...part.list.children].forEach((item, at) => item.firstChild.setAttribute("aria-current", String(at === index)));
     part.seen.hidden = !view;
     part.camera.disabled = !view;
     if (!view) is.camera = false;
     part.scrub.max = String(frames - 1);
-    viewer.dataset.scene = String(index);
     legend();
     seek(0);
     if (!placed || !is.follow) home();
@@ -131,8 +135,10 @@
 
   function tick(now) {
     if (!is.playing) return;
-    frame += Math.max(0, now - before) / 1000 * stored.fps * Number(part.speed.value);
+    const ahead = frame < frames - 1;
+    frame += Math.min(Math.max(0, now - before), LONGEST) / 1000 * stored.fps * Number(part.speed.value);
     before = now;
+    if (ahead && frame >= frames - 1) viewer.dispatchEvent(new Event("end"));
     if (frame > frames - 1 + PAUSE * stored.fps) frame = 0;
     draw();
     requestAnimationFrame(tick);
@@ -163,8 +169,9 @@
     }
   }
 
-  const shade = (track) => `a${names.indexOf(track.name) % COLOURS}`;
-  const tint = (track) => colours.arms[names.indexOf(track.name) % COLOURS];
+  const hue = (track) => ((names.indexOf(track.name) + 1 || names.push(track.name)) - 1) % COLOURS;
+  const shade = (track) => `a${hue(track)}`;
+  const tint = (track) => colours.arms[hue(track)];
 
   function sized(canvas) {
     const ratio = Math.min(devicePixelRatio || 1, 2), { clientWidth: width, clientHeight: height } = canvas;
@@ -338,6 +345,9 @@
   new ResizeObserver(refresh).observe(part.stage);
   new ResizeObserver(refresh).observe(part.picture);
   dress();
-  show(0);
-  play(!calm);
+  if (stored.scenes.length) {
+    show(0);
+    play(!calm);
+  }
+  return { stored, viewer, put, play, home, calm, draws: Boolean(space) };
 })();
