@@ -241,14 +241,14 @@ def checks(
 
 def keep(content: bytes, key: Key, folder: Path) -> None:
     """Keep answers that a page sent, in a file of its person."""
-    stored = files.parse_json(files.text_from(content, "answers"), "answers")
+    stored = files.parse_json(files.text_from(content, "answers"), "answers", "object")
     person = study.read_ballot(stored, key, "answers").person
     files.write_bytes(str(folder / f"{person}.json"), json.dumps(stored, indent=1).encode())
 
 
 def read_key(folder: Path) -> Key:
     """The key of a study's folder."""
-    return Key.of_json(files.read_json(str(folder / "key.json")), str(folder / "key.json"))
+    return Key.of_json(files.read_json(folder / "key.json", "object"), str(folder / "key.json"))
 
 
 @dataclass(frozen=True)
@@ -276,7 +276,7 @@ class Score:
         ]
         ballots: dict[str, study.Ballot] = {}
         for place in places:
-            ballot = study.read_ballot(files.read_json(str(place)), key, str(place))
+            ballot = study.read_ballot(files.read_json(place, "object"), key, str(place))
             if ballot.person not in ballots or len(ballots[ballot.person].answers) < len(ballot.answers):
                 ballots[ballot.person] = ballot  # the later of two files of one person
         outcome = study.score(list(ballots.values()), key, allowed=self.allow)
