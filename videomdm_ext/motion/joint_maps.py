@@ -85,6 +85,13 @@ DETECTORS = (
             *(f"{s}_{p}" for s in "lr" for p in _FEET),
         ),
     ),
+    Layout(
+        "coco18",
+        (
+            *("nose", "neck", "r_shoulder", "r_elbow", "r_wrist", "l_shoulder", "l_elbow", "l_wrist", "r_hip"),
+            *("r_knee", "r_ankle", "l_hip", "l_knee", "l_ankle", "r_eye", "l_eye", "r_ear", "l_ear"),
+        ),
+    ),
     Layout("wholebody23", (*_COCO, *(f"{s}_{p}" for s in "lr" for p in _FEET))),
     Layout(
         "blazepose33", (*_FACE, "l_ear", "r_ear", "l_mouth", "r_mouth", *(f"{s}_{p}" for p in _HANDS for s in "lr"))
@@ -103,8 +110,8 @@ LIFTERS = (
 )
 """H36M begins at the mid-hip, right leg first; h36m16 lacks the nose."""
 LAYOUTS = {layout.name: layout for layout in (*LIFTERS, *DETECTORS)}
-COCO17, HALPE26, BODY25, WHOLEBODY23, BLAZEPOSE33 = DETECTORS
-BY_COUNT = {17: COCO17, 25: BODY25, 26: HALPE26, 33: BLAZEPOSE33, 133: WHOLEBODY23, 136: HALPE26}
+COCO17, HALPE26, BODY25, COCO18, WHOLEBODY23, BLAZEPOSE33 = DETECTORS
+BY_COUNT = {17: COCO17, 18: COCO18, 25: BODY25, 26: HALPE26, 33: BLAZEPOSE33, 133: WHOLEBODY23, 136: HALPE26}
 """Layout by the number of joints of a person in a detector's file; of 133 and 136 the first ones are the body."""
 
 

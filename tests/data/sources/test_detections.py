@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from videomdm_ext.data.video.people import find_file, read_detections
+from videomdm_ext.data.video.detections import find_file, read_detections
 from videomdm_ext.errors import ConfigError, DatasetError
 
 COUNT, FPS = 6, 30.0
@@ -120,3 +120,137 @@ def test_missing_files_unknown_formats_and_frames_of_a_longer_video_are_refused(
         read_detections("x", "vitpose", count=1, fps=1.0)
     with pytest.raises(DatasetError, match="belong to this video"):
         read_detections(write(tmp_path, "openpose"), "openpose", count=4, fps=FPS)
+
+
+# Names and numbers of frames
+
+
+def people_of(number, joints=17):
+    return [{"pose_keypoints_2d": triples(*person(joints, 100 + number))}]
+
+
+def shown(found):
+    """x of the first joint of the first person in the frames with one."""
+    return {k: float(p[0, 0, 0]) for k, (p, s) in enumerate(zip(found.pixels, found.score, strict=True)) if s.any()}
+
+
+def test_a_list_whose_first_frames_are_missing_stays_where_it_is(tmp_path):
+    rows = [
+        {"frame_id": k, "instances": [{"keypoints": [[100 + k, 100]] * 17, "keypoint_scores": [0.9] * 17}]}
+        for k in range(20, 40)
+    ]
+    (tmp_path / "clip.json").write_text(json.dumps(rows))
+    found = read_detections(str(tmp_path / "clip.json"), "mmpose", count=40, fps=FPS)
+    assert shown(found) == {k: 100.0 + k for k in range(20, 40)}
+    assert "frames 20 to 39 of 40" in found.doubt
+
+
+@pytest.mark.parametrize(
+    ("numbers", "first", "doubted"),
+    [
+        (range(40), 0, False),
+        (range(1, 41), 0, False),
+        (range(5, 41), 4, False),  # number 40 of 40 counts from 1
+        (range(1, 39), 0, True),
+        (range(3, 39), 3, True),
+    ],
+)
+def test_what_frames_count_from_is_told_by_the_first_and_the_last_or_doubted(tmp_path, numbers, first, doubted):
+    rows = [{"image_id": f"{k:06d}.png", "keypoints": [100 + k, 100, 0.9] * 17, "score": 2.0} for k in numbers]
+    (tmp_path / "clip.json").write_text(json.dumps(rows))
+    found = read_detections(str(tmp_path / "clip.json"), "alphapose", count=40, fps=FPS)
+    assert list(shown(found)) == list(range(first, first + len(numbers)))
+    assert shown(found)[first] == 100 + numbers[0]
+    assert ("from 0 or from 1" in found.doubt) == doubted
+
+
+def test_pictures_without_people_have_their_number_too(tmp_path):
+    folder = tmp_path / "clip_json"
+    folder.mkdir()
+    for k in range(1, COUNT + 1):  # nobody in the last one
+        content = {"people": [*people_of(k), None, {"pose_keypoints_2d": []}] if k < COUNT else []}
+        (folder / f"clip_{k:06d}.json").write_text(json.dumps(content))
+    found = read_detections(find_file(str(tmp_path), "clip", "openpose"), "openpose", count=COUNT, fps=FPS)
+    assert shown(found) == {k: 101.0 + k for k in range(COUNT - 1)}
+    assert found.pixels.shape[1] == 1
+    assert (found.doubt, found.notes) == ("", ())
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "content"),
+    [
+        ("openpose", "clip/{:05d}.json", lambda k: {"people": people_of(k)}),
+        ("openpose", "{:03d}.json", lambda k: {"people": people_of(k)}),
+        ("openpose", "clip/cam1_{:d}_1920x1080_keypoints.json", lambda k: {"people": people_of(k)}),
+        ("mmpose", "clip/clip_{:06d}.json", lambda k: [instance(k)]),
+        ("mmpose", "clip/{:d}.json", lambda k: {"meta_info": {}, "instance_info": [instance(k)]}),
+        (
+            "alphapose",
+            "clip/sep-json/{:d}.json",
+            lambda k: {"bodies": [{"joints": people_of(k)[0]["pose_keypoints_2d"]}]},
+        ),
+    ],
+)
+def test_a_file_a_picture_is_read_under_any_name_with_a_number(tmp_path, kind, name, content):
+    for k in range(COUNT):
+        place = tmp_path / name.format(k)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(json.dumps(content(k)))
+    found = read_detections(find_file(str(tmp_path), "clip", kind), kind, count=COUNT, fps=FPS)
+    assert shown(found) == {k: 100.0 + k for k in range(COUNT)}
+
+
+def instance(k):
+    pixels, score = person(17, 100 + k)
+    return {"keypoints": pixels.tolist(), "keypoint_scores": score.tolist()}
+
+
+@pytest.mark.parametrize(("group", "key"), [("bodies", "joints"), ("people", "pose_keypoints_2d")])
+def test_alphapose_in_the_formats_cmu_and_open_has_openposes_18_joints(tmp_path, group, key):
+    rows = {f"{k}.jpg": {group: [{key: triples(*person(18, 100 + k))}]} for k in range(COUNT)}
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip" / "alphapose-results-cmu.json").write_text(json.dumps(rows))
+    found = read_detections(find_file(str(tmp_path), "clip", "alphapose"), "alphapose", count=COUNT, fps=FPS)
+    assert found.layout.joints[2:5] == ("r_shoulder", "r_elbow", "r_wrist")
+    assert found.layout.joints[11:14] == ("l_hip", "l_knee", "l_ankle")
+    assert shown(found) == {k: 100.0 + k for k in range(COUNT)}
+
+
+def test_pictures_of_other_videos_in_one_list_are_told_apart_or_refused(tmp_path):
+    rows = [
+        {"image_id": f"{video}/{k:04d}.jpg", "keypoints": [100 + 50 * number + k, 9, 0.9] * 17}
+        for number, video in enumerate(("clip", "clip10"))
+        for k in range(COUNT)
+    ]
+    place = tmp_path / "all.json"
+    place.write_text(json.dumps(rows))
+    found = read_detections(str(place), "coco", count=COUNT, fps=FPS, video="clip")
+    assert shown(found) == {k: 100.0 + k for k in range(COUNT)}
+    assert "clip10/0000.jpg" in found.notes[0]
+    place.write_text(json.dumps(rows).replace("clip10", "other2").replace("clip", "other1"))
+    with pytest.raises(DatasetError, match="several videos"):
+        read_detections(str(place), "coco", count=COUNT, fps=FPS, video="clip")
+
+
+def test_foreign_and_broken_files_among_the_pictures_are_named_and_the_others_read(tmp_path):
+    place = write(tmp_path, "openpose")
+    (tmp_path / "clip" / "camera.json").write_text("{}")
+    (tmp_path / "clip" / "clip_000000000004_keypoints.json").write_text('{"people": [{"pose_')
+    (tmp_path / "clip" / "notes.txt").write_text("x")
+    found = read_detections(place, "openpose", count=COUNT, fps=FPS)
+    assert list(shown(found)) == [0, 1, 3, 5]
+    assert [any(name in note for note in found.notes) for name in ("camera.json", "000004_key", "notes.txt")] == [
+        True
+    ] * 3
+    assert "expected JSON" in next(note for note in found.notes if "000004" in note)
+
+
+@pytest.mark.parametrize(
+    ("keypoints", "match"),
+    [([100, 100, 0] * 17, "scores above 0"), ([0.25, 0.5, 0.9] * 17, "keypoints in pixels, .* from 0.25 to 0.50")],
+)
+def test_scores_of_zero_and_shares_of_the_picture_are_refused_with_the_reason(tmp_path, keypoints, match):
+    (tmp_path / "clip.json").write_text(json.dumps([{"image_id": k, "keypoints": keypoints} for k in range(COUNT)]))
+    with pytest.raises(DatasetError, match=match) as error:
+        read_detections(str(tmp_path / "clip.json"), "coco", count=COUNT, fps=FPS)
+    assert str(tmp_path / "clip.json") in str(error.value)

@@ -19,9 +19,10 @@ from videomdm_ext.data.sources.base import ImportOptions
 from videomdm_ext.data.tasks import Engine
 from videomdm_ext.data.texts import Caption
 from videomdm_ext.data.video import watch as video_watch
-from videomdm_ext.data.video.frames import camera_of, frames, open_video, read_calibration
+from videomdm_ext.data.video.detections import Detections
+from videomdm_ext.data.video.frames import ENDINGS, camera_of, frame_times, frames, open_video, read_calibration
 from videomdm_ext.data.video.importer import LONGEST, Stretch, VideoImporter, below, cut
-from videomdm_ext.data.video.people import Detections, choose, follow, histogram, segments
+from videomdm_ext.data.video.people import choose, follow, histogram, segments
 from videomdm_ext.data.video.placing import corrected, find_lens, in_front, lens_of, reprojection, turned
 from videomdm_ext.data.video.watch import Found, find_people
 from videomdm_ext.errors import ConfigError, DatasetError, VideoMDMError
@@ -433,36 +434,66 @@ def test_short_parts_are_left_out_with_a_note(tmp_path):
     assert source.found["clip"].clips["clip_0"]["start"] == pytest.approx(22 / 25, abs=1e-4)
 
 
-def test_other_detectors_keypoints_are_used_with_mediapipes_depth(tmp_path, monkeypatch):
-    one = film("walk")
-    videos, found, captions = write_source(tmp_path, {"clip": one})
+def beside(root, monkeypatch, one, *, first=0, scale=1.0, change=None, frames=None):
+    """An importer of a film with OpenPose's files beside it; the watcher sees the film's own joints in each picture."""
+    videos, found, captions = write_source(root, {"clip": one})
     (found / "clip.npz").unlink()
     coco = [BLAZEPOSE33.index(j) for j in COCO17.joints]
-    folder = found / "clip"
+    folder = found / "clip_json"
     folder.mkdir()
-    for number, points in enumerate(one.pixels[:, coco]):
+    for number, points in enumerate(one.pixels[:frames, coco] * scale):
         rows = np.concatenate((points, np.full((17, 1), 0.8)), 1).ravel().tolist()
-        (folder / f"f_{number:06d}_keypoints.json").write_text(f'{{"people": [{{"pose_keypoints_2d": {rows}}}]}}')
-    calls = iter(range(len(one.times)))
+        place = folder / f"clip_{number + first:06d}.json"
+        place.write_text(f'{{"people": [{{"pose_keypoints_2d": {rows}}}]}}')
 
-    def engine(*, following):
-        def find(picture):
-            number = next(calls)
-            points = one.pixels[number]
-            middle = (points.min(0) + points.max(0)) / 2
-            inside = points - middle + np.array(picture.shape[1::-1]) / 2  # about where it is in the crop
-            return Found(inside, one.visibility[number], one.world[number])
+    def seen(picture):
+        row = np.flatnonzero((picture[1] == (255, 0, 0)).all(-1))  # the film's mark has the number of the frame
+        return Found(one.pixels[row[0]], one.visibility[row[0]], one.world[row[0]])
 
-        return find
-
-    monkeypatch.setattr(video_watch, "engine", engine)
+    monkeypatch.setattr(video_watch, "engine", lambda *, following: None)
+    monkeypatch.setattr(video_watch, "find_people", lambda picture, find: [seen(picture)])
+    monkeypatch.setattr(video_watch, "find_in_box", lambda picture, box, find: seen(picture))
     extra = {"detections": str(found), "format": "openpose", "focal": str(FOCAL)}
-    source = VideoImporter(str(videos), ImportOptions(captions=str(captions), extra=extra))
+    return VideoImporter(str(videos), ImportOptions(captions=str(captions), extra=extra))
+
+
+@pytest.mark.parametrize(
+    ("first", "scale", "frames", "line"),
+    [
+        (0, 1.0, None, ""),
+        (1, 1.0, 58, ""),  # 000001 to 000058 of 62: from 1, as the pictures show
+        (3, 1.0, 56, "corrected: 3 frame(s) earlier"),
+        (0, 0.75, None, "corrected: scaled by 1.333"),
+    ],
+)
+def test_other_detectors_keypoints_are_used_where_they_belong_with_mediapipes_depth(
+    tmp_path, monkeypatch, first, scale, frames, line
+):
+    one = film("walk")
+    source = beside(tmp_path, monkeypatch, one, first=first, scale=scale, frames=frames)
     recording = source.read(source.members()[0])
     assert recording.confidence[:, SMPL22.index("l_foot")].max() == 0
-    assert recording.confidence[:, SMPL22.index("l_knee")].min() == pytest.approx(0.8, abs=1e-6)
+    assert recording.confidence[2:-6, SMPL22.index("l_knee")].min() == pytest.approx(0.8, abs=1e-6)
     seen = cameras.to_camera(recording.lifted.double(), recording.extrinsics.double()).numpy()
     assert np.linalg.norm(seen - true_at(one, len(seen)), axis=-1)[:, DIRECT].mean() < 0.05
+    expected = true_at(one, len(seen))
+    off = np.abs(recording.keypoints.numpy() - expected[..., :2] / expected[..., 2:])[:, DIRECT] * FOCAL
+    assert off.max() < 1.5  # pixels
+    notes = source.found["clip"].notes
+    assert [line in note for note in notes] == [True] * bool(line)
+
+
+def test_keypoints_of_something_else_are_refused_and_what_nothing_compares_is_noted(tmp_path, monkeypatch):
+    one = film("walk")
+    other = beside(
+        tmp_path / "a", monkeypatch, dataclasses.replace(one, pixels=one.pixels[::-1] * (0.6, 1.3) + (50, 0))
+    )
+    right = beside(tmp_path / "b", monkeypatch, one)
+    with pytest.raises(DatasetError, match="from where MediaPipe sees the joints, and no nearer in other frames"):
+        other.members()
+    monkeypatch.setattr(video_watch, "find_people", lambda picture, find: [])
+    assert right.members()
+    assert any("nothing compares" in note for note in right.found["clip"].notes)
 
 
 @pytest.mark.parametrize(
@@ -559,6 +590,37 @@ def test_ffmpeg_gives_odd_sizes_turned_pictures_and_right_times(tmp_path):
     uneven = make("uneven.mp4", "-i", str(tmp_path / "plain.mp4"), "-vf", "select=not(mod(n\\,3))", "-fps_mode", "vfr")
     times = [time for time, _ in frames(uneven)]
     assert times[-1] == pytest.approx(0.96, abs=0.13)
+    assert uneven.count == len(frame_times(uneven))
+    # what people have: pixels that are not square, a rate that changes, one above 60, other endings, half a file
+    wide = make("wide.mp4", "-i", str(tmp_path / "plain.mp4"), "-vf", "scale=144:96,setsar=4/3")
+    assert (wide.size, wide.stored_size, wide.scale.tolist()) == ((192, 96), (144, 96), [192 / 144, 1.0])
+    assert next(frames(wide))[1].shape == (96, 192, 3)
+    tall = make("tall.mp4", "-display_rotation", "90", "-i", str(tmp_path / "wide.mp4"), "-c", "copy")
+    assert (tall.size, tall.stored_size) == ((96, 192), (96, 144))
+    fast = ("-f", "lavfi", "-i", "testsrc=size=64x48:rate=60:duration=3")
+    changing = make("changing.mp4", *fast, "-vf", "select='lt(n,100)+not(mod(n,4))'", "-fps_mode", "vfr")
+    times = frame_times(changing)
+    assert times[[0, 50, 99, 100, 101]] == pytest.approx(np.array((0, 50, 99, 100, 104)) / 60, abs=1e-3)
+    slow = make("slow.mp4", "-f", "lavfi", "-i", "testsrc=size=64x48:rate=240:duration=1")
+    assert frame_times(slow) == pytest.approx(np.arange(240) / 240, abs=1e-3)
+    assert slow.fps == 60
+    for ending in ("ts", "mts", "3gp", "flv"):
+        other = make(
+            f"other.{ending}",
+            "-i",
+            str(tmp_path / "plain.mp4"),
+            "-s",
+            "176x144",
+            *(["-f", "mpegts"] * (ending == "mts")),
+        )
+        assert len(list(frames(other))) == pytest.approx(25, abs=2)
+        assert f"other.{ending}".endswith(ENDINGS)
+    make("whole.mp4", "-i", str(tmp_path / "plain.mp4"), "-movflags", "faststart", "-g", "5", "-c:v", "mjpeg")
+    content = (tmp_path / "whole.mp4").read_bytes()
+    (tmp_path / "half.mp4").write_bytes(content[: len(content) // 3])
+    half = open_video(str(tmp_path / "half.mp4"))
+    nobody = ((time, picture, None, -1) for time, picture in frames(half))
+    assert "not downloaded whole" in video_watch._gather(half, nobody).notes[0]
     (tmp_path / "words.mp4").write_text("#EXTM3U\nfile:///etc/passwd\n")
     with pytest.raises(DatasetError, match="none that ffmpeg can read"):
         open_video(str(tmp_path / "words.mp4"))

@@ -36,7 +36,8 @@ from videomdm_ext.data import files
 from videomdm_ext.data.clip import Recording
 from videomdm_ext.data.motions import frames_at, interpolate, interpolate_confidence, resample
 from videomdm_ext.data.sources import base
-from videomdm_ext.data.video.people import FORMATS, choose, find_file, follow, read_detections
+from videomdm_ext.data.video.detections import FORMATS, find_file, read_detections
+from videomdm_ext.data.video.people import choose, follow
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.geometry.cameras import project, to_pixels
 from videomdm_ext.geometry.rotations import roma

@@ -1,8 +1,9 @@
 """What is read of a video: its frames with their times, and the lens and place of calibrated cameras.
 
 Frames come through the ffmpeg that imageio-ffmpeg brings (extra `video`). It turns pictures upright as the file says,
-and gives frames at an even rate by their time stamps, so that frame k shows the time k / fps also where the file's own
-rate varies. GIF files are read by Pillow, with their own times.
+stretches those whose pixels are not square, and gives frames at an even rate by their time stamps, so that frame k
+shows the time k / fps also where the file's own rate varies; `frame_times` has the file's own times, for what another
+tool counted. GIF files are read by Pillow, with their own times.
 
 Calibrations are Pose2Sim's toml, a table a camera with name, size [width, height], matrix [3, 3], distortions (k1, k2,
 p1, p2, perhaps k3), rotation (a rotation vector) and translation, X_camera = R X + t, metres; and Qualisys's qca.txt:
@@ -16,6 +17,7 @@ import logging
 import math
 import os
 import re
+import subprocess
 import tomllib
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
@@ -31,25 +33,36 @@ from videomdm_ext.data import files
 from videomdm_ext.errors import DatasetError, VideoMDMError
 from videomdm_ext.geometry.rotations import roma
 
+Numbers = NDArray[np.float64]
 Picture = NDArray[np.uint8]  # [height, width, 3], red, green and blue
-ENDINGS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".gif")
+ENDINGS = (
+    *(".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".gif", ".mts", ".m2ts", ".ts", ".3gp"),
+    *(".3g2", ".flv", ".f4v", ".ogv", ".vob", ".dv", ".mxf", ".asf", ".m2v", ".mod", ".tod"),
+)
 FASTEST = 60.0  # frames per second that are looked at; of faster videos some are left out
 LARGEST_SIDE = 1920  # pixels; larger pictures are scaled down
 WIDEST = 16384  # pixels; nothing that declares more is opened
+SQUARE, LONGEST_PIXEL = 0.005, 4.0  # pixels count as square within so much; nothing films with longer ones
 
 
 @dataclass(frozen=True)
 class Video:
     """What a file declares: frames per second and seconds, width and height in pixels.
 
-    `size` is that of the pictures that `frames` gives, `whole_size` the file's own.
+    `size` is that of the pictures that `frames` gives, `stored_size` that of the file's own, upright. The two differ in
+    shape where the file's pixels are not square, and in scale where it is larger than LARGEST_SIDE.
     """
 
     path: str
     fps: float
     size: tuple[int, int]
     seconds: float
-    whole_size: tuple[int, int]
+    stored_size: tuple[int, int]
+
+    @property
+    def scale(self) -> Numbers:
+        """Pixels [2] along x and y of a picture of `size` per stored one."""
+        return np.array(self.size) / np.array(self.stored_size)
 
     @property
     def count(self) -> int:
@@ -85,11 +98,44 @@ def open_video(path: str) -> Video:
         reader.close()
     width, height = meta.get("size", (0, 0))
     fps, seconds = float(meta.get("fps") or 0.0), float(meta.get("duration") or 0.0)
-    if not (0 < width <= WIDEST and 0 < height <= WIDEST and fps > 0):
-        raise _refused(path, f"{width} x {height} pixels at {fps:g} frames per second")
-    scale = min(1.0, LARGEST_SIDE / max(width, height))
-    size = round(width * scale), round(height * scale)
-    return Video(path, min(fps, FASTEST), size, seconds, (width, height))
+    if not (0 < width <= WIDEST and 0 < height <= WIDEST):
+        raise _refused(path, f"{width} x {height} pixels")
+    declared = fps > 0 and seconds > 0
+    aspect, times = _probe(path, *(("-frames:v", "1") if declared else ()))
+    if not declared and len(times) > 1 and times[-1] > times[0]:  # a stream that is cut out of a broadcast
+        fps = (len(times) - 1) / float(times[-1] - times[0])
+        seconds = float(times[-1]) + 1 / fps
+    if not fps > 0:
+        raise _refused(path, f"{len(times)} frame(s) without a rate")
+    wide, tall = width * max(aspect, 1.0), height / min(aspect, 1.0)
+    scale = min(1.0, LARGEST_SIDE / max(wide, tall))
+    return Video(path, min(fps, FASTEST), (round(wide * scale), round(tall * scale)), seconds, (width, height))
+
+
+def frame_times(video: Video) -> Numbers:
+    """When each frame that a file stores is shown, in seconds, rising [F]; another tool's frame k is the k-th."""
+    if video.path.lower().endswith(".gif"):
+        with require("PIL.Image").open(video.path) as image:
+            return np.array(list(_gif_times(image)))
+    _, times = _probe(video.path)
+    if len(times) == 0:
+        raise _refused(video.path, "no frame")
+    return np.maximum.accumulate(times) + 1e-9 * np.arange(len(times))  # some files repeat a time
+
+
+def _probe(path: str, *limit: str) -> tuple[float, Numbers]:
+    """Width over height of a file's pixels, upright, and the time in seconds of each frame that it stores [F]."""
+    program = require("imageio_ffmpeg").get_ffmpeg_exe()
+    words = ["-v", "quiet", "-protocol_whitelist", "file,pipe", "-i", "file:" + os.path.abspath(path), "-map", "0:v:0"]
+    words += [*limit, "-fps_mode", "passthrough", "-enc_time_base", "demux", "-c:v", "wrapped_avframe"]
+    done = subprocess.run([program, *words, "-f", "framecrc", "-"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    text = done.stdout.decode("ascii", "replace")
+    facts = {key: int(a) / max(int(b), 1) for key, a, b in re.findall(r"^#(tb|sar) 0: (\d+)/(\d+)", text, re.MULTILINE)}
+    aspect = facts.get("sar", 1.0)
+    if abs(aspect - 1) < SQUARE or not 1 / LONGEST_PIXEL <= aspect <= LONGEST_PIXEL:
+        aspect = 1.0
+    ticks = re.findall(r"^0, +-?\d+, +(-?\d+),", text, re.MULTILINE)
+    return aspect, np.array(ticks, dtype=np.float64) * facts.get("tb", 0.0)
 
 
 def frames(video: Video, start: float = 0.0, stop: float = float("inf")) -> Iterator[tuple[float, Picture]]:

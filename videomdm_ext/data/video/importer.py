@@ -28,8 +28,9 @@ from videomdm_ext.data.tasks import HERE, part_of, share_of
 from videomdm_ext.data.texts import Caption
 from videomdm_ext.data.video import frames as video_frames
 from videomdm_ext.data.video import placing
+from videomdm_ext.data.video.detections import FORMATS, find_file
 from videomdm_ext.data.video.frames import Calibration, Video, camera_of, open_video, read_calibration
-from videomdm_ext.data.video.people import FORMATS, find_file, segments
+from videomdm_ext.data.video.people import segments
 from videomdm_ext.data.video.watch import Choice, Sighting, stem, watch
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.geometry import cameras
@@ -311,7 +312,7 @@ class VideoImporter(Importer):
         progress = None if told is None else (lambda done, total: told(os.path.basename(path), done, total))
         sighting = watch(video, choice, self.cache, progress)
         long_enough, notes = stretches(sighting, self.fps)
-        findings.notes += notes
+        findings.notes += [*notes, *sighting.notes]
         pieces = [(piece, s) for s in long_enough for piece in cut(s, captions, self.fps)]
         findings.notes += [
             f"The caption {caption.text!r} of {caption.start:g} to {caption.stop:g} s was left out: at that time "
@@ -393,7 +394,7 @@ class VideoImporter(Importer):
         size = sighting.size
         if self.options.extra.get("focal"):
             # large pictures are scaled down before anything looks at them
-            scale = max(video.size) / max(video.whole_size)
+            scale = float(video.scale.min())
             return placing.lens_of(self.extra_number("focal", 1.0) * scale, size, "given")
         if self.options.extra.get("fov"):
             degrees = self.extra_number("fov", 60.0)

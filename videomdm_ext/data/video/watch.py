@@ -22,25 +22,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videomdm_ext.data import files
+from videomdm_ext.data.video import comparing
 from videomdm_ext.data.video import frames as video_frames
+from videomdm_ext.data.video.detections import Detections, find_file, read_detections
 from videomdm_ext.data.video.frames import Picture, Video, require
-from videomdm_ext.data.video.people import (
-    Track,
-    choose,
-    find_file,
-    follow,
-    follow_boxes,
-    histogram,
-    overlap,
-    read_detections,
-)
+from videomdm_ext.data.video.people import Track, choose, follow, follow_boxes, histogram, overlap
 from videomdm_ext.errors import DatasetError, VideoMDMError
 from videomdm_ext.motion.joint_maps import BLAZEPOSE33, DETECTORS, Layout
 
 Numbers = NDArray[np.float64]
 Progress = Callable[[int, int], None]
 
-VERSION = 1  # of the way in which videos are watched; a new one does not trust what an old one kept
+VERSION = 2  # of the way in which videos are watched; a new one does not trust what an old one kept
 SURVEY = 0.25  # seconds between the frames that are searched for several people, at least
 SURVEYED = 240  # frames that are searched so, at most
 LOST = 0.3  # seconds after which a person's box is taken from the survey again
@@ -48,6 +41,7 @@ PRESENT = 0.5  # mean visibility of shoulders, hips and knees of a person who co
 MARGIN = 0.15  # share of a person's box that is painted over beyond it
 CROP = 0.35  # share of a person's box that is looked at beyond it
 HALF = 0.6  # share of the picture's longer side that its halves have
+MISSING = 0.5  # seconds that a video may declare beyond its last picture
 SMALLEST = 64  # pixels of a crop's side, at least
 _CORE = [BLAZEPOSE33.index(f"{side}_{part}") for side in ("l", "r") for part in ("shoulder", "hip", "knee")]
 
@@ -89,7 +83,8 @@ class Sighting:
 
     times [F] seconds; pixels [F, K, 2] and score [F, K] of the joints of a detector's layout, in a picture of `size`;
     world [F, 33, 3] BlazePose's joints in metres, centred on the hips; presence [F] how surely they are right; changes
-    [F] share of the pixels that changed colour since the frame before; part [F] number of the track, -1 for none.
+    [F] share of the pixels that changed colour since the frame before; part [F] number of the track, -1 for none;
+    `notes` what a user should know.
     """
 
     layout: Layout
@@ -101,6 +96,7 @@ class Sighting:
     presence: Numbers
     changes: Numbers
     part: Numbers
+    notes: tuple[str, ...] = ()
 
 
 def watch(video: Video, choice: Choice, cache: str = "", progress: Progress | None = None) -> Sighting:
@@ -114,6 +110,7 @@ def watch(video: Video, choice: Choice, cache: str = "", progress: Progress | No
     if place:
         arrays = {field.name: getattr(seen, field.name) for field in dataclasses.fields(seen)}
         arrays["layout"] = np.array([DETECTORS.index(seen.layout)])  # its place among the known ones
+        arrays["notes"] = np.frombuffer(json.dumps(seen.notes).encode(), np.uint8)
         content = files.arrays_bytes({name: np.asarray(values, np.float32) for name, values in arrays.items()})
         files.write_bytes(place, content)
         return _read(place)  # in the precision in which it is kept, as an interrupted import finds it
@@ -154,17 +151,23 @@ def _alone(video: Video, choice: Choice, progress: Progress | None) -> Sighting:
 def survey(video: Video) -> tuple[list[Track], Numbers]:
     """Everybody in frames SURVEY apart or farther, and the times [N] of these frames."""
     step = max(SURVEY, video.seconds / SURVEYED)
+    times, people = _searched(video, step)
+    boxes: list[list[Numbers | None]] = [[one.box for one in found] for found in people]
+    return follow_boxes(boxes, times, nearest=0.05, patience=2.5 * step), times
+
+
+def _searched(video: Video, step: float) -> tuple[Numbers, list[list[Found]]]:
+    """Times [N] of frames at least `step` seconds apart, and everybody in each."""
     find = engine(following=False)
     times: list[float] = []
-    boxes: list[list[Numbers | None]] = []
+    people: list[list[Found]] = []
     for time, picture in video_frames.frames(video):
         if not times or time >= times[-1] + step - 1e-6:
             times.append(time)
-            boxes.append([found.box for found in find_people(picture, find)])
+            people.append(find_people(picture, find))
     if not times:
         raise DatasetError(f"{video.path}: expected frames, found none. Leave it out.")
-    found_times = np.array(times)
-    return follow_boxes(boxes, found_times, nearest=0.05, patience=2.5 * step), found_times
+    return np.array(times), people
 
 
 def _pictures(video: Video, progress: Progress | None) -> Iterator[tuple[float, Picture]]:
@@ -200,8 +203,9 @@ def _in_boxes(pictures: Iterable[tuple[float, Picture]], tracks: list[tuple[Numb
 def _with_detections(video: Video, choice: Choice, progress: Progress | None) -> Sighting:
     """The image from another program's files; space from the same file, or from MediaPipe in that person's box."""
     place = find_file(choice.detections, stem(video.path), choice.format)
-    given = read_detections(place, choice.format, count=video.count, fps=video.fps)
-    given = dataclasses.replace(given, pixels=given.pixels * (max(video.size) / max(video.whole_size)))
+    own = video_frames.frame_times(video)
+    given = read_detections(place, choice.format, count=len(own), fps=video.fps, times=own, video=stem(video.path))
+    given, notes = _as_pictured(video, given, place)
     chosen = choose(follow(given), given.times, choice.person, place)
     pictures = _pictures(video, progress)
     if given.world is None:
@@ -222,8 +226,71 @@ def _with_detections(video: Video, choice: Choice, progress: Progress | None) ->
     changes = np.array([lifted.changes[a:b].max(initial=0.0) for a, b in between])
     return dataclasses.replace(
         lifted, layout=given.layout, times=given.times, pixels=pixels, score=score, part=part, world=world,
-        presence=presence, changes=changes,
+        presence=presence, changes=changes, notes=(*notes, *lifted.notes),
     )  # fmt: skip
+
+
+def _as_pictured(video: Video, given: Detections, place: str) -> tuple[Detections, list[str]]:
+    """Detections in pixels of `video.size`, corrected where the pictures show that they are of other frames, of another
+    size or side; and notes. DatasetError where they cannot be of this video."""
+    notes, size = list(given.notes), video.size
+    stored = dataclasses.replace(given, pixels=given.pixels * video.scale)
+    shown = dataclasses.replace(given, pixels=given.pixels * video.scale.min())  # of pixels that were square already
+    fit, given = None, stored
+    if stored.world is None:
+        times, people = _searched(video, video.seconds / comparing.SAMPLES)
+        at = np.searchsorted(stored.times, times + 0.5 / video.fps, side="right") - 1
+        samples: list[comparing.Sample] = []
+        for k, found in zip(at, people, strict=True):
+            if found:
+                seen = [comparing.direct(one.pixels, one.visibility, BLAZEPOSE33) for one in found]
+                samples.append((max(int(k), 0), np.stack([p for p, _ in seen]), np.stack([s for _, s in seen])))
+        fit = comparing.compare(stored, samples, size, video.fps)
+        if np.ptp(video.scale) > 0 and fit:
+            other = comparing.compare(shown, samples, size, video.fps)
+            if other and other.after < comparing.BETTER * fit.after:
+                notes.append(f"{place}: the keypoints are taken to be in square pixels, as the picture is shown.")
+                fit, given = other, shown
+    if fit is None:
+        _check_reach(given, size, place)
+        what = "they bring their own depth" if stored.world is not None else "MediaPipe sees too few of these people"
+        notes.append(f"{place}: nothing compares these keypoints with the picture ({what}): look at the sheets.")
+        return given, [*notes, *([given.doubt] if given.doubt else [])]
+    far, rest = (f"{100 * share:.0f} % of a person's size" for share in (fit.before, fit.after))
+    if fit.before > comparing.WRONG and not fit.is_sure:
+        raise DatasetError(
+            f"{place}: expected the keypoints of this video, found them {far} from where MediaPipe sees the joints, "
+            "and no nearer in other frames, at another scale or with other sides. Do they belong to this video, at its "
+            "frame rate?"
+        )
+    if fit.is_sure and not fit.is_none:
+        changes = [f"{abs(fit.offset)} frame(s) {'later' if fit.offset > 0 else 'earlier'}"] if fit.offset else []
+        changes += [f"scaled by {fit.scale:.3f}"] if fit.scale != 1.0 else []
+        changes += [f"as of {fit.view.name}"] if fit.view.name else []
+        notes.append(
+            f"{place}: corrected: {', '.join(changes)}. The keypoints were {far} from where MediaPipe sees the joints, "
+            f"now {rest}."
+        )
+        given = comparing.corrected(given, fit, size)
+    elif fit.before > comparing.ROUGH:
+        notes.append(
+            f"{place}: the keypoints are {far} from where MediaPipe sees the joints, and nothing tells why: look at "
+            "the sheets."
+        )
+    if given.doubt and not fit.confirms:
+        notes.append(given.doubt)
+    return given, notes
+
+
+def _check_reach(given: Detections, size: tuple[int, int], place: str) -> None:
+    """Refuse keypoints most of which would be outside the picture."""
+    points = given.pixels[given.score > 0]
+    if len(points) and not np.all((np.median(points, 0) >= 0) & (np.quantile(points, 0.75, 0) <= np.array(size))):
+        x, y = np.quantile(points, 0.75, 0)
+        raise DatasetError(
+            f"{place}: expected keypoints in a picture of {size[0]} x {size[1]}, found a quarter of them beyond "
+            f"x = {x:.0f} or y = {y:.0f}. Give them in pixels of this video."
+        )
 
 
 def _gather(video: Video, rows: Iterable[Row]) -> Sighting:
@@ -236,12 +303,18 @@ def _gather(video: Video, rows: Iterable[Row]) -> Sighting:
         times.append(time)
         parts.append(part)
         found.append(person)
+    if not times:
+        raise DatasetError(f"{video.path}: expected frames, found none. Leave it out.")
+    notes: tuple[str, ...] = ()
+    if video.seconds - times[-1] - 1 / video.fps > MISSING:
+        end = f"its pictures end at {times[-1]:.1f} of {video.seconds:.1f} s"
+        notes = (f"{end}: it was not downloaded whole, or its sound is longer than they are.",)
     nobody = Found(np.zeros((33, 2)), np.zeros(33), np.zeros((33, 3)))
     people = [nobody if person is None else person for person in found]
     return Sighting(
         BLAZEPOSE33, video.size, np.array(times), np.stack([p.pixels for p in people]),
         np.stack([p.visibility for p in people]), np.stack([p.world for p in people]),
-        np.array([p.presence for p in people]), np.array(changes), np.array(parts, dtype=np.float64),
+        np.array([p.presence for p in people]), np.array(changes), np.array(parts, dtype=np.float64), notes,
     )  # fmt: skip
 
 
@@ -250,7 +323,8 @@ def _read(place: str) -> Sighting:
     arrays = {name: values.astype(np.float64) for name, values in files.read_arrays(place, needed=names).items()}
     layout = DETECTORS[int(arrays.pop("layout")[0])]
     width, height = arrays.pop("size")
-    return Sighting(layout=layout, size=(round(width), round(height)), **arrays)
+    notes = json.loads(arrays.pop("notes").astype(np.uint8).tobytes())
+    return Sighting(layout=layout, size=(round(width), round(height)), notes=tuple(notes), **arrays)
 
 
 def engine(*, following: bool) -> Engine:
