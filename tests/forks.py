@@ -92,6 +92,7 @@ def child(request: dict) -> None:
     except BaseException:
         sys.excepthook(*sys.exc_info())
         status = 1
+    atexit._run_exitfuncs()
     sys.stdout.flush(), sys.stderr.flush()
     util._exit_function()
     os._exit(status)
