@@ -6,13 +6,14 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from people import real_motions
 from scipy.spatial.transform import Rotation
 
 from videomdm_ext.data import files
 from videomdm_ext.data.folder import read_folder
 from videomdm_ext.data.importing import run_import
 from videomdm_ext.data.motions import Optics
-from videomdm_ext.data.sources.amass import AmassImporter
+from videomdm_ext.data.sources.amass import MOST_FALL, AmassImporter, fall
 from videomdm_ext.data.sources.base import ImportOptions
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.motion.body_models import read_model
@@ -214,3 +215,23 @@ def test_a_pickled_model_gives_the_same_joints_through_smplx(tmp_path):
     (tmp_path / "SMPL_FEMALE.pkl").write_bytes(b"nothing")
     with pytest.raises(DatasetError, match=r"SMPL_FEMALE\.pkl: expected a body model"):
         read_model(tmp_path / "SMPL_FEMALE.pkl", files.read_only)
+
+
+def test_a_frame_rate_twice_too_high_makes_a_person_fall_faster_than_gravity_can(tmp_path, caplog):
+    """Someone who bounces, 0.6 s in the air each time: free fall at the true rate, four times that at twice of it."""
+    write_body(tmp_path / "models")
+    arrays = parameters(frames=361, fps=60.0)
+    air = (np.arange(361) / 60) % 0.6
+    arrays["trans"][:, 2] = 1.2 + 9.81 / 2 * air * (0.6 - air)
+    arrays["poses"][:, 3:66] = 0.0
+    for rate, warned in ((60.0, False), (120.0, True)):
+        caplog.clear()
+        take(tmp_path, {**arrays, "mocap_framerate": rate})
+        assert ("may be twice too high" in caplog.text) == warned, caplog.text
+        assert not warned or ("falls with 4.0 times" in caplog.text and "correct mocap_framerate" in caplog.text)
+
+
+@pytest.mark.parametrize("name", ["jump", "kick", "cartwheel", "dance_b", "spinkick"])
+def test_recorded_leaps_fall_as_gravity_has_it_and_too_fast_at_twice_the_rate(name):
+    motion = real_motions()[name].double()
+    assert 0.9 < fall(motion, 20.0) < MOST_FALL < fall(motion, 40.0)
