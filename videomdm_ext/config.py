@@ -134,6 +134,14 @@ class Source:
 
     clips: str = option("", "Folder of a data set made by `videomdm data`; empty: the host's own data.")
     crop_frames: int = option(196, "Longest crop of a clip, frames.")
+    start_from: str = option(
+        "",
+        "Begin with the weights of a checkpoint, or of the newest in a run's folder, with its args.json beside it; "
+        "`videomdm train --from` is the same.",
+    )
+    start_statistics: str = option(
+        "", "Folder with the Mean.npy and Std.npy of that checkpoint's training; empty: as its args.json says."
+    )
     text_features: str = option(
         "auto",
         "Text features: clip (the host's own), minilm (extra `demo`), words (hashed, no model), the name of a plugin's "

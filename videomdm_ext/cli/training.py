@@ -219,13 +219,16 @@ def say_refined(path: str) -> None:
 
 
 def train(words: Sequence[str]) -> int:
-    """`videomdm train [--mdm PATH] [--arm NAME] [--rounds N] HOST-OPTIONS`: the host's trainer with an arm's options.
+    """`videomdm train [--mdm PATH] [--arm NAME] [--from CHECKPOINT] [--rounds N] HOST-OPTIONS`: the host's trainer with
+    an arm's options.
 
     Under 2D supervision its loss is that of `videomdm_ext/mdm/loss.py`.
     """
     mdm, rest = take(list(words), "--mdm")
     arm, rest = take(rest, "--arm")
     rounds, rest = take(rest, "--rounds")
+    start, rest = take(rest, "--from")
+    rest = [*rest, *(["--start_from", start] if start else [])]
     host = ["--mdm", mdm] if mdm else []
     given = [*(load_arm(arm).flags if arm else []), *rest]
     folder, _ = take(rest, "--save_dir")

@@ -97,6 +97,8 @@ def load(host: Checkout, checkpoint: Path, *, device: str = "cpu", clips: str = 
     vars(args).update({**_defaults_of_plugins(), **vars(args)})
     if clips:
         args.clips = clips
+    if getattr(args, "start_from", ""):
+        args.start_statistics = str(checkpoint.resolve().parent)
     hook.use(host)
     model_util = importlib.import_module("utils.model_util")
     try:

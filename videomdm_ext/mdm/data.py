@@ -36,7 +36,7 @@ from videomdm_ext.data.clip import (
     with_truth_as_teacher,
 )
 from videomdm_ext.data.files import Array
-from videomdm_ext.data.folder import Card, read_card, read_folder, read_statistics
+from videomdm_ext.data.folder import Card, read_card, read_folder, read_moments, read_statistics
 from videomdm_ext.data.index import Clips
 from videomdm_ext.data.refined import is_made, make_refined, read_refined
 from videomdm_ext.errors import ConfigError, HostError
@@ -166,30 +166,35 @@ def open_dataset(
 ) -> HostDataset:
     """The clips of --clips with the teacher that the supervision names in the place of the diffused motion."""
     card, clips = read_folder(source.clips, split)
-    clips, (mean, std) = with_teacher(source.clips, card, clips, supervision.teacher)
+    clips, (mean, std) = with_teacher(source.clips, card, clips, supervision.teacher, source.start_statistics)
     clips = clips.map(partial(with_azimuth_error, degrees=supervision.azimuth_noise_degrees))
     space = FeatureSpace(by_name(card.skeleton), torch.from_numpy(mean), torch.from_numpy(std), card.heading)
     return kind(clips, space, source.crop_frames, seed)
 
 
-def with_teacher(path: str, card: Card, clips: Sequence[Clip], diffused: str) -> tuple[Clips, tuple[Array, Array]]:
+def with_teacher(
+    path: str, card: Card, clips: Sequence[Clip], diffused: str, start: str = ""
+) -> tuple[Clips, tuple[Array, Array]]:
     """The clips with what is diffused as their teacher, refined first where that is asked; its Mean and Std [D].
 
-    Teachers that a run made keep that run's, so that weights which go on mean what they meant.
+    Teachers that a run made keep that run's, and a training that began with other weights those of the folder `start`,
+    so that weights which go on mean what they meant.
     """
     clips = Clips.of(clips)
     if diffused == "gt":
         for number in (i for i, entry in enumerate(clips.entries) if not entry.has_truth):
             with_truth_as_teacher(clips[number])  # refuse the first of them before any work
-        return clips.map(with_truth_as_teacher), read_statistics(path)
-    if diffused == "refined":
+        clips, statistics = clips.map(with_truth_as_teacher), read_statistics(path)
+    elif diffused == "refined":
         if not is_made(path, card):
             logger.info("refining the teachers of %s", path)
             make_refined(path, card, _log_tenths)
         clips, statistics = read_refined(path, card, clips)
     else:
         statistics = read_statistics(path, card.lifter)
-    past = card.recipe.get("refreshed", {})
+    if start:
+        return clips, read_moments(start, by_name(card.skeleton).num_features)
+    past = card.recipe.get("refreshed", {}) if diffused != "gt" else {}
     kept = [np.asarray(past[name], np.float32) for name in ("mean", "std") if name in past]
     return clips, (kept[0], kept[1]) if kept else statistics
 
@@ -369,7 +374,7 @@ def _on_folder(host_class: type, folder: pathlib.Path, **named: Any) -> Any:
 def speak_training_units(dataset: Any, source: Source, supervision: Supervision) -> None:
     """Give an evaluation set the Mean and Std that the model was trained with."""
     card = read_card(source.clips)
-    mean, std = with_teacher(source.clips, card, [], supervision.teacher)[1]
+    mean, std = with_teacher(source.clips, card, [], supervision.teacher, source.start_statistics)[1]
     if mean.shape != dataset.mean.shape:
         raise HostError(
             f"{source.clips}: expected statistics of {dataset.mean.shape[0]} features as the host's data have, found "

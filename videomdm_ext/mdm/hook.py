@@ -30,7 +30,7 @@ from videomdm_ext.data import locks
 from videomdm_ext.data.files import read_json
 from videomdm_ext.data.folder import read_card
 from videomdm_ext.errors import ConfigError, HostError, message_of
-from videomdm_ext.mdm import data, distributed, evaluation, loop, loss, pairing, remedies, resume, text
+from videomdm_ext.mdm import data, distributed, evaluation, finetuning, loop, loss, pairing, remedies, resume, text
 from videomdm_ext.mdm.checkout import DENOISERS, ENDS, OPTIONS, PACKAGES, PARSER, RULES, STANDIN, Checkout, require
 from videomdm_ext.mdm.speed import approximate, exact
 
@@ -193,8 +193,11 @@ def activate(args: argparse.Namespace, *, loading: bool = False) -> None:
     trains = not loading and hasattr(args, "save_dir") and hasattr(args, "num_steps")
     if not trains and not loading:
         distributed.check_one_process()
+    start = None
     if trains:
         distributed.check_launch()
+        if from_args(Source, args).start_from:
+            start = finetuning.settle(args, sys.argv[1:], _root())
         check_numbers(args)
         check_seams(args)
         if os.environ.get("RANK", "0") == "0":  # the others write nothing there
@@ -208,6 +211,8 @@ def activate(args: argparse.Namespace, *, loading: bool = False) -> None:
         resume.refuse_resumed(args)
     elif getattr(args, "model_path", ""):
         checkpoint = Path(args.model_path)
+        if getattr(args, "start_from", ""):
+            args.start_statistics = str(checkpoint.resolve().parent)
         if (stored := checkpoint.with_name("args.json")).is_file():
             check_stored(argparse.Namespace(**read_json(stored, "args")), checkpoint)
         resume.refuse(checkpoint)
@@ -227,10 +232,12 @@ def activate(args: argparse.Namespace, *, loading: bool = False) -> None:
     exact.keep_last_text(denoiser)
     unconstrained = getattr(args, "unconstrained", False)
     denoiser = without_text(denoiser) if unconstrained else with_text_encoder(denoiser, encoder)
+    if start is not None:
+        denoiser = start.begun(denoiser)
     _swap(model_util, name, approximate.quicker(denoiser, approximate.activate(args, sys.argv[1:])))
     if trains and distributed.launched():
         meet(args)
-    _swap_data(args)
+    _swap_data(args, start)
     _pair(args)
 
 
@@ -372,7 +379,7 @@ def without_text(base: type) -> type:
     return WithoutText
 
 
-def _swap_data(args: argparse.Namespace) -> None:
+def _swap_data(args: argparse.Namespace, start: finetuning.Start | None) -> None:
     """Train on --clips where it is given, and let plugins wrap what the host loads."""
     source, supervision = from_args(Source, args), from_args(Supervision, args)
     get_data = importlib.import_module("data_loaders.get_data")
@@ -388,6 +395,8 @@ def _swap_data(args: argparse.Namespace) -> None:
     @functools.wraps(host_dataset)
     def get_dataset(name: str, num_frames: int, split: str = "train", *rest: Any, **named: Any) -> Any:
         hml_mode = rest[0] if rest else named.get("hml_mode", named.get("load_mode", "train"))
+        if start is not None:
+            start.write()
         if not source.clips:
             dataset = host_dataset(name, num_frames, split, *rest, **named)
         elif hml_mode in ("eval", "gt"):

@@ -387,8 +387,10 @@ def checkpoint_folder(args: Namespace) -> Path | None:
     save_dir = getattr(args, "save_dir", None)
     if save_dir and any(Path(save_dir).glob("model*.pt")):
         return Path(save_dir)
-    resumed = Path(getattr(args, "resume_checkpoint", "") or "")
-    return resumed.parent if resumed.is_file() else None
+    for begun in (getattr(args, name, "") for name in ("resume_checkpoint", "start_from")):
+        if begun and Path(begun).is_file():
+            return Path(begun).parent
+    return None
 
 
 def _known(name: str) -> str:
