@@ -80,7 +80,8 @@ VIDEO = [
     "pillow>=10.0",
     "scipy>=1.11",
 ]
-FILM = ["anny==0.6.2", "moderngl>=5.10"]
+BODY = ["anny==0.6.2"]
+FILM = [*BODY, "moderngl>=5.10"]
 BENCH = ["prdc>=0.2", "scipy>=1.11"]
 SCALE = ["pyarrow>=15.0", "ray>=2.50,<3"]  # 2.50 is the first with `ray symmetric-run`
 TEST = [
@@ -123,6 +124,7 @@ setup(
         "demo": DEMO,
         "mdm": MDM,
         "video": VIDEO,
+        "body": BODY,
         "film": FILM,
         "bench": BENCH,
         "scale": SCALE,

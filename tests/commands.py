@@ -49,6 +49,7 @@ NOT_HERE = {
     "python docs/measure_scale.py watch": "it detects people: minutes",
     "videomdm data refresh": "it needs a run trained on the set: tests/inference/test_refresh.py",
     "videomdm data film": "minutes: it renders films and detects people in them; tests/data/test_film.py",
+    "videomdm export MOTIONS.npz --body": "the extra body: tests/render/test_body.py",
     "videomdm demo": "tests/test_wheel.py runs it, from a wheel",
     "videomdm demo --video": "minutes, and two wheels of videos: tests/bench/test_video_demo_end_to_end.py",
 }

@@ -33,7 +33,7 @@ COMMANDS = documents.commands()
 OURS = [command for command in COMMANDS if command.words[0] == "videomdm"]
 OTHERS = {
     "git", "pip", "python3.11", ".", "cd", "pytest", "ruff", "mypy", "lint-imports", ".ci/run", "torchrun",
-    "ray", "srun",
+    "ray", "srun", "blender",
 }  # fmt: skip
 """Programs in the documents that are not ours, and are not run here."""
 MDM_ONLY = {"eval.eval_humanml"}

@@ -9,7 +9,6 @@ import torch
 from filmed import FOCAL, SIZE, write_film_set
 
 from videomdm_ext.cli.main import main
-from videomdm_ext.data.film.body import HEADS, SEGMENTS, Body, build_body
 from videomdm_ext.data.film.filming import Shown, positions_at
 from videomdm_ext.data.film.scenes import MARGIN, Draw, draw_camera, draw_light, draw_room
 from videomdm_ext.data.film.stage import Stage, _view
@@ -18,6 +17,7 @@ from videomdm_ext.data.refined import detector_error
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.cameras import project
 from videomdm_ext.motion.features import decode
+from videomdm_ext.motion.human_mesh import HEADS, SEGMENTS, Body, build_body
 from videomdm_ext.motion.skeletons import SMPL22
 
 

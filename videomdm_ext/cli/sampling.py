@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -30,14 +31,18 @@ from videomdm_ext.inference.refresh import REFRESHING, refresh_folder
 from videomdm_ext.inference.sample import Trained
 from videomdm_ext.mdm import distributed
 from videomdm_ext.mdm.data import with_teacher
-from videomdm_ext.motion.skeletons import Skeleton
+from videomdm_ext.motion.human_mesh import Body as HumanBody
+from videomdm_ext.motion.human_mesh import build_body
+from videomdm_ext.motion.skeletons import SMPL22, Skeleton
 from videomdm_ext.render import figures
+from videomdm_ext.render.body import RIG, wear
 from videomdm_ext.render.bvh import to_bvh
 from videomdm_ext.render.fitting import Fitted, fit
 from videomdm_ext.render.glb import Body, to_glb
 from videomdm_ext.render.page import Scene, Track, clip_scene, page
 
 FORMATS = ("npz", "bvh", "glb", "page", "png")
+BODIES = ("auto", "anny", "sticks")
 LONGEST_CAPTION = 1000
 """Characters; text encoders read some 20 to 250 words, and drop the rest unsaid."""
 FEWEST_FRAMES = 2
@@ -60,16 +65,17 @@ def chosen(formats: str) -> list[str]:
 
 def write(
     out: Path, stem: str, motions: Sequence[tuple[str, Tensor]], scenes: Sequence[Scene], formats: Sequence[str],
-    skeleton: Skeleton, fps: float,
+    skeleton: Skeleton, fps: float, human: HumanBody | None = None,
 ) -> None:  # fmt: skip
     """BVH and GLB of named motions [T, J, 3] in OUT/bvh and OUT/glb, and OUT/STEM.html of the scenes."""
     endings = [name for name in ("bvh", "glb") if name in formats]
     for number, (name, motion) in enumerate(motions if endings else ()):
         label = f"{number:03}-{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')[:40]}".rstrip("-")
         places = {ending: out / ending / f"{label}.{ending}" for ending in endings}
-        write_fitted(places, motion, skeleton, fps, name)
+        write_fitted(places, motion, skeleton, fps, name, human=human)
     if "page" in formats:
-        write_bytes(str(out / f"{stem}.html"), page(scenes, skeleton, fps, f"{stem} of {out.parent.name}").encode())
+        text = page(scenes, skeleton, fps, f"{stem} of {out.parent.name}", body=human)
+        write_bytes(str(out / f"{stem}.html"), text.encode())
 
 
 def say_where(out: Path, stem: str, formats: Sequence[str]) -> None:
@@ -80,10 +86,34 @@ def say_where(out: Path, stem: str, formats: Sequence[str]) -> None:
         say_next(f"view {quoted(out)}")
 
 
+def human_body(choice: str, skeleton: Skeleton) -> HumanBody | None:
+    """The mesh that --body asks for, None for sticks; `auto` is Anny where its package is installed."""
+    if choice not in BODIES:
+        raise ConfigError(f"--body: expected one of {', '.join(BODIES)}, found {choice!r}. Correct it.")
+    fits = skeleton.name == SMPL22.name
+    if choice == "anny" and not fits:
+        raise ConfigError(f"--body anny: expected motions of {SMPL22.name}, found {skeleton.name}. Use sticks.")
+    if choice == "sticks" or not fits or (choice == "auto" and find_spec("anny") is None):
+        return None
+    with console.status("building the body; the first time takes a few minutes"):
+        return build_body({})
+
+
 def write_fitted(
-    places: Mapping[str, Path], motion: Tensor, skeleton: Skeleton, fps: float, name: str, body: Body | None = None
-) -> Fitted:
-    """Fit a skeleton to a motion [T, J, 3], and write it to the places of `bvh` and `glb` that there are. -> the fit"""
+    places: Mapping[str, Path], motion: Tensor, skeleton: Skeleton, fps: float, name: str, *, body: Body | None = None,
+    human: HumanBody | None = None,
+) -> Fitted | None:  # fmt: skip
+    """Fit a skeleton to a motion [T, J, 3], and write it to the places of `bvh` and `glb` that there are.
+
+    A human mesh needs no fit, as its joints are those of the motion. -> the fit, None where nothing needed one
+    """
+    if human and "glb" in places:
+        worn = wear(human, motion, fps)
+        content = to_glb(worn.fitted, RIG, fps, name, mesh=worn.mesh, shifts=worn.shifts)
+        write_bytes(str(places["glb"]), content)
+        places = {ending: place for ending, place in places.items() if ending != "glb"}
+        if "bvh" not in places:
+            return None
     sized = body.sized(motion) if body else None
     fitted = fit(motion, skeleton, fps, offsets=sized.offsets if sized else None)
     if "bvh" in places:
@@ -126,6 +156,8 @@ class Sample:
     """Folder to write to; by default RUN/samples."""
     formats: str = ",".join(FORMATS)
     """What to write: arrays, BVH and GLB for other programs, a page for the browser, a picture."""
+    body: str = "auto"
+    """What GLB and page show: anny, a human mesh (extra `body`), sticks, or auto: anny where it is installed."""
 
     def __call__(self) -> int:
         place, formats = self.place(), chosen(self.formats)
@@ -150,6 +182,8 @@ class Sample:
     def make(self, out: Path, trained: Trained, wanted: Sequence[tuple[str, int]], formats: Sequence[str]) -> None:
         """Sample motions for captions and lengths, and write them."""
         check_writable(str(out))
+        drawn = {"glb", "page"} & set(formats)
+        human = human_body(self.body, trained.space.skeleton) if drawn else None
         console.print(f"sampling {len(wanted)} motions")
         seed, guidance, bar = self.seed, self.guidance, console.is_terminal
         made = sampling.sample(trained, wanted, seed=seed, guidance=guidance, ddim=self.ddim, progress=bar)
@@ -158,7 +192,7 @@ class Sample:
         scenes = [Scene(text, [Track.of("sample", m.numpy(), skeleton)]) for text, m in zip(said, made, strict=True)]
         if "npz" in formats:
             sampling.write_motions(out / "samples.npz", {"samples": made}, said)
-        write(out, "samples", list(zip(said, made, strict=True)), scenes, formats, skeleton, fps)
+        write(out, "samples", list(zip(said, made, strict=True)), scenes, formats, skeleton, fps, human)
         if "png" in formats:
             shown = [figures.Example(text, {"sample": m.numpy()}) for text, m in zip(said[:6], made[:6], strict=True)]
             figures.save(figures.strips(shown, skeleton, fps), str(out / "samples.png"))

@@ -17,7 +17,7 @@ from torch import Tensor
 from videomdm_ext.bench.plan import Plan, read_plan
 from videomdm_ext.bench.reference import motion, motion_of
 from videomdm_ext.cli.console import chosen_ids, console, quoted
-from videomdm_ext.cli.sampling import write_fitted
+from videomdm_ext.cli.sampling import human_body, write_fitted
 from videomdm_ext.data import files
 from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.folder import CARD, SPLITS, Card, read_card, read_clip, read_folder
@@ -55,6 +55,9 @@ class View:
     """Serve the page on this computer until Ctrl-C."""
     port: int = 8000
     """Port of --serve; 0: any that is free."""
+    body: str = "auto"
+    """What is shown: anny, a human mesh (extra `body`) beside sticks, sticks alone, or auto: anny where it is
+    installed."""
 
     def __call__(self) -> int:
         good = self.count > 0 and self.fps > 0 and math.isfinite(self.fps) and 0 <= self.port < 65536
@@ -64,7 +67,7 @@ class View:
                 f"found {self.count}, {self.fps:g}, {self.port} and {self.split}. Correct the options."
             )
         scenes, skeleton, fps, title = self.find()
-        text = page(scenes, skeleton, fps, title)
+        text = page(scenes, skeleton, fps, title, body=human_body(self.body, skeleton))
         out = self.out or Path(f"{self.what.resolve().name.removesuffix('.npz')}.html")
         files.check_writable(str(out.absolute().parent))
         files.write_bytes(str(out.absolute()), text.encode())
@@ -284,6 +287,8 @@ class Export:
     """A folder with SMPL, SMPL-H or SMPL-X model files of your own: bones are that body's, and the GLB shows it."""
     gender: str = "neutral"
     """Which of those bodies."""
+    body: str = "auto"
+    """What the GLB shows: anny, a human mesh (extra `body`), sticks, or auto: anny where it is installed."""
 
     def __call__(self) -> int:
         formats = self.formats()
@@ -294,6 +299,7 @@ class Export:
         body = read_body(self.smpl, self.gender) if self.smpl else None
         if body and skeleton.num_joints != len(body.offsets):
             raise ConfigError(f"--smpl: expected motions of smpl22, found {skeleton.name}. Leave it out.")
+        human = human_body(self.body, skeleton) if "glb" in formats and not body else None
         lines = []
         for name, positions, caption in moves:
             places = {ending: out / f"{name}.{ending}" for ending in formats}
@@ -302,9 +308,10 @@ class Export:
                 figures.animation(str(place), example, skeleton, fps=self.fps)
             lines.append(f"{out / name}: {len(positions)} frames")
             if {"bvh", "glb"} & places.keys():
-                off = write_fitted(places, positions, skeleton, self.fps, name, body)
-                mean, most, joint = off.mean_mm.mean(), off.max_mm.max(), skeleton.joints[int(off.max_mm.argmax())]
-                lines[-1] += f"; bones of one length are off by {mean:.1f} mm, at most {most:.0f} mm ({joint})"
+                off = write_fitted(places, positions, skeleton, self.fps, name, body=body, human=human)
+                if off:
+                    mean, most, joint = off.mean_mm.mean(), off.max_mm.max(), skeleton.joints[int(off.max_mm.argmax())]
+                    lines[-1] += f"; bones of one length are off by {mean:.1f} mm, at most {most:.0f} mm ({joint})"
         for line in lines[:SHOWN]:
             console.print(line, highlight=False)
         console.print(f"{len(moves)} motions written as {', '.join(formats)}")
@@ -318,8 +325,11 @@ class Export:
             raise ConfigError(f"--format: expected any of {','.join(FORMATS)}, found {self.format!r}. Correct it.")
         if self.count < 0 or not 0 < self.fps < float("inf"):
             raise ConfigError("--count: expected 0 or more; --fps: a number above 0. Correct it.")
-        if self.smpl and "glb" not in formats:
-            raise ConfigError(f"--smpl: expected glb among the formats, found {self.format!r}. Add it to --format.")
+        if self.smpl and self.body == "anny":
+            raise ConfigError("--smpl, --body anny: expected one of the two bodies, found both. Leave one out.")
+        if (self.smpl or self.body == "anny") and "glb" not in formats:
+            option = "--smpl" if self.smpl else "--body anny"
+            raise ConfigError(f"{option}: expected glb among the formats, found {self.format!r}. Add it to --format.")
         if {"mp4", "gif"} & set(formats):
             figures.require()
             figures.require("PIL.Image")

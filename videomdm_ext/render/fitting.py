@@ -55,19 +55,19 @@ class Fitted:
 
 def fit(positions: Tensor, skeleton: Skeleton, fps: float, *, offsets: Tensor | None = None) -> Fitted:
     """Rotations that bring a skeleton to positions [T, J, 3], m; its rest pose is the motion's own or `offsets`."""
-    target = _checked(positions, skeleton)
+    target = checked(positions, skeleton)
     offsets = rest_offsets(target, skeleton) if offsets is None else offsets.to(target)
-    turned = _aimed(target, offsets, skeleton, fps)
+    turned = aimed(target, offsets, skeleton, fps)
     parts = [
         _refined(each, each[:, 0], start, offsets, skeleton)
         for each, start in zip(target.split(FRAMES), turned.split(FRAMES), strict=True)
     ]
     turned, root = (torch.cat(part) for part in zip(*parts, strict=True))
     off = 1000 * torch.linalg.vector_norm(_placed(turned, root, offsets, skeleton) - target, dim=-1)
-    return Fitted(offsets, _local(turned, skeleton), root, off.mean(0), off.amax(0))
+    return Fitted(offsets, local_rotations(turned, skeleton), root, off.mean(0), off.amax(0))
 
 
-def _checked(positions: Tensor, skeleton: Skeleton) -> Tensor:
+def checked(positions: Tensor, skeleton: Skeleton) -> Tensor:
     positions = torch.as_tensor(positions).double()
     if positions.ndim != 3 or positions.shape[1:] != (skeleton.num_joints, 3) or not len(positions):
         raise DatasetError(
@@ -82,8 +82,11 @@ def _checked(positions: Tensor, skeleton: Skeleton) -> Tensor:
     return positions
 
 
-def _aimed(target: Tensor, offsets: Tensor, skeleton: Skeleton, fps: float) -> Tensor:
-    """Rotations of the joints' frames in the world, one joint after the other. -> [T, J, 3, 3]"""
+def aimed(target: Tensor, offsets: Tensor, skeleton: Skeleton, fps: float, *, starts: Tensor | None = None) -> Tensor:
+    """Rotations of the joints' frames in the world, one joint after the other. -> [T, J, 3, 3]
+
+    A bone starts where the frames before it place its joint, or at `starts` [T, J, 3].
+    """
     turned: list[Tensor] = []
     placed: list[Tensor] = []
     still = torch.eye(3).to(target).expand(len(target), 3, 3)
@@ -91,6 +94,7 @@ def _aimed(target: Tensor, offsets: Tensor, skeleton: Skeleton, fps: float) -> T
         parent = skeleton.parents[joint]
         frame = turned[parent] if joint else still
         place = placed[parent] + frame @ offsets[joint] if joint else target[:, 0]
+        place = place if starts is None else starts[:, joint]
         if len(kids) == 1:
             usual = torch.nn.functional.normalize(frame @ offsets[kids[0]], dim=-1)
             way = torch.nn.functional.normalize(target[:, kids[0]] - place + DOUBT * usual, dim=-1)
@@ -121,7 +125,7 @@ def _placed(turned: Tensor, root: Tensor, offsets: Tensor, skeleton: Skeleton) -
     return torch.stack(placed, 1)
 
 
-def _local(turned: Tensor, skeleton: Skeleton) -> Tensor:
+def local_rotations(turned: Tensor, skeleton: Skeleton) -> Tensor:
     """Local rotations of frames in the world, each quaternion on the side of the one before. -> [T, J, 4], wxyz"""
     parents = turned[:, list(skeleton.parents[1:])]
     local = torch.cat((turned[:, :1], parents.mT @ turned[:, 1:]), 1)
@@ -244,7 +248,7 @@ def _shaped(offsets: Tensor, bones: Tensor, kids: list[int], skeleton: Skeleton)
 # -- turns about a bone ------------------------------------------------------------------------------------------------
 
 HINGES = {"hip": (1.0, 0.0, 0.0), "l_shoulder": (0.0, -1.0, 0.0), "r_shoulder": (0.0, 1.0, 0.0)}
-"""The axis about which the next joint bends, in the rest pose."""
+"""The axis about which the next joint bends, in a rest pose that does not bend it."""
 FOOT = 0.3
 """Weight of the foot's direction beside the knee's bend."""
 FAINT, CLEAR = 0.1, 0.4
@@ -271,7 +275,9 @@ def cue(joint: int, target: Tensor, offsets: Tensor, skeleton: Skeleton) -> Cue 
     while len(kids[chain[-1]]) == 1:
         chain.append(kids[chain[-1]][0])
     if name.startswith(("l_", "r_")) and hinge and len(chain) > 2:
-        return Cue(offsets.new_tensor(hinge), _bend(target, chain))
+        own = torch.linalg.cross(*torch.nn.functional.normalize(offsets[chain[1:3]], dim=-1))
+        clear = float(torch.linalg.vector_norm(own)) > CLEAR
+        return Cue(own if clear else offsets.new_tensor(hinge), _bend(target, chain))
     pair = [k for side in ("l_", "r_") for k in kids[chain[-1]] if skeleton.joints[k].startswith(side)]
     if len(pair) == 2:
         across = target[:, pair[0]] - target[:, pair[1]]

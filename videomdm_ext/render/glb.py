@@ -40,6 +40,8 @@ SKULL = (0.08, 0.07)
 SKIN = (0.45, 0.45, 0.5)
 INFLUENCES = 4
 """Joints that move a vertex, at most, in a GLB."""
+STILL = 1e-4
+"""A joint that stays as near to its offset, m, does not shift."""
 ARRAYS = ("J_regressor", "v_template", "weights", "f", "kintree_table")
 VERTICES, INDICES = 34962, 34963
 """glTF's names for what a piece of the buffer holds."""
@@ -173,7 +175,7 @@ def read_body(folder: str, gender: str = "neutral") -> Body:
     offsets = torch.cat((torch.zeros_like(rest[:1]), rest[1:] - rest[list(SMPL22.parents[1:])]))
     owners, shares = _influences(weights, [int(parent) for parent in tree[0, 1:].tolist()])
     skin = Part("skin", SKIN, faces.long())
-    return Body(Mesh(template - rest[0], _normals(template, skin.faces), owners, shares, (skin,)), offsets)
+    return Body(Mesh(template - rest[0], normals_of(template, skin.faces), owners, shares, (skin,)), offsets)
 
 
 def _find(folder: str, gender: str) -> Path:
@@ -194,11 +196,16 @@ def _influences(weights: Tensor, parents: list[int]) -> tuple[Tensor, Tensor]:
     for parent in parents[BODY_JOINTS - 1 :]:
         owner.append(owner[parent])
     own = weights.new_zeros(len(weights), BODY_JOINTS).index_add_(1, torch.tensor(owner), weights)
-    shares, owners = own.topk(INFLUENCES, dim=-1)
+    return strongest(own)
+
+
+def strongest(weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The four joints that move each vertex most, and their shares, of sum 1. [V, J] -> [V, 4], [V, 4]"""
+    shares, owners = weights.topk(INFLUENCES, dim=-1)
     return torch.where(shares > 0, owners, 0), shares / shares.sum(-1, keepdim=True)
 
 
-def _normals(vertices: Tensor, faces: Tensor) -> Tensor:
+def normals_of(vertices: Tensor, faces: Tensor) -> Tensor:
     """Unit normals [V, 3], by the area of the triangles around."""
     a, b, c = vertices[faces].unbind(1)
     outward = torch.linalg.cross(b - a, c - a)
@@ -235,10 +242,14 @@ class Store:
         return len(self.accessors) - 1
 
 
-def to_glb(fitted: Fitted, skeleton: Skeleton, fps: float, name: str, *, mesh: Mesh | None = None) -> bytes:
-    """The file's bytes: a figure of capsules, or a `mesh` made for the same rest pose, that moves as fitted."""
+def to_glb(
+    fitted: Fitted, skeleton: Skeleton, fps: float, name: str, *, mesh: Mesh | None = None, shifts: Tensor | None = None
+) -> bytes:
+    """The file's bytes: a figure of capsules, or a `mesh` made for the same rest pose, that moves as fitted.
+
+    `shifts` [T, J, 3] are the joints in their parents' frames, m, where they do not keep to their offsets.
+    """
     store, joints = Store(), skeleton.num_joints
-    moving = [joint for joint, kids in enumerate(children(skeleton)) if kids]
     mesh = mesh or capsules(fitted.offsets, skeleton)
     binds = torch.eye(4, dtype=torch.float64).repeat(joints, 1, 1)  # from the rest pose to each joint, by columns
     binds[:, 3, :3] = -at_rest(fitted.offsets, skeleton)
@@ -253,7 +264,7 @@ def to_glb(fitted: Fitted, skeleton: Skeleton, fps: float, name: str, *, mesh: M
             for part in mesh.parts
         ],
         "skins": [{"skeleton": 0, "joints": list(range(joints)), "inverseBindMatrices": store.add(_floats(binds))}],
-        "animations": [_animation(fitted, fps, name, store, moving)],
+        "animations": [_animation(fitted, fps, name, store, skeleton, shifts)],
         "accessors": store.accessors,
         "bufferViews": store.views,
         "buffers": [{"byteLength": len(store.content)}],
@@ -289,12 +300,19 @@ def _primitives(mesh: Mesh, store: Store) -> list[dict[str, Any]]:
     return [{"attributes": attributes, "indices": one, "material": number} for number, one in enumerate(indices)]
 
 
-def _animation(fitted: Fitted, fps: float, name: str, store: Store, moving: list[int]) -> dict[str, Any]:
-    """The root's way and the turns of the joints that have children."""
+def _animation(
+    fitted: Fitted, fps: float, name: str, store: Store, skeleton: Skeleton, shifts: Tensor | None
+) -> dict[str, Any]:
+    """The root's way, the turns of the joints that have children or turn, and the shifts of those that shift."""
     times = store.add((np.arange(len(fitted.root)) / fps).astype("<f4"), bounds=True)
     channels, samplers = [], []
     tracks = [(0, "translation", fitted.root)]
-    tracks += [(joint, "rotation", roma.quat_wxyz_to_xyzw(fitted.rotations[:, joint])) for joint in moving]
+    for joint, kids in enumerate(children(skeleton)):
+        turn = fitted.rotations[:, joint]
+        if kids or not torch.equal(turn, turn[:1].expand_as(turn)):
+            tracks.append((joint, "rotation", roma.quat_wxyz_to_xyzw(turn)))
+        if joint and shifts is not None and (shifts[:, joint] - fitted.offsets[joint]).abs().max() > STILL:
+            tracks.append((joint, "translation", shifts[:, joint]))
     for number, (joint, path, values) in enumerate(tracks):
         channels.append({"sampler": number, "target": {"node": joint, "path": path}})
         samplers.append({"input": times, "output": store.add(_floats(values)), "interpolation": "LINEAR"})

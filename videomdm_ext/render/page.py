@@ -22,14 +22,20 @@ from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.files import Array
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.geometry.cameras import to_camera, to_world
+from videomdm_ext.geometry.rotations import roma
 from videomdm_ext.motion.features import decode
+from videomdm_ext.motion.human_mesh import Body
 from videomdm_ext.motion.kinematics import contacts
-from videomdm_ext.motion.skeletons import Skeleton
+from videomdm_ext.motion.skeletons import SMPL22, Skeleton
+from videomdm_ext.render.body import DRESS, LIMBS, RIG, RIGGED, regions, shapes, wear
+from videomdm_ext.render.glb import at_rest
 
-SCRIPTS = ("three.min.js", "motion.js", "picture.js", "figures.js", "viewer.js")
+SCRIPTS = ("three.min.js", "motion.js", "picture.js", "body.js", "figures.js", "viewer.js")
 """In the order in which they run."""
 LARGEST = 32767
 """A coordinate in its units; one less than its negative stands for a number that is not finite."""
+MESH_CELL = 0.018
+"""Detail of the page's mesh, m."""
 WRONG = "expected {}, found {}. Correct what makes the page."
 
 
@@ -70,9 +76,9 @@ class Scene:
     view: View | None = None
 
 
-def page(scenes: Sequence[Scene], skeleton: Skeleton, fps: float, title: str) -> str:
-    """The text of the HTML file."""
-    return _document(content(scenes, skeleton, fps), title)
+def page(scenes: Sequence[Scene], skeleton: Skeleton, fps: float, title: str, *, body: Body | None = None) -> str:
+    """The text of the HTML file; with a `body`, motions of 22 joints wear it, and sticks are a key away."""
+    return _document(content(scenes, skeleton, fps, body), title)
 
 
 def study_page(
@@ -116,11 +122,11 @@ def _document(stored: Mapping[str, Any], title: str, more: str = "", allowed: st
 """
 
 
-def content(scenes: Sequence[Scene], skeleton: Skeleton, fps: float) -> dict[str, Any]:
+def content(scenes: Sequence[Scene], skeleton: Skeleton, fps: float, body: Body | None = None) -> dict[str, Any]:
     """What the scripts read. Arrays are base64 of little-endian numbers."""
     if not scenes or not 0 < fps < math.inf:
         raise ConfigError(f"page: {WRONG.format('at least one scene and fps above 0', f'{len(scenes)} and {fps:g}')}")
-    return {
+    stored: dict[str, Any] = {
         "fps": fps,
         "parents": skeleton.parents,
         "sides": [{"l": "left", "r": "right"}.get(joint.partition("_")[0], "middle") for joint in skeleton.joints],
@@ -135,6 +141,45 @@ def content(scenes: Sequence[Scene], skeleton: Skeleton, fps: float) -> dict[str
             for scene in scenes
         ],
     }
+    return _dressed(stored, scenes, fps, body) if body else stored
+
+
+def _dressed(stored: dict[str, Any], scenes: Sequence[Scene], fps: float, body: Body) -> dict[str, Any]:
+    """The content with one mesh for all, and what bends it in every motion that has no gaps."""
+    body, model = body.coarser(MESH_CELL), None
+    for scene, kept in zip(scenes, stored["scenes"], strict=True):
+        for track, one in zip(scene.tracks, kept["tracks"], strict=True):
+            if not np.isfinite(track.positions).all():
+                continue
+            worn = wear(body, torch.from_numpy(np.asarray(track.positions, np.float64)), fps)
+            model = model or worn
+            turns = roma.rotmat_to_unitquat(worn.frames).numpy()
+            one |= {"turns": packed(np.round(turns * LARGEST), "<i2"), "twists": packed(worn.twists.numpy(), "<f4")}
+            one["shape"] = packed(shapes(worn, model).numpy(), "<f4")
+    if model is None:
+        return stored
+    mesh, vertices = model.mesh, model.mesh.vertices.numpy()
+    unit = float(np.abs(vertices).max()) / LARGEST
+    stored["body"] = {
+        "unit": unit,
+        "vertices": packed(np.round(vertices / unit), "<i2"),
+        "faces": packed(body.faces.numpy(), "<u2"),
+        "joints": packed(mesh.joints.numpy(), "<u1"),
+        "weights": packed(_bytes(mesh.weights.numpy()), "<u1"),
+        "regions": packed(regions(body).numpy(), "<u1"),
+        "colours": list(DRESS.values()),
+        "rest": packed(at_rest(model.fitted.offsets, RIG).numpy(), "<f4"),
+        "rig": RIGGED,
+        "limbs": [(RIG.index(a), SMPL22.index(a), SMPL22.index(b)) for a, b in LIMBS],
+    }
+    return stored
+
+
+def _bytes(weights: NDArray[Any]) -> NDArray[Any]:
+    """Weights [V, 4] in 255ths of sum 255."""
+    whole = np.round(weights * 255)
+    whole[:, 0] += 255 - whole.sum(1)  # the greatest one takes the rest
+    return whole
 
 
 def _track(track: Track, skeleton: Skeleton, caption: str) -> dict[str, Any]:

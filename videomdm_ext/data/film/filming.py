@@ -20,7 +20,7 @@ from torch import Tensor
 
 from videomdm_ext.data import files
 from videomdm_ext.data.clip import Recording
-from videomdm_ext.data.film import body, scenes, stage
+from videomdm_ext.data.film import scenes, stage
 from videomdm_ext.data.folder import SPLITS, read_card, read_clip, read_ids
 from videomdm_ext.data.motions import own_generator, resample, resample_rotations
 from videomdm_ext.data.sources.base import ImportOptions, Member
@@ -31,6 +31,7 @@ from videomdm_ext.data.video.importer import VideoImporter
 from videomdm_ext.data.video.placing import Lens, lens_of
 from videomdm_ext.errors import DatasetError, StorageError
 from videomdm_ext.motion.features import decode
+from videomdm_ext.motion.human_mesh import Body, build_body
 from videomdm_ext.motion.skeletons import SMPL22
 
 FILMS, CAPTIONS = "films", "captions.tsv"
@@ -57,7 +58,7 @@ def film(source: str, out: str, order: Order, *, engine: Engine, progress: Calla
     require("imageio_ffmpeg")
     _, context = stage.require_moderngl()
     context.release()
-    body.build_body({})  # what is slow the first time is kept for the processes
+    build_body({})  # what is slow the first time is kept for the processes
     card = read_card(source)
     if card.skeleton != SMPL22.name:
         raise DatasetError(f"{source}: expected {SMPL22.name}, found {card.skeleton}. Film another data set.")
@@ -87,7 +88,7 @@ def film_clip(source: str, folder: str, clip_id: str, split: str, order: Order) 
     rate = draw.among(scenes.RATES)
     times = np.arange(int((len(truth) - 1) / clip.fps * rate + 1e-6) + 1) / rate
     positions = positions_at(truth, clip.fps, times).float()
-    person = body.build_body(scenes.draw_shape(draw))
+    person = build_body(scenes.draw_shape(draw))
     camera = scenes.draw_camera(positions, order.size, order.height, draw, moving=order.moving)
     colours, light = scenes.draw_clothes(person, draw), scenes.draw_light(draw)
     room = scenes.draw_room(positions, camera, draw)
@@ -122,7 +123,7 @@ def film_clip(source: str, folder: str, clip_id: str, split: str, order: Order) 
     files.write_bytes(os.path.join(folder, f"{clip_id}.npz"), files.arrays_bytes(shown))
 
 
-def _worn(person: body.Body, positions: Tensor, extrinsics: Tensor) -> Iterator[tuple[Any, Any, Any]]:
+def _worn(person: Body, positions: Tensor, extrinsics: Tensor) -> Iterator[tuple[Any, Any, Any]]:
     """Vertices, normals and camera frame by frame; few frames at a time are in memory."""
     for start in range(0, len(positions), 8):
         rows = slice(start, start + 8)

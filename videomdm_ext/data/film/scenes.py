@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from videomdm_ext.data.film.body import SEGMENTS, Body
 from videomdm_ext.data.film.stage import Light, Numbers, Solid
 from videomdm_ext.geometry.cameras import to_camera
+from videomdm_ext.motion.human_mesh import SEGMENTS, Body
 
 T = TypeVar("T")
 RATES = (20.0, 24.0, 25.0, 30.0)

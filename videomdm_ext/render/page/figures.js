@@ -12,8 +12,8 @@ const Figures = (() => {
     return made;
   }
 
-  // { group, pose(), paint(), trail() ... } of one motion on a skeleton { parents, sides, head, feet }.
-  function make(skeleton, track) {
+  // { group, pose(), paint(), trail() ... } of one motion on a skeleton { parents, sides, head, feet }, with a `body`.
+  function make(skeleton, track, body, stored) {
     const joints = skeleton.parents.length, group = new THREE.Group(), shade = new THREE.Group();
     const skin = new THREE.MeshLambertMaterial(), dark = new THREE.MeshBasicMaterial();
     const figure = { track, group, skin, dark, trails: trail(track, joints) };
@@ -26,7 +26,10 @@ const Figures = (() => {
     }
     shade.scale.y = 1e-4;
     shade.position.y = LIFT;
-    group.add(figure.balls, figure.tubes, shade, ...figure.trails);
+    figure.sticks = [figure.balls, figure.tubes, shade];
+    figure.body = Bodies.make(body, stored, track);
+    group.add(...figure.sticks, ...figure.trails);
+    if (figure.body) group.add(figure.body.mesh, figure.body.shade);
     return figure;
   }
 
@@ -106,6 +109,7 @@ const Figures = (() => {
   function dispose(figure) {
     for (const ribbon of figure.trails) { ribbon.geometry.dispose(); ribbon.material.dispose(); }
     for (const mesh of [figure.balls, figure.tubes]) mesh.dispose();
+    figure.body?.dispose();
     figure.skin.dispose();
     figure.dark.dispose();
   }

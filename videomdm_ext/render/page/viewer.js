@@ -10,7 +10,9 @@ const Viewer = (() => {
   const names = [...new Set(stored.scenes.flatMap((scene) => scene.tracks.map((track) => track.name)))];
   const hidden = new Set(), system = matchMedia("(prefers-color-scheme: dark)");
   const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  const is = { playing: false, overlaid: false, camera: false, follow: true, trail: true };
+  const is = { playing: false, overlaid: false, camera: false, follow: true, trail: true,
+    body: Boolean(stored.body) };
+  const mesh = Bodies.unpack(stored.body);
   let index = 0, tracks = [], view = null, frames = 1, frame = 0, before = 0, queued = false, placed = false, colours = {};
   const space = openSpace();
 
@@ -64,8 +66,8 @@ const Viewer = (() => {
   function put(scene) {
     for (const track of tracks) if (track.figure) forget(track);
     tracks = scene.tracks.map((track) => Motion.unpack(track, JOINTS));
-    for (const track of space ? tracks : []) {
-      track.figure = Figures.make(stored, track);
+    for (const [at, track] of space ? tracks.entries() : []) {
+      track.figure = Figures.make(stored, track, mesh, scene.tracks[at]);
       space.stage.world.add(track.figure.group);
     }
     view = scene.view ? Picture.unpack(scene.view, JOINTS) : null;
@@ -161,7 +163,7 @@ const Viewer = (() => {
     part.scrub.value = String(at);
     part.scrub.setAttribute("aria-valuetext", `${seconds(at)} seconds`);
     part.clock.textContent = `${seconds(at)} / ${seconds(frames - 1)} s`;
-    for (const name of ["overlaid", "camera", "follow", "trail"]) part[name].setAttribute("aria-pressed", String(is[name]));
+    for (const name of ["overlaid", "camera", "follow", "trail", "body"]) part[name].setAttribute("aria-pressed", String(is[name]));
     Object.assign(viewer.dataset, { frame: String(at), camera: is.camera ? "own" : "free",
       layout: is.overlaid ? "overlaid" : "side by side", shown: shown.map((track) => track.name).join() });
     if (!is.playing && view) {
@@ -223,6 +225,13 @@ const Viewer = (() => {
     const sides = is.overlaid ? { left: own.clone().lerp(colours.light, 0.45), middle: own, right: own.clone().multiplyScalar(0.6) } : {};
     Figures.paint(track.figure, stored, standing, { ...colours.three, ...sides, own });
     for (const ribbon of track.figure.trails) ribbon.visible = is.trail;
+    const { body, sticks } = track.figure, worn = Boolean(body) && is.body;
+    for (const stick of sticks) stick.visible = !worn;
+    if (!body) return;
+    body.mesh.visible = body.shade.visible = worn;
+    if (!worn) return;
+    body.move(track.pose, time);
+    body.paint(is.overlaid ? own : null, colours.three.shadow);
   }
 
   // The free camera, with the world moved so that it stands before the cell's motions.
@@ -301,7 +310,7 @@ const Viewer = (() => {
   }
 
   const keys = { " ": () => play(!is.playing), l: () => change("overlaid"), c: () => view && change("camera"),
-    f: () => change("follow"), t: () => change("trail"), r: home, d: dark, n: () => show(index + 1),
+    f: () => change("follow"), t: () => change("trail"), b: () => mesh && change("body"), r: home, d: dark, n: () => show(index + 1),
     p: () => show(index - 1), Home: () => stop(0), End: () => stop(frames - 1),
     ArrowLeft: (event) => stop(Math.floor(frame) - (event.shiftKey ? 10 : 1)),
     ArrowRight: (event) => stop(Math.floor(frame) + (event.shiftKey ? 10 : 1)) };
@@ -334,9 +343,11 @@ const Viewer = (() => {
   stored.scenes.forEach(choose);
   viewer.dataset.scenes = stored.scenes.length > 1 ? "many" : "one";
   part.sorry.hidden = Boolean(space);
+  part.body.hidden = !mesh;
   part.choice.addEventListener("change", () => show(Number(part.choice.value)));
   part.scrub.addEventListener("input", () => stop(Number(part.scrub.value)));
-  const buttons = { toggle: keys[" "], overlaid: keys.l, camera: keys.c, follow: keys.f, trail: keys.t, home, dark };
+  const buttons = { toggle: keys[" "], overlaid: keys.l, camera: keys.c, follow: keys.f, trail: keys.t, body: keys.b,
+    home, dark };
   for (const [name, act] of Object.entries(buttons)) {
     part[name].addEventListener("click", (event) => { blur(event); act(event); });
   }

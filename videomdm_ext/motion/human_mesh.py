@@ -1,4 +1,4 @@
-"""A human mesh that wears 22 SMPL joints: Anny's, without a licensed file (extra `film`).
+"""A human mesh that wears 22 SMPL joints: Anny's, without a licensed file (extras `body` and `film`).
 
 Every vertex follows the segments of the body that its skinning weights name. A segment turns from its rest direction to
 that of its two joints, the shortest way from how the segment before it turned, and stretches along itself, so that the
@@ -90,6 +90,25 @@ class Body:
     joints: Tensor
     weights: Tensor
 
+    def coarser(self, cell: float) -> "Body":
+        """The body with fewer vertices: those of a segment in one cube of this size, m, become one; hands and head keep
+        half the size."""
+        fine = torch.tensor([0.5 if segment.rigid else 1.0 for segment in SEGMENTS.values()])
+        own = self.weights.argmax(-1)
+        place = torch.floor(self.vertices / (cell * fine[own])[:, None])
+        _, group, counts = torch.cat((place, own[:, None]), 1).unique(dim=0, return_inverse=True, return_counts=True)
+
+        def mean(values: Tensor) -> Tensor:
+            total = values.new_zeros(len(counts), values.shape[1]).index_add_(0, group, values)
+            return total / counts[:, None]
+
+        faces = group[self.faces]
+        whole = (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 2] != faces[:, 0])
+        first = faces[whole].argmin(-1, keepdim=True)
+        faces = faces[whole].gather(1, (first + torch.arange(3)) % 3).unique(dim=0)
+        normals = torch.nn.functional.normalize(mean(self.normals), dim=-1)
+        return Body(mean(self.vertices), normals, faces, self.joints, mean(self.weights))
+
     @property
     def parts(self) -> NDArray[np.intp]:
         """The segment, as a number in SEGMENTS, that moves each vertex most, [V]."""
@@ -106,10 +125,8 @@ class Body:
     def _turns(self, positions: Tensor) -> Tensor:
         """The affine map of every segment, [T, S, 3, 4]."""
         rest, index = self.joints, SMPL22.index
-        turned = {
-            "pelvis": _trunk(positions, "pelvis", "spine1", "hip") @ _trunk(rest, "pelvis", "spine1", "hip").mT,
-            "chest": _trunk(positions, "spine3", "neck", "shoulder") @ _trunk(rest, "spine3", "neck", "shoulder").mT,
-        }
+        ends = {"pelvis": ("pelvis", "spine1", "hip"), "chest": ("spine3", "neck", "shoulder")}
+        turned = {name: trunk_frame(positions, *three) @ trunk_frame(rest, *three).mT for name, three in ends.items()}
         maps = []
         for name, segment in SEGMENTS.items():
             start, end = index(segment.start), index(segment.end)
@@ -126,7 +143,7 @@ class Body:
         return torch.stack(maps, 1)
 
 
-def _trunk(joints: Tensor, low: str, high: str, pair: str) -> Tensor:
+def trunk_frame(joints: Tensor, low: str, high: str, pair: str) -> Tensor:
     """A frame [..., 3, 3] of columns left, up, ahead, from the trunk's axis and a pair of joints."""
     at = {name: joints[..., SMPL22.index(name), :] for name in (low, high, f"l_{pair}", f"r_{pair}")}
     up = torch.nn.functional.normalize(at[high] - at[low], dim=-1)
@@ -151,8 +168,8 @@ def _model() -> Any:
         anny = importlib.import_module("anny")
     except (ImportError, OSError) as error:
         raise VideoMDMError(
-            f"film: expected the package anny, found none that works ({error}). Install the extra: "
-            'pip install -e ".[video,film]" -c constraints.txt'
+            f"body: expected the package anny, found none that works ({error}). Install the extra: "
+            'pip install -e ".[body]" -c constraints.txt'
         ) from error
     return anny.Anny().to(dtype=torch.float32)
 
