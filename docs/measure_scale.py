@@ -25,6 +25,7 @@ FRAMES, BATCH = 60, 64
 
 def make(place: Path, clips: int) -> None:
     """A set of that many training clips, whose files are links to those of the demo's data set."""
+    from videomdm_ext.data import seal
     from videomdm_ext.data.folder import facts_of, names, read_card, read_entries, read_files, update_hash
     from videomdm_ext.data.index import write
     from videomdm_ext.data.motions import build_demo
@@ -35,13 +36,14 @@ def make(place: Path, clips: int) -> None:
     card = read_card(str(base))
     entries = list(read_entries(str(base), card, "train"))
     contents = {entry.id: read_files(str(base), card, entry.id) for entry in entries}
-    made, content = [], hashlib.sha256()
+    made, content, digests = [], hashlib.sha256(), seal.Digests(card)
     for folder in {Path(name).parent for name in names("x", card).values()}:
         (place / folder).mkdir(parents=True)
     for number in range(clips):
         entry = entries[number % len(entries)]
         made.append(entry._replace(id=f"c{number:07d}"))
         update_hash(content, card, made[-1].id, contents[entry.id])
+        digests.add(made[-1].id, contents[entry.id])
         for kind, name in names(entry.id, card).items():
             if kind in contents[entry.id]:
                 os.link(base / name, place / names(made[-1].id, card)[kind])
@@ -51,6 +53,8 @@ def make(place: Path, clips: int) -> None:
             (place / folder / name).write_bytes((base / folder / name).read_bytes())
     (place / "train.txt").write_text("".join(f"{entry.id}\n" for entry in made))
     write(str(place), "train", facts_of(card), [entry.line for entry in made])
+    card = dataclasses.replace(card, files=seal.digests_of(str(place), card))
+    seal.write_table(str(place), card, digests.found)
     (place / "dataset.json").write_text(card.to_json())
     print(f"{place}: {clips} clips")
 
@@ -58,6 +62,7 @@ def make(place: Path, clips: int) -> None:
 def load(place: Path, batches: int, workers: int) -> None:
     """Time of the processor and of the clock for opening the set and for batches of 64; most memory used."""
     from videomdm_ext.config import Source, Supervision
+    from videomdm_ext.data.seal import verify
     from videomdm_ext.mdm.data import open_dataset
 
     before, found, started, worked = memory(), {}, time.perf_counter(), time.process_time()
@@ -68,6 +73,8 @@ def load(place: Path, batches: int, workers: int) -> None:
         found[f"{name}, processor s"] = round((time.process_time() - worked) / count, 3)
         started, worked = time.perf_counter(), time.process_time()
 
+    verify(str(place))
+    note("verify")
     dataset = open_dataset(
         Source(clips=str(place), crop_frames=FRAMES), Supervision(supervision="2d", teacher="lifted"), "train", 0
     )

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from people import real_motions
 
+from videomdm_ext.data import files
 from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.folder import SPLITS, Card, content_hash, read_card, read_ids
 from videomdm_ext.geometry import cameras
@@ -78,3 +79,27 @@ def content_of(path: str | Path) -> dict[str, bytes]:
     """-> the content of every file of a set, by name; without what is made on demand."""
     found = {str(p.relative_to(path)): p.read_bytes() for p in Path(path).rglob("*") if p.is_file()}
     return {name: data for name, data in found.items() if not name.startswith("index/")}
+
+
+FILES = (
+    "teacher_vecs/bent/walk_0.npy", "new_joint_vecs/walk_0.npy", "keypoints_2d/walk_0.npz", "cameras/walk_0.npz",
+    "texts/walk_0.txt", "texts/jump_0.txt", "train.txt", "test.txt", "val.txt", "Mean.npy", "Std.npy",
+    "teacher_vecs/bent/Mean.npy", "teacher_vecs/bent/Std.npy",
+)  # fmt: skip
+"""One file of each kind of a set that has the clips walk_0 and jump_0."""
+
+
+def change(place: Path) -> None:
+    """Change the end of a file in place, at equal size; a list of clips gets one more."""
+    data = bytearray(place.read_bytes())
+    if place.name in ("train.txt", "val.txt", "test.txt"):
+        data += b"walk_1\n"
+    else:
+        data[-1], data[-2] = data[-2], data[-1] ^ 1
+    place.write_bytes(data)
+
+
+def nudge(place: Path) -> None:
+    """Move the keypoints of a file by a thousandth of the focal length."""
+    arrays = files.read_arrays(str(place), needed=("points", "confidence"))
+    place.write_bytes(files.arrays_bytes({**arrays, "points": arrays["points"] + np.float32(1e-3)}))

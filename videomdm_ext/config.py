@@ -147,6 +147,9 @@ class Source:
         "Text features: clip (the host's own), minilm (extra `demo`), words (hashed, no model), the name of a plugin's "
         "encoder, or auto: the first of these three that loads. A checkpoint keeps its own.",
     )
+    verify: bool = option(
+        False, "Before a training, read every file of --clips; else those whose size or time is another than before."
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)

@@ -18,7 +18,7 @@ import pytest
 import torch
 from clips import make_clip, motion
 
-from videomdm_ext.data import checking, files
+from videomdm_ext.data import checking, files, seal
 from videomdm_ext.data.building import contents, write_folder
 from videomdm_ext.data.checking import Checked, check_folder, trial
 from videomdm_ext.data.clip import Recording, to_clip
@@ -113,7 +113,8 @@ class Folder:
             read = {s: read_ids(str(self.path), s) for s in SPLITS if (self.path / f"{s}.txt").read_text()}
             known = dict.fromkeys(clip_id for members in read.values() for clip_id in members)
             counts = {split: len(members) for split, members in read.items()}
-            self.card(counts=counts, content_hash=content_hash(str(self.path), card, known))
+            whole = seal.digests_of(str(self.path), card)
+            self.card(counts=counts, content_hash=content_hash(str(self.path), card, known), files=whole)
 
 
 @pytest.fixture(scope="module")

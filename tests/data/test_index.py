@@ -138,6 +138,14 @@ def test_a_clip_that_was_changed_is_checked_again_and_refused_where_it_no_longer
         opened(path)[0]
 
 
+def test_a_clip_that_is_changed_while_it_is_trained_on_is_refused(path):
+    clips = read_folder(path, "train", fixed=True)[1]
+    place = Path(path, "teacher_vecs/bent", f"{CLIPS[0].id}.npy")
+    place.write_bytes(array_bytes(CLIPS[0].teacher + np.float32(0.01)))
+    with pytest.raises(DatasetError, match=rf"{CLIPS[0].id}: expected the files of this clip as they were when"):
+        clips[0]
+
+
 def test_all_clips_of_a_small_split_are_checked_when_it_is_opened_and_short_ones_always(path, monkeypatch):
     with pytest.raises(DatasetError, match=r"expected at least 999 frames"):
         opened(path, min_frames=999)[0]

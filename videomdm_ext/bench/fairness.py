@@ -16,13 +16,16 @@ from videomdm_ext.bench.evaluators.untrained import VIEWS_2D
 from videomdm_ext.bench.metrics import METRICS, SPACE_METRICS
 from videomdm_ext.bench.plan import MDM_FIXED, PRIMARY, ArmConfig, Plan, Run, arm_name, load_arm, read_plan
 from videomdm_ext.config import Supervision, difference, from_args
+from videomdm_ext.data import refined, seal
 from videomdm_ext.data.files import read_json, write_bytes
 from videomdm_ext.data.folder import Card, read_card, read_folder
+from videomdm_ext.data.identity import check, record
 from videomdm_ext.data.index import Clips
 from videomdm_ext.data.schemas import text_of
 from videomdm_ext.errors import ConfigError, VideoMDMError
 from videomdm_ext.mdm.hook import manager
 from videomdm_ext.mdm.loss import loss_terms
+from videomdm_ext.mdm.resume import recorded
 from videomdm_ext.supervision.objective import weights_of
 
 JUDGING = ("windows", "reference", "primary", "without")
@@ -120,15 +123,39 @@ def clips_of(plan: Plan, split: str) -> Clips:
     return read_folder(plan.clips, split)[1]
 
 
-def check_plan(plan: Plan, out: Path, card: Card) -> None:
-    """A folder that holds a plan already holds this one, apart from what may grow and what only judges. ConfigError."""
-    place = out / "plan.json"
-    if card.content_hash != plan.content:
-        raise ConfigError(f"{plan.clips}: its clips are not those of {place}. Choose another --out.")
+def check_data(plan: Plan, out: Path, *, thorough: bool = False) -> Card:
+    """The plan's data set is whole, the one that the comparison's folder records, and that of every training in it.
+
+    DatasetError names the file that was changed (every content is read with `thorough`), ConfigError the plan or the
+    training that had another set. -> the set's card
+    """
+    card, place = seal.verify(plan.clips, thorough=thorough), out / "plan.json"
+    if any(load_arm(arm).supervision.teacher == "refined" for arm in plan.arms):
+        refined.verify(plan.clips, card, thorough=thorough)
+    before = read_json(place, "plan").get("data") if place.is_file() else None
+    advice = "Give --dataset with that one, or choose another --out."
+    if before:
+        check(before, card, place, plan.clips, advice)
+    elif card.content_hash != plan.content:
+        raise ConfigError(f"{plan.clips}: its clips are not those of {place}. {advice}")
+    for run in plan.runs():
+        args = run.folder(out) / "args.json"
+        if own := recorded(args):
+            check(own, card, args, plan.clips, f"{advice} Or remove {args.parent}, to train again.")
+    return card
+
+
+def check_plan(plan: Plan, out: Path, *, thorough: bool = False) -> Card:
+    """A folder that holds a plan already holds this one, apart from what may grow and what only judges. ConfigError.
+
+    -> the card of its data set, which is as `check_data` wants it
+    """
+    card, place = check_data(plan, out, thorough=thorough), out / "plan.json"
     if not place.is_file():
-        return
-    before, settings = read_plan(out), read_json(place, "plan").get("settings", {})
-    pairs = {name: (old, getattr(plan, name)) for name, old in vars(before).items() if name not in JUDGING}
+        return card
+    before, stored = read_plan(out), read_json(place, "plan")
+    settings, free = stored.get("settings", {}), (*JUDGING, *(("clips", "content") if stored.get("data") else ()))
+    pairs = {name: (old, getattr(plan, name)) for name, old in vars(before).items() if name not in free}
     more = {
         "arms": set(before.arms) <= set(plan.arms), "seeds": before.seeds <= plan.seeds,
         "replications": 1 < before.replications <= plan.replications,  # a single one has its own noise
@@ -142,6 +169,7 @@ def check_plan(plan: Plan, out: Path, card: Card) -> None:
             f"{place}: holds another comparison than this one: {'; '.join(found)}. Choose another --out, or remove "
             f"{out}."
         )
+    return card
 
 
 def settings_of(plan: Plan) -> dict[str, Any]:
@@ -149,9 +177,10 @@ def settings_of(plan: Plan) -> dict[str, Any]:
     return {arm_name(arm): dataclasses.asdict(load_arm(arm).supervision) for arm in plan.arms}
 
 
-def write_plan(plan: Plan, out: Path) -> None:
-    """Write plan.json where its text differs or is missing."""
-    text = text_of({**dataclasses.asdict(plan), "settings": settings_of(plan)}, indent=2) + "\n"
+def write_plan(plan: Plan, out: Path, card: Card) -> None:
+    """Write plan.json, with a record of the data set, where its text differs or is missing."""
+    content = {**dataclasses.asdict(plan), "settings": settings_of(plan), "data": record(card)}
+    text = text_of(content, indent=2) + "\n"
     place = out / "plan.json"
     if not place.is_file() or place.read_text(encoding="utf-8") != text:
         write_bytes(str(place), text.encode())
@@ -247,16 +276,17 @@ def note_teachers(run: Run, out: Path, teachers: str) -> None:
         write_bytes(str(run.folder(out) / TEACHERS), f"{teachers}\n".encode())
 
 
-def check_teachers(run: Run, out: Path, teachers: str) -> None:
-    """What a run was trained on is what this version refines. ConfigError where an earlier version did it otherwise."""
+def check_teachers(run: Run, out: Path, *teachers: str) -> None:
+    """What a run was trained on is what this version refines, by one of these names. ConfigError where an earlier
+    version did it otherwise."""
     place = run.folder(out) / TEACHERS
     if not place.is_file():
         return
     found = place.read_text(encoding="utf-8").strip()
-    if run.steps_done(out) and found != teachers:
+    if run.steps_done(out) and found not in teachers:
         raise ConfigError(
-            f"{place}: expected refined teachers as this version makes them ({teachers}), found that the training had "
-            f"others ({found}). Choose another --out, or remove {place.parent}."
+            f"{place}: expected refined teachers as this version makes them ({teachers[0]}), found that the training "
+            f"had others ({found}). Choose another --out, or remove {place.parent}."
         )
 
 

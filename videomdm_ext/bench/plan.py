@@ -204,7 +204,8 @@ def read_plan(out: Path) -> Plan:
     place = out / "plan.json"
     try:
         stored = dict(read_json(place, "plan"))
-        stored.pop("settings", None)
+        for name in ("settings", "data"):
+            stored.pop(name, None)
         return replace(DEMO, **stored)
     except (DatasetError, TypeError) as error:
         raise ConfigError(

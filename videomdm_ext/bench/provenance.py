@@ -9,7 +9,6 @@ import datetime
 import hashlib
 import json
 import platform
-import re
 import sys
 import textwrap
 import time
@@ -25,8 +24,8 @@ from videomdm_ext import __version__
 from videomdm_ext.bench import fairness
 from videomdm_ext.bench.plan import Plan, Run, read_plan
 from videomdm_ext.config import repository
-from videomdm_ext.data.files import read_json, read_text, write_bytes
-from videomdm_ext.data.folder import read_card
+from videomdm_ext.data.files import read_json, write_bytes
+from videomdm_ext.data.identity import record
 from videomdm_ext.data.schemas import text_of
 from videomdm_ext.errors import DatasetError, VideoMDMError
 from videomdm_ext.mdm import checkout
@@ -58,7 +57,7 @@ def write(plan: Plan, out: Path, scoring: "Scoring", command: Sequence[str]) -> 
             "threads": torch.get_num_threads(),
         },
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else cpu,
-        "dataset": {"content_hash": scoring.card.content_hash, "name": scoring.card.name, "folder": plan.clips},
+        "dataset": {**record(scoring.card), "content_hash": scoring.card.content_hash, "folder": plan.clips},
         "evaluators": scoring.identities,
         "evaluators_missing": dict(scoring.missing),
         "seeds": {
@@ -131,6 +130,7 @@ def summary(content: Mapping[str, Any]) -> dict[str, Any]:
         "versions": ", ".join(f"{name} {version}" for name, version in content["versions"].items()),
         "device": content["device"],
         "data set content": content["dataset"]["content_hash"],
+        "data set identity": content["dataset"]["identity"],
     }
 
 
@@ -165,20 +165,24 @@ def stage(plan: Plan, out: Path) -> str:
     return "reported" if (out / "report.md").is_file() else "sampled"
 
 
-def problems(out: Path) -> list[str]:
-    """What is missing or changed in the folder of a bench, one line each."""
+def problems(out: Path, *, thorough: bool = False) -> list[str]:
+    """What is missing or changed in the folder of a bench and in its data set, one line each.
+
+    With `thorough` every file of the data set is read, else those whose size or time is another than before.
+    """
     plan = read_plan(out)
     found = []
-    try:
-        card = read_card(plan.clips)
-        if card.content_hash != plan.content:
-            found.append(f"{plan.clips}: other clips than those of plan.json")
-        fairness.check_pairs(plan.runs(), out)
-    except VideoMDMError as error:
-        found.append(str(error))
-    record = _read(out / "run.json", "record", found)
+    for check in (
+        lambda: fairness.check_data(plan, out, thorough=thorough),
+        lambda: fairness.check_pairs(plan.runs(), out),
+    ):
+        try:
+            check()
+        except VideoMDMError as error:
+            found.append(str(error))
+    recorded = _read(out / "run.json", "record", found)
     for run in plan.runs():
-        found += _of_run(run, out, record.get("runs", {}).get(run.name, {}))
+        found += _of_run(run, out, recorded.get("runs", {}).get(run.name, {}))
     place, wanted = out / "metrics.json", list(range(plan.seeds))
     content = _read(place, "object", found)
     faults = schema_faults(content) if content else []
@@ -256,12 +260,7 @@ def cost_counted(folder: Path) -> Iterator[None]:
 
 def read_seconds(folder: Path) -> float | None:
     place = folder / "seconds.txt"
-    if not place.is_file():
-        return None
-    text = read_text(str(place)).strip()
-    if not re.fullmatch(r"\d{1,12}(\.\d{1,9})?", text, re.ASCII):
-        raise DatasetError(f"{place}: expected seconds, found {text[:40]!r}. Remove the file.")
-    return float(text)
+    return float(place.read_text(encoding="utf-8")) if place.is_file() else None
 
 
 def note_cost(folder: Path, **facts: float) -> None:

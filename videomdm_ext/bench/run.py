@@ -20,8 +20,7 @@ from videomdm_ext.bench.results import Results, check_whole, gather
 from videomdm_ext.bench.scoring import Scoring, make_scoring
 from videomdm_ext.data import locks
 from videomdm_ext.data.files import check_writable, write_bytes
-from videomdm_ext.data.folder import read_card
-from videomdm_ext.data.refined import identity, is_made, make_refined
+from videomdm_ext.data.refined import identity, is_made, make_refined, teachers_of
 from videomdm_ext.data.schemas import text_of
 from videomdm_ext.data.tasks import HERE, Engine
 from videomdm_ext.errors import ConfigError, HostError
@@ -35,7 +34,12 @@ Watch = Callable[[Mapping[str, int]], None]
 
 
 def prepare(
-    plan: Plan, out: Path, refining: Callable[[int, int], None] | None = None, *, engine: Engine = HERE
+    plan: Plan,
+    out: Path,
+    refining: Callable[[int, int], None] | None = None,
+    *,
+    engine: Engine = HERE,
+    thorough: bool = False,
 ) -> None:
     """Check everything before work begins; refine the teachers where an arm needs them."""
     arms = [load_arm(arm).supervision for arm in plan.arms]
@@ -44,14 +48,13 @@ def prepare(
         raise ConfigError(f"--arms: expected names, each once, found {' '.join(names) or 'none'}. Correct the list.")
     check_numbers(plan)
     fairness.check_pairs(plan.runs(), out)
-    card = read_card(plan.clips)
-    check_plan(plan, out, card)
+    card = check_plan(plan, out, thorough=thorough)
     check_truth(plan)
     for run in plan.runs():
         fairness.check_trained(run, out)
-        fairness.check_teachers(run, out, identity(card))
+        fairness.check_teachers(run, out, teachers_of(card), identity(card))
     check_writable(str(out))
-    write_plan(plan, out)
+    write_plan(plan, out, card)
     if any(config.teacher == "refined" for config in arms) and not is_made(plan.clips, card):
         make_refined(plan.clips, card, refining, engine=engine)
 
@@ -96,8 +99,9 @@ def complete(run: Run, out: Path, finish: Finish) -> None:
         contextlib.redirect_stderr(file),
     ):
         try:
+            card = fairness.check_data(run.plan, out)
             if not run.is_trained(out):
-                fairness.note_teachers(run, out, identity(read_card(run.plan.clips)))
+                fairness.note_teachers(run, out, teachers_of(card))
                 with provenance.cost_counted(folder), _host_log(run, folder):
                     hook.run(run.plan.host(), "train.train_mdm", run.arguments(out))
             _forget_earlier(folder, [] if run.equal_passes else run.plan.curve_steps)
@@ -209,6 +213,8 @@ class Bench:
     engine: Engine = field(default=Engine(processes=2))
     command: Sequence[str] = ()
     progress: Progress = lambda what, done, total: None
+    thorough: bool = False
+    """Whether every file of the data set is read before work begins."""
 
     def prepare(self) -> None:
         """Check everything before work begins; refine the teachers where an arm needs them."""
@@ -219,7 +225,8 @@ class Bench:
             )
         check_numbers(self.plan)
         fairness.check_judged(self.plan)
-        prepare(self.plan, self.out, partial(self.progress, "refining"), engine=self.engine)
+        refining = partial(self.progress, "refining")
+        prepare(self.plan, self.out, refining, engine=self.engine, thorough=self.thorough)
 
     def train(self) -> None:
         """Train and sample what is missing; with --select the checkpoints are chosen in between."""

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from videomdm_ext import __version__, plugins
+from videomdm_ext.bench import fairness
 from videomdm_ext.bench.embedding_scores import (
     EmbeddingScores,
     KeypointScores,
@@ -36,7 +37,7 @@ from videomdm_ext.bench.plan import PRIMARY, Plan, Run
 from videomdm_ext.bench.provenance import digest
 from videomdm_ext.bench.reference import Reference, ReferenceRows, read_reference, refilmed, taught
 from videomdm_ext.data.files import read_json, write_bytes
-from videomdm_ext.data.folder import Card, read_card, read_folder
+from videomdm_ext.data.folder import Card, read_folder
 from videomdm_ext.data.schemas import plain, text_of
 from videomdm_ext.errors import ConfigError, DatasetError, HostError, PluginError
 from videomdm_ext.inference.sample import read_motions
@@ -248,8 +249,9 @@ def make_scoring(plan: Plan, out: Path, *, anew: bool = False, progress: Progres
     """Make every evaluator that is registered and not left out by the plan. `anew`: no kept score counts.
 
     Without a truth to compare with, views-2d alone is made, with cameras as far and as high as those of the clips.
+    DatasetError or ConfigError where the data set is no longer that of the plan.
     """
-    card, reference = read_card(plan.clips), read_reference(plan, plan.reference)
+    card, reference = fairness.check_data(plan, out), read_reference(plan, plan.reference)
     host = plan.host() if plan.mdm else None
     with contextlib.suppress(HostError):  # its evaluator files may be used
         host = host or checkout.find()

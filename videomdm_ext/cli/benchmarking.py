@@ -64,6 +64,8 @@ class Options:
     engine: Trainings = field(default=Trainings())
     threads: int = 0
     """Threads for scoring; 0: torch's own choice."""
+    verify: bool = False
+    """Read every file of the data set before work begins; else those whose size or time is another than before."""
 
 
 def bench(words: Sequence[str]) -> int:
@@ -87,7 +89,9 @@ def bench(words: Sequence[str]) -> int:
     if plan.samples < GROUP:
         console.print(f"R-precision in groups of {plan.samples}: {GROUP} samples or more would make groups of {GROUP}.")
     with bars() as progress:
-        results, place = Bench(plan, out, options.engine, ["videomdm", "bench", *words], by_name(progress)).run()
+        command = ["videomdm", "bench", *words]
+        made = Bench(plan, out, options.engine, command, by_name(progress), options.verify)
+        results, place = made.run()
     return show(results, place, f"bench validate {quoted(out)}")
 
 
@@ -189,9 +193,11 @@ class Validate:
     """Folder of a bench, with plan.json."""
     json: bool = False
     """Print everything as JSON."""
+    verify: bool = False
+    """Read every file of the data set; else those whose size or time is another than before."""
 
     def __call__(self) -> int:
-        problems = provenance.problems(self.out)
+        problems = provenance.problems(self.out, thorough=self.verify)
         if self.json:
             print(json.dumps({"folder": str(self.out), "problems": problems}, indent=2))
             return 1 if problems else 0

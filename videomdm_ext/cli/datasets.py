@@ -14,7 +14,7 @@ from rich.text import Text
 from videomdm_ext import plugins
 from videomdm_ext.cli.console import bars, console, counted, counting, lifter_summary, quoted, say_next
 from videomdm_ext.cli.videos import import_videos
-from videomdm_ext.data import checking, files
+from videomdm_ext.data import checking, files, seal
 from videomdm_ext.data.checking import Checked
 from videomdm_ext.data.folder import Card
 from videomdm_ext.data.importing import Imported, find_importer, merge, run_import
@@ -29,6 +29,8 @@ from videomdm_ext.render import clip_figure, figures
 
 EXAMPLES = 3
 """Findings of one kind that are printed."""
+OWN = ("card-hash", "card-counts")
+"""Kinds of findings that --accept puts right."""
 REASONS = 8
 """Kinds of reason for which clips were left out that are shown."""
 
@@ -50,6 +52,9 @@ class Check:
     """Look at every clip again, and keep no record in DIR/checked.json."""
     strict: bool = False
     """Count warnings as errors in the exit status."""
+    accept: bool = False
+    """Where files were changed on purpose: write their counts and hashes on the card. The set is another one then, and
+    runs made from the earlier one are refused with it."""
     engine: Engine = HERE
 
     def __call__(self) -> int:
@@ -70,7 +75,13 @@ class Check:
                 console.print(_quarantined(checked, self.quarantine), soft_wrap=True, markup=False)
             bad, clips = next(iter(checked.bad_clips), ""), quoted(self.clips)
             say_next(f"data show {clips} {bad}" if bad else f"data refine {clips}")
-        return 1 if (checked.findings if self.strict else checked.errors) else 0
+        wrong = checked.findings if self.strict else checked.errors
+        if self.accept:
+            card = seal.accept(str(self.clips))
+            wrong = tuple(item for item in wrong if item.kind not in OWN)
+            if not self.json:
+                console.print(f"{self.clips}: its files are its own as they are, content {card.content_hash[:12]}")
+        return 1 if wrong else 0
 
 
 def show_checked(checked: Checked) -> None:
@@ -112,7 +123,8 @@ def _quarantined(checked: Checked, place: Path) -> str:
         "these clips out, import again without them: Mean, Std and the card then fit the rest. To train at once, take "
         "their lines out of the split lists, for example\n"
         f"    grep -vxFf {place} {checked.path}/train.txt > train.txt\n"
-        "and put the shorter list in place; a check then tells that counts and hash on the card are older."
+        f"and put the shorter list in place; then videomdm data check {checked.path} --accept writes the new counts "
+        "and the new hash on the card."
     )
 
 

@@ -181,6 +181,8 @@ class Refine:
     """Clips that a process solves at the same time; take 256 on a GPU."""
     device: str = "cpu"
     """What computes, as torch calls it."""
+    verify: bool = False
+    """Read every file of the set and every refined teacher; else those whose size or time is another than before."""
 
     def __call__(self) -> int:
         clips, share = str(self.clips), share_of(self.shard)
@@ -193,6 +195,7 @@ class Refine:
                 f"--device {self.device}: expected a device of torch's, as cpu or cuda, found none here ({error})."
             ) from error
         how: dict[str, Any] = {"engine": self.engine, "batch": self.batch, "device": self.device}
+        how["thorough"] = self.verify
         with bars() as progress:
             missing = make_refined(clips, read_card(clips), counting(progress, "refining"), share=share, **how)
         if missing:

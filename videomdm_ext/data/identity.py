@@ -109,7 +109,8 @@ def near(some: Sequence[float], others: Sequence[float]) -> bool:
 
 def record(card: Card) -> dict[str, Any]:
     """What a run records of the set that it is made from."""
-    return {"name": card.name, "identity": name_of(card), "seal": card.seal, "values": list(card.values)}
+    named = {"name": card.name, "identity": name_of(card), "content": card.content_hash, "seal": card.seal}
+    return {**named, "values": list(card.values)}
 
 
 def difference(before: Mapping[str, Any], card: Card) -> str:

@@ -2,8 +2,10 @@
 
 DIR/refined/LIFTER/ID.npz holds features [T, D] and extrinsics, the camera in the refined clip's own canonical frame;
 the keypoints stay the detector's. skeleton.npz holds the shared bone lengths [J - 1] and mean pose [3 (J - 1)],
-Mean.npy and Std.npy are those of the training split; kept.txt names the clips that keep their lifted motion; made.txt,
-written last, holds the content hash of the clips.
+Mean.npy and Std.npy are those of the training split; kept.txt names the clips that keep their lifted motion; inputs.tsv
+holds of each clip a hash of the files that it was made from and the energy of its solution; made.txt, written last,
+holds the content hash of the clips. Where some clips have other files than when they were refined, these alone are
+refined again, with what all clips shared then; DIR/index has sizes, times and hashes of what was made.
 
 A few clips are in memory at a time, and each is written as soon as it is solved. What all clips share is estimated from
 a random sample of the training clips and then held. Until the end making-HASH/ lies there: what is shared, and a file
@@ -14,10 +16,12 @@ an interrupted making goes on, and several may work in one folder: nobody waits,
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import io
 import itertools
 import logging
 import math
+import shlex
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,10 +32,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videomdm_ext.data import files, schemas
+from videomdm_ext.data import files, index, schemas, seal
 from videomdm_ext.data.clip import Clip, collate, crop, observed, tensor_of
 from videomdm_ext.data.files import Array
 from videomdm_ext.data.folder import SPLITS, Card, read_card, read_clip, read_folder, read_moments
+from videomdm_ext.data.identity import name_of
 from videomdm_ext.data.index import Clips
 from videomdm_ext.data.motions import floor_height, own_generator
 from videomdm_ext.data.tasks import HERE, Call, Engine, part_of
@@ -53,7 +58,9 @@ GROUP = 256
 """Clips that are sorted by their lengths and cut into batches of like ones; of the sample, those solved together."""
 BATCH = 8
 """Clips that are solved at the same time: more have more padding, fewer more calls."""
-MARK, KEPT, MAKING = "made.txt", "kept.txt", "making-"
+MARK, KEPT, INPUTS, MAKING, EARLIER = "made.txt", "kept.txt", "inputs.tsv", "making-", "earlier.json"
+FROM = ("teacher", "keypoints", "camera")
+"""Kinds of a clip's files that its refined teacher is made from."""
 WAY = "7"  # of making them: other ways give other teachers
 Batches = list[tuple[str, tuple[int, ...]]]
 """Clips that are solved at the same time: their split and their numbers in it."""
@@ -76,6 +83,37 @@ def identity(card: Card) -> str:
     return f"{card.content_hash} {WAY}"
 
 
+def teachers_of(card: Card) -> str:
+    """The same on every machine: which data set's, and the way of making them."""
+    return f"{name_of(card)} {WAY}"
+
+
+def verify(path: str, card: Card, *, thorough: bool = False) -> None:
+    """Raise DatasetError, which names them, where refined teachers were changed since they were made.
+
+    Contents are read where sizes or times are others than then, all of them with `thorough`.
+    """
+    if not is_made(path, card):
+        return
+    table = _table(path, card, identity(card), [i for ids in seal.members_of(path).values() for i in ids])
+    rows = table.read()
+    if rows is None:  # an earlier version made them
+        table.write(table.states(), map(table.digest, range(len(table.names))))
+    elif found := table.changed(rows, thorough):
+        raise DatasetError(
+            f"{path}: expected the refined teachers that were made, found others: {', '.join(found[: seal.NAMED])}"
+            f"{f' and {len(found) - seal.NAMED} more' if len(found) > seal.NAMED else ''}. Put them back, or make them "
+            f"again: videomdm data refine {shlex.quote(path)}."
+        )
+
+
+def _table(path: str, card: Card, made: str, ids: Sequence[str]) -> seal.Table:
+    """Of what was made from these clips; `made` is what made.txt holds."""
+    names = [f"refined/{card.lifter}/{name}" for name in ("Mean.npy", "Std.npy", KEPT, *(f"{i}.npz" for i in ids))]
+    listed = hashlib.sha256("\n".join(ids).encode()).hexdigest()
+    return seal.Table(path, f"{index.FOLDER}/refined-{card.lifter}.bin", f"{made} {listed}", names)
+
+
 def make_refined(
     path: str,
     card: Card,
@@ -85,19 +123,26 @@ def make_refined(
     share: tuple[int, int] = (1, 1),
     batch: int = BATCH,
     device: str = "cpu",
+    thorough: bool = False,
 ) -> int:
     """Refine the teachers of all splits, or go on with that; nothing where they are made. -> batches that are missing
 
     The training clips alone estimate what is shared, and no truth is read. Motion that is known as it is stays as it
     is. With `share` (i, n) the i-th of n parts is refined, and whoever ends last finishes the whole; `batch` clips are
-    solved at the same time.
+    solved at the same time. Where `is_made` and nothing was changed since, nothing is done; DatasetError where files of
+    the set itself were changed. With `thorough` all contents are read for that.
     """
+    seal.verify(path, card, thorough=thorough)
     making = _Making(path, identity(card), batch, device, refinement.Refinement(), card)
-    if is_made(path, card):
+    earlier, whole = making.earlier(thorough=thorough)
+    if is_made(path, card) and whole:
         making.clear()
         return 0
     files.check_writable(making.folder)
     mark = bf.join(making.folder, MARK)
+    _earlier.cache_clear()
+    if earlier:
+        making.keep(earlier)
     if bf.exists(mark):  # an earlier version's must not vouch for a half of this one
         bf.remove(mark)
     try:
@@ -181,6 +226,48 @@ class _Making:
         clips = _clips(self, split)
         return [clips.read(clips.entries[number]) for number in numbers]
 
+    # -- what an earlier making left -----------------------------------------------------------------------------------
+
+    @property
+    def head(self) -> str:
+        """First line of inputs.tsv: what refined teachers depend on beside the clips' files."""
+        return schemas.text_of([WAY, self.card.skeleton, self.card.fps, dataclasses.asdict(self.card.heading)])
+
+    def earlier(self, *, thorough: bool) -> tuple[dict[str, float | None], bool]:
+        """Clips that need not be refined again, with their energies (None of known motion); whether none has to be.
+
+        They were made from the files that they have now, are as they were made, and did not come out unlikely. None are
+        returned where those are fewer than half: what all clips share is then estimated anew.
+        """
+        mark, place = bf.join(self.folder, MARK), bf.join(self.folder, INPUTS)
+        if not (bf.exists(mark) and bf.exists(place)):
+            return {}, True
+        head, *lines = files.read_text(place).splitlines()
+        rows = [line.split("\t") for line in lines]
+        table = _table(self.path, self.card, files.read_text(mark).strip(), [row[0] for row in rows])
+        known = table.read()
+        if head != self.head or known is None:
+            return {}, head == self.head
+        changed = {name.rpartition("/")[2].removesuffix(".npz") for name in table.changed(known, thorough)}
+        now = dict(seal.clip_digests(self.path, self.card, FROM))
+        found = {i: float(e) if e else None for i, digest, e in rows if now.get(i) == digest and i not in changed}
+        if len(found) == len(now) == len(rows) and not changed:
+            return found, True
+        for clip_id in files.read_text(bf.join(self.folder, KEPT)).split():  # the usual energy may be another now
+            found.pop(clip_id, None)
+        found = found if 2 * len(found) > len(now) else {}
+        again = [clip_id for clip_id in now if clip_id not in found]
+        some = f" ({', '.join(again[: seal.NAMED])}{', ...' if len(again) > seal.NAMED else ''})" if again else ""
+        logger.warning("%s: %d of %d clips are refined again%s", self.path, len(again), len(now), some)
+        return found, False
+
+    def keep(self, earlier: Mapping[str, float | None]) -> None:
+        """Take over these clips, and what all clips shared when they were made."""
+        shared = files.read_arrays(bf.join(self.folder, "skeleton.npz"), needed=("lengths", "mean_pose", "whitening"))
+        arrays = {"lengths": shared["lengths"], "mean": shared["mean_pose"], "whitening": shared["whitening"]}
+        self.write(self.place("shared.npz"), arrays)
+        self.write(self.place(EARLIER), schemas.text_of(earlier).encode())
+
     # -- what all share ------------------------------------------------------------------------------------------------
 
     def sample(self, split: str) -> list[int]:
@@ -231,12 +318,15 @@ class _Making:
         """Solve and write these clips unless that is done. -> their number"""
         mark = self.mark(split, numbers)
         if not bf.exists(mark):
-            clips, energies = self.read(split, numbers), dict[str, float]()
+            earlier, entries = _earlier(self), _clips(self, split).entries
+            found = {entries[number].id: earlier.get(entries[number].id) for number in numbers}
+            energies = {clip_id: energy for clip_id, energy in found.items() if energy is not None}
+            clips = self.read(split, [number for number in numbers if entries[number].id not in earlier])
             seen = [clip for clip in clips if not clip.is_known]
             if seen:
                 shared = self._shared(device=self.device)
                 positions, energy = solve(*_taken(seen, self.device), seen[0].skeleton, shared, config=self.config)
-                energies = dict(zip((clip.id for clip in seen), energy.tolist(), strict=True))
+                energies |= dict(zip((clip.id for clip in seen), energy.tolist(), strict=True))
                 moved = zip(seen, positions.cpu(), strict=True)
                 seen = [replaced(clip, place[: clip.length], self.card.heading) for clip, place in moved]
             for clip in (*(clip for clip in clips if clip.is_known), *seen):
@@ -267,6 +357,7 @@ class _Making:
         if sample:
             shared = self._shared()
             common = {"lengths": shared.lengths.numpy(), "mean_pose": shared.mean.numpy()}
+            common["whitening"] = shared.whitening.numpy()
             self.write(bf.join(self.folder, "skeleton.npz"), common)
         self.write(bf.join(self.folder, KEPT), "".join(f"{name}\n" for name in kept).encode())
         if kept:
@@ -278,6 +369,11 @@ class _Making:
                 f"{self.path}: expected the clips that were there when their refinement began, found others. Start it "
                 "again."
             )
+        made = dict(seal.clip_digests(self.path, self.card, FROM))
+        lines = [self.head, *(f"{clip_id}\t{digest}\t{energies.get(clip_id, '')}" for clip_id, digest in made.items())]
+        self.write(bf.join(self.folder, INPUTS), "".join(f"{line}\n" for line in lines).encode())
+        table = _table(self.path, self.card, self.identity, list(made))
+        table.write(table.states(), map(table.digest, range(len(table.names))))
         self.write(bf.join(self.folder, MARK), f"{self.identity}\n".encode())
         self.clear()
 
@@ -290,8 +386,15 @@ class _Making:
 
 
 @functools.lru_cache(maxsize=4)
+def _earlier(making: _Making) -> dict[str, float | None]:
+    """Clips that an earlier making did, with their energies."""
+    place = making.place(EARLIER)
+    return dict(files.read_json(place, "energies")) if bf.exists(place) else {}
+
+
+@functools.lru_cache(maxsize=4)
 def _clips(making: _Making, split: str) -> Clips:
-    return read_folder(making.path, split)[1]
+    return read_folder(making.path, split, fixed=True)[1]
 
 
 def _taken(clips: Sequence[Clip], device: str) -> tuple[Tensor, Observation]:

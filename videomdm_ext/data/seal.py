@@ -11,7 +11,7 @@ import hashlib
 import logging
 import os
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import blobfile as bf
@@ -28,6 +28,7 @@ from videomdm_ext.data.folder import (
     facts_of,
     names,
     read_card,
+    read_files,
     read_ids,
 )
 from videomdm_ext.data.index import Entry
@@ -143,16 +144,23 @@ def digests_of(path: str, card: Card) -> dict[str, str]:
     return {name: digest.hex() for name, digest in found.items() if any(digest)}
 
 
+def members_of(path: str) -> dict[str, list[str]]:
+    """The ids of each split whose list is there, as it is now."""
+    places = {split: bf.join(path, f"{split}.txt") for split in SPLITS}
+    listed = [split for split, place in places.items() if bf.exists(place)]
+    return {split: read_ids(path, split) if files.read_text(places[split]).strip() else [] for split in listed}
+
+
 def table_of(path: str, card: Card) -> tuple[Table, list[str]]:
     """The table of a set's files as its lists are now, and the ids in their order."""
-    ids = [clip_id for split in SPLITS if card.counts.get(split) for clip_id in read_ids(path, split)]
+    ids = [clip_id for members in members_of(path).values() for clip_id in members]
     if card.packed:
         places = [f"{shards.FOLDER}/{stem}.parquet" for stem in files.stems(bf.join(path, shards.FOLDER), ".parquet")]
     else:
         patterns = [pattern.split("*") for pattern in names("*", card).values()]
         places = [f"{before}{clip_id}{after}" for clip_id in ids for before, after in patterns]
     listed = hashlib.sha256("\n".join(ids).encode()).hexdigest()
-    return Table(path, TABLE, f"{facts_of(card)}{listed}", [*whole_files(card), *places]), ids
+    return Table(path, TABLE, f"{facts_of(card)}{card.seal}{listed}", [*whole_files(card), *places]), ids
 
 
 def write_table(path: str, card: Card, contents: Mapping[str, bytes], states: NDArray[np.int64] | None = None) -> None:
@@ -209,6 +217,20 @@ def _begin(table: Table, card: Card, ids: Sequence[str]) -> None:
     write_table(table.path, card, {} if card.packed else digests.found, states)
 
 
+def clip_digests(path: str, card: Card, kinds: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Of each clip a hash of its files of some kinds, by id, as they are in the table; without one they are read."""
+    table, ids = table_of(path, card)
+    rows = None if card.packed else table.read()
+    places = {name: number for number, name in enumerate(table.names)} if rows is not None else {}
+    for clip_id in ids:
+        if rows is None:
+            found = read_files(path, card, clip_id)
+            parts = [hashlib.sha256(found[kind]).digest() for kind in kinds]
+        else:
+            parts = [rows["digest"][places[names(clip_id, card)[kind]]].tobytes() for kind in kinds]
+        yield clip_id, hashlib.sha256(b"".join(parts)).hexdigest()
+
+
 class Digests:
     """Digests of clips' files by name, and the clips' checksums, gathered while they are read for another reason."""
 
@@ -240,14 +262,8 @@ def accept(path: str) -> Card:
 
 def sealed(path: str, card: Card) -> Card:
     """The card with counts and hashes of the files as they are."""
-    listed = [split for split in SPLITS if bf.exists(bf.join(path, f"{split}.txt"))]
-    members = {split: _ids(path, split) for split in listed}
+    members = members_of(path)
     counts = {split: len(ids) for split, ids in members.items() if ids}
     ordered = [clip_id for ids in members.values() for clip_id in ids]
     now = dataclasses.replace(card, counts=dict(sorted(counts.items())))
     return dataclasses.replace(now, content_hash=content_hash(path, now, ordered), files=digests_of(path, card))
-
-
-def _ids(path: str, split: str) -> list[str]:
-    """The ids of a split, which may have none."""
-    return read_ids(path, split) if files.read_text(bf.join(path, f"{split}.txt")).strip() else []

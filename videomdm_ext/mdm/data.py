@@ -165,7 +165,7 @@ def open_dataset(
     source: Source, supervision: Supervision, split: str, seed: int, kind: type[HostDataset] = HostDataset
 ) -> HostDataset:
     """The clips of --clips with the teacher that the supervision names in the place of the diffused motion."""
-    card, clips = read_folder(source.clips, split)
+    card, clips = read_folder(source.clips, split, fixed=True)
     clips, (mean, std) = with_teacher(source.clips, card, clips, supervision.teacher, source.start_statistics)
     clips = clips.map(partial(with_azimuth_error, degrees=supervision.azimuth_noise_degrees))
     space = FeatureSpace(by_name(card.skeleton), torch.from_numpy(mean), torch.from_numpy(std), card.heading)

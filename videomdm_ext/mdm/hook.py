@@ -209,6 +209,7 @@ def activate(args: argparse.Namespace, *, loading: bool = False) -> None:
         resume.prepare(args, bundled=not _root().is_relative_to(STANDIN))
     if trains:
         resume.refuse_resumed(args)
+        resume.check_clips(args)
     elif getattr(args, "model_path", ""):
         checkpoint = Path(args.model_path)
         if getattr(args, "start_from", ""):

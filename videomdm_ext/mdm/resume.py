@@ -22,7 +22,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videomdm_ext.errors import HostError
+from videomdm_ext.config import Supervision, from_args
+from videomdm_ext.data import identity, refined, seal
+from videomdm_ext.data.files import read_json
+from videomdm_ext.data.folder import read_card
+from videomdm_ext.errors import DatasetError, HostError
 from videomdm_ext.mdm import remedies
 from videomdm_ext.mdm.pairing import random_states
 
@@ -34,7 +38,7 @@ UNWRITABLE = re.compile("inline_container|iostream|PytorchStreamWriter")
 LATEST = "latest"
 """Value of --resume_checkpoint for the newest checkpoint in --save_dir, or none where there is none."""
 FREE = re.compile(
-    r"save_dir|overwrite|resume_checkpoint|num_steps|device|cuda|clips|data_dir|\w+_interval|train_platform_type"
+    r"save_dir|overwrite|resume_checkpoint|num_steps|device|cuda|clips|clips_record|verify|data_dir|\w+_interval|train_platform_type"
     r"|(eval|gen)_\w+"
 )
 """Arguments that a continued run may have otherwise: they do not change its updates."""
@@ -149,6 +153,56 @@ def prepare(args: argparse.Namespace, *, bundled: bool) -> None:
                 "none. Name a checkpoint of a paired run, or leave --paired out."
             )
     args.overwrite = args.overwrite or Path(args.save_dir).is_dir()
+
+
+# -- the data it was trained on ---------------------------------------------------------------------------------------
+
+RECORD = "clips_record"
+"""In args.json: which data set --clips was (`data.identity.record`)."""
+
+
+def check_clips(args: Any) -> None:
+    """Record in `args` which data set a training is given.
+
+    Raises DatasetError, before work begins, where files of it were changed, or where the training goes on from a
+    checkpoint that was trained on another one. Weights of another run may meet other data, which is printed; so may
+    those of a round meet the teachers that they made.
+    """
+    if not getattr(args, "clips", ""):
+        return
+    card = read_card(args.clips)
+    thorough, refines = getattr(args, "verify", False), from_args(Supervision, args).teacher == "refined"
+    if os.environ.get("RANK", "0") == "0":
+        seal.verify(args.clips, card, thorough=thorough)
+        if refines:
+            refined.verify(args.clips, card, thorough=thorough)
+    start = start_of(args)
+    before = recorded(start.with_name("args.json")) if start else {}
+    setattr(args, RECORD, identity.record(card) | ({"teachers": refined.teachers_of(card)} if refines else {}))
+    if start is None or card.recipe.get("refreshed", {}).get("from") == before.get("content", ""):
+        return
+    place, own = start.with_name("args.json"), start.parent.resolve() == Path(args.save_dir).resolve()
+    if not before:
+        print(f"{place}: it does not say which data set was trained on; going on with {args.clips}")
+    elif own or getattr(args, "paired", False):
+        advice = "Give --clips with that one, or train anew in another --save_dir."
+        identity.check(before, card, place, args.clips, advice)
+        now = getattr(args, RECORD)
+        if (was := before.get("teachers")) and was.split()[-1] != now.get("teachers", was).split()[-1]:
+            raise DatasetError(
+                f"{args.clips}: expected refined teachers of version {was.split()[-1]}, as recorded in {place}, found "
+                f"{now['teachers'].split()[-1]}, which this version makes. {advice}"
+            )
+    elif found := identity.difference(before, card):
+        print(f"{args.clips}: the weights of {start} were trained on {found}")
+
+
+def recorded(place: Path) -> dict[str, Any]:
+    """Which data set the training with this args.json had; empty where it does not say."""
+    try:
+        return dict(read_json(place, "args").get(RECORD, {})) if place.is_file() else {}
+    except DatasetError:  # cut off while it was written
+        return {}
 
 
 # -- bundles ----------------------------------------------------------------------------------------------------------
