@@ -72,7 +72,7 @@ def test_the_page_hides_whose_the_motions_are_and_the_same_command_makes_the_sam
     assert study(*arms, "--seed", 3) == 0
     shown = capsys.readouterr().out
     assert "11 pairs a person" not in shown
-    assert "8 pairs a person, 5 of them checks" in shown
+    assert "8 pairs a person, 5 of them checks, 0.7 min; " in shown
     assert "Next: videomdm study score --study runs/study FILES" in shown
     page, key = Path("runs/study/study.html"), read_key(Path("runs/study"))
     assert not re.search("secretarm|hiddenarm|runs/study|npz", page.read_text(encoding="utf-8"))

@@ -37,6 +37,8 @@ USUAL = 20
 """Prompts without --prompts and --count."""
 BLOCK = 0.25
 """Seconds of motion that stay in order in a check."""
+THINKING = 5.0
+"""Seconds that an answer takes behind the end of both motions, about."""
 Moves = dict[int, Tensor]
 """Motions [T, J, 3] for a caption by the seed of the training."""
 
@@ -94,8 +96,8 @@ class Study:
         files.write_bytes(str(place), key.as_json().encode())
         files.write_bytes(str(self.out / "study.html"), page.encode())
         console.print(
-            f"{self.out / 'study.html'}: {len(key.booklets[0])} pairs a person, {self.checks} of them checks; "
-            f"{len(page) / 1e6:.1f} MB. Send it to people; they send back a file each.\n"
+            f"{self.out / 'study.html'}: {len(key.booklets[0])} pairs a person, {self.checks} of them checks, "
+            f"{key.about['minutes']:g} min; {len(page) / 1e6:.1f} MB. Send it to people; they send back a file each.\n"
             f"{place}: whose the motions are. Keep it to yourself.",
             soft_wrap=True, markup=False,
         )  # fmt: skip
@@ -127,8 +129,10 @@ class Study:
         for at in draw.permutation(len(entries)):
             known, (first, second) = entries[at]
             pairs.append(Pair(f"{ids[at]:08x}", motions=(place_of[id(first)], place_of[id(second)]), **known))
+        booklets = study.deal(pairs, self.per_person, draw)
+        played = [max(len(motions[at]) for at in pairs[n].motions) / fps + THINKING for n, _ in booklets[0]]
         about = {"made_of": self.what, "seed": self.seed, "question": self.question, "title": self.title}
-        key = Key("", tuple(pairs), study.deal(pairs, self.per_person, draw), about)
+        key = Key("", tuple(pairs), booklets, {**about, "minutes": round(sum(played) / 60, 1)})
         digest = hashlib.sha256(json.dumps([key.public(), self.question]).encode())
         for moves in motions:
             digest.update(moves.numpy().tobytes())
