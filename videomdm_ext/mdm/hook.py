@@ -8,6 +8,7 @@ outside, for a checkout that is not edited. Only names that the host looks up at
 import argparse
 import atexit
 import contextlib
+import dataclasses
 import functools
 import importlib
 import importlib.util
@@ -238,6 +239,8 @@ def activate(args: argparse.Namespace, *, loading: bool = False) -> None:
     _swap(model_util, name, approximate.quicker(denoiser, approximate.activate(args, sys.argv[1:])))
     if trains and distributed.launched():
         meet(args)
+        if start is not None and distributed.rank():  # its own folder, as rank 0 may not have made that of the run yet
+            start, args.start_statistics = dataclasses.replace(start, folder=Path(args.save_dir)), args.save_dir
     _swap_data(args, start)
     _pair(args)
 
