@@ -36,7 +36,8 @@ LOOKED_AT = 256  # clips of a split, at most, that are all read and checked when
 @dataclass(frozen=True)
 class Card:
     """What a folder holds. `lifter` names the maker of the teacher; `lifter_error` its measured figures, by name, and
-    `detector_error` those of the keypoints, in units of the focal length.
+    `detector_error` those of the keypoints, in units of the focal length; `sides_exchanged` counts the frames of videos
+    in which left and right were exchanged, `repaired` and `doubted` (data/video/sides.py).
 
     `heading` is the rule by which headings of the feature vectors were found, `counts` the clips of each split,
     `recipe` the settings it was made with. `content_hash` is the SHA-256 of all clip files, and `files` has those of
@@ -55,6 +56,7 @@ class Card:
     units: str = "m"
     lifter_error: Mapping[str, float] = field(default_factory=dict)
     detector_error: Mapping[str, float] = field(default_factory=dict)
+    sides_exchanged: Mapping[str, int] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
     content_hash: str = ""
@@ -73,7 +75,7 @@ class Card:
     def to_json(self) -> str:
         """The text of dataset.json; the same card always gives the same text."""
         entries = {"format": FORMAT, **dataclasses.asdict(self)}
-        for name in ("detector_error", "packed", "files", "identity", "values"):
+        for name in ("detector_error", "sides_exchanged", "packed", "files", "identity", "values"):
             if not entries[name]:  # then the text is what it was before there was such an entry
                 del entries[name]
         return schemas.text_of(entries, indent=2, sort_keys=True) + "\n"

@@ -102,7 +102,9 @@ def _import(
     some = list(builder.done)[:: max(len(builder.done) // MEASURED, 1)]
     clips = [read_clip(builder.place, card, clip_id) for clip_id in some]
     measured = {key: round(value, 5) for key, value in measured_error(clips, clips).items()}
-    done = builder.finish(lifter_error=measured, detector_error=detector_error(clips))
+    done = builder.finish(
+        lifter_error=measured, detector_error=detector_error(clips), sides_exchanged=importer.counted()
+    )
     return Imported(done, importer.refused | left_out)
 
 

@@ -19,6 +19,7 @@ from videomdm_ext.data.sources.base import ImportOptions
 from videomdm_ext.data.tasks import Engine
 from videomdm_ext.data.texts import Caption
 from videomdm_ext.data.video import watch as video_watch
+from videomdm_ext.data.video.comparing import other_side
 from videomdm_ext.data.video.detections import Detections
 from videomdm_ext.data.video.frames import ENDINGS, camera_of, frame_times, frames, open_video, read_calibration
 from videomdm_ext.data.video.importer import LONGEST, Stretch, VideoImporter, below, cut
@@ -494,6 +495,30 @@ def test_keypoints_of_something_else_are_refused_and_what_nothing_compares_is_no
     monkeypatch.setattr(video_watch, "find_people", lambda picture, find: [])
     assert right.members()
     assert any("nothing compares" in note for note in right.found["clip"].notes)
+
+
+def test_every_file_of_a_folder_is_used_or_named_and_what_was_put_right_is_on_the_card(tmp_path):
+    one, still = film("walk"), film("kick")
+    swapped = [BLAZEPOSE33.index(other_side(name)) for name in BLAZEPOSE33.joints]
+    for values in (one.pixels, one.world):
+        values[20:30] = values[20:30][:, swapped]
+    still = dataclasses.replace(
+        still, pixels=0 * still.pixels + still.pixels[:1], world=0 * still.world + still.world[:1]
+    )
+    source = importer(tmp_path, {"clip": one, "still": still}, focal=FOCAL)
+    videos = tmp_path / "videos"
+    for name in ("photo.jpg", "old.rmvb", "inner/notes.txt", "clip.srt", "captions.txt"):
+        (videos / name).parent.mkdir(exist_ok=True)
+        (videos / name).write_bytes(b"x")
+    (videos / "captions.txt").write_text((tmp_path / "captions.txt").read_text())
+    source = VideoImporter(str(videos), dataclasses.replace(source.options, captions=str(videos / "captions.txt")))
+    done = run_import(source, str(tmp_path / "out"))
+    assert set(done.left_out) == {"photo.jpg", "old.rmvb", "inner/notes.txt"}
+    assert "expected a video (.mp4" in done.left_out["old.rmvb"]
+    assert done.card.sides_exchanged == {"repaired": 10, "doubted": 0}
+    assert any("exchanged in 10 of" in note for note in source.found["clip"].notes)
+    assert any("still picture" in note for note in source.found["still"].notes)
+    assert not any("still picture" in note for note in source.found["clip"].notes)
 
 
 @pytest.mark.parametrize(

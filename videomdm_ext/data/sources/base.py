@@ -161,6 +161,10 @@ class Importer(ABC):
                 made = error
             yield member, made
 
+    def counted(self) -> Mapping[str, int]:
+        """Frames whose sides were exchanged, `repaired` and `doubted`, for the card; nothing by default."""
+        return {}
+
     @property
     def lifter(self) -> str:
         """The name of the lifter that the card will show."""

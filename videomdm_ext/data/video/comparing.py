@@ -175,7 +175,7 @@ def corrected(given: Detections, fit: Fit, size: tuple[int, int]) -> Detections:
     """Detections as they are after a fit: moved in time, scaled, and seen as in our picture."""
     order = np.arange(len(given.layout.joints))
     if fit.view.exchanged:
-        order = np.array([given.layout.index(_other_side(name)) for name in given.layout.joints])
+        order = np.array([given.layout.index(other_side(name)) for name in given.layout.joints])
     pixels = fit.view.seen(given.pixels, np.array(size, float), fit.scale)[..., order, :]
     score = given.score[..., order]
     came = np.arange(len(score)) - fit.offset
@@ -185,11 +185,12 @@ def corrected(given: Detections, fit: Fit, size: tuple[int, int]) -> Detections:
     return dataclasses.replace(given, pixels=pixels[came], score=score)
 
 
-def _other_side(joint: str) -> str:
+def other_side(joint: str) -> str:
+    """The name of the joint on the other side, its own where it has none."""
     return {"l_": "r_", "r_": "l_"}.get(joint[:2], joint[:2]) + joint[2:]
 
 
-MIRROR = [DIRECT.index(_other_side(name)) for name in DIRECT]
+MIRROR = [DIRECT.index(other_side(name)) for name in DIRECT]
 
 
 def direct(pixels: Numbers, score: Numbers, layout: Layout) -> tuple[Numbers, Numbers]:

@@ -5,6 +5,7 @@ stretch is brought to an even rate by its time stamps, placed in front of the ca
 taken to stand still unless `moving` says otherwise. There is no true motion: the teacher is MediaPipe's.
 """
 
+import dataclasses
 import math
 import os
 import re
@@ -31,6 +32,7 @@ from videomdm_ext.data.video import placing
 from videomdm_ext.data.video.detections import FORMATS, find_file
 from videomdm_ext.data.video.frames import Calibration, Video, camera_of, open_video, read_calibration
 from videomdm_ext.data.video.people import segments
+from videomdm_ext.data.video.sides import put_right
 from videomdm_ext.data.video.watch import Choice, Sighting, stem, watch
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.geometry import cameras
@@ -40,6 +42,7 @@ from videomdm_ext.motion.skeletons import SMPL22
 
 Numbers = NDArray[np.float64]
 
+STILL = 0.004  # liveliness of a person who does not move: a standing one sways by more
 BAD = 0.35  # mean confidence of hips, knees, ankles and shoulders below which a frame is none
 _CORE = [SMPL22.index(f"{side}_{part}") for side in ("l", "r") for part in ("hip", "knee", "ankle", "shoulder")]
 
@@ -128,6 +131,13 @@ def _even(low: int, high: int) -> list[slice]:
     parts = -(-steps // LONGEST)
     edges = [low + round(part * steps / parts) for part in range(parts + 1)]
     return [slice(a, b + 1) for a, b in pairwise(edges)]
+
+
+def _liveliness(stretch: Stretch) -> float:
+    """How far joints move about their middle, as a share of the person's size."""
+    core = stretch.pixels[:, _CORE]
+    size = (core.amax(1) - core.amin(1)).amax(-1).median().clamp_min(1.0)
+    return float(torch.linalg.vector_norm(core - core.mean(0), dim=-1).mean() / size)
 
 
 Watching = Callable[[str, int, int], None]  # `watching(video, done, total)` in frames
@@ -258,7 +268,8 @@ class VideoImporter(Importer):
             if self.watching and not self.engine.is_here(len(self._tasks)):
                 self.watching("videos", number, len(self._tasks))
         order = [self._name(path) for _, path in own]
-        self.refused = {name: self.refused[name] for name in order if name in self.refused} | self.captions.unused
+        self.refused = {name: self.refused[name] for name in order if name in self.refused}
+        self.refused |= self.captions.unused | self._no_videos(paths)
         if not members:
             first = next(iter(self.refused.values()), "")
             found = f"none that can be used. The first: {first}" if first else "none. Name another folder."
@@ -269,6 +280,27 @@ class VideoImporter(Importer):
     def _name(self, path: str) -> str:
         """The name of a video in tables and messages: its path below the source."""
         return os.path.relpath(path, self.source if os.path.isdir(self.source) else os.path.dirname(path) or ".")
+
+    def _no_videos(self, videos: Sequence[str]) -> dict[str, str]:
+        """Why the other files of the source are left out; not those that are options, or stand beside a video of their
+        name."""
+        source = os.path.abspath(self.source)
+        named = [self.options.captions, *self.options.extra.values(), self._place if self.cache else ""]
+        options = [os.path.abspath(place) for place in named if place]
+        options = [place for place in options if place != source and not source.startswith(place + os.sep)]
+        beside = {os.path.splitext(path)[0] for path in videos}
+        endings, found = " ".join(video_frames.ENDINGS), {}
+        for path in below(self.source, ()) if os.path.isdir(self.source) else ():
+            is_option = any(f"{os.path.abspath(path)}{os.sep}".startswith(place + os.sep) for place in options)
+            is_option |= bool(self.options.extra.get("detections")) and path.endswith((".json", ".npz"))
+            if path not in videos and os.path.splitext(path)[0] not in beside and not is_option:
+                found[self._name(path)] = f"{path}: expected a video ({endings}), found another ending. Convert it."
+        return found
+
+    def counted(self) -> dict[str, int]:
+        """Frames of all videos in which left and right were exchanged."""
+        rows = [one.facts["sides_exchanged"] for one in self.found.values() if "sides_exchanged" in one.facts]
+        return {key: sum(row[key] for row in rows) for key in rows[0]} if rows else {}
 
     def inputs(self) -> Sequence[str]:
         """The captions, the calibration, and the videos that are used, each with its detections."""
@@ -310,9 +342,17 @@ class VideoImporter(Importer):
         choice = Choice(extra.get("person", ""), extra.get("detections", ""), extra.get("format", ""))
         told = self.watching
         progress = None if told is None else (lambda done, total: told(os.path.basename(path), done, total))
-        sighting = watch(video, choice, self.cache, progress)
+        sighting, sides = put_right(watch(video, choice, self.cache, progress))
         long_enough, notes = stretches(sighting, self.fps)
         findings.notes += [*notes, *sighting.notes]
+        if sides.repaired or sides.doubted:
+            findings.facts["sides_exchanged"] = dataclasses.asdict(sides)
+            findings.notes.append(
+                f"Left and right were exchanged in {sides.repaired + sides.doubted} of {len(sighting.times)} frames "
+                f"and are put right; in {sides.doubted} of them nothing tells which part is right, and they count less."
+            )
+        if long_enough and max(map(_liveliness, long_enough)) < STILL:
+            findings.notes.append("The person does not move: is it a still picture?")
         pieces = [(piece, s) for s in long_enough for piece in cut(s, captions, self.fps)]
         findings.notes += [
             f"The caption {caption.text!r} of {caption.start:g} to {caption.stop:g} s was left out: at that time "
@@ -453,13 +493,16 @@ def _lift(
     return list(importer.clips(members))
 
 
-def below(source: str) -> list[str]:
-    """The videos of a folder and of those below it, in order; not those of a data set inside, such as its films."""
+def below(source: str, endings: tuple[str, ...] = video_frames.ENDINGS) -> list[str]:
+    """The videos of a folder and of those below it, in order; not those of a data set inside, such as its films.
+
+    Without `endings` all files.
+    """
     paths = []
     for folder, inner, _ in os.walk(source):
         inner[:] = sorted(n for n in inner if n[0] != "." and not os.path.exists(os.path.join(folder, n, CARD)))
         names = files.list_files(folder, root=source)
-        paths += [os.path.join(folder, name) for name in names if name.lower().endswith(video_frames.ENDINGS)]
+        paths += [os.path.join(folder, name) for name in names if not endings or name.lower().endswith(endings)]
     return paths
 
 
