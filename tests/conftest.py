@@ -17,11 +17,13 @@ settings.register_profile("videomdm", deadline=None, derandomize=True, max_examp
 settings.load_profile("videomdm")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip a test marked `mdm("module", ...)` where MDM or one of these modules is missing, and say which.
 
-    Files with slow tests come first, so that the workers end together.
+    Files with slow tests come first, so that the workers end together. Tests marked `soak` need `-m soak`.
     """
+    if "soak" not in config.option.markexpr:
+        items[:] = [item for item in items if not item.get_closest_marker("soak")]
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
     for item in items:

@@ -192,17 +192,22 @@ def test_windows_are_the_same_frames_of_truth_and_teacher_and_depend_on_the_clip
     assert {start_of(clip, 0, dataclasses.replace(plan, windows=1)) for clip in clips} == {0}
 
 
-def test_a_second_start_writes_the_report_alone_with_equal_bytes(plan, copy):
+def test_a_second_start_writes_the_report_alone_with_equal_bytes_and_records_other_versions(plan, copy, monkeypatch):
     before, metrics = times(copy), (copy / "metrics.json").read_bytes()
+    monkeypatch.setattr(provenance, "__version__", "99.0")
+    monkeypatch.setattr(provenance.metadata, "version", lambda name: "98.0")
     Bench(plan, copy, engine=Engine(processes=0)).run()
     changed = {name for name, when in times(copy).items() if before.get(name) != when}
     assert not [name for name in changed if name.split("/")[0] in ("runs", "samples", "scores", "plan.json")]
     assert (copy / "metrics.json").read_bytes() == metrics
-    assert read(copy / "run.json")["command"] == ["videomdm", "bench"]
+    found = read(copy / "run.json")
+    assert found["command"] == ["videomdm", "bench"]
+    assert (found["versions"]["videomdm_ext"], found["versions"]["torch"]) == ("99.0", "98.0")
 
 
-def test_what_is_missing_is_made_again_and_the_rest_is_left_alone(plan, copy):
+def test_what_is_missing_is_made_again_and_the_rest_is_left_alone_wherever_the_set_is_now(plan, copy):
     """One arm has lost its samples, another its checkpoints too."""
+    plan = dataclasses.replace(plan, clips=str(shutil.copytree(plan.clips, copy.parent / "moved")))
     cut = copy / "runs" / "2d-0"
     before = {name: read_both(copy / "samples" / f"{name}-0") for name in ("3d", "2d")}
     weights = torch.load(cut / LAST)["model_avg"]
@@ -288,6 +293,7 @@ def test_a_plan_may_grow_and_be_judged_otherwise_and_nothing_else(plan, out, tmp
     (tmp_path / "plan.json").write_bytes((out / "plan.json").read_bytes())
     for change in (
         {"arms": (*ARMS, "paper")}, {"seeds": 2}, {"replications": 3}, {"windows": 5}, {"without": ()},
+        {"clips": "moved/set"},
     ):  # fmt: skip
         engine.check_plan(dataclasses.replace(plan, **change), tmp_path)
     for name, change in {

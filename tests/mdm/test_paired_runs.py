@@ -4,7 +4,11 @@ Each host is imported once, in a process of its own; every run is a fork of it, 
 """
 
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -183,6 +187,7 @@ def standin(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         seven("resumed_first", *words, folder="resumed", kill={"kill_step": 4}),
         seven("resumed", *words, *LATEST, folder="resumed"),
         seven("older", *words, "--resume_checkpoint", "straight/model000000003.pt", folder="straight"),
+        seven("other", *words, *LATEST, "--lr", "0.1", folder="straight"),
         ("unpaired", ["--save_dir", "unpaired", *SMALL, "--num_steps", "2", *words], {}),
     ]
     return SimpleNamespace(place=place, status=drive(checkout.standin().root, place, plan))
@@ -202,6 +207,7 @@ def mdm(mdm_checkout: checkout.Checkout, tmp_path_factory: pytest.TempPathFactor
         *continuations(),
         seven("elsewhere", *straight),
         seven("other_lr", *straight, "--lr", "0.1"),
+        seven("other", *LATEST, "--lr", "0.1", folder="straight"),
         ("unbundled", ["--save_dir", "unbundled", *SMALL, *SEVEN, "--resume_checkpoint", "model000000003.pt"], {}),
         ("goals", ["--save_dir", "goals", *SMALL, "--num_steps", "2", *clips, "--lambda_target_loc", "1"], {}),
         ("uneven", ["--save_dir", "uneven", *SMALL, *clips, "--multi_target_cond", "--crop_frames", "196"], {}),
@@ -391,6 +397,38 @@ def test_what_cannot_be_continued_or_begun_is_refused_with_the_option(mdm, name,
     assert mdm.status[name] == 1
     assert f"error: {message}" in output(mdm, name)
     assert not list((mdm.place / name).glob("*.pt"))
+
+
+def test_a_run_goes_on_from_another_folder_of_its_clips_on_a_cpu_without_vector_instructions(standin, tmp_path):
+    """There the last bits are others, and nothing else is."""
+    shutil.copytree(standin.place / "set", tmp_path / "moved")
+    (tmp_path / "run").mkdir()
+    for name in ("args.json", "progress.csv", "model000000003.pt", "opt000000003.pt"):
+        shutil.copy2(standin.place / "straight" / name, tmp_path / "run" / name)
+    words = seven("run", "--clips", "moved", "--crop_frames", "20", *ARMS["walked"], *LATEST)[1]
+    environment = {
+        **os.environ,
+        "ATEN_CPU_CAPABILITY": "default",
+        "PYTHONPATH": str(forks.ROOT),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-m", "videomdm_ext.run", "train.train_mdm", *words]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    places = (standin.place / "straight", tmp_path / "run")
+    ours, theirs = (torch.load(place / "model000000007.pt")["model"] for place in places)
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=1e-2)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_run_does_not_go_on_with_other_options_and_keeps_its_own(request, host):
+    runs = host_of(request, host)
+    assert runs.status["other"] == 1
+    assert re.search(
+        r"error: --lr: expected 0\.01 as in straight/(bundle|opt)000000007\.pt, found 0\.1", output(runs, "other")
+    )
+    assert json.loads((runs.place / "straight/args.json").read_text())["lr"] == 0.01
 
 
 @pytest.mark.mdm

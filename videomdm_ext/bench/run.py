@@ -170,7 +170,7 @@ def make_curve(run: Run, out: Path) -> None:
 
 def _load(run: Run, checkpoint: Path) -> sampling.Trained:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return sampling.load(run.plan.host(), checkpoint, device=device)
+    return sampling.load(run.plan.host(), checkpoint, device=device, clips=run.plan.clips)
 
 
 def _sample(plan: Plan, split: str, trained: sampling.Trained, places: Mapping[Path, int]) -> None:

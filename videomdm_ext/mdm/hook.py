@@ -237,6 +237,8 @@ def activate(args: argparse.Namespace, *, loading: bool = False) -> None:
     if start is not None:
         denoiser = start.begun(denoiser)
     _swap(model_util, name, approximate.quicker(denoiser, approximate.activate(args, sys.argv[1:])))
+    if pairing.trains_paired(args):
+        resume.check_arguments(args)
     if trains and distributed.launched():
         meet(args)
         if start is not None and distributed.rank():  # its own folder, as rank 0 may not have made that of the run yet

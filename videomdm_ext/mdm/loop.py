@@ -168,7 +168,7 @@ class Paired(Host):
         loader, self.order = pairing.keyed_loader(data, args.seed)
         self.host_data = data
         path = args.resume_checkpoint
-        self.resumed = resume.read(Path(path), args) if path else None
+        self.resumed = resume.read(Path(path)) if path else None
         super().__init__(args, train_platform, model, diffusion, loader, *rest)
         self.last_step = min(args.num_steps, args.lr_anneal_steps or args.num_steps)
         self._resume_optimizer()

@@ -228,18 +228,35 @@ def write(loop: Any) -> None:
         torch.save({**content_of(loop), **rest}, Path(partial) / f"bundle{loop.step:09d}.pt")
 
 
-def read(checkpoint: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """The bundle of a checkpoint, for a run with the same arguments. Raises HostError where they differ."""
-    path = bundle_of(checkpoint)
-    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    before, now = json.loads(content["args"]), json.loads(json.dumps(vars(args)))
+def read(checkpoint: Path) -> dict[str, Any]:
+    """The bundle of a checkpoint."""
+    content: dict[str, Any] = torch.load(bundle_of(checkpoint), map_location="cpu", weights_only=True)
+    return content
+
+
+def fixed(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments that a continued run must have alike, as JSON has them."""
+    content: dict[str, Any] = json.loads(json.dumps(vars(args)))
+    return {name: value for name, value in content.items() if not FREE.fullmatch(name)}
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raise HostError where a paired run goes on with other arguments than it began with, before the host keeps them.
+
+    A bundle has them, or the stand-in's opt*.pt, where no earlier version has written that.
+    """
+    if not args.resume_checkpoint:
+        return
+    bundle, optimizer = bundle_of(Path(args.resume_checkpoint)), optimizer_of(Path(args.resume_checkpoint))
+    path = bundle if bundle.is_file() else optimizer
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    before, now = json.loads(content.get("args", "{}")), fixed(args)
     for name in sorted(before.keys() & now.keys()):
-        if before[name] != now[name] and not FREE.fullmatch(name):
+        if before[name] != now[name]:
             raise HostError(
                 f"--{name}: expected {before[name]!r} as in {path}, found {now[name]!r}. A paired run goes on with its "
                 "own arguments; give them, or start anew in another --save_dir."
             )
-    return content
 
 
 # -- numbers that are not finite ---------------------------------------------------------------------------------------

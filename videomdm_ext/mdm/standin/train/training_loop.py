@@ -4,6 +4,7 @@ import copy
 import csv
 import hashlib
 import io
+import json
 import time
 from itertools import islice
 from pathlib import Path
@@ -195,6 +196,7 @@ class TrainLoop:
             "random": pairing.random_states(),
             "step": self.step,
             "progress": self.progress.state(),
+            "args": json.dumps(resume.fixed(self.args)),
         }
         weights = resume.without_text_encoder(self.model.state_dict())
         if self.model_avg is not None:
