@@ -13,7 +13,7 @@ import pytest
 import torch
 from clips import CARD, make_clip, motion
 
-from videomdm_ext.data import locks
+from videomdm_ext.data import files, locks
 from videomdm_ext.data.building import write_folder
 from videomdm_ext.errors import message_of
 
@@ -194,3 +194,14 @@ def test_a_missing_file_of_the_program_itself_stays_a_fault():
     assert message_of(own) is None
     assert message_of(OSError(errno.EINTR, "Interrupted")) is None
     assert "Make room" in message_of(OSError(errno.ENOSPC, "No space left on device", "/full/x"))
+
+
+def test_a_pipe_is_written_to_and_stays_one(tmp_path: Path) -> None:
+    """As /dev/stdout and /dev/null do, which a rename would replace where that is allowed."""
+    pipe, words = tmp_path / "pipe", b"words"
+    os.mkfifo(pipe)
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    files.write_bytes(str(pipe), words)
+    assert pipe.is_fifo()
+    assert os.read(reading, 100) == words
+    os.close(reading)

@@ -1,6 +1,7 @@
 """The report says what the numbers say, for any number of arms and seeds."""
 
 import dataclasses
+import io
 import json
 import math
 from collections.abc import Sequence
@@ -204,7 +205,7 @@ def test_numbers_are_the_same_bytes_whatever_the_trainings_cost() -> None:
 
 
 def test_the_terminal_shows_every_arm_and_n() -> None:
-    console = Console(width=150, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=150, record=True, file=io.StringIO())
     with console.file:
         console.print(terminal_table(make_results()))
         text = console.export_text()

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -126,10 +127,10 @@ def test_losses_that_span_decades_are_drawn_by_logarithms_and_long_ones_by_few_p
     assert (line.get_xdata()[0], line.get_xdata()[-1]) == (0, 4999)
 
 
-def test_curves_without_a_finite_value_and_no_curves_give_nothing() -> None:
+def test_curves_without_a_finite_value_and_no_curves_give_nothing(tmp_path: Path) -> None:
     assert figures.finite_terms({"2d": [Curve([0], {"loss": [math.nan]})]}) == []
     assert figures.finite_terms({"2d": [Curve([], {})]}) == []
-    save(draw_curves({"2d": [Curve([0], {"loss": [0.0]})]}), "/dev/null")
+    save(draw_curves({"2d": [Curve([0], {"loss": [0.0]})]}), str(tmp_path / "figure.png"))
 
 
 def test_smoothing_keeps_straight_lines_and_both_ends() -> None:
@@ -141,13 +142,16 @@ def test_smoothing_keeps_straight_lines_and_both_ends() -> None:
     assert np.abs(smoothed - line).mean() < 0.5 * np.abs(noisy - line).mean()
 
 
-def test_every_arm_of_a_distance_lies_within_its_panel_and_what_is_not_finite_is_drawn() -> None:
+def test_every_arm_of_a_distance_lies_within_its_panel_and_what_is_not_finite_is_drawn(tmp_path: Path) -> None:
     results = make_results(with_scores(make_arm("2d"), "pose_frechet", (19.0, 21.0, 20.0)))
     axes = figures.draw_scores(results).axes[results.metrics.index("pose_frechet")]
     left, right = axes.get_xlim()
     assert left == 0.0
     assert right >= 21.0
-    save(figures.draw_scores(make_results(make_arm("2d", 1), make_arm("x", 1, pose_frechet=math.nan))), "/dev/null")
+    save(
+        figures.draw_scores(make_results(make_arm("2d", 1), make_arm("x", 1, pose_frechet=math.nan))),
+        str(tmp_path / "figure.png"),
+    )
 
 
 def test_titles_are_narrower_where_the_names_of_arms_take_their_room() -> None:

@@ -95,9 +95,11 @@ def check_writable(folder: str) -> None:
 def write_bytes(path: str, content: bytes, *, beside: str = "") -> None:
     """Write a file whole: under a name of its own and then renamed (a remote store does that by itself).
 
-    StorageError where it cannot be written, and nothing of it is left.
+    A device or a pipe, such as /dev/stdout, is written to and stays one. StorageError where it cannot be written, and
+    nothing of it is left.
     """
-    beside = path if "://" in path else beside or f"{path}.{uuid.uuid4().hex[:12]}{PART}"
+    direct = "://" in path or (os.path.exists(path) and not os.path.isfile(path))
+    beside = path if direct else beside or f"{path}.{uuid.uuid4().hex[:12]}{PART}"
     try:
         for folder in {bf.dirname(path), bf.dirname(beside)} - {""}:
             bf.makedirs(folder)
