@@ -13,8 +13,9 @@ import pytest
 import torch
 from clips import CARD, make_clip, motion
 
-from videomdm_ext.data import files, locks
+from videomdm_ext.data import locks
 from videomdm_ext.data.building import write_folder
+from videomdm_ext.data.files import write_bytes
 from videomdm_ext.errors import message_of
 
 REFUSE = """
@@ -201,7 +202,7 @@ def test_a_pipe_is_written_to_and_stays_one(tmp_path: Path) -> None:
     pipe, words = tmp_path / "pipe", b"words"
     os.mkfifo(pipe)
     reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    files.write_bytes(str(pipe), words)
+    write_bytes(str(pipe), words)
     assert pipe.is_fifo()
     assert os.read(reading, 100) == words
     os.close(reading)
