@@ -107,13 +107,17 @@ def train_mdm(root: str) -> Callable[[str], int]:
     return lambda out: run.main(["--mdm", root, "train.train_mdm", *TRAIN.replace("--ff_size 32", "").split(), out])
 
 
+FILM = "--size 320 240 --processes 0"  # no forks beside the threads of what renders and watches
 VERBS: dict[str, tuple[Callable[[Path], object], Callable[[str], int]]] = {
     "train": (clips, lambda out: run.main(["train.train_mdm", *TRAIN.split(), out])),
     "train_mdm": (clips, lambda out: 1),
     "import": (joints, lambda out: videomdm(["data", "import", "joints", "joints", "--out", out])),
     "refine": (clips, refine),
     "bench": (lambda place: write_set(place / "set"), bench),
-    "film": (films, lambda out: videomdm(["data", "film", "set", "--out", out, "--size", "320", "240"])),
+    "film": (
+        films,
+        lambda out: videomdm(["data", "film", "set", "--out", out, *FILM.split()]),
+    ),
 }
 """Of each command: what it needs, made in a folder, and the command that writes the folder OUT there."""
 
@@ -162,6 +166,12 @@ def looked_at(folder: Path) -> list[Path]:
     return [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
 
 
+def content_of(path: Path) -> dict[str, Any]:
+    """A checkpoint without its arguments, which name the folder."""
+    content = torch.load(path, weights_only=True)
+    return {name: value for name, value in content.items() if name != "args"}
+
+
 def same(first: Path, second: Path) -> list[str]:
     """-> what differs in two results."""
     ours, theirs = ({str(p.relative_to(folder)): p for p in looked_at(folder)} for folder in (first, second))
@@ -169,7 +179,7 @@ def same(first: Path, second: Path) -> list[str]:
     for name in ours.keys() & theirs.keys():
         one, other = ours[name], theirs[name]
         if name.endswith(".pt"):
-            found += mdm_runs.differences(*(torch.load(path, weights_only=True) for path in (one, other)), name)
+            found += mdm_runs.differences(*map(content_of, (one, other)), name)
         elif one.name not in OTHERS and "making" not in name and one.read_bytes() != other.read_bytes():
             found.append(name)
     return found
