@@ -1,6 +1,7 @@
 """Errors a person can fix: each message names the file or option, what was expected, what was found, what to do."""
 
 import errno
+import re
 from pathlib import Path
 
 ADVICE = {
@@ -18,8 +19,22 @@ ADVICE = {
 """What to do about what a disk or a folder refuses."""
 
 
+CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What would move a terminal's cursor, end a line, or turn the direction of what is printed behind it, and halves of
+characters, which no file can hold."""
+
+
+def printable(text: str) -> str:
+    """A text for a terminal or a page: control characters but line ends as \\u001b, which JSON reads back."""
+    return CONTROL.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text)
+
+
 class VideoMDMError(Exception):
     """Base of all expected errors; the command line prints the message and exits with status 1."""
+
+    def __str__(self) -> str:
+        """The message, without control characters of names and contents that it cites."""
+        return printable(super().__str__())
 
 
 class ConfigError(VideoMDMError):

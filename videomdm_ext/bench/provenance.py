@@ -9,6 +9,7 @@ import datetime
 import hashlib
 import json
 import platform
+import re
 import sys
 import textwrap
 import time
@@ -24,7 +25,7 @@ from videomdm_ext import __version__
 from videomdm_ext.bench import fairness
 from videomdm_ext.bench.plan import Plan, Run, read_plan
 from videomdm_ext.config import repository
-from videomdm_ext.data.files import read_json, write_bytes
+from videomdm_ext.data.files import read_json, read_text, write_bytes
 from videomdm_ext.data.identity import record
 from videomdm_ext.data.schemas import text_of
 from videomdm_ext.errors import DatasetError, VideoMDMError
@@ -260,7 +261,12 @@ def cost_counted(folder: Path) -> Iterator[None]:
 
 def read_seconds(folder: Path) -> float | None:
     place = folder / "seconds.txt"
-    return float(place.read_text(encoding="utf-8")) if place.is_file() else None
+    if not place.is_file():
+        return None
+    text = read_text(str(place)).strip()
+    if not re.fullmatch(r"\d{1,12}(\.\d{1,9})?", text, re.ASCII):
+        raise DatasetError(f"{place}: expected seconds, found {text[:40]!r}. Remove the file.")
+    return float(text)
 
 
 def note_cost(folder: Path, **facts: float) -> None:

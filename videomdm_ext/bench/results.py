@@ -233,15 +233,12 @@ def score_run(run: Run, out: Path, scoring: Scoring) -> Training:
     found = [scoring.replication(run, number) for number in range(run.plan.replications)]
     rows, per_clip = [row["scores"] for row in found], [row["per_clip"] for row in found]
     facts, seconds = read_cost(run.folder(out)), read_seconds(run.folder(out))
-    logged = read_rows(run.folder(out) / "progress.csv")
-    names = [name for name in (logged[0] if logged else ()) if name not in ("step", "passes", "behind")]
-    terms = {name: [float(row[name]) for row in logged] for name in names}
     metrics = {name: mean([row[name] for row in rows]) for name in rows[0]}
     clips = {name: zip(*(row[name] for row in per_clip), strict=True) for name in per_clip[0]}
     return Training(
         seed=run.seed,
         metrics={**metrics, **scoring.several(run), **scoring.against_own_data(run), **scoring.held_out(run)},
-        losses=Curve([int(row["step"]) for row in logged], terms),
+        losses=read_losses(run.folder(out)),
         steps=run.chosen_step(out) or run.steps,
         passes=round(run.passes()),
         seconds=math.nan if seconds is None else seconds,
@@ -251,6 +248,18 @@ def score_run(run: Run, out: Path, scoring: Scoring) -> Training:
         parameters=facts.get("parameters"),
         per_clip={name: [mean(values) for values in each] for name, each in clips.items()},
     )
+
+
+def read_losses(folder: Path) -> Curve:
+    """The losses of a training by step, from its log. ConfigError for a cell that holds no number."""
+    place = folder / "progress.csv"
+    logged = read_rows(place)
+    names = [name for name in (logged[0] if logged else ()) if name not in ("step", "passes", "behind")]
+    try:
+        terms = {name: [float(row[name]) for row in logged] for name in names}
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{place}: expected numbers in every row, found others ({error}).") from error
+    return Curve([int(row["step"]) for row in logged], terms)
 
 
 def worst_cases(

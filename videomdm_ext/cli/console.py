@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
 from rich.console import Console
@@ -20,11 +20,21 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from videomdm_ext.data.folder import SPLITS, Card, read_ids
-from videomdm_ext.errors import ConfigError
+from videomdm_ext.errors import ConfigError, printable
 
-console = Console(width=None if sys.stdout.isatty() else 110, soft_wrap=not sys.stdout.isatty())
+
+class PlainConsole(Console):
+    """A console that prints no control character of a name or a caption as it is."""
+
+    def render_str(self, text: str, **style: Any) -> Text:
+        """The text as rich renders it, which is all that it prints: lines, cells of tables and their titles."""
+        return super().render_str(printable(text), **style)
+
+
+console = PlainConsole(width=None if sys.stdout.isatty() else 110, soft_wrap=not sys.stdout.isatty())
 Arguments = TypeVar("Arguments")
 
 
@@ -68,7 +78,7 @@ def by_name(progress: Progress, *, alone: bool = False) -> Callable[[str, int, i
         if name not in tasks:
             for task in tasks.values():
                 progress.update(task, visible=not alone)
-            tasks[name] = progress.add_task(name, total=total)
+            tasks[name] = progress.add_task(printable(name), total=total)
         progress.update(tasks[name], completed=done, total=total)
 
     return move

@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 
 from videomdm_ext import __version__
-from videomdm_ext.errors import message_of
+from videomdm_ext.errors import message_of, printable
 
 VERBS = {
     "demo": ("cli.training", "demo", "Make a data set of real motion, train 3D and 2D arms on it, and compare them."),
@@ -103,11 +103,13 @@ def guarded(action: Callable[[], int]) -> int:
         if message is not None:
             print(f"error: {message}", file=sys.stderr)
             return 1
-        with tempfile.NamedTemporaryFile("w", prefix="videomdm-", suffix=".log", delete=False) as log:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="videomdm-", suffix=".log", delete=False, encoding="utf-8", errors="backslashreplace"
+        ) as log:
             traceback.print_exc(file=log)
         what, at = traceback.format_exception_only(error)[-1].strip(), traceback.extract_tb(error.__traceback__)[-1]
         place = f"{at.filename}, line {at.lineno}: {at.line}"  # which may be in a program of the host
-        print(f"fault: {what} ({place}). Please report it with {log.name}", file=sys.stderr)
+        print(printable(f"fault: {what} ({place}). Please report it with {log.name}"), file=sys.stderr)
         return 3
 
 

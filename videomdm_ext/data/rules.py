@@ -29,8 +29,7 @@ from videomdm_ext.data.rules_motion import (
     compare,
     in_sight,
 )
-from videomdm_ext.data.schemas import CONTROL
-from videomdm_ext.errors import DatasetError
+from videomdm_ext.errors import CONTROL, DatasetError
 from videomdm_ext.geometry.cameras import is_rotation
 from videomdm_ext.motion.features import channels, decode
 from videomdm_ext.motion.kinematics import RAW, HeadingRule

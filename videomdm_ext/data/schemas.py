@@ -8,12 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from videomdm_ext.errors import DatasetError
+from videomdm_ext.errors import CONTROL, DatasetError, printable
 
 PLACE = Path(__file__).with_name("schemas.json")
-CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""What would move a terminal's cursor, end a line, or turn the direction of what is printed behind it, and halves of
-characters, which no file can hold."""
 LARGEST = 1e8  # magnitude of a number in a list of them: no pixel, metre or second is as large
 WORDS = {"object": "names with values", "array": "a list", "string": "a text", "integer": "a whole number",
          "number": "a number", "boolean": "true or false", "null": "null"}  # fmt: skip
@@ -61,8 +58,9 @@ def _whole(text: str) -> int:
 
 
 def text_of(content: Any, **style: Any) -> str:
-    """The JSON text of a value, with null for NaN and infinity; `style` are options of json.dumps."""
-    return json.dumps(plain(content), allow_nan=False, **style)
+    """The JSON text of a value, with null for NaN and infinity and no control character that is not escaped; `style`
+    are options of json.dumps."""
+    return printable(json.dumps(plain(content), allow_nan=False, **style))
 
 
 def plain(value: Any) -> Any:

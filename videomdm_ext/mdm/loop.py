@@ -4,6 +4,7 @@ import argparse
 import csv
 import io
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -300,4 +301,8 @@ def read_rows(place: Path) -> list[dict[str, str]]:
     if not place.is_file():
         return []
     text = place.read_text(encoding="utf-8", errors="replace").replace("\0", "")  # a power loss leaves zeros
-    return [row for row in csv.DictReader(io.StringIO(text)) if (row.get("step") or "").isdigit()]
+    try:
+        rows = list(csv.DictReader(io.StringIO(text)))
+    except csv.Error as error:
+        raise HostError(f"{place}: expected rows of losses, found others ({error}). Remove the file.") from error
+    return [row for row in rows if re.fullmatch("[0-9]{1,15}", row.get("step") or "")]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.files import Array
-from videomdm_ext.errors import ConfigError
+from videomdm_ext.errors import ConfigError, printable
 from videomdm_ext.geometry.cameras import to_camera, to_world
 from videomdm_ext.geometry.rotations import roma
 from videomdm_ext.motion.features import decode
@@ -109,12 +109,12 @@ def _document(stored: Mapping[str, Any], title: str, more: str = "", allowed: st
 <meta charset="utf-8"/>
 <meta http-equiv="Content-Security-Policy" content="{policy([digest(script) for script in scripts])}{allowed}"/>
 <meta name="viewport" content="width=device-width, initial-scale=1"/>
-<title>{html.escape(title)}</title>
+<title>{html.escape(printable(title))}</title>
 <link rel="icon" href="data:,"/>
 <style>{style}</style>
 </head>
 <body>
-{body.replace("{{title}}", html.escape(title))}
+{body.replace("{{title}}", html.escape(printable(title)))}
 <script type="application/json" id="motions">{motions}</script>
 {running}
 </body>
@@ -134,7 +134,7 @@ def content(scenes: Sequence[Scene], skeleton: Skeleton, fps: float, body: Body 
         "feet": skeleton.contact_joints,
         "scenes": [
             {
-                "caption": scene.caption,
+                "caption": printable(scene.caption),
                 "tracks": [_track(track, skeleton, scene.caption) for track in scene.tracks],
                 "view": _view(scene.view, skeleton, scene.caption) if scene.view else None,
             }
@@ -193,7 +193,7 @@ def _track(track: Track, skeleton: Skeleton, caption: str) -> dict[str, Any]:
     origin = np.round((low + high) / 2, 3)
     unit = max(0.001, float((high - low).max()) / 2 * 1.001 / LARGEST)
     units = np.where(finite, np.round((np.where(finite, positions, 0.0) - origin) / unit), -LARGEST - 1)
-    stored: dict[str, Any] = {"name": track.name, "origin": origin.tolist(), "unit": unit}
+    stored: dict[str, Any] = {"name": printable(track.name), "origin": origin.tolist(), "unit": unit}
     stored["positions"] = packed(units.clip(-LARGEST - 1, LARGEST), "<i2")
     if track.contacts is not None:
         _check(track.contacts, (frames, feet), f"contacts of {track.name!r}", caption)

@@ -3,6 +3,8 @@
 from functools import cache
 from typing import TYPE_CHECKING
 
+from videomdm_ext.errors import printable
+
 if TYPE_CHECKING:
     from jinja2 import Environment
 
@@ -13,4 +15,7 @@ def templates() -> "Environment":
     import jinja2
 
     loader, escape = jinja2.PackageLoader(__name__), jinja2.select_autoescape()
-    return jinja2.Environment(loader=loader, autoescape=escape, trim_blocks=True, undefined=jinja2.StrictUndefined)
+    return jinja2.Environment(
+        loader=loader, autoescape=escape, trim_blocks=True, undefined=jinja2.StrictUndefined,
+        finalize=lambda value: printable(value) if type(value) is str else value,
+    )  # fmt: skip

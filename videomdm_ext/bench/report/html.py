@@ -27,6 +27,7 @@ from videomdm_ext.bench.verdict import (
 )
 from videomdm_ext.data.files import check_writable, write_bytes
 from videomdm_ext.data.schemas import text_of
+from videomdm_ext.errors import printable
 from videomdm_ext.render import page as viewer
 from videomdm_ext.render.figures import save
 
@@ -52,7 +53,7 @@ def text(results: Results, found: Sequence[Section]) -> str:
     """The text of report.md."""
     opening = [*(f"**{sentence}**" for sentence in headline(results)), *verdict(results)]
     parts = [f"# {plain(results.title)}", *opening, *map(markdown, found)]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return printable("\n\n".join(part for part in parts if part)) + "\n"
 
 
 def write(results: Results, folder: Path | str) -> Path:
@@ -80,7 +81,7 @@ def page(results: Results, sections: Sequence[Section]) -> str:
     from markupsafe import Markup
 
     made = templates()
-    made.filters["inline"] = lambda text: Markup(inline(text))
+    made.filters["inline"] = lambda text: Markup(inline(printable(text)))
     made.filters["svg"] = lambda figure, name: Markup(figures.svg(figure.draw(), name))
     made.filters["viewer"] = lambda block: viewer.page(block.scenes, block.skeleton, block.fps, "Motions")
     made.filters["kind"] = lambda block: type(block).__name__.lower()

@@ -156,7 +156,14 @@ class Shown:
             place, needed=("positions", "fps", "film_fps", "extrinsics", "focal", "moves", "split")
         )
         tensors = {name: torch.from_numpy(np.asarray(found[name])) for name in found}
-        numbers = {name: float(tensors[name]) for name in ("fps", "film_fps", "focal", "moves", "split")}
+        single = ("fps", "film_fps", "focal", "moves", "split")
+        numbers = {name: float(tensors[name].sum()) for name in single}
+        shapes = tensors["positions"].shape[1:] == (22, 3) and tensors["extrinsics"].shape[1:] == (3, 4)
+        alone = all(tensors[name].numel() == 1 for name in single) and len(tensors["extrinsics"]) > 0
+        finite = all(bool(torch.isfinite(values).all()) for values in tensors.values())
+        rates = min(numbers["fps"], numbers["film_fps"], numbers["focal"]) > 0
+        if not (shapes and alone and finite and rates and numbers["split"] in range(len(SPLITS))):
+            raise DatasetError(f"{place}: expected what a film shows, found other arrays. Remove it and film it again.")
         return cls(
             positions=tensors["positions"],
             extrinsics=tensors["extrinsics"],

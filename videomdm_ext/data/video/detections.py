@@ -144,9 +144,10 @@ def _arrays(people: Mapping[int, list[Person]], count: int, path: str) -> tuple[
 def _blazepose(path: str) -> Detections:
     arrays = files.read_arrays(path, needed=("pixels", "visibility", "world", "times"), optional=())
     pixels, score, world, times = (arrays[key].astype(np.float64) for key in ("pixels", "visibility", "world", "times"))
-    shapes = (len(times), 33, 2), (len(times), 33), (len(times), 33, 3)
+    count = len(times) if times.ndim == 1 else 0
+    shapes = (count, 33, 2), (count, 33), (count, 33, 3)
     found = pixels.shape, score.shape, world.shape
-    if found != shapes or len(times) == 0 or times.ndim != 1 or not (np.diff(times) > 0).all():
+    if found != shapes or count == 0 or not (np.diff(times) > 0).all():
         raise DatasetError(
             f"{path}: expected pixels [F, 33, 2], visibility [F, 33], world [F, 33, 3] and rising times [F], found "
             f"{', '.join(str(list(shape)) for shape in found)} and {list(times.shape)}. Write it so."
