@@ -17,17 +17,22 @@ import numpy as np
 import pytest
 import torch
 from clips import make_clip, motion
+from small_bench import make_plan
 
-from videomdm_ext.data import checking, files, seal
+from videomdm_ext.bench import fairness
+from videomdm_ext.config import Source, Supervision
+from videomdm_ext.data import checking, files, rules, seal
 from videomdm_ext.data.building import contents, write_folder
 from videomdm_ext.data.checking import Checked, check_folder, trial
 from videomdm_ext.data.clip import Recording, to_clip
 from videomdm_ext.data.folder import SPLITS, Card, content_hash, names, read_card, read_ids
 from videomdm_ext.data.motions import Optics, find_lifter, lift, observe, own_generator
+from videomdm_ext.data.refined import make_refined
 from videomdm_ext.data.rules import KINDS, Finding
 from videomdm_ext.data.texts import untagged
 from videomdm_ext.errors import DatasetError, StorageError
 from videomdm_ext.geometry.cameras import project
+from videomdm_ext.mdm.data import open_dataset
 from videomdm_ext.motion.features import decode, encode
 from videomdm_ext.motion.kinematics import heading
 from videomdm_ext.motion.skeletons import SMPL22
@@ -378,6 +383,36 @@ def test_planted_damage_is_found_by_its_own_kind_and_what_may_be_meant_is_a_warn
     assert kind in {item.kind for item in damaged[name] if item.level == level}
     errors = {item.kind for item in damaged[name] if item.level == "error"}
     assert errors <= {*others, *([kind] if name in DAMAGES else [])}, damaged[name]
+
+
+TAKEN = {"up-axis", "left-right", "flipped-v", "flipped-u", "rolled", "reprojection", "facing", "floor", "frozen",
+         "teleport", "bones"}  # fmt: skip
+"""Errors of a check that may be a lifter's or a detector's, or meant: those who train decide on them."""
+
+
+def begins(path: str) -> dict[str, Callable[[], object]]:
+    """How training, refining and a bench begin with a set, by name."""
+    supervision = Supervision(supervision="3d", teacher="lifted")
+    return {
+        "train": lambda: open_dataset(Source(clips=path), supervision, "train", 0),
+        "refine": lambda: make_refined(path, read_card(path)),
+        "bench": lambda: fairness.check_truth(make_plan(Path(path), content="any", batch_size=2)),
+    }
+
+
+@pytest.mark.slow
+def test_training_refining_and_a_bench_refuse_every_damage_that_cannot_be_computed_with(sound: Path, tmp_path: Path):
+    assert all(KINDS[kind].level != rules.REFUSE for kind in TAKEN)
+    for name in (name for name, (kind, *_) in DAMAGES.items() if kind not in TAKEN):
+        path = Path(shutil.copytree(sound, tmp_path / "set"))
+        folder = Folder(path, MOVING if "moving" in name else VICTIM)
+        DAMAGES[name][1](folder)
+        folder.seal()
+        shutil.rmtree(path / "index")
+        for begin in begins(str(path)).values():
+            with pytest.raises(DatasetError):
+                begin()
+        shutil.rmtree(path)
 
 
 @pytest.mark.parametrize("name", OF_SETS | WARNED_OF_SETS)

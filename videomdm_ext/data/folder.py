@@ -221,6 +221,9 @@ def read_files(path: str, card: Card, clip_id: str, place: str = "") -> dict[str
             )
         return shards.read(path, place, clip_id)
     found = _labels(path, card, clip_id)
+    for name in found.values():
+        if files.leads_out(name, path):
+            raise DatasetError(f"{name}: expected a file of the set, found a link that leads out of it. Copy the file.")
     return {key: files.read_bytes(name) for key, name in found.items() if key != "truth" or bf.exists(name)}
 
 
