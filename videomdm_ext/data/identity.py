@@ -96,7 +96,7 @@ def values_of(sketches: Mapping[str, Sequence[float]]) -> tuple[float, ...]:
         bits = np.frombuffer(hashlib.sha256(clip_id.encode()).digest()[:1], np.uint8)
         signs = np.where(np.unpackbits(bits)[:SUMS, None], 1.0, -1.0)
         total[:, : len(numbers)] += signs * np.asarray(numbers)
-    return tuple(float(f"{value:.6g}") for value in (total / math.sqrt(max(len(sketches), 1))).ravel())
+    return tuple(round(float(value), 6) + 0.0 for value in (total / math.sqrt(max(len(sketches), 1))).ravel())
 
 
 def near(some: Sequence[float], others: Sequence[float]) -> bool:
