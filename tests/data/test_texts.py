@@ -27,7 +27,7 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path, encoding):
             assert parse_texts(files.read_text(place), place) == ("a person walks.",)
         else:
             assert caption_table(place) == WALKS
-    assert files.read_json(str(tmp_path / "a.json")) == {"cam03": "a person walks."}
+    assert files.read_json(str(tmp_path / "a.json"), "captions") == {"cam03": "a person walks."}
 
 
 @pytest.mark.parametrize(
@@ -62,6 +62,39 @@ def test_columns_and_entries_may_hold_several_captions(tmp_path):
         assert caption_table(str(tmp_path / name)) == expected
     (tmp_path / "b.csv").write_text("file,caption,start\na,one.,3\n")
     assert caption_table(str(tmp_path / "b.csv")) == {"a": [Caption("one.", 3.0, math.inf)]}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "sep=;\r\nVideo name;Caption;Start (s);End (s)\r\ncam03;one.;1,5;3\r\n"),
+        ("a.csv", "id,video_file,caption,start_time,end_time\n7,cam03,one.,0:01.5,0:03\n"),
+        ("a.csv", "file path,id,caption,begin,finish,duration\ncam03,7,one.,1.5,3,20\n"),
+        ("a.csv", '"video";"caption, in English";"caption";"start in seconds";"end sec"\ncam03;;one.;1,5;3\n'),
+        ("a.json", '[{"video_id": "cam03", "caption": "one.", "start_time": 1.5, "end_time": 3, "id": 7}]'),
+    ],
+)
+def test_columns_are_known_by_their_words_and_of_several_names_the_videos_counts(tmp_path, name, text):
+    (tmp_path / name).write_text(text, encoding="utf-8", newline="")
+    assert caption_table(str(tmp_path / name)) == {"cam03": [Caption("one.", 1.5, 3.0)]}
+
+
+@pytest.mark.parametrize("columns", ["start_ms,end_ms", "start frame,end frame", "time", "start,duration", "segment"])
+def test_times_in_columns_that_are_not_known_are_refused_and_no_caption_of_the_whole(tmp_path, columns):
+    keys = columns.split(",")
+    (tmp_path / "a.csv").write_text(f"video,caption,{columns}\ncam03,one.,{','.join('12'[: len(keys)])}\n")
+    (tmp_path / "a.json").write_text(json.dumps([{"video": "cam03", "caption": "one."} | dict.fromkeys(keys, 1)]))
+    for name in ("a.csv", "a.json"):
+        with pytest.raises(DatasetError, match=f"expected times in columns `start` and `end`.*{keys[-1]}"):
+            caption_table(str(tmp_path / name))
+
+
+def test_json_without_times_and_names_with_accents_apart_are_known(tmp_path):
+    place = tmp_path / "a.json"
+    place.write_text('[{"video": "fr\u00fch.mp4", "caption": "one.", "start": null, "end": null}]')
+    source = CaptionSource(str(place), "")
+    assert source.find("fru\u0308h.mp4") == [Caption("one.")]
+    assert not source.unused
 
 
 @pytest.mark.parametrize(

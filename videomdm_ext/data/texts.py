@@ -8,6 +8,7 @@ import math
 import os
 import re
 import string
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -123,12 +124,25 @@ def tags_of(captions: Sequence[Caption]) -> dict[str, Words]:
 
 
 COLUMNS: Mapping[str, tuple[str, ...]] = {
-    "name": ("name", "video", "file", "filename", "clip", "id"),
+    "name": ("video", "file", "filename", "clip", "name", "id", "path"),
     "caption": ("caption", "captions", "text", "description"),
     "start": ("start", "begin", "from"),
-    "stop": ("end", "stop", "to"),
+    "stop": ("end", "stop", "to", "finish"),
 }
-"""What the columns of a table of captions may be called in its first row, or the values of an entry in JSON."""
+"""What the columns of a table of captions may be called in its first row, or the values of an entry in JSON. Of several
+that may be the name the first of these is it."""
+OF_SECONDS = {"time", "s", "sec", "secs", "second", "seconds", "in"}  # words that say no more of a start or an end
+OF_TIMES = {
+    *COLUMNS["start"],
+    *COLUMNS["stop"],
+    "onset",
+    "offset",
+    "segment",
+    "interval",
+    "time",
+    "times",
+    "timestamps",
+}
 
 
 def caption_table(place: str) -> Mapping[str, list[Caption]]:
@@ -179,7 +193,8 @@ Row = tuple[str, Sequence[str]]  # where it stands; name, caption and times, as 
 def _rows(text: str, place: str) -> Iterator[Row]:
     """The captions of a table with columns."""
     # where a comma is the decimal sign, Excel puts semicolons between the columns; a name has none of these
-    between = re.search(r"[,;\t]", text) if place.lower().endswith(".csv") else None
+    unquoted = re.sub('"[^"]*"', "", text)
+    between = re.search(r"[,;\t]", unquoted) if place.lower().endswith(".csv") else None
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=between[0] if between else "\t", strict=True)
     header: list[str] = []
     try:
@@ -187,11 +202,12 @@ def _rows(text: str, place: str) -> Iterator[Row]:
             cells = [cell.strip().strip("\ufeff") for cell in row]
             while cells and not cells[-1]:
                 cells.pop()
-            if not cells:
+            if not cells or (reader.line_num == 1 and cells[0] == "sep="):  # Excel's line about the columns
                 continue
-            named = [_column(cell) for cell in cells]
+            named = _columns(cells)
             if not header and {"name", "caption"} <= set(named):
                 header = named
+                _check_times(cells, header, f"{place}: line {reader.line_num}")
                 continue
             entry: dict[str, Any] = {"name": cells[0], "caption": cells[1:2]}
             if header:
@@ -219,7 +235,12 @@ def _entries(text: str, place: str) -> Iterator[Row]:
     given = list(content.items()) if isinstance(content, dict) else [("", content)]
     for name, value in given:
         for number, one in enumerate(value if isinstance(value, list) else [value], 1):
-            entry = {_column(key): part for key, part in one.items()} if isinstance(one, dict) else {"caption": one}
+            entry = {"caption": one}
+            if isinstance(one, dict):
+                one = {key: "" if part is None else part for key, part in one.items()}
+                columns = _columns(list(one))
+                _check_times(list(one), columns, f"{place}: entry {name or number}")
+                entry = dict(zip(columns, one.values(), strict=True))
             said = entry.get("caption", "")
             for caption in said if isinstance(said, list) else [said]:
                 parts = (entry.get("name", name), caption, entry.get("start", ""), entry.get("stop", ""))
@@ -227,10 +248,34 @@ def _entries(text: str, place: str) -> Iterator[Row]:
                 yield f"entry {name or number}", [str(part).strip() if plain else "" for part in parts]
 
 
-def _column(cell: object) -> str:
-    """What a column is, by its name; several captions are numbered."""
-    plain = re.sub(r"[\W_]*\d*$", "", str(cell).strip().lower())
-    return next((column for column, names in COLUMNS.items() if plain in names), "")
+def _columns(cells: Sequence[str]) -> list[str]:
+    """What each column is, by its name, empty where that is none of `COLUMNS`; several captions are numbered."""
+    found, ranks = [], dict[int, int]()
+    for at, cell in enumerate(cells):
+        words = _words_of(cell)
+        kinds = [kind for kind, names in COLUMNS.items() if words and {*words} <= {*names}]
+        found.append(kinds[0] if kinds and (len(words) == 1 or kinds[0] == "name") else "")
+        if found[-1] == "name":
+            ranks[at] = min(COLUMNS["name"].index(word) for word in words)
+    first = min(ranks, key=lambda at: ranks[at], default=-1)
+    return ["" if kind == "name" and at != first else kind for at, kind in enumerate(found)]
+
+
+def _words_of(cell: str) -> list[str]:
+    """The words of a column's name but those that say that a start or an end is in seconds."""
+    words = re.findall(r"[^\W\d_]+", cell.lower())
+    return [word for word in words if len(words) == 1 or word not in OF_SECONDS]
+
+
+def _check_times(cells: Sequence[str], columns: Sequence[str], where: str) -> None:
+    """Refuse columns that seem to hold times and are none that is known: without them a caption were of the whole."""
+    words = OF_TIMES | ({"duration"} if "start" in columns and "stop" not in columns else set())
+    odd = [cell for cell, kind in zip(cells, columns, strict=True) if not kind and words & {*_words_of(cell)}]
+    if odd:
+        raise DatasetError(
+            f"{where}: expected times in columns `start` and `end`, in seconds or as 0:01, found {', '.join(odd)[:80]}."
+            " Name and convert them so; what does not say when something happens needs another name."
+        )
 
 
 @dataclass
@@ -261,12 +306,12 @@ class CaptionSource:
         """The captions of the table by name, with / between its folders."""
         found: dict[str, list[Caption]] = {}
         for name, captions in (caption_table(self.place) if self.place else {}).items():
-            found.setdefault(name.replace("\\", "/").removeprefix("./"), []).extend(captions)
+            found.setdefault(composed(name.replace("\\", "/").removeprefix("./")), []).extend(captions)
         return found
 
     def find(self, *names: str, path: str = "") -> list[Caption]:
         """All captions of these names of one clip; without any, that of the template for the file `path`."""
-        known = [name for name in dict.fromkeys(names) if name in self.table]
+        known = [name for name in dict.fromkeys(map(composed, names)) if name in self.table]
         self.used |= set(known)
         if not known and path and self.template:
             folder, file = os.path.split(os.path.abspath(path))
@@ -283,6 +328,11 @@ class CaptionSource:
             for name in self.table
             if name not in self.used
         }
+
+
+def composed(name: str) -> str:
+    """A name in composed Unicode: macOS takes accents of the names of files apart."""
+    return unicodedata.normalize("NFC", name)
 
 
 def words_in(name: str) -> str:

@@ -254,3 +254,24 @@ def test_scores_of_zero_and_shares_of_the_picture_are_refused_with_the_reason(tm
     with pytest.raises(DatasetError, match=match) as error:
         read_detections(str(tmp_path / "clip.json"), "coco", count=COUNT, fps=FPS)
     assert str(tmp_path / "clip.json") in str(error.value)
+
+
+def test_of_videos_whose_names_begin_alike_in_one_folder_each_gets_its_own_pictures(tmp_path):
+    for video, count in (("walk", 4), ("walk_2", 6), ("walk-fast", 5)):
+        for k in range(count):
+            content = json.dumps({"people": people_of(k + 10 * count)})
+            (tmp_path / f"{video}_{k:012d}_keypoints.json").write_text(content)
+    for video, count in (("walk", 4), ("walk_2", 6), ("walk-fast", 5)):
+        place = find_file(str(tmp_path), video, "openpose")
+        found = read_detections(place, "openpose", count=8, fps=FPS, video=video)
+        assert shown(found) == {k: 100.0 + k + 10 * count for k in range(count)}
+        (note,) = found.notes
+        assert f"{15 - count} file(s) have other names" in note
+
+
+def test_where_every_picture_is_left_out_the_reason_is_named(tmp_path):
+    (tmp_path / "clip").mkdir()
+    for k in range(COUNT):
+        (tmp_path / "clip" / f"{k}.json").write_text('{"people": {"0": {}}}')
+    with pytest.raises(DatasetError, match=r"none in any frame\. .*0\.json: .*people: expected a list"):
+        read_detections(str(tmp_path / "clip"), "openpose", count=COUNT, fps=FPS)

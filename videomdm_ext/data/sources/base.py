@@ -22,7 +22,7 @@ from videomdm_ext.data import files
 from videomdm_ext.data.clip import Clip, Recording, to_clip
 from videomdm_ext.data.folder import SPLITS
 from videomdm_ext.data.motions import PREFIX, Optics, lift, lifter_options, observe, own_generator
-from videomdm_ext.data.texts import CaptionSource, Words, words_in
+from videomdm_ext.data.texts import CaptionSource, Words, composed, words_in
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.geometry.cameras import to_world
 from videomdm_ext.motion.kinematics import RAW, HeadingRule
@@ -184,7 +184,7 @@ class Importer(ABC):
 
         Those of a part of a clip are left out and reported.
         """
-        found = next((name for name in names if name in self.captions.table), "")
+        found = next((name for name in map(composed, names) if name in self.captions.table), "")
         captions = self.captions.find(found, path=path)
         for part in (caption for caption in captions if not caption.is_whole):
             advice = "Leave the times out, or import the part as a clip of its own."

@@ -98,7 +98,8 @@ def read_detections(
             f"Is --format right? It takes {', '.join(FORMATS)}."
         ) from error
     if not any(people for _, people in found):
-        raise DatasetError(f"{path}: expected people, found none in any frame. Leave the video out.")
+        why = "".join(f" {note}" for note in notes[:1])
+        raise DatasetError(f"{path}: expected people, found none in any frame.{why} Leave the video out.")
     shift, doubt = _counted_from([number for number, _ in found], count, path)
     people: dict[int, list[Person]] = {}
     for number, members in found:
@@ -166,10 +167,13 @@ def _read_pictures(folder: str, kind: str, video: str, notes: list[str]) -> Iter
     """Number and people of each file of a folder; others are left out with a note."""
     names = files.list_files(folder, ".json")
     numbers = _numbers_of([name.removesuffix(".json").removesuffix("_keypoints") for name in names], video)
+    foreign = [name for name, number in zip(names, numbers, strict=True) if number is None]
+    if foreign:
+        some = ", ".join(foreign[:5])
+        notes.append(f"{folder}: {len(foreign)} file(s) have other names than this video's and are left out: {some}.")
     for name, number in zip(names, numbers, strict=True):
         place = bf.join(folder, name)
         if number is None:
-            notes.append(f"{place}: expected a name like those of the other pictures, found another. It is left out.")
             continue
         try:
             people = _people_of(files.read_json(place, "picture"), kind)
@@ -177,6 +181,7 @@ def _read_pictures(folder: str, kind: str, video: str, notes: list[str]) -> Iter
                 _person(one)
         except (*BROKEN, DatasetError) as error:
             found = str(error).removeprefix(f"{place}: ") if isinstance(error, DatasetError) else repr(error)
+            found = found.removesuffix(".")
             notes.append(f"{place}: expected the people of one picture as {kind} writes them, {found}. It is left out.")
             continue
         yield number, people
@@ -226,6 +231,7 @@ def _numbers_of(names: Sequence[str], video: str) -> list[int | None]:
     """
     own = re.compile(rf"(?:.*/)?{re.escape(video)}[^A-Za-z0-9]")
     named = [name for name in names if own.match(name)] if video else []
+    named = [name for name in named if own.sub("", name, count=1).isdigit()] or named  # VIDEO_2_0001 is another's
     split = {name: re.split(r"(\d+)", name) for name in named or names}  # words and digits in turn
     shapes = Counter(tuple(parts[::2]) for parts in split.values() if len(parts) > 1)
     if names and not shapes:
