@@ -214,6 +214,16 @@ def check_rules(rules: Rules, nodes: Nodes, place: str) -> None:
         )
 
 
+def check_single(rules: Rules, nodes: Nodes, place: str) -> None:
+    """No joint that the rules name is there twice, as in a file of two people."""
+    twice = [name for name in _all_names(rules) if "/" not in name and nodes.names.count(_short(name)) > 1]
+    if twice:
+        raise DatasetError(
+            f"{place}: expected one person, found {', '.join(twice[:6])} more than once. Export each person to a file "
+            "of its own, or give another name to what is no joint of the body."
+        )
+
+
 def rules_from(entries: Any, place: str) -> Rules:
     """The rules of a user's map: a joint's name, or [A, B, share], for each of the 22."""
     if not isinstance(entries, dict):

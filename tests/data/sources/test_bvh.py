@@ -290,18 +290,40 @@ def test_a_still_node_that_turns_the_world_says_what_is_up(tmp_path):
     assert_joints(read_take(tmp_path / "z.bvh", Reading()), Human("mixamo"), placed(Human("mixamo"), turns, root)[::3])
 
 
-def test_position_channels_of_zero_at_a_bone_are_refused(tmp_path):
+@pytest.mark.parametrize("value", ["0", "0.000001"])
+def test_position_channels_of_zero_at_a_bone_are_refused(tmp_path, value):
     reference(tmp_path / "a.bvh")
     head, _, motion = (tmp_path / "a.bvh").read_text().partition("MOTION\n")
     frames, seconds, *rows = motion.strip().split("\n")
     names = [line.split()[1] for line in head.splitlines() if line.strip().startswith(("ROOT", "JOINT"))]
     column = 6 * names.index("mixamorig:LeftLeg")
-    cut = [" ".join([*(w := row.split())[:column], "0", "0", "0", *w[column + 3 :]]) for row in rows]
+    cut = [" ".join([*(w := row.split())[:column], *3 * [value], *w[column + 3 :]]) for row in rows]
     (tmp_path / "a.bvh").write_text("\n".join([f"{head}MOTION", frames, seconds, *cut, ""]))
     with pytest.raises(
-        DatasetError, match=r"OFFSET of mixamorig:LeftLeg, found zeros throughout\. Export it with posi"
+        DatasetError, match=r"OFFSET of mixamorig:LeftLeg, found about zeros throughout\. Export it with posi"
     ):
         read_take(tmp_path / "a.bvh", Reading())
+
+
+def test_two_people_below_one_root_are_refused_and_not_the_first_taken(tmp_path):
+    written(tmp_path / "a.bvh")
+    head, _, motion = (tmp_path / "a.bvh").read_text().removeprefix("HIERARCHY\n").partition("MOTION\n")
+    one, (frames, seconds, *rows) = head.replace("ROOT", "JOINT"), motion.strip().split("\n")
+    top = "HIERARCHY\nROOT Reference\n{\nOFFSET 0 0 0\nCHANNELS 3 Xposition Yposition Zposition\n"
+    both = one.replace("mixamorig:", "A:") + one.replace("mixamorig:", "B:")
+    text = "\n".join([f"{top}{both}}}", "MOTION", frames, seconds, *(f"0 0 0 {row} {row}" for row in rows), ""])
+    (tmp_path / "a.bvh").write_text(text)
+    with pytest.raises(DatasetError, match=r"expected one person, found Hips, .* more than once"):
+        read_take(tmp_path / "a.bvh", Reading())
+
+
+def test_no_space_behind_a_colon_and_a_joint_called_motion_do_no_harm(tmp_path):
+    human, positions = written(tmp_path / "a.bvh")
+    text = (tmp_path / "a.bvh").read_text().replace("Frames: ", "Frames:").replace("Frame Time: ", "Frame Time:")
+    top = "ROOT MOTIONBUILDER\n{\nOFFSET 0 0 0\n"
+    head, _, motion = text.replace("ROOT", "JOINT").partition("\nMOTION\n")
+    (tmp_path / "a.bvh").write_text(head.replace("HIERARCHY\n", f"HIERARCHY\n{top}") + "\n}\nMOTION\n" + motion)
+    assert_joints(read_take(tmp_path / "a.bvh", Reading()), human, positions[::3])
 
 
 def test_a_person_of_odd_size_is_read_with_a_warning(tmp_path, caplog):

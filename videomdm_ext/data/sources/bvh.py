@@ -44,6 +44,7 @@ LEGS = (0.55, 1.15)  # metres from hip to ankle along the leg; no two units put 
 USUAL_LEGS = (0.65, 1.05)  # of people from 1.4 to 2.2 m
 UPRIGHT = 0.8  # a person stands along an axis when this share of the way from ankles to head is along it
 TALL = 1.25  # legs from ankles to head, at least, of a person who stands; 1.7 are usual
+NO_BONE = 1e-3  # share of the OFFSET that a position channel reaches at least where it takes its place
 JUMP = 8.0  # m/s, of all joints together, between the first two frames: the first one is then a rest pose and no motion
 
 
@@ -163,10 +164,10 @@ def _declarations(start: bytes) -> tuple[int, int, int, float, int]:
         nodes += kind in (b"ROOT", b"JOINT", b"End")
         if kind == b"CHANNELS" and len(words) > 1:
             channels += int(_number(words[1][:4]))
-        elif kind == b"Frames:" and len(words) > 1:
-            frames = int(_number(words[1][:18]))
-        elif words[:2] == [b"Frame", b"Time:"] and len(words) > 2:
-            return nodes, channels, frames, _number(words[2][:30]), at
+        elif found := re.match(rb"\s*Frames:\s*(\S+)", line):
+            frames = int(_number(found[1][:18]))
+        elif found := re.match(rb"\s*Frame\s+Time:\s*(\S+)", line):
+            return nodes, channels, frames, _number(found[1][:30]), at
     return nodes, channels, frames, 0.0, 0
 
 
@@ -248,9 +249,9 @@ class Motion:
 def read_motion(path: Path, header: Header) -> Motion:
     """The joints and channels of a file. DatasetError names what is wrong with it, and where."""
     text = files.read_bytes(str(path), limit=FILE_BYTES).decode("utf-8-sig", "replace")
-    head, found, body = text.partition("MOTION")
+    head, found, body = (*re.split(r"^([ \t]*MOTION)\b", text, maxsplit=1, flags=re.MULTILINE), "", "")[:3]
     lines = body.split("\n")
-    first = next((k for k, line in enumerate(lines) if line.split()[:2] == ["Frame", "Time:"]), -1)
+    first = next((k for k, line in enumerate(lines) if re.match(r"\s*Frame\s+Time:", line)), -1)
     if not found or first < 0:
         _refuse(path, "the word MOTION between joints and numbers", "none", "Export it again.")
     names, parents, offsets, channels = _hierarchy(head, path)
@@ -344,6 +345,7 @@ def read_take(path: Path, reading: Reading) -> Tensor:
     rules = reading.rules or joint_names.TABLES[table]
     if reading.rules:
         joint_names.check_rules(rules, nodes, str(path))
+    joint_names.check_single(rules, nodes, str(path))
     if table == "cmu":  # give the bones that Hahne's conversion drops their lengths again
         dropped = joint_names.DROPPED_BONES
         known = {name: bvh.offsets[nodes.index(name)].copy() for r in dropped.values() for name in r[:2]}
@@ -371,15 +373,16 @@ def read_take(path: Path, reading: Reading) -> Tensor:
 
 
 def _check_bones(bvh: Motion, pelvis: int, path: Path) -> None:
-    """Refuse position channels that are 0 throughout at a joint with an OFFSET: as they replace it, its bone would have
-    no length, so that the file must mean something else."""
+    """Refuse position channels that are about 0 throughout at a joint with an OFFSET: as they replace it, its bone
+    would have no length, so that the file must mean something else."""
     column, above = 0, {pelvis, *bvh.above(pelvis)}
     for node, own in enumerate(bvh.channels):
         moves = [column + number for number, channel in enumerate(own) if channel in MOVES]
         column += len(own)
-        if moves and node not in above and np.abs(bvh.offsets[node]).max() > 0 and not bvh.rows[:, moves].any():
+        longest = np.linalg.norm(bvh.rows[:, moves], axis=1).max(initial=0.0)
+        if moves and node not in above and longest < NO_BONE * np.linalg.norm(bvh.offsets[node]):
             expected = f"position channels that take the place of the OFFSET of {bvh.names[node]}"
-            _refuse(path, expected, "zeros throughout", "Export it with positions in the root only.")
+            _refuse(path, expected, "about zeros throughout", "Export it with positions in the root only.")
 
 
 def _leg(pose: Tensor) -> float:
