@@ -143,7 +143,7 @@ def check_folder(
     found += statistics(path, card, *(moments.values() if sound else (None, None)))
     if not any(f.kind in UNHASHED for f in found):
         try:
-            seal.verify(path, card, thorough=True)
+            seal.verify_files(path, card, thorough=True)
         except DatasetError as error:
             found.append(Finding(WHOLE, "card-hash", str(error).removeprefix(f"{path}: ")))
     if use_cache:

@@ -136,14 +136,18 @@ def load_motions(path: Path = BUNDLED) -> list[Motion]:
     advice = "Make the bundle with third_party/deepmimic/convert.py."
     content = files.read_bytes(str(path))
     texts = files.texts_from(content, str(path), ("meta.names", "meta.captions", "meta.joints"))
-    names, captions = texts["meta.names"].tolist(), texts["meta.captions"].tolist()
+    names, captions = texts["meta.names"].ravel().tolist(), texts["meta.captions"].tolist()
     facts = files.arrays_from(content, str(path), needed=("meta.loop", "meta.fps", *names), optional=())
-    if tuple(texts["meta.joints"].tolist()) != SMPL22.joints or facts["meta.fps"] != FPS:
+    if texts["meta.joints"].tolist() != list(SMPL22.joints) or (facts["meta.fps"] != FPS).any():
         raise DatasetError(f"{path}: expected {SMPL22.name} at {FPS} fps, found others. {advice}")
-    if not len(names) == len(captions) == len(facts["meta.loop"]):
+    shapes = texts["meta.names"].shape, texts["meta.captions"].shape[:1], facts["meta.loop"].shape
+    if texts["meta.captions"].ndim != 2 or len(set(shapes)) > 1:
         raise DatasetError(f"{path}: expected captions and a loop for each of {len(names)} motions. {advice}")
     rows = zip(names, captions, facts["meta.loop"], strict=True)
-    return [Motion(name, facts[name], tuple(text for text in said if text), bool(loop)) for name, said, loop in rows]
+    try:
+        return [Motion(name, facts[name], tuple(filter(None, said)), bool(loop)) for name, said, loop in rows]
+    except DatasetError as error:
+        raise DatasetError(f"{path}: {error}") from error
 
 
 def mirrored(motion: Motion) -> Motion:

@@ -176,6 +176,18 @@ def verify(path: str, card: Card | None = None, *, thorough: bool = False, progr
     Sizes and times are looked at, and contents where these differ; all contents with `thorough`.
     """
     card = card or read_card(path)
+    verify_files(path, card, thorough=thorough, progress=progress)
+    listed = {split: len(ids) for split, ids in members_of(path).items() if ids}
+    if listed != {split: count for split, count in card.counts.items() if count}:
+        raise DatasetError(
+            f"{bf.join(path, CARD)}: counts: expected the clips of the lists, {listed}, found {dict(card.counts)}. "
+            "Correct the card, or make the data set again."
+        )
+    return card
+
+
+def verify_files(path: str, card: Card, *, thorough: bool = False, progress: Progress | None = None) -> None:
+    """The same of the files alone, whatever clips the card counts."""
     now = digests_of(path, card)
     if found := [name for name in whole_files(card) if card.files and card.files.get(name, "") != now.get(name, "")]:
         raise _others(path, found, card.files.get(found[0], ""), now.get(found[0], ""))
@@ -186,7 +198,6 @@ def verify(path: str, card: Card | None = None, *, thorough: bool = False, progr
     elif found := table.changed(rows, thorough, progress):
         first = table.names.index(found[0])
         raise _others(path, found, *(_hex(digest) for digest in (rows["digest"][first].tobytes(), table.digest(first))))
-    return card
 
 
 def _hex(digest: bytes) -> str:

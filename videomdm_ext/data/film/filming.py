@@ -159,7 +159,7 @@ class Shown:
         single = ("fps", "film_fps", "focal", "moves", "split")
         numbers = {name: float(tensors[name].sum()) for name in single}
         shapes = tensors["positions"].shape[1:] == (22, 3) and tensors["extrinsics"].shape[1:] == (3, 4)
-        alone = all(tensors[name].numel() == 1 for name in single) and len(tensors["extrinsics"]) > 0
+        alone = all(tensors[name].numel() == 1 for name in single) and tensors["extrinsics"].numel() > 0
         finite = all(bool(torch.isfinite(values).all()) for values in tensors.values())
         rates = min(numbers["fps"], numbers["film_fps"], numbers["focal"]) > 0
         if not (shapes and alone and finite and rates and numbers["split"] in range(len(SPLITS))):

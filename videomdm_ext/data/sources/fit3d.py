@@ -139,7 +139,8 @@ def read_object(place: str) -> dict[str, Any]:
 def numbers(values: object, place: str, what: str, shape: tuple[int | None, ...]) -> Tensor:
     """Finite numbers of a JSON file, [shape] with None for any length; leading axes of length 1 do not matter."""
     try:
-        array = np.asarray(values, dtype=np.float32)
+        with np.errstate(all="ignore"):  # what is too large for float32 becomes infinite, and is found as such
+            array = np.asarray(values, dtype=np.float32)
         wanted = tuple(-1 if length is None else length for length in shape)
         if None not in shape or array.ndim != len(shape):
             array = array.reshape(wanted)
