@@ -154,7 +154,7 @@ def test_what_cannot_be_written_stops_the_writing_before_anything_is_made(tmp_pa
     (tmp_path / "file").write_text("not a folder")
     splits = [{}, {"train": []}, {"test": [STILL]}, {"train": [STILL], "tets": [MOVING]}]
     cases = [("set", members, CARD, "expected splits among train, val, test") for members in splits]
-    cases += [("file/set", {"train": [STILL]}, CARD, "expected a place for a folder")]
+    cases += [("file/set", {"train": [STILL]}, CARD, "expected a folder that can be written")]
     bad = {"train": [STILL, dataclasses.replace(MOVING, fps=30.0)]}
     cases += [("set", bad, CARD, "expected 20 fps, found 30")]
     for place, members, card, message in cases:

@@ -146,7 +146,7 @@ def test_a_lock_lies_beside_the_folder_or_where_that_cannot_be_in_it(tmp_path, m
     assert names(place) == []
     assert locks.lock_of("/") == "/.lock"
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match="file/set: expected a place for a folder"):
+    with pytest.raises(StorageError, match="file/set: expected a folder that can be written"):
         locks.held(tmp_path / "file" / "set").__enter__()
 
 

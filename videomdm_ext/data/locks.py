@@ -134,7 +134,9 @@ def _taken(named: str, place: str) -> FileLock | None:
         raise _busy(named, owner) from None
     except OSError as error:
         if error.errno not in LOCKLESS:
-            unknown = StorageError(f"{named}: expected a place for a folder, found none ({error}). Choose another one.")
+            unknown = StorageError(
+                f"{named}: expected a folder that can be written, found none ({error}). Choose another one."
+            )
             raise of_storage(error, named) or unknown from error
         logger.warning("%s: locks are unknown there (%s); let no other process write there", named, error.strerror)
         return None
