@@ -10,11 +10,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from clips import CARD, make_clip
+from clips import CARD, make_clip, nudge
 
 from videomdm_ext import plugins
 from videomdm_ext.cli import main as cli
 from videomdm_ext.cli import sampling
+from videomdm_ext.data import seal
 from videomdm_ext.data.building import write_folder
 from videomdm_ext.data.folder import read_folder, read_statistics
 from videomdm_ext.geometry.cameras import to_camera, to_world
@@ -205,8 +206,8 @@ def spoil(run: Path, place: Path, how: str) -> Path:
         ("skeleton", "expected 263 channels (22 joints) of smpl22, the skeleton of the clips in"),
         ("too large", "model000000002.pt: expected finite motions from this checkpoint, found others"),
         ("not finite", "model000000002.pt: expected finite numbers, found others in "),
-        ("lost arguments", "args.json: expected the run's arguments as JSON"),
-        ("other arguments", "args.json: expected the run's arguments as JSON"),
+        ("lost arguments", "args.json: expected a file that can be read"),
+        ("other arguments", "args.json: expected names with values"),
     ],
 )
 def test_a_checkpoint_that_is_none_is_answered_by_both_verbs(trained, tmp_path, capsys, how, named):
@@ -288,6 +289,49 @@ def test_a_run_keeps_the_space_of_its_own_data_wherever_the_clips_are(trained, t
     finally:
         shutil.move(moved, data)
     assert np.array_equal(seen[1].space.mean.numpy(), mean)
+
+
+def test_a_run_samples_with_the_statistics_that_it_was_trained_with_or_not_at_all(trained, tmp_path, capsys):
+    """A set that is absent, moved, of other captions or statistics, and a run that does not say which it had."""
+    data, run = Path(trained[0]), shutil.copytree(trained[1], tmp_path / "run")
+    copy, args = shutil.copytree(data, tmp_path / "copy"), json.loads((run / "args.json").read_text())
+
+    def words(place: Path) -> list[str]:
+        given = ["sample", "--run", run, "--count", "1", "--ddim", "2", "--formats", "npz", "--trained_on", place]
+        return [*map(str, given)]
+
+    said = answer(capsys, *words(tmp_path / "gone"))
+    assert f"{tmp_path / 'gone'}: expected the data set that {run}" in said
+    assert "--trained_on DIR" in said
+    assert cli.main(words(copy)) == 0
+    assert "were" not in capsys.readouterr().out
+    (copy / "texts" / "walk_0.txt").write_text("to stroll#to/X stroll/X#0.0#0.0\n")
+    seal.accept(str(copy))
+    assert cli.main(words(copy)) == 0
+    assert "was trained on the data set" in capsys.readouterr().out
+    mean = copy / "teacher_vecs" / "bent" / "Mean.npy"
+    np.save(mean, np.load(mean) + 1)
+    assert "found others: teacher_vecs/bent/Mean.npy" in answer(capsys, *words(copy))
+    seal.accept(str(copy))
+    assert f"expected, as recorded in {run / 'args.json'}, the data set" in answer(capsys, *words(copy))
+    assert "the data set" in answer(capsys, "lift", "--clips", data, "--checkpoint", run, "--trained_on", copy)
+    (run / "args.json").write_text(json.dumps({**args, "start_from": "elsewhere"}))
+    shutil.copy(data / "teacher_vecs" / "bent" / "Mean.npy", run)
+    shutil.copy(data / "teacher_vecs" / "bent" / "Std.npy", run)
+    assert cli.main(words(copy)) == 0  # it keeps its own statistics beside it
+    assert cli.main(words(data)) == 0
+    args.pop("clips_record")
+    (run / "args.json").write_text(json.dumps(args))
+    assert cli.main(words(copy)) == 0
+
+
+def test_clips_that_were_changed_are_neither_lifted_nor_refreshed(trained, tmp_path, capsys):
+    copy = shutil.copytree(trained[0], tmp_path / "copy")
+    nudge(copy / "keypoints_2d" / "jump_0.npz")
+    rest = ["--checkpoint", trained[1], "--out", tmp_path / "out"]
+    for words in (["lift", "--clips", copy], ["data", "refresh", copy]):
+        assert "found others: keypoints_2d/jump_0.npz " in answer(capsys, *words, *rest)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_3d_run_lifts_from_the_refined_teacher_and_never_from_its_truth(trained):

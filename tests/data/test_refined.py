@@ -173,7 +173,10 @@ def test_where_there_are_more_clips_than_are_solved_together_all_say_what_is_sha
     clips = read_folder(path, "train")[1]
     parts = [(clip.length, refinement.estimate([positions_and_keypoints(clip)], SMPL22)) for clip in clips]
     monkeypatch.setattr(refined, "GROUP", 1)
-    make_refined(path, card)
+    told = []
+    make_refined(path, card, lambda done, total: told.append((done, total)))
+    assert all(0 <= done <= total for done, total in told)
+    assert told[-1][0] == told[-1][1]
     found, expected = np.load(Path(path) / "refined" / "bent" / "skeleton.npz"), refinement.Shared.pooled(parts)
     np.testing.assert_allclose(found["lengths"], expected.lengths.numpy(), atol=1e-6)
     np.testing.assert_allclose(found["mean_pose"], expected.mean.numpy(), atol=1e-5)

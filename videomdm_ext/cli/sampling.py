@@ -18,10 +18,10 @@ from torch import Tensor
 
 from videomdm_ext.cli.console import bars, chosen_ids, console, counting, lifter_summary, quoted, say_next
 from videomdm_ext.config import Supervision, from_args
-from videomdm_ext.data import locks
+from videomdm_ext.data import locks, seal
 from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.files import check_writable, read_text, write_bytes
-from videomdm_ext.data.folder import Card, read_card, read_clip
+from videomdm_ext.data.folder import Card, read_clip
 from videomdm_ext.data.schemas import text_of
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.geometry.cameras import to_world
@@ -150,6 +150,8 @@ class Sample:
     """Classifier-free guidance scale."""
     ddim: int = 0
     """Steps of DDIM, fewer than the schedule has; 0: all steps, with noise."""
+    trained_on: Path | None = None
+    """Where the data set that the run was trained on lies now, if not where args.json says."""
     mdm: str = ""
     """MDM checkout the run was trained in; empty: the stand-in."""
     out: Path | None = None
@@ -164,7 +166,7 @@ class Sample:
         if self.count < 1 or self.variants < 0 or self.frames < 0:
             raise ConfigError("--count: expected 1 or more; --variants, --frames: 0 or more. Correct it.")
         asked = captions(self)
-        trained = opened(place, self.mdm)
+        trained = opened(place, self.mdm, self.trained_on)
         if asked and trained.without_text:
             raise ConfigError("--text, --prompts: expected none for a run trained with --unconstrained. Leave it out.")
         times = self.variants or self.count
@@ -328,7 +330,7 @@ class Lift:
             strength=self.guidance_strength, start=self.start, overlap=self.overlap, draws=self.draws, ddim=self.ddim,
             text_scale=self.guidance, seed=self.seed,
         )  # fmt: skip
-        folder, card = str(self.clips), read_card(str(self.clips))
+        folder, card = str(self.clips), seal.verify(str(self.clips))
         clips = [read_clip(folder, card, clip_id) for clip_id in chosen_ids(folder, card, self.ids, self.split)]
         trained = opened(self.checkpoint, self.mdm, self.trained_on)
         for clip in clips:
@@ -449,7 +451,7 @@ class Refresh:
 
     def make(self) -> None:
         """Make the data set and print what became of its teachers; started again, it goes on."""
-        card = read_card(str(self.clips))
+        card = seal.verify(str(self.clips))
         trained = opened(self.checkpoint, self.mdm, self.trained_on)
         check_writable(str(self.out))
         how = lifting.Lifting(

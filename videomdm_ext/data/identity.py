@@ -110,7 +110,12 @@ def near(some: Sequence[float], others: Sequence[float]) -> bool:
 def record(card: Card) -> dict[str, Any]:
     """What a run records of the set that it is made from."""
     named = {"name": card.name, "identity": name_of(card), "content": card.content_hash, "seal": card.seal}
-    return {**named, "values": list(card.values)}
+    return {**named, "statistics": statistics_of(card), "values": list(card.values)}
+
+
+def statistics_of(card: Card) -> dict[str, str]:
+    """Hex digests of every Mean and Std by name; none where the card is an earlier version's."""
+    return {name: digest for name, digest in sorted(card.files.items()) if name.endswith(".npy")}
 
 
 def difference(before: Mapping[str, Any], card: Card) -> str:

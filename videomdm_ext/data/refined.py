@@ -172,7 +172,11 @@ def _make(making: "_Making", engine: Engine, share: tuple[int, int], progress: P
             done += count
             progress(done, total)
 
-    steps = (lambda share: progress(int(done + GROUP * share), total)) if engine.is_here(len(groups)) else None
+    steps = (
+        (lambda share: progress(int(done + len(sample) / len(groups) * share), total))
+        if engine.is_here(len(groups))
+        else None
+    )
     if groups and not bf.exists(making.place("shared.npz")):
         order = [*range(at, len(groups)), *range(at)]
         work(making.estimate, {f"group {number}": (number, groups[number], steps) for number in order})

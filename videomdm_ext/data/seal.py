@@ -188,9 +188,7 @@ def verify(path: str, card: Card | None = None, *, thorough: bool = False, progr
 
 def verify_files(path: str, card: Card, *, thorough: bool = False, progress: Progress | None = None) -> None:
     """The same of the files alone, whatever clips the card counts."""
-    now = digests_of(path, card)
-    if found := [name for name in whole_files(card) if card.files and card.files.get(name, "") != now.get(name, "")]:
-        raise _others(path, found, card.files.get(found[0], ""), now.get(found[0], ""))
+    verify_whole(path, card)
     table, ids = table_of(path, card)
     rows = table.read()
     if rows is None:
@@ -198,6 +196,13 @@ def verify_files(path: str, card: Card, *, thorough: bool = False, progress: Pro
     elif found := table.changed(rows, thorough, progress):
         first = table.names.index(found[0])
         raise _others(path, found, *(_hex(digest) for digest in (rows["digest"][first].tobytes(), table.digest(first))))
+
+
+def verify_whole(path: str, card: Card) -> None:
+    """Raise DatasetError where the lists or the statistics of a set are others than its card says."""
+    now = digests_of(path, card)
+    if found := [name for name in whole_files(card) if card.files and card.files.get(name, "") != now.get(name, "")]:
+        raise _others(path, found, card.files.get(found[0], ""), now.get(found[0], ""))
 
 
 def _hex(digest: bytes) -> str:

@@ -97,6 +97,7 @@ def load(host: Checkout, checkpoint: Path, *, device: str = "cpu", clips: str = 
     vars(args).update({**_defaults_of_plugins(), **vars(args)})
     if clips:
         args.clips = clips
+    resume.check_sampled(args, checkpoint)
     if getattr(args, "start_from", ""):
         args.start_statistics = str(checkpoint.resolve().parent)
     hook.use(host)

@@ -218,6 +218,7 @@ def activate(args: argparse.Namespace, *, loading: bool = False) -> None:
         if (stored := checkpoint.with_name("args.json")).is_file():
             check_stored(argparse.Namespace(**read_json(stored, "args")), checkpoint)
         resume.refuse(checkpoint)
+        resume.check_sampled(args, checkpoint)
     manager().hook.configure(args=args)
     if trains:
         fit_batch(args)

@@ -25,7 +25,7 @@ from torch import Tensor
 from videomdm_ext.config import Supervision, from_args
 from videomdm_ext.data import identity, refined, seal
 from videomdm_ext.data.files import read_json
-from videomdm_ext.data.folder import read_card
+from videomdm_ext.data.folder import CARD, read_card
 from videomdm_ext.errors import DatasetError, HostError
 from videomdm_ext.mdm import remedies
 from videomdm_ext.mdm.pairing import random_states
@@ -195,6 +195,36 @@ def check_clips(args: Any) -> None:
             )
     elif found := identity.difference(before, card):
         print(f"{args.clips}: the weights of {start} were trained on {found}")
+
+
+def check_sampled(args: Any, checkpoint: Path) -> None:
+    """Raise DatasetError where --clips of a checkpoint's training is not there, or has other statistics than then.
+
+    They turn what is sampled into motion. A training that began with other weights keeps its own beside them; where
+    they are as then and the rest is not, that is printed. What an earlier version trained is taken as it is.
+    """
+    if not getattr(args, "clips", ""):
+        return
+    place, now = checkpoint.with_name("args.json"), Path(args.clips)
+    if "://" not in args.clips and not (now / CARD).is_file():
+        found = "a folder without a card" if now.is_dir() else "none"
+        raise DatasetError(
+            f"{now}: expected the data set that {checkpoint} was trained on, found {found}. "
+            "If it has been moved, give its folder: --trained_on DIR, or --clips DIR to a program of MDM's."
+        )
+    before, card, refines = recorded(place), read_card(args.clips), from_args(Supervision, args).teacher == "refined"
+    seal.verify_whole(args.clips, card)
+    if refines:
+        refined.verify(args.clips, card)
+    if not before or not (found := identity.difference(before, card)):
+        return
+    alike = before.get("statistics") == identity.statistics_of(card) != {} and not refines
+    if not (alike or getattr(args, "start_from", "")):
+        advice = (
+            "Its Mean and Std make motion of what is sampled: give the folder of that set, or train anew on this one."
+        )
+        raise DatasetError(f"{args.clips}: expected, as recorded in {place}, {found}. {advice}")
+    print(f"{args.clips}: {checkpoint} was trained on {found}; their statistics are the same")
 
 
 def recorded(place: Path) -> dict[str, Any]:
