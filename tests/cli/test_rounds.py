@@ -71,6 +71,26 @@ def test_every_round_is_trained_on_what_the_one_before_made_of_the_clips_and_goe
     assert (run / "args.json").read_bytes() == kept
 
 
+def test_rounds_begin_with_the_weights_of_a_checkpoint_and_stay_in_its_units(words, tmp_path):
+    assert cli.main([*words, "--num_steps", "2"]) == 0
+    (tmp_path / "run").rename(tmp_path / "base")
+    other = [make_clip(name=name, moving=True) for name in ("walk", "jump")]
+    write_folder(str(tmp_path / "own"), {"train": other}, CARD)
+    begun = ["train", "--arm", "2d-lifted", *SMALL, "--from", str(tmp_path / "base"), "--clips", str(tmp_path / "own")]
+    begun += ["--save_dir", str(tmp_path / "run"), "--rounds", "2", "--num_steps", "4"]
+    assert cli.main(begun) == 0
+    run = tmp_path / "run"
+    for name in ("Mean.npy", "Std.npy"):
+        assert (run / name).read_bytes() != (run / "teachers-1" / name).read_bytes()
+    assert json.loads((run / "args.json").read_text())["start_from"].endswith("base/model000000002.pt")
+    whole = weights(run / "model000000004.pt")
+    for place in run.glob("*000000004.pt"):
+        place.unlink()
+    shutil.rmtree(tmp_path / "base")  # not needed any more
+    assert cli.main(begun) == 0
+    assert all(torch.equal(value, whole[name]) for name, value in weights(run / "model000000004.pt").items())
+
+
 @pytest.mark.parametrize("wrong", [["two"], ["0"], ["²"], ["7"], ["2", "--resume_checkpoint", "model000000003.pt"]])
 def test_rounds_that_cannot_be_are_refused_before_training(words, tmp_path, capsys, wrong):
     assert cli.main([*words, "--num_steps", "6", "--rounds", *wrong]) == 1

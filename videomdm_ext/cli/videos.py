@@ -61,6 +61,8 @@ class FromVideo:
     """Folder with another detector's files, named after the videos; the keypoints then come from these."""
     format: str = ""
     """Format of these files: openpose, mmpose, alphapose, coco or blazepose."""
+    as_given: bool = False
+    """Take these keypoints as they are, wherever MediaPipe sees the joints."""
     moving: bool = False
     """The camera moves: one camera a frame."""
     seed: int = 0
@@ -79,6 +81,7 @@ class FromVideo:
         words = {name: getattr(self, name) for name in ("calibration", "person", "detections", "format")}
         extra = {key: f"{value:g}" for key, value in numbers.items() if value != 0 or key == "fps"}
         words |= {"moving": "yes" if self.moving else "", "shard": self.shard}
+        words |= {"as_given": "yes" if self.as_given else ""}
         extra |= {key: value for key, value in words.items() if value}
         given = ImportOptions(seed=self.seed, captions=self.captions, caption=self.caption, extra=extra, flag="--")
         with locks.held(self.out):

@@ -77,6 +77,13 @@ def test_where_one_cannot_tell_which_part_is_exchanged_the_shorter_one_counts_le
     assert mended.score[:50].min() == pytest.approx(0.9)
 
 
+def test_behind_a_jump_of_the_person_the_sides_begin_anew():
+    seen = turning()
+    other = exchange(seen, slice(50, None))  # as at a cut between pictures of like colours
+    other.pixels[50:] += 3 * np.ptp(other.pixels[0], axis=0)
+    assert put_right(other)[1] == Sides()
+
+
 def test_another_track_begins_anew():
     seen = turning()
     half = len(seen.times) // 2

@@ -285,6 +285,32 @@ def test_several_people_are_refused_unless_one_is_named_or_far_away():
     assert [len(t.frames) for t in choose(follow(found), found.times, "", "v.mp4")] == [20, 8]
 
 
+def test_people_of_whom_none_lasts_are_named_as_several():
+    blinks = np.full((20, 4), np.nan), np.full((20, 4), np.nan)
+    for number, blink in enumerate(blinks):
+        blink[::14] = (200.0 * number, 10.0, 200.0 * number + 40, 110.0)
+    found = crowd(*blinks)
+    with pytest.raises(DatasetError, match="found up to 2 people at a time, of whom none can be followed"):
+        choose(follow(found), found.times, "", "v.mp4")
+    with pytest.raises(DatasetError, match="found none for more than a frame"):
+        choose(follow(crowd(blinks[0])), found.times, "", "v.mp4")
+
+
+def test_behind_a_cut_the_person_is_searched_anew(monkeypatch):
+    made = []
+    nobody = Found(np.zeros((33, 2)), np.zeros(33), np.zeros((33, 3)))
+
+    def engine(*, following):
+        made.append(following)
+        return lambda picture: nobody
+
+    monkeypatch.setattr(video_watch, "engine", engine)
+    dark, bright = np.zeros((20, 30, 3), np.uint8), np.full((20, 30, 3), 255, np.uint8)
+    shots = [(k / 25, bright if k // 4 == 1 else dark) for k in range(12)]
+    assert [row[2] for row in video_watch._followed(iter(shots))] == [nobody] * 12
+    assert made == [True] * 3
+
+
 def test_gaps_jumps_and_cuts_end_a_stretch():
     times = np.arange(100) / 25.0
     pixels = np.zeros((100, 8, 2)) + np.arange(8)[:, None] * 10.0 + np.arange(100)[:, None, None]
@@ -492,6 +518,10 @@ def test_keypoints_of_something_else_are_refused_and_what_nothing_compares_is_no
     right = beside(tmp_path / "b", monkeypatch, one)
     with pytest.raises(DatasetError, match="from where MediaPipe sees the joints, and no nearer in other frames"):
         other.members()
+    extra = {**other.options.extra, "as_given": "yes"}
+    taken = VideoImporter(other.source, dataclasses.replace(other.options, extra=extra))
+    assert taken.members()
+    assert any("they are taken as given" in note for note in taken.found["clip"].notes)
     monkeypatch.setattr(video_watch, "find_people", lambda picture, find: [])
     assert right.members()
     assert any("nothing compares" in note for note in right.found["clip"].notes)
@@ -510,10 +540,16 @@ def test_every_file_of_a_folder_is_used_or_named_and_what_was_put_right_is_on_th
     for name in ("photo.jpg", "old.rmvb", "inner/notes.txt", "clip.srt", "captions.txt"):
         (videos / name).parent.mkdir(exist_ok=True)
         (videos / name).write_bytes(b"x")
+    (videos / "inner" / "set").mkdir()
+    (videos / "inner" / "set" / "dataset.json").write_text("{}")
+    write_gif(videos / "inner" / "set" / "film.gif", one)
+    one.visibility[45:] = 0.0
+    write_detections(tmp_path / "found" / "clip.npz", one)
     (videos / "captions.txt").write_text((tmp_path / "captions.txt").read_text())
     source = VideoImporter(str(videos), dataclasses.replace(source.options, captions=str(videos / "captions.txt")))
     done = run_import(source, str(tmp_path / "out"))
-    assert set(done.left_out) == {"photo.jpg", "old.rmvb", "inner/notes.txt"}
+    assert set(done.left_out) == {"photo.jpg", "old.rmvb", "inner/notes.txt", "inner/set"}
+    assert "found a data set" in done.left_out["inner/set"]
     assert "expected a video (.mp4" in done.left_out["old.rmvb"]
     assert done.card.sides_exchanged == {"repaired": 10, "doubted": 0}
     assert any("exchanged in 10 of" in note for note in source.found["clip"].notes)

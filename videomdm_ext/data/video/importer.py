@@ -43,6 +43,7 @@ from videomdm_ext.motion.skeletons import SMPL22
 Numbers = NDArray[np.float64]
 
 STILL = 0.004  # liveliness of a person who does not move: a standing one sways by more
+UNSEEN = 1.0  # seconds without anybody that are worth a note
 BAD = 0.35  # mean confidence of hips, knees, ankles and shoulders below which a frame is none
 _CORE = [SMPL22.index(f"{side}_{part}") for side in ("l", "r") for part in ("hip", "knee", "ankle", "shoulder")]
 
@@ -184,6 +185,7 @@ class VideoImporter(Importer):
         "person": "largest, or a number, where several people are in view",
         "detections": "folder with another detector's files, named after the videos",
         "format": f"of these files: {', '.join(FORMATS)}",
+        "as_given": "yes: these keypoints are taken as they are, wherever MediaPipe sees the joints",
         "moving": "yes: the camera moves",
         "shard": "one of several parts of the videos, as 3/8; data merge joins them",
     }
@@ -194,6 +196,8 @@ class VideoImporter(Importer):
         self.cache, self.engine = "", HERE
         self.share = share_of(self.extra("shard", "1/1"), f"{options.flag}shard")
         self.moving = self.extra("moving", "no", among=("yes", "no")) == "yes"
+        if self.extra("as_given", "no", among=("yes", "no")) == "yes" and not options.extra.get("detections"):
+            raise ConfigError("--as-given: expected --detections with it, found none. Leave it out.")
         self.watching: Watching | None = None
         self.found: dict[str, Findings] = {}
         self._seen: dict[str, Seen] = {}
@@ -295,6 +299,12 @@ class VideoImporter(Importer):
             is_option |= bool(self.options.extra.get("detections")) and path.endswith((".json", ".npz"))
             if path not in videos and os.path.splitext(path)[0] not in beside and not is_option:
                 found[self._name(path)] = f"{path}: expected a video ({endings}), found another ending. Convert it."
+        for folder in data_sets(self.source) if os.path.isdir(self.source) else ():
+            if not any(f"{os.path.abspath(folder)}{os.sep}".startswith(place + os.sep) for place in options):
+                found[self._name(folder)] = (
+                    f"{folder}: expected videos, found a data set ({CARD}), which is passed over. To import its films "
+                    "name their folder as the source."
+                )
         return found
 
     def counted(self) -> dict[str, int]:
@@ -339,12 +349,16 @@ class VideoImporter(Importer):
         findings = self.found[clip_stem] = Findings()
         video = open_video(path)
         extra = self.options.extra
-        choice = Choice(extra.get("person", ""), extra.get("detections", ""), extra.get("format", ""))
+        person, place, kind = (extra.get(key, "") for key in ("person", "detections", "format"))
+        choice = Choice(person, place, kind, extra.get("as_given") == "yes")
         told = self.watching
         progress = None if told is None else (lambda done, total: told(os.path.basename(path), done, total))
         sighting, sides = put_right(watch(video, choice, self.cache, progress))
         long_enough, notes = stretches(sighting, self.fps)
         findings.notes += [*notes, *sighting.notes]
+        unseen = float((sighting.score == 0).all(1).mean()) * video.seconds
+        if unseen > max(UNSEEN, 0.1 * video.seconds):
+            findings.notes.append(f"Nobody is seen in {unseen:.1f} of {video.seconds:.1f} s.")
         if sides.repaired or sides.doubted:
             findings.facts["sides_exchanged"] = dataclasses.asdict(sides)
             findings.notes.append(
@@ -504,6 +518,17 @@ def below(source: str, endings: tuple[str, ...] = video_frames.ENDINGS) -> list[
         names = files.list_files(folder, root=source)
         paths += [os.path.join(folder, name) for name in names if not endings or name.lower().endswith(endings)]
     return paths
+
+
+def data_sets(source: str) -> list[str]:
+    """The data sets inside a folder, whose videos `below` passes over."""
+    found = []
+    for folder, inner, _ in os.walk(source):
+        inner[:] = sorted(name for name in inner if name[0] != ".")
+        sets = [name for name in inner if os.path.exists(os.path.join(folder, name, CARD))]
+        found += [os.path.join(folder, name) for name in sets]
+        inner[:] = [name for name in inner if name not in sets]
+    return found
 
 
 @hookimpl

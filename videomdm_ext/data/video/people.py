@@ -3,6 +3,7 @@
 People are followed by the overlap of their boxes with where they are expected to be. One who jumps is another one.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -116,7 +117,9 @@ def choose(tracks: Sequence[Track], times: Numbers, person: str, place: str) -> 
     """
     known = [track for track in tracks if len(track.frames) > 1]
     if not known:
-        raise DatasetError(f"{place}: expected a person in view, found none for more than a frame. Leave it out.")
+        together = max(Counter(int(track.frames[0]) for track in tracks).values(), default=0)
+        found = "none" if together < 2 else f"up to {together} people at a time, of whom none can be followed"
+        raise DatasetError(f"{place}: expected a person in view, found {found} for more than a frame. Leave it out.")
     tallest = max(track.height for track in known)
     known = [track for track in known if track.height >= SIGNIFICANT * tallest]
     if person not in ("", "largest"):

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videomdm_ext.data.video.comparing import direct, other_side
-from videomdm_ext.data.video.people import CUT, LONGEST_GAP
+from videomdm_ext.data.video.people import CUT, LONGEST_GAP, segments
 from videomdm_ext.data.video.watch import Sighting
 from videomdm_ext.motion.joint_maps import BLAZEPOSE33, DIRECT, Layout
 
@@ -40,10 +40,10 @@ class Sides:
 def put_right(seen: Sighting) -> tuple[Sighting, Sides]:
     """The sighting with its sides put right, and how many frames had others."""
     one_tool = seen.layout is BLAZEPOSE33  # image and space come from one network, which exchanges both
-    linked = _linked(seen)
     lifted = seen.presence > 0
     space, _ = direct(seen.world, np.ones(seen.world.shape[:2]), BLAZEPOSE33)
     image, score = direct(seen.pixels, seen.score, seen.layout)
+    linked = _linked(seen, image, score)
     known = (score[:, _LEFT] > SCORED) & (score[:, _RIGHT] > SCORED)
     flat = (image[:, _LEFT] - image[:, _RIGHT]) * known[..., None]
     deep = space[:, _LEFT] - space[:, _RIGHT]
@@ -64,10 +64,13 @@ def put_right(seen: Sighting) -> tuple[Sighting, Sides]:
     return dataclasses.replace(seen, pixels=pixels, score=score, world=world), found
 
 
-def _linked(seen: Sighting) -> NDArray[np.bool_]:
-    """Whether each frame [F] continues the one before: one track, no cut, a moment apart."""
+def _linked(seen: Sighting, image: Numbers, score: Numbers) -> NDArray[np.bool_]:
+    """Whether each frame [F] continues the one before: one track, no jump or cut, a moment apart."""
     apart = np.diff(seen.times, prepend=-np.inf) > LONGEST_GAP
-    return ~apart & (np.diff(seen.part, prepend=-2.0) == 0) & (seen.changes <= CUT)
+    apart |= (np.diff(seen.part, prepend=-2.0) != 0) | (seen.changes > CUT)
+    for first, _ in segments(seen.times, image, score, seen.changes, bad=1e-6):
+        apart[first] = True
+    return ~apart
 
 
 def _exchanged(

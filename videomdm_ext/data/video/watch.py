@@ -26,14 +26,14 @@ from videomdm_ext.data.video import comparing
 from videomdm_ext.data.video import frames as video_frames
 from videomdm_ext.data.video.detections import Detections, find_file, read_detections
 from videomdm_ext.data.video.frames import Picture, Video, require
-from videomdm_ext.data.video.people import Track, choose, follow, follow_boxes, histogram, overlap
+from videomdm_ext.data.video.people import CUT, Track, choose, follow, follow_boxes, histogram, overlap
 from videomdm_ext.errors import DatasetError, VideoMDMError
 from videomdm_ext.motion.joint_maps import BLAZEPOSE33, DETECTORS, Layout
 
 Numbers = NDArray[np.float64]
 Progress = Callable[[int, int], None]
 
-VERSION = 2  # of the way in which videos are watched; a new one does not trust what an old one kept
+VERSION = 3  # of the way in which videos are watched; a new one does not trust what an old one kept
 SURVEY = 0.25  # seconds between the frames that are searched for several people, at least
 SURVEYED = 240  # frames that are searched so, at most
 LOST = 0.3  # seconds after which a person's box is taken from the survey again
@@ -70,11 +70,15 @@ Engine = Callable[[Picture], Found | None]  # finds one person in a picture, or 
 
 @dataclass(frozen=True)
 class Choice:
-    """Whom to watch: `person` is empty, `largest` or a number; detections of another program lie in a folder."""
+    """Whom to watch: `person` is empty, `largest` or a number; detections of another program lie in a folder.
+
+    `as_given`: these are taken as they are, wherever MediaPipe sees the joints.
+    """
 
     person: str = ""
     detections: str = ""
     format: str = ""
+    as_given: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ def watch(video: Video, choice: Choice, cache: str = "", progress: Progress | No
 
 def fingerprint(path: str, choice: Choice) -> str:
     """A name for what is seen in a video: a hash of its content, of the choice and of the other program's files."""
-    digest = hashlib.sha256(json.dumps([VERSION, choice.person, choice.format]).encode())
+    digest = hashlib.sha256(json.dumps([VERSION, choice.person, choice.format, choice.as_given]).encode())
     places = [path]
     if choice.detections:
         found = find_file(choice.detections, stem(path), choice.format)
@@ -143,9 +147,24 @@ def _alone(video: Video, choice: Choice, progress: Progress | None) -> Sighting:
     if choice.person or sum(len(track.frames) > 1 for track in tracks) > len(chosen):  # others, however small
         boxes = [(times[track.frames], track) for track in chosen]
         return _gather(video, _in_boxes(_pictures(video, progress), boxes))
-    find = engine(following=True)
-    seen = ((time, picture, find(picture), 0) for time, picture in _pictures(video, progress))
-    return _gather(video, seen)
+    return _gather(video, _followed(_pictures(video, progress)))
+
+
+def _followed(pictures: Iterable[tuple[float, Picture]]) -> Iterator["Row"]:
+    """Watch the one person in view. Behind a cut he is searched anew: whoever was followed there is seen on for a
+    while, though he is gone."""
+    find, before = engine(following=True), None
+    for time, picture in pictures:
+        colours = histogram(picture)
+        if before is not None and _changed(before, colours) > CUT:
+            find = engine(following=True)
+        before = colours
+        yield time, picture, find(picture), 0
+
+
+def _changed(one: Numbers, other: Numbers) -> float:
+    """Share of the pixels that change their colour between two histograms."""
+    return float(np.abs(one - other).sum() / 2)
 
 
 def survey(video: Video) -> tuple[list[Track], Numbers]:
@@ -205,7 +224,7 @@ def _with_detections(video: Video, choice: Choice, progress: Progress | None) ->
     place = find_file(choice.detections, stem(video.path), choice.format)
     own = video_frames.frame_times(video)
     given = read_detections(place, choice.format, count=len(own), fps=video.fps, times=own, video=stem(video.path))
-    given, notes = _as_pictured(video, given, place)
+    given, notes = _as_pictured(video, given, place, as_given=choice.as_given)
     chosen = choose(follow(given), given.times, choice.person, place)
     pictures = _pictures(video, progress)
     if given.world is None:
@@ -230,14 +249,16 @@ def _with_detections(video: Video, choice: Choice, progress: Progress | None) ->
     )  # fmt: skip
 
 
-def _as_pictured(video: Video, given: Detections, place: str) -> tuple[Detections, list[str]]:
+def _as_pictured(
+    video: Video, given: Detections, place: str, *, as_given: bool = False
+) -> tuple[Detections, list[str]]:
     """Detections in pixels of `video.size`, corrected where the pictures show that they are of other frames, of another
     size or side; and notes. DatasetError where they cannot be of this video."""
     notes, size = list(given.notes), video.size
     stored = dataclasses.replace(given, pixels=given.pixels * video.scale)
     shown = dataclasses.replace(given, pixels=given.pixels * video.scale.min())  # of pixels that were square already
     fit, given = None, stored
-    if stored.world is None:
+    if stored.world is None and not as_given:
         times, people = _searched(video, video.seconds / comparing.SAMPLES)
         at = np.searchsorted(stored.times, times + 0.5 / video.fps, side="right") - 1
         samples: list[comparing.Sample] = []
@@ -254,6 +275,7 @@ def _as_pictured(video: Video, given: Detections, place: str) -> tuple[Detection
     if fit is None:
         _check_reach(given, size, place)
         what = "they bring their own depth" if stored.world is not None else "MediaPipe sees too few of these people"
+        what = "they are taken as given" if as_given else what
         notes.append(f"{place}: nothing compares these keypoints with the picture ({what}): look at the sheets.")
         return given, [*notes, *([given.doubt] if given.doubt else [])]
     far, rest = (f"{100 * share:.0f} % of a person's size" for share in (fit.before, fit.after))
@@ -261,7 +283,8 @@ def _as_pictured(video: Video, given: Detections, place: str) -> tuple[Detection
         raise DatasetError(
             f"{place}: expected the keypoints of this video, found them {far} from where MediaPipe sees the joints, "
             "and no nearer in other frames, at another scale or with other sides. Do they belong to this video, at its "
-            "frame rate?"
+            "frame rate? Where MediaPipe is wrong, as on a sheet of the video without them, --as-given (--option "
+            "as_given=yes) takes them as they are."
         )
     if fit.is_sure and not fit.is_none:
         changes = [f"{abs(fit.offset)} frame(s) {'later' if fit.offset > 0 else 'earlier'}"] if fit.offset else []
@@ -298,7 +321,7 @@ def _gather(video: Video, rows: Iterable[Row]) -> Sighting:
     before: Numbers | None = None
     for time, picture, person, part in rows:
         colours = histogram(picture)
-        changes.append(0.0 if before is None else float(np.abs(before - colours).sum() / 2))
+        changes.append(0.0 if before is None else _changed(before, colours))
         before = colours
         times.append(time)
         parts.append(part)
