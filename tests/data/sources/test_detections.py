@@ -269,6 +269,19 @@ def test_of_videos_whose_names_begin_alike_in_one_folder_each_gets_its_own_pictu
         assert f"{15 - count} file(s) have other names" in note
 
 
+@pytest.mark.parametrize(
+    ("pictures", "count", "doubted"), [(20, 40, True), (14, 40, True), (25, 40, False), (5, 10, False)]
+)
+@pytest.mark.parametrize("first", [0, 1])
+def test_pictures_as_of_a_lower_frame_rate_are_doubted(tmp_path, pictures, count, doubted, first):
+    (tmp_path / "clip").mkdir()
+    for k in range(pictures):
+        (tmp_path / "clip" / f"{k + first:05d}.json").write_text(json.dumps({"people": people_of(k)}))
+    found = read_detections(str(tmp_path / "clip"), "openpose", count=count, fps=FPS)
+    assert shown(found) == {k: 100.0 + k for k in range(pictures)}
+    assert ("give each the number of its frame" in found.doubt) == doubted
+
+
 def test_where_every_picture_is_left_out_the_reason_is_named(tmp_path):
     (tmp_path / "clip").mkdir()
     for k in range(COUNT):

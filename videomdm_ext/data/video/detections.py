@@ -28,6 +28,7 @@ from videomdm_ext.motion.joint_maps import BLAZEPOSE33, BY_COUNT, Layout
 
 Numbers = NDArray[np.float64]
 FORMATS = ("openpose", "mmpose", "alphapose", "coco", "blazepose")
+FEWEST = 8  # pictures of which one can say that they are of a lower frame rate
 MOST_PEOPLE = 64  # people in one frame; the surest ones are kept
 JSON_LIMIT = 1 << 28  # bytes of a detector's JSON
 BROKEN = (KeyError, TypeError, ValueError, IndexError, AttributeError)  # what JSON of another shape raises here
@@ -263,7 +264,8 @@ def _person(one: Any) -> Person | None:
 
 
 def _counted_from(numbers: Sequence[int], count: int, path: str) -> tuple[int, str]:
-    """Whether frames count from 0 or from 1, and a doubt in words where both are possible."""
+    """Whether frames count from 0 or from 1, and a doubt in words where both are possible, or where pictures in a row
+    are as many as a lower frame rate would give."""
     low, high = min(numbers), max(numbers)
     shift = int(high == count and low > 0)
     if low < 0 or high - shift >= count:
@@ -271,7 +273,20 @@ def _counted_from(numbers: Sequence[int], count: int, path: str) -> tuple[int, s
             f"{path}: expected frames 0 to {count - 1}, as the video has, found frame {low if low < 0 else high}. "
             "Do these detections belong to this video?"
         )
-    if shift or low == 0:
-        return shift, ""
+    pictures, doubt = len(set(numbers)), ""
+    rate = round(count / pictures)
+    if (
+        low <= 1
+        and pictures == high - low + 1
+        and pictures >= FEWEST
+        and rate > 1
+        and abs(count / rate - pictures) <= 1
+    ):
+        doubt = (
+            f"{path}: pictures {low} to {high} are one in {rate} of the {count} frames of the video. If they were "
+            "taken at a lower rate, they are at the wrong times: give each the number of its frame."
+        )
+    if shift or low == 0 or doubt:
+        return int(shift or low == 1), doubt
     shift = int(low == 1)  # whoever counts from 0 seldom lacks just the first
     return shift, f"{path}: frames {low} to {high} of {count} may count from 0 or from 1; they are taken from {shift}."
