@@ -1,16 +1,18 @@
 """Running an importer: trials stay on one side, what cannot be used is told, an interrupted import goes on."""
 
+import os
 from collections import Counter
 
 import pytest
 import torch
 from clips import camera, motion
 
-from videomdm_ext.data import importing
+from videomdm_ext.data import files, importing
 from videomdm_ext.data.clip import Recording, to_clip
 from videomdm_ext.data.folder import read_card, read_folder
 from videomdm_ext.data.importing import find_importer, run_import, split_by_trial
 from videomdm_ext.data.motions import frames_at, resample
+from videomdm_ext.data.seal import verify
 from videomdm_ext.data.sources.base import Importer, ImportOptions, Member
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.geometry.cameras import project
@@ -117,6 +119,67 @@ def test_an_interrupted_import_reads_only_the_rest(tmp_path, monkeypatch):
     run_import(Few("here", ImportOptions()), out)
     assert read == ["punch", "spin"]
     assert read_card(out).content_hash == read_card(str(tmp_path / "whole")).content_hash
+
+
+class Listed(Few):
+    """Its captions and its members are those of a file."""
+
+    def members(self):
+        return [Member(name, trial=name) for name in files.read_text(f"{self.source}/list ü.txt").split()]
+
+    def read(self, member):
+        if member.id == self.stop_at:
+            raise KeyboardInterrupt
+        return recording(member.id, texts=(files.read_text(f"{self.source}/{member.id}.txt"),))
+
+
+@pytest.mark.parametrize("change", ["nothing", "touched", "caption", "gone", "more"])
+def test_an_interrupted_import_whose_source_was_changed_begins_anew_and_mixes_nothing(
+    tmp_path, monkeypatch, caplog, change
+):
+    source, out = tmp_path / "source", str(tmp_path / "set")
+    source.mkdir()
+    listed = source / "list ü.txt"
+    listed.write_text(" ".join(NAMES))
+    for name in NAMES:
+        (source / f"{name}.txt").write_text(f"a {name}.")
+    monkeypatch.setattr(Listed, "stop_at", "punch")
+    with pytest.raises(KeyboardInterrupt):
+        run_import(Listed(str(source), ImportOptions()), out)
+    monkeypatch.setattr(Listed, "stop_at", "")
+    if change == "touched":
+        os.utime(source / "walk.txt")
+    elif change == "caption":
+        (source / "walk.txt").write_text("a stroll.")
+    elif change == "gone":
+        listed.write_text(" ".join(NAMES[1:]))
+    elif change == "more":
+        (source / "dance_a.txt").write_text("a dance.")
+        listed.write_text(" ".join((*NAMES, "dance_a")))
+    run_import(Listed(str(source), ImportOptions()), out)
+    assert ("begins anew" in caplog.text) == (change not in ("nothing", "touched"))
+    run_import(Listed(str(source), ImportOptions()), str(tmp_path / "whole"))
+    found, whole = read_card(out), read_card(str(tmp_path / "whole"))
+    assert (found.content_hash, found.identity) == (whole.content_hash, whole.identity)
+
+
+def test_what_a_machine_that_was_switched_off_left_half_written_is_made_again(tmp_path, monkeypatch, caplog):
+    out = tmp_path / "set"
+    run_import(Few("here", ImportOptions()), str(tmp_path / "whole"))
+    monkeypatch.setattr(Few, "stop_at", "spin")
+    with pytest.raises(KeyboardInterrupt):
+        run_import(Few("here", ImportOptions()), str(out))
+    (out / "keypoints_2d" / "walk.npz").write_bytes(b"")
+    teacher = out / "teacher_vecs" / "bent" / "jump.npy"
+    teacher.write_bytes(bytes(teacher.stat().st_size))
+    (out / "building" / "kick.json").write_bytes(b"")
+    monkeypatch.setattr(Few, "stop_at", "")
+    run_import(Few("here", ImportOptions()), str(out))
+    assert "2 clips are made again" in caplog.text
+    found = read_card(str(out))
+    assert found.identity == read_card(str(tmp_path / "whole")).identity
+    verify(str(out), found, thorough=True)
+    assert {clip.id for split in found.counts for clip in read_folder(str(out), split)[1]} == set(NAMES)
 
 
 def test_a_trial_is_never_on_two_sides_and_shares_are_the_users_or_the_sources():

@@ -4,10 +4,16 @@ While a folder is being built it has no card, and DIR/building/ holds one small 
 the order. A clip counts once that file is there, and it is written after the clip's own files.
 """
 
+import contextlib
 import dataclasses
+import hashlib
+import itertools
 import json
+import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import blobfile as bf
 import numpy as np
@@ -15,13 +21,15 @@ import torch
 
 from videomdm_ext.data import files, identity, index, locks, seal
 from videomdm_ext.data.clip import MIN_FRAMES, Clip
-from videomdm_ext.data.folder import CARD, SPLITS, Card, content_hash, facts_of, names, read_card
+from videomdm_ext.data.folder import CARD, SPLITS, Card, content_hash, facts_of, names, read_card, read_files
 from videomdm_ext.data.index import Entry
 from videomdm_ext.data.rules import validate
 from videomdm_ext.data.texts import Tagger, caption_tokens, untagged
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.motion.features import Moments
 from videomdm_ext.motion.skeletons import by_name
+
+logger = logging.getLogger(__name__)
 
 MARKS, RECIPE, NEW, MOVING = "building", "recipe.json", "new", "moving"
 
@@ -86,22 +94,59 @@ class Builder:
         elif earlier or bf.isdir(self._mark(NEW)):
             self.place = self._mark(NEW)
         listed = [name for name in bf.listdir(bf.join(path, MARKS)) if name.endswith(".json") and name != RECIPE]
-        marks = {name.removesuffix(".json"): files.read_json(self._mark(name), "mark") for name in listed}
+        marks: dict[str, Any] = {}
+        for name in listed:
+            with contextlib.suppress(DatasetError):  # of a machine that was switched off: the clip is made again
+                marks[name.removesuffix(".json")] = files.read_json(self._mark(name), "mark")
         self.done = {clip_id: (mark["split"], mark["place"]) for clip_id, mark in marks.items()}
         self.entries = {clip_id: Entry.known(mark.get("entry", ""), clip_id) for clip_id, mark in marks.items()}
         self.facts: dict[str, tuple[str, list[float]]] = {
             clip_id: tuple(mark["facts"]) for clip_id, mark in marks.items() if "facts" in mark
         }
-        self.inputs, self.read = inputs, {digest for mark in marks.values() for digest in mark.get("inputs", ())}
+        self.next = 1 + max((number for _, number in self.done.values()), default=-1)
+        rows = [row for mark in marks.values() for row in mark.get("inputs", ())]
+        self.inputs, self.read = inputs, {row.rpartition(" ")[2]: row for row in rows}
+        self.noted = 0  # of the inputs, how many marks have
+        if torn := [clip_id for clip_id in self.done if not self._is_whole(clip_id)]:
+            logger.warning("%s: %d clips are made again, whose files were cut off (%s)", path, len(torn), torn[0])
+            self._drop(torn)
 
     def __contains__(self, clip_id: str) -> bool:
         return clip_id in self.done
 
     def forget(self) -> None:
         """Start from nothing: what an interrupted import left is written again."""
-        for clip_id in self.done:
+        self._drop(list(self.done))
+        self.read, self.noted = {}, 0
+
+    def _drop(self, clips: Iterable[str]) -> None:
+        for clip_id in clips:
             bf.remove(self._mark(f"{clip_id}.json"))
-        self.done, self.facts, self.read = {}, {}, set()
+            del self.done[clip_id], self.entries[clip_id]
+            self.facts.pop(clip_id, None)
+
+    def _is_whole(self, clip_id: str) -> bool:
+        """Whether a clip's files are as they were written; taken as such where an earlier version wrote them."""
+        if not (line := self.entries[clip_id]):
+            return True
+        with contextlib.suppress(DatasetError):
+            return index.checksum(read_files(self.place, self.card, clip_id)) == Entry.parse(line).sum
+        return False
+
+    def changed(self) -> list[str]:
+        """Local files that were read before an interruption and are others now; contents count, not times."""
+        found, own = [], os.path.abspath(self.path) + os.sep
+        for digest, *known in (row.split(" ") for row in self.read.values()):
+            place = os.fsdecode(unquote_to_bytes(known[-1])) if known else own
+            if place.startswith(own) or _row(place, digest) == " ".join((digest, *known)):
+                continue
+            try:
+                with open(place, "rb") as file:
+                    now = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError:
+                now = ""
+            found += [place] if now != digest else []
+        return found
 
     def add(self, clip: Clip, split: str) -> None:
         """Check and write one clip."""
@@ -118,17 +163,24 @@ class Builder:
         content, place = contents(clip, self.tagger), names(clip.id, self.card)
         for key, data in content.items():
             files.write_bytes(bf.join(self.place, place[key]), data)
-        number, entry = len(self.done), Entry.of(clip, content).line
+        number, self.next = self.next, self.next + 1
+        entry = Entry.of(clip, content).line
         self.facts[clip.id] = identity.exact(clip, split), identity.sketch(clip)
-        new = sorted(set(self.inputs.known.values()) - self.read) if self.inputs else []
-        self.read |= set(new)
+        known = self.inputs.known if self.inputs else {}
+        rows = [_row(*one) for one in itertools.islice(known.items(), self.noted, None)]
+        new, self.noted = [row for row in rows if row.rpartition(" ")[2] not in self.read], len(known)
+        self.read |= {row.rpartition(" ")[2]: row for row in new}
         mark = {"id": clip.id, "split": split, "place": number, "entry": entry, "facts": self.facts[clip.id]}
         files.write_bytes(self._mark(f"{clip.id}.json"), json.dumps({**mark, "inputs": new}).encode())
         self.done[clip.id], self.entries[clip.id] = (split, number), entry
 
-    def finish(self, **changes: object) -> Card:
-        """Write splits, statistics and, last, the card with counts, hash and `changes`. -> the card"""
-        order = sorted(self.done, key=lambda clip_id: self.done[clip_id][1])
+    def finish(self, *, order: Sequence[str] = (), **changes: object) -> Card:
+        """Write splits, statistics and, last, the card with counts, hash and `changes`. -> the card
+
+        The clips are in the `order` of these ids, or else in that in which they were added.
+        """
+        places = {clip_id: number for number, clip_id in enumerate(order)}
+        order = sorted(self.done, key=lambda clip_id: (places.get(clip_id, 0), self.done[clip_id][1]))
         members = {split: [i for i in order if self.done[i][0] == split] for split in SPLITS}
         if not members["train"]:
             found = ", ".join(f"{split} ({len(ids)})" for split, ids in members.items() if ids) or "none"
@@ -173,7 +225,7 @@ class Builder:
         """The identity of the set, empty where it is not known what it was made from."""
         if self.inputs is None:
             return ""
-        read = self.read | set(self.inputs.known.values())
+        read = {row.partition(" ")[0] for row in self.read.values()} | set(self.inputs.known.values())
         clips = [self.facts[clip_id][0] for clip_id in ordered]
         return identity.of_sources(self.card, read, clips, self.inputs.places)
 
@@ -197,6 +249,15 @@ class Builder:
 
     def _mark(self, name: str) -> str:
         return bf.join(self.path, MARKS, name)
+
+
+def _row(place: str, digest: str) -> str:
+    """What a mark holds of a file that was read: digest, size, time in ns and place; of no local one its digest."""
+    try:
+        state = os.stat(place)
+    except OSError:
+        return digest
+    return f"{digest} {state.st_size} {state.st_mtime_ns} {quote_from_bytes(os.fsencode(place))}"
 
 
 def is_unfinished(path: str) -> bool:

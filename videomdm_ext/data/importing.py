@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from videomdm_ext.data.refined import detector_error, measured_error
 from videomdm_ext.data.sources.base import SHARES, Importer, Member
 from videomdm_ext.data.texts import Tagger, untagged
 from videomdm_ext.errors import ConfigError, DatasetError
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]  # `progress(done, total)` in clips
 EQUAL = ("skeleton", "fps", "heading", "units")
@@ -84,6 +87,11 @@ def _import(
         inputs(place)
     builder = Builder(out, card, tagger=lambda caption: importer.tagged.get(caption) or other(caption), inputs=inputs)
     splits = split_by_trial(members, options.seed, options.split)
+    moved = [clip_id for clip_id, (split, _) in builder.done.items() if splits.get(clip_id) != split]
+    others = [*builder.changed(), *moved]  # a member that is gone or new may change the splits of all
+    if others:
+        logger.warning("%s: %s is another than before the import was interrupted; it begins anew", out, others[0])
+        builder.forget()
     left_out: dict[str, str] = {}
     left = [member for member in members if member.id not in builder]
     for number, (member, clip) in enumerate(importer.clips(left, model), len(members) - len(left) + 1):
@@ -103,7 +111,10 @@ def _import(
     clips = [read_clip(builder.place, card, clip_id) for clip_id in some]
     measured = {key: round(value, 5) for key, value in measured_error(clips, clips).items()}
     done = builder.finish(
-        lifter_error=measured, detector_error=detector_error(clips), sides_exchanged=importer.counted()
+        order=[member.id for member in members],
+        lifter_error=measured,
+        detector_error=detector_error(clips),
+        sides_exchanged=importer.counted(),
     )
     return Imported(done, importer.refused | left_out)
 
