@@ -44,6 +44,18 @@ def test_one_command_makes_a_data_set_and_says_what_came_of_it(source, tmp_path,
     assert re.search(r"teachers by synthetic: \d+ mm globally", said)
     assert "4 left out: 4 such as short_a_v0: short_a_v0: expected at least 16 frames, found 8" in said
     assert f"Next: videomdm train --arm 2d --clips {out}" in said
+    rows = [line.split("\t") for line in (tmp_path / "set" / "left_out.txt").read_text().splitlines()]
+    assert [name for name, _ in rows] == ["short_a_v0", "short_a_v1", "short_b_v0", "short_b_v1"]
+    assert all("expected at least 16 frames, found 8" in reason for _, reason in rows)
+
+
+def test_names_of_captions_that_nothing_has_are_reported_also_when_all_was_imported_before(source, tmp_path, capsys):
+    (tmp_path / "a.tsv").write_text("lost\ta person waits.\n")
+    words = ["data", "import", "joints", source, "--out", str(tmp_path / "set"), "--captions", str(tmp_path / "a.tsv")]
+    for _ in range(2):
+        assert cli.main(words) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert f"1 such as {tmp_path / 'a.tsv'}: lost: expected the name of something to caption" in said
 
 
 def test_started_again_with_other_settings_it_refuses_and_with_the_same_it_agrees(source, tmp_path, capsys):

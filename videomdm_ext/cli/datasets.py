@@ -33,6 +33,7 @@ OWN = ("card-hash", "card-counts")
 """Kinds of findings that --accept puts right."""
 REASONS = 8
 """Kinds of reason for which clips were left out that are shown."""
+LEFT_OUT = "left_out.txt"
 
 
 @dataclass(frozen=True)
@@ -256,7 +257,7 @@ def pairs(words: Sequence[str]) -> dict[str, str]:
 
 
 def say_imported(done: Imported, out: str) -> None:
-    """The counts, the lifter's error, and what was left out and why."""
+    """The counts, the lifter's error, and what was left out and why; all of it is in OUT/left_out.txt."""
     card, reasons = done.card, grouped(done.left_out)
     console.print(f"{out}: {counted(card)} of {card.skeleton} at {card.fps:g} fps, content {card.content_hash[:12]}")
     error = lifter_summary(card) if card.lifter_error else "its error is unknown, for the source has no true motion"
@@ -267,6 +268,12 @@ def say_imported(done: Imported, out: str) -> None:
         console.print(f"    {count:>5} such as {clip_id}: {message}", markup=False, highlight=False)
     if len(reasons) > REASONS:
         console.print(f"          and for {len(reasons) - REASONS} further reasons")
+    place = Path(out, LEFT_OUT)
+    place.unlink(missing_ok=True)
+    if len(done.left_out) > min(len(reasons), REASONS):
+        lines = [f"{clip_id}\t{' '.join(message.splitlines())}\n" for clip_id, message in done.left_out.items()]
+        files.write_bytes(str(place), "".join(lines).encode())
+        console.print(f"    {place} has each of them", markup=False, highlight=False, soft_wrap=True)
 
 
 def grouped(left_out: Mapping[str, str]) -> list[tuple[int, str, str]]:

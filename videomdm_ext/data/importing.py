@@ -19,7 +19,7 @@ from videomdm_ext.data.locks import writing
 from videomdm_ext.data.motions import find_lifter
 from videomdm_ext.data.refined import detector_error, measured_error
 from videomdm_ext.data.sources.base import SHARES, Importer, Member
-from videomdm_ext.data.texts import Tagger, untagged
+from videomdm_ext.data.texts import Tagger, composed, untagged
 from videomdm_ext.errors import ConfigError, DatasetError
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,8 @@ def _import(
     if not builder.done:
         first = next(iter(left_out.values()))
         raise DatasetError(f"{importer.source}: expected clips that can be used, found none. The first: {first}")
-    importer.refused |= importer.captions.unused if len(left) == len(members) else {}  # else they were used before
+    importer.captions.used |= {composed(name) for member in members for name in importer.caption_names(member)}
+    importer.refused |= importer.captions.unused
     some = list(builder.done)[:: max(len(builder.done) // MEASURED, 1)]
     clips = [read_clip(builder.place, card, clip_id) for clip_id in some]
     measured = {key: round(value, 5) for key, value in measured_error(clips, clips).items()}

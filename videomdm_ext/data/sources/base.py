@@ -179,6 +179,10 @@ class Importer(ABC):
             found += [(files.checked_id(line.strip(), place), split) for line in lines if line.strip()]
         return found
 
+    def caption_names(self, member: Member) -> Sequence[str]:
+        """By what names --captions may have a member that it gives a caption to; none where that is no matter."""
+        return ()
+
     def given(self, *names: str, path: str = "") -> tuple[str, ...]:
         """Captions that --captions has of the first of these names, else what --caption makes of the file `path`.
 
@@ -243,8 +247,12 @@ class TakesImporter(Importer):
             self._last = (path, self.read_take(path))
         take, stem = self._last[1], self.stem(path)
         piece = take[round(len(take) * number / count) : round(len(take) * (number + 1) / count)]
-        texts = self.given(member.trial, stem, path=str(path)) or (neutral_caption(stem),)
+        texts = self.given(*self.caption_names(member), path=str(path)) or (neutral_caption(stem),)
         return self.observed(member.id, texts, piece)
+
+    def caption_names(self, member: Member) -> Sequence[str]:
+        """Its trial's, and the part of its file's name that describes the motion."""
+        return member.trial, self.stem(member.place[0])
 
     def stem(self, path: Path) -> str:
         """The part of a file's name that describes its motion."""

@@ -249,6 +249,11 @@ class Fit3DImporter(base.Importer):
         self._take = lru_cache(maxsize=2)(self._read_take)
         self._detected = lru_cache(maxsize=8)(self._read_detected)
 
+    def caption_names(self, member: base.Member) -> Sequence[str]:
+        """SUBJECT_ACTION and ACTION."""
+        subject, action, *_ = member.place
+        return f"{subject}_{action}", action
+
     def read(self, member: base.Member) -> Recording:
         """A part as one camera saw it."""
         subject, action, camera, start, stop = member.place
@@ -279,7 +284,7 @@ class Fit3DImporter(base.Importer):
             _, results = base.read_results(self.results, (member.id,), truth.shape[1])
             results = base.as_long_as(results, len(truth), bf.join(self.results, member.id))
             lifted = base.placed(results, self.lifted_frame, extrinsics)
-        texts = self.given(f"{subject}_{action}", action) or (caption_of(action),)
+        texts = self.given(*self.caption_names(member)) or (caption_of(action),)
         return Recording(
             id=member.id,
             texts=texts,

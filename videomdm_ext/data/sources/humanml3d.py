@@ -79,6 +79,10 @@ class JointsImporter(base.Importer):
             for view in views
         ]
 
+    def caption_names(self, member: base.Member) -> Sequence[str]:
+        """Its file's."""
+        return (member.place,)
+
     def read(self, member: base.Member) -> Recording:
         """The motion as one camera saw it."""
         name, place = member.place, bf.join(self.source, "joints", f"{member.place}.npy")

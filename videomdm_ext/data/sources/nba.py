@@ -73,6 +73,10 @@ class NBAImporter(Importer):
         splits = ["test" if place < len(names) // 10 else "train" for place in range(len(names))]
         return [Member(name, name, split, name) for name, split in zip(names, splits, strict=True)]
 
+    def caption_names(self, member: Member) -> Sequence[str]:
+        """Its id."""
+        return (member.id,)
+
     def read(self, member: Member) -> Recording:
         """The sequence before a far camera, in metres."""
         points, confidence = self._seen(bf.join(self._folder, f"{member.place}.npy"))
@@ -85,7 +89,7 @@ class NBAImporter(Importer):
             raise self.refuse(member.id, "knees and a nose ahead of the body", f"them behind it ({vote:.2f})", advice)
         return Recording(
             id=member.id,
-            texts=self.given(member.id) or (CAPTION,),
+            texts=self.given(*self.caption_names(member)) or (CAPTION,),
             fps=self.fps,
             skeleton=NBA16,
             keypoints=points * (unit / DISTANCE),

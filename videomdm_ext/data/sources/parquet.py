@@ -107,6 +107,10 @@ class ParquetImporter(base.Importer):
         views = [f"_v{view}" for view in range(self.options.views)] if self.options.views > 1 else [""]
         return [base.Member(n + view, n, split, place) for n, (split, place) in found.items() for view in views]
 
+    def caption_names(self, member: base.Member) -> Sequence[str]:
+        """Its trial's."""
+        return (member.trial,)
+
     def read(self, member: base.Member) -> Recording:
         """The motion as one camera saw it."""
         if isinstance(member.place, DatasetError):
@@ -120,7 +124,7 @@ class ParquetImporter(base.Importer):
             word for cell in given for word in (cell if isinstance(cell, list) else [cell]) if isinstance(word, str)
         ]
         plain = dict.fromkeys(re.sub(r"[#\s]+", " ", word).strip() for word in words)
-        texts = tuple(word for word in plain if word) or self.given(member.trial)
+        texts = tuple(word for word in plain if word) or self.given(*self.caption_names(member))
         place = f"{path}: row {row}"
         if not texts:
             raise self.refuse(place, "a caption", "none", "Name its columns with --option captions=..., or a file.")
