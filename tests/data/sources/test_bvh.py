@@ -608,8 +608,10 @@ def test_odd_file_names_become_ids_and_links_out_of_the_folder_are_left_out(tmp_
         written(source / f"{name}.bvh", frames=20)
     written(tmp_path / "secret.bvh", frames=20)
     (source / "link.bvh").symlink_to(tmp_path / "secret.bvh")
-    ids = [member.id for member in BvhImporter(str(source), ImportOptions()).members()]
-    assert ids == ["_-run___fast", "a_walk", "b_walk"]
+    importer = BvhImporter(str(source), ImportOptions())
+    assert [member.id for member in importer.members()] == ["_-run___fast", "a_walk", "b_walk"]
+    assert list(importer.refused) == [str(source / "link.bvh")]
+    assert "a link that leads out of it" in importer.refused[str(source / "link.bvh")]
 
 
 def test_a_take_is_cut_into_equal_parts_of_at_most_196_frames(tmp_path):

@@ -262,11 +262,16 @@ class TakesImporter(Importer):
     def takes(self) -> Mapping[Path, str]:
         """The files with an id for each: the stem, or the path where stems repeat.
 
-        Letters that an id cannot have become `_`. Links that lead out of the folder are left out.
+        Letters that an id cannot have become `_`. Links that lead out of the folder are left out and reported.
         """
         folder = Path(self.source)
         found = sorted(p for p in folder.rglob("*") if p.suffix.lower() == self.ending and p.is_file())
-        inside = [path for path in found if not files.leads_out(str(path), str(folder))]
+        outside = [path for path in found if files.leads_out(str(path), str(folder))]
+        for path in outside:
+            self.refused[str(path)] = (
+                f"expected a file inside {folder}, found a link that leads out of it. Copy the file there."
+            )
+        inside = [path for path in found if path not in outside]
         stems = [plain_name(path.stem) for path in inside]
         times, named = Counter(stems), dict[str, Path]()
         for path, stem in zip(inside, stems, strict=True):
