@@ -15,6 +15,8 @@ ADVICE = {
     errno.ENOENT: "Put the folder back, or name another",
     errno.ENOTDIR: "Put the folder back, or name another",
     errno.ESTALE: "Put the folder back, or name another",
+    errno.ENAMETOOLONG: "Choose a shorter name",
+    errno.ELOOP: "Remove the link that leads to itself",
 }
 """What to do about what a disk or a folder refuses."""
 

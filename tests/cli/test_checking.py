@@ -114,6 +114,23 @@ def test_a_folder_that_is_not_there_is_one_message(tmp_path: Path, capsys: pytes
     assert "Traceback" not in captured.err
 
 
+@pytest.mark.parametrize("words", ["data check", "view", "sample --run", "data make-demo --synthetic --out", "export"])
+def test_a_name_that_no_disk_takes_and_a_link_to_itself_are_one_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: str
+):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for place in (tmp_path / ("a" * 300), tmp_path / "loop" / "set"):
+        assert main([*words.split(), str(place)]) == 1
+        written = capsys.readouterr()
+        assert str(place) in written.err + written.out
+
+
+def test_a_set_with_a_broken_card_is_not_said_to_be_refined_next(folder: Path, capsys: pytest.CaptureFixture[str]):
+    (folder / "dataset.json").write_text("{}")
+    assert main(["data", "check", str(folder), "--no-cache"]) == 1
+    assert "Next:" not in capsys.readouterr().out
+
+
 def test_square_brackets_in_a_message_are_printed_as_they_are(folder: Path, capsys: pytest.CaptureFixture[str]):
     np.save(folder / "teacher_vecs/bent/walk_0.npy", np.zeros((50, 251), np.float32))
     main(["data", "check", str(folder)])

@@ -167,6 +167,21 @@ def test_a_lock_that_does_not_tell_whose_it_is_refuses_all_the_same_and_one_from
             locks.held(place).__enter__()
 
 
+def test_a_lock_that_another_user_left_is_named_with_what_to_do(tmp_path, monkeypatch):
+    """Not the folder's rights are wrong, and nothing else says which file it is: its name begins with a dot."""
+    lock = tmp_path / ".run.lock"
+    lock.write_text(json.dumps({"pid": 7, "host": "far", "since": "2026-01-01", "command": "videomdm train"}))
+
+    def refused(self, *args, **named):
+        raise PermissionError(errno.EACCES, "Permission denied", str(lock))
+
+    monkeypatch.setattr(locks.FileLock, "acquire", refused)
+    monkeypatch.setattr(locks.os, "access", lambda path, mode: os.fspath(path) != str(lock))
+    with pytest.raises(StorageError, match=rf"{lock}: .*another user \(process 7 of far.*have that file removed"):
+        locks.held(tmp_path / "run").__enter__()
+    assert lock.exists()
+
+
 def test_two_that_write_one_file_do_not_meet(tmp_path, monkeypatch):
     seen, rename = [], os.replace
     monkeypatch.setattr(os, "replace", lambda source, target: (seen.append(source), rename(source, target)))

@@ -75,7 +75,8 @@ class Check:
             if self.quarantine:
                 console.print(_quarantined(checked, self.quarantine), soft_wrap=True, markup=False)
             bad, clips = next(iter(checked.bad_clips), ""), quoted(self.clips)
-            say_next(f"data show {clips} {bad}" if bad else f"data refine {clips}")
+            if bad or not checked.errors:
+                say_next(f"data show {clips} {bad}" if bad else f"data refine {clips}")
         wrong = checked.findings if self.strict else checked.errors
         if self.accept:
             card = seal.accept(str(self.clips))

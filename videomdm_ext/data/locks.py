@@ -133,6 +133,13 @@ def _taken(named: str, place: str) -> FileLock | None:
             return None
         raise _busy(named, owner) from None
     except OSError as error:
+        if os.path.exists(path) and not os.access(path, os.W_OK):
+            owner = Owner.read(path)
+            who = f"process {owner.pid} of {owner.host} since {owner.since}" if owner else "an unknown process"
+            raise StorageError(
+                f"{path}: expected a lock that can be taken, found one of another user ({who}). Wait until it is done; "
+                f"where it has ended, have that file removed. Or choose another folder than {named}."
+            ) from error
         if error.errno not in LOCKLESS:
             unknown = StorageError(
                 f"{named}: expected a folder that can be written, found none ({error}). Choose another one."

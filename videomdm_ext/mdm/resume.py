@@ -205,11 +205,11 @@ def check_sampled(args: Any, checkpoint: Path) -> None:
     """
     if not getattr(args, "clips", ""):
         return
-    place, now = checkpoint.with_name("args.json"), Path(args.clips)
-    if "://" not in args.clips and not (now / CARD).is_file():
-        found = "a folder without a card" if now.is_dir() else "none"
+    place = checkpoint.with_name("args.json")
+    if "://" not in args.clips and not os.path.isfile(f"{args.clips}/{CARD}"):
+        found = "a folder without a card" if os.path.isdir(args.clips) else "none"
         raise DatasetError(
-            f"{now}: expected the data set that {checkpoint} was trained on, found {found}. "
+            f"{args.clips}: expected the data set that {checkpoint} was trained on, found {found}. "
             "If it has been moved, give its folder: --trained_on DIR, or --clips DIR to a program of MDM's."
         )
     before, card, refines = recorded(place), read_card(args.clips), from_args(Supervision, args).teacher == "refined"
