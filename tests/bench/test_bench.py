@@ -293,7 +293,7 @@ def test_a_plan_may_grow_and_be_judged_otherwise_and_nothing_else(plan, out, tmp
     (tmp_path / "plan.json").write_bytes((out / "plan.json").read_bytes())
     for change in (
         {"arms": (*ARMS, "paper")}, {"seeds": 2}, {"replications": 3}, {"windows": 5}, {"without": ()},
-        {"clips": "moved/set"},
+        {"clips": str(shutil.copytree(plan.clips, tmp_path / "moved"))},
     ):  # fmt: skip
         engine.check_plan(dataclasses.replace(plan, **change), tmp_path)
     for name, change in {

@@ -138,6 +138,20 @@ def test_a_training_of_a_bench_that_had_other_data_is_named(copy):
         prepare(plan_of(copy), copy / "bench")
 
 
+def test_a_training_that_was_removed_is_made_again_with_its_samples(copy):
+    """It is what the message of another set advises; the samples were those of the weights that are gone."""
+    plan, out = plan_of(copy), copy / "bench"
+    run = plan.runs()[0]
+    assert not run.missing_samples(out)
+    before = [place.read_bytes() for place in run.all_samples(out)]
+    for place in run.all_samples(out):
+        place.write_bytes(b"of other weights")
+    shutil.rmtree(run.folder(out))
+    execute(plan, out, engine=Engine(processes=0), watch=lambda done: None)
+    assert run.is_trained(out)
+    assert [place.read_bytes() for place in run.all_samples(out)] == before
+
+
 def test_refined_teachers_that_were_changed_are_named_and_made_again_alone(copy, caplog):
     path = str(copy / "set")
     place = copy / "set" / "refined" / "bent"

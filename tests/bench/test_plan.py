@@ -178,6 +178,8 @@ def test_nothing_is_started_where_nothing_is_missing(plan, tmp_path, monkeypatch
         run.held_out(tmp_path).parent.mkdir(parents=True)
         run.held_out(tmp_path).touch()
         run.replication(tmp_path, 0).touch()
+        run.folder(tmp_path).mkdir(parents=True)
+        (run.folder(tmp_path) / "args.json").touch()
     monkeypatch.setattr(tasks, "ProcessPoolExecutor", lambda *a, **k: pytest.fail("a process was started"))
     execute(plan, tmp_path, engine=Engine(processes=1), watch=lambda steps: None)
 

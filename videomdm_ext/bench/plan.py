@@ -293,10 +293,16 @@ class Run:
     def is_trained(self, out: Path) -> bool:
         return self.checkpoint(out).is_file()
 
+    def all_samples(self, out: Path) -> list[Path]:
+        """Every file of samples that the training has or will have."""
+        curve = [self.curve_samples(out, step) for step in self.plan.curve_steps]
+        replications = [self.replication(out, number) for number in range(self.plan.replications)]
+        return [*replications, self.held_out(out), *curve]
+
     def missing_samples(self, out: Path) -> list[Path]:
         """Files of samples that are still to be made, those of the curve not counted."""
-        replications = [self.replication(out, number) for number in range(self.plan.replications)]
-        return [place for place in (*replications, self.held_out(out)) if not place.is_file()]
+        own = self.all_samples(out)[: self.plan.replications + 1]
+        return [place for place in own if not place.is_file()]
 
     def missing_curve(self, out: Path) -> list[int]:
         """Steps of the curve whose samples are still to be made; an equal-passes training has no curve."""

@@ -76,7 +76,8 @@ def execute(
     `watch` gets the steps of each run, now and then.
     """
     if todo is None:
-        todo = [run for run in plan.runs() if run.missing_samples(out) or run.missing_curve(out)]
+        removed = {run.name for run in plan.runs() if not (run.folder(out) / "args.json").is_file()}
+        todo = [r for r in plan.runs() if r.name in removed or r.missing_samples(out) or r.missing_curve(out)]
     calls = {run.name: (run, out, finish or make_samples) for run in todo}
     renewed = 1 if plan.mdm else None  # MDM's logger is opened once a process
 
@@ -101,6 +102,8 @@ def complete(run: Run, out: Path, finish: Finish) -> None:
         try:
             card = fairness.check_data(run.plan, out)
             if not run.is_trained(out):
+                for place in run.all_samples(out):  # of a training that was removed
+                    place.unlink(missing_ok=True)
                 fairness.note_teachers(run, out, teachers_of(card))
                 with provenance.cost_counted(folder), _host_log(run, folder):
                     hook.run(run.plan.host(), "train.train_mdm", run.arguments(out))
