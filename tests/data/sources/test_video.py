@@ -461,14 +461,14 @@ def test_short_parts_are_left_out_with_a_note(tmp_path):
     assert source.found["clip"].clips["clip_0"]["start"] == pytest.approx(22 / 25, abs=1e-4)
 
 
-def beside(root, monkeypatch, one, *, first=0, scale=1.0, change=None, frames=None):
+def beside(root, monkeypatch, one, *, first=0, scale=1.0, change=None, frames=None, step=1):
     """An importer of a film with OpenPose's files beside it; the watcher sees the film's own joints in each picture."""
     videos, found, captions = write_source(root, {"clip": one})
     (found / "clip.npz").unlink()
     coco = [BLAZEPOSE33.index(j) for j in COCO17.joints]
     folder = found / "clip_json"
     folder.mkdir()
-    for number, points in enumerate(one.pixels[:frames, coco] * scale):
+    for number, points in enumerate(one.pixels[:frames:step, coco] * scale):
         rows = np.concatenate((points, np.full((17, 1), 0.8)), 1).ravel().tolist()
         place = folder / f"clip_{number + first:06d}.json"
         place.write_text(f'{{"people": [{{"pose_keypoints_2d": {rows}}}]}}')
@@ -508,6 +508,16 @@ def test_other_detectors_keypoints_are_used_where_they_belong_with_mediapipes_de
     assert off.max() < 1.5  # pixels
     notes = source.found["clip"].notes
     assert [line in note for note in notes] == [True] * bool(line)
+
+
+@pytest.mark.parametrize("amount", [0.1, 1.0])
+def test_keypoints_at_half_the_frame_rate_are_refused_also_of_a_person_who_hardly_moves(tmp_path, monkeypatch, amount):
+    one = film("walk")
+    for values in (one.pixels, one.world):
+        values[:] = values.mean(0) + amount * (values - values.mean(0))
+    source = beside(tmp_path, monkeypatch, one, step=2)
+    with pytest.raises(DatasetError, match=r"every frame, found those of one in 2|no nearer in other frames"):
+        source.members()
 
 
 def test_keypoints_of_something_else_are_refused_and_what_nothing_compares_is_noted(tmp_path, monkeypatch):

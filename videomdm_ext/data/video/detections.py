@@ -40,7 +40,8 @@ class Detections:
 
     times [F] in seconds; pixels [F, P, K, 2]; score [F, P, K] from 0 to 1, 0 where nothing was found; world
     [F, P, K, 3] in metres, centred on the hips and along the camera's axes, or None where the detector sees no depth.
-    `notes` has what was left out and why; `doubt`, where the numbers of the frames may count from 0 or from 1, says so.
+    `notes` has what was left out and why; `doubt`, where the numbers of the frames may count from 0 or from 1, or be
+    those of a `rate` times lower frame rate, says so.
     """
 
     layout: Layout
@@ -50,6 +51,7 @@ class Detections:
     world: Numbers | None = None
     notes: tuple[str, ...] = ()
     doubt: str = ""
+    rate: int = 1
 
 
 Person = tuple[Numbers, Numbers]  # pixels [K, 2] and score [K] of one person in one frame
@@ -101,13 +103,13 @@ def read_detections(
     if not any(people for _, people in found):
         why = "".join(f" {note}" for note in notes[:1])
         raise DatasetError(f"{path}: expected people, found none in any frame.{why} Leave the video out.")
-    shift, doubt = _counted_from([number for number, _ in found], count, path)
+    shift, doubt, rate = _counted_from([number for number, _ in found], count, path)
     people: dict[int, list[Person]] = {}
     for number, members in found:
         people.setdefault(number - shift, []).extend(members)
     layout, pixels, score = _arrays(people, count, path)
     times = np.arange(count) / fps if times is None else times
-    return Detections(layout, times, pixels, score, None, tuple(notes), doubt)
+    return Detections(layout, times, pixels, score, None, tuple(notes), doubt, rate)
 
 
 def _arrays(people: Mapping[int, list[Person]], count: int, path: str) -> tuple[Layout, Numbers, Numbers]:
@@ -263,9 +265,9 @@ def _person(one: Any) -> Person | None:
     return rows[:, :2], score / 2 if flags else score
 
 
-def _counted_from(numbers: Sequence[int], count: int, path: str) -> tuple[int, str]:
-    """Whether frames count from 0 or from 1, and a doubt in words where both are possible, or where pictures in a row
-    are as many as a lower frame rate would give."""
+def _counted_from(numbers: Sequence[int], count: int, path: str) -> tuple[int, str, int]:
+    """Whether frames count from 0 or from 1, a doubt in words where both are possible, or where pictures in a row are
+    as many as a lower frame rate would give, and how many times lower, else 1."""
     low, high = min(numbers), max(numbers)
     shift = int(high == count and low > 0)
     if low < 0 or high - shift >= count:
@@ -287,6 +289,7 @@ def _counted_from(numbers: Sequence[int], count: int, path: str) -> tuple[int, s
             "taken at a lower rate, they are at the wrong times: give each the number of its frame."
         )
     if shift or low == 0 or doubt:
-        return int(shift or low == 1), doubt
+        return int(shift or low == 1), doubt, rate if doubt else 1
     shift = int(low == 1)  # whoever counts from 0 seldom lacks just the first
-    return shift, f"{path}: frames {low} to {high} of {count} may count from 0 or from 1; they are taken from {shift}."
+    doubt = f"{path}: frames {low} to {high} of {count} may count from 0 or from 1; they are taken from {shift}."
+    return shift, doubt, 1

@@ -361,10 +361,9 @@ class VideoImporter(Importer):
             findings.notes.append(f"Nobody is seen in {unseen:.1f} of {video.seconds:.1f} s.")
         if sides.repaired or sides.doubted:
             findings.facts["sides_exchanged"] = dataclasses.asdict(sides)
-            findings.notes.append(
-                f"Left and right were exchanged in {sides.repaired + sides.doubted} of {len(sighting.times)} frames "
-                f"and are put right; in {sides.doubted} of them nothing tells which part is right, and they count less."
-            )
+            note = f"Left and right were exchanged in {sides.repaired + sides.doubted} of {len(sighting.times)} frames"
+            doubt = f"; in {sides.doubted} of them nothing tells which part is right, and they count less."
+            findings.notes.append(f"{note} and are put right{doubt if sides.doubted else '.'}")
         if long_enough and max(map(_liveliness, long_enough)) < STILL:
             findings.notes.append("The person does not move: is it a still picture?")
         pieces = [(piece, s) for s in long_enough for piece in cut(s, captions, self.fps)]

@@ -272,6 +272,18 @@ def _as_pictured(
             if other and other.after < comparing.BETTER * fit.after:
                 notes.append(f"{place}: the keypoints are taken to be in square pixels, as the picture is shown.")
                 fit, given = other, shown
+    if fit is not None and given.rate > 1:
+        at = np.arange(len(given.score))
+        there = (at % given.rate == 0)[:, None, None]
+        spread = dataclasses.replace(
+            given, pixels=given.pixels[at // given.rate], score=given.score[at // given.rate] * there
+        )
+        other = comparing.compare(spread, samples, size, video.fps)
+        if other and other.after < comparing.BETTER * fit.after:
+            raise DatasetError(
+                f"{place}: expected keypoints of every frame, found those of one in {given.rate}, with which the "
+                "pictures agree better. Give each the number of its frame, or detect in every frame."
+            )
     if fit is None:
         _check_reach(given, size, place)
         what = "they bring their own depth" if stored.world is not None else "MediaPipe sees too few of these people"
