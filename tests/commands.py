@@ -32,6 +32,7 @@ NOT_HERE = {
     ".ci/run": "it runs these tests",
     "python docs/make_": "tests/test_documents.py makes the same page and compares",
     "python tests/test_golden.py": "tests/test_golden.py computes the same and compares",
+    "blender": "Blender, which makes an FBX of a GLB that tests/render/test_body.py reads",
     "pytest -n 0": "minutes: it measures the cost of the objective",
     "python -m eval.eval_humanml": "it needs HumanML3D's evaluator and GloVe, which cannot be passed on",
     "torchrun": "several processes: tests/mdm/test_distributed.py starts them",

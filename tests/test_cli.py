@@ -283,7 +283,7 @@ def test_bench_ls_in_words_ends_with_a_command(bench, tmp_path, capsys):
 
 @pytest.mark.parametrize(("problems", "following"), [([], "view"), (["report.md: missing"], "bench report")])
 def test_bench_validate_answers_in_json_and_in_words(monkeypatch, capsys, problems, following):
-    monkeypatch.setattr(benchmarking.provenance, "problems", lambda out: problems)
+    monkeypatch.setattr(benchmarking.provenance, "problems", lambda out, thorough: problems)
     status = 1 if problems else 0
     assert told(["bench", "validate", "b", "--json"], capsys, status) == {"folder": "b", "problems": problems}
     assert cli.main(["bench", "validate", "b"]) == status

@@ -359,7 +359,7 @@ def test_the_cards_range_of_cameras_goes_before_the_clips_own(plan, out, monkeyp
     assert own.identity != Views2D().identity
     optics = {"elevation": [0.0, 0.1], "nearest_joint": [3.0, 4.0]}
     told = dataclasses.replace(reference.card, recipe={"optics": optics})
-    monkeypatch.setattr(scoring, "read_card", lambda clips: told)
+    monkeypatch.setattr(scoring.fairness, "check_data", lambda plan, out: told)
     (of_card,) = scoring.make_scoring(plan, out).evaluators
     assert isinstance(of_card, Views2D)
     assert of_card.optics.nearest_joint == (3.0, 4.0)

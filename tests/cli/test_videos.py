@@ -125,7 +125,7 @@ def test_one_bad_video_is_told_and_recorded(command, capsys):
 def test_missing_captions_are_one_message(command, capsys):
     words, _ = command
     assert cli.main([*words[:3], "--out", "nowhere"]) == 1
-    assert "NAME<tab>CAPTION" in capsys.readouterr().err
+    assert "a table with NAME and CAPTION" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

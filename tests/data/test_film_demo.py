@@ -76,7 +76,14 @@ def test_the_same_set_is_made_each_time_and_a_fast_one_is_a_part_of_it(demo, tmp
 def test_the_bundle_is_what_packing_a_film_set_gives(tmp_path):
     write_film_set(tmp_path)
     (tmp_path / "films").rename(tmp_path / "out" / "films")
-    facts = {"videos": {"clip": {"clips": {"clip_0": {"frames": 40, "start": 0.0}}}}}
+    facts = {
+        "videos": {
+            "clip": {
+                "focal_told_by": "calibration",
+                "clips": {"clip_0": {"video": "clip.mp4", "frames": 40, "start": 0.0}},
+            }
+        }
+    }
     (tmp_path / "out" / "videos.json").write_text(json.dumps(facts))
     (tmp_path / "film.npz").write_bytes(pack(str(tmp_path / "out")))
     clip = read_folder(str(tmp_path / "out"), "train")[1][0]
