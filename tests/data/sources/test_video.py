@@ -15,15 +15,16 @@ from filmed import FOCAL, SIZE, film, write_detections, write_gif, write_source
 from videomdm_ext.data.folder import read_card, read_clip
 from videomdm_ext.data.importing import run_import
 from videomdm_ext.data.motions import interpolate_confidence
-from videomdm_ext.data.sources.base import ImportOptions
+from videomdm_ext.data.sources.base import LONGEST, ImportOptions
 from videomdm_ext.data.tasks import Engine
 from videomdm_ext.data.texts import Caption
 from videomdm_ext.data.video import watch as video_watch
 from videomdm_ext.data.video.comparing import other_side
 from videomdm_ext.data.video.detections import Detections
 from videomdm_ext.data.video.frames import ENDINGS, camera_of, frame_times, frames, open_video, read_calibration
-from videomdm_ext.data.video.importer import LONGEST, Stretch, VideoImporter, below, cut
+from videomdm_ext.data.video.importer import VideoImporter, below
 from videomdm_ext.data.video.people import choose, follow, histogram, segments
+from videomdm_ext.data.video.pieces import Stretch, cut
 from videomdm_ext.data.video.placing import corrected, find_lens, in_front, lens_of, reprojection, turned
 from videomdm_ext.data.video.watch import Found, find_people
 from videomdm_ext.errors import ConfigError, DatasetError, VideoMDMError

@@ -12,7 +12,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,122 +22,24 @@ from torch import Tensor
 from videomdm_ext.data import files
 from videomdm_ext.data.clip import MIN_FRAMES, Clip, Recording
 from videomdm_ext.data.folder import CARD
-from videomdm_ext.data.motions import interpolate, interpolate_confidence
-from videomdm_ext.data.sources.base import LONGEST, Importer, ImportOptions, Member
+from videomdm_ext.data.sources.base import Importer, ImportOptions, Member
 from videomdm_ext.data.tasks import HERE, part_of, share_of
 from videomdm_ext.data.texts import Caption
 from videomdm_ext.data.video import frames as video_frames
 from videomdm_ext.data.video import placing
 from videomdm_ext.data.video.detections import FORMATS, find_file
 from videomdm_ext.data.video.frames import Calibration, Video, camera_of, open_video, read_calibration
-from videomdm_ext.data.video.people import segments
+from videomdm_ext.data.video.pieces import Piece, Stretch, cut, stretches
 from videomdm_ext.data.video.sides import put_right
 from videomdm_ext.data.video.watch import Choice, Sighting, stem, watch
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.geometry import cameras
 from videomdm_ext.hookspecs import Register, hookimpl
-from videomdm_ext.motion.joint_maps import BLAZEPOSE33, confidence22, to_smpl22
-from videomdm_ext.motion.skeletons import SMPL22
 
 Numbers = NDArray[np.float64]
 
 STILL = 0.004  # liveliness of a person who does not move: a standing one sways by more
 UNSEEN = 1.0  # seconds without anybody that are worth a note
-BAD = 0.35  # mean confidence of hips, knees, ankles and shoulders below which a frame is none
-_CORE = [SMPL22.index(f"{side}_{part}") for side in ("l", "r") for part in ("hip", "knee", "ankle", "shoulder")]
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """A part of a video at an even rate, from `start` seconds on: T frames.
-
-    pixels [T, 22, 2] and confidence [T, 22] in the picture; body [T, 22, 3] metres, hip-centred, along camera axes.
-    """
-
-    start: float
-    pixels: Tensor
-    confidence: Tensor
-    body: Tensor
-
-
-@dataclass(frozen=True)
-class Piece:
-    """The rows of a stretch that make a clip, the second of the video at which they begin, and its captions."""
-
-    rows: slice
-    start: float
-    texts: tuple[str, ...]
-
-    @property
-    def count(self) -> int:
-        return int(self.rows.stop - self.rows.start)
-
-
-def stretches(seen: Sighting, fps: float) -> tuple[list[Stretch], list[str]]:
-    """Parts of a video that show one person without a break, long enough to use, and notes about the others."""
-    pixels, confidence = to_smpl22(seen.pixels, seen.layout), confidence22(seen.score, seen.layout)
-    score = confidence[:, _CORE] * (seen.presence > 0)[:, None]  # without a lifted pose a frame is none
-    track = seen.part.copy()
-    for frame in range(1, len(track)):
-        track[frame] = track[frame] if track[frame] >= 0 else track[frame - 1]
-    breaks = np.where(np.diff(track, prepend=track[:1]) != 0, 1.0, seen.changes)  # 1 where another track begins
-    found: list[Stretch] = []
-    dropped: list[float] = []
-    for first, stop in segments(seen.times, pixels[:, _CORE], score, breaks, bad=BAD):
-        seconds = seen.times[stop - 1] - seen.times[first]
-        if int(seconds * fps + 1e-6) < MIN_FRAMES:  # a clip loses the last of its frames
-            dropped.append(float(seconds))
-            continue
-        found.append(_stretch(seen, pixels, confidence, slice(first, stop), fps))
-    note = f"{len(dropped)} part(s) shorter than {MIN_FRAMES} frames at {fps:g} fps were left out"
-    return found, [f"{note}, {sum(dropped):.1f} s in all."] if dropped else []
-
-
-def _stretch(seen: Sighting, pixels: Numbers, confidence: Numbers, rows: slice, fps: float) -> Stretch:
-    times = seen.times[rows]
-    count = int((times[-1] - times[0]) * fps + 1e-6) + 1
-    at = times[0] + np.arange(count) / fps
-    body = to_smpl22(seen.world[rows], BLAZEPOSE33)
-    placed = interpolate(at, times, pixels[rows], confidence[rows] > 0)
-    lifted = interpolate(at, times, body, np.broadcast_to((seen.presence[rows] > 0)[:, None], body.shape[:2]))
-    sure = interpolate_confidence(at, times, confidence[rows])
-    return Stretch(float(times[0]), *(torch.from_numpy(values) for values in (placed, sure, lifted)))
-
-
-def cut(stretch: Stretch, captions: Sequence[Caption], fps: float) -> list[Piece]:
-    """Clips of a stretch: its parts of at most LONGEST frames with the captions of the whole video, and one for every
-    caption of a part of it."""
-    count = len(stretch.pixels)
-    pieces = []
-    whole = tuple(dict.fromkeys(caption.text for caption in captions if caption.is_whole))
-    if whole:
-        pieces += [Piece(rows, stretch.start + rows.start / fps, whole) for rows in _even(0, count)]
-    for start, stop in dict.fromkeys((c.start, c.stop) for c in captions if not c.is_whole):
-        texts = tuple(dict.fromkeys(c.text for c in captions if (c.start, c.stop) == (start, stop)))
-        low = max(0, int(np.ceil((start - stretch.start) * fps - 1e-6)))
-        high = min(count, int(min((stop - stretch.start) * fps + 1e-6, count)) + 1)
-        pieces += [Piece(rows, stretch.start + rows.start / fps, texts) for rows in _even(low, high)]
-    return pieces
-
-
-def _even(low: int, high: int) -> list[slice]:
-    """Rows low to high - 1 in equal parts that make clips of at most LONGEST frames; none where they are too few.
-
-    A clip loses the last of its frames, so that neighbouring parts share one.
-    """
-    steps = high - low - 1
-    if steps < MIN_FRAMES:
-        return []
-    parts = -(-steps // LONGEST)
-    edges = [low + round(part * steps / parts) for part in range(parts + 1)]
-    return [slice(a, b + 1) for a, b in pairwise(edges)]
-
-
-def _liveliness(stretch: Stretch) -> float:
-    """How far joints move about their middle, as a share of the person's size."""
-    core = stretch.pixels[:, _CORE]
-    size = (core.amax(1) - core.amin(1)).amax(-1).median().clamp_min(1.0)
-    return float(torch.linalg.vector_norm(core - core.mean(0), dim=-1).mean() / size)
 
 
 Watching = Callable[[str, int, int], None]  # `watching(video, done, total)` in frames
@@ -364,7 +265,7 @@ class VideoImporter(Importer):
             note = f"Left and right were exchanged in {sides.repaired + sides.doubted} of {len(sighting.times)} frames"
             doubt = f"; in {sides.doubted} of them nothing tells which part is right, and they count less."
             findings.notes.append(f"{note} and are put right{doubt if sides.doubted else '.'}")
-        if long_enough and max(map(_liveliness, long_enough)) < STILL:
+        if long_enough and max(stretch.liveliness() for stretch in long_enough) < STILL:
             findings.notes.append("The person does not move: is it a still picture?")
         pieces = [(piece, s) for s in long_enough for piece in cut(s, captions, self.fps)]
         findings.notes += [
