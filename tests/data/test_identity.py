@@ -64,7 +64,7 @@ def test_one_import_has_one_identity_on_cpus_of_every_width_and_differs_by_round
             [sys.executable, "-c", IMPORTS, str(source), str(tmp_path / wide)],
             env={**os.environ, "ATEN_CPU_CAPABILITY": wide}, stdout=subprocess.PIPE, text=True,
         )
-        for wide in ("default", "avx2", "avx512")
+        for wide in ("default", "avx512")  # or the widest that there is
     ]  # fmt: skip
     found = dict(json.loads(run.communicate()[0].splitlines()[-1]) for run in runs)
     for kind in ("joints", "humanml3d", "demo"):
