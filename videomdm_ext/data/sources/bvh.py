@@ -75,7 +75,7 @@ class BvhImporter(TakesImporter):
 
     name = "bvh"
     ending = ".bvh"
-    about = "A folder of BVH files (CMU, 100STYLE, Mixamo, LAFAN1, SFU or your own joint names)."
+    about = "A folder of BVH files (CMU, Mixamo, Xsens, Rokoko and others, or your own joint names)."
     sources = ("BVH motion capture, projected to orbit cameras",)
     extras: ClassVar[Mapping[str, str] | None] = {
         "map": "a YAML file that says which joints are the 22 SMPL joints",
