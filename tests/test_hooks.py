@@ -191,6 +191,7 @@ def test_hook_register_evaluators_offers_evaluators_by_name():
         "views-2d",
         "text-motion",
         "t2m",
+        "mardm-67",
     ]
 
 

@@ -5,7 +5,6 @@ shown is that they are MDM's.
 import dataclasses
 import json
 import shutil
-import sys
 from pathlib import Path
 from statistics import fmean
 from types import SimpleNamespace
@@ -17,16 +16,17 @@ import numpy as np
 import pytest
 import torch
 from clips import make_clip
-from humanml import WORDS, make_clips, write_evaluator
+from humanml import WORDS, make_clips
 from tolerances import EQUAL_WEIGHTS
 
 from videomdm_ext.bench import protocol_mdm
+from videomdm_ext.bench.evaluators import t2m
 from videomdm_ext.cli.benchmarking import bench as bench_verb
 from videomdm_ext.data.building import write_folder
 from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.folder import Card
 from videomdm_ext.data.motions import load_motions
-from videomdm_ext.errors import ConfigError, HostError
+from videomdm_ext.errors import ConfigError
 from videomdm_ext.mdm import checkout, evaluation
 
 pytestmark = [pytest.mark.mdm, pytest.mark.slow]
@@ -103,34 +103,13 @@ def test_embeddings_are_those_of_mdms_wrapper(small, tmp_path):
     given |= {f"words{n}": np.array(words) for n, words in enumerate(tokens)}
     np.savez(tmp_path / "given.npz", **given)
     mdm_runs.must(mdm_runs.python(small, "-c", ALONE, str(tmp_path / "given.npz"), str(tmp_path / "made.npz")))
-    evaluator = dataclasses.replace(evaluation.load(small), batch=5)
+    evaluator = dataclasses.replace(t2m.load(t2m.T2M, small, "").matching, batch=5)
     with np.load(tmp_path / "made.npz") as made:
         theirs = {name: torch.from_numpy(made[name]) for name in made.files}
     assert torch.pdist(theirs["motions"]).min() > 100 * EQUAL_WEIGHTS
     own = evaluator.motions([torch.from_numpy(vector) for vector in vectors])
     torch.testing.assert_close(own, theirs["motions"], rtol=0, atol=EQUAL_WEIGHTS)
     torch.testing.assert_close(evaluator.captions(tokens), theirs["texts"], rtol=0, atol=EQUAL_WEIGHTS)
-
-
-def test_loading_it_leaves_this_process_as_it_was(small, standin_module):
-    known = standin_module("data_loaders.get_data")
-    before, path = dict(sys.modules), list(sys.path)
-    evaluation.load(small)
-    assert sys.path == path
-    assert sys.modules["data_loaders.get_data"] is known
-    assert not any(name.startswith("data_loaders") for name in set(sys.modules) - set(before))
-
-
-def test_broken_weights_are_named(small, tmp_path):
-    copy = tmp_path / "mdm"
-    shutil.copytree(small, copy, ignore=shutil.ignore_patterns(".git", "assets", "HumanML3D"))
-    weights = copy / "t2m/text_mot_match/model/finest.tar"
-    weights.write_bytes(b"not weights")
-    with pytest.raises(HostError, match=r"finest\.tar: expected the files of MDM's evaluator.*download_t2m"):
-        evaluation.load(copy)
-    write_evaluator(copy, features=251)
-    with pytest.raises(HostError, match=r"finest\.tar: expected the files of MDM's evaluator"):
-        evaluation.load(copy)
 
 
 def forked(words: list[str], *, cwd: Path, env: dict[str, str], stdout: BinaryIO, **_: object) -> SimpleNamespace:

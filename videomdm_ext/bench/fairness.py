@@ -28,7 +28,7 @@ from videomdm_ext.mdm.loss import loss_terms
 from videomdm_ext.mdm.resume import recorded
 from videomdm_ext.supervision.objective import weights_of
 
-JUDGING = ("windows", "reference", "primary", "without", "clips")
+JUDGING = ("windows", "reference", "primary", "without", "evaluators", "clips")
 """What a plan may have otherwise than its folder: saved samples are scored again, and equal clips may have moved."""
 
 SEEN_HELD_OUT = ("heldout_reprojection",)

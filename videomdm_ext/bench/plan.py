@@ -160,6 +160,8 @@ class Plan:
     """Metrics that claims are made in, chosen beforehand, with commas or spaces between."""
     without: tuple[str, ...] = ()
     """Evaluators that are not made, with commas or spaces between."""
+    evaluators: str = ""
+    """Folder with the files of pretrained evaluators: t2m, mardm-67, tmr, motionstreamer-272."""
 
     def __post_init__(self) -> None:
         for name in ("arms", "primary", "without"):  # lists where they were read from JSON

@@ -257,7 +257,7 @@ def make_scoring(plan: Plan, out: Path, *, anew: bool = False, progress: Progres
         host = host or checkout.find()
     ground = Ground(
         clips=plan.clips, card=card, cache=out / "evaluators", text_features=plan.text_features,
-        checkout=host, progress=progress or (lambda what, done, total: None),
+        checkout=host, weights=plan.evaluators, progress=progress or (lambda what, done, total: None),
     )  # fmt: skip
     names = plugins.collect(hook.manager(), "evaluators") if reference.views else ()
     blind = {name: BLIND.format(split=plan.reference) for name in names if name not in (VIEWS_2D, *plan.without)}

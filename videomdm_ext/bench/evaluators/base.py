@@ -33,12 +33,16 @@ class UnavailableError(VideoMDMError):
     """An evaluator that cannot be made here: it names what was looked for, and what to do to get it."""
 
 
+class NotAskedError(UnavailableError):
+    """The same of an evaluator that has to be asked for with --evaluators, and was not: no report lists it."""
+
+
 @dataclass(frozen=True)
 class Ground:
     """What an evaluator may be made from: a data set folder with its card, a place for what is trained once.
 
     `checkout` is the MDM checkout whose own files may be used, `text_features` the name of the features a text space
-    is to be built on.
+    is to be built on, `weights` the folder of pretrained evaluators' files (evaluators/weights.py), empty for none.
     """
 
     clips: str
@@ -46,6 +50,7 @@ class Ground:
     cache: Path
     text_features: str = "words"
     checkout: Checkout | None = None
+    weights: str = ""
     progress: Progress = field(default=lambda what, done, total: None)
 
 
@@ -98,6 +103,8 @@ def make_all(
             continue
         try:
             evaluator = make(ground)
+        except NotAskedError:
+            continue
         except UnavailableError as error:
             missing[name] = str(error)
             continue

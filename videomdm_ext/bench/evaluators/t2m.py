@@ -1,16 +1,21 @@
-"""The official text-motion evaluator of HumanML3D (`t2m`), through an MDM checkout that has its files."""
+"""Evaluators on HumanML3D's features: the official one (`t2m`), and MARDM's, which reads their first 67 channels.
 
-import hashlib
-import json
+The first comes from its own folder, from Motius' or from an MDM checkout that has the files, the second from MARDM's
+folder. FOLDER/t2m and FOLDER/mardm-67 of --evaluators may be such a checkout itself.
+"""
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import ClassVar
 
 import blobfile as bf
 import torch
 from torch import Tensor
 
+from videomdm_ext.bench.evaluators import guo, weights
 from videomdm_ext.bench.evaluators.base import Evaluator, Ground, UnavailableError
 from videomdm_ext.data.files import stems
 from videomdm_ext.data.texts import Tagger, find_tagger, read_captions
@@ -67,37 +72,49 @@ class T2M(Evaluator):
         "The weights are those behind published figures, the protocol is not: set published figures beside those of "
         "--protocol mdm."
     )
+    channels: ClassVar[int] = 259
+    """Of the features, the first ones; the contacts are not read."""
 
-    def __init__(self, evaluator: evaluation.Official, texts: Captions, hashes: Mapping[str, str]) -> None:
-        self.evaluator, self.texts, self.hashes = evaluator, texts, hashes
+    def __init__(self, matching: guo.Matching, texts: Captions) -> None:
+        self.matching, self.texts = matching, texts
 
-    @property
+    @cached_property
     def identity(self) -> str:
-        settings: dict[str, Any] = {
-            "files": dict(self.hashes),
-            "heading": [HUMANML3D_FILES.sigma, HUMANML3D_FILES.hips, HUMANML3D_FILES.anchored],
-            "frames": evaluation.LONGEST,
-            "captions": [self.texts.origin, dict(self.texts.known)],
-        }
-        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        heading_rule = [HUMANML3D_FILES.sigma, HUMANML3D_FILES.hips, HUMANML3D_FILES.anchored]
+        known = {caption: list(words) for caption, words in self.texts.known.items()}
+        settings = (heading_rule, guo.LONGEST, self.texts.origin, known)
+        rows = self.matching.words.rows
+        return weights.hash_of_tensors(*settings, dict(rows), **guo.tensors(self.matching))
 
     @property
     def facts(self) -> Mapping[str, float | str]:
-        weights = next(iter(self.hashes.items()))
-        return {weights[0]: f"SHA-256 {weights[1][:12]}", "parts of speech": self.texts.origin}
+        return {
+            "weights": f"SHA-256 {weights.hash_of_tensors(**guo.tensors(self.matching))[:12]}",
+            "parts of speech": self.texts.origin,
+        }
 
     def motions(self, clips: Sequence[Tensor], fps: float) -> Tensor:
         """Positions [T, J, 3] each, m, y up, 4 frames or more; beyond 196 frames they are cut. -> [N, 512]"""
-        if fps != evaluation.FPS:
+        if fps != guo.FPS:
             raise ConfigError(
-                f"t2m: expected motions of {evaluation.FPS:g} fps, found {fps:g}. Leave this evaluator out."
+                f"{self.name}: expected motions of {guo.FPS:g} fps, found {fps:g}. Leave this evaluator out."
             )
-        return self.evaluator.motions([features(clip) for clip in clips])
+        return self.matching.motions([features(clip) for clip in clips])
 
     def captions(self, captions: Sequence[str]) -> Tensor | None:
         words = {caption: self.texts.words(caption) for caption in dict.fromkeys(captions)}
         read = [tagged for caption in captions if (tagged := words[caption]) is not None]
-        return self.evaluator.captions(read) if len(read) == len(captions) else None
+        return self.matching.captions(read) if len(read) == len(captions) else None
+
+
+class Mardm(T2M):
+    """MARDM's evaluator of the same networks, trained on the channels that a motion is decoded from."""
+
+    name: ClassVar[str] = "mardm-67"
+    comparable: ClassVar[str] = (
+        "The weights are MARDM's, the protocol is not; its CLIP score, which needs another network, is not taken."
+    )
+    channels: ClassVar[int] = 67
 
 
 def features(positions: Tensor) -> Tensor:
@@ -109,27 +126,57 @@ def features(positions: Tensor) -> Tensor:
     return encode(turned, SMPL22, heading(turned, SMPL22, HUMANML3D_FILES)).to(torch.float32)
 
 
-def make(ground: Ground) -> T2M:
-    """The evaluator for this data; UnavailableError names what is missing and how to get it."""
-    if ground.checkout is None or ground.checkout.kind != "mdm":
+BELOW = ("", "t2m/", "checkpoints/t2m/")
+TRAINED = ("model.safetensors", *(f"{below}text_mot_match/model/finest.tar" for below in BELOW))
+SCALES = {
+    "t2m": ("stats/{}.npy", *(f"{below}Comp_v6_KLD005/meta/{{}}.npy" for below in BELOW), "dataset/t2m_{}.npy"),
+    "mardm-67": ("stats/{}.npy", "eval_{}.npy", "utils/eval_mean_std/t2m/eval_{}.npy"),
+}
+"""Where Mean and Std lie below the folder of an evaluator."""
+
+
+def load(kind: type[T2M], root: Path, clips: str) -> T2M:
+    """The evaluator with the files below `root`; UnavailableError names those that are missing."""
+    places = {"weights": TRAINED, "glove": ("glove",)}
+    places |= {part: tuple(place.format(part) for place in SCALES[kind.name]) for part in ("mean", "std")}
+    found = weights.located(root, kind.name, places)
+    matching = guo.load(found["weights"], found["mean"], found["std"], found["glove"], kind.channels)
+    tagger = find_tagger()
+    return kind(matching, Captions(read_tagged(clips), tagger, f"spaCy {version('spacy')}" if tagger else ""))
+
+
+def check_space(ground: Ground, name: str) -> None:
+    """UnavailableError unless the data set has the joints and the rate of HumanML3D."""
+    if ground.card.skeleton != SMPL22.name or ground.card.fps != guo.FPS:
         raise UnavailableError(
-            "t2m: expected an MDM checkout with the evaluator's files, found none. Name it: --mdm PATH."
-        )
-    if ground.card.skeleton != SMPL22.name or ground.card.fps != evaluation.FPS:
-        raise UnavailableError(
-            f"t2m: expected motions of {SMPL22.name} at {evaluation.FPS:g} fps, found {ground.card.skeleton} at "
+            f"{name}: expected motions of {SMPL22.name} at {guo.FPS:g} fps, found {ground.card.skeleton} at "
             f"{ground.card.fps:g} in {ground.clips}. It was trained on HumanML3D alone."
         )
-    root = ground.checkout.root
-    absent = evaluation.absent_files(root)
-    if absent:
+
+
+def make(ground: Ground) -> T2M:
+    """The official evaluator, of --evaluators or of the checkout; UnavailableError says how to get what is missing."""
+    if (Path(ground.weights) / T2M.name).is_dir() if ground.weights else False:
+        check_space(ground, T2M.name)
+        return load(T2M, weights.folder_of(ground, T2M.name), ground.clips)
+    if ground.checkout is None or ground.checkout.kind != "mdm":
+        raise UnavailableError(
+            "t2m: expected an MDM checkout with the evaluator's files, found none. Name it: --mdm PATH, or a folder "
+            "with the folder t2m: --evaluators FOLDER."
+        )
+    check_space(ground, T2M.name)
+    if absent := evaluation.absent_files(ground.checkout.root):
         raise UnavailableError(f"t2m: {absent}")
-    tagger = find_tagger()
-    texts = Captions(read_tagged(ground.clips), tagger, f"spaCy {version('spacy')}" if tagger else "")
-    return T2M(evaluation.load(root), texts, evaluation.hashes(root))
+    return load(T2M, ground.checkout.root, ground.clips)
+
+
+def make_mardm(ground: Ground) -> T2M:
+    """MARDM's evaluator of --evaluators; UnavailableError says what is missing."""
+    check_space(ground, Mardm.name)
+    return load(Mardm, weights.folder_of(ground, Mardm.name), ground.clips)
 
 
 @hookimpl
 def register_evaluators(register: Register) -> None:
-    """Offer this evaluator under its name."""
     register(T2M.name, make)
+    register(Mardm.name, make_mardm)
