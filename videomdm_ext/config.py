@@ -32,6 +32,10 @@ def check_choices(config: Any) -> None:
             raise ConfigError(f"--{item.name}: expected a number not below 0, found {value!r}.")
 
 
+MADE = ("smoothed", "adjusted", "refined")
+"""Teachers that are made of the lifted ones and kept beside them."""
+
+
 @dataclass(frozen=True)
 class Supervision:
     """What supervises the denoiser: which motion is diffused and which terms are paid (docs/method.md).
@@ -42,9 +46,10 @@ class Supervision:
     supervision: str = option("3d", "Supervise with 3D motion (MDM's own loss) or with 2D keypoints.", ("2d", "3d"))
     teacher: str = option(
         "auto",
-        "What is diffused: the lifter's motion, the same refined on its keypoints' rays, or the truth (gt). "
-        "auto: gt under 3d, refined under 2d.",
-        ("auto", "gt", "lifted", "refined"),
+        "What is diffused: the lifter's motion, the same smoothed in time, adjusted on its keypoints' rays (bundle "
+        "adjustment), refined there (adjusted, with likely poses), or the truth (gt). auto: gt under 3d, refined under "
+        "2d.",
+        ("auto", "gt", "lifted", *MADE),
     )
     loss: str = option(
         "auto",
@@ -66,6 +71,17 @@ class Supervision:
     unroll: str = option("on", "Under 2d, reach low-noise timesteps from higher noise.", ("on", "off"))
     unroll_below: int = option(12, "Timesteps under this are reached from higher noise.")
     unroll_steps: int = option(4, "Denoiser passes of an unrolled step.")
+    best_share: float = option(
+        1.0, "Share of the training clips, those whose lifted motion is nearest to its keypoints."
+    )
+    known_share: float = option(
+        0.0, "Share of the training clips whose truth is diffused and paid in 3D, under 2d; drawn by their ids."
+    )
+    mix_below: float = option(
+        0.0,
+        "MotionMix: share of the schedule that clips of known motion alone train, the others the rest of it; 0: all "
+        "train all of it.",
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -79,11 +95,20 @@ class Supervision:
             object.__setattr__(self, "teacher", "refined" if two else "gt")
         if self.loss == "auto":
             object.__setattr__(self, "loss", "posterior" if two else "mdm")
-        if self.azimuth_noise_degrees > 0 and self.teacher == "refined":
+        if self.azimuth_noise_degrees > 0 and self.teacher in MADE:
             raise ConfigError(
-                "--azimuth_noise_degrees: expected --teacher lifted or gt, found refined, which is made with the true "
-                "cameras. Choose another --teacher."
+                f"--azimuth_noise_degrees: expected --teacher lifted or gt, found {self.teacher}, which is made with "
+                "the true cameras. Choose another --teacher."
             )
+        if not 0 < self.best_share <= 1 or self.known_share > 1 or self.mix_below >= 1:
+            raise ConfigError(
+                "--best_share, --known_share, --mix_below: expected shares: above 0 and at most 1, at most 1, under 1; "
+                f"found {self.best_share:g}, {self.known_share:g}, {self.mix_below:g}. Correct them."
+            )
+        if (self.known_share or self.mix_below) and not two:
+            raise ConfigError("--known_share, --mix_below: expected --supervision 2d, found 3d. Leave them out.")
+        if self.mix_below and self.unroll == "on":
+            raise ConfigError("--mix_below: expected --unroll off, found on, which draws timesteps itself. Add it.")
         if self.unroll_steps < 2:
             raise ConfigError(f"--unroll_steps: expected 2 or more passes, found {self.unroll_steps}.")
         if self.unroll_below < 1:

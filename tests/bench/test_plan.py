@@ -58,6 +58,8 @@ def test_every_arm_beside_the_five_is_another_arm_less_one_part():
         "2d-lifted": ("2d", {"teacher": ("lifted", "refined")}),
         "2d-by-reprojection": ("2d", {"loss": ("reprojection", "posterior")}),
         "2d-not-unrolled": ("2d", {"unroll": ("off", "on")}),
+        **{f"2d-mix-{n}": ("2d", {"known_share": (n / 100, 0.0)}) for n in (1, 5, 10, 50)},
+        "lifted-best-tenth": ("lifted", {"best_share": (0.1, 1.0)}),
         "paper-gt": ("paper", {"teacher": ("gt", "lifted")}),
         "paper-no-depth-weight": ("paper", {"depth_weight": ("none", "mean1")}),
         "paper-squared-depth": ("paper", {"depth_weight": ("depth2", "mean1")}),
@@ -66,7 +68,8 @@ def test_every_arm_beside_the_five_is_another_arm_less_one_part():
         "paper-no-alignment": ("paper", {"loss": ("paper,alignment=0", "paper")}),
         "paper-no-velocity": ("paper", {"loss": ("paper,velocity=0", "paper")}),
     }
-    assert set(known_arms()) == {"3d", "lifted", "refined", "2d", "paper", *ablations}
+    baselines = {"motionmix", "smoothed", "adjusted"}
+    assert set(known_arms()) == {"3d", "lifted", "refined", "2d", "paper", *baselines, *ablations}
     for name, (of, parts) in ablations.items():
         arm = load_arm(name)
         assert arm.of == of

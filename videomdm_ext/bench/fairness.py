@@ -15,8 +15,9 @@ from typing import Any
 from videomdm_ext.bench.evaluators.untrained import VIEWS_2D
 from videomdm_ext.bench.metrics import METRICS, SPACE_METRICS
 from videomdm_ext.bench.plan import MDM_FIXED, PRIMARY, ArmConfig, Plan, Run, arm_name, load_arm, read_plan
-from videomdm_ext.config import Supervision, difference, from_args
+from videomdm_ext.config import MADE, Supervision, difference, from_args
 from videomdm_ext.data import refined, seal
+from videomdm_ext.data.choosing import count_of
 from videomdm_ext.data.files import read_json, write_bytes
 from videomdm_ext.data.folder import Card, read_card, read_folder
 from videomdm_ext.data.identity import check, record
@@ -68,19 +69,27 @@ def check_numbers(plan: Plan) -> None:
             raise ConfigError(f"--mdm {plan.mdm}: expected {name} {fixed}, which MDM fixes, found {found}. Correct it.")
 
 
+def kinds(plan: Plan) -> list[str]:
+    """The kinds of teachers that are made for the arms."""
+    return sorted({load_arm(arm).supervision.teacher for arm in plan.arms} & set(MADE))
+
+
 def check_truth(plan: Plan) -> None:
     """There are clips for a batch, and a truth where an arm learns from it. ConfigError otherwise."""
     clips = clips_of(plan, "train")
     blind = clips.missing_truth()
-    seeing = [arm_name(arm) for arm in plan.arms if load_arm(arm).supervision.teacher == "gt"]
+    arms = {arm_name(arm): load_arm(arm).supervision for arm in plan.arms}
+    seeing = [name for name, config in arms.items() if config.teacher == "gt" or config.known_share]
     if blind and seeing:
         raise ConfigError(
             f"{plan.clips}: expected a truth for every training clip, which {', '.join(seeing)} learns from, found "
             f"none for {len(blind)} of {len(clips)} ({blind[0]}, ...). Leave that arm out."
         )
-    if len(clips) < plan.batch_size:
+    fewest = min(count_of(config.best_share, len(clips)) for config in arms.values())
+    if fewest < plan.batch_size:
         raise ConfigError(
-            f"--batch-size {plan.batch_size}: expected no more than the {len(clips)} training clips of {plan.clips}."
+            f"--batch-size {plan.batch_size}: expected no more than the {fewest} training clips of {plan.clips}"
+            f"{' that an arm takes' if fewest < len(clips) else ''}."
         )
 
 
@@ -130,8 +139,8 @@ def check_data(plan: Plan, out: Path, *, thorough: bool = False) -> Card:
     training that had another set. -> the set's card
     """
     card, place = seal.verify(plan.clips, thorough=thorough), out / "plan.json"
-    if any(load_arm(arm).supervision.teacher == "refined" for arm in plan.arms):
-        refined.verify(plan.clips, card, thorough=thorough)
+    for kind in kinds(plan):
+        refined.verify(plan.clips, card, thorough=thorough, kind=kind)
     before = read_json(place, "plan").get("data") if place.is_file() else None
     advice = "Give --dataset with that one, or choose another --out."
     if before:
@@ -272,7 +281,7 @@ def check_trained(run: Run, out: Path) -> None:
 
 def note_teachers(run: Run, out: Path, teachers: str) -> None:
     """Keep beside a training that begins which refined teachers it has."""
-    if run.config.supervision.teacher == "refined" and not run.steps_done(out):
+    if run.config.supervision.teacher in MADE and not run.steps_done(out):
         write_bytes(str(run.folder(out) / TEACHERS), f"{teachers}\n".encode())
 
 

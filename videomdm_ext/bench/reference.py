@@ -15,10 +15,11 @@ from torch import Tensor
 from videomdm_ext.bench.evaluators.untrained import VIEWS, Views2D, is_whole, project_views
 from videomdm_ext.bench.metrics import DISTANCES, METRICS, Clips, by_name, mean_measures, pose_features, score
 from videomdm_ext.bench.plan import Plan
+from videomdm_ext.config import Supervision
 from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.folder import Card, read_folder
 from videomdm_ext.errors import ConfigError, DatasetError
-from videomdm_ext.mdm.data import with_teacher
+from videomdm_ext.mdm.data import supervised_clips
 from videomdm_ext.motion.features import decode
 from videomdm_ext.motion.skeletons import Skeleton
 
@@ -86,9 +87,9 @@ def read_reference(plan: Plan, split: str) -> Reference:
     )
 
 
-def taught(plan: Plan, reference: Reference, diffused: str) -> tuple[Tensor, ...]:
-    """The windows of a reference as an arm that diffuses that motion was taught them: lifted, refined or gt."""
-    return _cut(with_teacher(plan.clips, reference.card, reference.clips, diffused)[0], "teacher", plan)
+def taught(plan: Plan, reference: Reference, supervision: Supervision) -> tuple[Tensor, ...]:
+    """The windows of a reference as an arm was taught them."""
+    return _cut(supervised_clips(plan.clips, reference.card, reference.clips, supervision)[0], "teacher", plan)
 
 
 def _cut(clips: Sequence[Clip], kind: str, plan: Plan) -> tuple[Tensor, ...]:

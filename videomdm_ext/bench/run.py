@@ -14,7 +14,7 @@ import torch
 from videomdm_ext.bench import fairness, provenance
 from videomdm_ext.bench.evaluators.base import Progress
 from videomdm_ext.bench.fairness import check_numbers, check_plan, check_truth, clips_of, write_plan
-from videomdm_ext.bench.plan import Plan, Run, arm_name, load_arm
+from videomdm_ext.bench.plan import Plan, Run, arm_name
 from videomdm_ext.bench.report.html import write
 from videomdm_ext.bench.results import Results, check_whole, gather
 from videomdm_ext.bench.scoring import Scoring, make_scoring
@@ -42,7 +42,6 @@ def prepare(
     thorough: bool = False,
 ) -> None:
     """Check everything before work begins; refine the teachers where an arm needs them."""
-    arms = [load_arm(arm).supervision for arm in plan.arms]
     names = [arm_name(arm) for arm in plan.arms]
     if not names or len(set(names)) < len(names):
         raise ConfigError(f"--arms: expected names, each once, found {' '.join(names) or 'none'}. Correct the list.")
@@ -55,8 +54,9 @@ def prepare(
         fairness.check_teachers(run, out, teachers_of(card), identity(card))
     check_writable(str(out))
     write_plan(plan, out, card)
-    if any(config.teacher == "refined" for config in arms) and not is_made(plan.clips, card):
-        make_refined(plan.clips, card, refining, engine=engine)
+    for kind in fairness.kinds(plan):
+        if not is_made(plan.clips, card, kind):
+            make_refined(plan.clips, card, refining, engine=engine, kind=kind)
 
 
 # -- trainings --------------------------------------------------------------------------------------------------------
@@ -178,8 +178,7 @@ def _load(run: Run, checkpoint: Path) -> sampling.Trained:
 
 def _sample(plan: Plan, split: str, trained: sampling.Trained, places: Mapping[Path, int]) -> None:
     """Write motions for captions of a split to some places, each from the noise of its seed."""
-    dataset = trained.dataset
-    asked = dataset if split == "train" else dataclasses.replace(dataset, clips=clips_of(plan, split))
+    asked = dataclasses.replace(trained.dataset, clips=clips_of(plan, split))  # an arm may train on a part of them
     wanted = sampling.prompts(asked, plan.samples, seed=0)
     for place, seed in places.items():
         made = sampling.sample(trained, wanted, seed=seed, guidance=plan.guidance)

@@ -149,10 +149,11 @@ class Scoring:
         reference, plan = self.reference(self.plan.reference), self.plan
         if plan.reference != "train" or reference.views:
             return {}
-        diffused, skeleton = run.config.supervision.teacher, by_name(self.card.skeleton)
-        if diffused not in self.lessons:
-            self.lessons[diffused] = taught(plan, reference, diffused)
-        data = self.lessons[diffused]
+        config, skeleton = run.config.supervision, by_name(self.card.skeleton)
+        taken = f"{config.teacher} {config.best_share:g} {config.known_share:g}"
+        if taken not in self.lessons:
+            self.lessons[taken] = taught(plan, reference, config)
+        data = self.lessons[taken]
 
         def compute(sets: list[list[Tensor]], captions: list[str]) -> Scores:
             own = mean([pose_frechet(made, data, skeleton) if is_finite(made) else math.nan for made in sets])

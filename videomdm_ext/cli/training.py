@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -183,6 +183,8 @@ class Refine:
     """What computes, as torch calls it."""
     verify: bool = False
     """Read every file of the set and every refined teacher; else those whose size or time is another than before."""
+    kind: Literal["refined", "adjusted", "smoothed"] = "refined"
+    """Teachers to make: refined, adjusted (without its distribution of poses), or smoothed in time."""
 
     def __call__(self) -> int:
         clips, share = str(self.clips), share_of(self.shard)
@@ -195,7 +197,7 @@ class Refine:
                 f"--device {self.device}: expected a device of torch's, as cpu or cuda, found none here ({error})."
             ) from error
         how: dict[str, Any] = {"engine": self.engine, "batch": self.batch, "device": self.device}
-        how["thorough"] = self.verify
+        how |= {"thorough": self.verify, "kind": self.kind}
         with bars() as progress:
             missing = make_refined(clips, read_card(clips), counting(progress, "refining"), share=share, **how)
         if missing:
@@ -203,22 +205,23 @@ class Refine:
                 f"{clips}: shard {self.shard} is done; {missing} batches of clips of other shards are missing."
             )
             return 0
-        say_refined(clips)
-        say_next(f"train --arm 2d --clips {quoted(clips)} --save_dir runs/2d")
+        say_refined(clips, self.kind)
+        arm = "2d" if self.kind == "refined" else self.kind
+        say_next(f"train --arm {arm} --clips {quoted(clips)} --save_dir runs/{arm}")
         return 0
 
 
-def say_refined(path: str) -> None:
+def say_refined(path: str, kind: str = "refined") -> None:
     """How far the refined teachers of the training clips are off, where a truth tells."""
     card, clips = read_folder(path, "train")
-    if not is_made(path, card):
+    if not is_made(path, card, kind):
         return
     some = clips[:: max(len(clips) // importing.MEASURED, 1)]
-    errors = [measured_error(some, made) for made in (some, read_refined(path, card, some)[0])]
+    errors = [measured_error(some, made) for made in (some, read_refined(path, card, some, kind)[0])]
     if all(errors):
         lifted, refined = ({name: 1000 * error[name] for name in MEASURED} for error in errors)
         parts = [f"{label} {lifted[name]:.0f} -> {refined[name]:.0f}" for name, label in MEASURED.items()]
-        console.print(f"    lifted -> refined teachers, mm from the truth: {', '.join(parts)}")
+        console.print(f"    lifted -> {kind} teachers, mm from the truth: {', '.join(parts)}")
 
 
 def train(words: Sequence[str]) -> int:

@@ -2,10 +2,12 @@
 
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import blobfile as bf
 
+from videomdm_ext.config import MADE
 from videomdm_ext.data import files, index, locks, seal, shards
 from videomdm_ext.data.folder import (
     CARD,
@@ -94,5 +96,6 @@ def _others(path: str, card: Card) -> Iterator[str]:
     yield from (name for split in SPLITS if bf.exists(bf.join(path, name := f"{split}.txt")))
     for folder in ("", f"teacher_vecs/{card.lifter}/"):
         yield from (f"{folder}{name}" for name in ("Mean.npy", "Std.npy"))
-    for root, _, found in bf.walk(bf.join(path, "refined")) if bf.isdir(bf.join(path, "refined")) else ():
+    made = [place for kind in MADE if bf.isdir(place := bf.join(path, kind))]
+    for root, _, found in itertools.chain.from_iterable(map(bf.walk, made)):
         yield from (bf.join(root, name)[len(path.rstrip("/")) + 1 :] for name in found)

@@ -1,5 +1,8 @@
 """Refined teachers of a folder, made once for all its clips and kept beside the lifted ones.
 
+So are two simpler kinds, for comparison: adjusted ones (bundle adjustment: the refinement without its distribution of
+poses), and smoothed ones, the lifted motion filtered in time, in adjusted/ and smoothed/ in the place of refined/.
+
 DIR/refined/LIFTER/ID.npz holds features [T, D] and extrinsics, the camera in the refined clip's own canonical frame;
 the keypoints stay the detector's. skeleton.npz holds the shared bone lengths [J - 1] and mean pose [3 (J - 1)],
 Mean.npy and Std.npy are those of the training split; kept.txt names the clips that keep their lifted motion; inputs.tsv
@@ -43,12 +46,13 @@ from videomdm_ext.data.tasks import HERE, Call, Engine, part_of
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.cameras import is_rotation, project, reexpress, to_camera
 from videomdm_ext.motion.features import Moments, decode, encode
-from videomdm_ext.motion.kinematics import HeadingRule, canonicalise, heading
+from videomdm_ext.motion.kinematics import HeadingRule, canonicalise, heading, smooth
 from videomdm_ext.motion.measures import measure_error
 from videomdm_ext.motion.skeletons import by_name
 from videomdm_ext.supervision import refinement
 from videomdm_ext.supervision.observation import Observation
 from videomdm_ext.supervision.refinement import GUARD, Progress, Shared, estimate, refine, solve, usual_energy
+from videomdm_ext.supervision.targets import hold
 
 logger = logging.getLogger(__name__)
 
@@ -62,19 +66,26 @@ MARK, KEPT, INPUTS, MAKING, EARLIER = "made.txt", "kept.txt", "inputs.tsv", "mak
 FROM = ("teacher", "keypoints", "camera")
 """Kinds of a clip's files that its refined teacher is made from."""
 WAY = "7"  # of making them: other ways give other teachers
+KINDS: Mapping[str, Mapping[str, Any] | None] = {
+    "refined": {}, "adjusted": {"pose_frames": math.inf}, "smoothed": None,
+}  # fmt: skip
+"""What the refinement of each kind of teachers changes, None where nothing is solved for. The more frames count as one
+pose, the less poses count."""
+SMOOTHED = 0.1
+"""Seconds, standard deviation of the Gaussian over time."""
 Batches = list[tuple[str, tuple[int, ...]]]
 """Clips that are solved at the same time: their split and their numbers in it."""
 ABOVE = 0.3  # height, m, above which the lowest joint is not taken to stand on the floor
 
 
-def folder_of(path: str, card: Card) -> str:
+def folder_of(path: str, card: Card, kind: str = "refined") -> str:
     """Where a folder keeps the refined teachers of its lifter."""
-    return bf.join(path, "refined", card.lifter)
+    return bf.join(path, kind, card.lifter)
 
 
-def is_made(path: str, card: Card) -> bool:
+def is_made(path: str, card: Card, kind: str = "refined") -> bool:
     """Whether they are there, whole, and of the clips as they are now."""
-    mark = bf.join(folder_of(path, card), MARK)
+    mark = bf.join(folder_of(path, card, kind), MARK)
     return bool(bf.exists(mark)) and files.read_text(mark).strip() == identity(card)
 
 
@@ -88,30 +99,30 @@ def teachers_of(card: Card) -> str:
     return f"{name_of(card)} {WAY}"
 
 
-def verify(path: str, card: Card, *, thorough: bool = False) -> None:
+def verify(path: str, card: Card, *, thorough: bool = False, kind: str = "refined") -> None:
     """Raise DatasetError, which names them, where refined teachers were changed since they were made.
 
     Contents are read where sizes or times are others than then, all of them with `thorough`.
     """
-    if not is_made(path, card):
+    if not is_made(path, card, kind):
         return
-    table = _table(path, card, identity(card), [i for ids in seal.members_of(path).values() for i in ids])
+    table = _table(path, card, kind, identity(card), [i for ids in seal.members_of(path).values() for i in ids])
     rows = table.read()
     if rows is None:  # an earlier version made them
         table.write(table.states(), map(table.digest, range(len(table.names))))
     elif found := table.changed(rows, thorough):
         raise DatasetError(
-            f"{path}: expected the refined teachers that were made, found others: {', '.join(found[: seal.NAMED])}"
+            f"{path}: expected the {kind} teachers that were made, found others: {', '.join(found[: seal.NAMED])}"
             f"{f' and {len(found) - seal.NAMED} more' if len(found) > seal.NAMED else ''}. Put them back, or make them "
-            f"again: videomdm data refine {shlex.quote(path)}."
+            f"again: videomdm data refine {shlex.quote(path)} --kind {kind}."
         )
 
 
-def _table(path: str, card: Card, made: str, ids: Sequence[str]) -> seal.Table:
+def _table(path: str, card: Card, kind: str, made: str, ids: Sequence[str]) -> seal.Table:
     """Of what was made from these clips; `made` is what made.txt holds."""
-    names = [f"refined/{card.lifter}/{name}" for name in ("Mean.npy", "Std.npy", KEPT, *(f"{i}.npz" for i in ids))]
+    names = [f"{kind}/{card.lifter}/{name}" for name in ("Mean.npy", "Std.npy", KEPT, *(f"{i}.npz" for i in ids))]
     listed = hashlib.sha256("\n".join(ids).encode()).hexdigest()
-    return seal.Table(path, f"{index.FOLDER}/refined-{card.lifter}.bin", f"{made} {listed}", names)
+    return seal.Table(path, f"{index.FOLDER}/{kind}-{card.lifter}.bin", f"{made} {listed}", names)
 
 
 def make_refined(
@@ -124,6 +135,7 @@ def make_refined(
     batch: int = BATCH,
     device: str = "cpu",
     thorough: bool = False,
+    kind: str = "refined",
 ) -> int:
     """Refine the teachers of all splits, or go on with that; nothing where they are made. -> batches that are missing
 
@@ -133,9 +145,11 @@ def make_refined(
     the set itself were changed. With `thorough` all contents are read for that.
     """
     seal.verify(path, card, thorough=thorough)
-    making = _Making(path, identity(card), batch, device, refinement.Refinement(), card)
+    changes = KINDS[kind]
+    config = None if changes is None else dataclasses.replace(refinement.Refinement(), **changes)
+    making = _Making(path, identity(card), batch, device, config, kind, card)
     earlier, whole = making.earlier(thorough=thorough)
-    if is_made(path, card) and whole:
+    if making.is_made and whole:
         making.clear()
         return 0
     files.check_writable(making.folder)
@@ -148,10 +162,10 @@ def make_refined(
     try:
         missing = _make(making, engine, share, progress or (lambda done, total: None))
     except DatasetError:
-        if not is_made(path, card):
+        if not making.is_made:
             raise
         missing = 1
-    if missing and is_made(path, card):  # by another process, which has cleared away what this one would read
+    if missing and making.is_made:  # by another process, which has cleared away what this one would read
         making.clear()
         return 0
     return missing
@@ -197,12 +211,17 @@ class _Making:
     identity: str
     batch: int
     device: str
-    config: refinement.Refinement
+    config: refinement.Refinement | None
+    kind: str
     card: Card = field(compare=False)
 
     @property
     def folder(self) -> str:
-        return folder_of(self.path, self.card)
+        return folder_of(self.path, self.card, self.kind)
+
+    @property
+    def is_made(self) -> bool:
+        return is_made(self.path, self.card, self.kind)
 
     def place(self, name: str) -> str:
         """Of what is needed until the end only."""
@@ -248,7 +267,7 @@ class _Making:
             return {}, True
         head, *lines = files.read_text(place).splitlines()
         rows = [line.split("\t") for line in lines]
-        table = _table(self.path, self.card, files.read_text(mark).strip(), [row[0] for row in rows])
+        table = _table(self.path, self.card, self.kind, files.read_text(mark).strip(), [row[0] for row in rows])
         known = table.read()
         if head != self.head or known is None:
             return {}, head == self.head
@@ -275,7 +294,9 @@ class _Making:
     # -- what all share ------------------------------------------------------------------------------------------------
 
     def sample(self, split: str) -> list[int]:
-        """Numbers of random clips that a camera saw."""
+        """Numbers of random clips that a camera saw; none where nothing is shared."""
+        if self.config is None:
+            return []
         entries = _clips(self, split).entries
         order = torch.randperm(len(entries), generator=own_generator("refined", split)).tolist()
         return list(itertools.islice((number for number in order if not entries[number].is_known), SAMPLE))
@@ -283,6 +304,7 @@ class _Making:
     def estimate(self, number: int, batches: Batches, progress: Callable[[float], None] | None) -> int:
         """What a group of clips share, solved together; started again, it goes on with a round. -> their number"""
         place, rounds = self.place(f"{number}.npz"), self.place(f"{number}-{self.batch}.pt")
+        total = (self.config or refinement.Refinement()).total
         if not bf.exists(place):
             steps = itertools.count(1)
 
@@ -295,7 +317,7 @@ class _Making:
                 [_taken(self.read(*one), self.device) for one in batches],
                 by_name(self.card.skeleton),
                 config=self.config,
-                count=lambda: progress(next(steps) / self.config.total) if progress else None,
+                count=lambda: progress(next(steps) / total) if progress else None,
                 begun=files.read_tensors(rounds) if bf.exists(rounds) else None,
                 keep=keep,
             )
@@ -328,8 +350,7 @@ class _Making:
             clips = self.read(split, [number for number in numbers if entries[number].id not in earlier])
             seen = [clip for clip in clips if not clip.is_known]
             if seen:
-                shared = self._shared(device=self.device)
-                positions, energy = solve(*_taken(seen, self.device), seen[0].skeleton, shared, config=self.config)
+                positions, energy = self._solved(seen)
                 energies |= dict(zip((clip.id for clip in seen), energy.tolist(), strict=True))
                 moved = zip(seen, positions.cpu(), strict=True)
                 seen = [replaced(clip, place[: clip.length], self.card.heading) for clip, place in moved]
@@ -337,6 +358,14 @@ class _Making:
                 self._write_clip(clip)
             self.write(mark, schemas.text_of(energies).encode())
         return len(numbers)
+
+    def _solved(self, clips: Sequence[Clip]) -> tuple[Tensor, Tensor]:
+        """Positions [B, T, J, 3] of clips of like length, and their energies [B]."""
+        lifted, seen = _taken(clips, self.device)
+        if self.config is not None:
+            return solve(lifted, seen, clips[0].skeleton, self._shared(device=self.device), config=self.config)
+        held = hold(lifted.flatten(2), seen.valid)
+        return smooth(held, SMOOTHED * self.card.fps).unflatten(-1, (-1, 3)), torch.zeros(len(clips))
 
     def _write_clip(self, clip: Clip) -> None:
         arrays = {"features": clip.teacher, "extrinsics": clip.extrinsics}
@@ -376,7 +405,7 @@ class _Making:
         made = dict(seal.clip_digests(self.path, self.card, FROM))
         lines = [self.head, *(f"{clip_id}\t{digest}\t{energies.get(clip_id, '')}" for clip_id, digest in made.items())]
         self.write(bf.join(self.folder, INPUTS), "".join(f"{line}\n" for line in lines).encode())
-        table = _table(self.path, self.card, self.identity, list(made))
+        table = _table(self.path, self.card, self.kind, self.identity, list(made))
         table.write(table.states(), map(table.digest, range(len(table.names))))
         self.write(bf.join(self.folder, MARK), f"{self.identity}\n".encode())
         self.clear()
@@ -421,10 +450,12 @@ def refine_clips(
     return refined, shared
 
 
-def read_refined(path: str, card: Card, clips: Sequence[Clip]) -> tuple[Clips, tuple[Array, Array]]:
+def read_refined(
+    path: str, card: Card, clips: Sequence[Clip], kind: str = "refined"
+) -> tuple[Clips, tuple[Array, Array]]:
     """The clips with their refined teachers, read as they are used, in the place of the lifted ones, and the refined
     Mean and Std [D]."""
-    folder = folder_of(path, card)
+    folder = folder_of(path, card, kind)
 
     def refined(clip: Clip) -> Clip:
         arrays = files.read_arrays(bf.join(folder, f"{clip.id}.npz"), needed=("features", "extrinsics"))

@@ -25,7 +25,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videomdm_ext.config import Source, Supervision
+from videomdm_ext.config import MADE, Source, Supervision
+from videomdm_ext.data.choosing import best, with_known
 from videomdm_ext.data.clip import (
     Clip,
     Crop,
@@ -165,11 +166,24 @@ def open_dataset(
     source: Source, supervision: Supervision, split: str, seed: int, kind: type[HostDataset] = HostDataset
 ) -> HostDataset:
     """The clips of --clips with the teacher that the supervision names in the place of the diffused motion."""
-    card, clips = read_folder(source.clips, split, fixed=True)
-    clips, (mean, std) = with_teacher(source.clips, card, clips, supervision.teacher, source.start_statistics)
+    card, whole = read_folder(source.clips, split, fixed=True)
+    shares = supervision if split == "train" else dataclasses.replace(supervision, best_share=1.0, known_share=0.0)
+    clips, (mean, std) = supervised_clips(source.clips, card, whole, shares, source.start_statistics)
     clips = clips.map(partial(with_azimuth_error, degrees=supervision.azimuth_noise_degrees))
     space = FeatureSpace(by_name(card.skeleton), torch.from_numpy(mean), torch.from_numpy(std), card.heading)
-    return kind(clips, space, source.crop_frames, seed)
+    pad_to = None if len(clips) == len(whole) else min(source.crop_frames, whole.longest)  # as the other arms'
+    return kind(clips, space, source.crop_frames, seed, pad_to=pad_to)
+
+
+def supervised_clips(
+    path: str, card: Card, clips: Sequence[Clip], supervision: Supervision, start: str = ""
+) -> tuple[Clips, tuple[Array, Array]]:
+    """The training clips that a supervision takes, with what it diffuses as their teacher; its Mean and Std [D]."""
+    taken = Clips.of(clips)
+    if supervision.best_share < 1:
+        taken = best(taken, supervision.best_share)
+    made, statistics = with_teacher(path, card, taken, supervision.teacher, start)
+    return with_known(made, taken, supervision.known_share) if supervision.known_share else made, statistics
 
 
 def with_teacher(
@@ -185,11 +199,11 @@ def with_teacher(
         for number in (i for i, entry in enumerate(clips.entries) if not entry.has_truth):
             with_truth_as_teacher(clips[number])  # refuse the first of them before any work
         clips, statistics = clips.map(with_truth_as_teacher), read_statistics(path)
-    elif diffused == "refined":
-        if not is_made(path, card):
-            logger.info("refining the teachers of %s", path)
-            make_refined(path, card, _log_tenths)
-        clips, statistics = read_refined(path, card, clips)
+    elif diffused in MADE:
+        if not is_made(path, card, diffused):
+            logger.info("making the %s teachers of %s", diffused, path)
+            make_refined(path, card, _log_tenths, kind=diffused)
+        clips, statistics = read_refined(path, card, clips, diffused)
     else:
         statistics = read_statistics(path, card.lifter)
     if start:
@@ -219,7 +233,7 @@ def check_source(source: Source, supervision: Supervision) -> None:
     """Refuse, before work begins, what cannot be trained: 2D supervision or a lifted teacher without clips."""
     if source.clips:
         return
-    if supervision.supervision == "2d" or supervision.teacher in ("lifted", "refined"):
+    if supervision.supervision == "2d" or supervision.teacher in ("lifted", *MADE):
         asked = "--supervision 2d" if supervision.supervision == "2d" else f"--teacher {supervision.teacher}"
         raise ConfigError(f"{asked}: expected --clips with a folder of 2D clips, found none. Make one: videomdm data.")
 

@@ -18,7 +18,7 @@ from videomdm_ext.mdm.data import HostDataset, check_host, check_source
 from videomdm_ext.supervision.objective import PRESETS, Objective, weights_of
 from videomdm_ext.supervision.observation import Observation
 from videomdm_ext.supervision.terms import TERMS, Step, Term
-from videomdm_ext.supervision.unrolling import TimestepBuckets, unrolled_predictions
+from videomdm_ext.supervision.unrolling import TimestepBuckets, divided, unrolled_predictions
 
 LOGGED = ("loss", "passes", "behind")
 """What training logs beside the terms."""
@@ -110,15 +110,17 @@ def supervised(base: type, config: Supervision, objective: Objective) -> type:
 
             passes = [
                 objective(Step(x, x_start, now, alpha_bar[now], observation, space, config.z_near, config.depth_weight))
-                for x, now in unrolled_predictions(denoise, x_start, self.timesteps_of(t), alpha_bar, noise)
+                for x, now in unrolled_predictions(
+                    denoise, x_start, self.timesteps_of(t, observation.known), alpha_bar, noise
+                )
             ]
             means = {name: torch.stack([terms[name] for terms in passes]).mean(0) for name in passes[0]}
             return {**means, "passes": torch.full_like(means["loss"], float(len(passes)))}
 
-        def timesteps_of(self, t: Tensor) -> Tensor:
+        def timesteps_of(self, t: Tensor, known: Tensor | None) -> Tensor:
             """Timesteps [B, K] of an unrolled step, or [B, 1]: t itself where nothing is unrolled."""
             if config.unroll == "off":
-                return t.unsqueeze(1)
+                return divided(t, known, config.mix_below, self.num_timesteps).unsqueeze(1)
             buckets = TimestepBuckets.of(config.unroll_below, config.unroll_steps, self.num_timesteps)
             total, generator = len(t) * distributed.size(), distributed.common or torch.default_generator
             return buckets.draw(total, generator)[distributed.part(total)].to(t.device)

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videomdm_ext.config import Supervision, from_args
+from videomdm_ext.config import MADE, Supervision, from_args
 from videomdm_ext.data import identity, refined, seal
 from videomdm_ext.data.files import read_json
 from videomdm_ext.data.folder import CARD, read_card
@@ -171,11 +171,12 @@ def check_clips(args: Any) -> None:
     if not getattr(args, "clips", ""):
         return
     card = read_card(args.clips)
-    thorough, refines = getattr(args, "verify", False), from_args(Supervision, args).teacher == "refined"
+    thorough, teacher = getattr(args, "verify", False), from_args(Supervision, args).teacher
+    refines = teacher in MADE
     if os.environ.get("RANK", "0") == "0":
         seal.verify(args.clips, card, thorough=thorough)
         if refines:
-            refined.verify(args.clips, card, thorough=thorough)
+            refined.verify(args.clips, card, thorough=thorough, kind=teacher)
     start = start_of(args)
     before = recorded(start.with_name("args.json")) if start else {}
     setattr(args, RECORD, identity.record(card) | ({"teachers": refined.teachers_of(card)} if refines else {}))
@@ -212,10 +213,10 @@ def check_sampled(args: Any, checkpoint: Path) -> None:
             f"{args.clips}: expected the data set that {checkpoint} was trained on, found {found}. "
             "If it has been moved, give its folder: --trained_on DIR, or --clips DIR to a program of MDM's."
         )
-    before, card, refines = recorded(place), read_card(args.clips), from_args(Supervision, args).teacher == "refined"
+    before, card, teacher = recorded(place), read_card(args.clips), from_args(Supervision, args).teacher
     seal.verify_whole(args.clips, card)
-    if refines:
-        refined.verify(args.clips, card)
+    if refines := teacher in MADE:
+        refined.verify(args.clips, card, kind=teacher)
     if not before or not (found := identity.difference(before, card)):
         return
     alike = before.get("statistics") == identity.statistics_of(card) != {} and not refines

@@ -1,4 +1,5 @@
-"""Timesteps and noised inputs of a training step: one denoiser pass, or several down to low noise (METHOD 5).
+"""Timesteps and noised inputs of a training step: one denoiser pass, or several down to low noise (METHOD 5), or each
+clip in the part of the schedule where its motion is good enough.
 
 At low noise x_t shows the teacher, whose depth error follows the camera; an unrolled step gives the denoiser its own
 prediction there.
@@ -45,6 +46,16 @@ class TimestepBuckets:
             return torch.randint(self.top, self.total, (batch, 1), generator=generator)
         start = torch.arange(self.count - 1, -1, -1) * self.width
         return start + torch.randint(0, self.width, (batch, self.count), generator=generator)
+
+
+def divided(t: Tensor, known: Tensor | None, below: float, total: int) -> Tensor:
+    """Timesteps [B] of MotionMix (Hoang et al., AAAI 2024) from uniform ones: known clips [B] go under the pivot, a
+    share `below` of the schedule, the others from there up, where noise hides what is wrong with them. 0: t itself."""
+    if below == 0:
+        return t
+    pivot = min(max(round(below * total), 1), total - 1)
+    low = torch.zeros_like(t, dtype=torch.bool) if known is None else known
+    return torch.where(low, t * pivot // total, pivot + t * (total - pivot) // total)
 
 
 def noised(x_start: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
