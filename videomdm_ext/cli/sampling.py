@@ -408,7 +408,7 @@ def write_lifted(
         sampling.write_motions(out / "lifted.npz", placed, [clip.texts[0] for clip in clips])
     made = placed["lifted"]
     scenes = [
-        clip_scene(clip, refined=refined[i] if refined else None, more={PRIOR: made[i].numpy()})
+        clip_scene(clip, refined=refined[i] if refined else None, more=[Track(PRIOR, made[i].numpy())])
         for i, clip in enumerate(clips)
     ]
     named = list(zip([clip.id for clip in clips], made, strict=True))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import blobfile as bf
+import numpy as np
 import torch
 import tyro
 
@@ -18,12 +19,12 @@ from videomdm_ext.data.motions import build_demo
 from videomdm_ext.data.sources.base import ImportOptions
 from videomdm_ext.data.tasks import HERE, Engine
 from videomdm_ext.data.texts import find_tagger
-from videomdm_ext.data.video.frames import frames, open_video
+from videomdm_ext.data.video.frames import frames_at, open_video
 from videomdm_ext.data.video.importer import VideoImporter
 from videomdm_ext.errors import ConfigError, VideoMDMError
 from videomdm_ext.render import contact_sheet, figures
+from videomdm_ext.render.footage import FACTS
 
-FACTS = "videos.json"
 """File in the data set's folder with what was found out about each video, and where its clips lie."""
 MADE = "made.txt"
 """File beside the pictures with the content hash of the clips that they show."""
@@ -244,11 +245,6 @@ def _draw(place: str, out: str, card: Card, clip_id: str, video: Mapping[str, An
     """One clip over its video, each frame with the picture that is nearest in time."""
     clip = read_clip(out, card, clip_id)
     shown = contact_sheet.shown_frames(clip)
-    times = [video["start"] + number / card.fps for number in shown]
-    film, pictures = open_video(video["video"]), list[Any]()
-    for time, picture in frames(film, max(0.0, times[0] - 1.0), times[-1] + 1.0):
-        while len(pictures) < len(times) and time >= times[len(pictures)] - 0.5 / film.fps:
-            pictures.append(picture)
-        if len(pictures) == len(times):
-            break
+    times = video["start"] + np.array(shown) / card.fps
+    pictures = frames_at(open_video(video["video"]), times)
     contact_sheet.contact_sheet(place, clip, list(zip(shown, pictures, strict=False)), notes=notes)
