@@ -19,6 +19,7 @@ from torch import Tensor
 from videomdm_ext.data import files, pickles
 from videomdm_ext.data.files import Array
 from videomdm_ext.data.video.lifted import Person
+from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.rotations import roma
 from videomdm_ext.hookspecs import Register, hookimpl
 from videomdm_ext.lifters.results import OPTIONS, Description, ResultsLifter
@@ -183,11 +184,15 @@ class BodyLifter(ResultsLifter):
 
     @cached_property
     def _model(self) -> BodyModel:
-        return body_models.read_model(self.model_file(), files.read_only)
+        path = body_models.find_model(self.said["smpl"], self.kind, "neutral")
+        return body_models.read_model(path, files.read_only)
 
-    def model_file(self) -> Path:
-        """The file of the body model."""
-        return body_models.find_model(self.said["smpl"], self.kind, "neutral")
+    def sources(self) -> list[str]:
+        """The file of the body model, where there is one."""
+        try:
+            return [str(body_models.find_model(self.said.get("smpl", ""), self.kind, "neutral"))]
+        except DatasetError:
+            return []
 
 
 class Wham(BodyLifter):

@@ -231,6 +231,10 @@ class ResultsLifter(Lifter):
                     found.setdefault(name, []).append(str(place))
         return found
 
+    def sources(self) -> list[str]:
+        """Files beside the results on which the motion depends."""
+        return []
+
     def people(self, video: str, size: tuple[int, int]) -> list[Person]:
         """Everybody in the file about a video whose stored pictures have this size; here the only one there is."""
         path = self.find_video(video)

@@ -242,8 +242,7 @@ class VideoImporter(Importer):
         """The captions, the calibration, and the videos that are used, each with its detections."""
         extra = self.options.extra
         found = [*filter(None, (self.options.captions, extra.get("calibration")))]
-        if self.results and self.results.said.get("smpl"):
-            found.append(str(self.results.model_file()))
+        found += self.results.sources() if self.results else []
         for _, _, path, *_ in (self._tasks[clip_stem] for clip_stem in self.found):
             found += [path, *([str(self.results.find_video(stem(path)))] if self.results else ())]
             if extra.get("detections"):
