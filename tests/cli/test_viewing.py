@@ -2,6 +2,7 @@
 
 import functools
 import json
+import runpy
 import socket
 import struct
 import threading
@@ -134,6 +135,24 @@ def test_a_comparison_shows_unseen_clips_that_each_arm_made_clean_as_their_camer
     write_motions(bench / "samples" / "3d-0" / "heldout.npz", {"prediction": seen}, [])
     assert view(bench, "--out", out) == 1
     assert "expected predictions of the 2 test clips" in capsys.readouterr().err
+
+
+def test_the_picture_of_the_readme_shows_the_clip_with_the_median_error_of_3d(tmp_path: Path) -> None:
+    clips = [make_clip(name=name, fps=25.0) for name in ("walk", "jump", "kick", "dance_a")]
+    write_folder(str(tmp_path / "set"), {"train": [make_clip(fps=25.0, id="other")], "test": clips}, CARD)
+    bench = tmp_path / "bench"
+    plan = {"clips": str(tmp_path / "set"), "content": "", "arms": ["3d"], "seeds": 2}
+    bench.mkdir()
+    (bench / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+    draw = torch.Generator().manual_seed(0)
+    truth = [torch.randn(frames, 22, 3, generator=draw) for frames in (20, 20, 20, 9)]
+    for seed, sizes in enumerate(((0.3, 0.0, 0.05, 0.1), (0.3, 0.1, 0.1, 0.1))):
+        made = [t + size * torch.randn(t.shape, generator=draw) for t, size in zip(truth, sizes, strict=True)]
+        write_motions(bench / "samples" / f"3d-{seed}" / "heldout.npz", {"prediction": made, "truth": truth}, [])
+    chosen_clip = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "make_pictures.py"))["chosen_clip"]
+    chosen, error = chosen_clip(bench, str(tmp_path / "set"))
+    assert chosen == clips[2].id, "not the one of 9 frames"
+    assert 0.05 < error < 0.2
 
 
 @pytest.mark.parametrize(

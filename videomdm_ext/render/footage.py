@@ -50,7 +50,7 @@ def _webp(picture: Picture, high: int, quality: int) -> str:
     return base64.b64encode(content.getvalue()).decode()
 
 
-def footage(folder: str, clip: Clip) -> Footage | str:
+def footage(folder: str, clip: Clip, *, every: int = EVERY, high: int = HIGH) -> Footage | str:
     """The pictures of a clip from the video that FOLDER/videos.json names for it, or why there are none; "" where the
     set is not made from videos.
 
@@ -65,7 +65,7 @@ def footage(folder: str, clip: Clip) -> Footage | str:
     moved = os.path.join(folder, FILMS, os.path.basename(place["video"]))
     video = next((path for path in (place["video"], moved) if os.path.isfile(path)), place["video"])
     try:
-        return _cut(video, place["start"], clip)
+        return _cut(video, place["start"], clip, every, high)
     except VideoMDMError as error:
         return str(error)
 
@@ -77,7 +77,7 @@ def _place(videos: Mapping[str, Any], clip_id: str) -> Mapping[str, Any] | None:
     return next(iter(own + longest[::-1]), None)
 
 
-def _cut(path: str, start: float, clip: Clip) -> Footage:
+def _cut(path: str, start: float, clip: Clip, every: int, high: int) -> Footage:
     """The part of a video's pictures about the keypoints of the clip."""
     video, image = open_video(path), require("PIL.Image")
     assert clip.intrinsics is not None
@@ -85,14 +85,14 @@ def _cut(path: str, start: float, clip: Clip) -> Footage:
     scale = np.array(video.size) / np.array(clip.image_size)
     focal, centre = clip.intrinsics[(0, 1), (0, 1)] * scale, clip.intrinsics[:2, 2] * scale
     seen = clip.keypoints[clip.confidence > 0] * focal + centre
-    low, high = (seen.min(0), seen.max(0)) if len(seen) else (np.zeros(2), np.array(video.size))
-    room = ROOM * float((high - low).max())
+    low, far = (seen.min(0), seen.max(0)) if len(seen) else (np.zeros(2), np.array(video.size))
+    room = ROOM * float((far - low).max())
     left, top = np.clip(np.floor(low - room), 0, np.array(video.size) - 2).astype(int).tolist()
-    right, bottom = np.clip(np.ceil(high + room), (left + 2, top + 2), video.size).astype(int).tolist()
+    right, bottom = np.clip(np.ceil(far + room), (left + 2, top + 2), video.size).astype(int).tolist()
     pictures = []
-    for picture in frames_at(video, start + np.arange(0, clip.length, EVERY) / clip.fps):
+    for picture in frames_at(video, start + np.arange(0, clip.length, every) / clip.fps):
         small = image.fromarray(picture[top:bottom, left:right])
-        small.thumbnail((4 * HIGH, HIGH))
+        small.thumbnail((4 * high, high))
         pictures.append(np.asarray(small))
     edges = (np.array(((left, top), (right, bottom))) - centre) / focal
     return Footage(pictures, (edges[0, 0], edges[0, 1], edges[1, 0], edges[1, 1]))
