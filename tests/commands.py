@@ -17,6 +17,7 @@ from clips import CARD, make_clip, motion
 from conftest import why_no_mdm
 from documents import ROOT, Command
 from filmed import FOCAL, brief, film, write_source
+from lifters.tools import write_wham
 
 from videomdm_ext.cli.main import VERBS
 from videomdm_ext.data.building import write_folder
@@ -42,10 +43,6 @@ NOT_HERE = {
     "videomdm data refine DIR --processes": "several processes: tests/data/test_refined.py starts them",
     "videomdm data from-video --engine": "a cluster: tests/data/test_tasks.py starts one",
     "videomdm data refine --engine": "a cluster: tests/data/test_tasks.py starts one",
-    "videomdm reproduce": "it needs the official folders: tests/bench/test_reproduce.py writes stand-ins",
-    "videomdm data import humanml3d": "the same",
-    "videomdm bench lift": "it needs trainings: the same",
-    "videomdm lift --clips DIR --checkpoint RUN --by-action": "it needs a run trained on the set: tests/cli",
     "videomdm study": "it needs samples of two arms, and answers: tests/cli/test_studying.py",
     "ray ": "a cluster: tests/data/test_tasks.py starts one",
     "srun ": "Slurm, whose machines ray symmetric-run joins: not tested",
@@ -202,7 +199,10 @@ def prepare(place: Path) -> None:
             (place / "source" / folder).mkdir(parents=True, exist_ok=True)
         np.save(place / "source" / "joints" / f"{name}.npy", motion(name)[:41].numpy())
         (place / "source" / "texts" / f"{name}.txt").write_text(f"a person {name}s.#a/DET person/NOUN#0.0#0.0\n")
-    write_source(place, {name: brief(film(name)) for name in ("walk", "dance_b", "jump")})
+    films = {name: brief(film(name)) for name in ("walk", "dance_b", "jump")}
+    write_source(place, films)
+    for name, one in films.items():
+        write_wham(place / "RESULTS", name, one.seen, one.true)
 
 
 class Reader:

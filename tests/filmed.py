@@ -58,13 +58,18 @@ def film(name="walk", *, noise=0.0, seed=0, **camera) -> Film:
     times = np.arange(int((len(source) - 1) / 20 * FPS) + 1) / FPS
     flat = source.reshape(len(source), -1)
     true = np.stack([np.interp(times * 20, np.arange(len(source)), column) for column in flat.T], 1)
-    true = true.reshape(-1, 22, 3)
+    return filmed(true.reshape(-1, 22, 3), noise=noise, seed=seed, **camera)
+
+
+def filmed(true, *, noise=0.0, seed=0, focal=FOCAL, **camera) -> Film:
+    """A motion [F, 22, 3] at 25 frames a second, seen by a camera."""
     rotation, translation = looking(**({"at": true[:, 0].mean(0)} | camera))
     joints = blaze(true) @ rotation.T + translation
-    pixels = FOCAL * joints[..., :2] / joints[..., 2:] + np.array(SIZE) / 2
+    pixels = focal * joints[..., :2] / joints[..., 2:] + np.array(SIZE) / 2
     hips = joints[:, 23:25].mean(1, keepdims=True)
     world = np.stack([straight(h[0]).T @ (j - h).T for j, h in zip(joints, hips, strict=True)]).transpose(0, 2, 1)
     world = world + noise * np.random.default_rng(seed).standard_normal(world.shape)
+    times = np.arange(len(true)) / FPS
     return Film(times, pixels, np.full(pixels.shape[:2], 0.95), world, true, rotation, translation)
 
 

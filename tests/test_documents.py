@@ -61,7 +61,7 @@ def test_the_rooms_are_drawn_as_they_are():
     made = runpy.run_path(str(ROOT / "docs" / "make_house.py"))
     page = made["document"]()
     assert page == made["PAGE"].read_text(encoding="utf-8"), "Run: python docs/make_house.py"
-    assert "    mdm --> data\n    mdm --> config\n" in page
+    assert "    mdm --> data\n    lifters --> data\n" in page
     assert made["reduced"]({("a", "b"), ("b", "c"), ("a", "c"), ("a", "d")}) == {("a", "b"), ("b", "c"), ("a", "d")}
 
 

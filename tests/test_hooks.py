@@ -192,6 +192,8 @@ def test_hook_register_evaluators_offers_evaluators_by_name():
         "text-motion",
         "t2m",
         "mardm-67",
+        "tmr",
+        "motionstreamer-272",
     ]
 
 

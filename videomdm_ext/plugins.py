@@ -36,6 +36,7 @@ BUILTINS: tuple[str, ...] = (
     "videomdm_ext.bench.evaluators.untrained",
     "videomdm_ext.bench.evaluators.text_motion",
     "videomdm_ext.bench.evaluators.t2m",
+    "videomdm_ext.bench.evaluators.actor",
 )
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")

@@ -63,6 +63,13 @@ class Twice(Poses):
         return super().motions(clips, fps).repeat_interleave(2, 0)
 
 
+class Published(Poses):
+    """A space of the literature."""
+
+    name = "published"
+    published = True
+
+
 def scorer(*evaluators: Evaluator) -> TruthScores:
     return TruthScores(CLIPS, CAPTIONS, evaluators or (Poses(),), SMPL22, FPS)
 
@@ -84,7 +91,8 @@ def in_space(scores: dict[str, float], name: str) -> set[str]:
 
 def test_each_space_has_the_metrics_that_make_sense_in_it() -> None:
     found = scorer(Poses(), Frames(), Twice()).score(CLIPS, CAPTIONS)
-    assert in_space(found, "poses") == set(metrics.SPACE_METRICS) - {"multimodality"}
+    ours = {name for name in metrics.SPACE_METRICS if not name.startswith(("mdm_", "normalised_"))}
+    assert in_space(found, "poses") == ours - {"multimodality"}
     assert in_space(found, "frames") == {"fid"}
     assert in_space(found, "twice") == {"fid", "precision", "recall", "diversity"}
     assert found.items() >= metrics.score(CLIPS, CLIPS, SMPL22, FPS).items()
@@ -101,6 +109,29 @@ def test_scores_are_those_of_the_spaces_rows() -> None:
     assert found["poses/mm_dist"] == pytest.approx(metrics.mm_distances(rows, texts).mean().item())
     tops = metrics.r_precision(rows, texts, captions, metrics.seeded_groups(40, 0))
     assert [found[f"poses/r_precision_{top}"] for top in (1, 2, 3)] == pytest.approx(tops)
+
+
+def test_a_published_space_has_normalised_scores_too_which_the_size_of_rows_cannot_change() -> None:
+    class Longer(Published):
+        def motions(self, clips: Sequence[Tensor], fps: float) -> Tensor:
+            return super().motions(clips, fps) * torch.linspace(1, 9, len(clips)).unsqueeze(1)
+
+    made, captions = noisy(0.1)[:40], CAPTIONS[:40]
+    own, longer = (scorer(space).score(made, captions) for space in (Published(), Longer()))
+    names = set(metrics.SPACE_METRICS) - {"multimodality", "normalised_multimodality"}
+    assert in_space(own, "published") == in_space(longer, "published") == names
+    equal = {name for name in own if name.startswith("published/normalised_")}
+    assert {name: longer[name] for name in equal} == pytest.approx({name: own[name] for name in equal}, abs=1e-7)
+    assert longer["published/fid"] > 2 * own["published/fid"]
+    rows = torch.nn.functional.normalize(Published().motions(made, FPS), dim=-1)
+    true = torch.nn.functional.normalize(Published().motions(CLIPS, FPS), dim=-1)
+    expected = metrics.frechet(*metrics.gaussian(rows), *metrics.gaussian(true))
+    assert own["published/normalised_fid"] == pytest.approx(expected, rel=1e-6)
+    assert own["published/normalised_fid"] < own["published/fid"]
+    again = scorer(Published()).multimodality([made, noisy(0.1, seed=3)[:40]], captions)
+    assert 0 < again["published/normalised_multimodality"] < again["published/multimodality"]
+    truth = scorer(Published()).reference_rows(noisy(0.15), GROUPS, seed=1).truth
+    assert truth["published/normalised_fid"] == truth["published/fid"] == 0
 
 
 def test_the_gallery_holds_the_captions_of_the_reference_too() -> None:

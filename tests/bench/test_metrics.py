@@ -158,9 +158,10 @@ def test_the_kinematic_features_of_a_set_hold_no_step_from_a_clip_to_the_next() 
 
 def test_a_metric_in_a_space_is_known_by_its_evaluator_and_its_kind() -> None:
     kinds = {name: metrics.by_name(f"text-motion/{name}").kind for name in metrics.SPACE_METRICS}
-    assert kinds.pop("fid") == "distance"
-    assert kinds.pop("multimodality") == "column"
-    assert set(kinds.values()) == {"level"}
+    assert kinds.pop("fid") == kinds.pop("normalised_fid") == "distance"
+    columns = {name for name in kinds if name.startswith(("mdm_", "normalised_"))} | {"multimodality"}
+    assert {name for name, kind in kinds.items() if kind == "column"} == columns
+    assert set(kinds.values()) == {"level", "column"}
     assert metrics.by_name("text-motion/r_precision_3").label == "text-motion: R-precision top 3"
     assert metrics.by_name("text-motion/unheard_of").kind == metrics.by_name("fid").kind == "column"
 
@@ -273,17 +274,19 @@ def test_diversity_is_the_mean_over_the_seeds_pairs(seed: int, count: int) -> No
     order = torch.randperm(count, generator=torch.Generator().manual_seed(5)).tolist()
     pairs = [math.dist(rows[order[i]].tolist(), rows[order[i - 1]].tolist()) for i in range(1, count)]
     pairs.append(math.dist(rows[order[-1]].tolist(), rows[order[0]].tolist()))
-    assert metrics.diversity(rows, 5) == pytest.approx(sum(pairs) / count)
-    assert metrics.diversity(3 * rows + 1, 5) == pytest.approx(3 * metrics.diversity(rows, 5))
+    drawn_pairs = metrics.seeded_pairs(count, 5)
+    assert metrics.diversity(rows, drawn_pairs) == pytest.approx(sum(pairs) / count)
+    assert metrics.diversity(3 * rows + 1, drawn_pairs) == pytest.approx(3 * metrics.diversity(rows, drawn_pairs))
 
 
 def test_diversity_takes_as_many_pairs_as_allowed_and_estimates_that_of_all() -> None:
     rows = drawn(1000, 8, 0)
     apart = metrics.distances(rows, rows)
     everyone = apart.sum().item() / (1000 * 999)
-    assert metrics.diversity(rows, 0) == pytest.approx(everyone, rel=0.05)
-    assert metrics.diversity(rows, 0, pairs=10) != metrics.diversity(rows, 0, pairs=11)
-    assert metrics.diversity(torch.eye(7), 3) == pytest.approx(math.sqrt(2))
+    assert metrics.diversity(rows, metrics.seeded_pairs(1000, 0)) == pytest.approx(everyone, rel=0.05)
+    few, more = (metrics.diversity(rows, metrics.seeded_pairs(1000, 0, pairs=count)) for count in (10, 11))
+    assert few != more
+    assert metrics.diversity(torch.eye(7), metrics.seeded_pairs(7, 3)) == pytest.approx(math.sqrt(2))
 
 
 @given(seed=SEEDS, count=st.integers(2, 5))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from clips import verify_folder
 from filmed import FOCAL, brief, film, write_source
+from lifters import tools
 
 from videomdm_ext.cli import main as cli
 from videomdm_ext.cli import videos
@@ -183,3 +184,21 @@ def test_captions_are_tagged_where_spacy_is_installed():
     tagger = texts.find_tagger()
     assert tagger is not None
     assert list(tagger("a man walks forward.")) == [("a", "DET"), ("man", "NOUN"), ("walk", "VERB"), ("forward", "ADV")]
+
+
+def test_the_teacher_is_another_lifters_where_its_results_are_named(tmp_path, capsys):
+    words, out = words_of(tmp_path, *write_source(tmp_path, {"walk": FILMS["walk one"]}))
+    tools.write_wham(tmp_path / "results", "walk", FILMS["walk one"].seen, None)
+    assert cli.main([*words, "--lifter", "synthetic"]) == 1
+    assert "--lifter synthetic: expected mediapipe" in capsys.readouterr().err
+    assert cli.main([*words, "--lifter", "wham"]) == 1
+    assert "--option results=DIR: expected the folder DIR" in capsys.readouterr().err
+    assert cli.main([*words, "--option", f"results={tmp_path / 'results'}"]) == 1
+    assert "lifter.results: expected one that data import video knows" in capsys.readouterr().err
+    assert not out.exists()
+    named = ["--lifter", "wham", "--option", f"results={tmp_path / 'results'}", "--no-sheets"]
+    assert cli.main([*words, *named]) == 0
+    card, (clip,) = read_folder(str(out), "train")
+    assert card.lifter == "wham"
+    assert json.loads((out / "videos.json").read_text())["videos"]["walk"]["clips"][clip.id]["lifted"]
+    assert (out / "teacher_vecs" / "wham" / f"{clip.id}.npy").is_file()

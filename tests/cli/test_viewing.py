@@ -2,6 +2,7 @@
 
 import functools
 import json
+import runpy
 import socket
 import struct
 import threading
@@ -22,7 +23,9 @@ from videomdm_ext.cli.viewing import handler
 from videomdm_ext.data import refined
 from videomdm_ext.data.building import write_folder
 from videomdm_ext.data.folder import Card, read_card
+from videomdm_ext.geometry.cameras import to_camera
 from videomdm_ext.inference.sample import write_motions
+from videomdm_ext.motion.features import decode
 from videomdm_ext.supervision import refinement
 
 CARD = Card(name="two", skeleton="smpl22", fps=25.0, lifter="bent", licence="zlib", sources=("a source",))
@@ -99,6 +102,59 @@ def test_a_comparison_shows_the_same_captions_for_all_arms_beside_truth_and_teac
     assert view(bench, "--out", out, "--clips", tmp_path / "moved") == 0
 
 
+def test_a_comparison_shows_unseen_clips_that_each_arm_made_clean_as_their_camera_sees_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clips = [make_clip(name=name, fps=25.0) for name in ("walk", "jump", "kick")]
+    write_folder(str(tmp_path / "other"), {"train": clips[:1], "test": clips[1:]}, CARD)
+    out, bench = tmp_path / "page.html", tmp_path / "bench"
+    bench.mkdir()
+    plan = {"clips": str(tmp_path / "other"), "content": read_card(str(tmp_path / "other")).content_hash}
+    (bench / "plan.json").write_text(json.dumps(plan | {"arms": ["3d", "2d"], "seeds": 2}), encoding="utf-8")
+    seen = [
+        to_camera(decode(torch.from_numpy(c.teacher[:20]), c.skeleton), torch.from_numpy(c.extrinsics)) for c in clips
+    ]
+    for name in ("3d-0", "2d-0", "2d-1"):
+        write_motions(bench / "samples" / name / "000.npz", {"samples": [motion("walk")[:20]]}, ["unknown"])
+        write_motions(bench / "samples" / name / "heldout.npz", {"prediction": seen[1:], "teacher": seen[1:]}, [])
+    assert view(bench, "--out", out) == 0
+    scenes = content(out)["scenes"]
+    assert [scene["group"] for scene in scenes] == ["Unseen clips, made clean"] * 2 + ["Samples for captions"]
+    tracks = scenes[0]["tracks"]
+    names = [(track["name"], track.get("seed")) for track in tracks]
+    assert names == [("truth", None), ("teacher", None), ("3d", 0), ("2d", 0), ("2d", 1)]
+    assert tracks[1]["positions"] == tracks[3]["positions"], "what the camera saw alike lies in one place"
+    assert (scenes[0]["view"]["reference"], clips[1].id in scenes[0]["note"]) == ("truth", True)
+    assert [track["name"] for track in scenes[2]["tracks"]] == ["3d", "2d", "2d"]
+    assert view(bench, "--out", out, "--seeds", 1, "--ids", clips[2].id) == 0
+    (scene,) = content(out)["scenes"]
+    assert [track["name"] for track in scene["tracks"]] == ["truth", "teacher", "3d", "2d"]
+    assert clips[2].id in scene["note"]
+    assert view(bench, "--out", out, "--ids", clips[0].id) == 1
+    assert "expected test clips of a comparison" in capsys.readouterr().err
+    write_motions(bench / "samples" / "3d-0" / "heldout.npz", {"prediction": seen}, [])
+    assert view(bench, "--out", out) == 1
+    assert "expected predictions of the 2 test clips" in capsys.readouterr().err
+
+
+def test_the_picture_of_the_readme_shows_the_clip_with_the_median_error_of_3d(tmp_path: Path) -> None:
+    clips = [make_clip(name=name, fps=25.0) for name in ("walk", "jump", "kick", "dance_a")]
+    write_folder(str(tmp_path / "set"), {"train": [make_clip(fps=25.0, id="other")], "test": clips}, CARD)
+    bench = tmp_path / "bench"
+    plan = {"clips": str(tmp_path / "set"), "content": "", "arms": ["3d"], "seeds": 2}
+    bench.mkdir()
+    (bench / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+    draw = torch.Generator().manual_seed(0)
+    truth = [torch.randn(frames, 22, 3, generator=draw) for frames in (20, 20, 20, 9)]
+    for seed, sizes in enumerate(((0.3, 0.0, 0.05, 0.1), (0.3, 0.1, 0.1, 0.1))):
+        made = [t + size * torch.randn(t.shape, generator=draw) for t, size in zip(truth, sizes, strict=True)]
+        write_motions(bench / "samples" / f"3d-{seed}" / "heldout.npz", {"prediction": made, "truth": truth}, [])
+    chosen_clip = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "make_pictures.py"))["chosen_clip"]
+    chosen, error = chosen_clip(bench, str(tmp_path / "set"))
+    assert chosen == clips[2].id, "not the one of 9 frames"
+    assert 0.05 < error < 0.2
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -108,6 +164,7 @@ def test_a_comparison_shows_the_same_captions_for_all_arms_beside_truth_and_teac
         (("text.npz",), "expected motions in npz"),
         (("a run",), "Sample first: videomdm sample --checkpoint 'a run'"),
         ((".", "--count", "0"), "--count"),
+        ((".", "--seeds", "0"), "--seeds"),
         ((".", "--fps", "nan"), "--fps"),
         ((".", "--split", "all"), "--split"),
     ],

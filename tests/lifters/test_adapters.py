@@ -8,7 +8,6 @@ import pytest
 import torch
 from lifters import tools
 from lifters.contract import LifterContract
-from scipy.spatial.transform import Rotation
 
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry import cameras
@@ -19,7 +18,6 @@ from videomdm_ext.motion.measures import mpjpe, pa_mpjpe, root_aligned_mpjpe
 from videomdm_ext.motion.skeletons import NBA16, SMPL22
 
 ADAPTERS = {kind.name: kind for kind in (Wham, Gvhmr, MotionBert, MvLift, ElePose, MediaPipeResults, Joints)}
-PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19)  # SMPL's tree, written out
 
 
 def make(name: str, folder, **options) -> Lifter:
@@ -103,69 +101,17 @@ def test_elepose_fits_the_skeleton_of_the_nba_directly(tmp_path):
     assert pa_mpjpe(lifted, torch.from_numpy(truth).float()) < 1e-4
 
 
-def body(folder, kind: str) -> np.ndarray:
-    """Write a small body model with the joints of the bundled person, and two shapes. -> what betas add [22, 3, 2]"""
-    random = np.random.default_rng(0)
-    regressor = random.random((24, 60))
-    regressor /= regressor.sum(1, keepdims=True)
-    wanted = np.concatenate((rest(), random.normal(size=(2, 3))))
-    shapes = random.normal(0, 0.01, (60, 3, 2))
-    (folder / kind).mkdir(parents=True)
-    parts = {"J_regressor": regressor, "v_template": np.linalg.pinv(regressor) @ wanted, "shapedirs": shapes}
-    np.savez(folder / kind / f"{kind.upper()}_NEUTRAL.npz", **parts)
-    return np.einsum("jv,vcs->jcs", regressor, shapes)[:22]
-
-
-def rest() -> np.ndarray:
-    """A standing body [22, 3]: y up, facing z, left at x."""
-    steps = {
-        "l_hip": (0.07, -0.09, 0), "spine1": (0, 0.11, 0), "l_knee": (0.03, -0.4, 0), "spine2": (0, 0.13, 0.02),
-        "l_ankle": (0, -0.41, -0.03), "spine3": (0, 0.06, 0), "l_foot": (0.02, -0.06, 0.12), "neck": (0, 0.2, -0.03),
-        "l_collar": (0.08, 0.11, -0.02), "head": (0, 0.1, 0.04), "l_shoulder": (0.1, 0.04, 0),
-        "l_elbow": (0.26, 0, -0.02), "l_wrist": (0.25, 0, 0),
-    }  # fmt: skip
-    at = [np.array((0.0, -0.2, 0.03))]
-    for name, parent in zip(tools.NAMES[1:], PARENTS[1:], strict=True):
-        step = np.array(steps["l_" + name[2:]]) * (-1, 1, 1) if name[:2] == "r_" else np.array(steps[name])
-        at.append(at[parent] + step)
-    return np.stack(at)
-
-
-def walked(resting: np.ndarray, pose: np.ndarray, moved: np.ndarray) -> np.ndarray:
-    """Joints [T, 22, 3] by walking down the tree."""
-    turns = Rotation.from_rotvec(pose[:, :66].reshape(-1, 3)).as_matrix().reshape(-1, 22, 3, 3)
-    at, frame = [resting[0] + moved], [turns[:, 0]]
-    for joint, parent in enumerate(PARENTS[1:], start=1):
-        at.append(at[parent] + frame[parent] @ (resting[joint] - resting[parent]))
-        frame.append(frame[parent] @ turns[:, joint])
-    return np.stack(at, 1)
-
-
-def acted(frames: int = 50):
-    """Parameters of someone who moves every joint and wanders through a level world. -> pose [T, 72], trans [T, 3]"""
-    time = np.arange(frames)[:, None] / 20.0
-    pose = 0.25 * np.sin(2 * time + np.arange(72))
-    pose[:, :3] = np.array((0, 0.6, 0)) * time
-    return pose, np.concatenate((0.3 * time, 1.1 + 0.03 * np.sin(4 * time), -0.2 * time), 1)
-
-
-def filmed(pose, moved, resting, eye):
-    """The same parameters in a camera's axes [T, 3, 4]; a body turns about its own root, not about the origin."""
-    root = Rotation.from_matrix(eye[:, :, :3]) * Rotation.from_rotvec(pose[:, :3])
-    there = np.einsum("tij,tj->ti", eye[:, :, :3], resting[0] + moved) + eye[:, :, 3] - resting[0]
-    return np.concatenate((root.as_rotvec(), pose[:, 3:]), 1), there
-
-
 @pytest.mark.parametrize("frame", ["camera", "own"])
 @pytest.mark.parametrize("name", ["wham", "gvhmr"])
 def test_parameters_of_a_body_become_the_joints_that_they_pose(name: str, frame: str, tmp_path):
     """In the camera, and in a world of the tool's own that is turned by a right angle and moved."""
-    resting = rest() + body(tmp_path / "models", {"wham": "smpl", "gvhmr": "smplx"}[name]) @ np.array((1.5, -1.0))
-    pose, moved = acted()
-    world, betas = walked(resting, pose, moved), np.tile((1.5, -1.0), (len(pose), 1))
+    kind = {"wham": "smpl", "gvhmr": "smplx"}[name]
+    resting = tools.rest() + tools.body(tmp_path / "models", kind) @ np.array((1.5, -1.0))
+    pose, moved = tools.acted()
+    world, betas = tools.walked(resting, pose, moved), np.tile((1.5, -1.0), (len(pose), 1))
     eye = clips.camera(len(pose)).double().numpy()
     own = np.zeros((len(pose), 3, 4)) + np.array(((0, 0, 1, 5.0), (0, 1, 0, 0.5), (-1, 0, 0, 2.0)))
-    (camera_pose, camera_moved), (own_pose, own_moved) = (filmed(pose, moved, resting, e) for e in (eye, own))
+    (camera_pose, camera_moved), (own_pose, own_moved) = (tools.filmed(pose, moved, resting, e) for e in (eye, own))
     (tmp_path / "out" / "clip").mkdir(parents=True)
     if name == "wham":
         arrays = {"pose": camera_pose, "trans": camera_moved, "pose_world": own_pose, "trans_world": own_moved}
@@ -186,25 +132,12 @@ def test_parameters_of_a_body_become_the_joints_that_they_pose(name: str, frame:
 
 def test_parameters_without_a_body_model_are_refused(tmp_path):
     _, _, given = scene()
-    pose, moved = acted()
+    pose, moved = tools.acted()
     np.savez(tmp_path / "dance.npz", pose=pose, trans=moved, betas=np.zeros((50, 10)))
     with pytest.raises(DatasetError, match=r"dance.npz: expected a body model .* lifter.smpl=DIR"):
         make("wham", tmp_path).lift("dance", **given)
     with pytest.raises(DatasetError, match=r"pose_world and trans_world .*found no turns"):
         make("wham", tmp_path, frame="own").lift("dance", **given)
-
-
-def test_a_pickle_of_wham_is_not_opened_and_the_printed_command_converts_it(tmp_path, monkeypatch):
-    _, _, given = scene()
-    (tmp_path / "dance").mkdir()
-    with (tmp_path / "dance" / "wham_output.pkl").open("wb") as file:
-        pickle.dump({0: {"pose": np.zeros((3, 72))}}, file)
-    with pytest.raises(DatasetError, match="found a pickle") as caught:
-        make("wham", tmp_path).lift("dance", **given)
-    command = str(caught.value).partition("convert it: ")[2]
-    assert str(tmp_path / "dance" / "wham_output.pkl") in command
-    assert str(tmp_path / "dance.npz") in command
-    compile(command.partition('-c "')[2].rstrip('"'), "command", "exec")
 
 
 class Harmful:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 NAMES = (
     *("pelvis", "l_hip", "r_hip", "spine1", "l_knee", "r_knee", "spine2", "l_ankle", "r_ankle", "spine3", "l_foot"),
@@ -10,6 +11,7 @@ NAMES = (
     "r_wrist",
 )
 """SMPL's 22 joints, written out."""
+PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19)  # its tree
 LEGS = ("hips", "r_hip", "r_knee", "r_ankle", "l_hip", "l_knee", "l_ankle")
 ARMS = ("l_shoulder", "l_elbow", "l_wrist", "r_shoulder", "r_elbow", "r_wrist")
 H36M = (*LEGS, "spine", "thorax", "nose", "crown", *ARMS)
@@ -103,6 +105,59 @@ def write_mediapipe(folder: Path, clip: str, camera_points: np.ndarray, world: n
 def write_joints(folder: Path, clip: str, camera_points: np.ndarray, world: np.ndarray) -> None:
     """DIR/ID.npy: millimetres in the clip's world, but with z up."""
     np.save(folder / f"{clip}.npy", 1000 * z_up(world))
+
+
+def body(folder, kind: str) -> np.ndarray:
+    """Write a small body model with the joints of the bundled person, and two shapes. -> what betas add [22, 3, 2]"""
+    random = np.random.default_rng(0)
+    regressor = random.random((24, 60))
+    regressor /= regressor.sum(1, keepdims=True)
+    wanted = np.concatenate((rest(), random.normal(size=(2, 3))))
+    shapes = random.normal(0, 0.01, (60, 3, 2))
+    (folder / kind).mkdir(parents=True)
+    parts = {"J_regressor": regressor, "v_template": np.linalg.pinv(regressor) @ wanted, "shapedirs": shapes}
+    np.savez(folder / kind / f"{kind.upper()}_NEUTRAL.npz", **parts)
+    return np.einsum("jv,vcs->jcs", regressor, shapes)[:22]
+
+
+def rest() -> np.ndarray:
+    """A standing body [22, 3]: y up, facing z, left at x."""
+    steps = {
+        "l_hip": (0.07, -0.09, 0), "spine1": (0, 0.11, 0), "l_knee": (0.03, -0.4, 0), "spine2": (0, 0.13, 0.02),
+        "l_ankle": (0, -0.41, -0.03), "spine3": (0, 0.06, 0), "l_foot": (0.02, -0.06, 0.12), "neck": (0, 0.2, -0.03),
+        "l_collar": (0.08, 0.11, -0.02), "head": (0, 0.1, 0.04), "l_shoulder": (0.1, 0.04, 0),
+        "l_elbow": (0.26, 0, -0.02), "l_wrist": (0.25, 0, 0),
+    }  # fmt: skip
+    at = [np.array((0.0, -0.2, 0.03))]
+    for name, parent in zip(NAMES[1:], PARENTS[1:], strict=True):
+        step = np.array(steps["l_" + name[2:]]) * (-1, 1, 1) if name[:2] == "r_" else np.array(steps[name])
+        at.append(at[parent] + step)
+    return np.stack(at)
+
+
+def walked(resting: np.ndarray, pose: np.ndarray, moved: np.ndarray) -> np.ndarray:
+    """Joints [T, 22, 3] by walking down the tree."""
+    turns = Rotation.from_rotvec(pose[:, :66].reshape(-1, 3)).as_matrix().reshape(-1, 22, 3, 3)
+    at, frame = [resting[0] + moved], [turns[:, 0]]
+    for joint, parent in enumerate(PARENTS[1:], start=1):
+        at.append(at[parent] + frame[parent] @ (resting[joint] - resting[parent]))
+        frame.append(frame[parent] @ turns[:, joint])
+    return np.stack(at, 1)
+
+
+def acted(frames: int = 50, fps: float = 20.0):
+    """Parameters of someone who moves every joint and wanders through a level world. -> pose [T, 72], trans [T, 3]"""
+    time = np.arange(frames)[:, None] / fps
+    pose = 0.25 * np.sin(2 * time + np.arange(72))
+    pose[:, :3] = np.array((0, 0.6, 0)) * time
+    return pose, np.concatenate((0.3 * time, 1.1 + 0.03 * np.sin(4 * time), -0.2 * time), 1)
+
+
+def filmed(pose, moved, resting, eye):
+    """The same parameters in a camera's axes [T, 3, 4]; a body turns about its own root, not about the origin."""
+    root = Rotation.from_matrix(eye[:, :, :3]) * Rotation.from_rotvec(pose[:, :3])
+    there = np.einsum("tij,tj->ti", eye[:, :, :3], resting[0] + moved) + eye[:, :, 3] - resting[0]
+    return np.concatenate((root.as_rotvec(), pose[:, 3:]), 1), there
 
 
 JOINTS_OPTIONS = {"units": "mm", "frame": "world", "up": "z"}

@@ -29,7 +29,8 @@ from videomdm_ext.motion.features import decode
 from videomdm_ext.motion.kinematics import contacts
 from videomdm_ext.motion.skeletons import NBA16, SMPL22
 from videomdm_ext.render import page as pages
-from videomdm_ext.render.page import Scene, Track, View, clip_scene, content, page
+from videomdm_ext.render.footage import Footage, footage
+from videomdm_ext.render.page import Scene, Track, View, clip_scene, content, fitting, page
 
 HOSTILE = 'a man <script>alert(1)</script> & "walks" </script><!-- <img src=x onerror=alert(2)> {{title}}'
 WALK = motion("walk")[:40].numpy()
@@ -46,7 +47,9 @@ def seen_walk() -> Scene:
     confidence = np.ones(points.shape[:-1])
     confidence[:, 5], points[:, 5] = 0, np.nan
     tracks = [Track.of("truth", WALK, SMPL22), Track.of("teacher", WALK[:30] + 0.1, SMPL22)]
-    return Scene(HOSTILE, tracks, View(extrinsics.numpy(), points, confidence))
+    footage = Footage([np.full((48, 64, 3), (12 * at, 0, 200), np.uint8) for at in range(20)], (-2.0, -2.0, 2.0, 2.0))
+    view = View(extrinsics.numpy(), points, confidence, footage, "truth")
+    return Scene(HOSTILE, tracks, view, "what it is", "a heading")
 
 
 def standing() -> NDArray[np.float64]:
@@ -59,7 +62,10 @@ def standing() -> NDArray[np.float64]:
     return np.tile(pose, (4, 1, 1))
 
 
-SCENES = (seen_walk(), Scene("a person stands.", [Track("2d", standing(), np.zeros((4, 4)))]))
+SCENES = (
+    seen_walk(),
+    Scene("a person stands.", [Track("2d", standing(), np.zeros((4, 4)), seed) for seed in (0, 2)], group="another"),
+)
 
 
 class Elements(HTMLParser):
@@ -172,6 +178,62 @@ def test_a_wrong_shape_is_refused_by_name(scene: Scene, said: str) -> None:
         page([], SMPL22, 20.0, "")
 
 
+def test_pictures_of_a_video_are_made_smaller_and_then_left_out_to_keep_the_page_small(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
+    tracks, view = seen_walk().tracks, seen_walk().view
+    assert view
+    view = dataclasses.replace(view, footage=Footage([noise] * 8, (0, 0, 1, 1)))
+    scenes = [Scene("", tracks, view), Scene("", tracks, view)]
+    plain = Scene("", tracks, dataclasses.replace(view, footage=""))
+    whole, bare = (len(page(each, SMPL22, 20.0, "")) for each in (scenes, [plain] * 2))
+    notes = []
+    for share in (0.5, 0.05):
+        most = bare + round(share * (whole - bare))
+        monkeypatch.setattr(pages, "MOST", most)
+        text = page(scenes, SMPL22, 20.0, "")
+        stored = json.loads(text.split('id="motions">')[1].split("</script>")[0])["scenes"]
+        notes.append([scene["view"]["footage"]["note"] for scene in stored])
+        assert len(text) < most + 2_000
+    assert all(re.match("Of [246]+ frames one is kept", note) for note in notes[0])
+    assert notes[1] == ["The video is left out, so that the page stays small."] * 2
+    assert len(fitting(scenes, 1)) == 1
+    assert len(fitting(scenes, 10**7)) == 2
+
+
+def test_footage_is_cut_about_the_person_from_the_video_that_a_set_names(tmp_path: Path) -> None:
+    size, focal, start = (80, 60), 40.0, 0.5
+    lens = np.array(((focal, 0, 40), (0, focal, 30), (0, 0, 1)), np.float32)
+    clip = dataclasses.replace(make_clip(), fps=20.0, intrinsics=lens, image_size=size)
+    points = np.zeros_like(clip.keypoints)
+    points[:, 1] = (0.25, 0.25)
+    clip = dataclasses.replace(clip, id="c", keypoints=points, confidence=np.ones_like(clip.confidence))
+    assert footage(str(tmp_path), clip) == ""
+    images = [Image.fromarray(np.full((60, 80, 3), 4 * at, np.uint8)) for at in range(60)]
+    (tmp_path / "films").mkdir()
+    images[0].save(tmp_path / "films" / "v.gif", save_all=True, append_images=images[1:], duration=50)
+    place = {"video": "/nowhere/v.gif", "start": start, "frames": clip.length, "error_pixels": 1.0, "confidence": 1.0}
+    facts = {
+        "videos": {"v": {"clips": {"c": place}, "focal": 1.0, "focal_told_by": "given", "notes": []}},
+        "left_out": {},
+    }
+    (tmp_path / "videos.json").write_text(json.dumps(facts), encoding="utf-8")
+    found = footage(str(tmp_path), clip)
+    assert isinstance(found, Footage)
+    room = 0.35 * 10
+    corners = np.array(found.box) * focal + (40, 30, 40, 30)
+    np.testing.assert_allclose(corners, (40 - room, 30 - room, 50 + room, 40 + room), atol=1.0)
+    shades = [int(picture.mean()) for picture in found.pictures]
+    expected = [4 * (10 + 2 * at) for at in range(len(shades))]
+    np.testing.assert_allclose(shades, expected, atol=4.5)  # within a frame
+    by_stem = dataclasses.replace(clip, id="v")
+    assert isinstance(footage(str(tmp_path), by_stem), Footage)
+    assert "names no video of other" in str(footage(str(tmp_path), dataclasses.replace(clip, id="other")))
+    (tmp_path / "films" / "v.gif").unlink()
+    assert "/nowhere/v.gif: expected a video file, found none" in str(footage(str(tmp_path), clip))
+
+
 def test_three_js_is_the_file_that_its_notice_names() -> None:
     digest = hashlib.sha256(files(pages.__package__).joinpath("page", "three.min.js").read_bytes()).hexdigest()
     notices = Path(__file__).parents[2] / "third_party" / "three"
@@ -186,7 +248,7 @@ def test_motions_of_a_clip_are_in_one_frame_and_seen_as_their_own_cameras_see_th
     own = torch.from_numpy(np.asarray(clip.truth_extrinsics))
     other = cameras.reexpress(own, turned.expand(own.shape[:-2]), away.expand(*own.shape[:-2], 3))
     clip = dataclasses.replace(clip, truth_extrinsics=other.numpy())
-    scene = clip_scene(clip, more={"lifted": decode(torch.from_numpy(clip.teacher), SMPL22).numpy()})
+    scene = clip_scene(clip, more=[Track("lifted", decode(torch.from_numpy(clip.teacher), SMPL22).numpy())])
     assert [track.name for track in scene.tracks] == ["truth", "teacher", "lifted"]
     assert scene.view
     shared = torch.from_numpy(scene.view.extrinsics).reshape(-1, 3, 4).double()
@@ -295,13 +357,78 @@ def test_the_picture_shows_points_where_the_camera_projects_them(shown: Browser,
             expected = torch.cat((points, depth.unsqueeze(-1)), -1).numpy()
             np.testing.assert_allclose(np.array(found[name])[:, :2], expected[:, :2], atol=5e-4)  # half a millimetre
             np.testing.assert_allclose(np.array(found[name])[:, 2], expected[:, 2], atol=2e-3)
-    said = shown.evaluate("document.querySelector('[data-part=misfits]').innerText").split("\n")
-    assert said[0] in ("truth 0 mm", "truth 1 mm")
+    rows = shown.evaluate("document.querySelector('[data-part=misfits]').innerText").split("\n")
+    said = [row.split("\t") for row in rows]
+    assert said[0][0] == "truth"
+    assert (said[0][1] in "01", said[0][2:]) == (True, ["\u2013"] * 2)
     known = torch.arange(22) != 5
     true, _ = cameras.project(torch.from_numpy(WALK[11]), extrinsics[11])
     points, depth = cameras.project(torch.from_numpy(WALK[11]) + 0.1, extrinsics[11])
     off = (depth * torch.linalg.vector_norm(points - true, dim=-1))[known].mean().item()
-    assert abs(int(said[1].split()[1]) - 1000 * off) <= 2
+    assert abs(int(said[1][1]) - 1000 * off) <= 2
+    ray = cameras.to_camera(torch.from_numpy(WALK[11, :1]), extrinsics[11])[0]
+    away = extrinsics[11, :, :3].sum(1) * 0.1
+    assert abs(int(said[1][2]) - 1000 * (away @ ray / ray.norm()).item()) <= 1
+    assert said[1][3] in ("0", "1"), "moved as a whole, its joints are right beside its pelvis"
+
+
+PIXEL = """(() => {
+  const canvas = document.querySelector("[data-part=picture]"), { width, height } = canvas;
+  return [...canvas.getContext("2d").getImageData(2, 2, 1, 1).data];
+})()"""
+
+
+@browser
+def test_the_video_lies_under_the_picture_and_goes_along_with_it(shown: Browser, place: Path) -> None:
+    shown.open(place, **SMALL, calm=True)
+    shown.evaluate("Promise.all(Viewer.stored.scenes[0].view.footage.pictures.map((image) => image.decode()))")
+    for steps in (0, 1, 2):
+        for _ in range(min(steps, 1)):
+            shown.press("ArrowRight", shift=True)
+        shown.evaluate(DRAWN)
+        np.testing.assert_allclose(shown.evaluate(PIXEL), (60 * steps, 0, 200, 255), atol=12)
+    shown.press("n")
+    assert not shown.evaluate("document.querySelector('[data-part=seen]').checkVisibility()")
+
+
+@browser
+def test_errors_in_depth_are_measured_along_the_rays_beside_the_pelvis(shown: Browser, place: Path) -> None:
+    shown.open(place, **SMALL, calm=True)
+    true = torch.from_numpy(WALK[3]).double()
+    pose = true + 0.2 * torch.randn(true.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    matrix = camera(1)[0].double()
+    numbers = json.dumps([values.flatten().tolist() for values in (pose, true, matrix)])
+    found = shown.evaluate(f"Picture.depthErrors(...{numbers}.map((values) => Float32Array.from(values)))")
+    beside, seen = true + pose[0] - true[0], cameras.to_camera(pose, matrix)
+    off = (seen - cameras.to_camera(beside, matrix)) * torch.nn.functional.normalize(seen, dim=-1)
+    np.testing.assert_allclose([part["off"] for part in found["parts"]], off.sum(-1)[1:], atol=1e-5)
+    assert abs(found["mean"] - off.sum(-1)[1:].abs().mean()) < 1e-5
+    known = cameras.to_camera(true, matrix)[0]
+    assert abs(found["pelvis"] - (seen[0] - known) @ known / known.norm()) < 1e-5
+    on = torch.tensor([part["on"] for part in found["parts"]], dtype=torch.float64)
+    ahead, before = cameras.project(on, matrix)[0], cameras.project(pose[1:], matrix)[0]
+    np.testing.assert_allclose(ahead, before, atol=1e-5)
+    sides = []
+    for key in ("e", "c", "n"):
+        shown.press(key)
+        sides.append([shown.evaluate(DRAWN)[name] for name in ("depth", "camera")])
+    assert sides == [["on", "free"], ["on", "own"], ["off", "free"]]
+    assert shown.faults == []
+
+
+@browser
+def test_captions_have_headings_and_arms_are_shown_of_one_seed_at_a_time(shown: Browser, place: Path) -> None:
+    shown.open(place, **SMALL, calm=True)
+    headings = "[...document.querySelectorAll('nav li.group')].map((one) => one.textContent)"
+    assert shown.evaluate(headings) == ["a heading", "another"]
+    assert shown.evaluate("document.querySelector('[data-part=note]').textContent") == "what it is"
+    assert not shown.evaluate("document.querySelector('[data-part=seed]').checkVisibility()")
+    shown.press("n")
+    assert shown.evaluate(DRAWN)["shown"] == "2d"
+    select = "document.querySelector('[data-part=seed]')"
+    shown.evaluate(f"({select}.value = '2', {select}.dispatchEvent(new Event('change')))")
+    assert (shown.evaluate(f"{select}.value"), shown.evaluate(DRAWN)["shown"]) == ("2", "2d")
+    assert shown.faults == []
 
 
 LENS = """(([matrix, pose, box]) => {

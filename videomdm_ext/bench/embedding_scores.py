@@ -9,11 +9,12 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from videomdm_ext.bench import metrics
 from videomdm_ext.bench.evaluators.base import Evaluator
@@ -54,6 +55,12 @@ class Embedded:
             tuple(self.captions[clip] for clip in captioned),
             None if self.texts is None else self.texts[list(captioned)],
         )
+
+    @cached_property
+    def unit(self) -> "Embedded":
+        """The same with every row of length 1."""
+        texts = None if self.texts is None else normalize(self.texts, dim=-1)
+        return replace(self, rows=normalize(self.rows, dim=-1), texts=texts)
 
     @cached_property
     def gaussian(self) -> tuple[Tensor, Tensor]:
@@ -123,6 +130,9 @@ class EmbeddingScores(ABC):
             sets = [self.embed(evaluator, clips[:MULTIMODAL], captions[:MULTIMODAL]) for clips in replications]
             if sets[0].texts is not None:
                 found[f"{name}/multimodality"] = metrics.multimodality(torch.stack([made.rows for made in sets]))
+            if evaluator.published:
+                rows = torch.stack([made.unit.rows for made in sets])
+                found[f"{name}/normalised_multimodality"] = metrics.multimodality(rows)
         return found
 
     def rows(
@@ -181,8 +191,24 @@ class EmbeddingScores(ABC):
         if self.evaluators[name].per_clip:
             apart = metrics.distances(made.rows, truth.rows)
             found["precision"], found["recall"] = metrics.precision_and_recall(apart, made.radii, truth.radii)
-            found["diversity"] = metrics.diversity(made.rows, self.seed)
+            found["diversity"] = metrics.diversity(made.rows, metrics.seeded_pairs(len(made.rows), self.seed))
+        if self.evaluators[name].published:
+            found |= self._published(made, truth, enough=enough)
         return {f"{name}/{metric}": value for metric, value in found.items()} | self._of_captions(made, name)
+
+    def _published(self, made: Embedded, truth: Embedded, *, enough: bool) -> Scores:
+        """What the literature reports in another way than ours, and what it reports of rows of length 1."""
+        unit, pairs = made.unit, metrics.seeded_pairs(len(made.rows), self.seed)
+        found = {"normalised_fid": metrics.frechet(*unit.gaussian, *truth.unit.gaussian) if enough else math.nan}
+        found["normalised_diversity"] = metrics.diversity(unit.rows, pairs)
+        groups = metrics.seeded_groups(len(made.captions), self.seed)
+        for prefix, one in (("mdm_", made), ("normalised_", unit)):
+            if one.texts is not None:
+                tops = metrics.r_precision_of_mdm(one.rows, one.texts, groups)
+                found |= {f"{prefix}r_precision_{top}": value for top, value in zip(metrics.TOPS, tops, strict=True)}
+        if unit.texts is not None:
+            found["normalised_mm_dist"] = metrics.mm_distances(unit.rows, unit.texts).mean().item()
+        return found
 
     def _of_captions(self, made: Embedded, name: str) -> Scores:
         """How well motions and their captions fit; the gallery holds the captions of the reference too."""
@@ -209,7 +235,8 @@ class EmbeddingScores(ABC):
         for _ in range(SPLITS):
             first, second = (whole.part(half) for half in halves(groups, generator))
             pairs.append((self._in_space(first, name, second), self._in_space(second, name, first)))
-        truth, floor = self._in_space(whole, name) | {f"{name}/fid": 0.0}, {}
+        truth, floor = self._in_space(whole, name), {}
+        truth |= {metric: 0.0 for metric in truth if metric.endswith("fid")}
         for metric, score in list(truth.items()):
             meant, of_half = metrics.by_name(metric), metric.endswith(("/precision", "/recall"))
             truth[metric] = mean([one[metric] for one, _ in pairs]) if of_half else score

@@ -90,6 +90,12 @@ SPACE_METRICS: Mapping[str, tuple[str, Literal["distance", "level", "column"]]] 
     "multimodality": ("multimodality", "column"),
     "precision": ("precision", "level"),
     "recall": ("recall", "level"),
+    **{f"mdm_r_precision_{top}": (f"R-precision top {top}, as MDM's program ranks", "column") for top in (1, 2, 3)},
+    "normalised_fid": ("FID, L2-normalised", "distance"),
+    **{f"normalised_r_precision_{top}": (f"R-precision top {top}, L2-normalised", "column") for top in (1, 2, 3)},
+    "normalised_mm_dist": ("MM-dist, L2-normalised", "column"),
+    "normalised_diversity": ("diversity, L2-normalised", "column"),
+    "normalised_multimodality": ("multimodality, L2-normalised", "column"),
 }
 """Label and kind of what is scored in the space of an evaluator, as "EVALUATOR/METRIC"."""
 
@@ -294,16 +300,30 @@ def r_precision(motions: Tensor, texts: Tensor, captions: Sequence[str], groups:
     return top
 
 
+def r_precision_of_mdm(motions: Tensor, texts: Tensor, groups: Sequence[Tensor]) -> list[float]:
+    """Top 1, 2, 3 as MDM's program has it: for each caption, whether its own motion is among the nearest of the group.
+
+    Captions of equal text stay apart, each with its own motion. Motions and their captions' rows [N, D] each.
+    """
+    found = [hits(texts[group], motions[group], torch.arange(len(group))) for group in groups]
+    top: list[float] = torch.cat(found).mean(0).tolist()
+    return top
+
+
 def mm_distances(motions: Tensor, texts: Tensor) -> Tensor:
     """Distance of each motion to its own caption: [N, D] and [N, D] -> [N]; MM-dist is their mean."""
     return torch.linalg.vector_norm(motions.double() - texts.double(), dim=-1)
 
 
-def diversity(motions: Tensor, seed: int, pairs: int = PAIRS) -> float:
-    """Mean distance of seeded pairs of different clips; every clip is in two pairs, or as many as `pairs` allow."""
-    order = torch.randperm(len(motions), generator=torch.Generator().manual_seed(seed))
-    chosen = motions.double()[order]
-    return torch.linalg.vector_norm(chosen - chosen.roll(-1, 0), dim=-1)[:pairs].mean().item()
+def seeded_pairs(count: int, seed: int, pairs: int = PAIRS) -> tuple[Tensor, Tensor]:
+    """Both sides [P] of seeded pairs of different clips; every clip is in two pairs, or as many as `pairs` allow."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return order[:pairs], order.roll(-1)[:pairs]
+
+
+def diversity(motions: Tensor, pairs: tuple[Tensor, Tensor]) -> float:
+    """Mean distance of pairs of clips: motions [N, D] and the numbers [P] of either side."""
+    return mm_distances(motions[pairs[0]], motions[pairs[1]]).mean().item()
 
 
 def multimodality(motions: Tensor) -> float:

@@ -122,3 +122,14 @@ def chosen_ids(path: str, card: Card, ids: Sequence[str], split: str) -> Sequenc
             near = difflib.get_close_matches(clip_id, known, 3) or known[:3]
             raise ConfigError(f"--ids {clip_id}: expected a clip of {path}, found none. There are {', '.join(near)}.")
     return ids
+
+
+def pairs(words: Sequence[str]) -> dict[str, str]:
+    """KEY=VALUE words as a dictionary; the values may hold further equals signs."""
+    found = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key or key in found:
+            raise ConfigError(f"--option {word!r}: expected KEY=VALUE, each key once. Correct it.")
+        found[key] = value
+    return found

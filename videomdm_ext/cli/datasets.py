@@ -1,7 +1,7 @@
 """The verbs about data sets: make one of other people's data or of several, check one, and draw one of its clips."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from videomdm_ext import plugins
-from videomdm_ext.cli.console import bars, console, counted, counting, lifter_summary, quoted, say_next
-from videomdm_ext.cli.videos import import_videos
+from videomdm_ext.cli.console import bars, console, counted, counting, lifter_summary, pairs, quoted, say_next
+from videomdm_ext.cli.videos import check_lifter, import_videos
 from videomdm_ext.data import checking, files, seal
 from videomdm_ext.data.checking import Checked
 from videomdm_ext.data.folder import Card
@@ -175,8 +175,9 @@ class ImportData:
     """Seed of splits, cameras, detector and lifter."""
     views: int = 1
     """Cameras a clip, where the cameras are ours to place."""
-    lifter: str = "synthetic"
-    """A registered lifter, for sources that bring no teacher of their own."""
+    lifter: str = ""
+    """A registered lifter, for sources that bring no teacher of their own; by default synthetic, for videos
+    mediapipe."""
     captions: str = ""
     """A table (.csv, .tsv, .json) of names and captions, for sources without texts."""
     caption: str = ""
@@ -200,10 +201,12 @@ class ImportData:
         kind, out = find_importer(self.kind), self.out or str(Path("runs/data") / self.kind)
         part = {"where": ",".join(self.where), "limit": str(self.limit or "")}
         given = ImportOptions(
-            seed=self.seed, views=self.views, lifter=self.lifter, captions=self.captions, caption=self.caption,
+            seed=self.seed, views=self.views, lifter=self.lifter or ImportOptions.lifter, captions=self.captions,
+            caption=self.caption,
             extra={k: v for k, v in part.items() if v} | pairs(self.option), split=shares(self.split),
         )  # fmt: skip
         importer = kind(self.source, given)
+        check_lifter(importer, self.lifter)
         torch.set_num_threads(1)  # arrays this small only wait for each other
         if isinstance(importer, VideoImporter):
             import_videos(importer, out, self.name, self.engine)
@@ -244,17 +247,6 @@ def shares(text: str) -> tuple[float, float, float]:
             "--split 0.8,0.05,0.15."
         ) from error
     return train, val, test
-
-
-def pairs(words: Sequence[str]) -> dict[str, str]:
-    """KEY=VALUE words as a dictionary; the values may hold further equals signs."""
-    found = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals or not key or key in found:
-            raise ConfigError(f"--option {word!r}: expected KEY=VALUE, each key once. Correct it.")
-        found[key] = value
-    return found
 
 
 def say_imported(done: Imported, out: str) -> None:

@@ -35,12 +35,10 @@ VERBS = {
     "lift": ("cli.sampling", "Lift", "Lift 2D keypoints to 3D with a trained run."),
     "view": ("cli.viewing", "View", "Write one page that plays motions in 3D: a data set's, a demo's, or samples."),
     "export": ("cli.viewing", "Export", "Write motions as BVH, GLB, mp4 or gif."),
-    "reproduce": ("cli.reproducing", "Reproduce", "Make a table of the paper from the official folders."),
     "report": ("cli.benchmarking", "Report", "Score a comparison again and rewrite its report."),
     "bench": ("cli.benchmarking", "bench", "Compare arms on a data set: train, sample, score, report; resumes."),
     "bench score": ("cli.benchmarking", "Score", "Score a bench's saved samples again, and report."),
     "bench report": ("cli.benchmarking", "Rebuild", "Rebuild a bench's report from its scores."),
-    "bench lift": ("cli.benchmarking", "LiftAll", "Lift unseen clips with every training; errors by action."),
     "bench ls": ("cli.benchmarking", "Ls", "List the benches under a folder."),
     "bench validate": ("cli.benchmarking", "Validate", "Tell what is missing or changed in a bench."),
     "bench speed": (

@@ -6,24 +6,25 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import blobfile as bf
+import numpy as np
 import torch
 import tyro
 
-from videomdm_ext.cli.console import bars, by_name, console, counted, counting, lifter_summary, quoted, say_next
+from videomdm_ext.cli.console import bars, by_name, console, counted, counting, lifter_summary, pairs, quoted, say_next
 from videomdm_ext.data import files, locks, schemas
 from videomdm_ext.data.film import filming
 from videomdm_ext.data.folder import Card, read_card, read_clip
 from videomdm_ext.data.importing import find_importer, run_import
-from videomdm_ext.data.motions import build_demo
-from videomdm_ext.data.sources.base import ImportOptions
+from videomdm_ext.data.motions import PREFIX, build_demo
+from videomdm_ext.data.sources.base import Importer, ImportOptions
 from videomdm_ext.data.tasks import HERE, Engine
 from videomdm_ext.data.texts import find_tagger
-from videomdm_ext.data.video.frames import frames, open_video
+from videomdm_ext.data.video.frames import frames_at, open_video
 from videomdm_ext.data.video.importer import VideoImporter
 from videomdm_ext.errors import ConfigError, VideoMDMError
 from videomdm_ext.render import contact_sheet, figures
+from videomdm_ext.render.footage import FACTS
 
-FACTS = "videos.json"
 """File in the data set's folder with what was found out about each video, and where its clips lie."""
 MADE = "made.txt"
 """File beside the pictures with the content hash of the clips that they show."""
@@ -33,7 +34,8 @@ MADE = "made.txt"
 class FromVideo:
     """Make a data set from videos of people: keypoints and a noisy 3D teacher by MediaPipe, camera, floor, captions.
 
-    Started again, it goes on where it stopped. Look at the pictures in OUT/sheets before training.
+    With --lifter the teacher is what another lifter made of the videos, in --option results=DIR. Started again, it goes
+    on where it stopped. Look at the pictures in OUT/sheets before training.
     """
 
     source: Annotated[str, tyro.conf.Positional]
@@ -63,6 +65,11 @@ class FromVideo:
     """Format of these files: openpose, mmpose, alphapose, coco or blazepose."""
     as_given: bool = False
     """Take these keypoints as they are, wherever MediaPipe sees the joints."""
+    lifter: str = ""
+    """Whose motion is the teacher, by default mediapipe's: wham, gvhmr, phalp, 4dhumans, motionbert, or another one of
+    `data import list .`."""
+    option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """KEY=VALUE of the lifter, such as results=DIR, the folder of what it made of the videos; may be repeated."""
     moving: bool = False
     """The camera moves: one camera a frame."""
     seed: int = 0
@@ -83,9 +90,15 @@ class FromVideo:
         words |= {"moving": "yes" if self.moving else "", "shard": self.shard}
         words |= {"as_given": "yes" if self.as_given else ""}
         extra |= {key: value for key, value in words.items() if value}
-        given = ImportOptions(seed=self.seed, captions=self.captions, caption=self.caption, extra=extra, flag="--")
+        extra |= {f"{PREFIX}{key.removeprefix(PREFIX)}": value for key, value in pairs(self.option).items()}
+        given = ImportOptions(
+            seed=self.seed, lifter=self.lifter or ImportOptions.lifter, captions=self.captions, caption=self.caption,
+            extra=extra, flag="--",
+        )  # fmt: skip
+        importer = VideoImporter(self.source, given)
+        check_lifter(importer, self.lifter)
         with locks.held(self.out):
-            import_videos(VideoImporter(self.source, given), self.out, self.name, self.engine)
+            import_videos(importer, self.out, self.name, self.engine)
             if not self.no_sheets:
                 draw_sheets(self.out)
                 console.print(f"    look at {self.out}/sheets: do the bones sit on the person?")
@@ -167,6 +180,15 @@ def detector_summary(card: Card) -> str:
     )
 
 
+def check_lifter(importer: Importer, asked: str) -> None:
+    """Refuse a lifter that would be ignored, as the source has another one's motion."""
+    if asked and importer.lifter != asked:
+        raise ConfigError(
+            f"--lifter {asked}: expected {importer.lifter}, whose motion comes with {importer.name}, found another. "
+            "Leave it out, or add the lifter's own to the finished set: videomdm data relift."
+        )
+
+
 @locks.writing("out")
 def import_videos(importer: VideoImporter, out: str, name: str, engine: Engine = HERE) -> None:
     """Watch the videos, and print what came of each, what was left out and why.
@@ -244,11 +266,6 @@ def _draw(place: str, out: str, card: Card, clip_id: str, video: Mapping[str, An
     """One clip over its video, each frame with the picture that is nearest in time."""
     clip = read_clip(out, card, clip_id)
     shown = contact_sheet.shown_frames(clip)
-    times = [video["start"] + number / card.fps for number in shown]
-    film, pictures = open_video(video["video"]), list[Any]()
-    for time, picture in frames(film, max(0.0, times[0] - 1.0), times[-1] + 1.0):
-        while len(pictures) < len(times) and time >= times[len(pictures)] - 0.5 / film.fps:
-            pictures.append(picture)
-        if len(pictures) == len(times):
-            break
+    times = video["start"] + np.array(shown) / card.fps
+    pictures = frames_at(open_video(video["video"]), times)
     contact_sheet.contact_sheet(place, clip, list(zip(shown, pictures, strict=False)), notes=notes)

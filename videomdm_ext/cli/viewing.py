@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import tyro
 from torch import Tensor
 
-from videomdm_ext.bench.plan import Plan, read_plan
+from videomdm_ext.bench.plan import Plan, Run, read_plan
 from videomdm_ext.bench.reference import motion, motion_of
+from videomdm_ext.bench.run import DENOISE_AT
 from videomdm_ext.cli.console import chosen_ids, console, quoted
 from videomdm_ext.cli.sampling import human_body, write_fitted
 from videomdm_ext.data import files
@@ -23,12 +25,18 @@ from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.folder import CARD, SPLITS, Card, read_card, read_clip, read_folder
 from videomdm_ext.data.refined import is_made, read_refined
 from videomdm_ext.errors import ConfigError, DatasetError, VideoMDMError
+from videomdm_ext.geometry.cameras import to_world
+from videomdm_ext.inference.lift import cameras_of
 from videomdm_ext.inference.sample import read_motions
 from videomdm_ext.motion.skeletons import SKELETONS, Skeleton, by_name
 from videomdm_ext.render import figures
+from videomdm_ext.render.footage import Footage, footage
 from videomdm_ext.render.glb import read_body
-from videomdm_ext.render.page import Scene, Track, clip_scene, page
+from videomdm_ext.render.page import Scene, Track, clip_scene, fitting, page
 
+Motions = tuple[dict[str, list[Tensor]], list[str]]
+"""Motions by group, and captions."""
+CAMERAS = ("extrinsics", "truth_extrinsics")
 Found = tuple[Sequence[Scene], Skeleton, float, str]
 """Scenes, their skeleton and frames a second, and the title of their page."""
 
@@ -42,13 +50,17 @@ class View:
     out: Path | None = None
     """The page; by default NAME.html in the current folder."""
     ids: tuple[str, ...] = ()
-    """Clips of the data set; without any, the first ones of --split."""
+    """Clips of the data set, or unseen ones of a comparison; without any, the first ones of --split, or some of all."""
     split: str = "train"
     """Split of the data set that clips are taken from."""
     count: int = 12
     """Captions on the page, at most."""
+    seeds: int = 3
+    """Seeds of each arm of a comparison, at most."""
     clips: Path | None = None
     """Data set of a comparison, where it has moved."""
+    films: Path | None = None
+    """A data set made from videos or films, for one without: its pictures are shown for clips that have their names."""
     fps: float = 20.0
     """Frame rate of a file of motions, which does not tell its own."""
     serve: bool = False
@@ -60,19 +72,25 @@ class View:
     installed."""
 
     def __call__(self) -> int:
-        good = self.count > 0 and self.fps > 0 and math.isfinite(self.fps) and 0 <= self.port < 65536
+        good = self.count > 0 and self.seeds > 0 and self.fps > 0 and math.isfinite(self.fps) and 0 <= self.port < 65536
         if not good or self.split not in SPLITS:
             raise ConfigError(
-                f"view: expected --count and --fps above 0, --port from 0 to 65535 and --split {', '.join(SPLITS)}, "
-                f"found {self.count}, {self.fps:g}, {self.port} and {self.split}. Correct the options."
+                "view: expected --count, --seeds and --fps above 0, --port from 0 to 65535 and --split "
+                f"{', '.join(SPLITS)}, found {self.count}, {self.seeds}, {self.fps:g}, {self.port} and {self.split}. "
+                "Correct the options."
             )
-        scenes, skeleton, fps, title = self.find()
-        text = page(scenes, skeleton, fps, title, body=human_body(self.body, skeleton))
+        found, skeleton, fps, title = self.find()
+        human = human_body(self.body, skeleton)
+        scenes = fitting(found, worn=human is not None)
+        with console.status("writing the page"):
+            text = page(scenes, skeleton, fps, title, body=human)
         out = self.out or Path(f"{self.what.resolve().name.removesuffix('.npz')}.html")
         files.check_writable(str(out.absolute().parent))
         files.write_bytes(str(out.absolute()), text.encode())
         many = "1 caption" if len(scenes) == 1 else f"{len(scenes)} captions"
         console.print(f"{out}: {many}, {len(text) / 1e6:.1f} MB", soft_wrap=True, markup=False)
+        if len(found) > len(scenes):
+            console.print(f"    {len(found) - len(scenes)} more are left out, so that the page stays small")
         if self.serve:
             return serve(text, self.port)
         console.print(f"Open it: {out.absolute().as_uri()}", soft_wrap=True, markup=False)
@@ -104,38 +122,64 @@ class View:
         clips = [read_clip(place, card, clip_id) for clip_id in (ids if self.ids else ids[: self.count])]
         refined = {clip.id: clip for clip in read_refined(place, card, clips)[0]} if is_made(place, card) else {}
         scenes = [
-            dataclasses.replace(clip_scene(clip, refined=refined.get(clip.id)), caption=f"{clip.texts[0]} ({clip.id})")
+            dataclasses.replace(
+                clip_scene(clip, refined=refined.get(clip.id), footage=self.footage(place, clip)),
+                caption=f"{clip.texts[0]} ({clip.id})",
+            )
             for clip in clips
         ]
         return scenes, by_name(card.skeleton), card.fps, f"{self.what.resolve().name}: {len(clips)} clips"
 
-    def of_comparison(self) -> Found:
-        """What each arm made of the same captions with the first seed, beside truth and teacher.
+    def footage(self, place: str, clip: Clip) -> Footage | str:
+        """The pictures of a clip of the data set, or why there are none."""
+        return footage(str(self.films or place), clip)
 
-        Each caption comes once: first one of every recorded motion, then the second.
-        """
+    def of_comparison(self) -> Found:
+        """What each arm made of unseen clips, and then of captions."""
         out, plan = self.what, read_plan(self.what)
-        runs = {run.label: run.replication(out, 0) for run in plan.runs() if run.seed == 0}
-        made = {label: read_motions(place) for label, place in runs.items() if place.is_file()}
+        runs = [run for run in plan.runs() if run.seed < self.seeds]
+        made = [(run, read_motions(place)) for run in runs if (place := run.replication(out, 0)).is_file()]
         if not made:
             advice = f"Look at its clips instead: videomdm view {plan.clips}"
             raise ConfigError(f"{out}: expected samples of its arms, found none. Run it again. {advice}")
         card, clips = compared_clips(plan, self.clips)
-        by_caption = {text: clip for clip in clips for text in clip.texts}
-        captions, skeleton, scenes = next(iter(made.values()))[1], by_name(card.skeleton), []
-        seen, ranked = Counter[str](), []
-        for caption in dict.fromkeys(captions):
-            recorded = motion_of(by_caption[caption]) if caption in by_caption else caption
-            ranked.append((seen[recorded], captions.index(caption), caption))
-            seen[recorded] += 1
-        for _, index, caption in sorted(ranked)[: self.count]:
-            clip, motions = by_caption.get(caption), {}
-            if clip:
-                known = ["teacher"] if clip.truth is None else ["truth", "teacher"]
-                motions = {kind: motion(clip, kind, 0, plan.crop_frames).numpy() for kind in known}
-            motions |= {label: groups["samples"][index].numpy() for label, (groups, _) in made.items()}
-            scenes.append(Scene(caption, [Track.of(name, moved, skeleton) for name, moved in motions.items()]))
-        return scenes, skeleton, card.fps, f"{out.resolve().name}: {len(made)} arms on {card.name}"
+        scenes = self.of_unseen(runs, plan, str(self.clips or plan.clips))
+        if not self.ids:
+            scenes += sampled_scenes(made, plan, clips)[: self.count - len(scenes)]
+        arms = len({run.label for run, _ in made})
+        return scenes, by_name(card.skeleton), card.fps, f"{out.resolve().name}: {arms} arms on {card.name}"
+
+    def of_unseen(self, runs: Sequence[Run], plan: Plan, place: str) -> list[Scene]:
+        """Test clips, at most half of --count of them, and what each arm that has made them clean predicts."""
+        found = [(run, read_motions(where)[0]) for run in runs if (where := run.held_out(self.what)).is_file()]
+        if not found:
+            return []
+        card, clips = read_folder(place, "test")
+        if any(len(groups["prediction"]) != len(clips) for _, groups in found):
+            raise ConfigError(
+                f"{self.what}: expected predictions of the {len(clips)} test clips of {place}, found others. Name the "
+                "data set of the comparison with --clips."
+            )
+        some = np.unique(np.linspace(0, len(clips) - 1, min(len(clips), -(-self.count // 2))).round().astype(int))
+        ids = chosen_ids(place, card, self.ids, "test") if self.ids else [clips[i].id for i in some]
+        numbers = {clip.id: number for number, clip in enumerate(clips)}
+        if not set(ids) <= numbers.keys():
+            raise ConfigError(f"--ids: expected test clips of a comparison, found {', '.join(ids)}. Correct the list.")
+        chosen = [clips[numbers[clip_id]] for clip_id in ids]
+        refined = read_refined(place, card, chosen)[0] if is_made(place, card) else [None] * len(chosen)
+        scenes = []
+        for whole, repaired in zip(chosen, refined, strict=True):
+            predicted = [(run, groups["prediction"][numbers[whole.id]]) for run, groups in found]
+            clip = first_frames(whole, len(predicted[0][1]))
+            tracks = [
+                Track(run.label, to_world(motion, cameras_of(clip.extrinsics)).numpy(), seed=run.seed)
+                for run, motion in predicted
+            ]
+            again = first_frames(repaired, clip.length) if repaired else None
+            scene = clip_scene(clip, refined=again, more=tracks, footage=self.footage(place, clip))
+            note = UNSEEN.format(id=clip.id, share=100 * DENOISE_AT)
+            scenes.append(dataclasses.replace(scene, group="Unseen clips, made clean", note=note))
+        return scenes
 
     def of_motions(self, place: Path) -> Found:
         """Groups of motions that belong together by their order; the number of joints tells the skeleton."""
@@ -145,6 +189,47 @@ class View:
             for index, caption in enumerate(captions[: self.count])
         ]
         return scenes, skeleton, self.fps, f"{place.resolve().parent.name}: {len(captions)} motions"
+
+
+UNSEEN = (
+    "No arm was trained on this clip ({id}). Its teacher was noised to {share:.0f} % of the schedule, and each arm "
+    "made it clean in one pass."
+)
+SAMPLED = "Each arm sampled a motion for this caption from noise, so no camera saw it."
+BESIDE = " Truth and teacher are of the clip that has this caption."
+
+
+def first_frames(clip: Clip, frames: int) -> Clip:
+    """The beginning of a clip."""
+    cut = {name: getattr(clip, name) for name in ("teacher", "truth", "keypoints", "confidence")}
+    cut |= {name: camera for name in CAMERAS if (camera := getattr(clip, name)) is not None and camera.ndim == 3}
+    changes: dict[str, Any] = {name: values if values is None else values[:frames] for name, values in cut.items()}
+    return dataclasses.replace(clip, **changes)
+
+
+def sampled_scenes(made: Sequence[tuple[Run, Motions]], plan: Plan, clips: Sequence[Clip]) -> list[Scene]:
+    """What each arm made of the same captions, beside truth and teacher of the clip that has the caption.
+
+    Each caption comes once: first one of every recorded motion, then the second.
+    """
+    by_caption = {text: clip for clip in clips for text in clip.texts}
+    captions, skeleton, scenes = made[0][1][1], clips[0].skeleton, []
+    seen, ranked = Counter[str](), []
+    for caption in dict.fromkeys(captions):
+        recorded = motion_of(by_caption[caption]) if caption in by_caption else caption
+        ranked.append((seen[recorded], captions.index(caption), caption))
+        seen[recorded] += 1
+    for _, index, caption in sorted(ranked):
+        clip, tracks = by_caption.get(caption), list[Track]()
+        if clip:
+            known = ["teacher"] if clip.truth is None else ["truth", "teacher"]
+            motions = {kind: motion(clip, kind, 0, plan.crop_frames).numpy() for kind in known}
+            tracks = [Track.of(name, moved, skeleton) for name, moved in motions.items()]
+        for run, (groups, _) in made:
+            tracks.append(Track.of(run.label, groups["samples"][index].numpy(), skeleton, run.seed))
+        note = SAMPLED + BESIDE if clip else SAMPLED
+        scenes.append(Scene(caption, tracks, note=note, group="Samples for captions"))
+    return scenes
 
 
 def motions_file(what: Path) -> Path | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import blobfile as bf
 
+from videomdm_ext.config import MADE
 from videomdm_ext.data import files, index, locks, seal, shards
 from videomdm_ext.data.folder import (
     CARD,
@@ -20,7 +21,6 @@ from videomdm_ext.data.folder import (
     update_hash,
 )
 from videomdm_ext.data.index import Entry
-from videomdm_ext.data.refined import KINDS
 from videomdm_ext.errors import ConfigError, DatasetError
 
 Progress = Callable[[int, int], None]  # `progress(done, total)` in clips
@@ -96,6 +96,6 @@ def _others(path: str, card: Card) -> Iterator[str]:
     yield from (name for split in SPLITS if bf.exists(bf.join(path, name := f"{split}.txt")))
     for folder in ("", f"teacher_vecs/{card.lifter}/"):
         yield from (f"{folder}{name}" for name in ("Mean.npy", "Std.npy"))
-    made = [place for kind in KINDS if bf.isdir(place := bf.join(path, kind))]
+    made = [place for kind in MADE if bf.isdir(place := bf.join(path, kind))]
     for root, _, found in itertools.chain.from_iterable(map(bf.walk, made)):
         yield from (bf.join(root, name)[len(path.rstrip("/")) + 1 :] for name in found)

@@ -1,23 +1,27 @@
 """Lifters that ran elsewhere: an adapter finds what they wrote about a clip, and takes it into the clip's world.
 
-DIR/ID.npy, DIR/ID.npz or, in a folder DIR/ID, a file that the tool itself writes. What the files hold is the adapter's
-`Description`; files that do not fit are refused.
+DIR/ID.npy, DIR/ID.npz or a file that the tool itself writes, by default in a folder DIR/ID. What the files hold is the
+adapter's `Description`; files that do not fit are refused. Of a video, whose name takes the place of ID, `people` gives
+everybody in a file (data/video/lifted.py).
 """
 
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from videomdm_ext.data import files
 from videomdm_ext.data.motions import resample
-from videomdm_ext.data.video.placing import FEWEST, stand
+from videomdm_ext.data.video import placing
+from videomdm_ext.data.video.lifted import Person
+from videomdm_ext.data.video.placing import agreement, stand
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.geometry.cameras import to_camera, to_world
 from videomdm_ext.geometry.rotations import yaw_matrix
@@ -128,10 +132,8 @@ class ResultsLifter(Lifter):
     changeable: ClassVar[tuple[str, ...]] = ("fps", "root")  # which of `OPTIONS` the user may change
     own: ClassVar[Mapping[str, str]] = {}  # further options KEY=VALUE of this adapter, each with a line of help
     endings: ClassVar[tuple[str, ...]] = (".npy", ".npz")  # of the files DIR/ID that it reads
-    written: ClassVar[tuple[str, ...]] = ()  # files in a folder DIR/ID that it reads too
-    elsewhere: ClassVar[bool] = True  # it ran on what was exported, of a part of a clip on that alone
-    pickles: ClassVar[Mapping[str, str]] = {}
-    """Files of the tool in DIR/ID that are not read, each with a command that converts PICKLE to TARGET."""
+    written: ClassVar[tuple[str, ...]] = ()  # files that it reads too, {} for the ID
+    straight: ClassVar[bool] = False  # whether poses are as a camera sees them that looks straight at the person
     options: ClassVar[Mapping[str, str]] = {}  # all keys that it takes, filled in by itself
 
     def __init_subclass__(cls) -> None:
@@ -169,10 +171,8 @@ class ResultsLifter(Lifter):
     ) -> Tensor:
         """The file's motion in the world of the clip, [T, J, 3], metres."""
         path = self.find(clip_id)
-        found, joints = self.read(path), self.description.joints
-        if found.ndim != 3 or tuple(found.shape[1:]) != (joints, 3) or len(found) < 2:
-            expected = f"joints [T, {joints}, 3] of {self.description.skeleton}"
-            raise self.refuse(path, expected, list(found.shape), f"Are these the results of {self.name}?")
+        found = self.read(path)
+        self._check_shape(path, found)
         bad = ~torch.isfinite(found).all(-1).all(-1)
         if bool(bad.any()):
             what = f"NaN or infinity in {int(bad.sum())} frames, the first {int(bad.int().argmax())}"
@@ -184,23 +184,80 @@ class ResultsLifter(Lifter):
         self._check_image(path, (found, placed), keypoints, confidence, extrinsics)
         return placed
 
+    def _check_shape(self, path: Path, found: Tensor) -> None:
+        joints = self.description.joints
+        if found.ndim != 3 or tuple(found.shape[1:]) != (joints, 3) or len(found) < 2:
+            expected = f"joints [T, {joints}, 3] of {self.description.skeleton}"
+            raise self.refuse(path, expected, list(found.shape), f"Are these the results of {self.name}?")
+
     def find(self, clip_id: str) -> Path:
         """The file about a clip."""
         if not _ID.fullmatch(clip_id):
             raise self.refuse(self.folder, "an id of letters, digits, '_', '-' and '.'", repr(clip_id), "Rename it.")
-        places = [self.folder / f"{clip_id}{ending}" for ending in self.endings]
-        places += [self.folder / clip_id / name for name in self.written]
-        for place in places:
-            if place.is_file():
-                return place
-        for name, command in self.pickles.items():
-            place = self.folder / clip_id / name
-            if place.is_file():
-                command = command.replace("PICKLE", str(place)).replace("TARGET", str(places[0]))
-                advice = f"If you trust the file, convert it: {command}"
-                raise self.refuse(place, "arrays", "a pickle, which may run any program when it is loaded", advice)
-        expected = " or ".join(str(place.relative_to(self.folder)) for place in places)
-        raise self.refuse(self.folder, expected, "none", "Run the lifter on this clip, or leave it out.")
+        return self._found(self._places(clip_id), "Run the lifter on this clip, or leave it out.")[0]
+
+    def _places(self, name: str) -> list[Path]:
+        return [self.folder / f"{name}{ending}" for ending in self.endings] + [
+            self.folder / pattern.format(name) for pattern in self.written
+        ]
+
+    def _found(self, places: Sequence[Path], advice: str) -> list[Path]:
+        """Those of the places that have a file; DatasetError where none has."""
+        if not (found := [place for place in places if place.is_file()]):
+            expected = " or ".join(str(place.relative_to(self.folder)) for place in places)
+            raise self.refuse(self.folder, expected, "none", advice)
+        return found
+
+    # -- videos --------------------------------------------------------------------------------------------------------
+
+    def find_video(self, video: str) -> Path:
+        """The file about a video with this name, less its ending; DatasetError where there is none, or several."""
+        names = dict.fromkeys((video, video.partition(".")[0]))  # some tools cut names at the first dot
+        places = [place for name in names for place in self._places(name)]
+        found = self._found(places, f"Run {self.name} on the video {video}, and name the result after it.")
+        if len(found) > 1:
+            what = " and ".join(str(place.relative_to(self.folder)) for place in found)
+            raise self.refuse(self.folder, f"one result of the video {video}", what, "Leave the right one there.")
+        return found[0]
+
+    def videos(self) -> dict[str, list[str]]:
+        """Places of all results in the folder, by the names of the videos that they should be of."""
+        found: dict[str, list[str]] = {}
+        for pattern in (*(f"{{}}{ending}" for ending in self.endings), *self.written):
+            before, _, after = pattern.partition("{}")
+            for place in sorted(self.folder.glob(f"{before}*{after}")):
+                name = str(place.relative_to(self.folder))[len(before) : -len(after)]
+                if place.is_file() and "/" not in name:
+                    found.setdefault(name, []).append(str(place))
+        return found
+
+    def sources(self) -> list[str]:
+        """Files beside the results on which the motion depends."""
+        return []
+
+    def people(self, video: str, size: tuple[int, int]) -> list[Person]:
+        """Everybody in the file about a video whose stored pictures have this size; here the only one there is."""
+        path = self.find_video(video)
+        return [self._person(path, "the only person", self.read(path))]
+
+    def _person(self, path: Path, name: str, found: Tensor, **facts: Any) -> Person:
+        """A person from positions [N, K, 3] as the file has them; frames that hold no numbers count as missing."""
+        if self.description.frame != "camera":
+            advice = "Take the lifter's joints in the camera; a world of its own does not say where the video saw them."
+            raise self.refuse(path, "joints of frame camera", self.description.frame, advice)
+        self._check_shape(path, found)
+        rows = torch.isfinite(found).all(-1).all(-1)
+        if int(rows.sum()) < 2:
+            raise self.refuse(path, f"numbers for {name}", "NaN or infinity in every frame", "Run the lifter again.")
+        joints = to_skeleton(self.description.turned(found[rows].double()), self.description.skeleton, SMPL22)
+        frames = facts.pop("frames", np.arange(len(found)))[rows.numpy()]
+        facts = {k: v[rows.numpy()] if k == "boxes" else v[rows] if k == "level" else v for k, v in facts.items()}
+        placed = self.description.root == "absolute"
+        return Person(name, frames, self._sized(path, joints), placed=placed, straight=self.straight, **facts)
+
+    def check(self, place: str, body: Tensor, keypoints: Tensor, confidence: Tensor) -> None:
+        """Raise DatasetError where camera points [T, J, 3] contradict the keypoints [T, J, 2] of the clip."""
+        self._check_image(Path(place), (body, body), keypoints, confidence, torch.eye(4)[:3].to(body))
 
     def refuse(self, place: object, expected: object, found: object, advice: str) -> DatasetError:
         """An error in the usual words."""
@@ -254,6 +311,8 @@ class ResultsLifter(Lifter):
             return found if frame == "world" else to_world(found, extrinsics)
         if frame == "world":
             found = found @ extrinsics[..., :3].transpose(-1, -2)
+        if self.straight:
+            found = placing.turned(found, keypoints.nan_to_num().to(found.dtype), self.info.skeleton)
         found = found - found[:, :1]
         weight = confidence.double().square() * torch.isfinite(keypoints).all(-1)
         placed = stand(found.double(), keypoints.double().nan_to_num(), weight, SMOOTHED * fps)
@@ -346,18 +405,3 @@ def place_whole(positions: Tensor, keypoints: Tensor, confidence: Tensor, extrin
         angles = [best + width * step / steps for step in range(-steps, steps + 1)]
         best, width = min(angles, key=lambda angle: fit(angle)[0]), width / steps
     return fit(best)[1].to(positions.dtype)
-
-
-def agreement(seen: Tensor, keypoints: Tensor, confidence: Tensor) -> float:
-    """Correlation of camera points [T, J, 3] with keypoints, each about its middle: 1 the same pose, -1 upside down.
-
-    Place and size do not matter. The median over frames; nan where no frame has enough keypoints.
-    """
-    weight = (confidence.double() * torch.isfinite(keypoints).all(-1)).unsqueeze(-1)
-    total = weight.sum(-2, keepdim=True).clamp_min(1e-12)
-    parts = []
-    for points in (seen[..., :2].double(), keypoints.double().nan_to_num()):
-        parts.append(points - (weight * points).sum(-2, keepdim=True) / total)
-    product = [(weight * a * b).sum((-1, -2)) for a, b in ((parts[0], parts[1]), (parts[0],) * 2, (parts[1],) * 2)]
-    found = product[0] / (product[1] * product[2]).clamp_min(1e-24).sqrt()
-    return float(found[(weight > 0).sum((-1, -2)) >= FEWEST].nanmedian())

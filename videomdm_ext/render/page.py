@@ -10,7 +10,7 @@ import html
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any
 
@@ -28,52 +28,74 @@ from videomdm_ext.motion.human_mesh import Body
 from videomdm_ext.motion.kinematics import contacts
 from videomdm_ext.motion.skeletons import SMPL22, Skeleton
 from videomdm_ext.render.body import DRESS, LIMBS, RIG, RIGGED, regions, shapes, wear
+from videomdm_ext.render.footage import Footage
 from videomdm_ext.render.glb import at_rest
 
 SCRIPTS = ("three.min.js", "motion.js", "picture.js", "body.js", "figures.js", "viewer.js")
 """In the order in which they run."""
+SHELL = ("viewer.css", "body.html", *SCRIPTS)
 LARGEST = 32767
 """A coordinate in its units; one less than its negative stands for a number that is not finite."""
 MESH_CELL = 0.018
 """Detail of the page's mesh, m."""
+MOST, MOTIONS = 4_900_000, 3_200_000
+"""Bytes of a page, beyond which pictures of videos are left out, and of the motions in it."""
 WRONG = "expected {}, found {}. Correct what makes the page."
 
 
 @dataclass(frozen=True)
 class Track:
     """One motion: positions [T, J, 3], m, y up, the floor at 0; contacts [T, feet] say which of the skeleton's contact
-    joints stand, None where that is not known."""
+    joints stand, None where that is not known. Of motions with a seed, those of one seed are shown at a time."""
 
     name: str
     positions: Array
     contacts: NDArray[Any] | None = None
+    seed: int | None = None
 
     @classmethod
-    def of(cls, name: str, positions: Array, skeleton: Skeleton) -> "Track":
+    def of(cls, name: str, positions: Array, skeleton: Skeleton, seed: int | None = None) -> "Track":
         """A motion with the contacts that its own feet's speed tells."""
         if len(positions) < 2:
-            return cls(name, positions)
+            return cls(name, positions, None, seed)
         touch = contacts(torch.from_numpy(np.asarray(positions, np.float64)), skeleton).numpy()
-        return cls(name, positions, np.concatenate((touch, touch[-1:])))
+        return cls(name, positions, np.concatenate((touch, touch[-1:])), seed)
 
 
 @dataclass(frozen=True)
 class View:
     """What one camera saw: extrinsics [3, 4], or [T, 3, 4] of a moving one, in the frame that all tracks of the scene
-    share; keypoints [T, J, 2] on the normalised image plane, of any value where confidence [T, J] is 0."""
+    share; keypoints [T, J, 2] on the normalised image plane, of any value where confidence [T, J] is 0; the footage, or
+    why there is none; the name of the track that errors in depth are measured from."""
 
     extrinsics: Array
     keypoints: Array
     confidence: Array
+    footage: Footage | str = ""
+    reference: str = ""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A caption, and the motions that are shown for it at the same time."""
+    """A caption, and the motions that are shown for it at the same time; `note` says what they are, `group` is the
+    heading under which scenes that follow each other are listed."""
 
     caption: str
     tracks: Sequence[Track]
     view: View | None = None
+    note: str = ""
+    group: str = ""
+
+
+def fitting(scenes: Sequence[Scene], most: int = MOTIONS, *, worn: bool = False) -> list[Scene]:
+    """The first scenes, at least one, whose motions, `worn` by a body or not, come to at most so many bytes."""
+    kept, size = list[Scene](), 0.0
+    for scene in scenes:
+        size += sum(np.size(track.positions) for track in scene.tracks) * (5.8 if worn else 2) * 4 / 3
+        if size > most and kept:
+            break
+        kept.append(scene)
+    return kept
 
 
 def page(scenes: Sequence[Scene], skeleton: Skeleton, fps: float, title: str, *, body: Body | None = None) -> str:
@@ -96,7 +118,7 @@ def study_page(
 
 def _document(stored: Mapping[str, Any], title: str, more: str = "", allowed: str = "") -> str:
     """A page of the viewer, with the style, the elements and the script of the name `more` around it."""
-    style, body, *scripts = (shipped(__package__, "page", name) for name in ("viewer.css", "body.html", *SCRIPTS))
+    style, body, *scripts = (shipped(__package__, "page", name) for name in SHELL)
     if more:
         style += shipped(__package__, "page", f"{more}.css")
         body = shipped(__package__, "page", f"{more}.html").replace("{{viewer}}", body)
@@ -135,13 +157,22 @@ def content(scenes: Sequence[Scene], skeleton: Skeleton, fps: float, body: Body 
         "scenes": [
             {
                 "caption": printable(scene.caption),
+                "note": printable(scene.note),
+                "group": printable(scene.group),
                 "tracks": [_track(track, skeleton, scene.caption) for track in scene.tracks],
                 "view": _view(scene.view, skeleton, scene.caption) if scene.view else None,
             }
             for scene in scenes
         ],
     }
-    return _dressed(stored, scenes, fps, body) if body else stored
+    stored = _dressed(stored, scenes, fps, body) if body else stored
+    pairs = [(s.view, kept["view"]) for s, kept in zip(scenes, stored["scenes"], strict=True) if s.view]
+    left = [(view.footage, kept) for view, kept in pairs if isinstance(view.footage, Footage)]
+    spare = MOST - sum(len(shipped(__package__, "page", name)) for name in SHELL) - len(safe_json(stored))
+    for number, (footage, kept) in enumerate(left):
+        kept["footage"] = footage.packed(spare / (len(left) - number))
+        spare -= sum(map(len, kept["footage"]["images"]))
+    return stored
 
 
 def _dressed(stored: dict[str, Any], scenes: Sequence[Scene], fps: float, body: Body) -> dict[str, Any]:
@@ -194,6 +225,7 @@ def _track(track: Track, skeleton: Skeleton, caption: str) -> dict[str, Any]:
     unit = max(0.001, float((high - low).max()) / 2 * 1.001 / LARGEST)
     units = np.where(finite, np.round((np.where(finite, positions, 0.0) - origin) / unit), -LARGEST - 1)
     stored: dict[str, Any] = {"name": printable(track.name), "origin": origin.tolist(), "unit": unit}
+    stored |= {} if track.seed is None else {"seed": track.seed}
     stored["positions"] = packed(units.clip(-LARGEST - 1, LARGEST), "<i2")
     if track.contacts is not None:
         _check(track.contacts, (frames, feet), f"contacts of {track.name!r}", caption)
@@ -202,7 +234,7 @@ def _track(track: Track, skeleton: Skeleton, caption: str) -> dict[str, Any]:
 
 
 def _view(view: View, skeleton: Skeleton, caption: str) -> dict[str, Any]:
-    """Extrinsics and keypoints in float32; confidence in 255ths."""
+    """Extrinsics and keypoints in float32; confidence in 255ths. Pictures are added when the rest is known."""
     frames = len(view.keypoints)
     _check(view.keypoints, (frames or 1, skeleton.num_joints, 2), "keypoints", caption)
     _check(view.confidence, (frames, skeleton.num_joints), "confidence", caption)
@@ -214,6 +246,8 @@ def _view(view: View, skeleton: Skeleton, caption: str) -> dict[str, Any]:
         "extrinsics": packed(cameras, "<f4"),
         "keypoints": packed(np.where(sure[..., None], view.keypoints, 0.0), "<f4"),
         "confidence": packed(np.where(sure, np.ceil(np.asarray(view.confidence).clip(0, 1) * 255), 0), "<u1"),
+        "footage": {"images": [], "note": printable(view.footage if isinstance(view.footage, str) else "")},
+        "reference": printable(view.reference),
     }
 
 
@@ -259,25 +293,28 @@ def digest(script: str) -> str:
 # -- scenes of clips ---------------------------------------------------------------------------------------------------
 
 
-def clip_scene(clip: Clip, *, refined: Clip | None = None, more: Mapping[str, Array] | None = None) -> Scene:
+def clip_scene(
+    clip: Clip, *, refined: Clip | None = None, more: Sequence[Track] = (), footage: Footage | str = ""
+) -> Scene:
     """The motions of a clip in the frame of its truth, or of its teacher where the truth is not known.
 
     The truth comes first, then the teacher. `refined` is the clip with its refined teacher; `more` are further motions
-    [T, J, 3] in the frame of the teacher, by name. All move by what the camera sees: where it saw them is kept.
+    in the frame of the teacher. All move by what the camera sees: where it saw them is kept. Errors in depth are
+    measured from the truth, or else from the refined teacher.
     """
     base = clip.extrinsics if clip.truth_extrinsics is None else clip.truth_extrinsics
-    motions: dict[str, Array] = {}
+    tracks = list[Track]()
     if clip.truth is not None:
-        motions["truth"] = _decoded(clip, clip.truth)
+        tracks.append(Track("truth", _decoded(clip, clip.truth)))
     if not clip.is_known:
-        motions["teacher"] = _moved(_decoded(clip, clip.teacher), clip.extrinsics, base)
+        tracks.append(Track("teacher", _moved(_decoded(clip, clip.teacher), clip.extrinsics, base)))
     if refined is not None and not clip.is_known:
-        motions["refined teacher"] = _moved(_decoded(refined, refined.teacher), refined.extrinsics, base)
-    for name, positions in (more or {}).items():
-        motions[name] = _moved(positions, clip.extrinsics, base)
-    view = None if clip.is_known else View(base, clip.keypoints, clip.confidence)
-    tracks = [Track.of(name, positions, clip.skeleton) for name, positions in motions.items()]
-    return Scene(clip.texts[0], tracks, view)
+        tracks.append(Track("refined teacher", _moved(_decoded(refined, refined.teacher), refined.extrinsics, base)))
+    tracks += [replace(track, positions=_moved(track.positions, clip.extrinsics, base)) for track in more]
+    tracks = [Track.of(track.name, track.positions, clip.skeleton, track.seed) for track in tracks]
+    known = [track.name for track in tracks if track.name in ("truth", "refined teacher")]
+    view = View(base, clip.keypoints, clip.confidence, footage, next(iter(known), ""))
+    return Scene(clip.texts[0], tracks, None if clip.is_known else view)
 
 
 def _decoded(clip: Clip, features: Array) -> Array:

@@ -59,6 +59,8 @@ class Evaluator(ABC):
 
     name: ClassVar[str]
     per_clip: ClassVar[bool] = True
+    published: ClassVar[bool] = False
+    """Whether papers have figures in it: scores as MDM's program takes them, and of normalised rows, stand beside."""
     comparable: ClassVar[str]
     """What its numbers may be set beside, in one sentence."""
 

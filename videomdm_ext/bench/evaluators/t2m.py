@@ -67,7 +67,7 @@ class T2M(Evaluator):
     """The evaluator that the literature reports, fed with what HumanML3D's own processing makes of joint positions."""
 
     name: ClassVar[str] = "t2m"
-    per_clip: ClassVar[bool] = True
+    published: ClassVar[bool] = True
     comparable: ClassVar[str] = (
         "The weights are those behind published figures, the protocol is not: set published figures beside those of "
         "--protocol mdm."

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,27 +70,28 @@ def hash_of_tensors(*facts: object, **parts: Tensor) -> str:
     return content.hexdigest()
 
 
+def read_state(path: Path) -> dict[str, Any]:
+    """What a checkpoint or model.safetensors holds by name. DatasetError for anything else, and for what would run."""
+    try:
+        if path.suffix == ".safetensors":
+            return _safetensors(path)
+        with torch.serialization.safe_globals(numbers()):  # older checkpoints keep numpy's numbers too
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+        return dict(saved.get("state_dict", saved))
+    except BROKEN as error:
+        raise unfit(path, "the weights of an evaluator", error) from error
+
+
 def read_weights(path: Path, modules: Sequence[str]) -> dict[str, Tensor]:
     """Tensors by MODULE.PARAMETER, of those modules alone: of model.safetensors, or of a checkpoint that holds a
     dictionary for each module or, from Lightning, all in `state_dict`. DatasetError for anything else."""
-    try:
-        if path.suffix == ".safetensors":
-            found = _safetensors(path)
-        else:
-            with torch.serialization.safe_globals(numbers()):  # older checkpoints keep numpy's numbers too
-                saved = torch.load(path, map_location="cpu", weights_only=True)
-            saved = saved.get("state_dict", saved)
-            nested = {
-                f"{key}.{name}": v for key, own in saved.items() if isinstance(own, dict) for name, v in own.items()
-            }
-            found = {**saved, **nested}
-        kept = {key: v for key, v in found.items() if isinstance(v, Tensor) and key.partition(".")[0] in modules}
-        if lost := [module for module in modules if not any(key.startswith(f"{module}.") for key in kept)]:
-            raise LookupError(f"nothing of {', '.join(lost)}")
-        if not all(bool(values.isfinite().all()) for values in kept.values()):
-            raise ValueError("weights that are not finite")
-    except BROKEN as error:
-        raise unfit(path, "the weights of an evaluator", error) from error
+    saved = read_state(path)
+    nested = {f"{key}.{name}": v for key, own in saved.items() if isinstance(own, dict) for name, v in own.items()}
+    found = {**saved, **nested}
+    kept = {key: v for key, v in found.items() if isinstance(v, Tensor) and key.partition(".")[0] in modules}
+    lost = [module for module in modules if not any(key.startswith(f"{module}.") for key in kept)]
+    if lost or not all(bool(values.isfinite().all()) for values in kept.values()):
+        raise unfit(path, "finite weights", ValueError(f"nothing of {', '.join(lost)}" if lost else "others"))
     return kept
 
 

@@ -25,7 +25,7 @@ from videomdm_ext.motion.skeletons import Skeleton
 from videomdm_ext.motion.skeletons import by_name as skeleton_by_name
 from videomdm_ext.render import figures
 from videomdm_ext.render.figures import INK, QUIET, RULE, WIDTH, Array, Example, require
-from videomdm_ext.render.page import Scene, Track
+from videomdm_ext.render.page import MOTIONS, Scene, Track, fitting
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,8 +46,6 @@ POINTS = 320
 """Points of a curve at most."""
 WIDEST = (-1.5, 2.0)
 """No axis of a forest plot goes further; what lies beyond ends in an arrow."""
-MOST = 2_500_000
-"""Bytes of packed motions in a page; what comes after them is left out."""
 
 
 def sections(results: Results) -> list[Section]:
@@ -95,19 +93,16 @@ def sections(results: Results) -> list[Section]:
     ]
 
 
-def player_scenes(results: Results, skeleton: Skeleton, most: int = MOST) -> list[Scene]:
+def player_scenes(results: Results, skeleton: Skeleton, most: int = MOTIONS) -> list[Scene]:
     """The examples and then the worst captions, each motion from its root's first place on, up to a size."""
     titled = [(example.caption, example) for example in results.examples]
     titled += [(f"worst of {case.arm}: {case.example.caption}", case.example) for case in results.cases]
-    scenes, size = list[Scene](), 0
+    scenes = []
     for title, example in titled:
         motions = {name: motion for name, motion in example.motions.items() if len(motion)}
         moved = {name: motion - motion[0, 0] * np.array((1, 0, 1)) for name, motion in motions.items()}
-        size += sum(motion.size * 2 * 4 // 3 for motion in moved.values())
-        if size > most and scenes:
-            break
         scenes.append(Scene(title, [Track.of(name, motion, skeleton) for name, motion in moved.items()]))
-    return scenes
+    return fitting(scenes, most)
 
 
 def svg(figure: "Drawing", name: str) -> str:

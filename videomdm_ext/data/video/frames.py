@@ -148,6 +148,17 @@ def frames(video: Video, start: float = 0.0, stop: float = float("inf")) -> Iter
             yield time, picture
 
 
+def frames_at(video: Video, times: Numbers) -> Iterator[Picture]:
+    """The picture that is nearest to each of some rising times, seconds; none for those behind the video's end."""
+    done = 0
+    for time, picture in frames(video, max(0.0, times[0] - 1.0), times[-1] + 1.0):
+        while done < len(times) and time >= times[done] - 0.5 / video.fps:
+            yield picture
+            done += 1
+        if done == len(times):
+            return
+
+
 def _reader(path: str, before: list[str], after: list[str]) -> Any:
     """imageio-ffmpeg's generator: facts first, then the bytes of each frame. Only plain local files are opened."""
     logging.getLogger("imageio_ffmpeg").setLevel(logging.ERROR)  # it warns of every picture that it turns

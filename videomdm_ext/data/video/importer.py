@@ -2,7 +2,8 @@
 
 A video is watched once; its frames are cut where the person is out of sight, jumps, or the picture changes; every
 stretch is brought to an even rate by its time stamps, placed in front of the camera, and turned upright. The camera is
-taken to stand still unless `moving` says otherwise. There is no true motion: the teacher is MediaPipe's.
+taken to stand still unless `moving` says otherwise. There is no true motion: the teacher is MediaPipe's, or what a
+lifter that ran elsewhere made of the videos.
 """
 
 import dataclasses
@@ -22,11 +23,12 @@ from torch import Tensor
 from videomdm_ext.data import files
 from videomdm_ext.data.clip import MIN_FRAMES, Clip, Recording
 from videomdm_ext.data.folder import CARD
+from videomdm_ext.data.motions import PREFIX, find_lifter, lift
 from videomdm_ext.data.sources.base import Importer, ImportOptions, Member
 from videomdm_ext.data.tasks import HERE, part_of, share_of
 from videomdm_ext.data.texts import Caption
 from videomdm_ext.data.video import frames as video_frames
-from videomdm_ext.data.video import placing
+from videomdm_ext.data.video import lifted, placing
 from videomdm_ext.data.video.detections import FORMATS, find_file
 from videomdm_ext.data.video.frames import Calibration, Video, camera_of, open_video, read_calibration
 from videomdm_ext.data.video.pieces import Piece, Stretch, cut, stretches
@@ -70,7 +72,8 @@ class VideoImporter(Importer):
     """`source` is a video or a folder of videos. `cache` is a folder that keeps what was seen, by default none; other
     processes than this one need it. Each video is a task of `engine`.
 
-    After `members`, `refused` holds by name why videos were left out, and `found` what is known of the others.
+    After `members`, `refused` holds by name why videos were left out, and `found` what is known of the others. Where
+    `options.lifter` names a lifter with `results`, or any other than MediaPipe, the teacher is what it made of a video.
     """
 
     name = "video"
@@ -92,7 +95,16 @@ class VideoImporter(Importer):
     }
 
     def __init__(self, source: str, options: ImportOptions) -> None:
+        own = options.lifter in ("", ImportOptions.lifter) or (
+            options.lifter == type(self).has_lifter and not {"results", f"{PREFIX}results"} & set(options.extra)
+        )
+        self.has_lifter = type(self).has_lifter if own else ""
         super().__init__(source, options)
+        self.model = None
+        if not own:
+            self.has_lifter = options.lifter
+            self.model = find_lifter(options.lifter, options.seed, self.skeleton, self.lifter_extra)
+        self.results: Any = self.model if hasattr(self.model, "people") else None
         self.fps = self.extra_number("fps", 20.0)
         self.cache, self.engine = "", HERE
         self.share = share_of(self.extra("shard", "1/1"), f"{options.flag}shard")
@@ -154,11 +166,13 @@ class VideoImporter(Importer):
                 self.refused[name] = (
                     f"{path}: expected a caption in {self.captions.place}, found none. Add a line {name}<tab>CAPTION."
                 )
-            elif self.options.extra.get("detections") and not alone:
+            elif (self.options.extra.get("detections") or self.results) and not alone:
                 self.refused[name] = (
-                    f"{path}: expected a name that no video in another folder has, for --detections are found by it, "
-                    "found several. Rename the video and its detections."
+                    f"{path}: expected a name that no video in another folder has, for --detections and results of a "
+                    "lifter are found by it, found several. Rename the video and them."
                 )
+            elif reason := self._no_result(path):
+                self.refused[name] = reason
             else:
                 self._tasks[clip_stem] = (self, clip_stem, path, texts)
         looks = self.engine.run(_look, self._tasks, self._place, ordered=True)
@@ -175,12 +189,23 @@ class VideoImporter(Importer):
         order = [self._name(path) for _, path in own]
         self.refused = {name: self.refused[name] for name in order if name in self.refused}
         self.refused |= self.captions.unused | self._no_videos(paths)
+        if self.results:
+            self.refused |= lifted.unclaimed(self.results.videos(), [stem(path) for path in paths])
         if not members:
             first = next(iter(self.refused.values()), "")
             found = f"none that can be used. The first: {first}" if first else "none. Name another folder."
             endings = ", ".join(video_frames.ENDINGS)
             raise DatasetError(f"{self.source}: expected a video, or a folder of videos ({endings}), found {found}")
         return members
+
+    def _no_result(self, path: str) -> str:
+        """Why the lifter has no result of a video; a cheap look, before anything is watched."""
+        try:
+            if self.results:
+                self.results.find_video(stem(path))
+        except DatasetError as error:
+            return f"{path}: {error}"
+        return ""
 
     def _name(self, path: str) -> str:
         """The name of a video in tables and messages: its path below the source."""
@@ -217,8 +242,9 @@ class VideoImporter(Importer):
         """The captions, the calibration, and the videos that are used, each with its detections."""
         extra = self.options.extra
         found = [*filter(None, (self.options.captions, extra.get("calibration")))]
+        found += self.results.sources() if self.results else []
         for _, _, path, *_ in (self._tasks[clip_stem] for clip_stem in self.found):
-            found.append(path)
+            found += [path, *([str(self.results.find_video(stem(path)))] if self.results else ())]
             if extra.get("detections"):
                 place = find_file(extra["detections"], stem(path), extra["format"])
                 inside = files.list_files(place) if os.path.isdir(place) else []
@@ -252,11 +278,18 @@ class VideoImporter(Importer):
         extra = self.options.extra
         person, place, kind = (extra.get(key, "") for key in ("person", "detections", "format"))
         choice = Choice(person, place, kind, extra.get("as_given") == "yes")
+        people = self.results.people(stem(path), video.stored_size) if self.results else []
         told = self.watching
         progress = None if told is None else (lambda done, total: told(os.path.basename(path), done, total))
         sighting, sides = put_right(watch(video, choice, self.cache, progress))
         long_enough, notes = stretches(sighting, self.fps)
         findings.notes += [*notes, *sighting.notes]
+        if self.results:
+            findings.facts["results"] = place = str(self.results.find_video(stem(path)))
+            rate = self.results.description.fps
+            parts = lifted.given_to(long_enough, people, video, self.fps, rate, place)
+            long_enough = [part for found, _ in parts for part in found]
+            findings.notes += (notes := [note for _, told in parts for note in told])
         unseen = float((sighting.score == 0).all(1).mean()) * video.seconds
         if unseen > max(UNSEEN, 0.1 * video.seconds):
             findings.notes.append(f"Nobody is seen in {unseen:.1f} of {video.seconds:.1f} s.")
@@ -288,6 +321,7 @@ class VideoImporter(Importer):
                 "frames": piece.count,
                 "confidence": round(float(stretch.confidence[piece.rows].mean()), 3),
                 "error_pixels": round(error * seen.lens.focal, 2),
+                **({} if stretch.lifted is None else {"lifted": stretch.lifted.name}),
             }
         return [Member(f"{clip_stem}_{n}", trial=clip_stem, place=(path, n)) for n in range(len(seen.pieces))]
 
@@ -304,14 +338,14 @@ class VideoImporter(Importer):
                 "Give --focal or --fov-degrees if you know better."
             )
         kept, bodies = self._standing(pieces, lens, video, findings)
-        up = None
+        up, levels = None, [stretch.lifted and stretch.lifted.cut(piece.rows).level for piece, stretch in kept]
         if not self.moving:
-            known = None if calibration is None else calibration.up
-            up = (
-                placing.find_up(bodies, self.skeleton, self.fps)
-                if known is None
-                else placing.Up(known, 0.0, "calibration")
-            )
+            if calibration is not None and calibration.up is not None:
+                up = placing.Up(calibration.up, 0.0, "calibration")
+            elif all(level is not None for level in levels):
+                up = lifted.up_of(bodies, levels)
+            else:
+                up = placing.find_up(bodies, self.skeleton, self.fps)
         findings.facts |= {"focal": round(lens.focal, 1), "focal_told_by": lens.told_by, "size": list(video.size)}
         if up is not None:
             degrees = {"up_deviation": up.deviation, "camera_pitch": up.pitch, "camera_roll": up.roll}
@@ -327,15 +361,20 @@ class VideoImporter(Importer):
         for piece, stretch in pieces:
             image, weight = self._image(stretch, piece, lens)
             place = f"{video.path} from {piece.start:.2f} s"
+            made = stretch.lifted and stretch.lifted.cut(piece.rows)
             try:
-                body = placing.in_front(
-                    placing.turned(stretch.body[piece.rows], image, self.skeleton), image, weight, self.fps, place
-                )
+                if made is None:
+                    pose = placing.turned(stretch.body[piece.rows], image, self.skeleton)
+                    body = placing.in_front(pose, image, weight, self.fps, place)
+                else:
+                    body = made.before(lens.intrinsics, image, weight, self.skeleton, self.fps, place)
+                    self.results.check(place, body, image, stretch.confidence[piece.rows])
             except DatasetError as error:
                 findings.notes.append(f"Left out: {error}")
                 continue
             kept.append((piece, stretch))
-            bodies.append(body if self.moving else placing.corrected(body, image, weight, place))
+            whole = self.moving or (made is not None and made.placed)
+            bodies.append(body if whole else placing.corrected(body, image, weight, place))
         if not kept:
             raise DatasetError(findings.notes[-1].removeprefix("Left out: "))
         return kept, bodies
@@ -355,6 +394,9 @@ class VideoImporter(Importer):
             if not 5 <= degrees <= 150:
                 raise ConfigError(f"--fov-degrees: expected 5 to 150 degrees, found {degrees:g}. Correct it.")
             return placing.lens_of(placing.focal_of(math.radians(degrees), size), size, "given")
+        own = [s.lifted.lens for s in seen if s.lifted and s.lifted.placed and s.lifted.lens is not None]
+        if own:
+            return placing.Lens(own[0], "the lifter")
         parts = [torch.cat([getattr(s, name) for s in seen]) for name in ("body", "pixels", "confidence")]
         return placing.find_lens(parts[0], parts[1], parts[2].square(), size, self.skeleton)
 
@@ -370,11 +412,14 @@ class VideoImporter(Importer):
         piece, stretch = seen.pieces[number]
         image, weight = self._image(stretch, piece, seen.lens)
         body = seen.bodies[number]
-        if seen.up is None:
-            lifted, extrinsics = placing.upright_moving(body, image, weight, self.skeleton, self.fps, member.id)
+        level = stretch.lifted and stretch.lifted.cut(piece.rows).level
+        if seen.up is not None:
+            positions, extrinsics = placing.upright(body, seen.up.direction)
+        elif level is not None:
+            positions, extrinsics = lifted.moving(body, level)
         else:
-            lifted, extrinsics = placing.upright(body, seen.up.direction)
-        return Recording(
+            positions, extrinsics = placing.upright_moving(body, image, weight, self.skeleton, self.fps, member.id)
+        made = Recording(
             id=member.id,
             texts=piece.texts,
             fps=self.fps,
@@ -382,11 +427,12 @@ class VideoImporter(Importer):
             keypoints=image.float(),
             confidence=stretch.confidence[piece.rows].float(),
             extrinsics=extrinsics.float(),
-            lifted=lifted.float(),
+            lifted=positions.float(),
             intrinsics=seen.lens.intrinsics.float(),
             image_size=seen.video.size,
             source=f"{path} from {piece.start:.2f} s",
         )
+        return lift(self.model, made) if self.model is not None and self.results is None else made
 
 
 def _look(

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,13 +29,15 @@ _CORE = [SMPL22.index(f"{side}_{part}") for side in ("l", "r") for part in ("hip
 class Stretch:
     """A part of a video at an even rate, from `start` seconds on: T frames.
 
-    pixels [T, 22, 2] and confidence [T, 22] in the picture; body [T, 22, 3] metres, hip-centred, along camera axes.
+    pixels [T, 22, 2] and confidence [T, 22] in the picture; body [T, 22, 3] metres, hip-centred, along camera axes;
+    `lifted` what a lifter that ran elsewhere made of the person (lifted.Lifted), or None.
     """
 
     start: float
     pixels: Tensor
     confidence: Tensor
     body: Tensor
+    lifted: Any = None
 
     def liveliness(self) -> float:
         """How far joints move about their middle, as a share of the person's size."""

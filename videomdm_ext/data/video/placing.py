@@ -152,6 +152,21 @@ def reprojection(positions: Tensor, image: Tensor, weight: Tensor) -> float:
     return float(((weight * (points - image).square().sum(-1)).sum() / weight.sum().clamp_min(1e-9)).sqrt())
 
 
+def agreement(seen: Tensor, keypoints: Tensor, confidence: Tensor) -> float:
+    """Correlation of camera points [T, J, 3] with keypoints, each about its middle: 1 the same pose, -1 upside down.
+
+    Place and size do not matter. The median over frames; nan where no frame has enough keypoints.
+    """
+    weight = (confidence.double() * torch.isfinite(keypoints).all(-1)).unsqueeze(-1)
+    total = weight.sum(-2, keepdim=True).clamp_min(1e-12)
+    parts = []
+    for points in (seen[..., :2].double(), keypoints.double().nan_to_num()):
+        parts.append(points - (weight * points).sum(-2, keepdim=True) / total)
+    product = [(weight * a * b).sum((-1, -2)) for a, b in ((parts[0], parts[1]), (parts[0],) * 2, (parts[1],) * 2)]
+    found = product[0] / (product[1] * product[2]).clamp_min(1e-24).sqrt()
+    return float(found[(weight > 0).sum((-1, -2)) >= FEWEST].nanmedian())
+
+
 def find_lens(body: Tensor, pixels: Tensor, weight: Tensor, size: tuple[int, int], skeleton: Skeleton) -> Lens:
     """The focal length at which poses fit best, weighed against the usual one; DEFAULT_FIELD where parts disagree.
 

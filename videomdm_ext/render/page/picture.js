@@ -6,7 +6,7 @@ const Picture = (() => {
 
   function unpack(stored, joints) {
     const view = { extrinsics: Motion.floats(stored.extrinsics), keypoints: Motion.floats(stored.keypoints),
-      confidence: Motion.bytes(stored.confidence) };
+      confidence: Motion.bytes(stored.confidence), reference: stored.reference, footage: stored.footage };
     return { ...view, extents: extents(view, joints) };
   }
 
@@ -91,6 +91,19 @@ const Picture = (() => {
   const pixel = (fitted, [u, v]) => [
     fitted.box.x + (u - fitted.left) * fitted.scale, fitted.box.y + (v - fitted.top) * fitted.scale];
 
+  // Start to load the pictures of a video { images, every, box }, and call back as they come.
+  function load(footage, ready) {
+    footage.pictures ||= footage.images.map((image) => Object.assign(new Image(), { src: `data:image/webp;base64,${image}` }));
+    for (const picture of footage.pictures) picture.onload = ready;
+  }
+
+  function drawFootage(pen, fitted, footage, frame) {
+    const at = Math.min(Math.round(frame / footage.every), footage.images.length - 1), picture = footage.pictures?.[at];
+    if (!picture?.complete || !picture.naturalWidth) return;
+    const [left, top, right, bottom] = footage.box, corner = pixel(fitted, [left, top]);
+    pen.drawImage(picture, ...corner, (right - left) * fitted.scale, (bottom - top) * fitted.scale);
+  }
+
   function drawBones(pen, fitted, points, parents, colour, width) {
     pen.strokeStyle = colour;
     pen.lineWidth = width;
@@ -132,5 +145,38 @@ const Picture = (() => {
     return total ? sum / total : NaN;
   }
 
-  return { unpack, camera, seen, project, extents, extent, fit, drawBones, drawKeypoints, misfit };
+  // Errors along the rays of a camera of a pose [J 3], m, farther being positive: of the pelvis { pelvis }, and of joints
+  // from { ghost }, the true pose moved along to the same pelvis: { mean, parts } with a { joint, on, off } each, `on` the
+  // place on the joint's ray that is as far as the true one.
+  function depthErrors(pose, truth, matrix) {
+    const place = [0, 1, 2].map((axis) => -[0, 1, 2].reduce((sum, row) => sum + matrix[4 * row + axis] * matrix[4 * row + 3], 0));
+    const ray = (point) => {
+      const way = point.map((value, axis) => value - place[axis]), length = Math.hypot(...way);
+      return way.map((value) => value / length);
+    };
+    const dot = (a, b) => a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
+    const shift = [0, 1, 2].map((axis) => pose[axis] - truth[axis]);
+    const ghost = truth.map((value, at) => value + shift[at % 3]), parts = [];
+    for (let at = 3; at < pose.length; at += 3) {
+      const [from, to] = [Array.from(pose.subarray(at, at + 3)), Array.from(ghost.subarray(at, at + 3))];
+      const way = ray(from), off = dot(from.map((value, axis) => value - to[axis]), way);
+      if (Number.isFinite(off)) parts.push({ joint: from, on: from.map((value, axis) => value - off * way[axis]), off });
+    }
+    const mean = parts.reduce((sum, part) => sum + Math.abs(part.off), 0) / parts.length;
+    return { ghost, parts, mean, pelvis: dot(shift, ray(Array.from(truth.subarray(0, 3)))) };
+  }
+
+  // Lines from joints to the places on their rays that are as far as the true ones; points are [u, v, ...].
+  function drawErrors(pen, fitted, parts, colours) {
+    pen.lineWidth = 3;
+    for (const { joint, on, off } of parts) {
+      pen.strokeStyle = off > 0 ? colours.far : colours.near;
+      pen.beginPath();
+      pen.moveTo(...pixel(fitted, joint));
+      pen.lineTo(...pixel(fitted, on));
+      pen.stroke();
+    }
+  }
+
+  return { load, drawFootage, depthErrors, drawErrors, unpack, camera, seen, project, extents, extent, fit, drawBones, drawKeypoints, misfit };
 })();

@@ -5,15 +5,15 @@ const Viewer = (() => {
   const stored = JSON.parse(document.getElementById("motions").textContent);
   const viewer = document.getElementById("viewer"), root = document.documentElement;
   const part = Object.fromEntries([...viewer.querySelectorAll("[data-part]")].map((found) => [found.dataset.part, found]));
-  const JOINTS = stored.parents.length, COLOURS = 8, PAUSE = 0.7, MIDDLE = 0.9, DISTANCE = 5.2, FIELD = 35, LONGEST = 500;
-  const SIDES = ["left", "right", "middle"], OTHERS = ["touch", "shadow", "ground", "rule", "paper"];
+  const JOINTS = stored.parents.length, COLOURS = 8, PAUSE = 0.7, MIDDLE = 0.9, DISTANCE = 5.2, NEAR = 4, FIELD = 35, LONGEST = 500;
+  const SIDES = ["left", "right", "middle"], OTHERS = ["touch", "shadow", "ground", "rule", "paper", "near", "far"];
   const names = [...new Set(stored.scenes.flatMap((scene) => scene.tracks.map((track) => track.name)))];
   const hidden = new Set(), system = matchMedia("(prefers-color-scheme: dark)");
   const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  const is = { playing: false, overlaid: false, camera: false, follow: true, trail: true,
+  const is = { playing: false, overlaid: false, camera: false, lines: true, depth: false, follow: true, trail: true,
     body: Boolean(stored.body) };
   const mesh = Bodies.unpack(stored.body);
-  let index = 0, tracks = [], view = null, frames = 1, frame = 0, before = 0, queued = false, placed = false, colours = {};
+  let index = 0, seed = null, tracks = [], view = null, truth = null, frames = 1, frame = 0, before = 0, queued = false, placed = false, colours = {};
   const space = openSpace();
 
   // WebGL, or null where there is none.
@@ -33,12 +33,18 @@ const Viewer = (() => {
   function home() {
     if (!space) return;
     placed = true;
-    const [azimuth, elevation] = [-0.6, 0.2];
+    const [azimuth, elevation] = is.depth ? [aside(), 0.08] : [-0.6, 0.2];
     space.controls.target.set(0, MIDDLE, 0);
     space.eye.position.set(Math.sin(azimuth) * Math.cos(elevation), Math.sin(elevation),
-      Math.cos(azimuth) * Math.cos(elevation)).multiplyScalar(DISTANCE * reach()).add(space.controls.target);
+      Math.cos(azimuth) * Math.cos(elevation)).multiplyScalar((is.depth ? NEAR : DISTANCE) * reach()).add(space.controls.target);
     space.controls.update();
     refresh();
+  }
+
+  // Where to stand so that the scene's camera is at the left.
+  function aside() {
+    const matrix = Picture.camera(view, Math.min(frame, frames - 1));
+    return Math.atan2(-matrix[10], matrix[8]);
   }
 
   // How much farther than for one person the camera stands: motions that are not followed, or lie over each other.
@@ -58,28 +64,49 @@ const Viewer = (() => {
   function show(number) {
     index = (number + stored.scenes.length) % stored.scenes.length;
     part.choice.value = String(index);
-    [...part.list.children].forEach((item, at) => item.firstChild.setAttribute("aria-current", String(at === index)));
+    part.list.querySelectorAll("button").forEach((button, at) => button.setAttribute("aria-current", String(at === index)));
     viewer.dataset.scene = String(index);
     put(stored.scenes[index]);
   }
 
   function put(scene) {
     for (const track of tracks) if (track.figure) forget(track);
-    tracks = scene.tracks.map((track) => Motion.unpack(track, JOINTS));
+    const own = ofSeed(scene.tracks);
+    tracks = own.map((track) => Motion.unpack(track, JOINTS));
     for (const [at, track] of space ? tracks.entries() : []) {
-      track.figure = Figures.make(stored, track, mesh, scene.tracks[at]);
+      track.figure = Figures.make(stored, track, mesh, own[at]);
       space.stage.world.add(track.figure.group);
     }
     view = scene.view ? Picture.unpack(scene.view, JOINTS) : null;
     frames = Math.max(1, ...tracks.map((track) => track.count));
+    truth = tracks.find((track) => view && track.name === view.reference) || null;
     part.caption.textContent = scene.caption;
+    part.note.textContent = scene.note || "";
     part.seen.hidden = !view;
-    part.camera.disabled = !view;
+    part.seen.parentElement.dataset.footage = view?.footage.images.length ? "some" : "none";
+    part.camera.disabled = part.lines.disabled = !view;
+    part.depth.disabled = !truth;
     if (!view) is.camera = false;
+    if (!truth) is.depth = false;
+    if (view) {
+      part.footage.textContent = view.footage.note;
+      Picture.load(view.footage, refresh);
+    }
+    part.reference.textContent = view?.reference || "";
+    part.ghost.textContent = view ? `the ${view.reference}, moved to the same pelvis` : "";
     part.scrub.max = String(frames - 1);
     legend();
     seek(0);
     if (!placed || !is.follow) home();
+  }
+
+  // The tracks of the chosen seed, and those that have none; a scene without that seed shows its first.
+  function ofSeed(all) {
+    const seeds = [...new Set(all.map((track) => track.seed).filter((one) => one !== undefined))];
+    const now = seeds.includes(seed) ? seed : seeds[0];
+    part.seeds.hidden = seeds.length < 2;
+    part.seed.replaceChildren(...seeds.map((one) => new Option(String(one), String(one), false, one === now)));
+    return all.filter((track) => track.seed === undefined || track.seed === now);
   }
 
   function forget(track) {
@@ -110,7 +137,8 @@ const Viewer = (() => {
 
   function change(what) {
     is[what] = !is[what];
-    if (what === "follow" || what === "overlaid") home();
+    if (what === "depth" && is.depth) is.camera = false;
+    if (["follow", "overlaid", "depth"].includes(what)) home();
     refresh();
   }
 
@@ -149,9 +177,11 @@ const Viewer = (() => {
   function draw() {
     const time = Math.min(frame, frames - 1), shown = visible();
     if (view) view.now = Picture.seen(view, time, JOINTS);
+    const camera = view && Picture.camera(view, time), known = truth && Motion.pose(truth, time, JOINTS);
     for (const track of shown) {
       track.pose = Motion.pose(track, time, JOINTS);
-      track.points = view ? Picture.project(track.pose, Picture.camera(view, time)) : null;
+      track.points = view ? Picture.project(track.pose, camera) : null;
+      track.errors = truth && track !== truth ? Picture.depthErrors(track.pose, known, camera) : null;
     }
     drawPicture(time, shown);
     drawSpace(time, shown);
@@ -163,9 +193,10 @@ const Viewer = (() => {
     part.scrub.value = String(at);
     part.scrub.setAttribute("aria-valuetext", `${seconds(at)} seconds`);
     part.clock.textContent = `${seconds(at)} / ${seconds(frames - 1)} s`;
-    for (const name of ["overlaid", "camera", "follow", "trail", "body"]) part[name].setAttribute("aria-pressed", String(is[name]));
+    for (const name of ["overlaid", "camera", "lines", "depth", "follow", "trail", "body"]) part[name].setAttribute("aria-pressed", String(is[name]));
     Object.assign(viewer.dataset, { frame: String(at), camera: is.camera ? "own" : "free",
-      layout: is.overlaid ? "overlaid" : "side by side", shown: shown.map((track) => track.name).join() });
+      layout: is.overlaid ? "overlaid" : "side by side", shown: shown.map((track) => track.name).join(),
+      depth: is.depth ? "on" : "off" });
     if (!is.playing && view) {
       viewer.dataset.points = JSON.stringify(Object.fromEntries(shown.map((track) => [track.name, track.points])));
     }
@@ -190,14 +221,23 @@ const Viewer = (() => {
   function drawPicture(time, shown) {
     if (!view) return;
     const { pen, box } = sized(part.picture), fitted = Picture.fit(Picture.extent(view, time, is.follow), box);
-    for (const track of shown) Picture.drawBones(pen, fitted, track.points, stored.parents, tint(track), 3);
+    Picture.drawFootage(pen, fitted, view.footage, time);
+    for (const track of is.lines ? shown : []) Picture.drawBones(pen, fitted, track.points, stored.parents, tint(track), 2);
     Picture.drawKeypoints(pen, fitted, view.now, marks, 3.5);
     part.misfits.replaceChildren(...shown.map((track) => {
-      const said = document.createElement("b"), off = 1000 * Picture.misfit(track.points, view.now);
-      said.className = shade(track);
-      said.textContent = `${track.name} ${Number.isFinite(off) ? `${off.toFixed(0)} mm` : "unknown"}`;
-      return said;
+      const row = document.createElement("tr"), { errors } = track;
+      row.className = shade(track);
+      const off = Picture.misfit(track.points, view.now), cells = [off, errors ? errors.pelvis : NaN, errors ? errors.mean : NaN];
+      row.append(Object.assign(document.createElement("th"), { textContent: track.name }), ...cells.map((metres, at) => (
+        Object.assign(document.createElement("td"), { textContent: millimetres(metres, at === 1) }))));
+      return row;
     }));
+  }
+
+  function millimetres(metres, signed) {
+    if (!Number.isFinite(metres)) return "–";
+    const whole = (1000 * metres).toFixed(0);
+    return signed && metres > 0 ? `+${whole}` : whole;
   }
 
   function drawSpace(time, shown) {
@@ -216,7 +256,29 @@ const Viewer = (() => {
       renderer.setViewport(x, bottom, width, height);
       renderer.setScissor(x, bottom, width, height);
       renderer.render(stage.scene, is.camera && cell.tracks.length ? through(cell, time, pen) : around(cell, time));
+      if (is.depth) for (const track of cell.tracks) if (track.errors) drawErrors(pen, cell.box, track.errors);
     }
+  }
+
+  // The true pose and the errors in depth over a cell, as the free camera sees them.
+  function drawErrors(pen, box, errors) {
+    const { width, height } = box, aspect = width / height, point = new THREE.Vector3(), { position } = space.stage.world;
+    const flat = (place) => {
+      const { x, y, z } = point.fromArray(place).add(position).project(space.eye);
+      return [aspect * x, -y, z < 1 ? 1 : 0];
+    };
+    const fitted = { scale: height / 2, left: -aspect, top: -1, box };
+    const ghost = Array.from({ length: JOINTS }, (_, joint) => flat(errors.ghost.subarray(3 * joint, 3 * joint + 3)));
+    const parts = errors.parts.map((one) => ({ joint: flat(one.joint), on: flat(one.on), off: one.off }));
+    pen.save();
+    pen.beginPath();
+    pen.rect(box.x, box.y, width, height);
+    pen.clip();
+    pen.globalAlpha = 0.6;
+    Picture.drawBones(pen, fitted, ghost, stored.parents, colours.css.middle, 3);
+    pen.globalAlpha = 1;
+    Picture.drawErrors(pen, fitted, parts, colours.css);
+    pen.restore();
   }
 
   function pose(track, time) {
@@ -310,7 +372,7 @@ const Viewer = (() => {
   }
 
   const keys = { " ": () => play(!is.playing), l: () => change("overlaid"), c: () => view && change("camera"),
-    f: () => change("follow"), t: () => change("trail"), b: () => mesh && change("body"), r: home, d: dark, n: () => show(index + 1),
+    k: () => view && change("lines"), e: () => truth && change("depth"), f: () => change("follow"), t: () => change("trail"), b: () => mesh && change("body"), r: home, d: dark, n: () => show(index + 1),
     p: () => show(index - 1), Home: () => stop(0), End: () => stop(frames - 1),
     ArrowLeft: (event) => stop(Math.floor(frame) - (event.shiftKey ? 10 : 1)),
     ArrowRight: (event) => stop(Math.floor(frame) + (event.shiftKey ? 10 : 1)) };
@@ -336,8 +398,14 @@ const Viewer = (() => {
     button.textContent = scene.caption;
     button.addEventListener("click", (event) => { blur(event); show(at); });
     item.append(button);
+    const before = at ? stored.scenes[at - 1].group : "", title = scene.group || "";
+    let group = part.choice.lastElementChild;
+    if (title && title !== before) {
+      part.list.append(Object.assign(document.createElement("li"), { className: "group", textContent: title }));
+      part.choice.append(group = Object.assign(document.createElement("optgroup"), { label: title }));
+    }
     part.list.append(item);
-    part.choice.add(new Option(scene.caption, String(at)));
+    (title ? group : part.choice).append(new Option(scene.caption, String(at)));
   }
 
   stored.scenes.forEach(choose);
@@ -346,7 +414,13 @@ const Viewer = (() => {
   part.body.hidden = !mesh;
   part.choice.addEventListener("change", () => show(Number(part.choice.value)));
   part.scrub.addEventListener("input", () => stop(Number(part.scrub.value)));
-  const buttons = { toggle: keys[" "], overlaid: keys.l, camera: keys.c, follow: keys.f, trail: keys.t, body: keys.b,
+  part.seed.addEventListener("change", () => {
+    const now = frame;
+    seed = Number(part.seed.value);
+    put(stored.scenes[index]);
+    seek(now);
+  });
+  const buttons = { toggle: keys[" "], overlaid: keys.l, camera: keys.c, lines: keys.k, depth: keys.e, follow: keys.f, trail: keys.t, body: keys.b,
     home, dark };
   for (const [name, act] of Object.entries(buttons)) {
     part[name].addEventListener("click", (event) => { blur(event); act(event); });

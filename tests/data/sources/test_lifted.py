@@ -1,0 +1,326 @@
+"""Videos with the results of lifters that ran elsewhere, in the layouts that these write: the right person of the right
+video at the right time, in the right place, and everything else by name."""
+
+import collections
+import dataclasses
+import pickle
+import shutil
+from types import SimpleNamespace
+
+import joblib
+import numpy as np
+import pytest
+import torch
+from filmed import SIZE, Film, filmed, straight, write_source
+from lifters import tools
+
+from videomdm_ext.data import pickles
+from videomdm_ext.data.folder import read_clip, read_ids
+from videomdm_ext.data.importing import run_import
+from videomdm_ext.data.sources.base import ImportOptions
+from videomdm_ext.data.video import importer as video_importer
+from videomdm_ext.data.video.importer import VideoImporter
+from videomdm_ext.data.video.lifted import Person, given_to
+from videomdm_ext.data.video.pieces import Stretch
+from videomdm_ext.errors import DatasetError
+from videomdm_ext.geometry.cameras import to_pixels
+from videomdm_ext.motion.features import decode
+from videomdm_ext.motion.skeletons import SMPL22
+
+DIAGONAL = 400.0  # of 320 x 240 pixels: the focal length that WHAM and GVHMR take
+DIRECT = [SMPL22.index(f"{s}_{p}") for s in "lr" for p in ("hip", "knee", "ankle", "shoulder", "elbow", "wrist")]
+BETAS = np.array((1.5, -1.0))
+
+
+@dataclasses.dataclass
+class Scene:
+    """A film of a body with known parameters, and folders: videos, found, captions.txt, models, results."""
+
+    root: object
+    film: Film
+    resting: np.ndarray
+    pose: np.ndarray
+    moved: np.ndarray
+
+    def camera(self, offset=(0.0, 0.0, 0.0)):
+        """The parameters in the camera's axes, the person moved by `offset` there. -> pose [F, 72], trans [F, 3]"""
+        eye = np.concatenate((self.film.rotation, self.film.translation[:, None]), 1)
+        pose, moved = tools.filmed(self.pose, self.moved, self.resting, np.tile(eye, (len(self.pose), 1, 1)))
+        return pose, moved + np.asarray(offset)
+
+    def level(self):
+        """The same in a level world that is turned and moved."""
+        own = np.zeros((len(self.pose), 3, 4)) + np.array(((0, 0, 1, 5.0), (0, 1, 0, 0.5), (-1, 0, 0, 2.0)))
+        return tools.filmed(self.pose, self.moved, self.resting, own)
+
+    @property
+    def betas(self):
+        return np.tile((*BETAS, *(0,) * 8), (len(self.pose), 1))
+
+    def importer(self, lifter, **extra):
+        given = {"detections": str(self.root / "found"), "format": "blazepose", "results": str(self.root / "results")}
+        given |= {"smpl": str(self.root / "models")} if lifter != "motionbert" else {}
+        given |= {key: str(value) for key, value in extra.items()}
+        options = ImportOptions(captions=str(self.root / "captions.txt"), lifter=lifter, extra=given)
+        return VideoImporter(str(self.root / "videos"), options)
+
+    def imported(self, lifter, out="out", **extra):
+        """-> the importer, what was left out, and each clip with its positions [T, 22, 3] in the camera, by id."""
+        made, out = self.importer(lifter, **extra), str(self.root / out)
+        done = run_import(made, out)
+        ids = [i for split in ("train", "val", "test") if done.card.counts.get(split) for i in read_ids(out, split)]
+        clips = {i: read_clip(out, done.card, i) for i in ids}
+        return made, done, {i: (clip, in_camera(clip)) for i, clip in clips.items()}
+
+    def true(self, start, frames):
+        """True joints [T, 22, 3] in the camera at 20 fps."""
+        columns = self.film.seen.reshape(len(self.film.times), -1).T
+        rows = [np.interp(start + np.arange(frames) / 20, self.film.times, c) for c in columns]
+        return np.stack(rows, 1).reshape(-1, 22, 3)
+
+
+def in_camera(clip):
+    positions = decode(torch.from_numpy(clip.teacher).double(), SMPL22).numpy()
+    camera = np.broadcast_to(clip.extrinsics, (clip.length, 3, 4))
+    return np.einsum("tij,tkj->tki", camera[..., :3], positions) + camera[:, None, :, 3]
+
+
+@pytest.fixture
+def scene(tmp_path):
+    """A body that acts for 3.2 seconds, filmed with the focal length that the tools take."""
+    resting = tools.rest() + tools.body(tmp_path / "models", "smpl") @ BETAS
+    shutil.copytree(tmp_path / "models" / "smpl", tmp_path / "models" / "smplx")
+    (tmp_path / "models/smplx/SMPL_NEUTRAL.npz").rename(tmp_path / "models/smplx/SMPLX_NEUTRAL.npz")
+    pose, moved = tools.acted(80, fps=25.0)
+    film = filmed(tools.walked(resting, pose, moved), focal=DIAGONAL, pitch=-12.0, roll=4.0, distance=6.0)
+    write_source(tmp_path, {"act.one": film})
+    (tmp_path / "results").mkdir()
+    return Scene(tmp_path, film, resting, pose, moved)
+
+
+def write_wham(scene, video="act.one", people=None):
+    """NAME/wham_output.pkl with several subjects, by joblib: 0 stands elsewhere, 3 is the one in view."""
+    level_pose, level_moved = scene.level()
+    made = collections.defaultdict(dict)
+    for who, (offset, frames) in (people or {0: ((1.5, 0, 0), slice(0, 80)), 3: ((0, 0, 0), slice(0, 80))}).items():
+        pose, moved = scene.camera(offset)
+        made[who] |= {"pose": pose[frames], "trans": moved[frames], "pose_world": level_pose[frames]}
+        made[who] |= {"trans_world": level_moved[frames], "betas": scene.betas[frames].astype(np.float32)}
+        made[who] |= {"verts": np.zeros((len(pose[frames]), 5, 3)), "frame_ids": np.arange(80)[frames]}
+    place = scene.root / "results" / video / "wham_output.pkl"
+    place.parent.mkdir(exist_ok=True)
+    joblib.dump(made, place)
+    return place
+
+
+def write_gvhmr(scene, video="act.one"):
+    tensors = {"K_fullimg": torch.tensor([[DIAGONAL, 0, SIZE[0] / 2], [0, DIAGONAL, SIZE[1] / 2], [0, 0, 1]])}
+    tensors["K_fullimg"] = tensors["K_fullimg"].repeat(80, 1, 1)
+    for group, (pose, moved) in (("incam", scene.camera()), ("global", scene.level())):
+        parts = {"global_orient": pose[:, :3], "body_pose": pose[:, 3:66], "transl": moved, "betas": scene.betas}
+        tensors[f"smpl_params_{group}"] = {name: torch.from_numpy(part).float() for name, part in parts.items()}
+    place = scene.root / "results" / video / "hmr4d_results.pt"
+    place.parent.mkdir(exist_ok=True)
+    torch.save({**tensors, "net_outputs": {"pred_cam": torch.zeros(1, 80, 3)}}, place)
+
+
+def write_phalp(scene, video="act", switch=40):
+    """results/demo_NAME.pkl: the person is track 1, then 7; a ghost is kept on after it is lost; another one is far."""
+    pose, _ = scene.camera()
+    seen = scene.film.seen
+    frames = {}
+    for t in range(80):
+        turns = tools.Rotation.from_rotvec(pose[t].reshape(24, 3)).as_matrix()
+        turns[0] = straight(seen[t, 0]).T @ turns[0]  # as the crop shows it
+        smpl = {"global_orient": turns[:1], "body_pose": turns[1:], "betas": scene.betas[t]}
+        low, high = scene.film.pixels[t].min(0) - 9, scene.film.pixels[t].max(0) + 9
+        box, far = np.concatenate((low, high - low)), np.array((5.0, 5.0, 40.0, 90.0))
+        entry = {"time": t, "shot": 0, "tid": [1 if t < switch else 7, 2], "bbox": [box, far], "tracked_time": [0, 0]}
+        entry |= {"smpl": [smpl, smpl], "camera": [np.zeros(3)] * 2, "embedding": [torch.zeros(4)] * 2}
+        if t >= switch:
+            entry["tid"].append(1)
+            entry["bbox"].append(far)
+            entry["tracked_time"].append(t - switch + 1)
+            entry["smpl"].append(smpl)
+        frames[f"_DEMO/{video}/img/{t + 1:06d}.jpg"] = entry
+    (scene.root / "results" / "results").mkdir(exist_ok=True)
+    joblib.dump(frames, scene.root / "results" / "results" / f"demo_{video}.pkl", compress=3)
+
+
+def write_motionbert(scene, frames=slice(0, 80), video="act.one"):
+    tools.write_motionbert(scene.root / "results", video, scene.film.seen[frames], None)
+
+
+@pytest.mark.parametrize("write", [write_wham, write_gvhmr])
+def test_a_body_in_the_tools_own_camera_comes_out_where_it_was_and_upright(scene, write):
+    """Of several subjects the watched one; the lens is the tool's, up that of its level world; keypoints stay."""
+    write(scene)
+    made, done, clips = scene.imported(write.__name__.removeprefix("write_"))
+    ((clip_id, (clip, own)),) = clips.items()
+    assert clip_id == "act.one_0"
+    true = scene.true(0.0, clip.length)
+    assert np.abs(own - true).max() < 1e-3
+    assert np.abs(clip.keypoints - true[..., :2] / true[..., 2:])[:, DIRECT].max() < 0.004
+    assert np.degrees(np.arccos(min(1.0, clip.extrinsics[:, 1] @ scene.film.rotation[:, 1]))) < 0.1
+    assert done.card.lifter == write.__name__.removeprefix("write_")
+    facts = made.found["act.one"].facts
+    assert (facts["focal"], facts["focal_told_by"]) == (DIAGONAL, "the lifter")
+    assert done.left_out == {}
+    if write is write_wham:
+        assert made.found["act.one"].clips[clip_id]["lifted"] == "person 3"
+
+
+def test_another_lens_moves_the_person_along_the_rays(scene):
+    """Seen through 300 pixels a person at 3/4 of the depth is as large: the same picture, a smaller world."""
+    write_wham(scene)
+    _, _, clips = scene.imported("wham", focal=300)
+    clip, own = clips["act.one_0"]
+    true = scene.true(0.0, clip.length)
+    assert np.allclose(own[:, 0, 2], true[:, 0, 2] * 0.75, atol=1e-3)
+    pixels = 300 * own[:, 0, :2] / own[:, 0, 2:]
+    assert np.allclose(pixels, DIAGONAL * true[:, 0, :2] / true[:, 0, 2:], atol=0.1)
+    assert np.median(np.abs(300 * own[..., :2] / own[..., 2:] - 300 * clip.keypoints)[:, DIRECT]) < 6
+
+
+def test_a_moving_camera_has_the_motion_of_the_level_world_and_a_camera_a_frame(scene):
+    write_wham(scene)
+    _, _, clips = scene.imported("wham", moving="yes")
+    clip, own = clips["act.one_0"]
+    assert clip.extrinsics.shape == (clip.length, 3, 4)
+    assert np.abs(own - scene.true(0.0, clip.length)).max() < 1e-3
+    positions = decode(torch.from_numpy(clip.teacher).double(), SMPL22).numpy()
+    walked = np.linalg.norm(positions[-1, 0, [0, 2]])
+    there = scene.film.true[np.searchsorted(scene.film.times, clip.length / 20) - 1, 0] - scene.film.true[0, 0]
+    assert walked == pytest.approx(np.linalg.norm(there[[0, 2]]), abs=0.05)
+
+
+@pytest.mark.parametrize("name", ["4dhumans", "motionbert"])
+def test_poses_without_a_place_are_placed_by_the_keypoints(scene, name):
+    """PHALP's track of another number is a clip of its own, and what it only remembers is not used."""
+    (write_motionbert if name == "motionbert" else write_phalp)(scene)
+    made, done, clips = scene.imported(name, focal=DIAGONAL)
+    assert list(clips) == (["act.one_0"] if name == "motionbert" else ["act.one_0", "act.one_1"])
+    places = made.found["act.one"].clips
+    if name != "motionbert":
+        assert [place["lifted"] for place in places.values()] == ["track 1", "track 7"]
+        assert places["act.one_1"]["start"] == pytest.approx(1.6, abs=0.1)
+    for clip_id, (clip, own) in clips.items():
+        true = scene.true(places[clip_id]["start"], clip.length)
+        about_root = (own - own[:, :1]) - (true - true[:, :1])
+        assert np.linalg.norm(about_root, axis=-1)[:, DIRECT].mean() < (0.05 if name == "motionbert" else 0.02)
+        # of unknown size, a person of usual limbs: 5 % of the depth
+        assert np.abs(own - true)[:, 0].max() < (0.4 if name == "motionbert" else 0.06)
+        off = np.abs(own[..., :2] / own[..., 2:] - clip.keypoints)[:, DIRECT]
+        assert np.median(off) < 0.006
+    assert done.card.lifter == name
+
+
+def test_what_the_lifter_lost_cuts_the_clip_and_a_moment_is_bridged(scene):
+    kept = np.array([t for t in range(80) if t not in (10, 11) and not 34 <= t < 44])
+    write_wham(scene, people={3: ((0, 0, 0), kept)})
+    made, _, clips = scene.imported("wham")
+    places = made.found["act.one"].clips
+    assert [round(place["start"] * 25) for place in places.values()] == [0, 45]  # the next frame at 20 a second
+    assert any("the results lack the person for 0." in note for note in made.found["act.one"].notes)
+    for clip_id, (clip, own) in clips.items():
+        true = scene.true(places[clip_id]["start"], clip.length)
+        assert np.median(np.abs(own - true)) < 1e-3
+        assert np.abs(own - true).max() < 0.02
+
+
+def test_results_at_another_rate_are_refused_until_the_rate_is_given(scene):
+    write_motionbert(scene, slice(0, 80, 2))
+    with pytest.raises(DatasetError, match=r"each of the 80 frames of the video, found 40.*about 12.*lifter.fps=RATE"):
+        scene.imported("motionbert", focal=DIAGONAL)
+    _, _, clips = scene.imported("motionbert", focal=DIAGONAL, **{"lifter.fps": 12.5})
+    clip, own = clips["act.one_0"]
+    assert np.abs(own - scene.true(0.0, clip.length))[:, 0, :2].max() < 0.05
+
+
+def test_every_video_and_every_result_is_used_or_named_and_nothing_is_watched_in_vain(scene, monkeypatch):
+    write_source(scene.root / "more", dict.fromkeys(("lost", "twice", "torn", "evil"), scene.film))
+    for folder in ("videos", "found"):
+        for place in (scene.root / "more" / folder).iterdir():
+            shutil.copy(place, scene.root / folder / place.name)
+    names = ("act.one", "lost", "twice", "torn", "evil")
+    (scene.root / "captions.txt").write_text("".join(f"{name}\ta person moves.\n" for name in names))
+    good = write_wham(scene)
+    for video in ("twice", "torn", "evil", "nobody"):
+        (scene.root / "results" / video).mkdir()
+        shutil.copy(good, scene.root / "results" / video / good.name)
+    np.savez(scene.root / "results" / "twice.npz", joints=scene.film.seen)
+    (scene.root / "results" / "torn" / good.name).write_bytes(good.read_bytes()[:900])
+    joblib.dump({0: Harmful()}, scene.root / "results" / "evil" / good.name)
+    watched = []
+    real = video_importer.watch
+    monkeypatch.setattr(video_importer, "watch", lambda video, *more: watched.append(video.path) or real(video, *more))
+    _, done, clips = scene.imported("wham")
+    assert [place.rpartition("/")[2] for place in watched] == ["act.one.gif"]
+    assert list(clips) == ["act.one_0"]
+    said = {key.rpartition("results/")[2]: value for key, value in done.left_out.items()}
+    assert "expected lost.npz or lost/wham_output.npz or lost/wham_output.pkl, found none" in said["lost.gif"]
+    assert "expected one result of the video twice, found twice.npz and twice/wham_output.pkl" in said["twice.gif"]
+    assert "torn/wham_output.pkl: expected" in said["torn.gif"]
+    assert "found the name builtins.print" in said["evil.gif"]
+    assert "expected a video named nobody, found none" in said["nobody/wham_output.pkl"]
+    assert set(said) == {"lost.gif", "twice.gif", "torn.gif", "evil.gif", "nobody/wham_output.pkl"}
+    watched.clear()
+    shutil.rmtree(good.parent)
+    with pytest.raises(DatasetError, match=r"found none that can be used. The first: .*Run wham on the video act.one"):
+        scene.imported("wham", "other")
+    assert not watched
+
+
+def test_two_people_who_fit_equally_well_are_not_guessed(scene):
+    write_wham(scene, people={0: ((0, 0, 0), slice(0, 80)), 3: ((0, 0, 0), slice(0, 80))})
+    with pytest.raises(DatasetError, match=r"to be the watched one, found person 0 and person 3, who fit equally well"):
+        scene.imported("wham")
+    write_wham(scene, people={0: ((1.5, 0, 0), slice(0, 80))})
+    with pytest.raises(DatasetError, match=r"found the nearest, person 0, fits by 0.0"):
+        scene.imported("wham")
+
+
+def test_each_of_two_people_gets_his_own_and_none_gets_a_motion_that_may_be_either_ones(scene):
+    """With tracks of place, by place; a tool's only motion without a place fits two who move alike."""
+    video = SimpleNamespace(path="", scale=np.ones(2), size=SIZE)
+    offsets = np.array(((0.0, 0, 0), (1.5, 0, 0)))
+    joints = [torch.from_numpy(scene.film.seen + offset) for offset in offsets]
+    lens = torch.tensor(((DIAGONAL, 0, 160), (0, DIAGONAL, 120), (0, 0, 1)), dtype=torch.float64)
+    pixels = [to_pixels(one[..., :2] / one[..., 2:], lens) for one in joints]
+    seen = [Stretch(0.0, one, torch.ones(one.shape[:2]), torch.zeros(80, 22, 3)) for one in pixels]
+    tracks = [Person(f"person {n}", np.arange(80), joints[n], lens=lens, placed=True) for n in (1, 0)]
+    found = given_to([*seen, seen[0]], tracks, video, 25.0, 25.0, "file")
+    assert [parts[0].lifted.name for parts, _ in found] == ["person 0", "person 1", "person 0"]
+    only = dataclasses.replace(tracks[0], lens=None, placed=False)
+    for parts, notes in given_to(seen, [only], video, 25.0, 25.0, "file"):
+        assert not parts
+        assert "one of two who were watched at the same time" in notes[0]
+    assert given_to(seen[:1], [only], video, 25.0, 25.0, "file")[0][0]
+
+
+class Harmful:
+    def __reduce__(self):
+        return print, ("harm",)
+
+
+def test_pickles_are_taken_apart_without_running_what_they_name(tmp_path, capsys):
+    values = {"c": np.arange(6.0).reshape(2, 3), "f": np.asfortranarray(np.arange(6.0).reshape(2, 3)), "n": np.int64(3)}
+    values |= {"big": np.array([1, 2], ">f4"), "list": [np.ones(2), np.zeros(2)], "tensor": torch.ones(2), "word": "a"}
+    place = tmp_path / "a.pkl"
+    dumps = [lambda v, way=way: joblib.dump(v, place, compress=way) for way in (0, 3)]
+    dumps += [lambda v, way=way: place.write_bytes(pickle.dumps(v, way)) for way in (2, 4, 5)]
+    for dump in dumps:
+        dump(values)
+        found = pickles.read(str(place))
+        for key in ("c", "f", "n", "big", "list"):
+            assert np.array_equal(pickles.numbers(found[key]), np.asarray(values[key], np.float32))
+        assert found["word"] == "a"
+        with pytest.raises(ValueError, match="in the place of numbers"):
+            pickles.numbers(found["tensor"])
+        dump([Harmful()])
+        with pytest.raises(DatasetError, match=r"found the name .*builtin.*print"):
+            pickles.read(str(place))
+        dump({"a": np.array([{}, None], object)})
+        with pytest.raises((DatasetError, ValueError)):
+            pickles.numbers(pickles.read(str(place))["a"])
+    assert capsys.readouterr().out == ""

@@ -1,0 +1,278 @@
+"""What a lifter that ran elsewhere made of a whole video: whose motion is whose, at which times, and for which lens.
+
+A lifter's entry k belongs to the k-th frame that the file stores, at that frame's time stamp. Its people are matched to
+those who were watched by how much their boxes share (of the detector, or of the joints as the lifter's own camera sees
+them) times how alike the poses are in the image; where a lifter has no place, by the poses alone. A lifter assumes a
+focal length: a person at depth z is as large at z f' / f before another lens, on the ray through the same pixel.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from videomdm_ext.data.clip import MIN_FRAMES
+from videomdm_ext.data.motions import floor_height, interpolate
+from videomdm_ext.data.video import placing
+from videomdm_ext.data.video.frames import Video, frame_times
+from videomdm_ext.data.video.people import LONGEST_GAP
+from videomdm_ext.data.video.pieces import Stretch
+from videomdm_ext.errors import DatasetError
+from videomdm_ext.geometry import cameras
+from videomdm_ext.geometry.rotations import roma, shortest_arc
+from videomdm_ext.motion.skeletons import Skeleton
+
+Numbers = NDArray[np.float64]
+
+FITS = 0.3  # shared part of the boxes times correlation of the poses, at least, of one who is the same person
+RIVAL = 0.8  # share of it from which on another one may be the person just as well
+SLACK = 2  # frames by which two programs count a video's frames differently
+SAME = 0.1  # own sizes by which the keypoints of one person may differ in two stretches
+SEEN = 0.3  # confidence from which on a keypoint counts for a box
+
+
+@dataclass(frozen=True)
+class Person:
+    """One person of a lifter's results: numbers of the frames [N], rising; `whole`: they should be all of the video's.
+
+    joints [N, 22, 3] in metres, x right, y down, z forward; level [N, 22, 3] the same in a level world of the lifter's,
+    y up, or None; boxes [N, 4] in stored pixels, or None; lens [3, 3] the lifter's intrinsics in stored pixels, or
+    None. `placed`: the joints are where the camera saw them, not about the root; `straight`: as a camera sees them that
+    looks straight at the person.
+    """
+
+    name: str
+    frames: NDArray[np.int64]
+    joints: Tensor
+    whole: bool = True
+    level: Tensor | None = None
+    boxes: Numbers | None = None
+    lens: Tensor | None = None
+    placed: bool = False
+    straight: bool = False
+
+    def times(self, own: Numbers, rate: float | None, place: object) -> Numbers:
+        """When its frames are shown [N], of a video whose frames are shown at `own` [F]; `rate` is the lifter's, where
+        it is not the video's."""
+        if rate is not None:
+            return self.frames / rate
+        last = int(self.frames[-1]) + 1
+        if last > len(own) + SLACK or (self.whole and last < len(own) - SLACK):
+            guess = last * (len(own) - 1) / max(len(own) * (own[-1] - own[0]), 1e-9)
+            raise DatasetError(
+                f"{place}: expected one entry for each of the {len(own)} frames of the video, found {last}. Is it the "
+                f"result of this video? If the lifter ran at another rate (about {guess:.4g}), say --option "
+                "lifter.fps=RATE."
+            )
+        return own[self.frames.clip(0, len(own) - 1)]
+
+
+@dataclass(frozen=True)
+class Lifted:
+    """A lifter's person at the T frames of a stretch; `lens` [3, 3] in pixels of the picture."""
+
+    name: str
+    joints: Tensor
+    level: Tensor | None
+    lens: Tensor | None
+    placed: bool
+    straight: bool
+
+    def cut(self, rows: slice) -> "Lifted":
+        """Some of the frames."""
+        level = None if self.level is None else self.level[rows]
+        return dataclasses.replace(self, joints=self.joints[rows], level=level)
+
+    def before(self, lens: Tensor, image: Tensor, weight: Tensor, skeleton: Skeleton, fps: float, place: str) -> Tensor:
+        """The person [T, 22, 3] in coordinates of a camera with intrinsics `lens`, whose keypoints are image [T, 22, 2]
+        on the normalised plane with weight [T, 22]. DatasetError where the keypoints have to place him and cannot."""
+        if not self.placed:
+            pose = placing.turned(self.joints, image, skeleton) if self.straight else self.joints
+            return placing.in_front(pose - pose[:, :1], image, weight, fps, place)
+        own = self.lens if self.lens is not None and self._is_nearer(lens, image, weight) else lens
+        root = self.joints[:, 0]
+        ray = cameras.normalise(cameras.to_pixels(root[:, :2] / root[:, 2:], own), lens)
+        there = torch.nn.functional.pad(ray, (0, 1), value=1.0)
+        arc = roma.unitquat_to_rotmat(shortest_arc(root, there))
+        depth = root[:, 2:] * lens[0, 0] / own[0, 0]
+        return (self.joints - root.unsqueeze(1)) @ arc.transpose(-1, -2) + (there * depth).unsqueeze(1)
+
+    def _is_nearer(self, lens: Tensor, image: Tensor, weight: Tensor) -> bool:
+        """Whether the joints are nearer to the keypoints through the lifter's own lens than through the other one."""
+        assert self.lens is not None
+        points, wanted = self.joints[..., :2] / self.joints[..., 2:].clamp_min(0.05), cameras.to_pixels(image, lens)
+        seen = [cameras.to_pixels(points, one) for one in (self.lens, lens)]
+        errors = [(weight * (pixels - wanted).norm(dim=-1)).sum(-1).median() for pixels in seen]
+        return bool(errors[0] < errors[1])
+
+
+def turns_of(body: Tensor, level: Tensor) -> Tensor:
+    """Rotations [T, 3, 3] from a level world to a camera in which the person is the same, about the root."""
+    there, here = body - body[:, :1], level - level[:, :1]
+    turns: Tensor = roma.special_procrustes(there.transpose(-1, -2) @ here)
+    return turns
+
+
+def up_of(bodies: Sequence[Tensor], levels: Sequence[Tensor]) -> placing.Up:
+    """Up in the coordinates of one still camera, by a lifter's level world, over all clips [T, J, 3] of both."""
+    ups = torch.cat([turns_of(body, level)[..., 1] for body, level in zip(bodies, levels, strict=True)])
+    mean = torch.nn.functional.normalize(ups.mean(0), dim=0)
+    return placing.Up(mean, float(torch.acos((ups @ mean).clamp(-1, 1)).mean()), "the lifter's level world")
+
+
+def moving(body: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+    """The motion [T, J, 3] of a level world with its floor at y = 0, and the camera [T, 3, 4] of every frame in it that
+    sees it as it is in the camera's coordinates, body [T, J, 3]."""
+    world = level - level.new_tensor((0.0, floor_height(level), 0.0))
+    turns = turns_of(body, world)
+    moved = body[:, 0] - (turns @ world[:, 0].unsqueeze(-1)).squeeze(-1)
+    return world, torch.cat((turns, moved.unsqueeze(-1)), -1)
+
+
+def given_to(
+    stretches: Sequence[Stretch], people: Sequence[Person], video: Video, fps: float, rate: float | None, place: object
+) -> list[tuple[list[Stretch], list[str]]]:
+    """Of each stretch of a video the parts with what the lifter made of its person, and notes about what is left out.
+
+    Stretches may overlap in time, of several people too. DatasetError where the results are not of the video.
+    """
+    own = frame_times(video) if rate is None else np.zeros(0)
+    times = [person.times(own, rate, place) for person in people]
+    fits = [[_Fit.of(s, p, t, video.scale, fps) for p, t in zip(people, times, strict=True)] for s in stretches]
+    made: list[tuple[list[Stretch], list[str]]] = []
+    for number, stretch in enumerate(stretches):
+        found: list[Stretch] = []
+        notes: list[str] = []
+        made.append((found, notes))
+        label = f"{place}, from {stretch.start:.2f} s"
+        beside = [n for n in range(len(stretches)) if n != number and _overlap(stretch, stretches[n], fps)]
+        who, doubt = _whose(fits[number], [fits[n] for n in beside])
+        if not doubt and (who < 0).all():
+            fit = max(fits[number], key=lambda fit: fit.score)
+            doubt = f"the nearest, {fit.lifted.name}, fits by {fit.score:.2f} of 1"
+        if doubt:
+            notes.append(f"Left out: {label}: expected one person of the results to be the watched one, found {doubt}.")
+            continue
+        missing, edges = 0, np.flatnonzero(np.diff(who)) + 1
+        for rows in (slice(int(a), int(b)) for a, b in zip((0, *edges), (*edges, len(who)), strict=True)):
+            if who[rows.start] < 0 or rows.stop - rows.start < MIN_FRAMES + 1:
+                missing += rows.stop - rows.start
+            else:
+                found.append(_part(stretch, rows, fps, fits[number][who[rows.start]].lifted))
+        if missing:
+            notes.append(f"{label}: the results lack the person for {missing / fps:.2f} s, which are left out.")
+    return made
+
+
+def _whose(fits: Sequence["_Fit"], beside: Sequence[Sequence["_Fit"]]) -> tuple[NDArray[np.int64], str]:
+    """The number of the person in each frame [T] of a stretch, -1 for none, and why that is not sure, or nothing.
+
+    `beside` has the fits of those who were watched at the same time.
+    """
+    who = np.full(len(fits[0].valid), -1) if fits else np.zeros(0, np.int64)
+    for number in sorted(range(len(fits)), key=lambda n: -fits[n].score):
+        fit, others = fits[number], [other[number].score for other in beside]
+        if fit.score < FITS or any(RIVAL * score > fit.score for score in others):  # nobody here, or another one
+            continue
+        if any(score > RIVAL * fit.score for score in others):
+            return who, f"{fit.lifted.name}, who may be one of two who were watched at the same time"
+        for known in set(who[fit.valid & (who >= 0)].tolist()):
+            shared = int((fit.valid & (who == known)).sum())
+            if fit.score > RIVAL * fits[known].score and shared > MIN_FRAMES // 2:
+                return who, f"{fits[known].lifted.name} and {fit.lifted.name}, who fit equally well"
+        who[fit.valid & (who < 0)] = number
+    return who, ""
+
+
+def _overlap(one: Stretch, other: Stretch, fps: float) -> bool:
+    """Whether two stretches show two people at the same time."""
+    late = round((other.start - one.start) * fps)
+    here, there = one.pixels[max(late, 0) :], other.pixels[max(-late, 0) :]
+    count = min(len(here), len(there))
+    if count <= LONGEST_GAP * fps:
+        return False
+    sizes = (here[:count].amax(1) - here[:count].amin(1)).amax(-1)
+    apart = (here[:count] - there[:count]).norm(dim=-1).median(-1).values / sizes.clamp_min(1.0)
+    return float(apart.median()) > SAME
+
+
+def _part(stretch: Stretch, rows: slice, fps: float, lifted: Lifted) -> Stretch:
+    parts = {name: getattr(stretch, name)[rows] for name in ("pixels", "confidence", "body")}
+    return dataclasses.replace(stretch, start=stretch.start + rows.start / fps, lifted=lifted.cut(rows), **parts)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """A person at the frames of a stretch, those `valid` [T] that he has, and how well he fits, 0 to 1."""
+
+    lifted: Lifted
+    valid: NDArray[np.bool_]
+    score: float
+
+    @classmethod
+    def of(cls, stretch: Stretch, person: Person, times: Numbers, scale: Numbers, fps: float) -> "_Fit":
+        at = stretch.start + np.arange(len(stretch.pixels)) / fps
+        after = np.searchsorted(times, at - 1e-6).clip(0, len(times) - 1)
+        before = np.where(times[after] > at + 1e-6, (after - 1).clip(0), after)
+        edge = 1.5 / fps  # the last frame of a video is shown for a while
+        valid = (times[after] - times[before] <= LONGEST_GAP) & (at >= times[0] - edge) & (at <= times[-1] + edge)
+
+        def taken(values: Tensor | Numbers | None) -> Tensor | None:
+            if values is None:
+                return None
+            rows = np.asarray(values, np.float64)
+            flat = rows.reshape(len(rows), 1, -1)
+            between = interpolate(at, times, flat, np.ones(flat.shape[:2], bool))
+            return torch.from_numpy(between.reshape(len(at), *rows.shape[1:]))
+
+        joints, level, boxes = (taken(values) for values in (person.joints, person.level, person.boxes))
+        assert joints is not None
+        stretched = torch.diag(torch.tensor([*scale, 1.0], dtype=torch.float64))
+        lens = None if person.lens is None else stretched @ person.lens.double()
+        lifted = Lifted(person.name, joints, level, lens, person.placed, person.straight)
+        if not valid.any():
+            return cls(lifted, valid, 0.0)
+        pixels, sure = stretch.pixels[valid], stretch.confidence[valid]
+        score = max(0.0, float(np.nan_to_num(placing.agreement(joints[valid], pixels, sure))))
+        if boxes is None and lens is not None and person.placed:
+            points = cameras.to_pixels(joints[..., :2] / joints[..., 2:].clamp_min(0.05), lens)
+            boxes = torch.cat((points.amin(1), points.amax(1)), -1)
+        elif boxes is not None:
+            boxes = boxes * torch.from_numpy(np.tile(scale, 2))
+        if boxes is not None:
+            score *= _shared(_box(pixels, sure), boxes[valid])
+        return cls(lifted, valid, score)
+
+
+def _box(pixels: Tensor, confidence: Tensor) -> Tensor:
+    """Left, top, right and bottom [T, 4] of keypoints [T, J, 2] that are seen."""
+    seen = (confidence > SEEN).unsqueeze(-1)
+    low, high = pixels.where(seen, torch.inf).amin(1), pixels.where(seen, -torch.inf).amax(1)
+    return torch.cat((low, high), -1)
+
+
+def _shared(one: Tensor, other: Tensor) -> float:
+    """Area that boxes [T, 4] share over the area that they cover, the median over the frames that have both."""
+    known = torch.isfinite(one).all(-1) & torch.isfinite(other).all(-1)
+    if not bool(known.any()):
+        return 0.0
+    one, other = one[known], other[known]
+    sides = torch.minimum(one[:, 2:], other[:, 2:]) - torch.maximum(one[:, :2], other[:, :2])
+    shared = sides.clamp_min(0).prod(-1)
+    covered = sum((box[:, 2:] - box[:, :2]).clamp_min(1.0).prod(-1) for box in (one, other))
+    return float((shared / (covered - shared).clamp_min(1e-9)).median())
+
+
+def unclaimed(results: dict[str, list[str]], videos: Sequence[str]) -> dict[str, str]:
+    """Why files of results are of no use, by their place; `results` has them by the video that they are named after."""
+    known = {name for video in videos for name in (video, video.partition(".")[0])}
+    return {
+        place: f"{place}: expected a video named {video}, found none. Name the result after its video, or leave it."
+        for video, places in results.items()
+        if video not in known
+        for place in places
+    }
