@@ -59,6 +59,7 @@ def check_numbers(plan: Plan) -> None:
         if name and not (metric in SPACE_METRICS if space else name in METRICS):
             known = f"{', '.join(METRICS)}, or EVALUATOR/ and one of {', '.join(SPACE_METRICS)}"
             raise ConfigError(f"--{option}: expected a metric among {known}; found {name!r}.")
+    check_evaluators(plan)
     if plan.select and plan.curve < 2:
         raise ConfigError(f"--select {plan.select}: expected --curve 2 or more, the checkpoints to choose among.")
     if plan.reference not in ("train", "val", "test"):
@@ -72,6 +73,15 @@ def check_numbers(plan: Plan) -> None:
 def kinds(plan: Plan) -> list[str]:
     """The kinds of teachers that are made for the arms."""
     return sorted({load_arm(arm).supervision.teacher for arm in plan.arms} & set(MADE))
+
+
+def check_evaluators(plan: Plan) -> None:
+    """The folder of pretrained evaluators is there. ConfigError otherwise."""
+    if plan.evaluators and not Path(plan.evaluators).is_dir():
+        raise ConfigError(
+            f"--evaluators {plan.evaluators}: expected a folder with a folder for each evaluator, found none. Correct "
+            "the path, or give the bench again with --evaluators ''."
+        )
 
 
 def check_truth(plan: Plan) -> None:

@@ -252,6 +252,7 @@ def make_scoring(plan: Plan, out: Path, *, anew: bool = False, progress: Progres
     Without a truth to compare with, views-2d alone is made, with cameras as far and as high as those of the clips.
     DatasetError or ConfigError where the data set is no longer that of the plan.
     """
+    fairness.check_evaluators(plan)
     card, reference = fairness.check_data(plan, out), read_reference(plan, plan.reference)
     host = plan.host() if plan.mdm else None
     with contextlib.suppress(HostError):  # its evaluator files may be used

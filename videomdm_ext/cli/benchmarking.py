@@ -1,4 +1,4 @@
-"""The verbs `bench`, `bench score`, `report`, `ls`, `validate` and `speed`, and `bench --protocol mdm`."""
+"""The verbs `bench`, `bench score`, `report`, `ls`, `validate`, `export`, `compare`, `speed` and --protocol mdm."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ import tyro
 from rich.markup import escape
 from rich.table import Table
 
-from videomdm_ext.bench import precision, protocol_mdm, provenance
+from videomdm_ext.bench import precision, protocol_mdm, provenance, record
 from videomdm_ext.bench.plan import Plan, read_plan
 from videomdm_ext.bench.protocol_mdm import Asked, Evaluated, Settings, document
 from videomdm_ext.bench.report.tables import terminal_table
@@ -206,6 +206,52 @@ class Validate:
         console.print(f"{self.out}: " + (f"{len(problems)} problems" if problems else "all is as it should be"))
         say_next(f"{'bench report' if problems else 'view'} {quoted(self.out)}")
         return 1 if problems else 0
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write the record of a bench as one file that others can check and compare: plan, versions, data, every score."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of a bench that is reported."""
+    out: Path
+    """The file, a ZIP archive."""
+    samples: bool = False
+    """Put the sampled motions in too."""
+
+    def __call__(self) -> int:
+        written = record.export(self.run, self.out, samples=self.samples)
+        console.print(f"{self.out}: record.json and {len(written['files'])} files", soft_wrap=True)
+        say_next(f"bench compare {quoted(self.out)} OTHER")
+        return 0
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Compare the records of two laboratories; refused where what must be equal is not."""
+
+    first: Annotated[Path, tyro.conf.Positional]
+    """A record, written by bench export."""
+    second: Annotated[Path, tyro.conf.Positional]
+    """Another record."""
+    without: tuple[str, ...] = ()
+    """Evaluators that do not count."""
+    all: bool = False
+    """Show every score, not those alone that may rank in both."""
+    out: Path | None = None
+    """Write the tables to this file too, as Markdown."""
+
+    def __call__(self) -> int:
+        pair = [record.read_record(place) for place in (self.first, self.second)]
+        try:
+            found = record.compare(pair[0], pair[1], without=self.without, everything=self.all)
+        except ConfigError as error:
+            raise ConfigError(f"{self.first}, {self.second}: {error}") from error
+        text = record.document(found, str(self.first), str(self.second))
+        console.print(text, markup=False, soft_wrap=True)
+        if self.out is not None:
+            write_bytes(str(self.out), text.encode())
+        return 0
 
 
 # -- the published protocol -------------------------------------------------------------------------------------------

@@ -41,6 +41,8 @@ VERBS = {
     "bench report": ("cli.benchmarking", "Rebuild", "Rebuild a bench's report from its scores."),
     "bench ls": ("cli.benchmarking", "Ls", "List the benches under a folder."),
     "bench validate": ("cli.benchmarking", "Validate", "Tell what is missing or changed in a bench."),
+    "bench export": ("cli.benchmarking", "Export", "Write a bench's record as one file that others can check."),
+    "bench compare": ("cli.benchmarking", "Compare", "Compare the records of two laboratories."),
     "bench speed": (
         "cli.benchmarking",
         "Speed",
