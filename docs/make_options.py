@@ -29,12 +29,14 @@ HEAD = """# Every option
 Made by `python docs/make_options.py` from the program itself; do not edit. `videomdm VERB --help` prints the same.
 """
 HOST_VERBS = {
-    "train": "`videomdm train [--mdm PATH] [--arm NAME] [--from CHECKPOINT] [--rounds N] OPTIONS`: the options of the "
-    "host's `train.train_mdm`, and [ours](#options-of-training-runs). `--mdm` names a checkout, auto searches for one, "
-    "and without it the stand-in trains; `--arm` is a name in configs/arms or a YAML file, and options behind it win. "
+    "train": "`videomdm train [--mdm PATH] [--arm NAME] [--from CHECKPOINT] [--rounds N] [--lifter NAME] OPTIONS`: the "
+    "options of the host's `train.train_mdm`, and [ours](#options-of-training-runs). `--mdm` names a checkout, auto "
+    "searches for one, and without it the stand-in trains; "
+    "`--arm` is a name in configs/arms or a YAML file, and options behind it win. "
     "`--rounds` shares the steps out over rounds: after each but the last the run lifts its clips, and these are the "
     "next round's teachers ([method](method.md#5a-rounds-refreshed-teachers)). `--from` begins with the weights of a "
-    "checkpoint ([recipe](mdm.md#from-a-checkpoint-train---from)).",
+    "checkpoint ([recipe](mdm.md#from-a-checkpoint-train---from)). `--lifter` names one whose teachers the set of "
+    "`--clips` has ([how](data.md#a-second-lifter-for-a-finished-set)).",
     "run": "`videomdm run [--mdm PATH] MODULE OPTIONS`: any program of the host, with its own options and "
     "[ours](#options-of-training-runs). `videomdm run MODULE --help` prints them.",
 }

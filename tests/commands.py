@@ -206,6 +206,8 @@ def prepare(place: Path) -> None:
     write_source(place, films)
     for name, one in films.items():
         write_wham(place / "RESULTS", name, one.seen, one.true)
+        (place / "JOINTS").mkdir(exist_ok=True)
+        np.save(place / "JOINTS" / f"{name}.npy", one.seen)
 
 
 class Reader:

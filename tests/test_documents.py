@@ -22,6 +22,7 @@ from environments import install_plugin
 from videomdm_ext import plugins, run
 from videomdm_ext.bench.plan import load_arm
 from videomdm_ext.cli import main as cli
+from videomdm_ext.cli import training
 from videomdm_ext.config import Fairness, Source, Speed, Supervision, add_arguments
 from videomdm_ext.errors import VideoMDMError
 from videomdm_ext.lifters.base import Lifter
@@ -191,6 +192,7 @@ def parse(verb: str, words: Sequence[str]) -> Any:
         mock.patch.object(tyro, "cli", stop),
         mock.patch.object(run.hook, "run", launch),
         mock.patch.object(run.checkout, "find", lambda where=None: where),
+        mock.patch.object(training, "with_lifter", lambda path, lifter: path),
         pytest.raises(ParsedError) as parsed,
     ):
         cli.dispatch([*verb.split(), *words])

@@ -23,6 +23,7 @@ from videomdm_ext.cli.console import bars, by_name, console, counting, parse, qu
 from videomdm_ext.data import locks
 from videomdm_ext.data.files import check_writable, write_bytes
 from videomdm_ext.data.folder import read_card
+from videomdm_ext.data.relifting import with_lifter
 from videomdm_ext.data.tasks import Engine
 from videomdm_ext.errors import ConfigError, HostError
 from videomdm_ext.mdm import checkout, distributed, hook, text
@@ -66,6 +67,8 @@ class Options:
     """Threads for scoring; 0: torch's own choice."""
     verify: bool = False
     """Read every file of the data set before work begins; else those whose size or time is another than before."""
+    lifter: str = ""
+    """Whose motion is the teacher, of those that the set has (data relift); by default the set's own."""
 
 
 def bench(words: Sequence[str]) -> int:
@@ -78,13 +81,14 @@ def bench(words: Sequence[str]) -> int:
     options = parse(Options, "bench", words)
     figures.require()
     distributed.check_one_process()
-    out = options.out or Path("runs") / f"bench-{Path(options.dataset).name}"
+    named = f"bench-{Path(options.dataset).name}{options.lifter and f'-{options.lifter}'}"
+    out, dataset = options.out or Path("runs") / named, with_lifter(options.dataset, options.lifter)
     if options.threads < 0:
         raise ConfigError(f"--threads: expected 0 or more, found {options.threads}. Correct it.")
     if options.threads:
         torch.set_num_threads(options.threads)
-    content, features = read_card(options.dataset).content_hash, text_choice(options.plan.text_features)
-    plan = dataclasses.replace(options.plan, clips=options.dataset, content=content, text_features=features)
+    content, features = read_card(dataset).content_hash, text_choice(options.plan.text_features)
+    plan = dataclasses.replace(options.plan, clips=dataset, content=content, text_features=features)
     console.print(f"{out}: {len(plan.runs())} trainings, {plan.replications} replications of {plan.samples} motions")
     if plan.samples < GROUP:
         console.print(f"R-precision in groups of {plan.samples}: {GROUP} samples or more would make groups of {GROUP}.")

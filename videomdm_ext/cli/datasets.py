@@ -20,6 +20,7 @@ from videomdm_ext.data.folder import Card
 from videomdm_ext.data.importing import Imported, find_importer, merge, run_import
 from videomdm_ext.data.motions import PREFIX
 from videomdm_ext.data.packing import repack
+from videomdm_ext.data.relifting import relift
 from videomdm_ext.data.rules import ERROR, KINDS
 from videomdm_ext.data.sources.base import SHARES, ImportOptions
 from videomdm_ext.data.tasks import HERE, Engine
@@ -279,6 +280,34 @@ def grouped(left_out: Mapping[str, str]) -> list[tuple[int, str, str]]:
         expected = message.partition(": expected ")[2].partition(", found ")[0] or message.partition(": ")[2]
         kinds.setdefault(re.sub(r"[\d.]+", "0", expected), []).append(clip_id)
     return sorted(((len(ids), ids[0], left_out[ids[0]]) for ids in kinds.values()), key=lambda row: -row[0])
+
+
+@dataclass(frozen=True)
+class Relift:
+    """Add another lifter's teachers to a finished data set, in CLIPS/lifters/NAME, beside those that it has.
+
+    Started again, it goes on. `train`, `data refine` and `bench` take them with --lifter NAME.
+    """
+
+    clips: Annotated[Path, tyro.conf.Positional]
+    """A data set folder; of a set from videos, these have to be where they were."""
+    lifter: str
+    """A registered lifter, such as wham."""
+    option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """KEY=VALUE of the lifter, such as results=DIR, the folder of what it made of the videos, or of the clips by their
+    ids; may be repeated."""
+    seed: int = 0
+    """Seed of the lifter."""
+
+    def __call__(self) -> int:
+        given = {key.removeprefix(PREFIX): value for key, value in pairs(self.option).items()}
+        torch.set_num_threads(1)
+        with bars() as progress:
+            step = counting(progress, "lifting")
+            card, out, left_out = relift(str(self.clips), self.lifter, given, seed=self.seed, progress=step)
+        say_imported(Imported(card, left_out), out)
+        say_next(f"train --arm 2d --clips {quoted(self.clips)} --lifter {self.lifter} --save_dir runs/2d")
+        return 0
 
 
 @dataclass(frozen=True)

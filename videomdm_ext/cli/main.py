@@ -28,6 +28,7 @@ VERBS = {
     "data merge": ("cli.datasets", "Merge", "Make one data set of several."),
     "data pack": ("cli.datasets", "Pack", "Put a data set's clips into Parquet shards."),
     "data unpack": ("cli.datasets", "Unpack", "Take a packed data set's clips out of their shards."),
+    "data relift": ("cli.datasets", "Relift", "Add another lifter's teachers to a data set."),
     "data refine": ("cli.training", "Refine", "Refine a data set's teachers on their keypoints' rays."),
     "data refresh": ("cli.sampling", "Refresh", "Make the next round's teachers with a trained run."),
     "train": ("cli.training", "train", "Train one arm on a data set; takes every option of the host."),

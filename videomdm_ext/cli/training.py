@@ -37,6 +37,7 @@ from videomdm_ext.data.film.bundled import build_film_demo
 from videomdm_ext.data.folder import CARD, Card, read_card, read_folder
 from videomdm_ext.data.motions import build_demo
 from videomdm_ext.data.refined import BATCH, is_made, make_refined, measured_error, read_refined
+from videomdm_ext.data.relifting import with_lifter
 from videomdm_ext.data.tasks import HERE, Engine, share_of
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.mdm import distributed
@@ -185,9 +186,11 @@ class Refine:
     """Read every file of the set and every refined teacher; else those whose size or time is another than before."""
     kind: Literal["refined", "adjusted", "smoothed"] = "refined"
     """Teachers to make: refined, adjusted (without its distribution of poses), or smoothed in time."""
+    lifter: str = ""
+    """Whose motion to refine, of those that the set has (data relift); by default the set's own."""
 
     def __call__(self) -> int:
-        clips, share = str(self.clips), share_of(self.shard)
+        clips, share = with_lifter(str(self.clips), self.lifter), share_of(self.shard)
         if self.batch < 1:
             raise ConfigError(f"--batch: expected 1 or more, found {self.batch}. Correct it.")
         try:
@@ -225,8 +228,8 @@ def say_refined(path: str, kind: str = "refined") -> None:
 
 
 def train(words: Sequence[str]) -> int:
-    """`videomdm train [--mdm PATH] [--arm NAME] [--from CHECKPOINT] [--rounds N] HOST-OPTIONS`: the host's trainer with
-    an arm's options.
+    """`videomdm train [--mdm PATH] [--arm NAME] [--from CHECKPOINT] [--rounds N] [--lifter NAME] HOST-OPTIONS`: the
+    host's trainer with an arm's options. --lifter names one whose teachers the set of --clips has (`data relift`).
 
     Under 2D supervision its loss is that of `videomdm_ext/mdm/loss.py`.
     """
@@ -234,6 +237,12 @@ def train(words: Sequence[str]) -> int:
     arm, rest = take(rest, "--arm")
     rounds, rest = take(rest, "--rounds")
     start, rest = take(rest, "--from")
+    lifter, rest = take(rest, "--lifter")
+    if lifter is not None:
+        clips, rest = take(rest, "--clips")
+        if not clips:
+            raise ConfigError(f"--lifter {lifter}: expected --clips with the data set, found none. Name it.")
+        rest = [*rest, "--clips", with_lifter(clips, lifter)]
     rest = [*rest, *(["--start_from", start] if start else [])]
     host = ["--mdm", mdm] if mdm else []
     given = [*(load_arm(arm).flags if arm else []), *rest]

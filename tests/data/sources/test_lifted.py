@@ -11,12 +11,18 @@ import joblib
 import numpy as np
 import pytest
 import torch
+from clips import CARD, make_clip
 from filmed import SIZE, Film, filmed, straight, write_source
 from lifters import tools
 
-from videomdm_ext.data import pickles
-from videomdm_ext.data.folder import read_clip, read_ids
+from videomdm_ext.cli import main as cli
+from videomdm_ext.cli import training
+from videomdm_ext.cli.videos import import_videos
+from videomdm_ext.data import pickles, seal
+from videomdm_ext.data.building import write_folder
+from videomdm_ext.data.folder import read_card, read_clip, read_folder, read_ids
 from videomdm_ext.data.importing import run_import
+from videomdm_ext.data.relifting import relift, with_lifter
 from videomdm_ext.data.sources.base import ImportOptions
 from videomdm_ext.data.video import importer as video_importer
 from videomdm_ext.data.video.importer import VideoImporter
@@ -324,3 +330,74 @@ def test_pickles_are_taken_apart_without_running_what_they_name(tmp_path, capsys
         with pytest.raises((DatasetError, ValueError)):
             pickles.numbers(pickles.read(str(place))["a"])
     assert capsys.readouterr().out == ""
+
+
+# A second teacher for a finished set
+
+
+def test_a_finished_set_gets_a_second_lifters_teachers_and_stays_as_it_is(scene, monkeypatch, capsys):
+    root, out = scene.root, str(scene.root / "out")
+    plain = VideoImporter(
+        str(root / "videos"),
+        ImportOptions(
+            captions=str(root / "captions.txt"),
+            extra={"detections": str(root / "found"), "format": "blazepose", "focal": "400"},
+        ),
+    )
+    import_videos(plain, out, "")
+    capsys.readouterr()
+    words = ["data", "relift", out, "--lifter", "wham", "--option", f"results={root / 'results'}"]
+    words += ["--option", f"smpl={root / 'models'}"]
+    assert cli.main(words) == 1
+    assert "out: expected results of its clips, found none. The first: " in capsys.readouterr().err
+    write_wham(scene)
+    before = {str(p): p.read_bytes() for p in (root / "out").rglob("*") if p.is_file()}
+    assert cli.main(words) == 0
+    assert f"train --arm 2d --clips {out} --lifter wham" in capsys.readouterr().out
+    assert {place: (root / place).read_bytes() for place in before} == before
+    place = with_lifter(out, "wham")
+    card, old = read_card(place), read_card(out)
+    assert (place, card.lifter, card.counts) == (f"{out}/lifters/wham", "wham", old.counts)
+    (one,), (other,) = (read_folder(where, "train")[1] for where in (place, out))
+    assert np.abs(in_camera(one) - scene.true(0.0, one.length)).max() < 2e-3
+    for part in ("keypoints", "confidence"):
+        assert np.array_equal(getattr(one, part), getattr(other, part))
+    texts = [(root / "out" / where / "texts" / f"{one.id}.txt").read_bytes() for where in (".", "lifters/wham")]
+    assert texts[0] == texts[1]
+    assert card.identity not in ("", old.identity)
+    for where in (place, out):
+        seal.verify(where, thorough=True)
+    assert cli.main([*words[:-1], words[-1]]) == 0  # again: the same set
+    assert read_card(place).identity == card.identity
+    ran = []
+    monkeypatch.setattr(training.run, "main", lambda given: ran.append(given) or 0)
+    assert cli.main(["train", "--clips", out, "--lifter", "wham", "--num_steps", "1"]) == 0
+    assert ran[0][-2:] == ["--clips", place]
+    assert cli.main(["data", "refine", out, "--lifter", "wham"]) == 0
+    assert (root / "out/lifters/wham/refined/wham" / f"{one.id}.npz").exists()
+    assert not (root / "out/refined").exists()
+    capsys.readouterr()
+    assert cli.main(["train", "--clips", out, "--lifter", "gvhmr"]) == 1
+    assert "expected one whose teachers" in (said := capsys.readouterr().err)
+    assert "mediapipe, wham, found another" in said
+    (root / "out" / "texts" / f"{one.id}.txt").write_text("a person jumps.#a/DET person/NOUN#0.0#0.0\n")
+    seal.accept(out)
+    with pytest.raises(DatasetError, match="expected teachers made for the data set"):
+        with_lifter(out, "wham")
+
+
+def test_clips_of_any_set_are_found_by_their_ids_and_those_without_a_result_are_named(tmp_path):
+    made = {name: make_clip(name=name) for name in ("walk", "dance_a", "jump")}
+    write_folder(str(tmp_path / "set"), {"train": [made["walk"], made["dance_a"]], "test": [made["jump"]]}, CARD)
+    (tmp_path / "results").mkdir()
+    for name in ("walk", "jump"):
+        np.save(tmp_path / "results" / f"{made[name].id}.npy", 0.5 * in_camera(made[name]))
+    options = {"results": str(tmp_path / "results"), "units": "m", "root": "relative", "scale": "arbitrary"}
+    card, place, left_out = relift(str(tmp_path / "set"), "joints", options)
+    assert card.counts == {"train": 1, "test": 1}
+    assert set(left_out) == {made["dance_a"].id}
+    assert "expected dance_a_0.npy or dance_a_0.npz, found none" in left_out[made["dance_a"].id]
+    clip = read_clip(place, card, made["walk"].id)
+    assert clip.texts == made["walk"].texts
+    assert np.array_equal(clip.truth, made["walk"].truth)
+    assert card.lifter_error["pa_mpjpe"] < 0.02
