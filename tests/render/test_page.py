@@ -231,7 +231,7 @@ def test_footage_is_cut_about_the_person_from_the_video_that_a_set_names(tmp_pat
     assert isinstance(footage(str(tmp_path), by_stem), Footage)
     assert "names no video of other" in str(footage(str(tmp_path), dataclasses.replace(clip, id="other")))
     (tmp_path / "films" / "v.gif").unlink()
-    assert "/nowhere/v.gif: expected a video file, found none" in str(footage(str(tmp_path), clip))
+    assert str(footage(str(tmp_path), clip)).startswith("v.gif: expected a video file, found none")
 
 
 def test_three_js_is_the_file_that_its_notice_names() -> None:

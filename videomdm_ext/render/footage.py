@@ -67,7 +67,7 @@ def footage(folder: str, clip: Clip, *, every: int = EVERY, high: int = HIGH) ->
     try:
         return _cut(video, place["start"], clip, every, high)
     except VideoMDMError as error:
-        return str(error)
+        return str(error).replace(video, os.path.basename(video))  # a page is passed on, its maker's folders are not
 
 
 def _place(videos: Mapping[str, Any], clip_id: str) -> Mapping[str, Any] | None:
