@@ -78,6 +78,7 @@ VIDEO = [
     'mediapipe==0.10.14; python_version < "3.13"',
     "opencv-contrib-python>=4.8",  # MediaPipe's OpenCV: another distribution would write into the same folder
     "pillow>=10.0",
+    "scenedetect>=0.6.4,<0.6.7",  # 0.6.7 wants an older click than ray, 0.7 an OpenCV of its own in the same folder
     "scipy>=1.11",
 ]
 BODY = ["anny==0.6.2"]
@@ -96,6 +97,7 @@ TEST = [
     "pytest>=8.0",
     "pytest-benchmark>=4.0",
     "pytest-xdist>=3.7",
+    "scenedetect>=0.6.4,<0.6.7",
     "scipy>=1.11",
 ]
 DEV = [*TEST, "import-linter>=2.0", "mypy>=1.10", "ruff>=0.6", "types-PyYAML", "types-tqdm"]

@@ -87,7 +87,7 @@ def watched_films(monkeypatch, sightings):
     }
     monkeypatch.setattr(video_demo, "read_calibration", lambda place: cameras)
     monkeypatch.setattr(video_demo, "open_video", lambda place: SimpleNamespace(path=place))
-    monkeypatch.setattr(video_demo, "watch", lambda video, *_: sightings[Path(video.path).stem])
+    monkeypatch.setattr(video_demo, "watch", lambda video, *_: [sightings[Path(video.path).stem]])
     return Sources(tuple(Film(name, Path(f"{name}.mp4"), Path("c"), "a person walks.") for name in VIEWS))
 
 

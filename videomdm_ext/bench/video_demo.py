@@ -186,7 +186,7 @@ def watched(film: Film, sources: Sources, out: Path, watching: Watching | None =
     """What is seen in one film; kept in OUT/detections, so that it is watched once."""
     video = open_video(str(film.kept(out)))
     progress = None if watching is None else partial(watching, Path(video.path).name)
-    return watch(video, Choice(PERSON, sources.detections, sources.format), str(out / "detections"), progress)
+    return watch(video, Choice(PERSON, sources.detections, sources.format), str(out / "detections"), progress)[0]
 
 
 def true_motion(sources: Sources, out: Path) -> TrueMotion:

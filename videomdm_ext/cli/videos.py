@@ -58,7 +58,7 @@ class FromVideo:
     calibration: str = ""
     """File with the cameras, by video name: Pose2Sim's toml or Qualisys's qca.txt."""
     person: str = ""
-    """largest, or a number, where several people are in view."""
+    """largest, a number, or all, where several people are in view; of all each one's clips are VIDEO_p0_0, ..."""
     detections: str = ""
     """Folder with another detector's files, named after the videos; the keypoints then come from these."""
     format: str = ""

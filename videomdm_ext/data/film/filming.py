@@ -8,7 +8,7 @@ OUT/films/captions.tsv
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,8 @@ from videomdm_ext.data.folder import SPLITS, read_card, read_clip, read_ids
 from videomdm_ext.data.motions import own_generator, resample, resample_rotations
 from videomdm_ext.data.sources.base import ImportOptions, Member
 from videomdm_ext.data.tasks import Engine
-from videomdm_ext.data.texts import Caption
 from videomdm_ext.data.video.frames import Calibration, Video, require
-from videomdm_ext.data.video.importer import VideoImporter
+from videomdm_ext.data.video.importer import Captions, VideoImporter
 from videomdm_ext.data.video.placing import Lens, lens_of
 from videomdm_ext.errors import DatasetError, StorageError
 from videomdm_ext.motion.features import decode
@@ -193,13 +192,13 @@ class FilmImporter(VideoImporter):
         place = os.path.join(source, CAPTIONS)
         super().__init__(source, dataclasses.replace(options, captions=options.captions or place))
 
-    def _members_of(self, clip_stem: str, path: str, captions: Sequence[Caption]) -> list[Member]:
+    def _members_of(self, clip_stem: str, path: str, captions: Captions) -> list[Member]:
         shown = Shown.of(path)
         self.moving = shown.moves
         return [dataclasses.replace(m, split=shown.split) for m in super()._members_of(clip_stem, path, captions)]
 
-    def _lens(self, video: Video, sighting: Any, seen: Any, calibration: Calibration | None) -> Lens:
-        return lens_of(Shown.of(video.path).focal, sighting.size, "given")
+    def _lens(self, video: Video, size: tuple[int, int], seen: Any, calibration: Calibration | None) -> Lens:
+        return lens_of(Shown.of(video.path).focal, size, "given")
 
     def read(self, member: Member) -> Recording:
         """What the watching gave, with the true motion at the same times and the true camera."""

@@ -1,6 +1,6 @@
 """The importer `video`: any videos of people, by MediaPipe (extra `video`) or from another detector's files.
 
-A video is watched once; its frames are cut where the person is out of sight, jumps, or the picture changes; every
+A video is watched once; its frames are cut where the person is out of sight, jumps, or another shot begins; every
 stretch is brought to an even rate by its time stamps, placed in front of the camera, and turned upright. The camera is
 taken to stand still unless `moving` says otherwise. There is no true motion: the teacher is MediaPipe's, or what a
 lifter that ran elsewhere made of the videos.
@@ -11,7 +11,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,11 +26,12 @@ from videomdm_ext.data.folder import CARD
 from videomdm_ext.data.motions import PREFIX, find_lifter, lift
 from videomdm_ext.data.sources.base import Importer, ImportOptions, Member
 from videomdm_ext.data.tasks import HERE, part_of, share_of
-from videomdm_ext.data.texts import Caption
+from videomdm_ext.data.texts import Caption, composed
 from videomdm_ext.data.video import frames as video_frames
 from videomdm_ext.data.video import lifted, placing
 from videomdm_ext.data.video.detections import FORMATS, find_file
 from videomdm_ext.data.video.frames import Calibration, Video, camera_of, open_video, read_calibration
+from videomdm_ext.data.video.people import PERSON
 from videomdm_ext.data.video.pieces import Piece, Stretch, cut, stretches
 from videomdm_ext.data.video.sides import put_right
 from videomdm_ext.data.video.watch import Choice, Sighting, stem, watch
@@ -41,9 +42,11 @@ from videomdm_ext.hookspecs import Register, hookimpl
 Numbers = NDArray[np.float64]
 
 STILL = 0.004  # liveliness of a person who does not move: a standing one sways by more
+_PERSONAL = re.compile(r"_p\d+$")  # the end of a person's name among several of a video
 UNSEEN = 1.0  # seconds without anybody that are worth a note
 
 
+Captions = Mapping[str, Sequence[Caption]]  # of a video under "", and under p0, p1, ... of a person who has his own
 Watching = Callable[[str, int, int], None]  # `watching(video, done, total)` in frames
 FASTEST = 60.0  # frames per second of a data set, at most
 
@@ -67,6 +70,10 @@ class Findings:
     notes: list[str] = field(default_factory=list)
     clips: dict[str, dict[str, Any]] = field(default_factory=dict)
 
+    def note(self, who: str, words: Sequence[str]) -> None:
+        """Add notes about one person, of several if he has a name."""
+        self.notes += [f"{who}: {word}" if who else word for word in words]
+
 
 class VideoImporter(Importer):
     """`source` is a video or a folder of videos. `cache` is a folder that keeps what was seen, by default none; other
@@ -86,7 +93,7 @@ class VideoImporter(Importer):
         "focal": "focal length in pixels",
         "fov": "field of view of the picture's longer side, in degrees",
         "calibration": "file with the cameras: Pose2Sim's toml or Qualisys's qca.txt",
-        "person": "largest, or a number, where several people are in view",
+        "person": "largest, a number, or all, where several people are in view",
         "detections": "folder with another detector's files, named after the videos",
         "format": f"of these files: {', '.join(FORMATS)}",
         "as_given": "yes: these keypoints are taken as they are, wherever MediaPipe sees the joints",
@@ -127,8 +134,8 @@ class VideoImporter(Importer):
         if extra.get("format"):
             self.extra("format", among=FORMATS)
         person = extra.get("person", "")
-        if person not in ("", "largest") and not person.isdigit():
-            raise ConfigError(f"--person: expected 'largest' or a number from 0, found {person!r}. Correct it.")
+        if person not in ("", "largest", "all") and not person.isdigit():
+            raise ConfigError(f"--person: expected {PERSON}, found {person!r}. Correct it.")
         if not (options.captions or options.caption):
             raise ConfigError(
                 "--captions: expected a table with NAME and CAPTION in its columns, one or more rows a video, perhaps "
@@ -151,18 +158,27 @@ class VideoImporter(Importer):
             used[clip_stem] += 1
             clip_stem += f"_v{used[clip_stem]}" if used[clip_stem] > 1 else ""  # two of one name get numbers
             stems.append((clip_stem, path))
+        if self.options.extra.get("person") == "all":  # NAME_p1_0 is to be the person's of NAME alone
+            known = {clip_stem for clip_stem, _ in stems}
+            stems = [(f"{s}_v1" if _PERSONAL.sub("", s) in known - {s} else s, path) for s, path in stems]
         self._tasks, own = {}, part_of(stems, self.share)
         wanted = set(own)
         folders: dict[str, set[str]] = {}
         for path in paths:
             folders.setdefault(stem(path), set()).add(os.path.dirname(path))
+        personal: dict[str, list[tuple[str, str]]] = {}
+        for key in self.captions.table if self.options.extra.get("person") == "all" else ():
+            if at := _PERSONAL.search(key):
+                personal.setdefault(key[: at.start()], []).append((at[0][1:], key))
         for clip_stem, path in stems:
             name, alone = self._name(path), len(folders[stem(path)]) == 1
             names = (name, os.path.splitext(name)[0], *((os.path.basename(path), stem(path)) if alone else ()))
-            texts = self.captions.find(*names, path=path)  # of all videos: those of other parts are no mistakes
+            texts = {"": self.captions.find(*names, path=path)}  # of all videos: those of other parts are no mistakes
+            for stemmed in dict.fromkeys(map(composed, names)):
+                texts |= {who: self.captions.find(key) for who, key in personal.get(stemmed, ())}
             if (clip_stem, path) not in wanted:
                 continue
-            if not texts:
+            if not any(texts.values()):
                 self.refused[name] = (
                     f"{path}: expected a caption in {self.captions.place}, found none. Add a line {name}<tab>CAPTION."
                 )
@@ -175,6 +191,7 @@ class VideoImporter(Importer):
                 self.refused[name] = reason
             else:
                 self._tasks[clip_stem] = (self, clip_stem, path, texts)
+        seen_beside = dict[str, str]()
         looks = self.engine.run(_look, self._tasks, self._place, ordered=True)
         for number, (task, (clips, findings, reason)) in enumerate(zip(self._tasks.values(), looks, strict=True), 1):
             _, clip_stem, path, _ = task
@@ -184,11 +201,16 @@ class VideoImporter(Importer):
                 self.found.pop(clip_stem, None)
             else:
                 self.found[clip_stem] = findings
+                if others := findings.facts.get("others"):
+                    seen_beside[f"{self._name(path)}, others"] = (
+                        f"{path}: {others} more track(s) of people were seen beside those who were taken. --person all "
+                        "takes everybody who is large and long enough in view."
+                    )
             if self.watching and not self.engine.is_here(len(self._tasks)):
                 self.watching("videos", number, len(self._tasks))
         order = [self._name(path) for _, path in own]
         self.refused = {name: self.refused[name] for name in order if name in self.refused}
-        self.refused |= self.captions.unused | self._no_videos(paths)
+        self.refused |= seen_beside | self.captions.unused | self._no_videos(paths)
         if self.results:
             self.refused |= lifted.unclaimed(self.results.videos(), [stem(path) for path in paths])
         if not members:
@@ -272,50 +294,53 @@ class VideoImporter(Importer):
         for made in self.engine.run(_lift, calls, self._place, ordered=True):
             yield from made
 
-    def _members_of(self, clip_stem: str, path: str, captions: Sequence[Caption]) -> list[Member]:
+    def _members_of(self, clip_stem: str, path: str, captions: Captions) -> list[Member]:
         findings = self.found[clip_stem] = Findings()
         video = open_video(path)
         extra = self.options.extra
         person, place, kind = (extra.get(key, "") for key in ("person", "detections", "format"))
         choice = Choice(person, place, kind, extra.get("as_given") == "yes")
-        people = self.results.people(stem(path), video.stored_size) if self.results else []
+        results = self.results.people(stem(path), video.stored_size) if self.results else []
         told = self.watching
         progress = None if told is None else (lambda done, total: told(os.path.basename(path), done, total))
-        sighting, sides = put_right(watch(video, choice, self.cache, progress))
-        long_enough, notes = stretches(sighting, self.fps)
-        findings.notes += [*notes, *sighting.notes]
+        people = watch(video, choice, self.cache, progress)
+        size, others = people[0].size, people[0].others
+        if others:
+            findings.facts["others"] = others
+        known: dict[str, list[Stretch]] = {}
+        for one in people:
+            who = f"p{one.person}" if one.person >= 0 else ""
+            known[who] = self._stretches(one, who, findings)
         if self.results:
             findings.facts["results"] = place = str(self.results.find_video(stem(path)))
+            parts = [(who, stretch) for who, found in known.items() for stretch in found]
             rate = self.results.description.fps
-            parts = lifted.given_to(long_enough, people, video, self.fps, rate, place)
-            long_enough = [part for found, _ in parts for part in found]
-            findings.notes += (notes := [note for _, told in parts for note in told])
-        unseen = float((sighting.score == 0).all(1).mean()) * video.seconds
+            given = lifted.given_to([stretch for _, stretch in parts], results, video, self.fps, rate, place)
+            known = {who: [] for who in known}
+            for (who, _), (found, notes) in zip(parts, given, strict=True):
+                known[who] += found
+                findings.note(who, notes)
+        pieces = [piece for who, found in known.items() for piece in self._pieces(found, who, captions, findings)]
+        findings.notes += people[0].notes
+        nobody = np.all([(one.score == 0).all(1) for one in people], axis=0)
+        unseen = float(nobody.mean()) * video.seconds
         if unseen > max(UNSEEN, 0.1 * video.seconds):
             findings.notes.append(f"Nobody is seen in {unseen:.1f} of {video.seconds:.1f} s.")
-        if sides.repaired or sides.doubted:
-            findings.facts["sides_exchanged"] = dataclasses.asdict(sides)
-            note = f"Left and right were exchanged in {sides.repaired + sides.doubted} of {len(sighting.times)} frames"
-            doubt = f"; in {sides.doubted} of them nothing tells which part is right, and they count less."
-            findings.notes.append(f"{note} and are put right{doubt if sides.doubted else '.'}")
-        if long_enough and max(stretch.liveliness() for stretch in long_enough) < STILL:
-            findings.notes.append("The person does not move: is it a still picture?")
-        pieces = [(piece, s) for s in long_enough for piece in cut(s, captions, self.fps)]
-        findings.notes += [
-            f"The caption {caption.text!r} of {caption.start:g} to {caption.stop:g} s was left out: at that time "
-            f"nobody is in view for {MIN_FRAMES + 1} frames."
-            for caption in captions
-            if not any(cut(s, [caption], self.fps) for s in long_enough)
-        ]
+        if missing := [who for who in captions if who and who not in known]:
+            findings.notes.append(f"The captions of {', '.join(missing)} were left out: there is no such person.")
         if not pieces:
             raise DatasetError(
                 f"{path}: expected {MIN_FRAMES + 1} frames in a row ({(MIN_FRAMES + 1) / self.fps:.2f} s) of one "
-                f"person with a caption, found fewer. {' '.join(notes)} Leave the video out."
+                f"person with a caption, found fewer. {' '.join(findings.notes)} Leave the video out."
             )
-        seen = self._seen[path] = self._understood(video, sighting, pieces, findings)
+        seen = self._seen[path] = self._understood(video, size, pieces, findings)
+        members, counts = list[Member](), Counter[str]()
         for number, (piece, stretch) in enumerate(seen.pieces):
             error = placing.reprojection(seen.bodies[number], *self._image(stretch, piece, seen.lens))
-            findings.clips[f"{clip_stem}_{number}"] = {
+            name = f"{clip_stem}_{stretch.person}" if stretch.person else clip_stem
+            members.append(Member(f"{name}_{counts[name]}", trial=clip_stem, place=(path, number)))
+            counts[name] += 1
+            findings.clips[members[-1].id] = {
                 "video": path,
                 "start": round(piece.start, 4),
                 "frames": piece.count,
@@ -323,14 +348,47 @@ class VideoImporter(Importer):
                 "error_pixels": round(error * seen.lens.focal, 2),
                 **({} if stretch.lifted is None else {"lifted": stretch.lifted.name}),
             }
-        return [Member(f"{clip_stem}_{n}", trial=clip_stem, place=(path, n)) for n in range(len(seen.pieces))]
+        return members
+
+    def _stretches(self, seen: Sighting, who: str, findings: Findings) -> list[Stretch]:
+        """The stretches of one person, and notes and counts about them."""
+        seen, sides = put_right(seen)
+        found, notes = stretches(seen, self.fps)
+        if sides.repaired or sides.doubted:
+            counted = findings.facts.get("sides_exchanged", {})
+            findings.facts["sides_exchanged"] = {
+                key: count + counted.get(key, 0) for key, count in dataclasses.asdict(sides).items()
+            }
+            note = f"Left and right were exchanged in {sides.repaired + sides.doubted} of {len(seen.times)} frames"
+            doubt = f"; in {sides.doubted} of them nothing tells which part is right, and they count less."
+            notes.append(f"{note} and are put right{doubt if sides.doubted else '.'}")
+        findings.note(who, notes)
+        return found
+
+    def _pieces(
+        self, found: Sequence[Stretch], who: str, captions: Captions, findings: Findings
+    ) -> list[tuple[Piece, Stretch]]:
+        """The pieces of one person's stretches, by his own captions or the video's."""
+        texts = captions.get(who, captions[""])
+        notes = [
+            f"The caption {caption.text!r} of {caption.start:g} to {caption.stop:g} s was left out: at that time "
+            f"nobody is in view for {MIN_FRAMES + 1} frames."
+            for caption in texts
+            if not any(cut(stretch, [caption], self.fps) for stretch in found)
+        ]
+        if found and max(stretch.liveliness() for stretch in found) < STILL:
+            notes.append("The person does not move: is it a still picture?")
+        if not texts:
+            notes.append("Left out: there is no caption.")
+        findings.note(who, notes)
+        return [(piece, stretch) for stretch in found for piece in cut(stretch, texts, self.fps)]
 
     def _understood(
-        self, video: Video, sighting: Sighting, pieces: list[tuple[Piece, Stretch]], findings: Findings
+        self, video: Video, size: tuple[int, int], pieces: list[tuple[Piece, Stretch]], findings: Findings
     ) -> Seen:
         place = self.options.extra.get("calibration", "")
         calibration = camera_of(self.cameras, stem(video.path), place) if place else None
-        lens = self._lens(video, sighting, [stretch for _, stretch in pieces], calibration)
+        lens = self._lens(video, size, [stretch for _, stretch in pieces], calibration)
         if lens.told_by == "assumed":
             findings.notes.append(
                 "The focal length could not be told; a field of view of "
@@ -380,11 +438,10 @@ class VideoImporter(Importer):
         return kept, bodies
 
     def _lens(
-        self, video: Video, sighting: Sighting, seen: list[Stretch], calibration: Calibration | None
+        self, video: Video, size: tuple[int, int], seen: list[Stretch], calibration: Calibration | None
     ) -> placing.Lens:
         if calibration is not None:
-            return placing.Lens(calibration.scaled(sighting.size), "calibration", calibration.distortion)
-        size = sighting.size
+            return placing.Lens(calibration.scaled(size), "calibration", calibration.distortion)
         if self.options.extra.get("focal"):
             # large pictures are scaled down before anything looks at them
             scale = float(video.scale.min())
@@ -436,7 +493,7 @@ class VideoImporter(Importer):
 
 
 def _look(
-    importer: VideoImporter, clip_stem: str, path: str, captions: Sequence[Caption]
+    importer: VideoImporter, clip_stem: str, path: str, captions: Captions
 ) -> tuple[list[Member], Findings | None, str]:
     """The clips of a video and what is known of it, or why it is left out."""
     try:
@@ -446,7 +503,7 @@ def _look(
 
 
 def _lift(
-    importer: VideoImporter, clip_stem: str, path: str, captions: Sequence[Caption], members: Sequence[Member]
+    importer: VideoImporter, clip_stem: str, path: str, captions: Captions, members: Sequence[Member]
 ) -> list[tuple[Member, Clip | DatasetError]]:
     """The clips of a video that was watched."""
     importer._members_of(clip_stem, path, captions)

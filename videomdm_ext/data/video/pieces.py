@@ -30,7 +30,8 @@ class Stretch:
     """A part of a video at an even rate, from `start` seconds on: T frames.
 
     pixels [T, 22, 2] and confidence [T, 22] in the picture; body [T, 22, 3] metres, hip-centred, along camera axes;
-    `lifted` what a lifter that ran elsewhere made of the person (lifted.Lifted), or None.
+    `lifted` what a lifter that ran elsewhere made of the person (lifted.Lifted), or None; `person` is p0, p1, ... where
+    several were watched, else empty.
     """
 
     start: float
@@ -38,6 +39,7 @@ class Stretch:
     confidence: Tensor
     body: Tensor
     lifted: Any = None
+    person: str = ""
 
     def liveliness(self) -> float:
         """How far joints move about their middle, as a share of the person's size."""
@@ -66,7 +68,7 @@ def stretches(seen: Sighting, fps: float) -> tuple[list[Stretch], list[str]]:
     track = seen.part.copy()
     for frame in range(1, len(track)):
         track[frame] = track[frame] if track[frame] >= 0 else track[frame - 1]
-    breaks = np.where(np.diff(track, prepend=track[:1]) != 0, 1.0, seen.changes)  # 1 where another track begins
+    breaks = (np.diff(track, prepend=track[:1]) != 0) | (seen.cuts > 0)  # another track or shot begins
     found: list[Stretch] = []
     dropped: list[float] = []
     for first, stop in segments(seen.times, pixels[:, _CORE], score, breaks, bad=BAD):
@@ -87,7 +89,10 @@ def _stretch(seen: Sighting, pixels: Numbers, confidence: Numbers, rows: slice, 
     placed = interpolate(at, times, pixels[rows], confidence[rows] > 0)
     lifted = interpolate(at, times, body, np.broadcast_to((seen.presence[rows] > 0)[:, None], body.shape[:2]))
     sure = interpolate_confidence(at, times, confidence[rows])
-    return Stretch(float(times[0]), *(torch.from_numpy(values) for values in (placed, sure, lifted)))
+    person = f"p{seen.person}" if seen.person >= 0 else ""
+    return Stretch(
+        float(times[0]), torch.from_numpy(placed), torch.from_numpy(sure), torch.from_numpy(lifted), person=person
+    )
 
 
 def cut(stretch: Stretch, captions: Sequence[Caption], fps: float) -> list[Piece]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videomdm_ext.data.video.comparing import direct, other_side
-from videomdm_ext.data.video.people import CUT, LONGEST_GAP, segments
+from videomdm_ext.data.video.people import LONGEST_GAP, segments
 from videomdm_ext.data.video.watch import Sighting
 from videomdm_ext.motion.joint_maps import BLAZEPOSE33, DIRECT, Layout
 
@@ -67,8 +67,8 @@ def put_right(seen: Sighting) -> tuple[Sighting, Sides]:
 def _linked(seen: Sighting, image: Numbers, score: Numbers) -> NDArray[np.bool_]:
     """Whether each frame [F] continues the one before: one track, no jump or cut, a moment apart."""
     apart = np.diff(seen.times, prepend=-np.inf) > LONGEST_GAP
-    apart |= (np.diff(seen.part, prepend=-2.0) != 0) | (seen.changes > CUT)
-    for first, _ in segments(seen.times, image, score, seen.changes, bad=1e-6):
+    apart |= (np.diff(seen.part, prepend=-2.0) != 0) | (seen.cuts > 0)
+    for first, _ in segments(seen.times, image, score, seen.cuts, bad=1e-6):
         apart[first] = True
     return ~apart
 
