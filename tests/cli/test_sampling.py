@@ -224,7 +224,7 @@ def test_lifted_clips_are_written_with_their_errors_beside_the_teachers(trained,
     data, run = trained
     (clip,) = read_folder(data, "test")[1]
     out, results = tmp_path / "out", tmp_path / "results"
-    words = ["lift", "--clips", data, "--checkpoint", str(run), "--ddim", "3", "--out", str(out)]
+    words = ["lift", "--clips", data, "--checkpoint", str(run), "--ddim", "3", "--out", str(out), "--by-action"]
     assert cli.main([*words, "--write-teacher", str(results), "--formats", "npz,page,bvh"]) == 0
     groups, captions = read_motions(out / "lifted.npz")
     assert captions == [clip.texts[0]]
@@ -238,6 +238,8 @@ def test_lifted_clips_are_written_with_their_errors_beside_the_teachers(trained,
         assert stored["mean"][label]["mpjpe"] == pytest.approx(apart, abs=1e-4)
     said = capsys.readouterr().out
     assert "1 clips, 1 with a truth" in said
+    assert f"\n{clip.texts[0]}\n" in said
+    assert said.count(f"{1000 * stored['mean']['prior']['mpjpe']:.1f}") >= 2  # of all clips, and of its action
     assert f"{1000 * stored['mean']['prior']['pa_mpjpe']:.1f}" in said
     assert f"--lifter joints --option results={results}" in said
     assert [path.name for path in (out / "bvh").iterdir()] == [f"000-{clip.id.replace('_', '-')}.bvh"]

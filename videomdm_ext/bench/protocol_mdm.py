@@ -152,6 +152,18 @@ def evaluate(checkout: Checkout, run: Asked, settings: Settings, out: Path, watc
     return Evaluated(run.name, data, run.args, identity, scores)
 
 
+def evaluate_all(
+    checkout: Checkout, asked: Sequence[Asked], settings: Settings, out: Path, watch: Watch
+) -> list[Evaluated]:
+    """All checkpoints, one after another; protocol_mdm.json and protocol_mdm.md are written after each."""
+    evaluated: list[Evaluated] = []
+    for run in asked:
+        evaluated.append(evaluate(checkout, run, settings, out, watch))
+        write_bytes(str(out / "protocol_mdm.json"), as_json(evaluated, settings).encode())
+        write_bytes(str(out / "protocol_mdm.md"), document(evaluated, settings).encode())
+    return evaluated
+
+
 def _finished(folder: Path, identity: Mapping[str, Any], mode: str) -> dict[str, Scores] | None:
     """The scores of a finished log of this very thing."""
     place, log = folder / "evaluation.json", evaluation.log_in(folder)

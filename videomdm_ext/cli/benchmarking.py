@@ -12,9 +12,10 @@ import tyro
 from rich.markup import escape
 from rich.table import Table
 
-from videomdm_ext.bench import precision, protocol_mdm, provenance, record
+from videomdm_ext.bench import lifting, precision, protocol_mdm, provenance, record
+from videomdm_ext.bench.lifting import LIFTING
 from videomdm_ext.bench.plan import Plan, read_plan
-from videomdm_ext.bench.protocol_mdm import Asked, Evaluated, Settings, document
+from videomdm_ext.bench.protocol_mdm import Asked, Settings
 from videomdm_ext.bench.report.tables import terminal_table
 from videomdm_ext.bench.results import Results
 from videomdm_ext.bench.run import Bench
@@ -163,6 +164,32 @@ class Report(Score):
 
 
 @dataclass(frozen=True)
+class LiftAll:
+    """Lift unseen clips with every training of a bench; errors by action beside those of the lifter's motion."""
+
+    out: Annotated[Path, tyro.conf.Positional]
+    """Folder of a bench, with plan.json, whose clips have a truth."""
+    split: Literal["train", "val", "test"] = "test"
+    """Clips to lift."""
+    guidance_strength: float = LIFTING.strength
+    """Fraction of the way to the rays, times the squared confidence; 0 samples without keypoints."""
+    start: float = LIFTING.start
+    """Share of the schedule to whose noise the teacher is taken; 1: noise alone, the teacher gives the camera only."""
+    draws: int = LIFTING.draws
+    """Draws of noise; their mean is taken."""
+
+    def __call__(self) -> int:
+        how = dataclasses.replace(LIFTING, strength=self.guidance_strength, start=self.start, draws=self.draws)
+        with locks.held(self.out), bars() as progress:
+            watch = by_name(progress)
+            found = lifting.lift_all(read_plan(self.out), self.out, how, split=self.split, progress=watch)
+        console.print(lifting.document(found), markup=False)
+        console.print(f"{self.out / 'lifting.json'}: every number")
+        say_next(f"bench report {quoted(self.out)}")
+        return 0
+
+
+@dataclass(frozen=True)
 class Ls:
     """List the benches under a folder."""
 
@@ -287,13 +314,8 @@ class Protocol:
         settings = Settings(self.eval_mode, self.guidance, self.seed)
         protocol_mdm.check(host, asked)
         check_writable(str(out))
-        evaluated: list[Evaluated] = []
         with locks.held(out), bars() as progress:
-            watch = by_name(progress)
-            for run in asked:  # the report is written after each
-                evaluated.append(protocol_mdm.evaluate(host, run, settings, out, watch))
-                write_bytes(str(out / "protocol_mdm.json"), protocol_mdm.as_json(evaluated, settings).encode())
-                write_bytes(str(out / "protocol_mdm.md"), document(evaluated, settings).encode())
+            protocol_mdm.evaluate_all(host, asked, settings, out, by_name(progress))
         console.print((out / "protocol_mdm.md").read_text(encoding="utf-8"), markup=False)
         console.print(f"{out / 'protocol_mdm.json'}: every number")
         say_next(f"bench ls {quoted(out.parent)}")

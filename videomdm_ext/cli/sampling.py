@@ -319,6 +319,8 @@ class Lift:
     """Folder to write to."""
     formats: str = "npz,page"
     """What to write: npz, page, bvh, glb."""
+    by_action: bool = False
+    """Print the errors of each action too: of the clips that have one first caption."""
     write_teacher: Path | None = None
     """Also write ID.npz for `videomdm data import ... --lifter joints --option results=THIS`."""
 
@@ -354,7 +356,7 @@ class Lift:
         if kind == "refined":
             sources["refined teacher"] = [lifting.teacher_of(clip) for clip in taught]
         sources[PRIOR] = made
-        report(self.out, clips, sources)
+        report(self.out, clips, sources, by_action=self.by_action)
         write_lifted(self.out, clips, taught if kind == "refined" else None, sources, formats)
         if not self.write_teacher:
             say_where(self.out, "lifted", formats)
@@ -377,8 +379,10 @@ def teacher_kind(asked: str, trained: Trained) -> str:
     return "lifted" if from_args(Supervision, trained.args).teacher == "lifted" else "refined"
 
 
-def report(out: Path, clips: Sequence[Clip], sources: Mapping[str, Sequence[Tensor]]) -> None:
-    """Print the mean errors, and write those of each clip to OUT/lifted.json."""
+def report(
+    out: Path, clips: Sequence[Clip], sources: Mapping[str, Sequence[Tensor]], *, by_action: bool = False
+) -> None:
+    """Print the mean errors, with `by_action` of each action too, and write those of each clip to OUT/lifted.json."""
     rows = {
         name: [lifting.measure(motion, clip) for motion, clip in zip(motions, clips, strict=True)]
         for name, motions in sources.items()
@@ -390,6 +394,11 @@ def report(out: Path, clips: Sequence[Clip], sources: Mapping[str, Sequence[Tens
     truths = sum(clip.truth is not None for clip in clips)
     console.print(f"{len(clips)} clips, {truths} with a truth; means over clips, mm where no other unit is named")
     console.print(lifting.table(means), soft_wrap=True, highlight=False)
+    actions = {name: lifting.by_action(found, clips) for name, found in rows.items()} if by_action else {}
+    for action in next(iter(actions.values()), {}):
+        console.print(f"\n{action}", markup=False)
+        table = lifting.table({name: found[action] for name, found in actions.items()})
+        console.print(table, soft_wrap=True, highlight=False)
 
 
 def write_lifted(

@@ -270,16 +270,24 @@ def lifter_options(name: str) -> Mapping[str, str]:
 
 
 def lift(lifter: Any, recording: Recording) -> Recording:
-    """The recording with what the lifter makes of it."""
+    """The recording with what the lifter makes of it.
+
+    A lifter that ran elsewhere saw of a clip's part no more than that; its motion is then held before and after.
+    """
+    start, stop = (
+        recording.part if recording.part and getattr(lifter, "elsewhere", False) else (0, len(recording.keypoints))
+    )
+    rows, camera = slice(start, stop + 1), recording.extrinsics
     lifted: Tensor = lifter.lift(
         recording.id,
-        keypoints=recording.keypoints,
-        confidence=recording.confidence,
-        extrinsics=recording.extrinsics,
+        keypoints=recording.keypoints[rows],
+        confidence=recording.confidence[rows],
+        extrinsics=camera[rows] if camera.ndim == 3 else camera,
         fps=recording.fps,
-        truth=recording.truth,
+        truth=None if recording.truth is None else recording.truth[rows],
     )
-    return dataclasses.replace(recording, lifted=lifted)
+    held = (torch.arange(len(recording.keypoints)) - start).clamp(0, len(lifted) - 1)
+    return dataclasses.replace(recording, lifted=lifted if len(held) == len(lifted) else lifted[held])
 
 
 HELD_OUT = ("dance_b", "getup_faceup", "run")

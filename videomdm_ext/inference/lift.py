@@ -210,6 +210,8 @@ COLUMNS = {
     "pa_mpjpe": ("PA-MPJPE", 1000.0),
     "pck50": ("PCK@50 %", 100.0),
     "pck100": ("PCK@100 %", 100.0),
+    "pck150": ("PCK@150 %", 100.0),
+    "auc": ("AUC@150 %", 100.0),
     "acceleration_error": ("Accel m/s²", 1.0),
     "depth": ("depth", 1000.0),
     "image": ("off its rays", 1000.0),
@@ -221,7 +223,8 @@ def measure(motion: Tensor, clip: Clip) -> dict[str, float]:
     """Figures of a motion [T, J, 3] in camera coordinates: metres, m/s^2 and shares.
 
     `image` is the distance from the keypoints' rays, weighted by confidence; `depth` the error along the true joints'
-    rays. PCK is root-aligned, MPJPE is not. Without a truth there is `image` alone.
+    rays. PCK is root-aligned, MPJPE is not; `auc` is the mean PCK over distances of 5 to 150 mm in steps of 5. Without
+    a truth there is `image` alone.
     """
     found = {"image": off_rays(motion, clip)}
     truth = truth_of(clip)
@@ -234,6 +237,8 @@ def measure(motion: Tensor, clip: Clip) -> dict[str, float]:
         "pa_mpjpe": pa_mpjpe(motion, truth).item(),
         "pck50": pck(at_root, truth, within=0.05).item(),
         "pck100": pck(at_root, truth, within=0.1).item(),
+        "pck150": pck(at_root, truth, within=0.15).item(),
+        "auc": sum(pck(at_root, truth, within=0.005 * step).item() for step in range(1, 31)) / 30,
         "acceleration_error": acceleration_error(motion, truth, clip.fps).item(),
         "depth": depth_and_image_error(motion, truth)[0].item(),
     }
@@ -253,6 +258,15 @@ def means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The mean over clips of each figure, over the clips that have it."""
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: sum(r[name] for r in rows if name in r) / sum(name in r for r in rows) for name in names}
+
+
+def by_action(rows: Sequence[Mapping[str, float]], clips: Sequence[Clip]) -> dict[str, dict[str, float]]:
+    """Means of clips' figures by action, in the order of their names. Clips with one first caption show one action, as
+    those of Fit3D and of folders named after what is done; other captions each have a row of their own."""
+    groups: dict[str, list[Mapping[str, float]]] = {}
+    for row, clip in zip(rows, clips, strict=True):
+        groups.setdefault(clip.texts[0].strip(), []).append(row)
+    return {action: means(groups[action]) for action in sorted(groups)}
 
 
 def table(sources: Mapping[str, Mapping[str, float]]) -> str:

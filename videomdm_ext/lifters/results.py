@@ -134,6 +134,7 @@ class ResultsLifter(Lifter):
     endings: ClassVar[tuple[str, ...]] = (".npy", ".npz")  # of the files DIR/ID that it reads
     written: ClassVar[tuple[str, ...]] = ()  # files that it reads too, {} for the ID
     straight: ClassVar[bool] = False  # whether poses are as a camera sees them that looks straight at the person
+    elsewhere: ClassVar[bool] = True  # it ran on what was exported, of a part of a clip on that alone
     options: ClassVar[Mapping[str, str]] = {}  # all keys that it takes, filled in by itself
 
     def __init_subclass__(cls) -> None:

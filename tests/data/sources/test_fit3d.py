@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from official import CAMERAS, DIRECT, camera_file, joints25, write_fit3d
 from people import real_motions
 
 from videomdm_ext.data.folder import read_clip
@@ -16,66 +17,11 @@ from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.motion.features import decode
 from videomdm_ext.motion.skeletons import SMPL22
 
-CAMERAS = {"50591643": ((4.0, 2.0, 1.5), 1.1), "65906101": ((-3.5, -3.0, 1.6), 0.9)}
-"""Place, m, and a factor of the focal length."""
-DIRECT = {1: "r_hip", 2: "r_knee", 3: "r_ankle", 4: "l_hip", 5: "l_knee", 6: "l_ankle"}
-DIRECT |= {11: "l_shoulder", 12: "l_elbow", 13: "l_wrist", 14: "r_shoulder", 15: "r_elbow", 16: "r_wrist"}
-
-
-def joints25(name, *, exchanged=False):
-    """-> [T, 25, 3] at 50 fps, z up, as Fit3D has them; `exchanged` puts left where right should be."""
-    slow = real_motions()[name].double().numpy()
-    at = np.arange(0, len(slow) - 1, 0.4)
-    low, share = at.astype(int), (at % 1)[:, None, None]
-    smpl = slow[low] * (1 - share) + slow[low + 1] * share
-    by_name = {joint: smpl[:, number] for number, joint in enumerate(SMPL22.joints)}
-    found = np.zeros((len(smpl), 25, 3))
-    for number, joint in DIRECT.items():
-        side = {"l": "r", "r": "l"}[joint[0]] if exchanged else joint[0]
-        found[:, number] = by_name[side + joint[1:]]
-    found[:, 0] = (by_name["l_hip"] + by_name["r_hip"]) / 2
-    found[:, 8] = by_name["neck"]
-    found[:, 7] = (found[:, 0] + found[:, 8]) / 2
-    found[:, 9], found[:, 10] = by_name["head"] - (0, 0.05, 0), by_name["head"] + (0, 0.1, 0)
-    for ankle, points in ((3, (17, 18)), (6, (19, 20))):
-        joint = DIRECT[ankle]
-        side = {"l": "r", "r": "l"}[joint[0]] if exchanged else joint[0]
-        toe = by_name[f"{side}_foot"] - by_name[f"{side}_ankle"]
-        found[:, points[0]], found[:, points[1]] = found[:, ankle] + 0.5 * toe, found[:, ankle] + toe / 0.7
-    for wrist, points in ((13, (21, 22)), (16, (23, 24))):
-        found[:, points] = found[:, wrist, None] + (0, -0.05, 0)
-    x, y, z = np.moveaxis(found, -1, 0)
-    return np.stack((x, -z, y), -1)  # y up to z up
-
-
-def camera_file(place, factor):
-    """A level camera that looks at one metre above the origin, as the source writes it."""
-    forward = np.array((0, 0, 1.0)) - place
-    forward = forward / np.linalg.norm(forward)
-    right = np.cross(forward, (0, 0, 1.0))
-    right = right / np.linalg.norm(right)
-    rotation = np.stack((right, np.cross(forward, right), forward))
-    lens = {"f": [[1000.0 * factor, 1010.0 * factor]], "c": [[450.0, 448.0]]}
-    distorted = {**lens, "k": [[-0.1, 0.1, 0.0]], "p": [[0.001, 0.002]]}
-    outside = {"R": rotation.tolist(), "T": [list(place)]}
-    return {"extrinsics": outside, "intrinsics_w_distortion": distorted, "intrinsics_wo_distortion": lens}
-
 
 @pytest.fixture(scope="module")
 def official(tmp_path_factory):
     """-> the official folder, to be read alone."""
-    root = tmp_path_factory.mktemp("fit3d") / "source"
-    for number, subject in enumerate(("s03", "s04", "s05")):
-        folder = root / "train" / subject
-        (folder / "joints3d_25").mkdir(parents=True)
-        for action, motion in (("squat", "walk"), ("dumbbell_biceps_curls", "dance_a")):
-            joints = joints25(motion) + np.array((0.1 * number, 0.2, 0))
-            (folder / "joints3d_25" / f"{action}.json").write_text(json.dumps({"joints3d_25": joints.tolist()}))
-            for camera, (place, factor) in CAMERAS.items():
-                (folder / "camera_parameters" / camera).mkdir(parents=True, exist_ok=True)
-                text = json.dumps(camera_file(np.array(place), factor))
-                (folder / "camera_parameters" / camera / f"{action}.json").write_text(text)
-    return root
+    return write_fit3d(tmp_path_factory.mktemp("fit3d") / "source")
 
 
 @pytest.fixture

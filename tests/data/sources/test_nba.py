@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from official import FRAMES, J, write_nba
 
 from videomdm_ext.data.folder import read_clip, read_ids
 from videomdm_ext.data.importing import run_import
@@ -12,47 +13,9 @@ from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.motion.features import decode
 from videomdm_ext.motion.skeletons import NBA16
 
-J = NBA16.index
-FRAMES = 90
-
-
-def player(turned=0.4):
-    """-> [T, 16, 3] of a right-handed world with y up, facing +z turned by `turned`: he bends his knees and waves
-    with the right hand."""
-    rest = {"pelvis": (0, 1.0, 0), "neck": (0, 1.55, 0), "nose": (0, 1.65, 0.12), "head": (0, 1.85, 0.02)}
-    for side, sign in (("l", 1), ("r", -1)):
-        rest |= {f"{side}_hip": (0.12 * sign, 0.97, 0), f"{side}_knee": (0.12 * sign, 0.52, 0.06)}
-        rest |= {f"{side}_ankle": (0.12 * sign, 0.1, -0.03), f"{side}_shoulder": (0.2 * sign, 1.5, 0)}
-        rest |= {f"{side}_elbow": (0.3 * sign, 1.2, -0.03), f"{side}_wrist": (0.3 * sign, 1.0, 0.1)}
-    body = np.array([rest[joint] for joint in NBA16.joints])[None].repeat(FRAMES, 0)
-    time = np.linspace(0, 2 * np.pi, FRAMES)
-    body[:, J("r_wrist")] += np.stack((-0.2 + 0 * time, 0.5 + 0.2 * np.sin(time), 0 * time), -1)
-    body[:, J("l_knee"), 2] += 0.05 * np.sin(time)
-    angle = turned + 0.2 * np.sin(time / 2)
-    c, s, o = np.cos(angle), np.sin(angle), 0 * angle
-    turn = np.stack((np.stack((c, o, s), -1), np.stack((o, o + 1, o), -1), np.stack((-s, o, c), -1)), -2)
-    return np.einsum("tij,tkj->tki", turn, body)
-
-
-def write_source(root, names="bacdefghij", *, turned=0.4, torso=False, near=False):
-    """MAS's files: x right, y up, about the hip; and a lifter's with z away from the camera, of half the size."""
-    for folder in ("motions", "lifted"):
-        (root / folder).mkdir(parents=True)
-    body = player(turned)
-    about = (body - body[:, :1]) * 2.2  # the source's unit
-    for name in names:
-        confidence = np.full((FRAMES, 16, 1), 0.8)
-        confidence[3, 5] = 0
-        np.save(root / "motions" / f"{name}.npy", np.concatenate((about[..., :2], confidence), -1))
-        away = 0.5 * about * (1, 1, 1 if near else -1)
-        if torso:
-            away = np.insert(away, 7, away[:, 7] / 2, axis=1)
-        np.save(root / "lifted" / f"{name}.npy", away)
-    return str(root), str(root / "lifted")
-
 
 def imported(tmp_path, **changes):
-    source, lifted = write_source(tmp_path / "source", **changes)
+    source, lifted = write_nba(tmp_path / "source", **changes)
     importer = NBAImporter(source, ImportOptions(extra={"lifted": lifted, "lifted_name": "elepose"}))
     return run_import(importer, str(tmp_path / "set"))
 
@@ -78,7 +41,7 @@ def test_players_have_their_right_hand_on_the_right_and_fall_on_their_2d(tmp_pat
 
 
 def test_a_player_is_as_tall_as_said_and_stands_on_the_floor(tmp_path):
-    source, lifted = write_source(tmp_path / "source", names=("a", "b"))
+    source, lifted = write_nba(tmp_path / "source", names=("a", "b"))
     for height in ("2.0", "1.5"):
         importer = NBAImporter(source, ImportOptions(extra={"lifted": lifted, "height": height}))
         body = importer.read(importer.members()[0]).lifted
@@ -87,7 +50,7 @@ def test_a_player_is_as_tall_as_said_and_stands_on_the_floor(tmp_path):
 
 
 def test_a_camera_that_looks_down_sees_the_same_image(tmp_path):
-    source, lifted = write_source(tmp_path / "source", names=("a", "b"))
+    source, lifted = write_nba(tmp_path / "source", names=("a", "b"))
     seen = {}
     for degrees in ("0", "12"):
         importer = NBAImporter(source, ImportOptions(extra={"lifted": lifted, "elevation": degrees}))
@@ -99,12 +62,12 @@ def test_a_camera_that_looks_down_sees_the_same_image(tmp_path):
 
 
 def test_a_mirrored_lifter_is_refused_and_its_axes_can_be_named(tmp_path):
-    source, lifted = write_source(tmp_path / "source", names=("a", "b"), near=True)
+    source, lifted = write_nba(tmp_path / "source", names=("a", "b"), near=True)
     importer = NBAImporter(source, ImportOptions(extra={"lifted": lifted}))
     with pytest.raises(DatasetError, match="expected knees and a nose ahead"):
         importer.read(importer.members()[0])
     importer = NBAImporter(source, ImportOptions(extra={"lifted": lifted, "lifted_axes": "right-up-near"}))
-    source, lifted = write_source(tmp_path / "other")
+    source, lifted = write_nba(tmp_path / "other")
     other = NBAImporter(source, ImportOptions(extra={"lifted": lifted}))
     torch.testing.assert_close(importer.read(importer.members()[0]).lifted, other.read(other.members()[1]).lifted)
 
@@ -116,7 +79,7 @@ def test_the_first_tenth_of_the_sorted_names_is_the_test_split(tmp_path):
 
 
 def test_what_does_not_fit_is_refused(tmp_path):
-    source, lifted = write_source(tmp_path / "source", names=("a", "b", "c", "d"))
+    source, lifted = write_nba(tmp_path / "source", names=("a", "b", "c", "d"))
     np.save(tmp_path / "source" / "motions" / "a.npy", np.zeros((90, 17, 3)))
     np.save(tmp_path / "source" / "lifted" / "b.npy", np.zeros((90, 15, 3)))
     wrong = np.random.default_rng(0).standard_normal((90, 16, 3))

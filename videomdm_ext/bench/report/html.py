@@ -78,6 +78,11 @@ def write(results: Results, folder: Path | str) -> Path:
 
 def page(results: Results, sections: Sequence[Section]) -> str:
     """The text of report.html."""
+    return whole_page(results.title, headline(results), verdict(results), sections)
+
+
+def whole_page(title: str, lead: Sequence[str], said: Sequence[str], sections: Sequence[Section]) -> str:
+    """A page with a title, sentences in strong and in plain, and sections."""
     from markupsafe import Markup
 
     made = templates()
@@ -88,7 +93,7 @@ def page(results: Results, sections: Sequence[Section]) -> str:
     made.tests["in_page"] = lambda block: not getattr(block, "file", "")
     style, script = (Markup(viewer.shipped(__package__, "templates", name)) for name in ("report.css", "report.js"))
     plays = any(isinstance(block, Motions) for section in sections for block in section.blocks)
-    content = {"title": results.title, "lead": headline(results), "verdict": verdict(results), "sections": sections}
+    content = {"title": title, "lead": lead, "verdict": said, "sections": sections}
     policy = viewer.policy([viewer.digest(script), *viewer.script_digests()] if plays else [])
     template = made.get_template("report.html")
     return template.render(**content, policy=policy, style=style, script=script if plays else "")

@@ -156,10 +156,14 @@ class Importer(ABC):
             try:
                 recording = self.read(member)
                 recording = recording if lifter is None else lift(lifter, recording)
-                made: Clip | DatasetError = to_clip(recording, self.heading)
+                made: Clip | DatasetError = to_clip(self.finished(recording), self.heading)
             except DatasetError as error:
                 made = error
             yield member, made
+
+    def finished(self, recording: Recording) -> Recording:
+        """The recording once it is lifted; as it is by default."""
+        return recording
 
     def counted(self) -> Mapping[str, int]:
         """Frames whose sides were exchanged, `repaired` and `doubted`, for the card; nothing by default."""

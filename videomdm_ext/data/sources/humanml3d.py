@@ -14,7 +14,8 @@ humanml3d   the official folder, its motion seen by seeded orbit cameras, its fe
     that the vectors decode to. A teacher is made by the same rules as the files (`HUMANML3D_FILES`); a part of a clip
     is cut from the vectors of the whole clip, truth and teacher alike. A real lifter works on 2D, so there are two
     passes: import once, lift DIR/keypoints_2d, then import again with the same seed and views and with --option
-    lifted=RESULTS, joints [T, 22, 3] a clip in RESULTS/ID.npy.
+    lifted=RESULTS, joints [T, 22, 3] a clip in RESULTS/ID.npy, or with --lifter NAME --option results=RESULTS. With
+    cameras=pnp the lifter's motion alone tells where the camera stands, as for a video.
 
 release     data as the paper's released program reads it, its camera axes turned to ours
     SOURCE/keypoints_2d/NAME.npy or .npz    [T, J, 2], or [T, J, 3] with confidence, on the normalised plane
@@ -47,6 +48,7 @@ from videomdm_ext.data.sources import base
 from videomdm_ext.data.texts import Caption, read_captions, tags_of
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.cameras import project
+from videomdm_ext.geometry.pnp import solve_static
 from videomdm_ext.geometry.rotations import rotate_yaw_together
 from videomdm_ext.hookspecs import Register, hookimpl
 from videomdm_ext.motion.features import channels, decode, decode_root
@@ -146,7 +148,17 @@ class HumanML3DImporter(base.Importer):
         "lifted": "folder of a lifter's joints, ID.npy or NAME.npy",
         "lifted_frame": "whose axes they are in, camera or world",
         "lifted_name": "what to call that lifter",
+        "cameras": "given, or pnp: found from the lifted motion and its keypoints (extra `video`)",
     }
+
+    def finished(self, recording: Recording) -> Recording:
+        """With cameras=pnp the camera that the lifted motion and its keypoints give, beside the true one."""
+        if self.extra("cameras", "given", among=("given", "pnp")) == "given" or recording.lifted is None:
+            return recording
+        rows = slice(*recording.part) if recording.part else slice(None)
+        seen = (part[rows] for part in (recording.lifted, recording.keypoints, recording.confidence))
+        found = solve_static(*seen, place=recording.id)
+        return dataclasses.replace(recording, extrinsics=found.extrinsics, truth_extrinsics=recording.extrinsics)
 
     def members(self) -> Sequence[base.Member]:
         """One for every clip, part and view. Reads the captions of all clips, and no motion."""

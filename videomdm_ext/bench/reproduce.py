@@ -1,0 +1,434 @@
+"""One table of the paper from the official folders: import, refine, train, evaluate, and published figures beside.
+
+It is made of the stages of `data import`, `bench`, `bench lift` and `bench --protocol mdm`, each of which goes on from
+where it was. Published figures are those of the VideoMDM paper (arXiv 2606.13364) and of MDM's (2209.14916).
+
+OUT/results/ID.npz         a lifter's results of whole takes, cut to clips (fit3d)
+OUT/data/                  the data set; left_out.json beside it
+OUT/plan.json, runs/ ...   the comparison, as `bench` keeps it; lifting.json, protocol_mdm.json
+OUT/reproduction.md, .html, .json
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from videomdm_ext import plugins
+from videomdm_ext.bench import lifting, needed, protocol_mdm
+from videomdm_ext.bench.evaluators.base import Progress
+from videomdm_ext.bench.lifting import ALL, LIFTING, Lifted
+from videomdm_ext.bench.needed import Need
+from videomdm_ext.bench.plan import Plan, arm_name, load_arm
+from videomdm_ext.bench.protocol_mdm import Evaluated, Settings
+from videomdm_ext.bench.report.html import whole_page
+from videomdm_ext.bench.report.tables import Block, Items, Section, Table, markdown, plain
+from videomdm_ext.bench.results import Results
+from videomdm_ext.bench.run import Bench
+from videomdm_ext.bench.statistics import estimate_text, mean_interval, number
+from videomdm_ext.bench.verdict import headline, verdict
+from videomdm_ext.data.files import arrays_bytes, check_writable, read_json, write_bytes
+from videomdm_ext.data.folder import CARD, Card, read_card
+from videomdm_ext.data.importing import find_importer, run_import
+from videomdm_ext.data.schemas import text_of
+from videomdm_ext.data.sources.base import Importer, ImportOptions
+from videomdm_ext.data.sources.fit3d import SOURCE_FPS
+from videomdm_ext.data.tasks import Engine
+from videomdm_ext.data.video.lifted import Person
+from videomdm_ext.errors import ConfigError, DatasetError, printable
+from videomdm_ext.geometry.pnp import library
+from videomdm_ext.lifters.results import Description, ResultsLifter
+from videomdm_ext.mdm import evaluation
+from videomdm_ext.mdm.evaluation import MADE
+
+VIDEOMDM = "VideoMDM, arXiv 2606.13364"
+PAPER = Plan(
+    arms=("3d", "lifted", "refined", "paper", "2d", "motionmix"), steps=600_000, batch_size=64, crop_frames=196,
+    learning_rate=1e-4, latent_dim=512, layers=8, ff_size=1024, dropout=0.1, average=0.9999, adam_beta2=0.999,
+    guidance=2.5, reference="test", windows=1,
+)  # fmt: skip
+"""The published settings, and ours of scoring."""
+NOT_STATED = "not stated"
+EVALUATORS = {
+    "t2m/fid": "MDM's evaluator, our protocol",
+    "text-motion/fid": "bundled evaluator: not on the published scale",
+}
+"""Where an FID that MDM's own program did not give is from, the better first."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A figure of a paper, and what is measured here for it: an arm or source of motion, and a metric of it."""
+
+    what: str
+    figure: str
+    source: str
+    measured: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a data set of the paper is reproduced. `has_truth`: there is true motion, for arms and errors in 3D;
+    `official`: MDM's own evaluation speaks of this set."""
+
+    name: str
+    folder: str
+    lifter: str
+    published: tuple[Published, ...]
+    clips: str
+    second: str
+    has_truth: bool = True
+    official: bool = False
+
+
+RECIPES: Mapping[str, Recipe] = {
+    "humanml3d": Recipe(
+        "humanml3d", "HumanML3D", "mvlift",
+        (
+            Published("FID, MDM supervised in 3D", "0.54", VIDEOMDM, (("3d", "fid"),)),
+            Published("FID, supervised in 2D", "0.88", VIDEOMDM, (("paper", "fid"), ("2d", "fid"))),
+        ),
+        "23,384 train, 1,460 val, 4,384 test names", "true motion projected to random cameras", official=True,
+    ),
+    "fit3d": Recipe(
+        "fit3d", "fit3d", "wham",
+        (
+            Published("MPJPE, WHAM", "228 mm", VIDEOMDM, (("lifted", "mpjpe"),)),
+            Published("MPJPE, VideoMDM", "111 mm", VIDEOMDM, (("lift with paper", "mpjpe"), ("lift with 2d", "mpjpe"))),
+            Published("Accel, WHAM", "17.66 m/s²", VIDEOMDM, (("lifted", "acceleration_error"),)),
+            Published(
+                "Accel, VideoMDM", "3.16 m/s²", VIDEOMDM,
+                (("lift with paper", "acceleration_error"), ("lift with 2d", "acceleration_error")),
+            ),
+        ),
+        NOT_STATED, "keypoints of the videos",
+    ),
+    "nba": Recipe(
+        "nba", "nba", "elepose",
+        (Published("people who prefer it to MAS", "64 %", VIDEOMDM),),
+        NOT_STATED, "keypoints of the videos", has_truth=False,
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A recipe with its folders and settings; called again after an interruption, `run` goes on."""
+
+    recipe: Recipe
+    plan: Plan
+    data: Path
+    out: Path
+    lifter: str = ""
+    results: Path | None = None
+    smpl: str = ""
+    cameras: str = "given"
+    extra: Mapping[str, str] = field(default_factory=dict)
+    seed: int = 0
+    settings: Settings = field(default=Settings())
+    engine: Engine = field(default=Engine(processes=2))
+    command: Sequence[str] = ()
+    progress: Progress = lambda what, done, total: None
+
+    # -- what there is ------------------------------------------------------------------------------------------------
+
+    @property
+    def source(self) -> Path:
+        """The official folder."""
+        return self.data / self.recipe.folder
+
+    @property
+    def lifted(self) -> Path:
+        """The folder of the lifter's results."""
+        return self.results or self.data / self.lifter_name
+
+    @property
+    def lifter_name(self) -> str:
+        return self.lifter or self.recipe.lifter
+
+    def lifter_class(self) -> type[ResultsLifter]:
+        """ConfigError for a lifter that reads no results."""
+        found = plugins.collect(plugins.create_manager(), "lifters").get(self.lifter_name)
+        if not (isinstance(found, type) and issubclass(found, ResultsLifter)):
+            raise ConfigError(
+                f"--lifter {self.lifter_name}: expected one that ran elsewhere, such as {self.recipe.lifter}, found "
+                "another. videomdm data import list . names them."
+            )
+        return found
+
+    @property
+    def own_arms(self) -> tuple[tuple[str, ...], dict[str, str]]:
+        """The arms that this data set can teach, and why others are not run."""
+        without = {
+            arm_name(arm): "it learns from true motion, of which this data set has none"
+            for arm in self.plan.arms
+            if not self.recipe.has_truth
+            and ((config := load_arm(arm).supervision).teacher == "gt" or config.known_share)
+        }
+        return tuple(arm for arm in self.plan.arms if arm_name(arm) not in without), without
+
+    def importer(self) -> Importer:
+        """The importer of the official folder with the lifter's results."""
+        extra = dict(self.extra)
+        lifter = self.lifter_name
+        if self.recipe.name == "nba":
+            extra |= {"lifted": str(self.lifted), "lifted_name": lifter}
+        else:
+            own = self.recipe.name == "fit3d"
+            extra |= {"lifter.results": str(self.out / "results" if own else self.lifted)}
+            extra |= {"lifter.fps": "50"} if own else {"cameras": self.cameras}
+            extra |= {"lifter.smpl": self.smpl} if self.smpl else {}
+        options = ImportOptions(seed=self.seed, lifter=lifter, extra=extra)
+        return find_importer(self.recipe.name)(str(self.source), options)
+
+    def needs(self) -> list[Need]:
+        """The check list."""
+        found: list[Need]
+        if self.recipe.name == "humanml3d":
+            command = f"videomdm data import humanml3d {self.source} --out {self.out / 'keypoints'} --seed {self.seed}"
+            folder = self.out / "keypoints" / "keypoints_2d"
+            found = needed.humanml3d(
+                self.source, self.lifted, self.lifter_class(), self.importer, f"{command} (in {folder})"
+            )
+        elif self.recipe.name == "fit3d":
+            found = needed.fit3d(self.source, self.lifted, self.lifter_class(), self.smpl)
+        else:
+            found = needed.nba(self.source, self.lifted)
+        if self.plan.mdm:
+            features = self.plan.text_features
+            found += needed.host(self.plan.mdm, official=self.recipe.official, features=features)
+        return found
+
+    # -- how long it takes --------------------------------------------------------------------------------------------
+
+    def estimate(self) -> dict[str, float]:
+        """Hours of training and sampling at the denoiser's rate here, one training after another, and gigabytes."""
+        plan, rate = self.planned(), step_seconds(self.plan)
+        runs = plan.runs()
+        passes = sum(run.passes() for run in runs)
+        forward, sampled = rate / 3, len(runs) * plan.replications * plan.samples / plan.batch_size
+        guided = 2 if plan.guidance != 1 else 1
+        weights = 4 * plan.layers * (4 * plan.latent_dim**2 + 2 * plan.latent_dim * plan.ff_size)  # bytes
+        checkpoints = 5 * weights * len(runs)  # weights, their average, and what the optimizer keeps of each
+        motion = plan.samples * plan.crop_frames * 22 * 3 * 4 * plan.replications * len(runs)
+        try:
+            clips = len(self.importer().members())
+        except (DatasetError, ConfigError, OSError):
+            clips = 0
+        return {
+            "seconds a step": rate,
+            "hours of training": passes * rate / 3600,
+            "hours of sampling": sampled * plan.diffusion_steps * guided * forward / 3600,
+            "GB of checkpoints": checkpoints / 1e9,
+            "GB of samples": motion / 1e9,
+            "GB of the data set": clips * 196 * 4 * (2 * 263 + 3 * 22) / 1e9,
+            "clips": float(clips),
+        }
+
+    def planned(self) -> Plan:
+        """The plan with the arms that can be run."""
+        return dataclasses.replace(self.plan, arms=self.own_arms[0], clips=str(self.out / "data"))
+
+    # -- all stages ---------------------------------------------------------------------------------------------------
+
+    def run(self) -> Path:
+        """Everything, from the official folder to the page. -> its path"""
+        needs = self.needs()
+        needed.refuse(needs)
+        if self.cameras == "pnp":
+            library("cv2")
+        check_writable(str(self.out))
+        if self.recipe.name == "fit3d":
+            self.cut_takes()
+        card, left_out = self.make_data()
+        plan = dataclasses.replace(self.planned(), content=card.content_hash)
+        bench = Bench(plan, self.out, self.engine, self.command, self.progress)
+        bench.prepare()
+        if official := bool(plan.mdm) and self.recipe.official:
+            protocol_mdm.check(plan.host(), [])
+            evaluation.check_truth(plan.clips)  # enough of it, before anything is trained
+        bench.train()
+        results, _ = bench.report(bench.score())
+        lifted = lifting.lift_all(plan, self.out, LIFTING, progress=self.progress) if self.recipe.has_truth else None
+        evaluated: list[Evaluated] = []
+        if official:
+            asked = [protocol_mdm.of_run(run.folder(self.out)) for run in plan.runs()]
+            protocol_mdm.check(plan.host(), asked)
+            evaluated = protocol_mdm.evaluate_all(plan.host(), asked, self.settings, self.out, self.progress)
+        return self.write(needs, plan, card, left_out, results, lifted, evaluated)
+
+    def make_data(self) -> tuple[Card, Mapping[str, str]]:
+        """The data set, imported unless it is there of the same recipe, and what was left out of it."""
+        folder, importer = self.out / "data", self.importer()
+        told = self.out / "left_out.json"
+        wanted = json.loads(text_of({"importer": importer.name, **dataclasses.asdict(importer.options)}))
+        if (folder / CARD).is_file():
+            card = read_card(str(folder))
+            if json.loads(text_of(card.recipe)) != wanted:
+                raise ConfigError(
+                    f"{folder}: holds a data set that was imported with other options. Choose another --out."
+                )
+            return card, read_json(told, "object") if told.is_file() else {}
+
+        def step(done: int, total: int) -> None:
+            self.progress("importing", done, total)
+
+        made = run_import(importer, str(folder), name=self.recipe.name, progress=step)
+        write_bytes(str(told), f"{text_of(made.left_out, indent=1)}\n".encode())
+        return made.card, made.left_out
+
+    def cut_takes(self) -> None:
+        """Results of whole takes at the videos' rate as one file a clip, OUT/results/ID.npz; newer ones stay."""
+        members, lifter = self.importer().members(), self.lifter_class()
+        if lifter.description != Description("smpl22"):
+            raise ConfigError(
+                f"--lifter {lifter.name}: expected one that gives SMPL's joints in the camera, in metres, such as "
+                "wham, found another. Cut its results to clips, and import them: videomdm data import fit3d."
+            )
+        given: dict[str, Any] = {"fps": f"{SOURCE_FPS:g}"} | (
+            {"smpl": self.smpl} if self.smpl and "smpl" in lifter.options else {}
+        )
+        last: tuple[Path, Person | None] = (Path(), None)
+        for done, member in enumerate(members, 1):
+            subject, action, camera, start, stop = member.place
+            folder = self.lifted / subject / camera
+            place, target = needed.result_of(folder, action, lifter), self.out / "results" / f"{member.id}.npz"
+            self.progress("cutting results", done, len(members))
+            if target.is_file() and target.stat().st_mtime_ns >= place.stat().st_mtime_ns:
+                continue
+            person = last[1] if last[0] == place else None
+            if person is None:
+                people = lifter(results=str(folder), **given).people(action, (900, 900))
+                person = max(people, key=lambda one: len(one.frames))
+            last = (place, person)
+            rows = (person.frames >= start) & (person.frames < stop)
+            found = {"joints": person.joints[rows].float().numpy(), "frame_ids": person.frames[rows]}
+            write_bytes(str(target), arrays_bytes(found))
+
+    # -- the page -----------------------------------------------------------------------------------------------------
+
+    def write(
+        self, needs: Sequence[Need], plan: Plan, card: Card, left_out: Mapping[str, str], results: Results,
+        lifted: Lifted | None, evaluated: Sequence[Evaluated],
+    ) -> Path:  # fmt: skip
+        """OUT/reproduction.md, .html and .json. -> the first"""
+        figures = self.figures(plan, results, lifted, evaluated)
+        unequal = self.differences(plan, card, left_out, evaluated)
+        rows = [[one.what, one.figure, one.source, found] for one, found in figures]
+        official: list[Block] = ["Not run: it needs --mdm and HumanML3D. The bundled evaluators stand beside."]
+        if evaluated:
+            official = [protocol_mdm.table(evaluated), "What to know of these figures: protocol_mdm.md."]
+        ours: list[Block] = [Items([*headline(results), *verdict(results)]), "In full: report.md and report.html."]
+        lifts: list[Block] = ["Not measured: this data set has no true motion."]
+        if lifted:
+            lifts = [f"{lifted.clips} clips of the split {lifted.split}; by action: lifting.md.", lifting.table(lifted)]
+        sides = ("here", "published", "equal")
+        reasons = [f"{plain(clip_id)}: {plain(reason)}" for clip_id, reason in left_out.items()]
+        skipped = [f"{arm}: {why}." for arm, why in self.own_arms[1].items()]
+        sections = [
+            Section("Published and measured", [Table(["", "published", "source", "measured here"], rows, ("source",))]),
+            Section("What is not equal", [Table(["", *sides], unequal, sides)]),
+            Section("Lifting", lifts),
+            Section("MDM's own evaluation", official),
+            Section("Our protocol", ours),
+            *([Section("Not run", [Items(skipped)])] if skipped else []),
+            Section("Files", [needed.table(needs)]),
+            *([Section("Left out", [Items(reasons)])] if left_out else []),
+        ]  # fmt: skip
+        title, lead = (
+            f"Reproduction: {self.recipe.name}",
+            [f"{one.what}: {one.figure}, here {found}" for one, found in figures],
+        )
+        text = "\n\n".join([f"# {title}", *map(markdown, sections)])
+        content = {"recipe": self.recipe.name, "figures": rows, "not equal": unequal, "content": card.content_hash}
+        write_bytes(str(self.out / "reproduction.json"), f"{text_of(content, indent=1)}\n".encode())
+        write_bytes(str(self.out / "reproduction.html"), whole_page(title, lead, [], sections).encode())
+        write_bytes(str(self.out / "reproduction.md"), f"{printable(text)}\n".encode())
+        return self.out / "reproduction.md"
+
+    def figures(
+        self, plan: Plan, results: Results, lifted: Lifted | None, evaluated: Sequence[Evaluated]
+    ) -> list[tuple[Published, str]]:
+        """Each published figure with what was measured for it, in words."""
+        found = []
+        for one in self.recipe.published:
+            parts = []
+            for name, metric in one.measured:
+                if metric == "fid":
+                    parts += [f"{name} {text}" for text in fids(plan, name, results, evaluated)]
+                elif lifted and name in lifted.means:
+                    label, scale = lifting.COLUMNS[metric]
+                    unit = "" if "m/s" in label else " mm"
+                    parts.append(f"{name} {number(lifted.means[name][ALL][metric] * scale)}{unit}")
+            none = "not measured" if one.measured else "not measured: it takes people (videomdm study)"
+            found.append((one, "; ".join(parts) or none))
+        return found
+
+    def differences(
+        self, plan: Plan, card: Card, left_out: Mapping[str, str], evaluated: Sequence[Evaluated]
+    ) -> list[list[str]]:
+        """What was so here and what was so where the figures were published, line by line, and whether it is equal."""
+        counts = ", ".join(f"{count} {split}" for split, count in card.counts.items())
+        scored = (
+            f"MDM's program, {evaluation.REPLICATIONS[self.settings.eval_mode]} replications" if evaluated else "ours"
+        )
+        rows = [
+            ("split and clips", f"{counts}; {len(left_out)} left out", self.recipe.clips),
+            ("2D", "; ".join(card.sources), self.recipe.second),
+            ("lifter", f"{card.lifter}, cameras {self.cameras}", f"{self.recipe.lifter}, cameras given, or by PnP"),
+            ("host", plan.mdm or "the stand-in", "MDM"),
+            ("denoiser", f"{plan.layers} layers of {plan.latent_dim}", "8 layers of 512"),
+            ("text features", str(plan.text_features), "clip"),
+            ("diffusion steps", str(plan.diffusion_steps), "50"),
+            ("training steps", f"{plan.steps:,}", "600,000"),
+            ("batch, longest crop", f"{plan.batch_size}, {plan.crop_frames}", "64, 196"),
+            ("learning rate", f"{plan.learning_rate:g}", "0.0001"),
+            ("learning rate over the steps", "falls to 0", NOT_STATED),
+            ("average of weights", f"{plan.average:g}", "0.9999"),
+            ("checkpoint", f"chosen by {plan.select} on validation" if plan.select else "the last", NOT_STATED),
+            ("trainings of each arm", str(plan.seeds), "1"),
+            ("evaluated by", scored, "MDM's program, 20 replications"),
+            ("guidance of the samples", f"{self.settings.guidance if evaluated else plan.guidance:g}", "2.5"),
+        ]  # fmt: skip
+        return [[plain(what), plain(here), there, _equal(here, there)] for what, here, there in rows]
+
+
+def _equal(here: str, there: str) -> str:
+    return "not known" if there == NOT_STATED else "yes" if here == there else "**no**"
+
+
+def fids(plan: Plan, arm: str, results: Results, evaluated: Sequence[Evaluated]) -> list[str]:
+    """FID of an arm by MDM's program, else by its evaluator in our protocol, else by the bundled one; with interval."""
+    names = {run.name for run in plan.runs() if run.label == arm}
+    official = [one.scores[MADE].mean["fid"] for one in evaluated if one.name in names]
+    if official:
+        return [f"{estimate_text(mean_interval(official))} (MDM's evaluation)"]
+    own = results.arm(arm)
+    for metric, told in EVALUATORS.items():
+        values = list(own.values(metric).values()) if own else []
+        if values:
+            return [f"{estimate_text(mean_interval(values))} ({told})"]
+    return []
+
+
+def step_seconds(plan: Plan, batch: int = 4, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds of a step's one pass, forward and backward, of a transformer of the plan's size, timed here on a part of
+    its batch. Text encoding and loss come on top."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    size, heads = min(batch, plan.batch_size), 4 if plan.latent_dim % 4 == 0 else 1
+    layer = torch.nn.TransformerEncoderLayer(plan.latent_dim, heads, plan.ff_size, plan.dropout, "gelu")
+    network = torch.nn.TransformerEncoder(layer, plan.layers, enable_nested_tensor=False).to(device)
+    x = torch.zeros(plan.crop_frames + 1, size, plan.latent_dim, device=device)
+    taken = []
+    for _ in range(2):
+        begun = clock()
+        network(x).square().mean().backward()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        taken.append(clock() - begun)
+    return min(taken) * plan.batch_size / size
