@@ -15,7 +15,7 @@ from clips import CARD, make_clip, motion
 
 from videomdm_ext.data import locks
 from videomdm_ext.data.building import write_folder
-from videomdm_ext.data.files import write_bytes
+from videomdm_ext.data.files import flush, write_bytes
 from videomdm_ext.errors import message_of
 
 REFUSE = """
@@ -206,3 +206,18 @@ def test_a_pipe_is_written_to_and_stays_one(tmp_path: Path) -> None:
     assert pipe.is_fifo()
     assert os.read(reading, 100) == words
     os.close(reading)
+
+
+def test_what_is_durable_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The file, then its name, then the folder; the card of a set is so, its clips are not."""
+    calls: list[str] = []
+    replace = os.replace
+    noted = lambda path: (calls.append(f"flush {Path(path).name[:6]}"), flush(path))  # noqa: E731
+    monkeypatch.setattr("videomdm_ext.data.files.flush", noted)
+    monkeypatch.setattr(os, "replace", lambda old, new: (calls.append(f"name {Path(new).name}"), replace(old, new)))
+    write_bytes(str(tmp_path / "one.json"), b"1", durable=True)
+    write_bytes(str(tmp_path / "two.json"), b"2")
+    assert calls == ["flush one.js", "name one.json", f"flush {tmp_path.name[:6]}", "name two.json"]
+    calls.clear()
+    write_folder(str(tmp_path / "set"), {"train": [make_clip(name="walk")]}, CARD)
+    assert [call for call in calls if "flush" in call] == ["flush files.", "flush index", "flush datase", "flush set"]

@@ -8,8 +8,9 @@ import pytest
 from clips import make_clip
 
 from videomdm_ext.cli.main import main
+from videomdm_ext.data import seal
 from videomdm_ext.data.building import write_folder
-from videomdm_ext.data.folder import Card
+from videomdm_ext.data.folder import Card, read_card
 
 CARD = Card(name="two", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
 
@@ -88,15 +89,53 @@ def test_quarantine_writes_the_ids_and_touches_nothing_else(folder: Path, capsys
     assert snapshot(folder) == before
     assert not (folder / "checked.json").exists()
     out = capsys.readouterr().out
-    assert "2 ids, one a line; nothing else was changed" in out
-    assert f"grep -vxFf {place} {folder}/train.txt" in out
+    assert f"{place}: 2 ids, one a line" in out
+    assert f"Next: videomdm data check {folder} --drop" in out
 
 
 def test_quarantine_of_a_sound_set_is_an_empty_file(folder: Path, capsys: pytest.CaptureFixture[str]):
     place = folder.parent / "bad.txt"
     assert main(["data", "check", str(folder), "--quarantine", str(place)]) == 0
     assert place.read_bytes() == b""
-    assert "empty, no clip has an error" in capsys.readouterr().out
+    assert f"{place}: empty" in capsys.readouterr().out
+
+
+def test_drop_takes_clips_with_errors_out_of_the_splits_and_the_set_is_a_sound_one(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Statistics, identity and seal follow; with the ids back in the list it is as before."""
+    damage(folder, "walk", "spin")
+    path, before = str(folder), read_card(str(folder))
+    assert main(["data", "check", path, "--drop"]) == 1  # files are others than on the card: that has to be meant
+    assert "data check" in (said := capsys.readouterr().err)
+    assert "--drop --accept" in said
+    assert seal.accept(path).counts == {"train": 5}
+    mean = (folder / "Mean.npy").read_bytes()
+    assert main(["data", "check", path, "--drop"]) == 0
+    assert (folder / "train.txt").read_text() == "jump_0\nkick_0\npunch_0\n"
+    rows = dict(line.split("\t") for line in (folder / "left_out.txt").read_text().splitlines())
+    assert list(rows) == ["walk_0", "spin_0"]
+    assert all(reason.startswith("train: flipped-v: teacher and truth alike") for reason in rows.values())
+    card = seal.verify(path, thorough=True)
+    assert card.counts == {"train": 3}
+    assert len({before.content_hash, card.content_hash}) == 2
+    assert (folder / "Mean.npy").read_bytes() != mean
+    capsys.readouterr()
+    assert main(["data", "check", path]) == 0
+    assert "error" not in capsys.readouterr().out.replace("0 errors", "")
+    damage(folder, "walk", "spin")  # upside down once more: as they were
+    (folder / "train.txt").write_text("walk_0\njump_0\nkick_0\npunch_0\nspin_0\n")
+    assert seal.accept(path).counts == {"train": 5}
+    assert main(["data", "check", path]) == 0
+
+
+def test_drop_changes_nothing_where_no_clip_would_be_left(folder: Path, capsys: pytest.CaptureFixture[str]):
+    damage(folder, "walk", "jump", "kick", "punch", "spin")
+    seal.accept(str(folder))
+    before = snapshot(folder)
+    assert main(["data", "check", str(folder), "--drop"]) == 1
+    assert "expected clips without an error in the split train, found none" in capsys.readouterr().err
+    assert snapshot(folder) == before
 
 
 def test_warnings_alone_end_with_0_and_with_strict_with_1(folder: Path, capsys: pytest.CaptureFixture[str]):

@@ -79,8 +79,8 @@ BAD = {
     "millimetres in the truth": (grown("truth", 1000), "metres, .* in the truth", "millimetres"),
     "a caption that moves the cursor": (dataclasses.replace(CLIP, texts=("a \x1b[2J walk",)), "control", "x1b"),
     "a caption of a book": (dataclasses.replace(CLIP, texts=("a walk " * 300,)), "at most 2000 char", "2100"),
-    "a camera a thousand kilometres away": (far_camera(), "camera can see", "teacher: the person is 1e.06 m"),
-    "a person behind the camera": (turned_camera(), "camera can see", "teacher: the person is behind the camera"),
+    "a camera a thousand kilometres away": (far_camera(), "camera-units", "teacher: the person is 1e.06 m"),
+    "a person behind the camera": (turned_camera(), r"\(behind\)", "teacher: the person is behind the camera"),
     "z-scores": (scaled("teacher", 1000), "raw features in teacher", "rotation columns"),
 }
 

@@ -67,7 +67,7 @@ def write(plan: Plan, out: Path, scoring: "Scoring", command: Sequence[str]) -> 
         },
         "runs": {run.name: run_facts(run, out) for run in plan.runs()},
     }
-    write_bytes(str(out / "run.json"), f"{text_of(content, indent=2)}\n".encode())
+    write_bytes(str(out / "run.json"), f"{text_of(content, indent=2)}\n".encode(), durable=True)
     return content
 
 

@@ -100,7 +100,7 @@ def complete(run: Run, out: Path, finish: Finish) -> None:
         contextlib.redirect_stderr(file),
     ):
         try:
-            card = fairness.check_data(run.plan, out)
+            card = fairness.check_data(run.plan, out, trains=not run.is_trained(out))
             if not run.is_trained(out):
                 for place in run.all_samples(out):  # of a training that was removed
                     place.unlink(missing_ok=True)
@@ -199,7 +199,7 @@ def select(run: Run, out: Path, scoring: Scoring) -> int:
     errors = [reference_rows.error(metric, value) for value in found.terms[metric]]
     best = min(range(len(errors)), key=lambda index: (not math.isfinite(errors[index]), errors[index]))
     content = {"step": found.steps[best], "metric": metric, "split": "val", "errors": errors}
-    write_bytes(str(run.chosen(out)), f"{text_of(content, indent=2)}\n".encode())
+    write_bytes(str(run.chosen(out)), f"{text_of(content, indent=2)}\n".encode(), durable=True)
     return found.steps[best]
 
 

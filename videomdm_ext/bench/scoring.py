@@ -233,7 +233,7 @@ class Scoring:
                 stored = read_json(place, kind)
         if stored.get("key") != key:
             stored = {"key": key, "parts": parts, **plain(compute())}
-            write_bytes(str(place), f"{text_of(stored, indent=1, sort_keys=True)}\n".encode())
+            write_bytes(str(place), f"{text_of(stored, indent=1, sort_keys=True)}\n".encode(), durable=True)
         return {name: _numbers(entry) for name, entry in stored.items() if name not in ("key", "parts")}
 
 

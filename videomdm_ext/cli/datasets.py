@@ -16,7 +16,7 @@ from videomdm_ext.cli.console import bars, console, counted, counting, lifter_su
 from videomdm_ext.cli.videos import check_lifter, import_videos
 from videomdm_ext.data import checking, files, seal
 from videomdm_ext.data.checking import Checked
-from videomdm_ext.data.folder import Card
+from videomdm_ext.data.folder import Card, read_card
 from videomdm_ext.data.importing import Imported, find_importer, merge, run_import
 from videomdm_ext.data.motions import PREFIX
 from videomdm_ext.data.packing import repack
@@ -25,23 +25,25 @@ from videomdm_ext.data.rules import ERROR, KINDS
 from videomdm_ext.data.sources.base import SHARES, ImportOptions
 from videomdm_ext.data.tasks import HERE, Engine
 from videomdm_ext.data.video.importer import VideoImporter
-from videomdm_ext.errors import ConfigError
+from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.render import clip_figure, figures
 
 EXAMPLES = 3
 """Findings of one kind that are printed."""
 OWN = ("card-hash", "card-counts")
 """Kinds of findings that --accept puts right."""
+DROPPED = ("bad-name", "split-twice", "statistics")
+"""Further kinds that --drop puts right, as it writes lists and statistics anew."""
 REASONS = 8
 """Kinds of reason for which clips were left out that are shown."""
-LEFT_OUT = "left_out.txt"
 
 
 @dataclass(frozen=True)
 class Check:
     """Look through a data set once; report what is missing, and what is wrong with which clip. Clips are not changed.
 
-    Exit status: 0 no errors, 1 errors; with --strict 1 for warnings too.
+    Errors are refused by whatever trains on the set, warnings are not. Exit status: 0 no errors, 1 errors; with
+    --strict 1 for warnings too.
     """
 
     clips: Annotated[Path, tyro.conf.Positional]
@@ -54,13 +56,16 @@ class Check:
     """Look at every clip again, and keep no record in DIR/checked.json."""
     strict: bool = False
     """Count warnings as errors in the exit status."""
+    drop: bool = False
+    """Take the clips with errors out of train.txt, val.txt and test.txt. Their files stay, DIR/left_out.txt has the
+    reasons; Mean, Std and the card follow: the set is another one then."""
     accept: bool = False
     """Where files were changed on purpose: write their counts and hashes on the card. The set is another one then, and
     runs made from the earlier one are refused with it."""
     engine: Engine = HERE
 
     def __call__(self) -> int:
-        place = self.quarantine and self.quarantine.absolute()
+        place, clips = self.quarantine and self.quarantine.absolute(), quoted(self.clips)
         if place:
             files.check_writable(str(place.parent))
         with bars() as progress:
@@ -72,18 +77,32 @@ class Check:
             show_checked(checked)
         if place:
             files.write_bytes(str(place), "".join(f"{clip_id}\n" for clip_id in checked.bad_clips).encode())
-        if not self.json:
-            if self.quarantine:
-                console.print(_quarantined(checked, self.quarantine), soft_wrap=True, markup=False)
-            bad, clips = next(iter(checked.bad_clips), ""), quoted(self.clips)
-            if bad or not checked.errors:
-                say_next(f"data show {clips} {bad}" if bad else f"data refine {clips}")
+        if self.quarantine and not self.json:
+            said = checking.counted(len(checked.bad_clips), "id") + ", one a line" if checked.bad_clips else "empty"
+            console.print(f"{self.quarantine}: {said}", soft_wrap=True, markup=False)
+        bad = next(iter(checked.bad_clips), "")
+        if not self.json and not self.drop and (bad or not checked.errors):
+            say_next(f"data check {clips} --drop" if bad else f"data refine {clips}")
         wrong = checked.findings if self.strict else checked.errors
         if self.accept:
-            card = seal.accept(str(self.clips))
             wrong = tuple(item for item in wrong if item.kind not in OWN)
+        if self.drop:
+            if changed := [item for item in checked.errors if item.kind in OWN and not self.accept]:
+                raise DatasetError(
+                    f"{self.clips}: expected files as they were made, found others: {changed[0].message} If they are "
+                    f"meant to be so, take both steps at once: videomdm data check {clips} --drop --accept."
+                )
+            dropped = checking.drop(checked)
+            wrong = tuple(item for item in wrong if item.clip_id not in dropped and item.kind not in DROPPED)
             if not self.json:
-                console.print(f"{self.clips}: its files are its own as they are, content {card.content_hash[:12]}")
+                said = f"{checking.counted(len(dropped), 'clip')} taken out of the splits"
+                console.print(f"{said}: {self.clips / checking.LEFT_OUT} says why", soft_wrap=True, markup=False)
+                say_next(f"data check {clips}" if wrong else f"data refine {clips}")
+        elif self.accept:
+            seal.accept(str(self.clips))
+        if (self.drop or self.accept) and not self.json:
+            content = read_card(str(self.clips)).content_hash[:12]
+            console.print(f"{self.clips}: its files are its own as they are, content {content}")
         return 1 if wrong else 0
 
 
@@ -115,20 +134,6 @@ def show_checked(checked: Checked) -> None:
     console.print(f"{checking.counted(checked.clips, 'clip')}{known}: {said}", soft_wrap=True)
     if checked.bad_clips:
         console.print(f"Look at one: videomdm data show {quoted(checked.path)} {checked.bad_clips[0]}", soft_wrap=True)
-
-
-def _quarantined(checked: Checked, place: Path) -> str:
-    """What the file of --quarantine is for."""
-    if not checked.bad_clips:
-        return f"{place}: empty, no clip has an error"
-    return (
-        f"{place}: {checking.counted(len(checked.bad_clips), 'id')}, one a line; nothing else was changed. To leave "
-        "these clips out, import again without them: Mean, Std and the card then fit the rest. To train at once, take "
-        "their lines out of the split lists, for example\n"
-        f"    grep -vxFf {place} {checked.path}/train.txt > train.txt\n"
-        f"and put the shorter list in place; then videomdm data check {checked.path} --accept writes the new counts "
-        "and the new hash on the card."
-    )
 
 
 @dataclass(frozen=True)
@@ -262,7 +267,7 @@ def say_imported(done: Imported, out: str) -> None:
         console.print(f"    {count:>5} such as {clip_id}: {message}", markup=False, highlight=False)
     if len(reasons) > REASONS:
         console.print(f"          and for {len(reasons) - REASONS} further reasons")
-    place = Path(out, LEFT_OUT)
+    place = Path(out, checking.LEFT_OUT)
     place.unlink(missing_ok=True)
     if len(done.left_out) > min(len(reasons), REASONS):
         lines = [f"{clip_id}\t{' '.join(message.splitlines())}\n" for clip_id, message in done.left_out.items()]

@@ -187,17 +187,7 @@ class Builder:
             raise DatasetError(f"{self.path}: expected clips in the split train, found {found}. Put clips there.")
         for split, ids in members.items():
             files.write_bytes(bf.join(self.place, f"{split}.txt"), "".join(f"{i}\n" for i in ids).encode())
-        # Mean and Std of the truth (of the teacher where there is none) and of the teacher
-        skeleton, lifted = by_name(self.card.skeleton), bf.join(self.place, "teacher_vecs", self.card.lifter)
-        teacher, truth = Moments(skeleton), Moments(skeleton)
-        for clip_id in members["train"]:
-            place = {key: bf.join(self.place, name) for key, name in names(clip_id, self.card).items()}
-            teacher.add(torch.from_numpy(files.read_array(place["teacher"])))
-            if bf.exists(place["truth"]):
-                truth.add(torch.from_numpy(files.read_array(place["truth"])))
-        for folder, moments in ((self.place, truth if truth.count else teacher), (lifted, teacher)):
-            for name, values in zip(("Mean.npy", "Std.npy"), moments.mean_and_std(), strict=True):
-                files.write_bytes(bf.join(folder, name), files.array_bytes(values.numpy()))
+        write_statistics(self.place, self.card, members["train"])
         ordered, digests = [clip_id for split in SPLITS for clip_id in members[split]], seal.Digests(self.card)
         self.card = dataclasses.replace(
             self.card,
@@ -212,10 +202,10 @@ class Builder:
         for split, ids in members.items():
             if ids and all(self.entries[i] for i in ids):
                 index.write(self.place, split, facts_of(self.card), [self.entries[i] for i in ids])
-        files.write_bytes(bf.join(self.place, CARD), self.card.to_json().encode())
+        files.write_bytes(bf.join(self.place, CARD), self.card.to_json().encode(), durable=True)
         if self.place != self.path:
             bf.makedirs(bf.join(self.place, "new_joint_vecs"))  # where no truth is known, that of before goes too
-            files.write_bytes(self._mark(MOVING), b"")
+            files.write_bytes(self._mark(MOVING), b"", durable=True)
             self._move()
         else:
             bf.rmtree(bf.join(self.path, MARKS))
@@ -249,6 +239,20 @@ class Builder:
 
     def _mark(self, name: str) -> str:
         return bf.join(self.path, MARKS, name)
+
+
+def write_statistics(path: str, card: Card, ids: Iterable[str]) -> None:
+    """Write Mean and Std of the teacher, and in the folder itself of the truth, or where there is none the teacher."""
+    teacher, truth = Moments(by_name(card.skeleton)), Moments(by_name(card.skeleton))
+    for clip_id in ids:
+        found = read_files(path, card, clip_id)
+        teacher.add(torch.from_numpy(files.array_from(found["teacher"], clip_id)))
+        if "truth" in found:
+            truth.add(torch.from_numpy(files.array_from(found["truth"], clip_id)))
+    lifted = bf.join(path, "teacher_vecs", card.lifter)
+    for folder, moments in ((path, truth if truth.count else teacher), (lifted, teacher)):
+        for name, values in zip(("Mean.npy", "Std.npy"), moments.mean_and_std(), strict=True):
+            files.write_bytes(bf.join(folder, name), files.array_bytes(values.numpy()))
 
 
 def _row(place: str, digest: str) -> str:

@@ -1,8 +1,9 @@
 """Look through a data set once: every clip by the rulebook, and the set as a whole (`check_folder`, `examine_clip`).
 
-Nothing is changed but DIR/checked.json, which keeps what was found in each clip by the content of its files. It is used
-only for the very same content and the very same check; a cache that was changed is left aside, and where it cannot be
-written all is as well.
+Errors are what reading (`rules.validate`) or `seal.verify` refuses too; `drop` takes the clips that have one out of the
+splits. A check changes nothing but DIR/checked.json, which keeps what was found in each clip by the content of its
+files. It is used only for the very same content and the very same check; a cache that was changed is left aside, and
+where it cannot be written all is as well.
 """
 
 import contextlib
@@ -21,9 +22,9 @@ import numpy as np
 import torch
 
 from videomdm_ext.data import files, index, rules, rules_motion, schemas, seal, shards
-from videomdm_ext.data.building import is_unfinished
+from videomdm_ext.data.building import is_unfinished, write_statistics
 from videomdm_ext.data.files import Array
-from videomdm_ext.data.folder import SPLITS, Card, facts_of, names, on_plane, read_card, read_files
+from videomdm_ext.data.folder import CARD, SPLITS, Card, facts_of, names, on_plane, read_card, read_files, read_moments
 from videomdm_ext.data.index import Entry
 from videomdm_ext.data.rules import ERROR, KINDS, WARNING, WHOLE, Finding, Sight
 from videomdm_ext.data.rules_motion import lies_along, upright
@@ -36,6 +37,8 @@ from videomdm_ext.motion.skeletons import by_name
 FILES = ("teacher", "truth", "keypoints", "camera", "texts")  # kinds of file of a clip
 STATES = ("found", "missing", "empty", "corrupt")
 CACHE = "checked.json"
+LEFT_OUT = "left_out.txt"
+"""In the folder: ids that are in no split, and why."""
 TASK = 32
 """Clips that a process looks at in one go."""
 CAPTIONS_LIMIT = 1 << 20  # bytes of the captions of a clip
@@ -43,8 +46,10 @@ PART = re.compile(r"_[smv]\d+$")
 """The end of an id that distinguishes segments, mirror images, speeds and views of one trial."""
 MIRROR = re.compile(r"M(?=\d{6})")  # HumanML3D's mark of a mirrored clip
 STRIDES = (0.55, 1.35)  # Hz, of the median walk of a set; in 102 clips of CMU it is 0.84
-SHIFT = (0.05, 0.5)  # warning and error: how far Mean, or the logarithm of Std, may be off, in units of Std
+SHIFT = 0.05  # how far Mean, or the logarithm of Std, may be off, in units of Std
 COARSE = 0.02  # metres, or parts of the image's unit, to which sketches are rounded
+KEPT = ("split-twice",)
+"""Kinds of errors of a clip that are put right by listing it once."""
 UNHASHED = ("missing-file", "split-twice", "bad-name", "link-out", "splits")
 """Kinds after which the card's hash cannot be compared."""
 Progress = Callable[[int, int], None]  # `progress(done, total)` in clips
@@ -102,13 +107,15 @@ def check_folder(
     """Check every listed clip and the set as a whole; DatasetError only where there is no folder."""
     if not bf.isdir(path):
         raise DatasetError(f"{path}: expected a data set folder, found none. Check the path.")
-    if is_unfinished(path):
+    if (unfinished := is_unfinished(path)) and not bf.exists(bf.join(path, CARD)):
         return Checked(path, 0, {}, (Finding(WHOLE, "unfinished", f"{path} holds an unfinished import"),))
     try:
         card = read_card(path)
     except DatasetError as error:
         return Checked(path, 0, {}, (Finding(WHOLE, "card", str(error)),))
     splits, found = lists(path, card)
+    if unfinished:
+        found.append(Finding(WHOLE, "unfinished", "an import of its next version began, and may go on", WARNING))
     ids = [clip_id for members in splits.values() for clip_id in members]
     check, skeleton = version(card), by_name(card.skeleton)
     known = remembered(path, check) if use_cache else {}
@@ -372,7 +379,7 @@ def leaks(splits: Mapping[str, Sequence[str]], facts: Mapping[str, Mapping[str, 
                 if home != split and clip_id not in found:
                     what = "the same trial" if mark.startswith("name") else "the same true motion"
                     message = f"in {split}, and {first} of {what} in {home}"
-                    found[clip_id] = Finding(clip_id, "split-leak", message)
+                    found[clip_id] = Finding(clip_id, "split-leak", message, WARNING)
     return list(found.values())
 
 
@@ -385,7 +392,7 @@ def twins(facts: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
         first = seen.setdefault(fact["twin"], clip_id) if fact.get("twin") else clip_id
         alike = [near.setdefault(key, clip_id) for key in fact.get("sketch", ())]
         if first != clip_id:
-            found.append(Finding(clip_id, "duplicate", f"has motion, keypoints and camera of {first}"))
+            found.append(Finding(clip_id, "duplicate", f"has motion, keypoints and camera of {first}", WARNING))
         elif other := next((name for name in alike if name != clip_id), ""):
             found.append(Finding(clip_id, "near-duplicate", f"hardly differs from {other}", WARNING))
     return found
@@ -408,7 +415,8 @@ def tendencies(facts: Iterable[Mapping[str, Any]]) -> list[Finding]:
     lying = [way for way in ways if way]
     if len(ways) >= 4 and len(lying) > 0.6 * len(ways):
         way = max(set(lying), key=lying.count)
-        found.append(Finding(WHOLE, "up-axis", f"in {len(lying)} of {len(ways)} clips people lie, mostly along {way}"))
+        message = f"in {len(lying)} of {len(ways)} clips people lie, mostly along {way}"
+        found.append(Finding(WHOLE, "up-axis", message, WARNING))
     strides = [fact["stride"] for fact in facts if fact.get("stride")]
     if len(strides) >= 2 and not STRIDES[0] < float(np.median(strides)) < STRIDES[1]:
         message = f"{len(strides)} walks have {np.median(strides):.2f} strides a second, people have 0.6 to 1.15"
@@ -445,30 +453,49 @@ def statistics(path: str, card: Card, teacher: Moments | None, truth: Moments | 
     lifted, width = f"teacher_vecs/{card.lifter}/", by_name(card.skeleton).num_features
     found: list[Finding] = []
     for folder, moments in (("", truth if truth is not None and truth.count else teacher), (lifted, teacher)):
-        made, level, what = [], ERROR, f"{folder}Mean.npy and Std.npy"
-        for name in ("Mean.npy", "Std.npy"):
-            try:
-                made.append(files.read_array(bf.join(path, folder, name)))
-            except DatasetError as error:
-                found.append(Finding(WHOLE, "statistics", str(error)))
-        if len(made) < 2:
+        try:
+            mean, std = read_moments(bf.join(path, folder) if folder else path, width)
+        except DatasetError as error:
+            found.append(Finding(WHOLE, "statistics", str(error)))
             continue
-        mean, std = made
-        if mean.shape != (width,) or std.shape != (width,):
-            what = f"{what}: expected [{width}], found {list(mean.shape)} and {list(std.shape)}"
-        elif not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):
-            what = f"{what}: not finite, or Std not above 0"
-        elif moments is not None and moments.count:
-            expected, spread = (values.double().numpy() for values in moments.mean_and_std())
-            shift = float(max(np.abs((mean - expected) / spread).max(), np.abs(np.log(std / spread)).max()))
-            if shift <= SHIFT[0]:
-                continue
-            level = ERROR if shift > SHIFT[1] else WARNING
-            what = f"{what} are off those of the training clips by {shift:.2f} Std"
-        else:
+        if moments is None or not moments.count:
             continue
-        found.append(Finding(WHOLE, "statistics", what, level))
+        expected, spread = (values.double().numpy() for values in moments.mean_and_std())
+        shift = float(max(np.abs((mean - expected) / spread).max(), np.abs(np.log(std / spread)).max()))
+        if shift > SHIFT:
+            what = f"{folder}Mean.npy and Std.npy are off those of the training clips by {shift:.2f} Std"
+            found.append(Finding(WHOLE, "statistics", what, WARNING))
     return found
+
+
+def drop(checked: Checked) -> dict[str, str]:
+    """Take the clips with errors out of the split lists; their files stay, and DIR/left_out.txt has their reasons.
+
+    Lists, Mean, Std and card are those of the clips that are left: it is another data set. DatasetError, and nothing
+    is changed, where no clip would be left to train on. -> the reasons by id
+    """
+    path, card = checked.path, read_card(checked.path)
+    reasons: dict[str, str] = {}
+    for item in checked.errors:
+        if item.clip_id != WHOLE and item.kind not in KEPT:
+            reasons.setdefault(item.clip_id, f"{item.kind}: {' '.join(item.message.splitlines())}")
+    before, _ = lists(path, card)
+    splits = {split: [i for i in ids if i not in reasons] for split, ids in before.items()}
+    if not splits["train"]:
+        first = next(iter(reasons.items()), ("none", ""))
+        raise DatasetError(
+            f"{path}: expected clips without an error in the split train, found none (the first: {': '.join(first)}). "
+            "Correct the source and import again."
+        )
+    rows = [f"{i}\t{split}: {reasons[i]}\n" for split, ids in before.items() for i in ids if i in reasons]
+    place = bf.join(path, LEFT_OUT)
+    earlier = files.read_text(place) if bf.exists(place) else ""
+    files.write_bytes(place, (earlier + "".join(rows)).encode(), durable=True)
+    for split, ids in splits.items():
+        files.write_bytes(bf.join(path, f"{split}.txt"), "".join(f"{i}\n" for i in ids).encode(), durable=True)
+    write_statistics(path, card, splits["train"])
+    seal.accept(path)
+    return reasons
 
 
 # -- what an earlier check found -------------------------------------------------------------------------------------

@@ -92,11 +92,12 @@ def check_writable(folder: str) -> None:
         ) from error
 
 
-def write_bytes(path: str, content: bytes, *, beside: str = "") -> None:
+def write_bytes(path: str, content: bytes, *, beside: str = "", durable: bool = False) -> None:
     """Write a file whole: under a name of its own and then renamed (a remote store does that by itself).
 
-    A device or a pipe, such as /dev/stdout, is written to and stays one. StorageError where it cannot be written, and
-    nothing of it is left.
+    What is `durable`, as the only record of finished work, is on the disk before it has its name, and the name too
+    before this returns: after a power loss it is whole, or as before. A device or a pipe, such as /dev/stdout, is
+    written to and stays one. StorageError where it cannot be written, and nothing of it is left.
     """
     direct = "://" in path or (os.path.exists(path) and not os.path.isfile(path))
     beside = path if direct else beside or f"{path}.{uuid.uuid4().hex[:12]}{PART}"
@@ -106,13 +107,28 @@ def write_bytes(path: str, content: bytes, *, beside: str = "") -> None:
         with bf.BlobFile(beside, "wb") as file:
             file.write(content)
         if beside != path:
+            if durable:
+                flush(beside)
             os.replace(beside, path)
+            if durable:
+                flush(os.path.dirname(path) or ".")
     except (OSError, bf.Error) as error:
         if beside != path:
             with contextlib.suppress(OSError):
                 os.remove(beside)
         known = of_storage(error, path) if isinstance(error, OSError) else None
         raise known or StorageError(f"{path}: cannot be written ({error}). Choose another folder.") from error
+
+
+def flush(path: str | os.PathLike[str]) -> None:
+    """Wait until a file, or a folder's list of files, is on the disk; folders cannot be asked everywhere."""
+    if os.path.isdir(path) and os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY if os.path.isdir(path) else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 _watch: Callable[[str, bytes | None], None] | None = None

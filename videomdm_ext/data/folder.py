@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import logging
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -193,9 +194,7 @@ def read_entries(path: str, card: Card, split: str, *, min_frames: int = MIN_FRA
     places = shards.places(path, split) if card.packed and missing else {}
     for clip_id in missing:
         place = places.get(clip_id, "")
-        content = read_files(path, card, clip_id, place)
-        clip = _parsed(path, card, clip_id, content)
-        validate(clip, fps=card.fps, min_frames=min_frames)
+        content, clip = _checked(path, card, clip_id, min_frames, place)
         known[clip_id] = Entry.of(clip, content, place).line
     lines = [known[clip_id] for clip_id in ids]
     if missing:
@@ -241,9 +240,23 @@ def _places(path: str, content: str, splits: tuple[str, ...]) -> dict[str, str]:
 
 def read_clip(path: str, card: Card, clip_id: str, *, min_frames: int = MIN_FRAMES) -> Clip:
     """One clip, checked."""
-    clip = _parsed(path, card, clip_id, read_files(path, card, clip_id))
-    validate(clip, fps=card.fps, min_frames=min_frames)
-    return clip
+    return _checked(path, card, clip_id, min_frames)[1]
+
+
+def _checked(
+    path: str, card: Card, clip_id: str, min_frames: int, place: str = "", content: Mapping[str, bytes] | None = None
+) -> tuple[Mapping[str, bytes], Clip]:
+    """A clip and its files, where it has no error of the rulebook; else DatasetError says how to go on without it."""
+    try:
+        content = content or read_files(path, card, clip_id, place)
+        clip = _parsed(path, card, clip_id, content)
+        validate(clip, fps=card.fps, min_frames=min_frames)
+    except DatasetError as error:
+        raise type(error)(
+            f"{error} Make the set again from a source that is right, or leave out all clips with errors: "
+            f"videomdm data check {shlex.quote(path)} --drop."
+        ) from error
+    return content, clip
 
 
 def _read_known(path: str, card: Card, entry: Entry, min_frames: int, fixed: bool) -> Clip:
@@ -256,7 +269,7 @@ def _read_known(path: str, card: Card, entry: Entry, min_frames: int, fixed: boo
         )
     clip = _parsed(path, card, entry.id, content)
     if index.checksum(content) != entry.sum or clip.length < min_frames:
-        validate(clip, fps=card.fps, min_frames=min_frames)
+        _checked(path, card, entry.id, min_frames, content=content)
         now = Entry.of(clip, content, entry.place)
         if now._replace(sum=entry.sum) != entry:
             raise DatasetError(

@@ -69,7 +69,7 @@ def repack(path: str, out: str, *, packed: bool, progress: Progress | None = Non
     for name in _others(path, card):
         files.write_bytes(bf.join(out, name), files.read_bytes(bf.join(path, name)))
     seal.write_table(out, made, digests.found)
-    files.write_bytes(bf.join(out, CARD), made.to_json().encode())
+    files.write_bytes(bf.join(out, CARD), made.to_json().encode(), durable=True)
     return made
 
 

@@ -232,10 +232,10 @@ class _Making:
         """Where the energies of a batch are once its clips are all written."""
         return self.place(f"{split}-{numbers[0]}-{self.batch}.{ending}")
 
-    def write(self, path: str, arrays: Mapping[str, Array] | bytes) -> None:
+    def write(self, path: str, arrays: Mapping[str, Array] | bytes, *, durable: bool = False) -> None:
         """Also while another process writes the same."""
         content = arrays if isinstance(arrays, bytes) else files.arrays_bytes(arrays)
-        files.write_bytes(path, content, beside=self.place(uuid.uuid4().hex))
+        files.write_bytes(path, content, beside=self.place(uuid.uuid4().hex), durable=durable)
 
     def batches(self, split: str, numbers: Sequence[int]) -> Batches:
         """Clips of a split in groups, each sorted by length and cut into batches of like ones."""
@@ -392,7 +392,7 @@ class _Making:
             common = {"lengths": shared.lengths.numpy(), "mean_pose": shared.mean.numpy()}
             common["whitening"] = shared.whitening.numpy()
             self.write(bf.join(self.folder, "skeleton.npz"), common)
-        self.write(bf.join(self.folder, KEPT), "".join(f"{name}\n" for name in kept).encode())
+        self.write(bf.join(self.folder, KEPT), "".join(f"{name}\n" for name in kept).encode(), durable=True)
         if kept:
             logger.warning(
                 "%d clips came out unlikely and keep their lifted motion: %s/%s", len(kept), self.folder, KEPT
@@ -404,10 +404,10 @@ class _Making:
             )
         made = dict(seal.clip_digests(self.path, self.card, FROM))
         lines = [self.head, *(f"{clip_id}\t{digest}\t{energies.get(clip_id, '')}" for clip_id, digest in made.items())]
-        self.write(bf.join(self.folder, INPUTS), "".join(f"{line}\n" for line in lines).encode())
+        self.write(bf.join(self.folder, INPUTS), "".join(f"{line}\n" for line in lines).encode(), durable=True)
         table = _table(self.path, self.card, self.kind, self.identity, list(made))
         table.write(table.states(), map(table.digest, range(len(table.names))))
-        self.write(bf.join(self.folder, MARK), f"{self.identity}\n".encode())
+        self.write(bf.join(self.folder, MARK), f"{self.identity}\n".encode(), durable=True)
         self.clear()
 
     def clear(self) -> None:

@@ -30,6 +30,7 @@ from videomdm_ext.data.folder import (
     read_card,
     read_files,
     read_ids,
+    read_statistics,
 )
 from videomdm_ext.data.index import Entry
 from videomdm_ext.errors import DatasetError, StorageError
@@ -73,7 +74,7 @@ class Table:
         rows["state"] = states
         rows["digest"] = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
         try:
-            files.write_bytes(bf.join(self.path, self.place), self.head + rows.tobytes())
+            files.write_bytes(bf.join(self.path, self.place), self.head + rows.tobytes(), durable=True)
         except StorageError:
             logger.debug("%s: no table of its files can be kept", self.path)
 
@@ -85,7 +86,7 @@ class Table:
         root = self.path.rstrip("/")
         for number, name in enumerate(self.names):
             try:
-                state = os.stat(f"{root}/{name}")
+                state = os.lstat(f"{root}/{name}")
             except OSError:
                 continue
             found[number] = state.st_size, state.st_mtime_ns
@@ -127,9 +128,10 @@ class Table:
 
 
 def digest_of(path: str, name: str) -> bytes:
-    """SHA-256 of a file of a folder, zeros where there is none."""
+    """SHA-256 of a file of a folder, zeros where there is none, or a link that leads out."""
     place = bf.join(path, name)
-    return hashlib.sha256(files.read_bytes(place)).digest() if bf.exists(place) else bytes(32)
+    there = bf.exists(place) and not files.leads_out(place, path)
+    return hashlib.sha256(files.read_bytes(place)).digest() if there else bytes(32)
 
 
 def whole_files(card: Card) -> list[str]:
@@ -173,11 +175,22 @@ def write_table(path: str, card: Card, contents: Mapping[str, bytes], states: ND
 def verify(path: str, card: Card | None = None, *, thorough: bool = False, progress: Progress | None = None) -> Card:
     """Raise DatasetError, which names them, where files of a set are others than those it was made with. -> its card
 
-    Sizes and times are looked at, and contents where these differ; all contents with `thorough`.
+    Sizes and times are looked at, and contents where these differ; all contents with `thorough`. Errors of the set as a
+    whole (`data.checking`) are refused too: counts and lists that do not fit, Mean and Std that cannot be used.
     """
     card = card or read_card(path)
     verify_files(path, card, thorough=thorough, progress=progress)
-    listed = {split: len(ids) for split, ids in members_of(path).items() if ids}
+    members, placed = members_of(path), dict[str, str]()
+    for split, ids in members.items():
+        for clip_id in ids:
+            if (first := placed.setdefault(clip_id, split)) != split:
+                raise DatasetError(
+                    f"{path}: expected each clip in one split, found {clip_id} in {first}.txt and in {split}.txt. "
+                    f"Leave it in the first of them: videomdm data check {shlex.quote(path)} --drop."
+                )
+    for lifter in (None, card.lifter):
+        read_statistics(path, lifter)
+    listed = {split: len(ids) for split, ids in members.items() if ids}
     if listed != {split: count for split, count in card.counts.items() if count}:
         raise DatasetError(
             f"{bf.join(path, CARD)}: counts: expected the clips of the lists, {listed}, found {dict(card.counts)}. "
@@ -271,7 +284,7 @@ def accept(path: str) -> Card:
         return card
     recipe = {**card.recipe, "changed": [*card.recipe.get("changed", ()), card.identity or card.content_hash]}
     made = dataclasses.replace(now, recipe=recipe, identity="", values=())
-    files.write_bytes(bf.join(path, CARD), made.to_json().encode())
+    files.write_bytes(bf.join(path, CARD), made.to_json().encode(), durable=True)
     verify(path, made)
     return made
 

@@ -15,6 +15,7 @@ from videomdm_ext.data.folder import SPLITS, Card, read_clip, read_ids
 from videomdm_ext.data.importing import MEASURED
 from videomdm_ext.data.locks import writing
 from videomdm_ext.data.refined import measured_error, replaced
+from videomdm_ext.data.rules import errors_of
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.cameras import to_world
 from videomdm_ext.inference.lift import Lifting, cameras_of, lift, off_rays, teacher_of
@@ -40,15 +41,18 @@ def refresh(
     """Clips with what the prior makes of them as their teachers, and the ids of those that keep their own.
 
     The pose is the prior's, with the size and the path of the root of the old teacher, which was placed by the image. A
-    clip keeps its teacher where the prior changes its size by more than SHRUNK, or leaves the rays by WORSE.
+    clip keeps its teacher where the prior changes its size by more than SHRUNK, or leaves the rays by WORSE, or where
+    the new one would be an error (`data.rules`).
     """
     made, kept = [], []
     for clip, motion in zip(clips, lift(trained, clips, how, progress=progress), strict=True):
         teacher = teacher_of(clip)
         size = float(_size(teacher, clip) / _size(motion, clip))
         motion = teacher[:, :1] + size * (motion - motion[:, :1])
-        if 1 / SHRUNK < size < SHRUNK and off_rays(motion, clip) < WORSE * off_rays(teacher, clip):
-            made.append(replaced(clip, to_world(motion, cameras_of(clip.extrinsics)), rule))
+        new = replaced(clip, to_world(motion, cameras_of(clip.extrinsics)), rule)
+        good = 1 / SHRUNK < size < SHRUNK and off_rays(motion, clip) < WORSE * off_rays(teacher, clip)
+        if good and not errors_of(new):
+            made.append(new)
         else:
             made.append(clip)
             kept.append(clip.id)

@@ -292,7 +292,7 @@ def write_motions(path: Path, groups: Mapping[str, list[Tensor]], captions: list
     if sum(array.nbytes for array in arrays.values()) > files.RATIO_LIMIT * len(content.getvalue()):
         content = io.BytesIO()  # of motions that hardly move: `read_motions` would take it for a bomb
         np.savez(content, **arrays)
-    files.write_bytes(str(path), content.getvalue())
+    files.write_bytes(str(path), content.getvalue(), durable=True)
 
 
 def read_motions(path: Path) -> tuple[dict[str, list[Tensor]], list[str]]:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from videomdm_ext.config import MADE, Supervision, from_args
 from videomdm_ext.data import identity, refined, seal
-from videomdm_ext.data.files import read_json
+from videomdm_ext.data.files import flush, read_json
 from videomdm_ext.data.folder import CARD, read_card
 from videomdm_ext.errors import DatasetError, HostError
 from videomdm_ext.mdm import remedies
@@ -61,9 +61,9 @@ def beside(folder: str | os.PathLike[str]) -> Iterator[str]:
     try:
         yield str(partial)
         for path in sorted(partial.iterdir(), key=lambda path: (CHECKPOINT.fullmatch(path.name) is not None, path)):
-            _flush(path)
+            flush(path)
             os.replace(path, Path(folder) / path.name)
-        _flush(Path(folder))
+        flush(Path(folder))
     except (OSError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not UNWRITABLE.search(str(error)):
             raise
@@ -73,17 +73,6 @@ def beside(folder: str | os.PathLike[str]) -> Iterator[str]:
         ) from error
     finally:
         sweep(folder)
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file, or a folder's list of files, is on the disk; folders cannot be asked everywhere."""
-    if path.is_dir() and os.name == "nt":
-        return
-    handle = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 # -- where a paired run starts ----------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from clips import make_clip
 from people import real_motions, turned
 
 from videomdm_ext.bench import metrics
@@ -238,11 +239,7 @@ def test_a_broken_cache_is_told_and_made_again(write_ground, few_splits, caplog)
 
 def test_without_truth_or_different_captions_it_is_unavailable_and_says_why(write_ground, few_splits):
     clips = few_splits["train"][:4]
-    seen = np.ones((clips[0].length, 22), dtype=np.float32)
-    blind = [
-        dataclasses.replace(clip, id=f"v{n}", truth=None, truth_extrinsics=None, confidence=seen[: clip.length])
-        for n, clip in enumerate(clips[:1])
-    ]
+    blind = [dataclasses.replace(make_clip(name="walk"), truth=None, truth_extrinsics=None)]
     with pytest.raises(UnavailableError, match=r"expected training clips with a true motion .* found none"):
         text_motion.make(write_ground({"train": blind}), SMALL)
     alike = [dataclasses.replace(clip, texts=("a person moves.",)) for clip in clips]

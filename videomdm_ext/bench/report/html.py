@@ -60,7 +60,7 @@ def write(results: Results, folder: Path | str) -> Path:
     """Write metrics.json, table.tex, the pictures, report.html and report.md; numbers first. -> report.md's path."""
     folder = Path(folder)
     check_writable(str(folder))
-    write_bytes(str(folder / "metrics.json"), to_json(results).encode())
+    write_bytes(str(folder / "metrics.json"), to_json(results).encode(), durable=True)
     write_bytes(str(folder / "table.tex"), latex_table(results).encode())
     found = sections(results)
     write_bytes(str(folder / "report.html"), page(results, found).encode())

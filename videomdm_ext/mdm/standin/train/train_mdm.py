@@ -26,7 +26,7 @@ def prepare_save_dir(args):
             "newest checkpoint."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    write_bytes(str(folder / "args.json"), json.dumps(vars(args), indent=4, sort_keys=True).encode())
+    write_bytes(str(folder / "args.json"), json.dumps(vars(args), indent=4, sort_keys=True).encode(), durable=True)
 
 
 def main():
