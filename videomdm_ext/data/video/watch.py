@@ -174,7 +174,7 @@ def _alone(video: Video, choice: Choice, progress: Progress | None) -> list[Sigh
         given = Detections(BLAZEPOSE33, rough[0].times, pixels, score, world)
         found = follow(given)
         return _taken(given, found, _people(found, given.times, "all", video.path), rough)
-    is_alone = sum(len(track.frames) > 1 for track in tracks) == len(people[0])  # nobody else, however small
+    is_alone = len(tracks) == len(people[0])  # nobody else, however small and for however short a time
     if choice.person not in ("", "all") or not is_alone:
         rows = _in_boxes(pictures, [[(times[track.frames], track) for track in people[0]]])
     else:
