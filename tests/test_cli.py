@@ -345,7 +345,7 @@ def test_an_output_folder_that_cannot_be_written_is_refused_before_anything_is_m
 def test_an_option_of_the_demo_that_cannot_be_used_is_refused_before_anything_is_trained(
     tmp_path, monkeypatch, capsys, words, named
 ):
-    monkeypatch.setattr(verbs, "_demo_data", lambda data, fast: read_card(str(data)))
+    monkeypatch.setattr(verbs, "_demo_data", lambda data, motions, views: read_card(str(data)))
     monkeypatch.setattr(engine, "make_refined", lambda *a: pytest.fail("work was begun"))
     write_folder(
         str(tmp_path / "data"),

@@ -8,7 +8,7 @@ import torch
 from filmed import write_film_set
 
 from videomdm_ext.cli.main import main
-from videomdm_ext.data.film.bundled import BUNDLED, build_film_demo, pack
+from videomdm_ext.data.film.bundled import BUNDLED, EVERYDAY, build_film_demo, pack
 from videomdm_ext.data.folder import content_hash, read_card, read_folder, read_ids
 from videomdm_ext.data.motions import HELD_OUT
 from videomdm_ext.geometry.cameras import project, to_camera
@@ -63,14 +63,16 @@ def test_the_lifted_motion_stands_where_the_person_stands(demo):
         assert np.median(np.linalg.norm(points.numpy() - clip.keypoints, axis=-1)) < 0.03
 
 
-def test_the_same_set_is_made_each_time_and_a_fast_one_is_a_part_of_it(demo, tmp_path):
+def test_the_same_set_is_made_each_time_and_smaller_ones_are_parts_of_it(demo, tmp_path):
     path, card = demo
     again = build_film_demo(str(tmp_path / "again"))
     assert again == card
-    fast = build_film_demo(str(tmp_path / "fast"), fast=True)
-    ids = [i for split in ("train", "test") for i in read_ids(str(tmp_path / "fast"), split)]
-    assert all(i.endswith("_v0") for i in ids)
-    assert content_hash(str(tmp_path / "fast"), fast, ids) == content_hash(path, card, ids)
+    for name, asked in {"fast": {"views": 1}, "everyday": {"motions": EVERYDAY}}.items():
+        part = build_film_demo(str(tmp_path / name), **asked)
+        ids = [i for split in ("train", "test") for i in read_ids(str(tmp_path / name), split)]
+        assert content_hash(str(tmp_path / name), part, ids) == content_hash(path, card, ids)
+        assert all(i.endswith("_v0") for i in ids) == (name == "fast")
+        assert (len(ids), {i.split("_m")[0] for i in ids} == set(EVERYDAY)) == ((29, False), (30, True))[name != "fast"]
 
 
 def test_the_bundle_is_what_packing_a_film_set_gives(tmp_path):

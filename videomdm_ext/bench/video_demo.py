@@ -299,7 +299,7 @@ def run_video_demo(
     importer, card = make_clips(sources, out, progress)
     plan = dataclasses.replace(
         DEMO, clips=str(out / "data"), content=card.content_hash, arms=("lifted", "2d"), seeds=1, steps=steps,
-        crop_frames=48, batch_size=min(8, card.counts["train"]), text_features="words",
+        crop_frames=48, adam_beta2=0.999, batch_size=min(8, card.counts["train"]), text_features="words",
     )  # fmt: skip
 
     def watch(done: Mapping[str, int]) -> None:

@@ -33,9 +33,9 @@ from videomdm_ext.cli.console import (
 from videomdm_ext.cli.sampling import Refresh
 from videomdm_ext.data import importing, locks
 from videomdm_ext.data.files import check_writable
-from videomdm_ext.data.film.bundled import build_film_demo
+from videomdm_ext.data.film.bundled import EVERYDAY, build_film_demo, recipe
 from videomdm_ext.data.folder import CARD, Card, read_card, read_folder
-from videomdm_ext.data.motions import build_demo
+from videomdm_ext.data.motions import VIEWS, build_demo
 from videomdm_ext.data.refined import BATCH, is_made, make_refined, measured_error, read_refined
 from videomdm_ext.data.relifting import with_lifter
 from videomdm_ext.data.tasks import HERE, Engine, share_of
@@ -46,6 +46,8 @@ from videomdm_ext.render import figures
 
 VIDEO_STEPS = 1200
 """Steps of the trainings on videos, unless asked for others."""
+LONG: dict[str, Any] = {"seeds": 3, "steps": 4000, "samples": 256}
+"""What `demo --long` has other than `demo`."""
 FEWEST_STEPS = 50
 """Of a demo's training."""
 MEASURED = {"mpjpe": "MPJPE", "root_aligned_mpjpe": "root-aligned", "pa_mpjpe": "PA"}
@@ -62,7 +64,9 @@ class Demo:
     out: Path | None = None
     """Folder for everything the demo makes, by default runs/demo; started again, it goes on from what is there."""
     fast: bool = False
-    """One seed, few steps, a quarter of the data: a minute or two, and too short to mean anything."""
+    """Few steps, half of the films: a minute or two, and too short to mean anything."""
+    long: bool = False
+    """All fifteen motions, three seeds, 4,000 steps: about an hour on two cores."""
     workers: int = 2
     """Trainings at a time, one thread each."""
     video: bool = False
@@ -82,10 +86,15 @@ def demo(words: Sequence[str]) -> int:
     if options.video:
         given = any(word.split("=")[0] == "--steps" for word in words)
         return video_demo(options, plan.steps if given else VIDEO_STEPS)
+    if options.fast and options.long:
+        raise ConfigError("--fast, --long: expected one of them. Leave the other out.")
     if options.fast:
         plan = dataclasses.replace(plan, seeds=1, steps=min(plan.steps, 120), samples=24)
+    if options.long:
+        longer = {name: value for name, value in LONG.items() if getattr(plan, name) == getattr(DEMO, name)}
+        plan = dataclasses.replace(plan, **longer)
     check_numbers(plan)
-    out = options.out or Path("runs/demo-fast" if options.fast else "runs/demo")
+    out = options.out or Path("runs/demo" + "-fast" * options.fast + "-long" * options.long)
     features = text_choice(plan.text_features)
     with locks.held(out):
         return compared(plan, out, features, options, words)
@@ -95,7 +104,7 @@ def compared(plan: Plan, out: Path, features: str, options: Demo, words: Sequenc
     """The data set, the comparison of a plan on it in the folder `out`, and what came of it."""
     check_writable(str(out))
     console.print("[bold]1/4[/] real motion, filmed; its keypoints and 3D as MediaPipe found them")
-    card = _demo_data(out / "data", options.fast)
+    card = _demo_data(out / "data", () if options.long or options.fast else EVERYDAY, 1 if options.fast else VIEWS)
     console.print(f"    {counted(card)}; the lifter is off by {lifter_summary(card)}")
     plan = dataclasses.replace(plan, clips=str(out / "data"), content=card.content_hash, text_features=features)
     with bars() as progress:
@@ -113,7 +122,9 @@ def compared(plan: Plan, out: Path, features: str, options: Demo, words: Sequenc
 def video_demo(options: Demo, steps: int) -> int:
     """From videos to a trained model, and what its depth is worth beside four views."""
     out, own = options.out or Path("runs/demo-video"), dataclasses.replace(options.plan, steps=DEMO.steps)
-    refused = [name for name, value in vars(own).items() if value != getattr(DEMO, name)] + ["fast"] * options.fast
+    refused = [name for name, value in vars(own).items() if value != getattr(DEMO, name)] + [
+        name for name in ("fast", "long") if getattr(options, name)
+    ]
     if refused:
         raise ConfigError(f"--{refused[0].replace('_', '-')}: expected none with --video, which has its own. Leave it.")
     check_writable(str(out))
@@ -126,17 +137,19 @@ def video_demo(options: Demo, steps: int) -> int:
     return 0
 
 
-def _demo_data(data: Path, fast: bool) -> Card:
+def _demo_data(data: Path, motions: Sequence[str], views: int) -> Card:
     """The demo's data set, made unless it is there with the same recipe."""
     if (data / "dataset.json").is_file():
         card = read_card(str(data))
-        if (card.recipe.get("views") == 1) != fast:
+        made = recipe(motions, views)
+        if any(card.recipe.get(name) != made.get(name) for name in ("film", "views", "motions")):
             raise ConfigError(
-                f"{data}: holds the data of a demo {'without' if fast else 'with'} --fast. Choose another --out."
+                f"{data}: expected the clips of this demo, found those of one with other motions or films (--fast, "
+                "--long, or an earlier version). Choose another --out."
             )
         return card
     with console.status("making the data set"):
-        return build_film_demo(str(data), fast=fast)
+        return build_film_demo(str(data), motions=motions, views=views)
 
 
 @dataclass(frozen=True)
@@ -162,7 +175,7 @@ class MakeDemo:
         if self.synthetic:
             card = build_demo(str(self.out), seed=self.seed, views=self.views, fast=self.fast)
         else:
-            card = build_film_demo(str(self.out), fast=self.fast)
+            card = build_film_demo(str(self.out), views=1 if self.fast else VIEWS)
         console.print(f"{self.out}: {counted(card)}, content {card.content_hash[:12]}; {lifter_summary(card)}")
         say_next(f"train --arm 2d --clips {quoted(self.out)} --save_dir runs/2d")
         return 0
