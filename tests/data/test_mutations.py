@@ -12,6 +12,7 @@ import io
 import itertools
 import json
 import os
+import pickle
 import random
 import re
 import resource
@@ -50,7 +51,7 @@ from videomdm_ext.data.video.frames import read_calibration
 from videomdm_ext.data.video.people import choose, follow
 from videomdm_ext.errors import CONTROL, VideoMDMError
 from videomdm_ext.inference.sample import read_motions, write_motions
-from videomdm_ext.lifters.adapters import Gvhmr, Joints
+from videomdm_ext.lifters.adapters import Gvhmr, Joints, Phalp, Wham
 from videomdm_ext.mdm import hook, resume
 from videomdm_ext.motion import joint_names
 from videomdm_ext.motion.features import decode
@@ -258,7 +259,16 @@ def _build(root: Path) -> Iterator[tuple[str, Reader]]:
         "body_pose": torch.zeros(40, 63), "global_orient": torch.zeros(40, 3), "transl": torch.ones(40, 3),
         "betas": torch.zeros(40, 10)}}, write("gvhmr/walk.pt", b""))  # fmt: skip
     gvhmr = Gvhmr(results=str(root / "gvhmr"), smpl=str(root))
-    yield "GVHMR", Reader(root / "gvhmr" / "walk.pt", lambda p: gvhmr.parameters(p))
+    yield "GVHMR", Reader(root / "gvhmr" / "walk.pt", gvhmr.people_in)
+    turns, moved, betas = np.zeros((40, 72), np.float32), np.ones((40, 3), np.float32), np.zeros((40, 10), np.float32)
+    person = {"pose": turns, "trans": moved, "betas": betas, "frame_ids": np.arange(40)}
+    wham, phalp = (kind(results=str(root), smpl=str(root)) for kind in (Wham, Phalp))
+    yield "WHAM", Reader(write("wham_output.pkl", pickle.dumps({0: person})), wham.people_in)
+    smpl = {"global_orient": np.zeros((1, 3, 3)), "body_pose": np.zeros((23, 3, 3)), "betas": np.zeros(10)}
+    seen = {
+        f"{t}.jpg": {"time": t, "tid": [1], "bbox": [np.ones(4)], "tracked_time": [0], "smpl": [smpl]} for t in range(9)
+    }
+    yield "PHALP", Reader(write("demo_walk.pkl", pickle.dumps(seen)), phalp.people_in)
     capture = (
         "HIERARCHY\nROOT Hips\n{\nOFFSET 0 0 0\nCHANNELS 3 Zrotation Xrotation Yrotation\nEnd Site\n{\nOFFSET 0 1 0\n}"
     )
@@ -344,7 +354,7 @@ NAMES = (
     "card", "split list", "Mean", "Std of the teacher", "teacher", "truth", "keypoints", "camera", "captions", "index",
     "cache of a check", "mark of an import", "refined teacher", "Mean of refined teachers", "OpenPose", "MMPose",
     "AlphaPose", "COCO", "BlazePose", "calibration (toml)", "calibration (qca)", "Fit3D's camera", "Fit3D's list",
-    "a lifter's joints", "joints of another lifter", "GVHMR", "BVH", "AMASS", "map of joints",
+    "a lifter's joints", "joints of another lifter", "GVHMR", "WHAM", "PHALP", "BVH", "AMASS", "map of joints",
     "a film's motion", "bundled motions", "captions of HumanML3D", "table of captions", "prompts", "args.json",
     "args.json of a bench", "plan", "run.json", "metrics.json", "cost.json", "seconds.txt", "progress.csv",
     "chosen.json", "scores", "held-out scores", "reference rows", "arm", "motions", "checkpoint", "tensors",

@@ -108,7 +108,7 @@ class BodyLifter(ResultsLifter):
 
     def read(self, path: Path) -> Tensor:
         """The 22 joints [T, 22, 3] of the person who is in the most frames."""
-        arrays = max(self._tracks(path).values(), key=lambda track: max(map(len, track.values()), default=0))
+        arrays = max(self.people_in(path).values(), key=lambda track: max(map(len, track.values()), default=0))
         frames = arrays.pop("frames", None)
         if frames is not None and (np.diff(frames) != 1).any():
             what = "frame_ids with gaps"
@@ -118,7 +118,7 @@ class BodyLifter(ResultsLifter):
     def people(self, video: str, size: tuple[int, int]) -> list[Person]:
         """Everybody in the file about a video."""
         path, found = self.find_video(video), []
-        for name, arrays in self._tracks(path).items():
+        for name, arrays in self.people_in(path).items():
             facts: dict[str, Any] = {"boxes": arrays["boxes"].astype(np.float64)} if "boxes" in arrays else {}
             if "frames" in arrays:
                 frames = arrays["frames"].astype(np.int64)
@@ -139,7 +139,8 @@ class BodyLifter(ResultsLifter):
             raise self.refuse(path, "a person in two frames or more", "none", "Leave the video out.")
         return found
 
-    def _tracks(self, path: Path) -> dict[str, dict[str, Array]]:
+    def people_in(self, path: Path) -> dict[str, dict[str, Array]]:
+        """What `tracks` finds in a file; DatasetError where it holds something else, or nobody."""
         try:
             found = self.tracks(path)
         except pickles.BROKEN as error:
