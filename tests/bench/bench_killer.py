@@ -1,8 +1,8 @@
 """Runs a small bench again and again, killing it each time, until it is done: python bench_killer.py FOLDER.
 
 The modules are loaded once; every attempt is a fork, in a state as after a fresh start. An attempt dies right before
-or right after one of the next renames, by which every file gets its place, or by SIGKILL after some time. Prints a line
-an attempt: how it ended. At last a process is killed that has started a worker.
+or right after one of the next renames of some stage, by which every file gets its place, or by SIGKILL after some time.
+tests/soak.py kills more. Prints a line an attempt: how it ended. At last a process is killed that has started a worker.
 """
 
 import os
@@ -22,7 +22,8 @@ from videomdm_ext.bench.report import figures
 from videomdm_ext.bench.run import Bench
 from videomdm_ext.data.tasks import Engine, start_worker
 
-BY_RENAME, BY_TIME = 10, 2
+STAGES = {"runs": 5, "samples": 2, "scores": 1}
+"""In each of these folders an attempt dies at one of so many renames."""
 DIED = 9
 """Exit status of an attempt that died by itself."""
 
@@ -33,11 +34,14 @@ def bench(plan: Plan, out: Path) -> None:
     Bench(plan, out, engine=Engine(processes=0)).run()
 
 
-def die_at(count: int, *, after: bool) -> None:
-    """Die at the rename with this number, before it or after it."""
+def die_at(stage: str, count: int, *, after: bool) -> None:
+    """Die at the rename with this number in the folder of a stage, before it or after it."""
     rename, left = os.replace, [count]
 
     def dying(source: str, target: str) -> None:
+        if stage not in Path(target).parts:
+            rename(source, target)
+            return
         left[0] -= 1
         if left[0] == 0:
             os.write(1, f"at {target}\n".encode())  # past what redirects the output
@@ -86,21 +90,16 @@ def main(folder: Path) -> None:
     started = time.monotonic()
     assert attempt(lambda: bench(plan, folder / "whole")) == 0
     whole = time.monotonic() - started
-    kinds = ["rename"] * BY_RENAME + ["time"] * BY_TIME
-    draw.shuffle(kinds)
-    for kind in kinds:
-        count, after, seconds = draw.randint(2, 8), draw.random() < 0.5, draw.uniform(0, 0.15) * whole
+    status = attempt(lambda: bench(plan, folder / "killed"), seconds=draw.uniform(0.1, 0.3) * whole)
+    print("time", "died" if os.WIFSIGNALED(status) else f"ended {status}", flush=True)
+    for stage, most in STAGES.items():
 
-        def dying(count: int = count, after: bool = after) -> None:
-            die_at(count, after=after)
+        def dying(stage: str = stage, count: int = draw.randint(1, most), after: bool = draw.random() < 0.5) -> None:
+            die_at(stage, count, after=after)
             bench(plan, folder / "killed")
 
-        if kind == "rename":
-            status = attempt(dying)
-            print("rename", "died" if os.waitstatus_to_exitcode(status) == DIED else f"ended {status}", flush=True)
-        else:
-            status = attempt(lambda: bench(plan, folder / "killed"), seconds=seconds)
-            print("time", "died" if os.WIFSIGNALED(status) else f"ended {status}", flush=True)
+        status = attempt(dying)
+        print("rename", "died" if os.waitstatus_to_exitcode(status) == DIED else f"ended {status}", flush=True)
     print("last", os.waitstatus_to_exitcode(attempt(lambda: bench(plan, folder / "killed"))), flush=True)
     attempt(lambda: start_a_worker(folder / "pid"))
 

@@ -12,14 +12,16 @@ HERE = Path(__file__).resolve().parent
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the attempts are forks, which this system does not have")
-def test_a_bench_killed_at_12_random_moments_ends_bit_for_bit_as_an_uninterrupted_one_and_leaves_no_worker(tmp_path):
+def test_a_bench_killed_in_every_stage_ends_bit_for_bit_as_an_uninterrupted_one_and_leaves_no_worker(
+    tmp_path,
+):
     """A worker that outlived its parent would train in the same folders as the same command started again."""
     paths = os.pathsep.join(map(str, (HERE, HERE.parent)))
     done = forks.run(["-m", "bench_killer", str(tmp_path)], env={"PYTHONPATH": paths}, timeout=900)
     assert done.returncode == 0, done.stderr
     ends = done.stdout.split("\n")
-    assert ends.count("rename died") == 10, done.stdout + done.stderr
-    assert ends.count("time died") == 2, done.stdout + done.stderr
+    assert ends.count("rename died") == 3, done.stdout + done.stderr
+    assert ends.count("time died") == 1, done.stdout + done.stderr
     assert "last 0" in ends, done.stderr
     struck = {part for line in ends if line.startswith("at ") for part in Path(line[3:]).parts}
     assert {"runs", "samples", "scores"} <= struck, "some stage was never struck"

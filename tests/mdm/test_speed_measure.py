@@ -123,32 +123,14 @@ def test_a_process_that_fails_is_an_error_with_its_last_words(tmp_path):
 
 
 FORKED = """
-import os, signal, sys
 from pathlib import Path
-from types import SimpleNamespace
+import forked
 import torch
 from videomdm_ext.mdm import checkout
 from videomdm_ext.mdm.speed import device, measure
 from videomdm_ext.mdm.speed.measure import Sizes
 
-class Forked:
-    def __init__(self, command, *, cwd, env, stderr, **_):
-        (read, asked), (answered, write) = os.pipe(), os.pipe()
-        self.pid = os.fork()
-        if not self.pid:
-            for place, stream in enumerate((read, write, stderr.fileno())):
-                os.dup2(stream, place)
-            os.chdir(cwd), os.environ.update(env)
-            sys.stdin = os.fdopen(0)
-            measure.main(Path(command[-2]), command[-1])
-            os._exit(0)
-        self.stdin, self.stdout = os.fdopen(asked, "wb"), os.fdopen(answered, "rb")
-    def kill(self):
-        os.kill(self.pid, signal.SIGKILL)
-    def wait(self):
-        os.waitpid(self.pid, 0)
-
-measure.subprocess = SimpleNamespace(Popen=Forked, PIPE=None)
+forked.fork_workers()
 measure.text.clip_path = lambda: Path("none.pt")
 measure.TOWER = {"width": 64, "layers": 2, "heads": 2}
 """
@@ -157,7 +139,8 @@ measure.TOWER = {"width": 64, "layers": 2, "heads": 2}
 
 def found(program: str, place: Path) -> Any:
     """-> what a program of forks has saved as `found`."""
-    done = forks.run(["-W", "ignore", "-c", FORKED + program], cwd=place, env=mdm_runs.PLAIN)
+    env = {**mdm_runs.PLAIN, "PYTHONPATH": str(Path(forks.__file__).parent)}
+    done = forks.run(["-W", "ignore", "-c", FORKED + program], cwd=place, env=env)
     assert done.returncode == 0, done.stderr[-3000:]
     return torch.load(place / "found", weights_only=False)
 
