@@ -250,12 +250,10 @@ def own_generator(*label: object) -> torch.Generator:
 
 def find_lifter(name: str, seed: int, skeleton: Skeleton, extra: Mapping[str, str] | None = None) -> Any:
     """A registered lifter by its name, for this skeleton; of `extra` it gets the keys that its `options` name."""
-    known = plugins.collect(plugins.create_manager(), "lifters")
-    if name not in known:
-        raise PluginError(f"lifter {name!r}: expected one of {', '.join(known)}. Install the plugin that has it.")
-    taken = getattr(known[name], "options", None)
+    made = _registered(name)
+    taken = getattr(made, "options", None)
     given = {} if taken is None else {"target": skeleton, **(extra or {})}
-    lifter = known[name](seed=seed, **given)
+    lifter = made(seed=seed, **given)
     if lifter.info.skeleton != skeleton:
         raise PluginError(
             f"lifter {name!r}: expected {skeleton.name}, found {lifter.info.skeleton.name}. Choose another."
@@ -264,9 +262,17 @@ def find_lifter(name: str, seed: int, skeleton: Skeleton, extra: Mapping[str, st
 
 
 def lifter_options(name: str) -> Mapping[str, str]:
-    """Keys of options that a registered lifter takes, each with a line of help; none for an unknown one."""
-    found: Mapping[str, str] = getattr(plugins.collect(plugins.create_manager(), "lifters").get(name), "options", {})
+    """Keys of options that a registered lifter takes, each with a line of help."""
+    found: Mapping[str, str] = getattr(_registered(name), "options", {})
     return found
+
+
+def _registered(name: str) -> Any:
+    """What makes the lifter of this name; PluginError where none has it."""
+    known = plugins.collect(plugins.create_manager(), "lifters")
+    if name not in known:
+        raise PluginError(f"lifter {name!r}: expected one of {', '.join(known)}. Install the plugin that has it.")
+    return known[name]
 
 
 def lift(lifter: Any, recording: Recording) -> Recording:

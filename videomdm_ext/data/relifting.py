@@ -13,7 +13,7 @@ import blobfile as bf
 import torch
 
 from videomdm_ext.data import files, locks, seal
-from videomdm_ext.data.building import Builder
+from videomdm_ext.data.building import MARKS, Builder
 from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.folder import CARD, SPLITS, Card, read_card, read_clip, read_files, read_ids
 from videomdm_ext.data.identity import Inputs, name_of
@@ -83,7 +83,9 @@ def relift(
     rows = {i: split for split in SPLITS if card.counts.get(split) for i in read_ids(path, split)}
     left_out = _unfound(model, path, rows, places)
     if len(left_out) == len(rows):
-        raise DatasetError(f"{path}: expected results of its clips, found none. The first: {min(left_out.values())}")
+        by_id = "" if places else f"There is no {FACTS}, as of a set that was merged or packed: ids count, not videos. "
+        first = next(iter(left_out.values()))
+        raise DatasetError(f"{path}: expected results of its clips, found none. {by_id}The first: {first}")
     if places:
         left_out |= lifted.unclaimed(model.videos(), [stem(place["video"]) for place in places.values()])
 
@@ -112,7 +114,8 @@ def relift(
             if progress:
                 progress(number, len(rows))
         if not builder.done:
-            first = next(iter(left_out.values()))
+            bf.rmtree(bf.join(out, MARKS))  # nothing goes on from there, perhaps with other options
+            first = next(left_out[clip_id] for clip_id in rows if clip_id in left_out)
             raise DatasetError(f"{path}: expected clips that {lifter} has lifted, found none. The first: {first}")
         for place in model.sources() if hasattr(model, "sources") else ():
             inputs(place)
@@ -124,6 +127,7 @@ def relift(
 def _unfound(model: Any, path: str, rows: Mapping[str, str], places: Mapping[str, Any]) -> dict[str, str]:
     """Why there is no result of a clip, by id: a cheap look, before any work."""
     found: dict[str, str] = {}
+    videos = {stem(place["video"]) for place in places.values()}
     for clip_id in rows if hasattr(model, "find") else ():
         try:
             if not places:
@@ -133,7 +137,7 @@ def _unfound(model: Any, path: str, rows: Mapping[str, str], places: Mapping[str
                     f"{bf.join(path, FACTS)}: expected the video of {clip_id}, found none. Import again."
                 )
             else:
-                model.find_video(stem(places[clip_id]["video"]))
+                model.find_video(stem(places[clip_id]["video"]), videos)
         except DatasetError as error:
             found[clip_id] = str(error)
     return found
@@ -161,7 +165,12 @@ def _from_videos(model: Any, path: str, card: Card, ids: Sequence[str], places: 
     for name, members in videos.items():
         clips = {clip_id: read_clip(path, card, clip_id) for clip_id in members}
         try:
-            video, result = open_video(name), model.find_video(stem(name))
+            if not os.path.isfile(name):
+                raise DatasetError(
+                    f"{name}: expected the video that {bf.join(path, FACTS)} names, found none. Put it there; a "
+                    "relative path is one from the folder in which the set was made: start there."
+                )
+            video, result = open_video(name), model.find_video(stem(name), {stem(other) for other in videos})
             people = model.people(stem(name), video.stored_size)
             stretches = [_stretch(clip, float(places[i]["start"])) for i, clip in clips.items()]
             found = lifted.given_to(stretches, people, video, card.fps, model.description.fps, result)
@@ -170,6 +179,9 @@ def _from_videos(model: Any, path: str, card: Card, ids: Sequence[str], places: 
             continue
         for (clip_id, clip), (parts, notes) in zip(clips.items(), found, strict=True):
             try:
+                if len(parts) > 1 and not notes:
+                    names = " and then ".join(dict.fromkeys(part.lifted.name for part in parts))
+                    raise DatasetError(f"{result}: expected one person for all of {clip_id}, found {names}. It is left out.")
                 if len(parts) != 1 or len(parts[0].pixels) != clip.length:
                     raise DatasetError(notes[0].removeprefix("Left out: "))
                 yield clip_id, _with(model, clip, parts[0], card)

@@ -8,7 +8,7 @@ everybody in a file (data/video/lifted.py).
 import dataclasses
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -148,6 +148,8 @@ class ResultsLifter(Lifter):
             expected = f"one that lifter {self.name} knows, {', '.join(self.options)}" if wrong else "the folder DIR"
             raise ConfigError(f"--option {wrong[0] if wrong else 'results=DIR'}: expected {expected}, found none.")
         self.folder = Path(options["results"])
+        if not self.folder.is_dir():
+            raise ConfigError(f"--option results={self.folder}: expected a folder, found none. Correct the path.")
         self.said = {key: options[key] for key in self.own if key in options}
         self.description = self.description.changed({key: options[key] for key in self.changeable if key in options})
         if not can_map(self.description.skeleton, target):
@@ -211,10 +213,15 @@ class ResultsLifter(Lifter):
 
     # -- videos --------------------------------------------------------------------------------------------------------
 
-    def find_video(self, video: str) -> Path:
-        """The file about a video with this name, less its ending; DatasetError where there is none, or several."""
-        names = dict.fromkeys((video, video.partition(".")[0]))  # some tools cut names at the first dot
-        places = [place for name in names for place in self._places(name)]
+    def find_video(self, video: str, others: Iterable[str] = ()) -> Path:
+        """The file about a video with this name, less its ending; DatasetError where there is none, or several.
+
+        Some tools cut names at the first dot, which tells nothing where `others`, names of videos too, begin alike.
+        """
+        cut = video.partition(".")[0]
+        rivals = [name for name in others if name != video and name.partition(".")[0] == cut]
+        own = self._places(video)
+        places = own if cut == video or rivals or any(map(Path.is_file, own)) else [*own, *self._places(cut)]
         found = self._found(places, f"Run {self.name} on the video {video}, and name the result after it.")
         if len(found) > 1:
             what = " and ".join(str(place.relative_to(self.folder)) for place in found)

@@ -28,7 +28,7 @@ from videomdm_ext.data.video import importer as video_importer
 from videomdm_ext.data.video.importer import VideoImporter
 from videomdm_ext.data.video.lifted import Person, given_to
 from videomdm_ext.data.video.pieces import Stretch
-from videomdm_ext.errors import DatasetError
+from videomdm_ext.errors import ConfigError, DatasetError, PluginError
 from videomdm_ext.geometry.cameras import to_pixels
 from videomdm_ext.motion.features import decode
 from videomdm_ext.motion.skeletons import SMPL22
@@ -243,6 +243,41 @@ def test_results_at_another_rate_are_refused_until_the_rate_is_given(scene):
     assert np.abs(own - scene.true(0.0, clip.length))[:, 0, :2].max() < 0.05
 
 
+def test_results_of_another_version_of_the_video_are_refused_though_their_frames_are_fewer(scene):
+    """Numbers of frames that are no more than the video's fit any lower rate; the keypoints show that they are late."""
+    for frames, shown in ((slice(0, 80, 2), r"at 12.5 entries a second.*lifter.fps=12.5"), (slice(12, 80), "0.50 s la")):
+        write_wham(scene, people={3: ((0, 0, 0), frames)})
+        content = pickles.read(str(place := scene.root / "results/act.one/wham_output.pkl"))
+        people = {3: {name: pickles.numbers(part) for name, part in content[3].items()}}
+        people[3]["frame_ids"] = np.arange(len(people[3]["pose"]))
+        joblib.dump(people, place)
+        with pytest.raises(DatasetError, match=shown):
+            scene.imported("wham")
+        if frames.step:
+            _, _, clips = scene.imported("wham", **{"lifter.fps": 12.5})
+            ((clip, own),) = clips.values()
+            assert clip.length > 60
+            assert np.abs(own - scene.true(0.0, clip.length)).max() < 0.02
+
+
+def test_a_result_whose_name_was_cut_at_a_dot_is_of_one_video_or_of_none(scene):
+    for folder, ending in (("videos", "gif"), ("found", "npz")):
+        shutil.copy(scene.root / folder / f"act.one.{ending}", scene.root / folder / f"act.two.{ending}")
+    (scene.root / "captions.txt").write_text("act.one\ta person moves.\nact.two\ta person moves.\n")
+    place = write_wham(scene, "act")
+    with pytest.raises(DatasetError, match=r"expected act.one.npz or act.one/wham_output.npz or .*pkl, found none"):
+        scene.imported("wham")
+    shutil.copytree(place.parent, scene.root / "results" / "act.two")
+    _, done, clips = scene.imported("wham")
+    assert list(clips) == ["act.two_0"]
+    assert any(key.endswith("results/act/wham_output.pkl") for key in done.left_out)
+    with pytest.raises(PluginError, match="lifter 'wahm': expected one of .*wham"):
+        scene.importer("wahm")
+    (scene.root / "videos/act.one.gif").unlink()  # of one video both names: its own goes first
+    _, _, clips = scene.imported("wham", "alone")
+    assert list(clips) == ["act.two_0"]
+
+
 def test_every_video_and_every_result_is_used_or_named_and_nothing_is_watched_in_vain(scene, monkeypatch):
     write_source(scene.root / "more", dict.fromkeys(("lost", "twice", "torn", "evil"), scene.film))
     for folder in ("videos", "found"):
@@ -350,7 +385,18 @@ def test_a_finished_set_gets_a_second_lifters_teachers_and_stays_as_it_is(scene,
     words += ["--option", f"smpl={root / 'models'}"]
     assert cli.main(words) == 1
     assert "out: expected results of its clips, found none. The first: " in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="option results=nowhere: expected a folder, found none"):
+        relift(out, "wham", {"results": "nowhere"})
+    write_phalp(scene)  # whom it takes for two people, one after the other, has no teacher, and nothing is left behind
+    with pytest.raises(DatasetError, match=r"one person for all of act.one_0, found track 1 and then track 7"):
+        relift(out, "phalp", {"results": str(root / "results"), "smpl": str(root / "models")})
+    assert not (root / "out/lifters/phalp/building").exists()
+    film = root / "videos/act.one.gif"
+    film.rename(away := root / "away.gif")
     write_wham(scene)
+    with pytest.raises(DatasetError, match=r"found none. The first: .*the video that .*videos.json names, found none"):
+        relift(out, "wham", {"results": str(root / "results"), "smpl": str(root / "models")})
+    away.rename(film)
     before = {str(p): p.read_bytes() for p in (root / "out").rglob("*") if p.is_file()}
     assert cli.main(words) == 0
     assert f"train --arm 2d --clips {out} --lifter wham" in capsys.readouterr().out

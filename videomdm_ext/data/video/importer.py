@@ -11,7 +11,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -187,7 +187,7 @@ class VideoImporter(Importer):
                     f"{path}: expected a name that no video in another folder has, for --detections and results of a "
                     "lifter are found by it, found several. Rename the video and them."
                 )
-            elif reason := self._no_result(path):
+            elif reason := self._no_result(path, folders):
                 self.refused[name] = reason
             else:
                 self._tasks[clip_stem] = (self, clip_stem, path, texts)
@@ -220,11 +220,11 @@ class VideoImporter(Importer):
             raise DatasetError(f"{self.source}: expected a video, or a folder of videos ({endings}), found {found}")
         return members
 
-    def _no_result(self, path: str) -> str:
+    def _no_result(self, path: str, others: Iterable[str]) -> str:
         """Why the lifter has no result of a video; a cheap look, before anything is watched."""
         try:
             if self.results:
-                self.results.find_video(stem(path))
+                self.results.find_video(stem(path), others)
         except DatasetError as error:
             return f"{path}: {error}"
         return ""

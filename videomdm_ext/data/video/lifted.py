@@ -7,6 +7,7 @@ focal length: a person at depth z is as large at z f' / f before another lens, o
 """
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,6 +34,12 @@ RIVAL = 0.8  # share of it from which on another one may be the person just as w
 SLACK = 2  # frames by which two programs count a video's frames differently
 SAME = 0.1  # own sizes by which the keypoints of one person may differ in two stretches
 SEEN = 0.3  # confidence from which on a keypoint counts for a box
+RATES = (5, 6, 8, 10, 12, 12.5, 15, 20, 24, 25, 30, 48, 50, 60)  # frames per second that a lifter may have seen instead
+OFFSET, STEP = 2.0, 0.05  # seconds by which entries may be early or late at most, and between those that are tried
+ROUGH, BETTER = 0.06, 0.65
+"""Mean distance of a motion from its keypoints, in shares of a person's size, beyond which other times are tried, and
+share of it up to which it is sure that these are right."""
+FAR, EXAMINED = 0.5, 240  # shares of a size that a joint is off at most, and frames that are compared at most
 
 
 @dataclass(frozen=True)
@@ -144,6 +151,7 @@ def given_to(
     times = [person.times(own, rate, place) for person in people]
     fits = [[_Fit.of(s, p, t, video.scale, fps) for p, t in zip(people, times, strict=True)] for s in stretches]
     made: list[tuple[list[Stretch], list[str]]] = []
+    misses = _Misses(fps)
     for number, stretch in enumerate(stretches):
         found: list[Stretch] = []
         notes: list[str] = []
@@ -157,6 +165,8 @@ def given_to(
         if doubt:
             notes.append(f"Left out: {label}: expected one person of the results to be the watched one, found {doubt}.")
             continue
+        for known in sorted({*who.tolist()} - {-1}):
+            misses.add(stretch, who == known, people[known], times[known])
         missing, edges = 0, np.flatnonzero(np.diff(who)) + 1
         for rows in (slice(int(a), int(b)) for a, b in zip((0, *edges), (*edges, len(who)), strict=True)):
             if who[rows.start] < 0 or rows.stop - rows.start < MIN_FRAMES + 1:
@@ -165,7 +175,76 @@ def given_to(
                 found.append(_part(stretch, rows, fps, fits[number][who[rows.start]].lifted))
         if missing:
             notes.append(f"{label}: the results lack the person for {missing / fps:.2f} s, which are left out.")
+    misses.check(place)
     return made
+
+
+class _Misses:
+    """How far motions are from the keypoints at the times that they should have, and at others."""
+
+    def __init__(self, fps: float) -> None:
+        self.fps = fps
+        self.sums: dict[tuple[float, float], Numbers] = {}  # of a rate or an offset: frames, miss as given, and then
+
+    def add(self, stretch: Stretch, mine: NDArray[np.bool_], person: Person, times: Numbers) -> None:
+        """Compare one person's frames `mine` [T] of a stretch; `times` [N] are those of his entries."""
+        rows = np.flatnonzero(mine)[:: -(-int(mine.sum()) // EXAMINED)]
+        at, size = stretch.start + rows / self.fps, float(len(rows))
+        given = _miss(stretch, rows, at, person, times)
+        self.sums[0.0, 0.0] = self.sums.get((0.0, 0.0), np.zeros(3)) + np.array((size, size * given, size * given))
+        if given <= ROUGH:
+            return
+        own = (person.frames[-1] - person.frames[0]) / (times[-1] - times[0])
+        others = {(rate, 0.0): person.frames / rate for rate in RATES if abs(rate / own - 1) > 0.03}
+        steps = np.arange(1, round(OFFSET / STEP) + 1) * STEP
+        others |= {(0.0, late): times + late for late in (*-steps, *steps)}
+        for key, then in others.items():
+            there = (at >= then[0]) & (at <= then[-1])
+            if there.sum() >= max(MIN_FRAMES, 0.3 * size):
+                part, when, count = rows[there], at[there], float(there.sum())
+                both = [_miss(stretch, part, when, person, one) for one in (times, then)]
+                sums = np.array((count, count * both[0], count * both[1]))
+                self.sums[key] = self.sums.get(key, np.zeros(3)) + sums
+
+    def check(self, place: object) -> None:
+        """Raise DatasetError where the motions are clearly nearer to the keypoints at other times."""
+        count, given, _ = self.sums.pop((0.0, 0.0), np.zeros(3))
+        known = {key: one for key, one in self.sums.items() if one[0] >= 0.3 * count}
+        if given <= ROUGH * count or not known:
+            return
+        share = {key: after / before for key, (_, before, after) in known.items()}
+        if min(share.values()) > BETTER:
+            return
+        likely = [key for key in share if share[key] < 1.1 * min(share.values())]  # steps repeat: the least change
+        rate, late = min(likely, key=lambda key: (abs(key[1]), share[key]))
+        rows, before, after = known[rate, late]
+        far, near = (f"{100 * miss / rows:.0f} %" for miss in (before, after))
+        what = f"at {rate:g} entries a second" if rate else f"{abs(late):.2f} s {'later' if late > 0 else 'earlier'}"
+        advice = f"say --option lifter.fps={rate:g}" if rate else "run it on this file"
+        raise DatasetError(
+            f"{place}: expected the motion at the times of the video, found it {far} of a person's size off the "
+            f"keypoints, and {near} {what}. Did the lifter see another version of the video? Then {advice}."
+        )
+
+
+def _miss(stretch: Stretch, rows: NDArray[np.int64], at: Numbers, person: Person, times: Numbers) -> float:
+    """Mean distance of a person's joints at the seconds `at` [T] from the keypoints of `rows` [T], in shares of his size.
+
+    Place, size, and what stays of the distances (tools place a joint differently) do not count.
+    """
+    after = np.searchsorted(times, at).clip(1, len(times) - 1)
+    part = torch.from_numpy(((at - times[after - 1]) / (times[after] - times[after - 1])).clip(0, 1))[:, None, None]
+    joints, wanted = torch.lerp(person.joints[after - 1], person.joints[after], part), stretch.pixels[rows]
+    seen = joints[..., :2]
+    seen = seen / joints[..., 2:].clamp_min(0.05) if person.placed else seen
+    weight = stretch.confidence[rows].unsqueeze(-1) * torch.isfinite(wanted).all(-1, keepdim=True)
+    total = weight.sum(1, keepdim=True).clamp_min(1e-9)
+    seen, wanted = (one - (weight * one).sum(1, keepdim=True) / total for one in (seen, wanted.nan_to_num()))
+    share = (weight * seen * wanted).sum((1, 2), keepdim=True) / (weight * seen * seen).sum((1, 2), keepdim=True)
+    size = ((weight * wanted * wanted).sum((1, 2), keepdim=True) / total).sqrt().clamp_min(1e-9)
+    off = (share.nan_to_num() * seen - wanted) / size
+    off = off - (weight * off).sum(0) / weight.sum(0).clamp_min(1e-9)
+    return float((weight[..., 0] * off.norm(dim=-1).clamp_max(FAR)).sum() / weight.sum().clamp_min(1e-9))
 
 
 def _whose(fits: Sequence["_Fit"], beside: Sequence[Sequence["_Fit"]]) -> tuple[NDArray[np.int64], str]:
@@ -269,7 +348,8 @@ def _shared(one: Tensor, other: Tensor) -> float:
 
 def unclaimed(results: dict[str, list[str]], videos: Sequence[str]) -> dict[str, str]:
     """Why files of results are of no use, by their place; `results` has them by the video that they are named after."""
-    known = {name for video in videos for name in (video, video.partition(".")[0])}
+    cuts = Counter(video.partition(".")[0] for video in {*videos})
+    known = {*videos, *(cut for cut in cuts if cuts[cut] == 1)}
     return {
         place: f"{place}: expected a video named {video}, found none. Name the result after its video, or leave it."
         for video, places in results.items()
