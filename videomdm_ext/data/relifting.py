@@ -181,7 +181,9 @@ def _from_videos(model: Any, path: str, card: Card, ids: Sequence[str], places: 
             try:
                 if len(parts) > 1 and not notes:
                     names = " and then ".join(dict.fromkeys(part.lifted.name for part in parts))
-                    raise DatasetError(f"{result}: expected one person for all of {clip_id}, found {names}. It is left out.")
+                    raise DatasetError(
+                        f"{result}: expected one person for all of {clip_id}, found {names}. It is left out."
+                    )
                 if len(parts) != 1 or len(parts[0].pixels) != clip.length:
                     raise DatasetError(notes[0].removeprefix("Left out: "))
                 yield clip_id, _with(model, clip, parts[0], card)

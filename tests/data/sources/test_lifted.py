@@ -245,7 +245,10 @@ def test_results_at_another_rate_are_refused_until_the_rate_is_given(scene):
 
 def test_results_of_another_version_of_the_video_are_refused_though_their_frames_are_fewer(scene):
     """Numbers of frames that are no more than the video's fit any lower rate; the keypoints show that they are late."""
-    for frames, shown in ((slice(0, 80, 2), r"at 12.5 entries a second.*lifter.fps=12.5"), (slice(12, 80), "0.50 s la")):
+    for frames, shown in (
+        (slice(0, 80, 2), r"at 12.5 entries a second.*lifter.fps=12.5"),
+        (slice(12, 80), "0.50 s la"),
+    ):
         write_wham(scene, people={3: ((0, 0, 0), frames)})
         content = pickles.read(str(place := scene.root / "results/act.one/wham_output.pkl"))
         people = {3: {name: pickles.numbers(part) for name, part in content[3].items()}}
@@ -271,7 +274,7 @@ def test_a_result_whose_name_was_cut_at_a_dot_is_of_one_video_or_of_none(scene):
     _, done, clips = scene.imported("wham")
     assert list(clips) == ["act.two_0"]
     assert any(key.endswith("results/act/wham_output.pkl") for key in done.left_out)
-    with pytest.raises(PluginError, match="lifter 'wahm': expected one of .*wham"):
+    with pytest.raises(PluginError, match=r"lifter 'wahm': expected one of .*wham"):
         scene.importer("wahm")
     (scene.root / "videos/act.one.gif").unlink()  # of one video both names: its own goes first
     _, _, clips = scene.imported("wham", "alone")

@@ -228,7 +228,7 @@ class _Misses:
 
 
 def _miss(stretch: Stretch, rows: NDArray[np.int64], at: Numbers, person: Person, times: Numbers) -> float:
-    """Mean distance of a person's joints at the seconds `at` [T] from the keypoints of `rows` [T], in shares of his size.
+    """Mean distance of joints at the seconds `at` [T] from the keypoints of `rows` [T], in shares of a person's size.
 
     Place, size, and what stays of the distances (tools place a joint differently) do not count.
     """
