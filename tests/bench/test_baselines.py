@@ -39,7 +39,7 @@ def plan(tmp_path_factory) -> Plan:
     for number, name in enumerate(NAMES):
         clip = make_clip(name=name)
         rows = {key: getattr(clip, key)[:30] for key in ("teacher", "truth", "keypoints", "confidence")}
-        off = 0.02 * (1 + (number - 4) ** 2)
+        off = 0.004 * (1 + (number - 4) ** 2)  # less than what data check refuses
         rows["keypoints"] = rows["keypoints"] + np.float32(off) * (-1) ** np.arange(30)[:, None, None]
         clips.append(dataclasses.replace(clip, id=f"{name}{number}_0", **rows))
     card = write_folder(str(folder), {"train": clips, "test": [make_clip(name="dance_b")]}, CARD)

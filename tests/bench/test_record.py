@@ -48,7 +48,7 @@ def write_bench(folder: Path, data: Path, scores: dict[str, tuple[float, ...]], 
     (folder / "run.json").write_text(json.dumps(run))
     place = folder / "scores" / "2d-0" / "0.json"
     place.parent.mkdir(parents=True)
-    place.write_text(json.dumps({"key": "k", "parts": [], "scores": {"jitter": 1.0}}))
+    place.write_text(json.dumps({"key": "k", "parts": [], "scores": {"jitter": 40.0}}))
     write_motions(folder / "samples" / "2d-0" / "0.npz", {"samples": [torch.zeros(5, 22, 3)]}, ["to walk"])
     return folder
 
@@ -96,6 +96,10 @@ def test_damaged_and_foreign_files_are_refused_with_one_message(bench, tmp_path)
             ({**members, "more.txt": b"x"}, "more.txt is not what record.json lists"),
             ({**members, "record.json": b'{"format": 2}'}, "expected"),
             ({"scores/2d-0/0.json": b"{}"}, "expected the record of a comparison"),
+            (
+                {**members, "record.json": members["record.json"].replace(b'"jitter": 40.0', b'"jitter": 4.0')},
+                "jitter of .*, seed 0, is 4.0 and not the mean of scores/2d-0/",
+            ),
         ]
     ):
         other = tmp_path / f"{number}.record"
@@ -114,6 +118,17 @@ def test_damaged_and_foreign_files_are_refused_with_one_message(bench, tmp_path)
     with pytest.raises(ConfigError, match=r"plan\.json: expected the folder of a bench that is reported"):
         record.export(tmp_path, tmp_path / "b.record")
     assert not (tmp_path / "b.record").exists()
+
+
+def test_a_page_that_is_not_of_its_scores_is_not_exported_and_an_unknown_evaluator_not_left_out(bench, tmp_path):
+    folder = shutil.copytree(bench, tmp_path / "bench")
+    content = record.export(folder, tmp_path / "a.record")
+    with pytest.raises(ConfigError, match=r"--without text-moton: expected evaluators of the records \(text-motion\)"):
+        record.compare(content, content, without=("text-moton",))
+    place = folder / "scores" / "2d-0" / "0.json"
+    place.write_text(place.read_text().replace("40.0", "41.0"))
+    with pytest.raises(DatasetError, match=r"metrics\.json: jitter of 2d, seed 0, is 40\.0 and not the mean"):
+        record.export(folder, tmp_path / "b.record")
 
 
 def test_differences_are_those_of_paired_seeds_with_their_interval(bench, tmp_path):

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import humanml
 import numpy as np
@@ -277,6 +278,63 @@ def test_parameters_of_a_body_need_its_model_and_a_wrong_clip_file_is_named(fit3
     found = needed.host(str(tmp_path), official=True, features="clip")
     with pytest.raises(VideoMDMError, match="expected every file of the check list"):
         needed.refuse(found)
+
+
+def test_empty_files_are_missing_and_what_systems_hide_in_folders_is_not(fit3d, nba, humanml3d, tmp_path):
+    data = shutil.copytree(fit3d, tmp_path / "fit3d")
+    subject = data / "fit3d" / "train" / "s03"
+    camera = data / "wham" / "s03" / next(iter(CAMERAS))
+    for place in (subject, subject / "joints3d_25", subject / "camera_parameters", camera.parent, camera):
+        (place / ".DS_Store").write_bytes(b"x")
+    (subject / "joints3d_25" / "._squat.json").write_bytes(b"x")
+    (camera / "notes.txt").write_bytes(b"x")
+    made = a_reproduction("fit3d", data, tmp_path / "out")
+    assert every_missing(made.needs()) == []
+    (camera / "squat.npz").write_bytes(b"")
+    assert every_missing(made.needs()) == [str(camera / "squat.npz")]
+    for kind, folder in (("fit3d", data / "fit3d" / "train"), ("nba", tmp_path / "nba" / "motions")):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        needs = a_reproduction(kind, folder.parents[1] if kind == "fit3d" else tmp_path, tmp_path / "out").needs()
+        assert str(folder) in every_missing(needs), kind
+    data = shutil.copytree(humanml3d, tmp_path / "humanml3d")
+    for split in ("train", "val", "test"):
+        (data / "HumanML3D" / f"{split}.txt").write_bytes(b"")
+    made = a_reproduction("humanml3d", data, tmp_path / "out")
+    assert str(data / "HumanML3D" / "val.txt") in every_missing(made.needs())
+    assert str(data / "HumanML3D" / "new_joint_vecs") in every_missing(made.needs())
+    (data / "HumanML3D" / "train.txt").write_bytes("d\xe9j\xe0\n".encode("latin-1"))
+    with pytest.raises(VideoMDMError, match=r"train\.txt: expected"):
+        made.needs()
+
+
+def test_files_that_changed_since_the_import_are_refused_and_copies_are_not(humanml3d, tmp_path):
+    data = shutil.copytree(humanml3d, tmp_path / "data")
+    made = a_reproduction("humanml3d", data, tmp_path / "out")
+    card, left_out = made.make_data()
+    assert set(left_out) == {"007975"}
+    place = data / "mvlift" / "000000.npy"
+    place.touch()
+    (data / "HumanML3D" / "notes.txt").touch()
+    assert made.make_data() == (card, left_out)
+    (tmp_path / "out" / "left_out.json").unlink()  # cut off before it was written
+    again, known = made.make_data()
+    assert (again.content_hash, known) == (card.content_hash, left_out)
+    np.save(place, 1.1 * np.load(place))
+    with pytest.raises(ConfigError, match=r"000000\.npy: expected the file that .* was imported of"):
+        made.make_data()
+
+
+def test_a_line_is_called_unequal_only_where_it_is(humanml3d, fit3d, tmp_path):
+    host = dataclasses.replace(PAPER, mdm="mdm", text_features="clip")
+    for kind, data in (("humanml3d", humanml3d), ("fit3d", fit3d)):
+        made = dataclasses.replace(a_reproduction(kind, data, tmp_path), plan=host)
+        importer = made.importer()
+        facts = {"counts": {"train": 1}, "sources": importer.sources, "lifter": made.lifter_name, "fps": 20.0}
+        rows = {what: equal for what, *_, equal in made.differences(host, SimpleNamespace(**facts), {}, [])}
+        unequal = {what for what, equal in rows.items() if equal == "**no**"}
+        assert unequal == {"humanml3d": {"names of the splits", "evaluated by"}, "fit3d": {"2D"}}[kind]
+        assert rows["clips"] == rows["trainings of each arm"] == "not known"
 
 
 def test_the_time_of_a_step_is_that_of_the_batch(monkeypatch):

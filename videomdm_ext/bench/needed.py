@@ -6,11 +6,12 @@ importer would leave out anyway, such as HumanML3D's clip with NaN or those that
 """
 
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from videomdm_ext.bench.report.tables import Table, plain
+from videomdm_ext.data.files import read_text
 from videomdm_ext.data.folder import SPLITS
 from videomdm_ext.data.sources.base import Importer, Member
 from videomdm_ext.data.sources.fit3d import read_info
@@ -29,7 +30,7 @@ CLIP_HASH = "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"
 class Need:
     """A file or the files of a folder: where they should be, where a person gets them, size, licence, expected hash.
 
-    `found` counts those that are there; `missing` are the paths of the others.
+    `found` are those that are there; `missing` are the paths of the others.
     """
 
     what: str
@@ -37,7 +38,7 @@ class Need:
     source: str
     size: str
     licence: str
-    found: int
+    found: tuple[Path, ...]
     missing: tuple[str, ...] = ()
     expected: str = NONE_PUBLISHED
 
@@ -48,7 +49,7 @@ def table(needs: Sequence[Need]) -> Table:
     for need in needs:
         named = ", ".join(map(plain, need.missing[:NAMED]))
         more = f" and {len(need.missing) - NAMED} more" if len(need.missing) > NAMED else ""
-        state = f"**missing**: {named}{more}" if need.missing else f"found {need.found}"
+        state = f"**missing**: {named}{more}" if need.missing else f"found {len(need.found)}"
         facts = (plain(str(need.place)), state, need.source, need.size, need.licence, need.expected)
         rows.append([need.what, *facts])
     head = ["needed", "place", "state", "where a person gets it", "size", "licence", "expected hash"]
@@ -60,10 +61,16 @@ def every_missing(needs: Sequence[Need]) -> list[str]:
     return [path for need in needs for path in need.missing]
 
 
-def counted(paths: Sequence[Path]) -> tuple[int, tuple[str, ...]]:
-    """How many of these are there, and the others."""
-    absent = tuple(str(path) for path in dict.fromkeys(paths) if not path.exists())
-    return len(dict.fromkeys(paths)) - len(absent), absent
+def counted(paths: Sequence[Path], folder: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+    """Those of these files that are there and not empty, and the others; with none, their folder is what is missing."""
+    wanted = dict.fromkeys(paths)
+    found = dict.fromkeys(path for path in wanted if path.is_file() and path.stat().st_size)
+    return tuple(found), tuple(str(path) for path in wanted or [folder] if path not in found)
+
+
+def seen(places: Iterable[Path]) -> list[Path]:
+    """In order, less what systems hide in folders, such as .DS_Store and ._NAME."""
+    return sorted(place for place in places if not place.name.startswith("."))
 
 
 def unusable(importer: Importer, member: Member) -> bool:
@@ -87,14 +94,13 @@ def humanml3d(
     """Lists, vectors and texts of the official folder, and the lifter's results; `keypoints` is the command that makes
     what it lifts."""
     lists = [source / f"{split}.txt" for split in SPLITS]
-    names = [line.strip() for place in lists if place.is_file() for line in place.read_text("utf-8").splitlines()]
-    names = [name for name in names if name]
-    vectors = [source / "new_joint_vecs" / f"{name}.npy" for name in names] or [source / "new_joint_vecs"]
-    texts = [source / "texts" / f"{name}.txt" for name in names] or [source / "texts"]
+    names = [name for place in lists for name in listed(place)]
+    vectors, texts = source / "new_joint_vecs", source / "texts"
+    motions, captions = [vectors / f"{name}.npy" for name in names], [texts / f"{name}.txt" for name in names]
     needs = [
-        Need("HumanML3D: lists of the splits", source, HUMANML3D, "0.3 MB", "MIT", *counted(lists)),
-        Need("HumanML3D: motion", vectors[0].parent, HUMANML3D, "6 GB", AMASS, *counted(vectors)),
-        Need("HumanML3D: captions", texts[0].parent, HUMANML3D, "20 MB", "MIT", *counted(texts)),
+        Need("HumanML3D: lists of the splits", source, HUMANML3D, "0.3 MB", "MIT", *counted(lists, source)),
+        Need("HumanML3D: motion", vectors, HUMANML3D, "6 GB", AMASS, *counted(motions, vectors)),
+        Need("HumanML3D: captions", texts, HUMANML3D, "20 MB", "MIT", *counted(captions, texts)),
     ]
     places: list[Path] = []
     if not every_missing(needs):
@@ -104,10 +110,14 @@ def humanml3d(
             if place.exists() or not unusable(importer, member):
                 places.append(place)
     origin = f"run {lifter.name} on the keypoints that this command makes: `{keypoints}`"
-    needs.append(
-        Need(f"results of {lifter.name}", results, origin, "4 GB", "the lifter's", *counted(places or [results]))
-    )
-    return needs
+    state = counted(places or seen(results.glob("*")), results)  # of which clips is not known without their motion
+    return [*needs, Need(f"results of {lifter.name}", results, origin, "4 GB", "the lifter's", *state)]
+
+
+def listed(place: Path) -> list[str]:
+    """Names of a list of a split, none where there is no list."""
+    lines = read_text(str(place)).splitlines() if place.is_file() else []
+    return [line.strip() for line in lines if line.strip()]
 
 
 def result_of(folder: Path, clip_id: str, lifter: type[ResultsLifter]) -> Path:
@@ -125,7 +135,7 @@ FIT3D = "fit3d.imar.ro, after an agreement"
 def fit3d(source: Path, results: Path, lifter: type[ResultsLifter], models: str) -> list[Need]:
     """Joints and cameras of every take, and what the lifter made of every video."""
     root = next((place for place in (source / "train", source / "fit3d" / "train") if place.is_dir()), source / "train")
-    takes = dict(takes_of(root, results))
+    takes = dict(takes_of(root, results, lifter))
     joints = [root / s / "joints3d_25" / f"{action}.json" for s, action in takes]
     cameras = [
         root / s / "camera_parameters" / camera / f"{action}.json"
@@ -137,36 +147,38 @@ def fit3d(source: Path, results: Path, lifter: type[ResultsLifter], models: str)
     ]
     licence, origin = "for research, as its licence says", f"run {lifter.name} on the videos, one by one"
     needs = [
-        Need("Fit3D: joints", root / "SUBJECT/joints3d_25", FIT3D, "2 GB", licence, *counted(joints or [root])),
-        Need("Fit3D: cameras", root / "SUBJECT/camera_parameters", FIT3D, "5 MB", licence, *counted(cameras or [root])),
-        Need(f"results of {lifter.name}", results, origin, "2 GB", "the lifter's", *counted(lifted or [results])),
+        Need("Fit3D: joints", root / "SUBJECT/joints3d_25", FIT3D, "2 GB", licence, *counted(joints, root)),
+        Need("Fit3D: cameras", root / "SUBJECT/camera_parameters", FIT3D, "5 MB", licence, *counted(cameras, root)),
+        Need(f"results of {lifter.name}", results, origin, "2 GB", "the lifter's", *counted(lifted, results)),
     ]
     bare = [place for place in lifted if place.suffix != ".npy" and place.is_file() and not holds_joints(place)]
     if bare and hasattr(lifter, "kind"):
         wanted = Path(models or "the folder of --smpl")
-        found = [wanted] if models and wanted.is_dir() else []
+        found = (wanted,) if models and wanted.is_dir() else ()
         absent = () if found else (f"{wanted} ({bare[0]} holds parameters of a body, not joints)",)
         needs.append(
-            Need("SMPL body model", wanted, "smpl.is.tue.mpg.de", "50 MB", "SMPL's, non-commercial", len(found), absent)
+            Need("SMPL body model", wanted, "smpl.is.tue.mpg.de", "50 MB", "SMPL's, non-commercial", found, absent)
         )
     return needs
 
 
-def takes_of(root: Path, results: Path) -> Iterator[tuple[tuple[str, str], list[str]]]:
+def takes_of(root: Path, results: Path, lifter: type[ResultsLifter]) -> Iterator[tuple[tuple[str, str], list[str]]]:
     """Every (subject, action) of which anything is there, or that the source lists, with the subject's cameras."""
     listed, _ = read_info(str(root)) if root.is_dir() else ({}, None)
     inside = (
         place.name
-        for place in root.glob("*")
+        for place in seen(root.glob("*"))
         if (place / "joints3d_25").is_dir() or (place / "camera_parameters").is_dir()
     )
     for subject in sorted({*inside, *listed}):
         folder, own = root / subject, results / subject
-        cameras = sorted({place.name for base in (folder / "camera_parameters", own) for place in base.glob("*")})
-        actions = {place.stem for place in (folder / "joints3d_25").glob("*.json")} | set(listed.get(subject, ()))
+        parts = [place for base in (folder / "camera_parameters", own) for place in seen(base.glob("*"))]
+        cameras = sorted({place.name for place in parts if place.is_dir()})
+        actions = {place.stem for place in seen((folder / "joints3d_25").glob("*.json"))} | set(listed.get(subject, ()))
         for camera in cameras:
-            actions |= {place.stem for place in (folder / "camera_parameters" / camera).glob("*.json")}
-            actions |= {place.stem for place in (own / camera).glob("*")}
+            actions |= {place.stem for place in seen((folder / "camera_parameters" / camera).glob("*.json"))}
+            made = seen((own / camera).glob("*"))
+            actions |= {place.stem for place in made if place.is_dir() or place.suffix in lifter.endings}
         for action in sorted(actions):
             yield (subject, action), cameras or ["CAMERA"]
 
@@ -190,12 +202,12 @@ MAS = "github.com/roykapon/MAS: its NBA data and ElePose's results, which are gi
 def nba(source: Path, results: Path) -> list[Need]:
     """A sequence of keypoints and the lifter's results for every name."""
     inner = source / "motions" if (source / "motions").is_dir() else source
-    names = sorted({place.stem for folder in (inner, results) for place in folder.glob("*.np[yz]")})
-    motions = [inner / f"{name}.npy" for name in names] or [inner]
-    lifted = [next(iter(results.glob(f"{name}.np[yz]")), results / f"{name}.npy") for name in names] or [results]
+    names = sorted({place.stem for folder in (inner, results) for place in seen(folder.glob("*.np[yz]"))})
+    motions = [inner / f"{name}.npy" for name in names]
+    lifted = [next(iter(results.glob(f"{name}.np[yz]")), results / f"{name}.npy") for name in names]
     return [
-        Need("NBA: keypoints", inner, MAS, "0.1 GB", "as MAS gives it out", *counted(motions)),
-        Need("NBA: results of ElePose", results, MAS, "0.1 GB", "as MAS gives it out", *counted(lifted)),
+        Need("NBA: keypoints", inner, MAS, "0.1 GB", "as MAS gives it out", *counted(motions, inner)),
+        Need("NBA: results of ElePose", results, MAS, "0.1 GB", "as MAS gives it out", *counted(lifted, results)),
     ]
 
 
@@ -214,25 +226,25 @@ def host(mdm: str, *, official: bool, features: str) -> list[Need]:
                 "github.com/GuyTevet/motion-diffusion-model",
                 "30 MB",
                 "MIT",
-                0,
+                (),
                 (str(error),),
                 commit(),
             )
         ]
-    found = [Need("MDM", root, "github.com/GuyTevet/motion-diffusion-model", "30 MB", "MIT", 1, (), commit())]
+    found = [Need("MDM", root, "github.com/GuyTevet/motion-diffusion-model", "30 MB", "MIT", (root,), (), commit())]
     if official:
         for path in evaluation.FILES:
             advice: Mapping[Path, str] = evaluation.ADVICE
-            present = counted([root / path])
+            present = counted([root / path], root)
             found.append(
                 Need(f"MDM: {path.name}", root / path, f"`{advice[path]}` there", "under 0.3 GB", "MDM's", *present)
             )
     if features in ("auto", "clip"):
         place = text.clip_path()
         origin = "the package `clip` downloads it: `python -c \"import clip; clip.load('ViT-B/32')\"`"
-        state, expected = counted([place]), f"SHA-256 {CLIP_HASH}"
+        state, expected = counted([place], place), f"SHA-256 {CLIP_HASH}"
         if place.is_file() and (is_one := evaluation.hash_of(place)) != CLIP_HASH:
-            state = (0, (f"{place} (found SHA-256 {is_one[:12]}...)",))
+            state = ((), (f"{place} (found SHA-256 {is_one[:12]}...)",))
         found.append(Need("CLIP ViT-B/32", place, origin, "338 MB", "MIT", *state, expected))
     return found
 

@@ -10,6 +10,8 @@ samples/ARM-SEED/*.npz   motions, on demand
 
 import hashlib
 import io
+import math
+import re
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -46,6 +48,8 @@ def export(folder: Path, place: Path, *, samples: bool = False) -> dict[str, Any
     if samples and not any(file.suffix == ".npz" for file in files):
         raise ConfigError(f"{folder / 'samples'}: expected the samples of a bench, found none. Leave --samples out.")
     members = {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
+    if other := disagreement(metrics, members):
+        raise DatasetError(f"{folder / 'metrics.json'}: {other}. Make it again: videomdm bench report {folder}.")
     metrics["card"] = {name: value for name, value in metrics["card"].items() if name not in ("recipe", "files")}
     named = {"clips": metrics["card"]["name"], "arms": [arm_name(arm) for arm in plan.get("arms", [])]}
     runs = {name: {k: v for k, v in own.items() if k != "arguments"} for name, own in run.pop("runs", {}).items()}
@@ -98,9 +102,25 @@ def read_record(place: Path) -> dict[str, Any]:
     known, listed = {name: hashlib.sha256(data).hexdigest() for name, data in members.items()}, found["files"]
     changed = sorted(name for name in known.keys() | listed.keys() if known.get(name) != listed.get(name))
     faults = [f"{name} is not what {MEMBER} lists" for name in changed] or schema_faults(found["metrics"])
+    faults = faults or list(filter(None, [disagreement(found["metrics"], members)]))
     if faults:
         raise DatasetError(f"{place}: expected a record that nobody changed, found that {faults[0]}. Copy it again.")
     return found
+
+
+def disagreement(metrics: Mapping[str, Any], members: Mapping[str, bytes]) -> str:
+    """The first mean over replications that is not that of the scores of a training, empty where all are."""
+    for arm in metrics["arms"]:
+        for run in arm["trainings"]:
+            folder = f"scores/{arm['name']}-{run['seed']}/"
+            places = [name for name in sorted(members) if re.fullmatch(re.escape(folder) + r"\d+\.json", name)]
+            rows = [parse_json(text_from(members[name], name), name, "object").get("scores", {}) for name in places]
+            for name in set.intersection(*map(set, rows)) & run["metrics"].keys() if rows else ():
+                scores, mean = [row[name] for row in rows], run["metrics"][name]
+                known = mean is not None and None not in scores
+                if not (math.isclose(mean, sum(scores) / len(scores), rel_tol=1e-6) if known else mean is None):
+                    return f"{name} of {arm['name']}, seed {run['seed']}, is {mean} and not the mean of {folder}"
+    return ""
 
 
 # -- two records -------------------------------------------------------------------------------------------------------
@@ -136,6 +156,11 @@ def compare(
     if not common:
         raise ConfigError(f"expected an arm in both records, found {', '.join(arms[0])} and {', '.join(arms[1])}.")
     judges = [set(_evaluators(one)) for one in pair]
+    if unknown := sorted(set(without) - judges[0] - judges[1]):
+        known = ", ".join(sorted(judges[0] | judges[1])) or "which have none"
+        raise ConfigError(
+            f"--without {' '.join(unknown)}: expected evaluators of the records ({known}), found others. Correct it."
+        )
     lone = sorted((judges[0] ^ judges[1]) | set(without))
     rows, words = [], [plain(name) for name in common]
     for metric in _metrics(pair, lone, everything):

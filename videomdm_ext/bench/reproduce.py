@@ -4,7 +4,7 @@ It is made of the stages of `data import`, `bench`, `bench lift` and `bench --pr
 where it was. Published figures are those of the VideoMDM paper (arXiv 2606.13364) and of MDM's (2209.14916).
 
 OUT/results/ID.npz         a lifter's results of whole takes, cut to clips (fit3d)
-OUT/data/                  the data set; left_out.json beside it
+OUT/data/                  the data set; beside it left_out.json, and sources.json: size, time and SHA-256 of the files
 OUT/plan.json, runs/ ...   the comparison, as `bench` keeps it; lifting.json, protocol_mdm.json
 OUT/reproduction.md, .html, .json
 """
@@ -33,7 +33,7 @@ from videomdm_ext.bench.run import Bench
 from videomdm_ext.bench.statistics import estimate_text, mean_interval, number
 from videomdm_ext.bench.verdict import headline, verdict
 from videomdm_ext.data.files import arrays_bytes, check_writable, read_json, write_bytes
-from videomdm_ext.data.folder import CARD, Card, read_card
+from videomdm_ext.data.folder import CARD, SPLITS, Card, read_card
 from videomdm_ext.data.importing import find_importer, run_import
 from videomdm_ext.data.schemas import text_of
 from videomdm_ext.data.sources.base import Importer, ImportOptions
@@ -44,7 +44,7 @@ from videomdm_ext.errors import ConfigError, DatasetError, printable
 from videomdm_ext.geometry.pnp import library
 from videomdm_ext.lifters.results import Description, ResultsLifter
 from videomdm_ext.mdm import evaluation
-from videomdm_ext.mdm.evaluation import MADE
+from videomdm_ext.mdm.evaluation import MADE, hash_of
 
 VIDEOMDM = "VideoMDM, arXiv 2606.13364"
 PAPER = Plan(
@@ -80,8 +80,8 @@ class Recipe:
     folder: str
     lifter: str
     published: tuple[Published, ...]
-    clips: str
     second: str
+    names: str = NOT_STATED
     has_truth: bool = True
     official: bool = False
 
@@ -93,7 +93,7 @@ RECIPES: Mapping[str, Recipe] = {
             Published("FID, MDM supervised in 3D", "0.54", VIDEOMDM, (("3d", "fid"),)),
             Published("FID, supervised in 2D", "0.88", VIDEOMDM, (("paper", "fid"), ("2d", "fid"))),
         ),
-        "23,384 train, 1,460 val, 4,384 test names", "true motion projected to random cameras", official=True,
+        "true motion projected to random cameras", "23,384 train, 1,460 val, 4,384 test", official=True,
     ),
     "fit3d": Recipe(
         "fit3d", "fit3d", "wham",
@@ -106,12 +106,12 @@ RECIPES: Mapping[str, Recipe] = {
                 (("lift with paper", "acceleration_error"), ("lift with 2d", "acceleration_error")),
             ),
         ),
-        NOT_STATED, "keypoints of the videos",
+        "keypoints of the videos",
     ),
     "nba": Recipe(
         "nba", "nba", "elepose",
         (Published("people who prefer it to MAS", "64 %", VIDEOMDM),),
-        NOT_STATED, "keypoints of the videos", has_truth=False,
+        "keypoints of the videos", has_truth=False,
     ),
 }  # fmt: skip
 
@@ -188,21 +188,23 @@ class Reproduction:
 
     def needs(self) -> list[Need]:
         """The check list."""
-        found: list[Need]
-        if self.recipe.name == "humanml3d":
-            command = f"videomdm data import humanml3d {self.source} --out {self.out / 'keypoints'} --seed {self.seed}"
-            folder = self.out / "keypoints" / "keypoints_2d"
-            found = needed.humanml3d(
-                self.source, self.lifted, self.lifter_class(), self.importer, f"{command} (in {folder})"
-            )
-        elif self.recipe.name == "fit3d":
-            found = needed.fit3d(self.source, self.lifted, self.lifter_class(), self.smpl)
-        else:
-            found = needed.nba(self.source, self.lifted)
+        found = self.needs_of_data()
         if self.plan.mdm:
             features = self.plan.text_features
             found += needed.host(self.plan.mdm, official=self.recipe.official, features=features)
         return found
+
+    def needs_of_data(self) -> list[Need]:
+        """Its part about the official folder and the lifter's results."""
+        if self.recipe.name == "humanml3d":
+            command = f"videomdm data import humanml3d {self.source} --out {self.out / 'keypoints'} --seed {self.seed}"
+            folder = self.out / "keypoints" / "keypoints_2d"
+            return needed.humanml3d(
+                self.source, self.lifted, self.lifter_class(), self.importer, f"{command} (in {folder})"
+            )
+        if self.recipe.name == "fit3d":
+            return needed.fit3d(self.source, self.lifted, self.lifter_class(), self.smpl)
+        return needed.nba(self.source, self.lifted)
 
     # -- how long it takes --------------------------------------------------------------------------------------------
 
@@ -263,9 +265,9 @@ class Reproduction:
         return self.write(needs, plan, card, left_out, results, lifted, evaluated)
 
     def make_data(self) -> tuple[Card, Mapping[str, str]]:
-        """The data set, imported unless it is there of the same recipe, and what was left out of it."""
+        """The data set, imported unless it is there of the same recipe and files, and what was left out of it."""
         folder, importer = self.out / "data", self.importer()
-        told = self.out / "left_out.json"
+        told, sources = self.out / "left_out.json", self.out / "sources.json"
         wanted = json.loads(text_of({"importer": importer.name, **dataclasses.asdict(importer.options)}))
         if (folder / CARD).is_file():
             card = read_card(str(folder))
@@ -273,12 +275,22 @@ class Reproduction:
                 raise ConfigError(
                     f"{folder}: holds a data set that was imported with other options. Choose another --out."
                 )
-            return card, read_json(told, "object") if told.is_file() else {}
+            if told.is_file():  # else cut off before it was known what was left out
+                if other := changed(read_json(sources, "object")):
+                    raise ConfigError(
+                        f"{other}: expected the file that {folder} was imported of, found another or none. Put it "
+                        "back, or choose another --out."
+                    )
+                return card, read_json(told, "object")
 
         def step(done: int, total: int) -> None:
             self.progress("importing", done, total)
 
+        files = [path for need in self.needs_of_data() for path in need.found if path.is_file()]
         made = run_import(importer, str(folder), name=self.recipe.name, progress=step)
+        write_bytes(
+            str(sources), text_of({str(path.absolute()): [*state(path), hash_of(path)] for path in files}).encode()
+        )
         write_bytes(str(told), f"{text_of(made.left_out, indent=1)}\n".encode())
         return made.card, made.left_out
 
@@ -374,14 +386,14 @@ class Reproduction:
     ) -> list[list[str]]:
         """What was so here and what was so where the figures were published, line by line, and whether it is equal."""
         counts = ", ".join(f"{count} {split}" for split, count in card.counts.items())
-        scored = (
-            f"MDM's program, {evaluation.REPLICATIONS[self.settings.eval_mode]} replications" if evaluated else "ours"
-        )
+        own, official = " ".join(card.sources), self.recipe.official
+        seen = "given" if self.cameras == "given" else "by PnP"
+        projected = official or "projected" not in own
         rows = [
-            ("split and clips", f"{counts}; {len(left_out)} left out", self.recipe.clips),
-            ("2D", "; ".join(card.sources), self.recipe.second),
-            ("lifter", f"{card.lifter}, cameras {self.cameras}", f"{self.recipe.lifter}, cameras given, or by PnP"),
-            ("host", plan.mdm or "the stand-in", "MDM"),
+            ("clips", f"{counts}; {len(left_out)} left out", NOT_STATED),
+            ("2D", own, self.recipe.second, "not known" if projected else _equal(own, self.recipe.second)),
+            ("lifter", card.lifter, self.recipe.lifter),
+            ("host", "MDM" if plan.mdm else "the stand-in", "MDM"),
             ("denoiser", f"{plan.layers} layers of {plan.latent_dim}", "8 layers of 512"),
             ("text features", str(plan.text_features), "clip"),
             ("diffusion steps", str(plan.diffusion_steps), "50"),
@@ -391,15 +403,44 @@ class Reproduction:
             ("learning rate over the steps", "falls to 0", NOT_STATED),
             ("average of weights", f"{plan.average:g}", "0.9999"),
             ("checkpoint", f"chosen by {plan.select} on validation" if plan.select else "the last", NOT_STATED),
-            ("trainings of each arm", str(plan.seeds), "1"),
-            ("evaluated by", scored, "MDM's program, 20 replications"),
-            ("guidance of the samples", f"{self.settings.guidance if evaluated else plan.guidance:g}", "2.5"),
+            ("trainings of each arm", str(plan.seeds), NOT_STATED),
         ]  # fmt: skip
-        return [[plain(what), plain(here), there, _equal(here, there)] for what, here, there in rows]
+        if official:
+            names = ", ".join(f"{len(needed.listed(self.source / f'{split}.txt')):,} {split}" for split in SPLITS)
+            replications = evaluation.REPLICATIONS[self.settings.eval_mode]
+            scored = f"MDM's program, {replications} replications" if evaluated else "ours"
+            guidance = self.settings.guidance if evaluated else plan.guidance
+            rows += [
+                ("names of the splits", names, self.recipe.names),
+                ("cameras", seen, "given, and by PnP", "yes, one of both"),
+                ("evaluated by", scored, "MDM's program, 20 replications"),
+                ("guidance of the samples", f"{guidance:g}", "2.5"),
+            ]
+        elif self.recipe.has_truth:
+            how = f"with nothing aligned, of the split test, at {card.fps:g} fps, lifted as lifting.md has it"
+            rows.append(("errors of motion", how, NOT_STATED))
+        return [
+            [plain(what), plain(here), there, *(same or [_equal(here, there)])] for what, here, there, *same in rows
+        ]
 
 
 def _equal(here: str, there: str) -> str:
     return "not known" if there == NOT_STATED else "yes" if here == there else "**no**"
+
+
+def state(path: Path) -> list[int]:
+    """Size and time of a file."""
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns]
+
+
+def changed(before: Mapping[str, Sequence[Any]]) -> str:
+    """The first of these files that is gone or holds something else; a time alone, as of a copy, is no change."""
+    for name, (*was, digest) in before.items():
+        path = Path(name)
+        if not path.is_file() or (state(path) != was and hash_of(path) != digest):
+            return name
+    return ""
 
 
 def fids(plan: Plan, arm: str, results: Results, evaluated: Sequence[Evaluated]) -> list[str]:

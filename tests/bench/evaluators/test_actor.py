@@ -201,7 +201,21 @@ def test_missing_and_foreign_files_are_named_and_tmr_does_without_a_language_mod
     assert evaluator.captions(CAPTIONS) is None
     assert "no DistilBERT" in str(evaluator.facts["captions"])
     assert evaluator.motions([real_motions()["dance_a"]], 20.0).shape == (1, WIDTH)
-    torch.save(encoder(251, "tmr", 1), root / "models/tmr_humanml3d_guoh3dfeats/last_weights/motion_encoder.pt")
+    for part, values, message in (
+        ("std", torch.zeros(263), r"std\.pt: expected 263 deviations above 0, found other content \(0\)"),
+        ("mean", torch.zeros(272), r"mean\.pt: expected 263 finite numbers, found other content"),
+    ):
+        place = root / "stats/humanml3d/guoh3dfeats" / f"{part}.pt"
+        whole = place.read_bytes()
+        torch.save(values, place)
+        with pytest.raises(DatasetError, match=message):
+            actor.make_tmr(ground(tmp_path))
+        place.write_bytes(whole)
+    place = root / "models/tmr_humanml3d_guoh3dfeats/last_weights/motion_encoder.pt"
+    torch.save({name: values * torch.nan for name, values in encoder(263, "tmr", 1).items()}, place)
+    with pytest.raises(DatasetError, match=r"motion_encoder\.pt: .*\(NaN or infinite ones\)"):
+        actor.make_tmr(ground(tmp_path))
+    torch.save(encoder(251, "tmr", 1), place)
     with pytest.raises(
         DatasetError, match=r"motion_encoder\.pt: .*263 channels, found other content \(weights for 251"
     ):

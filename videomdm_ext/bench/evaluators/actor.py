@@ -73,6 +73,8 @@ def build(state: Mapping[str, Tensor], path: Path, channels: int) -> Actor:
         width, found = own["embed.weight"].shape
         if found != channels:
             raise ValueError(f"weights for {found} channels")
+        if not all(bool(values.isfinite().all()) for values in own.values()):
+            raise ValueError("NaN or infinite ones")
         layers = len({name.split(".")[2] for name in own if name.startswith("layers.layers.")})
         hidden = len(own["layers.layers.0.linear1.weight"])
         actor = Actor(channels, width, hidden, layers, rectified="projection.1.weight" in state)
@@ -206,7 +208,7 @@ def make_tmr(ground: Ground) -> TMR:
     places = {part: tuple(f"{below}last_weights/{part}.pt" for below in ("", RUN)) for part in PARTS}
     places |= {part: (STATS.format(part), f"stats/{part}.npy") for part in ("mean", "std")}
     found = weights.located(root, TMR.name, places)
-    scales = [weights.read_scale(found[part], TMR.channels) for part in ("mean", "std")]
+    scales = weights.read_scales(found["mean"], found["std"], TMR.channels)
     words = read_words(root / DISTILBERT) if (root / DISTILBERT).is_dir() else None
     inputs = words.model.config.hidden_size if words else 768
     motion, text = (
@@ -238,7 +240,7 @@ def make_streamer(ground: Ground) -> Streamer:
     words = read_words(found["tokenizer"], language)
     text = {name: values for name, values in parts[1].items() if not name.startswith("text_model.")}
     motion = build(parts[0], place, CHANNELS)
-    scales = [weights.read_scale(found[part], CHANNELS) for part in ("mean", "std")]
+    scales = weights.read_scales(found["mean"], found["std"], CHANNELS)
     return Streamer(motion, build(text, place, words.model.config.hidden_size), words, *scales)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from videomdm_ext.bench.evaluators.weights import BROKEN, read_scale, read_weights, unfit
+from videomdm_ext.bench.evaluators.weights import BROKEN, read_scales, read_weights, unfit
 from videomdm_ext.data.files import read_array, read_bytes
 from videomdm_ext.errors import DatasetError
 
@@ -228,8 +228,7 @@ def load(weights: Path, mean: Path, std: Path, words: Path, channels: int) -> Ma
     vocabulary = read_vocabulary(words)
     if vocabulary.vectors.shape[1] != len(vector):
         raise unfit(words, f"vectors of {len(vector)} numbers", ValueError(f"{vocabulary.vectors.shape[1]}"))
-    scales = read_scale(mean, channels), read_scale(std, channels)
-    return Matching(*networks, vocabulary, *scales, device)
+    return Matching(*networks, vocabulary, *read_scales(mean, std, channels), device)
 
 
 def tensors(matching: Matching) -> dict[str, Tensor]:

@@ -22,6 +22,8 @@ from videomdm_ext.mdm.evaluation import hash_of
 from videomdm_ext.mdm.remedies import numbers
 
 MANIFEST = "artifact_manifest.json"
+VECTOR = 263
+"""Channels of HumanML3D's vectors, whose scales serve an evaluator of the first ones."""
 BROKEN = (RuntimeError, LookupError, TypeError, ValueError, AttributeError, OSError, EOFError, UnpicklingError)
 """What reading files of another content may raise."""
 
@@ -115,14 +117,23 @@ def unfit(path: Path, expected: str, error: Exception) -> VideoMDMError:
     return DatasetError(f"{path}: expected {expected}, found other content ({said[:200]}). Download it again.")
 
 
-def read_scale(path: Path, channels: int) -> Tensor:
-    """Mean or Std [`channels`] of a .npy file, or of a .pt file that holds one tensor; longer ones are cut."""
+def read_scales(mean: Path, std: Path, channels: int) -> tuple[Tensor, Tensor]:
+    """Mean and Std [`channels`], the latter above 0; of HumanML3D's 263 the first ones. DatasetError otherwise."""
+    scales = _read_scale(mean, channels), _read_scale(std, channels)
+    if not bool((scales[1] > 0).all()):
+        raise unfit(std, f"{channels} deviations above 0", ValueError(f"{scales[1].min():g}"))
+    return scales
+
+
+def _read_scale(path: Path, channels: int) -> Tensor:
+    """The numbers of a .npy file, or of a .pt file that holds one tensor."""
     try:
         if path.suffix == ".pt":
             values = torch.load(path, map_location="cpu", weights_only=True).float()
         else:
             values = torch.from_numpy(read_array(str(path)))
-        if values.ndim != 1 or len(values) < channels or not bool(values.isfinite().all()):
+        fits = values.ndim == 1 and (len(values) == channels or len(values) == VECTOR > channels)
+        if not fits or not bool(values.isfinite().all()):
             raise ValueError(f"values of shape {list(values.shape)}")
     except (*BROKEN, DatasetError) as error:
         raise unfit(path, f"{channels} finite numbers", error) from error
