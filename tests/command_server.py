@@ -15,6 +15,8 @@ import traceback
 from importlib import import_module
 from typing import Any
 
+from forked import fork_workers
+
 from videomdm_ext.cli.main import VERBS, main
 from videomdm_ext.mdm import checkout, doctor, text
 from videomdm_ext.mdm.speed import measure
@@ -75,6 +77,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     refinement.Refinement = functools.partial(refinement.Refinement, first=2, rounds=0)  # type: ignore[misc,assignment]
     measure.measure = measured_once  # type: ignore[assignment]
+    fork_workers()
     doctor.TRY = doctor.TRY.replace("doctor.try_encoders()", "{}")
     measure.TOWER |= {"width": 8, "layers": 1, "heads": 1}
     for verb_module, *_ in VERBS.values():

@@ -80,7 +80,7 @@ NAMED = {
 SMALL_TRAINING = "--num_steps 2 --layers 1 --latent_dim 32 --diffusion_steps 10 --device -1"
 SMALL_PLAN = (
     "--seeds 1 --steps 2 --batch-size 1 --crop-frames 16 --layers 1 --latent-dim 32 --ff-size 32 --diffusion-steps 4 "
-    "--samples 8 --replications 1 --curve 0 --workers 0 --windows 1 --arms 3d,2d-lifted --without text-motion,views-2d"
+    "--samples 8 --replications 1 --curve 0 --workers 0 --windows 1 --arms 2d-lifted --without text-motion,views-2d"
 )
 SMALL = {
     "demo": "--steps 50 --batch-size 2 --crop-frames 16 --arms 3d --layers 1 --latent-dim 32 --ff-size 32 "

@@ -48,7 +48,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (site,) = (venv / "lib").glob("python*/site-packages")
     (site / "these.pth").write_text("".join(f"{p}\n" for p in sys.path if Path(p).name == "site-packages"), "utf-8")
     wheel = str(next(folder.glob("*.whl")))
-    run(sys.executable, "-m", "pip", "--python", python, "install", "-qq", "--no-deps", "--force-reinstall", wheel)
+    words = ["install", "-qq", "--no-deps", "--no-compile", "--force-reinstall"]  # Python compiles what is imported
+    run(sys.executable, "-m", "pip", "--python", python, *words, wheel)
     return venv
 
 

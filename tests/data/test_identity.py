@@ -10,31 +10,40 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from clips import CARD, make_clip
 from people import real_motions
 
-from videomdm_ext.data import identity
+from videomdm_ext.data import identity, motions
 from videomdm_ext.data.building import write_folder
 from videomdm_ext.data.folder import Card, read_card
-from videomdm_ext.data.importing import merge, run_import
+from videomdm_ext.data.importing import find_importer, merge, run_import
 from videomdm_ext.data.sources.base import ImportOptions
 from videomdm_ext.data.sources.humanml3d import JointsImporter
 from videomdm_ext.errors import DatasetError
 
 MOTIONS = ("walk", "jump", "spin", "kick")
-IMPORTS = """
+NARROW = """
 import json, sys, torch
-from videomdm_ext.data.importing import find_importer, run_import
-from videomdm_ext.data.motions import build_demo
-from videomdm_ext.data.sources.base import ImportOptions
 torch.set_num_threads(1)
-source, out = sys.argv[1:]
-cards = {kind: run_import(find_importer(kind)(f"{source}/{kind}", ImportOptions()), f"{out}/{kind}").card
-         for kind in ("joints", "humanml3d")}
-cards["demo"] = build_demo(f"{out}/demo", fast=True)
-found = {kind: [card.identity, card.content_hash, card.values] for kind, card in cards.items()}
-print(json.dumps([torch.backends.cpu.get_cpu_capability(), found]))
+from test_identity import sets
+print(json.dumps(sets(*sys.argv[1:])))
 """
+
+
+def sets(source: str, out: str) -> tuple[str, dict[str, tuple[str, str, list[float]]]]:
+    """-> the width of this CPU, and of the sets that are made of the sources and of two bundled motions: identity,
+    hash of the content, and values"""
+    cards = {
+        kind: run_import(find_importer(kind)(f"{source}/{kind}", ImportOptions()), f"{out}/{kind}").card
+        for kind in ("joints", "humanml3d")
+    }
+    few = [motion for motion in motions.load_motions() if motion.name in ("kick", "run")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(motions, "load_motions", lambda: few)
+        cards["demo"] = motions.build_demo(f"{out}/demo", fast=True)
+    found = {kind: (card.identity, card.content_hash, list(card.values)) for kind, card in cards.items()}
+    return torch.backends.cpu.get_cpu_capability(), found
 
 
 def write_source(root: Path) -> Path:
@@ -59,14 +68,13 @@ def test_one_import_has_one_identity_on_cpus_of_every_width_and_differs_by_round
     for name in ("new_joint_vecs", "texts"):
         shutil.copytree(tmp_path / "vectors" / name, source / "humanml3d" / name)
     (source / "humanml3d" / "train.txt").write_text("".join(f"{name}\n" for name in ids))
-    runs = [
-        subprocess.Popen(
-            [sys.executable, "-c", IMPORTS, str(source), str(tmp_path / wide)],
-            env={**os.environ, "ATEN_CPU_CAPABILITY": wide}, stdout=subprocess.PIPE, text=True,
-        )
-        for wide in ("default", "avx512")  # or the widest that there is
-    ]  # fmt: skip
-    found = dict(json.loads(run.communicate()[0].splitlines()[-1]) for run in runs)
+    paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+    narrow = subprocess.Popen(
+        [sys.executable, "-c", NARROW, str(source), str(tmp_path / "narrow")],
+        env={**os.environ, "PYTHONPATH": paths, "ATEN_CPU_CAPABILITY": "default"}, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    widest = sets(str(source), str(tmp_path / "widest"))
+    found = dict([widest, json.loads(narrow.communicate()[0].splitlines()[-1])])
     for kind in ("joints", "humanml3d", "demo"):
         identities, contents, values = zip(*(cards[kind] for cards in found.values()), strict=True)
         assert len(set(identities)) == 1
@@ -75,10 +83,16 @@ def test_one_import_has_one_identity_on_cpus_of_every_width_and_differs_by_round
         assert all(identity.near(values[0], others) for others in values)
 
 
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Card:
+    """-> the card of a set of the source"""
+    place = tmp_path_factory.mktemp("first")
+    return imported(write_source(place / "source"), place / "set")
+
+
 @pytest.mark.parametrize("what", ["nothing", "motion", "caption", "seed", "split", "place"])
-def test_what_a_set_is_made_from_gives_its_identity(tmp_path, what):
+def test_what_a_set_is_made_from_gives_its_identity(first, tmp_path, what):
     source, options = write_source(tmp_path / "source"), {}
-    first = imported(source, tmp_path / "one")
     assert first.identity != first.content_hash
     if what == "motion":
         np.save(source / "joints" / "walk.npy", real_motions()["walk"].numpy()[1:61])
@@ -93,9 +107,8 @@ def test_what_a_set_is_made_from_gives_its_identity(tmp_path, what):
     assert same == (what in ("nothing", "place"))
 
 
-def test_an_interrupted_import_comes_out_with_the_identity_of_a_whole_one(tmp_path, monkeypatch):
-    source = write_source(tmp_path / "source")
-    whole, read = imported(source, tmp_path / "whole"), JointsImporter.read
+def test_an_interrupted_import_comes_out_with_the_identity_of_a_whole_one(first, tmp_path, monkeypatch):
+    source, read = write_source(tmp_path / "source"), JointsImporter.read
 
     def stops(self, member):
         if member.id.startswith("kick"):
@@ -106,7 +119,8 @@ def test_an_interrupted_import_comes_out_with_the_identity_of_a_whole_one(tmp_pa
         patch.setattr(JointsImporter, "read", stops)
         with pytest.raises(KeyboardInterrupt):
             imported(source, tmp_path / "cut")
-    assert imported(source, tmp_path / "cut") == whole
+    made = imported(source, tmp_path / "cut")
+    assert (made.identity, made.content_hash, made.counts) == (first.identity, first.content_hash, first.counts)
 
 
 def test_a_merged_set_is_known_by_its_parts_and_one_of_unknown_parts_by_its_content(tmp_path):

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import multiprocessing
 import os
 import random
 import shutil
@@ -14,7 +15,7 @@ import pytest
 import torch
 from clips import CARD, make_clip
 
-from videomdm_ext.data import refined
+from videomdm_ext.data import refined, tasks
 from videomdm_ext.data.building import write_folder
 from videomdm_ext.data.clip import Clip, collate, crop, cut, observed, tensor_of, with_truth_as_teacher
 from videomdm_ext.data.folder import Card, read_folder
@@ -227,15 +228,30 @@ class Killed(BaseException):
 def many(tmp_path, monkeypatch) -> Callable[[str], tuple[str, Card]]:
     """-> writes a set of six clips of unequal lengths in a folder; four and one of them say what is shared."""
     monkeypatch.setattr(refined, "GROUP", 4)
+    return lambda name: write_many(tmp_path / name)
+
+
+def write_many(path: Path) -> tuple[str, Card]:
     clips = [cut(blind(clip), at, at + length) for clip in TRAIN for at, length in ((0, 30), (2, 25), (1, 30))]
     clips = [dataclasses.replace(clip, id=f"{clip.id}_{number}") for number, clip in enumerate(clips)]
-    return lambda name: write(tmp_path / name, clips[1:], clips[:1])
+    return write(path, clips[1:], clips[:1])
 
 
-def test_killed_at_any_moment_it_goes_on_and_comes_out_as_if_it_had_not_been(many, monkeypatch):
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """-> the folder of such a set that one process has refined, which tells its progress."""
+    path, card = write_many(tmp_path_factory.mktemp("many") / "whole")
+    seen: list[tuple[int, int]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(refined, "GROUP", 4)
+        patch.setattr(refinement, "Refinement", lambda: BRIEF)
+        make_refined(path, card, lambda *done: seen.append(done), batch=2)
+    assert seen[-1] == (5 + 6, 5 + 6)
+    return path
+
+
+def test_killed_at_any_moment_it_goes_on_and_comes_out_as_if_it_had_not_been(many, whole, monkeypatch):
     """Before or after a rename, by which each file gets its place, and again and again until it is done."""
-    whole, card = many("whole")
-    make_refined(whole, card, batch=2)
     path, card = many("killed")
     draw, rename, deaths = random.Random(1), os.replace, 0
     while not is_made(path, card):
@@ -259,22 +275,18 @@ def test_killed_at_any_moment_it_goes_on_and_comes_out_as_if_it_had_not_been(man
     assert contents(path) == contents(whole)
 
 
-def test_parts_refined_one_by_one_in_any_order_come_out_as_the_whole_and_the_last_finishes(many):
-    whole, card = many("whole")
-    seen: list[tuple[int, int]] = []
-    make_refined(whole, card, lambda *done: seen.append(done), batch=2)
-    assert seen[-1] == (5 + 6, 5 + 6)
+def test_parts_refined_one_by_one_in_any_order_come_out_as_the_whole_and_the_last_finishes(many, whole):
     path, card = many("parts")
     missing = [make_refined(path, card, share=(part, 3), batch=2) for part in (3, 1, 2)]
     assert missing == [2, 1, 0]
     assert contents(path) == contents(whole)
 
 
-def test_two_processes_refine_as_one_does(many, monkeypatch):
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes are forks, which start in a moment")
+def test_two_processes_refine_as_one_does(many, whole, monkeypatch):
+    monkeypatch.setattr(tasks, "get_context", lambda method: multiprocessing.get_context("fork"))
     monkeypatch.setattr(refinement, "Refinement", type(BRIEF))  # which a process finds by its name
     monkeypatch.setattr(refined, "refinement", SimpleNamespace(Refinement=lambda: BRIEF))
-    whole, card = many("whole")
-    make_refined(whole, card, batch=2)
     path, card = many("shared")
     make_refined(path, card, batch=2, engine=Engine(processes=2))
     ours, theirs = contents(path), contents(whole)
@@ -284,23 +296,22 @@ def test_two_processes_refine_as_one_does(many, monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes are forks")
-def test_whole_refinements_of_one_set_at_once_refuse_nobody_and_come_out_as_one(many):
+def test_whole_refinements_of_one_set_at_once_refuse_nobody_and_come_out_as_one(many, whole):
     """As jobs of an array do, which begin again when they will: no lock, and every byte is that of one alone."""
-    whole, card = many("whole")
-    make_refined(whole, card, batch=2)
     path, card = many("together")
     processes = []
-    for _ in range(3):
+    for _ in range(2):
         if (process := os.fork()) == 0:
             with contextlib.suppress(BaseException):
                 os._exit(make_refined(path, card, batch=2))
             os._exit(77)
         processes.append(process)
-    assert [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes] == [0, 0, 0]
+    assert [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes] == [0, 0]
     assert contents(path) == contents(whole)
 
 
 def test_a_set_that_is_replaced_while_it_is_refined_gets_no_mark(many, monkeypatch):
+    monkeypatch.setattr(refinement, "Refinement", lambda: BRIEFEST)
     path, card = many("set")
     replaced = dataclasses.replace(card, content_hash="0" * 64)
     monkeypatch.setattr(refined, "read_card", lambda path: replaced)
@@ -311,6 +322,7 @@ def test_a_set_that_is_replaced_while_it_is_refined_gets_no_mark(many, monkeypat
 
 def test_the_mark_of_earlier_clips_goes_before_the_first_file_is_replaced(many, monkeypatch):
     """Else it would vouch for a mixture when the earlier clips come back."""
+    monkeypatch.setattr(refinement, "Refinement", lambda: BRIEFEST)
     path, card = many("set")
     make_refined(path, card)
 

@@ -4,6 +4,7 @@ The tests of Ray start a cluster of two workers; they need the extra `scale`.
 """
 
 import contextlib
+import multiprocessing
 import os
 import shutil
 import signal
@@ -56,7 +57,14 @@ def alone(source, tmp_path_factory) -> Path:
     return out
 
 
-def test_results_come_in_order_and_a_slow_first_one_holds_the_later_calls_back(tmp_path):
+def fork(monkeypatch: pytest.MonkeyPatch, *first: str) -> None:
+    """Have processes be forks, which start in a moment, but for the first."""
+    methods = iter(first)
+    monkeypatch.setattr(tasks, "get_context", lambda method: multiprocessing.get_context(next(methods, "fork")))
+
+
+def test_results_come_in_order_and_a_slow_first_one_holds_the_later_calls_back(tmp_path, monkeypatch):
+    fork(monkeypatch)
     calls = {str(number): (str(tmp_path), number) for number in range(12)}
     results = Engine(processes=2).run(slow.count, calls, "", ordered=True)
     assert next(results) == 0
@@ -65,9 +73,10 @@ def test_results_come_in_order_and_a_slow_first_one_holds_the_later_calls_back(t
     assert list(HERE.run(slow.count, calls, "")) == list(range(12))
 
 
-def test_a_worker_that_is_killed_is_named_with_what_to_do():
+def test_a_worker_that_is_killed_is_named_with_what_to_do(monkeypatch):
+    fork(monkeypatch)
     with pytest.raises(VideoMDMError, match=r"--processes 2: .* one that was killed; .* Start the command again"):
-        list(Engine(processes=2).run(os.abort, {"a": (), "b": ()}, ""))
+        list(Engine(processes=2).run(slow.die, {"a": (), "b": ()}, ""))
 
 
 def test_shares_are_parts_that_make_the_whole_and_others_are_refused():
@@ -79,7 +88,9 @@ def test_shares_are_parts_that_make_the_whole_and_others_are_refused():
             share_of(words)
 
 
-def test_two_processes_import_and_check_videos_as_one_does(source, alone, tmp_path):
+def test_two_processes_import_and_check_videos_as_one_does(source, alone, tmp_path, monkeypatch):
+    """Those that watch are new ones, which bring nothing along but their call."""
+    fork(monkeypatch, "spawn")
     out, engine, seen = tmp_path / "set", Engine(processes=2), []
     made = importer(source, out, engine)
     made.watching = lambda *told: seen.append(told)
