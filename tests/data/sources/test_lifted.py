@@ -3,6 +3,7 @@ video at the right time, in the right place, and everything else by name."""
 
 import collections
 import dataclasses
+import json
 import pickle
 import shutil
 from types import SimpleNamespace
@@ -25,6 +26,7 @@ from videomdm_ext.data.importing import run_import
 from videomdm_ext.data.relifting import relift, with_lifter
 from videomdm_ext.data.sources.base import ImportOptions
 from videomdm_ext.data.video import importer as video_importer
+from videomdm_ext.data.video import watch
 from videomdm_ext.data.video.importer import VideoImporter
 from videomdm_ext.data.video.lifted import Person, given_to
 from videomdm_ext.data.video.pieces import Stretch
@@ -241,6 +243,28 @@ def test_results_at_another_rate_are_refused_until_the_rate_is_given(scene):
     _, _, clips = scene.imported("motionbert", focal=DIAGONAL, **{"lifter.fps": 12.5})
     clip, own = clips["act.one_0"]
     assert np.abs(own - scene.true(0.0, clip.length))[:, 0, :2].max() < 0.05
+
+
+def test_people_whom_mediapipe_does_not_see_have_the_keypoints_and_the_lifters_motion(scene, monkeypatch):
+    """Of two in view, without track ids and in any order, each has his own motion; captions may be one's alone."""
+    monkeypatch.setattr(watch, "engine", lambda *, following: lambda picture: None)
+    coco = [0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28]
+    away, rows = 1.2, []
+    for t, points in enumerate(scene.film.pixels[:, coco]):
+        shift = np.array((away * DIAGONAL / scene.film.seen[t, 0, 2], 0))
+        for person in (points - shift, points + shift)[:: -1 if t % 3 else 1]:
+            rows.append(
+                {"image_id": t, "keypoints": np.pad(person, ((0, 0), (0, 1)), constant_values=1).ravel().tolist()}
+            )
+    (scene.root / "found/act.one.json").write_text(json.dumps(rows))
+    (scene.root / "captions.txt").write_text("act.one\ta person moves.\nact.one_p1\ta person moves right.\n")
+    write_wham(scene, people={0: ((away, 0, 0), slice(0, 80)), 3: ((-away, 0, 0), slice(0, 80))})
+    _, done, clips = scene.imported("wham", format="coco", person="all")
+    assert done.left_out == {}
+    assert [clip.texts for clip, _ in clips.values()] == [("a person moves.",), ("a person moves right.",)]
+    for (clip_id, (clip, own)), offset in zip(sorted(clips.items()), (-away, away), strict=True):
+        assert clip_id == f"act.one_p{int(offset > 0)}_0"
+        assert np.abs(own - scene.true(0.0, clip.length) - np.array((offset, 0, 0))).max() < 1e-3
 
 
 def test_results_of_another_version_of_the_video_are_refused_though_their_frames_are_fewer(scene):

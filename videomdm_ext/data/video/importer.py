@@ -353,7 +353,7 @@ class VideoImporter(Importer):
     def _stretches(self, seen: Sighting, who: str, findings: Findings) -> list[Stretch]:
         """The stretches of one person, and notes and counts about them."""
         seen, sides = put_right(seen)
-        found, notes = stretches(seen, self.fps)
+        found, notes = stretches(seen, self.fps, lifted=not self.results)
         if sides.repaired or sides.doubted:
             counted = findings.facts.get("sides_exchanged", {})
             findings.facts["sides_exchanged"] = {
@@ -455,6 +455,9 @@ class VideoImporter(Importer):
         if own:
             return placing.Lens(own[0], "the lifter")
         parts = [torch.cat([getattr(s, name) for s in seen]) for name in ("body", "pixels", "confidence")]
+        parts = [part[parts[0].any(-1).any(-1)] for part in parts]  # where MediaPipe saw a pose
+        if not len(parts[0]):
+            return placing.lens_of(placing.focal_of(placing.DEFAULT_FIELD, size), size, "assumed")
         return placing.find_lens(parts[0], parts[1], parts[2].square(), size, self.skeleton)
 
     def _image(self, stretch: Stretch, piece: Piece, lens: placing.Lens) -> tuple[Tensor, Tensor]:

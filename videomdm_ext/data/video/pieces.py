@@ -61,10 +61,13 @@ class Piece:
         return int(self.rows.stop - self.rows.start)
 
 
-def stretches(seen: Sighting, fps: float) -> tuple[list[Stretch], list[str]]:
-    """Parts of a video that show one person without a break, long enough to use, and notes about the others."""
+def stretches(seen: Sighting, fps: float, *, lifted: bool = True) -> tuple[list[Stretch], list[str]]:
+    """Parts of a video that show one person without a break, long enough to use, and notes about the others.
+
+    Frames in which no pose in space was seen are none, unless they need not be `lifted`: another one brings the motion.
+    """
     pixels, confidence = to_smpl22(seen.pixels, seen.layout), confidence22(seen.score, seen.layout)
-    score = confidence[:, _CORE] * (seen.presence > 0)[:, None]  # without a lifted pose a frame is none
+    score = confidence[:, _CORE] * ((seen.presence > 0) | (not lifted))[:, None]
     track = seen.part.copy()
     for frame in range(1, len(track)):
         track[frame] = track[frame] if track[frame] >= 0 else track[frame - 1]
