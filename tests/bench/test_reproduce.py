@@ -28,7 +28,7 @@ from videomdm_ext.data.sources import base
 from videomdm_ext.data.sources.base import ImportOptions
 from videomdm_ext.data.sources.fit3d import smpl22_of
 from videomdm_ext.data.sources.humanml3d import HumanML3DImporter
-from videomdm_ext.errors import ConfigError, VideoMDMError
+from videomdm_ext.errors import ConfigError, DatasetError, VideoMDMError
 from videomdm_ext.mdm import text
 from videomdm_ext.motion.features import decode
 from videomdm_ext.supervision import refinement
@@ -266,6 +266,9 @@ def test_frames_that_a_lifter_names_are_those_that_are_cut(fit3d, tmp_path):
     assert stored["frame_ids"][0] == 10
     with pytest.raises(ConfigError, match="such as wham"):
         dataclasses.replace(made, lifter="motionbert").cut_takes()
+    np.savez(place, joints=joints[::2])  # of a video at 25 fps
+    with pytest.raises(DatasetError, match=rf"expected a person up to frame {len(joints)} at 50 fps, found one up to"):
+        dataclasses.replace(made, out=tmp_path / "other").cut_takes()
 
 
 def test_parameters_of_a_body_need_its_model_and_a_wrong_clip_file_is_named(fit3d, tmp_path, monkeypatch):

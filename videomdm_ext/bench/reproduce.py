@@ -54,6 +54,8 @@ PAPER = Plan(
 )  # fmt: skip
 """The published settings, and ours of scoring."""
 NOT_STATED = "not stated"
+SHORT = 0.7
+"""Share of a take under which a lifter's results are of another rate, as 30 fps of 50, rather than of a lost person."""
 EVALUATORS = {
     "t2m/fid": "MDM's evaluator, our protocol",
     "text-motion/fid": "bundled evaluator: not on the published scale",
@@ -317,6 +319,13 @@ class Reproduction:
             if person is None:
                 people = lifter(results=str(folder), **given).people(action, (900, 900))
                 person = max(people, key=lambda one: len(one.frames))
+                ends = max(one.place[4] for one in members if one.place[:3] == (subject, action, camera))
+                if person.frames[-1] < SHORT * ends:  # its first clips would be there, of other moments
+                    raise DatasetError(
+                        f"{place}: expected a person up to frame {ends} at {SOURCE_FPS:g} fps, found one up to "
+                        f"{person.frames[-1] + 1}. Run {lifter.name} on the whole video at its own rate, or take the "
+                        f"files of {action} of {subject} out of both folders."
+                    )
             last = (place, person)
             rows = (person.frames >= start) & (person.frames < stop)
             found = {"joints": person.joints[rows].float().numpy(), "frame_ids": person.frames[rows]}
