@@ -153,6 +153,8 @@ def test_shares_that_cannot_be_are_refused(changes, named):
 def test_arms_that_cannot_train_are_refused_before_work(plan, tmp_path):
     with pytest.raises(ConfigError, match=r"no more than the 1 training clips of .* that an arm takes"):
         prepare(dataclasses.replace(plan, batch_size=2), tmp_path / "out")
+    with pytest.raises(ConfigError, match="for 2d-mix-5 than for 2d-mix-1, found 1 of 6 for both"):
+        prepare(dataclasses.replace(plan, arms=("2d-mix-1", "2d-mix-5", "2d-mix-50")), tmp_path / "out")
     blind = [dataclasses.replace(make_clip(name=n), truth=None, truth_extrinsics=None) for n in NAMES[:2]]
     content = write_folder(str(tmp_path / "blind"), {"train": blind}, CARD).content_hash
     asked = dataclasses.replace(plan, clips=str(tmp_path / "blind"), content=content, arms=("2d-mix-50",))

@@ -95,6 +95,15 @@ def check_truth(plan: Plan) -> None:
             f"{plan.clips}: expected a truth for every training clip, which {', '.join(seeing)} learns from, found "
             f"none for {len(blind)} of {len(clips)} ({blind[0]}, ...). Leave that arm out."
         )
+    taught: dict[Supervision, str] = {}
+    for name, config in arms.items():  # a small set rounds shares to one and the same number of clips
+        known = count_of(config.known_share, len(clips)) if config.known_share else 0
+        other = taught.setdefault(dataclasses.replace(config, known_share=min(known / len(clips), 1.0)), name)
+        if other != name and arms[other].known_share != config.known_share:
+            raise ConfigError(
+                f"{plan.clips}: expected another number of known clips for {name} than for {other}, found {known} of "
+                f"{len(clips)} for both, which makes them one training. Leave one of them out."
+            )
     fewest = min(count_of(config.best_share, len(clips)) for config in arms.values())
     if fewest < plan.batch_size:
         raise ConfigError(
