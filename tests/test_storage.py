@@ -65,7 +65,7 @@ IMPATIENT = "from videomdm_ext.data import locks; locks.PATIENCE = 0.0"
 BUSY = {
     "data import joints joints --out out/set": "out/set",
     "data import parquet rows.parquet --out out/set": "out/set",
-    "data from-video films --out out/set --no-sheets": "out/set",
+    "data from-video films --out out/set --no-sheets --caption walks.": "out/set",
     "data film set --out out": "out",
     "data make-demo --synthetic --fast --out out/set": "out/set",
     "data merge set other --out out/set": "out/set",
