@@ -196,7 +196,7 @@ class Plan:
 
 DEMO = Plan(
     seeds=1, steps=1000, batch_size=16, crop_frames=32, learning_rate=2e-3, latent_dim=192, layers=2, ff_size=384,
-    diffusion_steps=20, average=0.99, adam_beta2=0.95, samples=128, replications=1, windows=1,
+    diffusion_steps=50, average=0.99, adam_beta2=0.95, samples=128, replications=1, windows=1,
     without=TRAINED_EVALUATORS,
 )  # fmt: skip
 """The plan of `demo`, of which entries are taken that an earlier version's plan.json does not hold."""
