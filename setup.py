@@ -89,6 +89,7 @@ TEST = [
     "bvhio>=1.5",  # the second reader of exported BVH
     "hypothesis>=6.100",
     "imageio>=2.30",
+    "joblib>=1.3",
     "matplotlib>=3.8",
     "opencv-contrib-python>=4.8",
     "pillow>=10.0",
@@ -97,6 +98,7 @@ TEST = [
     "pytest>=8.0",
     "pytest-benchmark>=4.0",
     "pytest-xdist>=3.7",
+    "safetensors>=0.4",
     "scenedetect>=0.6.4,<0.6.7",
     "scipy>=1.11",
 ]

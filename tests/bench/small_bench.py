@@ -31,6 +31,7 @@ def make_plan(folder: Path, content: str = "", **changes: Any) -> Plan:
     plan = dataclasses.replace(
         DEMO, clips=str(folder), content=content or write_set(folder).content_hash, arms=("3d", "lifted"),
         text_features="words", seeds=1, steps=60, batch_size=4,
-        crop_frames=16, latent_dim=16, layers=1, ff_size=16, diffusion_steps=4, samples=6, replications=2, windows=2,
+        crop_frames=16, latent_dim=16, layers=1, ff_size=16, diffusion_steps=4, adam_beta2=0.999,
+        samples=6, replications=2, windows=2,
     )  # fmt: skip
     return dataclasses.replace(plan, **changes)

@@ -273,7 +273,7 @@ def test_an_unrolled_step_takes_four_passes_down_its_own_predictions_and_pays_th
 def test_unrolled_steps_are_as_frequent_as_the_buckets_say(host):
     built = host(*TWO, "--unroll", "on")
     torch.manual_seed(0)
-    widths = [built.diffusion.timesteps_of(torch.zeros(3, dtype=torch.long)).shape[1] for _ in range(600)]
+    widths = [built.diffusion.timesteps_of(torch.zeros(3, dtype=torch.long), None).shape[1] for _ in range(600)]
     assert set(widths) == {1, 4}
     assert sum(widths) / 600 == pytest.approx(TimestepBuckets(4, 4, 50).passes, abs=0.2)
 

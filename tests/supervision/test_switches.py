@@ -11,7 +11,7 @@ from videomdm_ext.errors import ConfigError
 
 WRONG = [
     ("supervision", "4d", "one of 2d, 3d"),
-    ("teacher", "truth", "one of auto, gt, lifted, refined"),
+    ("teacher", "truth", "one of auto, gt, lifted, smoothed, adjusted, refined"),
     ("loss", 1.0, "str"),
     ("depth_weight", "depth", "one of depth2, mean1, none, isotropic"),
     ("z_near", 0.0, "above 0"),

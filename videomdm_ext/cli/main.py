@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
+from textwrap import wrap
 
 from videomdm_ext import __version__
 from videomdm_ext.errors import message_of, printable
@@ -65,7 +66,7 @@ VERBS = {
 verb, and one line of help."""
 FAMILIES = {
     "data": "Data sets",
-    "bench": "Compare arms on a data set",
+    "bench": "Compare arms",
     "study": "Ask people which of two motions is better",
     "host": "Checkouts of MDM and its forks",
 }
@@ -146,7 +147,11 @@ def overview() -> str:
     """Help of the program, on one screen: families of verbs have a line each."""
     singles = {verb: about for verb, (_, _, about) in VERBS.items() if verb.split()[0] not in FAMILIES}
     members = {name: [verb.split()[1] for verb in VERBS if verb.startswith(f"{name} ")] for name in FAMILIES}
-    families = [(f"{name} ...", f"{about}: {' '.join(members[name])}") for name, about in FAMILIES.items()]
+    families = [
+        (f"{name} ...", line)
+        for name, about in FAMILIES.items()
+        for line in wrap(f"{about}: {' '.join(members[name])}", 87)
+    ]
     title = "videomdm: train 3D human motion diffusion from 2D keypoints, beside MDM."
     last = "videomdm VERB --help describes a verb. Start with: videomdm demo"
     rows, version = _table([*singles.items(), *families]), f"Version {__version__}, {Path(__file__).parent}"

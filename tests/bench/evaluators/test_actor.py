@@ -19,6 +19,7 @@ from videomdm_ext.errors import DatasetError
 from videomdm_ext.motion.features_272 import decode_272
 
 transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.extras
 
 WIDTH, HIDDEN, LAYERS, LANGUAGE = 8, 12, 2, 16
 VOCABULARY = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "person", "walks", "quickly", ".")
