@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clips import make_clip
+from clips import make_clip, nudge
 
 from videomdm_ext.cli.main import main
-from videomdm_ext.data import seal
+from videomdm_ext.data import checking, seal
 from videomdm_ext.data.building import write_folder
 from videomdm_ext.data.folder import Card, read_card
+from videomdm_ext.errors import DatasetError
 
 CARD = Card(name="two", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
 
@@ -75,8 +76,9 @@ def test_what_is_missing_empty_or_corrupt_is_counted(folder: Path, capsys: pytes
     assert content["files"]["keypoints"] == {"found": 2, "missing": 1, "empty": 1, "corrupt": 1}
     assert content["files"]["teacher"]["found"] == 5
     assert content["bad_clips"] == ["walk_0", "jump_0", "kick_0"]
-    assert content["errors"] == 3
-    assert {item["kind"] for item in content["findings"]} == {"missing-file", "empty-file", "corrupt-file"}
+    assert content["errors"] == 4
+    kinds = {"missing-file", "empty-file", "corrupt-file", "card-hash"}  # the last of jump and kick
+    assert {item["kind"] for item in content["findings"]} == kinds
     assert all(item["advice"] and item["message"] and item["level"] == "error" for item in content["findings"])
 
 
@@ -127,6 +129,42 @@ def test_drop_takes_clips_with_errors_out_of_the_splits_and_the_set_is_a_sound_o
     (folder / "train.txt").write_text("walk_0\njump_0\nkick_0\npunch_0\nspin_0\n")
     assert seal.accept(path).counts == {"train": 5}
     assert main(["data", "check", path]) == 0
+
+
+def test_drop_changes_nothing_of_a_set_without_errors(folder: Path, capsys: pytest.CaptureFixture[str]):
+    """Another's Mean is a warning, which somebody may mean."""
+    np.save(folder / "Mean.npy", np.load(folder / "Mean.npy") + np.float32(1))
+    seal.accept(str(folder))
+    before = snapshot(folder)
+    assert main(["data", "check", str(folder), "--drop"]) == 0
+    assert "0 clips taken out of the splits: none has an error" in " ".join(capsys.readouterr().out.split())
+    assert snapshot(folder) == before
+
+
+def test_a_missing_file_hides_no_changed_one_of_another_clip(folder: Path, capsys: pytest.CaptureFixture[str]):
+    (folder / "cameras/jump_0.npz").unlink()
+    before = snapshot(folder)
+    nudge(folder / "keypoints_2d/walk_0.npz")
+    assert main(["data", "check", str(folder), "--drop"]) == 1
+    assert "--drop --accept" in capsys.readouterr().err
+    (folder / "keypoints_2d/walk_0.npz").write_bytes(before[str(folder / "keypoints_2d/walk_0.npz")])
+    assert main(["data", "check", str(folder), "--drop"]) == 0
+    assert seal.verify(str(folder), thorough=True).counts == {"train": 4}
+
+
+def test_a_drop_that_was_interrupted_is_ended_by_the_next(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    damage(folder, "walk", "spin")
+    seal.accept(str(folder))
+    with monkeypatch.context() as patch:
+        patch.setattr(checking, "write_statistics", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            checking.drop(checking.check_folder(str(folder)))
+    with pytest.raises(DatasetError, match=r"train\.txt"):
+        seal.verify(str(folder))
+    (folder / "train.txt").write_text("walk_0\njump_0\nkick_0\npunch_0\nspin_0\n")  # stopped before that
+    assert main(["data", "check", str(folder), "--drop"]) == 0
+    assert len((folder / "left_out.txt").read_text().splitlines()) == 2
+    assert not checking.check_folder(str(folder)).errors
 
 
 def test_drop_changes_nothing_where_no_clip_would_be_left(folder: Path, capsys: pytest.CaptureFixture[str]):

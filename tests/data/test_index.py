@@ -86,7 +86,7 @@ def test_a_change_is_made_as_clips_are_read_and_a_list_can_be_such_a_set(path):
         assert same(clips[0], CLIPS[0])
 
 
-@pytest.mark.parametrize("damage", ["none", "gone", "torn", "changed", "of other clips"])
+@pytest.mark.parametrize("damage", ["none", "gone", "torn", "no text", "changed", "of other clips"])
 def test_an_index_that_is_gone_or_does_not_fit_is_made_anew_by_reading_every_clip(path, damage, monkeypatch):
     place = Path(path, "index/train.tsv")
     whole = place.read_bytes()
@@ -94,6 +94,8 @@ def test_an_index_that_is_gone_or_does_not_fit_is_made_anew_by_reading_every_cli
         place.unlink()
     elif damage == "torn":
         place.write_bytes(whole[:-20])
+    elif damage == "no text":
+        place.write_bytes(b"\xff\xfe\0")
     elif damage == "changed":
         place.write_bytes(whole.replace(b"\tt\t", b"\t\t"))
     elif damage == "of other clips":

@@ -96,7 +96,8 @@ class Check:
             wrong = tuple(item for item in wrong if item.clip_id not in dropped and item.kind not in DROPPED)
             if not self.json:
                 said = f"{checking.counted(len(dropped), 'clip')} taken out of the splits"
-                console.print(f"{said}: {self.clips / checking.LEFT_OUT} says why", soft_wrap=True, markup=False)
+                why = f"{self.clips / checking.LEFT_OUT} says why" if dropped else "none has an error"
+                console.print(f"{said}: {why}", soft_wrap=True, markup=False)
                 say_next(f"data check {clips}" if wrong else f"data refine {clips}")
         elif self.accept:
             seal.accept(str(self.clips))

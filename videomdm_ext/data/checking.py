@@ -21,7 +21,7 @@ import blobfile as bf
 import numpy as np
 import torch
 
-from videomdm_ext.data import files, index, rules, rules_motion, schemas, seal, shards
+from videomdm_ext.data import files, index, locks, rules, rules_motion, schemas, seal, shards
 from videomdm_ext.data.building import is_unfinished, write_statistics
 from videomdm_ext.data.files import Array
 from videomdm_ext.data.folder import CARD, SPLITS, Card, facts_of, names, on_plane, read_card, read_files, read_moments
@@ -50,8 +50,8 @@ SHIFT = 0.05  # how far Mean, or the logarithm of Std, may be off, in units of S
 COARSE = 0.02  # metres, or parts of the image's unit, to which sketches are rounded
 KEPT = ("split-twice",)
 """Kinds of errors of a clip that are put right by listing it once."""
-UNHASHED = ("missing-file", "split-twice", "bad-name", "link-out", "splits")
-"""Kinds after which the card's hash cannot be compared."""
+UNHASHED, SPARED = ("split-twice", "bad-name", "splits"), ("missing-file", "link-out")
+"""Kinds after which the card's hash cannot be compared, and those after which it can without the clip."""
 Progress = Callable[[int, int], None]  # `progress(done, total)` in clips
 Counts = dict[str, dict[str, int]]  # how many files of each kind are in each state
 
@@ -150,7 +150,7 @@ def check_folder(
     found += statistics(path, card, *(moments.values() if sound else (None, None)))
     if not any(f.kind in UNHASHED for f in found):
         try:
-            seal.verify_files(path, card, thorough=True)
+            seal.verify_files(path, card, thorough=True, without={f.clip_id for f in found if f.kind in SPARED})
         except DatasetError as error:
             found.append(Finding(WHOLE, "card-hash", str(error).removeprefix(f"{path}: ")))
     if use_cache:
@@ -471,30 +471,34 @@ def statistics(path: str, card: Card, teacher: Moments | None, truth: Moments | 
 def drop(checked: Checked) -> dict[str, str]:
     """Take the clips with errors out of the split lists; their files stay, and DIR/left_out.txt has their reasons.
 
-    Lists, Mean, Std and card are those of the clips that are left: it is another data set. DatasetError, and nothing
-    is changed, where no clip would be left to train on. -> the reasons by id
+    Lists, Mean, Std and card are those of the clips that are left: it is another data set. Nothing is changed where
+    there is no error, or, with a DatasetError, where no clip would be left to train on. -> the reasons by id
     """
-    path, card = checked.path, read_card(checked.path)
-    reasons: dict[str, str] = {}
+    if not checked.errors:
+        return {}
+    path, reasons = checked.path, dict[str, str]()
     for item in checked.errors:
         if item.clip_id != WHOLE and item.kind not in KEPT:
             reasons.setdefault(item.clip_id, f"{item.kind}: {' '.join(item.message.splitlines())}")
-    before, _ = lists(path, card)
-    splits = {split: [i for i in ids if i not in reasons] for split, ids in before.items()}
-    if not splits["train"]:
-        first = next(iter(reasons.items()), ("none", ""))
-        raise DatasetError(
-            f"{path}: expected clips without an error in the split train, found none (the first: {': '.join(first)}). "
-            "Correct the source and import again."
-        )
-    rows = [f"{i}\t{split}: {reasons[i]}\n" for split, ids in before.items() for i in ids if i in reasons]
-    place = bf.join(path, LEFT_OUT)
-    earlier = files.read_text(place) if bf.exists(place) else ""
-    files.write_bytes(place, (earlier + "".join(rows)).encode(), durable=True)
-    for split, ids in splits.items():
-        files.write_bytes(bf.join(path, f"{split}.txt"), "".join(f"{i}\n" for i in ids).encode(), durable=True)
-    write_statistics(path, card, splits["train"])
-    seal.accept(path)
+    with locks.held(path):
+        card = read_card(path)
+        before, _ = lists(path, card)
+        splits = {split: [i for i in ids if i not in reasons] for split, ids in before.items()}
+        if not splits["train"]:
+            first = next(iter(reasons.items()), ("none", ""))
+            raise DatasetError(
+                f"{path}: expected clips without an error in the split train, found none (the first: "
+                f"{': '.join(first)}). Correct the source and import again."
+            )
+        place = bf.join(path, LEFT_OUT)
+        rows = files.read_text(place).splitlines() if bf.exists(place) else []
+        rows += [f"{i}\t{split}: {reasons[i]}" for split, ids in before.items() for i in ids if i in reasons]
+        if rows:  # those that an interrupted drop has written already stay once
+            files.write_bytes(place, "".join(f"{row}\n" for row in dict.fromkeys(rows)).encode(), durable=True)
+        for split, ids in splits.items():
+            files.write_bytes(bf.join(path, f"{split}.txt"), "".join(f"{i}\n" for i in ids).encode(), durable=True)
+        write_statistics(path, card, splits["train"])
+        seal.accept(path)
     return reasons
 
 

@@ -265,7 +265,8 @@ def _read_known(path: str, card: Card, entry: Entry, min_frames: int, fixed: boo
     if fixed and index.checksum(content) != entry.sum:
         raise DatasetError(
             f"{bf.join(path, entry.id)}: expected the files of this clip as they were when the data set was opened, "
-            "found them changed. Put them back, or make them the data set's own: videomdm data check DIR --accept."
+            "found them changed. Put them back, or make them the data set's own: "
+            f"videomdm data check {shlex.quote(path)} --accept."
         )
     clip = _parsed(path, card, entry.id, content)
     if index.checksum(content) != entry.sum or clip.length < min_frames:

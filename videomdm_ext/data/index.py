@@ -18,7 +18,7 @@ import numpy as np
 
 from videomdm_ext.data import files, rules, rules_motion
 from videomdm_ext.data.clip import Clip
-from videomdm_ext.errors import StorageError
+from videomdm_ext.errors import DatasetError, StorageError
 
 FOLDER = "index"
 KEPT_BYTES = 1 << 28
@@ -107,11 +107,14 @@ def write(path: str, split: str, facts: str, lines: Sequence[str]) -> None:
 
 
 def read(path: str, split: str, facts: str) -> list[str]:
-    """The lines of the index of a split, none where there is no index, or one of other clips."""
+    """The lines of the index of a split, none where there is no index, or one of other clips or damaged."""
     place = _place(path, split)
     if not bf.exists(place) or files.leads_out(place, path):
         return []
-    seal, _, rest = files.read_text(place, limit=files.BYTES_LIMIT).partition("\n")
+    try:
+        seal, _, rest = files.read_text(place, limit=files.BYTES_LIMIT).partition("\n")
+    except DatasetError:
+        return []
     return rest.split("\n")[:-1] if seal == _seal(facts, rest) else []
 
 

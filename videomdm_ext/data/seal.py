@@ -11,14 +11,14 @@ import hashlib
 import logging
 import os
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import blobfile as bf
 import numpy as np
 from numpy.typing import NDArray
 
-from videomdm_ext.data import files, index, shards
+from videomdm_ext.data import files, index, locks, shards
 from videomdm_ext.data.folder import (
     CARD,
     LOOKED_AT,
@@ -199,14 +199,17 @@ def verify(path: str, card: Card | None = None, *, thorough: bool = False, progr
     return card
 
 
-def verify_files(path: str, card: Card, *, thorough: bool = False, progress: Progress | None = None) -> None:
-    """The same of the files alone, whatever clips the card counts."""
+def verify_files(
+    path: str, card: Card, *, thorough: bool = False, progress: Progress | None = None, without: Collection[str] = ()
+) -> None:
+    """The same of the files alone, whatever clips the card counts; those of the clips `without` may be others."""
     verify_whole(path, card)
     table, ids = table_of(path, card)
-    rows = table.read()
+    rows, spared = table.read(), {name for clip_id in without for name in names(clip_id, card).values()}
     if rows is None:
-        _begin(table, card, ids)
-    elif found := table.changed(rows, thorough, progress):
+        if not without:
+            _begin(table, card, ids)
+    elif found := [name for name in table.changed(rows, thorough, progress) if name not in spared]:
         first = table.names.index(found[0])
         raise _others(path, found, *(_hex(digest) for digest in (rows["digest"][first].tobytes(), table.digest(first))))
 
@@ -274,6 +277,7 @@ class Digests:
         self.found.update({place[kind]: hashlib.sha256(data).digest() for kind, data in contents.items()})
 
 
+@locks.writing("path")
 def accept(path: str) -> Card:
     """Make the files as they are the data set's own: hashes, counts and lists of its card. -> the new card
 
