@@ -66,7 +66,7 @@ class Demo:
     fast: bool = False
     """Few steps, half of the films: a minute or two, and too short to mean anything."""
     long: bool = False
-    """All fifteen motions, three seeds, 4,000 steps: about an hour on two cores."""
+    """All fifteen motions, three seeds, 4,000 steps."""
     workers: int = 2
     """Trainings at a time, one thread each."""
     video: bool = False
