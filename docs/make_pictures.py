@@ -30,7 +30,7 @@ from videomdm_ext.render.footage import Footage, footage
 
 PICTURE = Path(__file__).with_name("films.webp")
 SHOWN = ("teacher", "truth", "lifted", "2d", "3d")
-PANEL, LARGEST = 300, 2_000_000
+PANEL, LARGEST = 300, 1_000_000
 """Pixels of a panel's sides, and bytes of the picture."""
 QUALITIES = (70, 50, 35, 20)
 FLOOR, SKY = (0.72, 0.75, 0.78), (1.86, 1.88, 1.9)

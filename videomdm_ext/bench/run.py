@@ -78,7 +78,8 @@ def execute(
     if todo is None:
         removed = {run.name for run in plan.runs() if not (run.folder(out) / "args.json").is_file()}
         todo = [r for r in plan.runs() if r.name in removed or r.missing_samples(out) or r.missing_curve(out)]
-    calls = {run.name: (run, out, finish or make_samples) for run in todo}
+    longest_first = sorted(todo, key=Run.passes, reverse=True)  # the last to end is then a short one
+    calls = {run.name: (run, out, finish or make_samples) for run in longest_first}
     renewed = 1 if plan.mdm else None  # MDM's logger is opened once a process
 
     def look() -> None:
