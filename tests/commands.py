@@ -56,7 +56,7 @@ NOT_HERE = {
     "videomdm data from-video VIDEOS --shard": "of a set of two videos: tests/data/test_tasks.py takes parts",
     "videomdm data merge parts/": "the same",
     "python docs/measure_scale.py watch": "it detects people: minutes",
-    "videomdm train --arm 2d --clips real --lifter": "it needs that lifter's results: tests/data/sources/test_lifted.py",
+    "videomdm train --arm 2d --clips real --lifter": "its results are needed: tests/data/sources/test_lifted.py",
     "videomdm data relift": "it needs videos and a lifter's results of them: tests/data/sources/test_lifted.py",
     "videomdm train --mdm mdm --from": "it needs a checkpoint of MDM: tests/mdm/test_finetuning.py",
     "videomdm sample --checkpoint runs/mine --mdm mdm": "it needs what the command before trains: the same",
