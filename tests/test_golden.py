@@ -43,7 +43,7 @@ SMALL = (
 TRAININGS = {
     "3d": ("--supervision", "3d"),
     "2d": ("--supervision", "2d", "--teacher", "lifted", "--unroll", "off"),
-    "2d unrolled": ("--supervision", "2d", "--teacher", "lifted", "--unroll", "on"),
+    "2d unrolled": ("--supervision", "2d", "--teacher", "lifted", "--unroll_below", "12"),
 }
 
 

@@ -69,7 +69,9 @@ class Supervision:
     )
     z_near: float = option(0.5, "Joints nearer than this to the camera plane pay a hinge, m.")
     unroll: str = option("on", "Under 2d, reach low-noise timesteps from higher noise.", ("on", "off"))
-    unroll_below: int = option(12, "Timesteps under this are reached from higher noise.")
+    unroll_below: float = option(
+        0.24, "Timesteps under this share of the schedule, or under this timestep (1 and more), come from higher noise."
+    )
     unroll_steps: int = option(4, "Denoiser passes of an unrolled step.")
     best_share: float = option(
         1.0, "Share of the training clips, those whose lifted motion is nearest to its keypoints."
@@ -111,8 +113,8 @@ class Supervision:
             raise ConfigError("--mix_below: expected --unroll off, found on, which draws timesteps itself. Add it.")
         if self.unroll_steps < 2:
             raise ConfigError(f"--unroll_steps: expected 2 or more passes, found {self.unroll_steps}.")
-        if self.unroll_below < 1:
-            raise ConfigError(f"--unroll_below: expected a timestep above 0, found {self.unroll_below}.")
+        if self.unroll_below <= 0:
+            raise ConfigError(f"--unroll_below: expected a share or a timestep above 0, found {self.unroll_below}.")
         if self.z_near <= 0:
             raise ConfigError(f"--z_near: expected a distance above 0 m, found {self.z_near}.")
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from videomdm_ext.config import Supervision
 from videomdm_ext.supervision.unrolling import TimestepBuckets, implied_noise, noised, unrolled_predictions
 
 METHOD = TimestepBuckets.of(12, 4, 50)
@@ -13,6 +14,14 @@ ALPHA_BAR = torch.cos(torch.linspace(0.02, 1.55, 50, dtype=torch.float64)).squar
 def test_fifty_steps_from_twelve_in_four_buckets_reach_sixteen_at_1_96_passes() -> None:
     assert (METHOD.count, METHOD.width, METHOD.top) == (4, 4, 16)
     assert METHOD.passes == pytest.approx(1.96)
+
+
+@pytest.mark.parametrize(("total", "top"), [(20, 8), (50, 16), (100, 32), (1000, 320)])
+def test_the_default_is_the_methods_share_of_a_schedule_of_any_length(total: int, top: int) -> None:
+    default = Supervision()
+    buckets = TimestepBuckets.of(default.unroll_below, default.unroll_steps, total)
+    assert buckets.top == top
+    assert buckets.passes == pytest.approx(METHOD.passes, abs=0.25)
 
 
 def test_a_short_schedule_gets_buckets_that_fit_in() -> None:

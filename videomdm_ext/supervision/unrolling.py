@@ -25,9 +25,10 @@ class TimestepBuckets:
     total: int
 
     @classmethod
-    def of(cls, below: int, count: int, total: int) -> "TimestepBuckets":
-        """`count` buckets that cover the timesteps under `below` of `total`, and never more than the schedule."""
-        width = ceil(below / (count - 1))
+    def of(cls, below: float, count: int, total: int) -> "TimestepBuckets":
+        """`count` buckets that cover the timesteps under `below`, a share of the schedule of `total` or, from 1 on, a
+        timestep, and never more than the schedule."""
+        width = ceil((below if below >= 1 else round(below * total, 6)) / (count - 1))
         return cls(count, max(1, min(width, total // count)), total)
 
     @property
