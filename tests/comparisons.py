@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from videomdm_ext.bench.reference import ReferenceRows
-from videomdm_ext.bench.results import Arm, Results, Training
+from videomdm_ext.bench.report.results import Arm, Results, Training
 from videomdm_ext.bench.scoring import Curve
 from videomdm_ext.data.folder import Card
 

@@ -20,7 +20,7 @@ from videomdm_ext.bench.evaluators.base import Evaluator, UnavailableError
 from videomdm_ext.bench.plan import Plan, Run, read_plan
 from videomdm_ext.bench.reference import motion, read_reference, start_of
 from videomdm_ext.bench.report import figures
-from videomdm_ext.bench.results import gather
+from videomdm_ext.bench.report.results import gather
 from videomdm_ext.bench.run import Bench, execute, prepare
 from videomdm_ext.bench.scoring import make_scoring, with_plugins
 from videomdm_ext.cli.main import main

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.bench import metrics
-from videomdm_ext.bench.embedding_scores import TruthScores, held_out_scores
+from videomdm_ext.bench.embedding_scores import TruthScores
 from videomdm_ext.bench.evaluators.base import Evaluator
 from videomdm_ext.bench.evaluators.untrained import Views2D
+from videomdm_ext.bench.held_out import held_out_scores
 from videomdm_ext.bench.reference import ReferenceRows, score_reference_rows
 from videomdm_ext.data.motions import load_motions
 from videomdm_ext.errors import DatasetError, PluginError

@@ -9,7 +9,7 @@ import torch
 from clips import make_clip
 from torch import Tensor
 
-from videomdm_ext.bench.embedding_scores import other_views, reprojection_scores, weighted_distance
+from videomdm_ext.bench.held_out import other_views, reprojection_scores, weighted_distance
 from videomdm_ext.bench.metrics import METRICS, by_name
 from videomdm_ext.bench.reference import ReferenceRows
 from videomdm_ext.data.clip import Clip, crop

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from clips import CARD, make_clip
 
-from videomdm_ext.bench import protocol_mdm
-from videomdm_ext.bench.protocol_mdm import Settings
 from videomdm_ext.bench.report.tables import markdown_block
+from videomdm_ext.bench.reproduction import protocol_mdm
+from videomdm_ext.bench.reproduction.protocol_mdm import Settings
 from videomdm_ext.cli.benchmarking import bench
 from videomdm_ext.data.building import write_folder
 from videomdm_ext.errors import ConfigError, DatasetError, HostError

@@ -14,7 +14,7 @@ import torch
 
 from videomdm_ext.bench import fairness, record
 from videomdm_ext.bench.report.html import to_json
-from videomdm_ext.bench.results import Judge
+from videomdm_ext.bench.report.results import Judge
 from videomdm_ext.bench.statistics import mean_interval
 from videomdm_ext.cli.main import main
 from videomdm_ext.data.folder import read_card

@@ -15,9 +15,9 @@ from rich.console import Console
 
 from videomdm_ext.bench.provenance import schema_faults
 from videomdm_ext.bench.report.html import sections, text, to_json, write
+from videomdm_ext.bench.report.results import Case, Judge, Results, Training, worst_cases
 from videomdm_ext.bench.report.tables import terminal_table
-from videomdm_ext.bench.results import Case, Judge, Results, Training, worst_cases
-from videomdm_ext.bench.verdict import verdict
+from videomdm_ext.bench.report.verdict import verdict
 from videomdm_ext.data.motions import load_motions
 from videomdm_ext.errors import StorageError
 from videomdm_ext.render.figures import Example

@@ -25,8 +25,8 @@ from videomdm_ext.bench.report.tables import (
     plain,
     unmarked,
 )
+from videomdm_ext.bench.report.verdict import compare
 from videomdm_ext.bench.statistics import Estimate, Ratio
-from videomdm_ext.bench.verdict import compare
 
 WORDS = st.text(st.characters(exclude_characters="\0"))
 

@@ -13,7 +13,7 @@ from matplotlib.colors import to_hex
 
 from videomdm_ext.bench.report import figures
 from videomdm_ext.bench.report.figures import ARMS, Bar, Plot, draw_curves, draw_forest, forest_plots, svg
-from videomdm_ext.bench.results import Case, Results
+from videomdm_ext.bench.report.results import Case, Results
 from videomdm_ext.bench.scoring import Curve
 from videomdm_ext.data.motions import load_motions
 from videomdm_ext.motion.skeletons import SMPL22

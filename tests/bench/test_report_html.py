@@ -19,7 +19,7 @@ from comparisons import LEVELS, make_arm, make_results
 
 from videomdm_ext.bench.report import html as report_html
 from videomdm_ext.bench.report.html import sections, text
-from videomdm_ext.bench.results import Case, Judge, Results
+from videomdm_ext.bench.report.results import Case, Judge, Results
 from videomdm_ext.bench.scoring import Curve
 from videomdm_ext.data.motions import load_motions
 from videomdm_ext.render.figures import Example

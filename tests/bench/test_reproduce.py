@@ -14,11 +14,13 @@ import pytest
 import torch
 from official import CAMERAS, joints25, write_fit3d, write_nba
 
-from videomdm_ext.bench import lifting, needed, run
-from videomdm_ext.bench.needed import every_missing
+from videomdm_ext.bench import run
 from videomdm_ext.bench.plan import Plan
 from videomdm_ext.bench.report import figures
-from videomdm_ext.bench.reproduce import PAPER, RECIPES, Reproduction, step_seconds
+from videomdm_ext.bench.reproduction import lifting, needed
+from videomdm_ext.bench.reproduction.needed import every_missing
+from videomdm_ext.bench.reproduction.published import PAPER, RECIPES
+from videomdm_ext.bench.reproduction.reproduce import Reproduction, step_seconds
 from videomdm_ext.cli import main as cli
 from videomdm_ext.data.building import Builder
 from videomdm_ext.data.folder import read_card, read_clip, read_folder

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 from comparisons import CALIBRATION, LEVELS, held_out, make_arm, make_results, scattered, with_scores
 
-from videomdm_ext.bench.results import Arm, Results
-from videomdm_ext.bench.scoring import Curve
-from videomdm_ext.bench.verdict import (
+from videomdm_ext.bench.report.results import Arm, Results
+from videomdm_ext.bench.report.verdict import (
     Comparison,
     ablations,
     against,
@@ -20,6 +19,7 @@ from videomdm_ext.bench.verdict import (
     variations,
     verdict,
 )
+from videomdm_ext.bench.scoring import Curve
 
 
 def comparison(results: Results, metric: str = "pose_frechet") -> Comparison:

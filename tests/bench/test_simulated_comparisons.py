@@ -14,9 +14,9 @@ from comparisons import CARD
 
 from videomdm_ext.bench.metrics import by_name
 from videomdm_ext.bench.reference import ReferenceRows
-from videomdm_ext.bench.results import Arm, Results, Training
+from videomdm_ext.bench.report.results import Arm, Results, Training
+from videomdm_ext.bench.report.verdict import compare, headline, verdict
 from videomdm_ext.bench.scoring import Curve
-from videomdm_ext.bench.verdict import compare, headline, verdict
 
 SEEDS = (3, 5, 10)
 ARMS = ("3d", "lifted", "2d")

@@ -15,19 +15,8 @@ from filmed import FOCAL, SIZE, film
 
 from videomdm_ext.bench import video_demo
 from videomdm_ext.bench.report.tables import markdown_block
-from videomdm_ext.bench.video_demo import (
-    VIEWS,
-    Film,
-    Row,
-    Sources,
-    denoise,
-    find_wheels,
-    lay_out,
-    score,
-    table,
-    true_motion,
-    write_report,
-)
+from videomdm_ext.bench.report.video_demo import NAMES, Row, table, write_report
+from videomdm_ext.bench.video_demo import VIEWS, Film, Sources, denoise, find_wheels, lay_out, score, true_motion
 from videomdm_ext.data.folder import Card
 from videomdm_ext.data.video.frames import Calibration, read_calibration
 from videomdm_ext.data.video.watch import Sighting
@@ -209,7 +198,7 @@ def test_the_report_has_a_line_a_view_means_and_a_picture(tmp_path):
     assert stored["means"]["lifted"]["depth"] == 80
     assert stored["steps"] == 77
     assert (tmp_path / "depth.png").stat().st_size > 10_000
-    assert video_demo.NAMES["lifted"] in place.read_text()
+    assert NAMES["lifted"] in place.read_text()
 
 
 def test_missing_wheels_are_told_with_how_to_get_them(monkeypatch, tmp_path):

@@ -14,7 +14,8 @@ from scipy.spatial.transform import Rotation
 
 from videomdm_ext.bench import video_demo
 from videomdm_ext.bench.plan import DEMO
-from videomdm_ext.bench.video_demo import VIEWS, Film, Sources, find_wheels, means, run_video_demo
+from videomdm_ext.bench.report.video_demo import means
+from videomdm_ext.bench.video_demo import VIEWS, Film, Sources, find_wheels, run_video_demo
 from videomdm_ext.data.video import importer as video
 from videomdm_ext.data.video import watch as video_watch
 from videomdm_ext.errors import VideoMDMError

@@ -33,9 +33,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_bench import CARD, make_plan
 
-from videomdm_ext.bench import fairness, provenance, results
+from videomdm_ext.bench import fairness, provenance
 from videomdm_ext.bench.plan import Run, load_arm, read_plan
 from videomdm_ext.bench.reference import ReferenceRows
+from videomdm_ext.bench.report import results
 from videomdm_ext.cli.sampling import read_prompts
 from videomdm_ext.data import checking, files, schemas, seal
 from videomdm_ext.data.building import Builder, write_folder

@@ -19,8 +19,8 @@ from clips import make_clip
 from humanml import WORDS, make_clips
 from tolerances import EQUAL_WEIGHTS
 
-from videomdm_ext.bench import protocol_mdm
 from videomdm_ext.bench.evaluators import t2m
+from videomdm_ext.bench.reproduction import protocol_mdm
 from videomdm_ext.cli.benchmarking import bench as bench_verb
 from videomdm_ext.data.building import write_folder
 from videomdm_ext.data.clip import Clip

@@ -16,7 +16,7 @@ from videomdm_ext.bench.evaluators.base import Progress
 from videomdm_ext.bench.fairness import check_numbers, check_plan, check_truth, clips_of, write_plan
 from videomdm_ext.bench.plan import Plan, Run, arm_name
 from videomdm_ext.bench.report.html import write
-from videomdm_ext.bench.results import Results, check_whole, gather
+from videomdm_ext.bench.report.results import Results, check_whole, gather
 from videomdm_ext.bench.scoring import Scoring, make_scoring
 from videomdm_ext.data import locks
 from videomdm_ext.data.files import check_writable, write_bytes

@@ -12,14 +12,15 @@ import tyro
 from rich.markup import escape
 from rich.table import Table
 
-from videomdm_ext.bench import lifting, precision, protocol_mdm, provenance, record
-from videomdm_ext.bench.lifting import LIFTING
+from videomdm_ext.bench import precision, provenance, record
 from videomdm_ext.bench.plan import Plan, read_plan
-from videomdm_ext.bench.protocol_mdm import Asked, Settings
+from videomdm_ext.bench.report.results import Results
 from videomdm_ext.bench.report.tables import terminal_table
-from videomdm_ext.bench.results import Results
+from videomdm_ext.bench.report.verdict import headline, verdict
+from videomdm_ext.bench.reproduction import lifting, protocol_mdm
+from videomdm_ext.bench.reproduction.lifting import LIFTING
+from videomdm_ext.bench.reproduction.protocol_mdm import Asked, Settings
 from videomdm_ext.bench.run import Bench
-from videomdm_ext.bench.verdict import headline, verdict
 from videomdm_ext.cli.console import bars, by_name, console, counting, parse, quoted, say_next, take
 from videomdm_ext.data import locks
 from videomdm_ext.data.files import check_writable, write_bytes

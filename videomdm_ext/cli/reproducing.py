@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from videomdm_ext.bench import needed
 from videomdm_ext.bench.report.tables import markdown_block
-from videomdm_ext.bench.reproduce import PAPER, RECIPES, Reproduction
+from videomdm_ext.bench.reproduction import needed
+from videomdm_ext.bench.reproduction.published import PAPER, RECIPES
+from videomdm_ext.bench.reproduction.reproduce import Reproduction
 from videomdm_ext.bench.run import Plan
 from videomdm_ext.cli.benchmarking import Trainings, text_choice
 from videomdm_ext.cli.console import bars, by_name, console, quoted, say_next

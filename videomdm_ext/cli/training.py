@@ -15,8 +15,9 @@ from videomdm_ext import run
 from videomdm_ext.bench.fairness import check_numbers
 from videomdm_ext.bench.plan import DEMO, Plan, load_arm
 from videomdm_ext.bench.report.tables import markdown_block
+from videomdm_ext.bench.report.video_demo import table
 from videomdm_ext.bench.run import Bench
-from videomdm_ext.bench.video_demo import run_video_demo, table
+from videomdm_ext.bench.video_demo import run_video_demo
 from videomdm_ext.cli.benchmarking import show, text_choice
 from videomdm_ext.cli.console import (
     bars,

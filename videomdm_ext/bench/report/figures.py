@@ -16,11 +16,11 @@ import numpy as np
 
 from videomdm_ext.bench.metrics import by_name
 from videomdm_ext.bench.plan import CONTROL, REFERENCE
+from videomdm_ext.bench.report.results import Results
 from videomdm_ext.bench.report.tables import Figure, Motions, Section, label, reading
-from videomdm_ext.bench.results import Results
+from videomdm_ext.bench.report.verdict import compare, compared_arms
 from videomdm_ext.bench.scoring import Curve
 from videomdm_ext.bench.statistics import estimate_text, mean_interval, number, share_text, with_unit
-from videomdm_ext.bench.verdict import compare, compared_arms
 from videomdm_ext.motion.skeletons import Skeleton
 from videomdm_ext.motion.skeletons import by_name as skeleton_by_name
 from videomdm_ext.render import figures

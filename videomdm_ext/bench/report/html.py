@@ -13,9 +13,9 @@ from typing import Any
 
 from videomdm_ext.bench.plan import CONTROL, FULL
 from videomdm_ext.bench.report import figures, tables, templates
+from videomdm_ext.bench.report.results import Arm, Results
 from videomdm_ext.bench.report.tables import Figure, Motions, Section, inline, markdown, plain, unmarked
-from videomdm_ext.bench.results import Arm, Results
-from videomdm_ext.bench.verdict import (
+from videomdm_ext.bench.report.verdict import (
     ablations,
     against,
     compare,

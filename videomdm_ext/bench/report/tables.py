@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from videomdm_ext.bench.metrics import by_name
 from videomdm_ext.bench.plan import CONTROL, FULL, REFERENCE
-from videomdm_ext.bench.results import Arm, Results
-from videomdm_ext.bench.statistics import estimate_text, mean_interval, number, p_text, ratio_text
-from videomdm_ext.bench.verdict import (
+from videomdm_ext.bench.report.results import Arm, Results
+from videomdm_ext.bench.report.verdict import (
     Comparison,
     ablations,
     against,
@@ -24,6 +23,7 @@ from videomdm_ext.bench.verdict import (
     over_clips,
     variations,
 )
+from videomdm_ext.bench.statistics import estimate_text, mean_interval, number, p_text, ratio_text
 from videomdm_ext.motion.skeletons import Skeleton
 from videomdm_ext.render.page import Scene
 

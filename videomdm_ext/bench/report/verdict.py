@@ -14,7 +14,7 @@ import numpy as np
 
 from videomdm_ext.bench.metrics import by_name
 from videomdm_ext.bench.plan import CONTROL, FULL, REFERENCE
-from videomdm_ext.bench.results import FROZEN_BELOW, Arm, Results
+from videomdm_ext.bench.report.results import FROZEN_BELOW, Arm, Results
 from videomdm_ext.bench.statistics import (
     LEVEL,
     Adjusted,

@@ -20,18 +20,18 @@ from typing import Any
 import torch
 
 from videomdm_ext import plugins
-from videomdm_ext.bench import lifting, needed, protocol_mdm
 from videomdm_ext.bench.evaluators.base import Progress
-from videomdm_ext.bench.lifting import ALL, LIFTING, Lifted
-from videomdm_ext.bench.needed import Need
 from videomdm_ext.bench.plan import Plan, arm_name, load_arm
-from videomdm_ext.bench.protocol_mdm import Evaluated, Settings
 from videomdm_ext.bench.report.html import whole_page
+from videomdm_ext.bench.report.results import Results
 from videomdm_ext.bench.report.tables import Block, Items, Section, Table, markdown, plain
-from videomdm_ext.bench.results import Results
+from videomdm_ext.bench.report.verdict import headline, verdict
+from videomdm_ext.bench.reproduction import lifting, needed, protocol_mdm
+from videomdm_ext.bench.reproduction.lifting import LIFTING, Lifted
+from videomdm_ext.bench.reproduction.needed import Need
+from videomdm_ext.bench.reproduction.protocol_mdm import Evaluated, Settings
+from videomdm_ext.bench.reproduction.published import NOT_STATED, Recipe, measured
 from videomdm_ext.bench.run import Bench
-from videomdm_ext.bench.statistics import estimate_text, mean_interval, number
-from videomdm_ext.bench.verdict import headline, verdict
 from videomdm_ext.data.files import arrays_bytes, check_writable, read_json, write_bytes
 from videomdm_ext.data.folder import CARD, SPLITS, Card, read_card
 from videomdm_ext.data.importing import find_importer, run_import
@@ -44,78 +44,10 @@ from videomdm_ext.errors import ConfigError, DatasetError, printable
 from videomdm_ext.geometry.pnp import library
 from videomdm_ext.lifters.results import Description, ResultsLifter
 from videomdm_ext.mdm import evaluation
-from videomdm_ext.mdm.evaluation import MADE, hash_of
+from videomdm_ext.mdm.evaluation import hash_of
 
-VIDEOMDM = "VideoMDM, arXiv 2606.13364"
-PAPER = Plan(
-    arms=("3d", "lifted", "refined", "paper", "2d", "motionmix"), steps=600_000, batch_size=64, crop_frames=196,
-    learning_rate=1e-4, latent_dim=512, layers=8, ff_size=1024, dropout=0.1, average=0.9999, adam_beta2=0.999,
-    guidance=2.5, reference="test", windows=1,
-)  # fmt: skip
-"""The published settings, and ours of scoring."""
-NOT_STATED = "not stated"
 SHORT = 0.7
 """Share of a take under which a lifter's results are of another rate, as 30 fps of 50, rather than of a lost person."""
-EVALUATORS = {
-    "t2m/fid": "MDM's evaluator, our protocol",
-    "text-motion/fid": "bundled evaluator: not on the published scale",
-}
-"""Where an FID that MDM's own program did not give is from, the better first."""
-
-
-@dataclass(frozen=True)
-class Published:
-    """A figure of a paper, and what is measured here for it: an arm or source of motion, and a metric of it."""
-
-    what: str
-    figure: str
-    source: str
-    measured: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a data set of the paper is reproduced. `has_truth`: there is true motion, for arms and errors in 3D;
-    `official`: MDM's own evaluation speaks of this set."""
-
-    name: str
-    folder: str
-    lifter: str
-    published: tuple[Published, ...]
-    second: str
-    names: str = NOT_STATED
-    has_truth: bool = True
-    official: bool = False
-
-
-RECIPES: Mapping[str, Recipe] = {
-    "humanml3d": Recipe(
-        "humanml3d", "HumanML3D", "mvlift",
-        (
-            Published("FID, MDM supervised in 3D", "0.54", VIDEOMDM, (("3d", "fid"),)),
-            Published("FID, supervised in 2D", "0.88", VIDEOMDM, (("paper", "fid"), ("2d", "fid"))),
-        ),
-        "true motion projected to random cameras", "23,384 train, 1,460 val, 4,384 test", official=True,
-    ),
-    "fit3d": Recipe(
-        "fit3d", "fit3d", "wham",
-        (
-            Published("MPJPE, WHAM", "228 mm", VIDEOMDM, (("lifted", "mpjpe"),)),
-            Published("MPJPE, VideoMDM", "111 mm", VIDEOMDM, (("lift with paper", "mpjpe"), ("lift with 2d", "mpjpe"))),
-            Published("Accel, WHAM", "17.66 m/s²", VIDEOMDM, (("lifted", "acceleration_error"),)),
-            Published(
-                "Accel, VideoMDM", "3.16 m/s²", VIDEOMDM,
-                (("lift with paper", "acceleration_error"), ("lift with 2d", "acceleration_error")),
-            ),
-        ),
-        "keypoints of the videos",
-    ),
-    "nba": Recipe(
-        "nba", "nba", "elepose",
-        (Published("people who prefer it to MAS", "64 %", VIDEOMDM),),
-        "keypoints of the videos", has_truth=False,
-    ),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -338,7 +270,7 @@ class Reproduction:
         lifted: Lifted | None, evaluated: Sequence[Evaluated],
     ) -> Path:  # fmt: skip
         """OUT/reproduction.md, .html and .json. -> the first"""
-        figures = self.figures(plan, results, lifted, evaluated)
+        figures = measured(self.recipe, plan, results, lifted, evaluated)
         unequal = self.differences(plan, card, left_out, evaluated)
         rows = [[one.what, one.figure, one.source, found] for one, found in figures]
         official: list[Block] = ["Not run: it needs --mdm and HumanML3D. The bundled evaluators stand beside."]
@@ -371,24 +303,6 @@ class Reproduction:
         write_bytes(str(self.out / "reproduction.html"), whole_page(title, lead, [], sections).encode())
         write_bytes(str(self.out / "reproduction.md"), f"{printable(text)}\n".encode())
         return self.out / "reproduction.md"
-
-    def figures(
-        self, plan: Plan, results: Results, lifted: Lifted | None, evaluated: Sequence[Evaluated]
-    ) -> list[tuple[Published, str]]:
-        """Each published figure with what was measured for it, in words."""
-        found = []
-        for one in self.recipe.published:
-            parts = []
-            for name, metric in one.measured:
-                if metric == "fid":
-                    parts += [f"{name} {text}" for text in fids(plan, name, results, evaluated)]
-                elif lifted and name in lifted.means:
-                    label, scale = lifting.COLUMNS[metric]
-                    unit = "" if "m/s" in label else " mm"
-                    parts.append(f"{name} {number(lifted.means[name][ALL][metric] * scale)}{unit}")
-            none = "not measured" if one.measured else "not measured: it takes people (videomdm study)"
-            found.append((one, "; ".join(parts) or none))
-        return found
 
     def differences(
         self, plan: Plan, card: Card, left_out: Mapping[str, str], evaluated: Sequence[Evaluated]
@@ -450,20 +364,6 @@ def changed(before: Mapping[str, Sequence[Any]]) -> str:
         if not path.is_file() or (state(path) != was and hash_of(path) != digest):
             return name
     return ""
-
-
-def fids(plan: Plan, arm: str, results: Results, evaluated: Sequence[Evaluated]) -> list[str]:
-    """FID of an arm by MDM's program, else by its evaluator in our protocol, else by the bundled one; with interval."""
-    names = {run.name for run in plan.runs() if run.label == arm}
-    official = [one.scores[MADE].mean["fid"] for one in evaluated if one.name in names]
-    if official:
-        return [f"{estimate_text(mean_interval(official))} (MDM's evaluation)"]
-    own = results.arm(arm)
-    for metric, told in EVALUATORS.items():
-        values = list(own.values(metric).values()) if own else []
-        if values:
-            return [f"{estimate_text(mean_interval(values))} ({told})"]
-    return []
 
 
 def step_seconds(plan: Plan, batch: int = 4, clock: Callable[[], float] = time.perf_counter) -> float:
