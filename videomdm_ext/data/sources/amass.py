@@ -24,7 +24,7 @@ from videomdm_ext.data.sources.base import FASTEST, SLOWEST, Member, TakesImport
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.rotations import roma
 from videomdm_ext.hookspecs import Register, hookimpl
-from videomdm_ext.motion.body_models import GENDERS, SITES, BodyModel, find_model, posed, read_model
+from videomdm_ext.motion.body_models import GENDERS, SITES, posed
 from videomdm_ext.motion.skeletons import SMPL22
 
 logger = logging.getLogger(__name__)
@@ -118,13 +118,7 @@ class AmassImporter(TakesImporter):
     def read_take(self, path: Path) -> Tensor:
         """The whole take [T, 22, 3] at 20 fps, y up, floor at 0."""
         facts = declared(path)
-        kind = KINDS[facts.parameters]
-        gender = self.extra("gender", facts.gender, among=GENDERS)
-        place = find_model(self.extra("smpl"), kind, gender)
-        if place not in self._models:
-            files.note_read(str(place))
-            self._models[place] = read_model(place, files.read_only)
-        model = self._models[place]
+        model = self.body_model(KINDS[facts.parameters], self.extra("gender", facts.gender, among=GENDERS))
         arrays = files.read_arrays(str(path), needed=("poses", "trans", "betas"), optional=())
         poses, moved, betas = (torch.from_numpy(arrays[name]).double() for name in ("poses", "trans", "betas"))
         if moved.shape != (facts.frames, 3) or betas.ndim != 1:
@@ -143,10 +137,6 @@ class AmassImporter(TakesImporter):
                 *(path, pull, facts.fps, facts.rate),
             )
         return grounded(joints[::2][: facts.length]).float()
-
-    @cached_property
-    def _models(self) -> dict[Path, BodyModel]:
-        return {}
 
 
 def declared(path: Path) -> Declared:

@@ -25,6 +25,7 @@ from videomdm_ext.data.motions import PREFIX, Optics, lift, lifter_options, obse
 from videomdm_ext.data.texts import CaptionSource, Words, composed, words_in
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.geometry.cameras import to_world
+from videomdm_ext.motion.body_models import BodyModel, find_model, read_model
 from videomdm_ext.motion.kinematics import RAW, HeadingRule
 from videomdm_ext.motion.skeletons import SMPL22, Skeleton
 
@@ -97,7 +98,8 @@ class Importer(ABC):
         self.captions = CaptionSource(options.captions, options.caption)
         self.refused: dict[str, str] = {}
         """Why lines, files or captions were left out that are no members, by their place."""
-        known = {} if self.extras is None else self.extras
+        self._models: dict[Path, BodyModel] = {}
+        known = self.extras or {}
         wrong = [] if self.extras is None else sorted(set(options.extra) - set(known))
         if wrong and not self.has_lifter:
             allowed = lifter_options(options.lifter)
@@ -115,9 +117,9 @@ class Importer(ABC):
     @property
     def lifter_extra(self) -> dict[str, str]:
         """The options of the lifter that are among this importer's: lifter.KEY, or a KEY that it does not know."""
-        plain = {k: v for k, v in self.options.extra.items() if "." not in k and k not in (self.extras or ())}
-        own = {k: v for k, v in self.options.extra.items() if k.startswith(PREFIX)}
-        return plain | {k.removeprefix(PREFIX): v for k, v in own.items()}
+        given = self.options.extra.items()
+        plain = {k: v for k, v in given if "." not in k and k not in (self.extras or ())}
+        return plain | {k.removeprefix(PREFIX): v for k, v in given if k.startswith(PREFIX)}
 
     def extra(self, key: str, default: str = "", *, among: Sequence[str] = ()) -> str:
         """The value of an option of this importer; with `among`, one of these."""
@@ -168,6 +170,19 @@ class Importer(ABC):
     def counted(self) -> Mapping[str, int]:
         """Frames whose sides were exchanged, `repaired` and `doubted`, for the card; nothing by default."""
         return {}
+
+    @property
+    def views(self) -> list[str]:
+        """What the ids of a motion's clips end in, one for each camera that sees it; nothing of a single one."""
+        return [f"_v{view}" for view in range(self.options.views)] if self.options.views > 1 else [""]
+
+    def body_model(self, kind: str, gender: str = "neutral") -> BodyModel:
+        """The model of a kind of body, from the folder of --option smpl=FOLDER."""
+        place = find_model(self.extra("smpl"), kind, gender)
+        if place not in self._models:
+            files.note_read(str(place))
+            self._models[place] = read_model(place, files.read_only)
+        return self._models[place]
 
     @property
     def lifter(self) -> str:
@@ -237,11 +252,10 @@ class TakesImporter(Importer):
                 frames = self.length(path)
             except (DatasetError, OSError):
                 frames = 1
-            count, views = max(math.ceil(frames / LONGEST), 1), self.options.views
+            count = max(math.ceil(frames / LONGEST), 1)
             for number in range(count):
-                for view in range(views):
-                    own = f"{name}{f'_s{number}' if count > 1 else ''}{f'_v{view}' if views > 1 else ''}"
-                    found.append(Member(own, trial=name, place=(path, number, count)))
+                piece = f"{name}_s{number}" if count > 1 else name
+                found += [Member(piece + view, trial=name, place=(path, number, count)) for view in self.views]
         return found
 
     def read(self, member: Member) -> Recording:

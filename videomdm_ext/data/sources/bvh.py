@@ -8,7 +8,6 @@ rest pose and in motion. Takes are cut to pieces of at most 196 frames at 20 fps
 
 import codecs
 import logging
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -55,11 +54,6 @@ class Header:
     frames: int
     fps: float
 
-    @property
-    def length(self) -> int:
-        """Frames at 20 fps."""
-        return len(frames_at(self.frames, self.fps, FPS))
-
 
 @dataclass(frozen=True)
 class Reading:
@@ -85,7 +79,8 @@ class BvhImporter(TakesImporter):
 
     def length(self, path: Path) -> int:
         """Frames of a file at 20 fps, as it declares them."""
-        return read_header(path).length
+        header = read_header(path)
+        return len(frames_at(header.frames, header.fps, FPS))
 
     def read_take(self, path: Path) -> Tensor:
         """The take [T, 22, 3]."""
@@ -109,9 +104,17 @@ def read_header(path: Path) -> Header:
     with path.open("rb") as file:
         start = file.read(HEADER_BYTES)
     _check_text(start, path)
-    nodes, channels, frames, seconds, end = _declarations(start)
-    if not start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"HIERARCHY") or not end:
+    nodes = len(re.findall(rb"^[ \t]*(?:ROOT|JOINT|End)\b", start, re.MULTILINE))
+    channels = sum(int(count) for count in re.findall(rb"^[ \t]*CHANNELS[ \t]+(\d{1,4})\b", start, re.MULTILINE))
+    counted = re.search(rb"^[ \t]*Frames:[ \t]*(\d{1,18})\b", start, re.MULTILINE)
+    timed = re.search(rb"^[ \t]*Frame[ \t]+Time:[ \t]*(\S{1,30}).*\n", start, re.MULTILINE)
+    if not start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"HIERARCHY") or not timed:
         _refuse(path, "a BVH file with HIERARCHY, Frames: and Frame Time:", "something else", "Export it again.")
+    frames, end = int(counted[1]) if counted else 0, timed.end()
+    try:
+        seconds = float(timed[1])
+    except ValueError:
+        seconds = 0.0
     if channels == 0 or nodes > MOST_NODES:
         _refuse(path, f"up to {MOST_NODES} joints with channels", f"{nodes} and {channels}", "Export it again.")
     if not 1 / FASTEST <= seconds <= 1 / SLOWEST:
@@ -152,31 +155,6 @@ def _comma(path: Path, text: str) -> NoReturn:
 def _miscounted(path: Path, frames: int, lines: int) -> NoReturn:
     advice = "Correct the line Frames:, or where the end of the take is missing, export it again."
     _refuse(path, f"{frames} frames, as its line Frames: says", f"{lines} lines of numbers", advice)
-
-
-def _declarations(start: bytes) -> tuple[int, int, int, float, int]:
-    """Nodes, channels, frames, seconds a frame, and where the motion begins; 0 where that is not declared."""
-    nodes, channels, frames, at = 0, 0, 0, 0
-    for line in start.split(b"\n"):
-        at += len(line) + 1
-        words = line.split(maxsplit=3)
-        kind = words[0] if words else b""
-        nodes += kind in (b"ROOT", b"JOINT", b"End")
-        if kind == b"CHANNELS" and len(words) > 1:
-            channels += int(_number(words[1][:4]))
-        elif found := re.match(rb"\s*Frames:\s*(\S+)", line):
-            frames = int(_number(found[1][:18]))
-        elif found := re.match(rb"\s*Frame\s+Time:\s*(\S+)", line):
-            return nodes, channels, frames, _number(found[1][:30]), at
-    return nodes, channels, frames, 0.0, 0
-
-
-def _number(text: bytes) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        return 0.0
-    return value if math.isfinite(value) else 0.0
 
 
 Numbers = NDArray[np.float64]
@@ -281,14 +259,13 @@ def _row(line: str, number: int, path: Path) -> Numbers:
     try:
         return np.array([float(word) for word in line.split()])
     except ValueError:
-        pass
-    if "," in line:
-        _comma(path, line)
-    for word in line.split():
-        if re.search(r"[\d.]-|\.\d*\.", word):
+        if "," in line:
+            _comma(path, line)
+        if glued := next((word for word in line.split() if re.search(r"[\d.]-|\.\d*\.", word)), ""):
             advice = "Export it with a space between all numbers, or put spaces in front of the minus signs."
-            _refuse(path, "numbers with spaces between them", f"{word[:40]!r} in line {number}, glued together", advice)
-    _refuse(path, f"numbers in line {number}", repr(line.strip()[:60]), "Export it again.")
+            found = f"{glued[:40]!r} in line {number}, glued together"
+            _refuse(path, "numbers with spaces between them", found, advice)
+        _refuse(path, f"numbers in line {number}", repr(line.strip()[:60]), "Export it again.")
 
 
 def _hierarchy(text: str, path: Path) -> tuple[tuple[str, ...], tuple[int, ...], Numbers, tuple[tuple[str, ...], ...]]:
@@ -323,7 +300,7 @@ def _hierarchy(text: str, path: Path) -> tuple[tuple[str, ...], tuple[int, ...],
             others = [word for word in words[1:] if word.lower() not in (*MOVES, *TURNS)]
             if others:
                 advice = "Export it with positions and rotations alone."
-                _refuse(path, "channels of positions and rotations", f"{', '.join(others)[:60]}", advice)
+                _refuse(path, "channels of positions and rotations", ", ".join(others)[:60], advice)
             good = words[0] == str(len(own)) and sum(channel in TURNS for channel in own) <= 3
             channels[open_nodes[-1]] = own
         elif kind not in ("", "HIERARCHY"):
@@ -387,9 +364,7 @@ def _check_bones(bvh: Motion, pelvis: int, path: Path) -> None:
 
 def _leg(pose: Tensor) -> float:
     """Length of a leg from hip to ankle, mean of both. pose [22, 3]"""
-    hips, knees, ankles = (
-        pose[[SMPL22.index(f"{side}_{joint}") for side in "lr"]] for joint in ("hip", "knee", "ankle")
-    )
+    hips, knees, ankles = (pose[[SMPL22.index(f"{s}_{joint}") for s in "lr"]] for joint in ("hip", "knee", "ankle"))
     return float(((hips - knees).norm(dim=-1) + (knees - ankles).norm(dim=-1)).mean())
 
 

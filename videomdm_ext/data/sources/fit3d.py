@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from videomdm_ext.data import files
 from videomdm_ext.data.clip import Recording
@@ -43,7 +44,7 @@ from videomdm_ext.geometry.cameras import project, to_pixels
 from videomdm_ext.geometry.rotations import roma
 from videomdm_ext.hookspecs import Register, hookimpl
 from videomdm_ext.motion import joint_maps
-from videomdm_ext.motion.body_models import find_model, posed, read_model
+from videomdm_ext.motion.body_models import posed
 from videomdm_ext.motion.joint_maps import confidence22, to_smpl22
 from videomdm_ext.motion.skeletons import SMPL22
 
@@ -61,7 +62,7 @@ def read_camera(place: str) -> tuple[Tensor, Tensor | None]:
 
     The stored world has z up: X = (x, y, z) is (x, z, -y) here.
     """
-    stored = read_object(place)
+    stored = files.read_json(place, "object")
     extrinsics = stored.get("extrinsics")
     extrinsics = extrinsics if isinstance(extrinsics, dict) else {}
     rotation = numbers(extrinsics.get("R"), place, "extrinsics R", (3, 3)).double()
@@ -108,7 +109,7 @@ class Lens:
 
 def read_lens(place: str) -> Lens:
     """The lens of the videos from one camera's file."""
-    stored = read_object(place).get("intrinsics_w_distortion")
+    stored = files.read_json(place, "object").get("intrinsics_w_distortion")
     stored = stored if isinstance(stored, dict) else {}
     sizes = {"f": 2, "c": 2, "k": 3, "p": 2}
     found = [numbers(stored.get(key), place, f"intrinsics_w_distortion {key}", (n,)) for key, n in sizes.items()]
@@ -124,16 +125,11 @@ def read_info(root: str) -> tuple[Mapping[str, tuple[str, ...]], frozenset[str]]
 
     places = [bf.join(folder, "fit3d_info.json") for folder in (bf.dirname(root.rstrip("/")), root)]
     found = [place for place in places if bf.exists(place)]
-    stored = read_object(found[0]) if found else {}
+    stored = files.read_json(found[0], "object") if found else {}
     takes = stored.get("subj_to_act")
     actions = {name: words(listed) for name, listed in takes.items()} if isinstance(takes, dict) else {}
     trained = words(stored.get("train_subj_names"))
     return actions, frozenset(actions) - frozenset(trained) if trained else frozenset()
-
-
-def read_object(place: str) -> dict[str, Any]:
-    """The object of a JSON file."""
-    return dict(files.read_json(place, "object"))
 
 
 def numbers(values: object, place: str, what: str, shape: tuple[int | None, ...]) -> Tensor:
@@ -151,15 +147,6 @@ def numbers(values: object, place: str, what: str, shape: tuple[int | None, ...]
         expected = [length or "T" for length in shape]
         raise DatasetError(f"{place}: expected numbers {what} {expected}, found others. Download the file again.")
     return torch.from_numpy(array)
-
-
-def body_joints(parameters: Mapping[str, Any], models: str, place: str) -> Tensor:
-    """The 22 body joints [T, 22, 3] of SMPL-X parameters, in their own world, metres, by the model in a folder."""
-    model = read_model(find_model(models, "smplx", "neutral"), files.read_only)
-    moved = numbers(parameters.get("transl"), place, "transl", (None, 3)).double()
-    turns = [_turns(parameters.get(name), len(moved), n, place, name) for name, n in BODY.items()]
-    betas = numbers(parameters.get("betas"), place, "betas", (None, SHAPES)).double().median(0).values
-    return posed(model.rest(betas), torch.cat(turns, 1), moved).float()
 
 
 def _turns(values: object, frames: int, joints: int, place: str, name: str) -> Tensor:
@@ -184,24 +171,6 @@ class Detected:
         confidence = interpolate_confidence(seconds, self.times, self.confidence)
         confidence[(seconds < self.times[0] - 1e-6) | (seconds > self.times[-1] + 1e-6)] = 0.0
         return torch.from_numpy(points).float(), torch.from_numpy(confidence).float()
-
-
-def read_detected(
-    folder: str, kind: str, take: tuple[str, str, str], *, frames: int, fps: float, lens: Lens
-) -> Detected:
-    """What the detector found in a take (subject, action, camera) of so many frames. DatasetError where nothing."""
-    subject, action, camera = take
-    place = find_file(bf.join(folder, files.checked_id(subject, folder), camera), action, kind)
-    found = read_detections(place, kind, count=frames + LONGER, fps=fps)
-    seen = np.flatnonzero((found.score > 0).any((1, 2)))
-    # its first frame is 1 where people are found to the frame `frames`, but none in frame 0
-    times = found.times - int(found.world is None and seen[0] > 0 and seen[-1] == frames) / fps
-    pixels, score = np.zeros_like(found.pixels[:, 0]), np.zeros_like(found.score[:, 0])
-    for track in choose(follow(found), found.times, "largest", place):  # others only pass by
-        pixels[track.frames] = found.pixels[track.frames, track.slots]
-        score[track.frames] = found.score[track.frames, track.slots]
-    points = lens.on_plane(torch.from_numpy(to_smpl22(pixels, found.layout))).numpy()
-    return Detected(times, points, confidence22(score, found.layout))
 
 
 def check_alike(points: Tensor, confidence: Tensor, projected: Tensor, place: str) -> None:
@@ -322,7 +291,7 @@ class Fit3DImporter(base.Importer):
                 raise self.refuse(places, "a folder for each camera", "none", "Unpack the cameras' files.")
             cameras = sorted(name for name in bf.listdir(places) if bf.isdir(bf.join(places, name)))
             marks = bf.join(folder, "rep_ann.json")
-            repetitions = read_object(marks) if bf.exists(marks) else {}
+            repetitions = files.read_json(marks, "object") if bf.exists(marks) else {}
             split = "" if not held_out else "test" if subject in held_out else "train"
             # takes that are here, and those that should be
             for action in sorted({*files.stems(bf.join(folder, "joints3d_25"), ".json"), *listed.get(subject, ())}):
@@ -351,16 +320,32 @@ class Fit3DImporter(base.Importer):
     def _read_take(self, subject: str, action: str) -> Tensor:
         """Joints [T, 22, 3] at 50 fps, y up, from SMPL-X where body models are at hand, else from the 25 joints."""
         if self.extra("smpl"):
-            parameters = read_object(bf.join(self._root, subject, "smplx", f"{action}.json"))
-            return base.y_up(body_joints(parameters, self.extra("smpl"), f"{subject}/smplx/{action}.json"))
+            stored = files.read_json(bf.join(self._root, subject, "smplx", f"{action}.json"), "object")
+            place = f"{subject}/smplx/{action}.json"
+            moved = numbers(stored.get("transl"), place, "transl", (None, 3)).double()
+            turns = [_turns(stored.get(name), len(moved), n, place, name) for name, n in BODY.items()]
+            betas = numbers(stored.get("betas"), place, "betas", (None, SHAPES)).double().median(0).values
+            rest = self.body_model("smplx").rest(betas)
+            return base.y_up(posed(rest, torch.cat(turns, 1), moved).float())
         place = bf.join(self._root, subject, "joints3d_25", f"{action}.json")
-        joints = numbers(read_object(place).get("joints3d_25"), place, "joints3d_25", (None, 25, 3))
+        joints = numbers(files.read_json(place, "object").get("joints3d_25"), place, "joints3d_25", (None, 25, 3))
         return base.y_up(smpl22_of(joints, place))
 
     def _read_detected(self, subject: str, action: str, camera: str) -> Detected:
-        take, frames = (subject, action, camera), len(self._take(subject, action))
-        lens = read_lens(self._camera_file(subject, camera, action))
-        return read_detected(self.keypoints, self.format, take, frames=frames, fps=SOURCE_FPS, lens=lens)
+        """What the detector found in a video. DatasetError where nothing."""
+        frames, lens = len(self._take(subject, action)), read_lens(self._camera_file(subject, camera, action))
+        folder = bf.join(self.keypoints, files.checked_id(subject, self.keypoints), camera)
+        place = find_file(folder, action, self.format)
+        found = read_detections(place, self.format, count=frames + LONGER, fps=SOURCE_FPS)
+        seen = np.flatnonzero((found.score > 0).any((1, 2)))
+        # its first frame is 1 where people are found to the frame `frames`, but none in frame 0
+        times = found.times - int(found.world is None and seen[0] > 0 and seen[-1] == frames) / SOURCE_FPS
+        pixels, score = np.zeros_like(found.pixels[:, 0]), np.zeros_like(found.score[:, 0])
+        for track in choose(follow(found), found.times, "largest", place):  # others only pass by
+            pixels[track.frames] = found.pixels[track.frames, track.slots]
+            score[track.frames] = found.score[track.frames, track.slots]
+        points = lens.on_plane(torch.from_numpy(to_smpl22(pixels, found.layout))).numpy()
+        return Detected(times, points, confidence22(score, found.layout))
 
     def _camera_file(self, subject: str, camera: str, action: str) -> str:
         return bf.join(self._root, subject, "camera_parameters", camera, f"{action}.json")
@@ -417,9 +402,9 @@ def sides_of(joints: Tensor, place: str) -> tuple[tuple[int, int], tuple[int, in
     where the toes point neither way.
     """
     legs, arms = (4, 1), ARMS
-    up = _unit(joints[:, 8] - joints[:, 0])
-    ahead = _unit(torch.linalg.cross(up, joints[:, legs[1]] - joints[:, legs[0]], dim=-1))
-    toes = sum(_unit(_tip(joints, leg)) for leg in LEGS)
+    up = normalize(joints[:, 8] - joints[:, 0], dim=-1)
+    ahead = normalize(torch.linalg.cross(up, joints[:, legs[1]] - joints[:, legs[0]], dim=-1), dim=-1)
+    toes = sum(normalize(_tip(joints, leg), dim=-1) for leg in LEGS)
     vote = float((toes * ahead).sum(-1).mean())
     if not abs(vote) > 0.2:
         raise DatasetError(
@@ -428,12 +413,8 @@ def sides_of(joints: Tensor, place: str) -> tuple[tuple[int, int], tuple[int, in
         )
     legs = legs if vote > 0 else (1, 4)
     width, hips = joints[:, arms[1]] - joints[:, arms[0]], joints[:, legs[1]] - joints[:, legs[0]]
-    agree = float((_unit(width) * _unit(hips)).sum(-1).mean()) > 0
+    agree = float(torch.cosine_similarity(width, hips, dim=-1).mean()) > 0
     return legs, arms if agree else (arms[1], arms[0])
-
-
-def _unit(vectors: Tensor) -> Tensor:
-    return vectors / torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).clamp_min(1e-9)
 
 
 @hookimpl

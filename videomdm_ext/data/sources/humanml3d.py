@@ -73,12 +73,11 @@ class JointsImporter(base.Importer):
     def members(self) -> Sequence[base.Member]:
         """One for every clip and view."""
         names = [row["name"] for row in self._index] or files.stems(bf.join(self.source, "joints"), ".npy")
-        views = [f"_v{view}" for view in range(self.options.views)] if self.options.views > 1 else [""]
         splits = {row["name"]: row.get("split") or "" for row in self._index}
         return [
             base.Member(files.checked_id(name, self.source) + view, PIECE.sub("", name), splits.get(name, ""), name)
             for name in names
-            for view in views
+            for view in self.views
         ]
 
     def caption_names(self, member: base.Member) -> Sequence[str]:
@@ -168,9 +167,9 @@ class HumanML3DImporter(base.Importer):
         names = self.listed() or [(files.checked_id(name, folder), "") for name in files.stems(folder, ".npy")]
         for name, split in names:
             for clip_id, caption in self._parts(name):
-                for view in range(self.options.views):
-                    own = clip_id if self.options.views == 1 else f"{clip_id}_v{view}"
-                    found.append(base.Member(own, name.removeprefix("M"), split, (name, caption, view)))
+                for view, ending in enumerate(self.views):
+                    place = name, caption, view
+                    found.append(base.Member(clip_id + ending, name.removeprefix("M"), split, place))
         return found
 
     def read(self, member: base.Member) -> Recording:
@@ -224,10 +223,9 @@ class HumanML3DImporter(base.Importer):
         Results in the camera's axes belong to one view; those in the world's may serve all.
         """
         name, _, view = member.place
-        whole = name if self.options.views == 1 else f"{name}_v{view}"
-        shared = (name,) if self.lifted_frame == "world" else ()
-        tried = tuple(dict.fromkeys((*((member.id,) if part else ()), whole, *shared)))
-        found, lifted = base.read_results(self.results, tried, SMPL22.num_joints)
+        whole = name + self.views[view]
+        tried = [*([member.id] if part else []), whole, *([name] if self.lifted_frame == "world" else [])]
+        found, lifted = base.read_results(self.results, tuple(dict.fromkeys(tried)), SMPL22.num_joints)
         place = bf.join(self.results, found)
         if part is None or found != member.id:
             return base.as_long_as(lifted, frames, place)

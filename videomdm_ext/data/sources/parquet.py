@@ -33,8 +33,7 @@ from videomdm_ext.data.sources.humanml3d import positions_of
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.geometry.rotations import roma
 from videomdm_ext.hookspecs import Register, hookimpl
-from videomdm_ext.motion.body_models import BodyModel, find_model, read_model
-from videomdm_ext.motion.body_models import posed as pose_body
+from videomdm_ext.motion.body_models import posed
 from videomdm_ext.motion.kinematics import HUMANML3D_FILES
 from videomdm_ext.motion.skeletons import SMPL22
 
@@ -44,10 +43,10 @@ BODY = ("body_pose", "global_orient", "transl", "betas")
 BODIES = ("smplx", "smplh", "smpl")
 TOGETHER = 32
 """Rows that are read at once; a row group may hold hundreds of thousands."""
-COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
+Comparison = Callable[[Any, Any], bool]
+COMPARE: Mapping[str, Comparison] = {
     "!=": operator.ne, "<=": operator.le, ">=": operator.ge, "=": operator.eq, "<": operator.lt, ">": operator.gt,
 }  # fmt: skip
-RATES = (5.0, 1000.0)  # frames per second, at least and at most
 
 
 class ParquetImporter(base.Importer):
@@ -69,15 +68,13 @@ class ParquetImporter(base.Importer):
     def __init__(self, source: str, options: base.ImportOptions) -> None:
         super().__init__(source, options)
         place = Path(source) if Path(source).is_dir() else Path(source).parent
-        self.card, self.places = place / "README.md", sorted(Path(source).rglob("*.parquet"))
-        if Path(source).is_file():
-            self.places = [Path(source)]
+        self.card = place / "README.md"
+        self.places = [Path(source)] if Path(source).is_file() else sorted(Path(source).rglob("*.parquet"))
         text = files.read_text(str(self.card)) if self.card.is_file() else ""
-        licence = re.search(r"^licen[sc]e:\s*(\S.*?)\s*$", text, re.MULTILINE)
-        named = re.search(r"^pretty_name:\s*(\S.*?)\s*$", text, re.MULTILINE)
+        head = dict(re.findall(r"^(licen[sc]e|pretty_name):\s*(\S.*?)\s*$", text, re.MULTILINE))
         rate = re.search(r"frame rate\W+([\d.]+)|^\W*fps\W+([\d.]+)", text, re.MULTILINE | re.IGNORECASE)
-        self.licence = self.extra("licence") or (licence.group(1) if licence else "")
-        self.sources = (f"{named.group(1) if named else place.resolve().name}, projected to orbit cameras",)
+        self.licence = self.extra("licence") or head.get("license") or head.get("licence", "")
+        self.sources = (f"{head.get('pretty_name', place.resolve().name)}, projected to orbit cameras",)
         self.declared = float(rate.group(1) or rate.group(2)) if rate else None
         self._reading: tuple[Path, Iterator[Any]] | None = None
         self._rows: Any = ()
@@ -96,7 +93,7 @@ class ParquetImporter(base.Importer):
                 for row, facts in enumerate(self._listed(path)):
                     if limit and len(found) >= limit:
                         break
-                    if all(compare(facts[name], value) for name, compare, value in self._conditions):
+                    if all(_holds(facts[name], compare, word) for name, compare, word in self._conditions):
                         clip_id, split = self._named(path, row, facts)
                         while clip_id in found:
                             clip_id += "_"
@@ -104,8 +101,7 @@ class ParquetImporter(base.Importer):
                         self._check_rate(path, facts.get("fps"))
             except DatasetError as error:
                 found[base.plain_name(path.stem)] = "", error
-        views = [f"_v{view}" for view in range(self.options.views)] if self.options.views > 1 else [""]
-        return [base.Member(n + view, n, split, place) for n, (split, place) in found.items() for view in views]
+        return [base.Member(n + view, n, split, place) for n, (split, place) in found.items() for view in self.views]
 
     def caption_names(self, member: base.Member) -> Sequence[str]:
         """Its trial's."""
@@ -120,11 +116,9 @@ class ParquetImporter(base.Importer):
         columns = self.extra("captions").split(",") if self.extra("captions") else sorted(cells)
         named = [name for name in columns if self.extra("captions") or re.match("caption|text", name)]
         given = [cells[name].as_py() for name in named if name in cells]
-        words = [
-            word for cell in given for word in (cell if isinstance(cell, list) else [cell]) if isinstance(word, str)
-        ]
-        plain = dict.fromkeys(re.sub(r"[#\s]+", " ", word).strip() for word in words)
-        texts = tuple(word for word in plain if word) or self.given(*self.caption_names(member))
+        lines = [line for cell in given for line in (cell if isinstance(cell, list) else [cell])]
+        plain = dict.fromkeys(re.sub(r"[#\s]+", " ", line).strip() for line in lines if isinstance(line, str))
+        texts = tuple(filter(None, plain)) or self.given(*self.caption_names(member))
         place = f"{path}: row {row}"
         if not texts:
             raise self.refuse(place, "a caption", "none", "Name its columns with --option captions=..., or a file.")
@@ -158,13 +152,8 @@ class ParquetImporter(base.Importer):
             raise self.refuse(place, "body_pose [T, 63], global_orient and transl [T, 3]", found, "Leave the row out.")
         turns = roma.rotvec_to_rotmat(torch.cat((turn, pose[:, :63]), 1).reshape(-1, 22, 3))
         at = frames_at(len(pose), fps, self.fps)
-        joints = pose_body(self._model.rest(betas), resample_rotations(turns, at), resample(moved, at))
-        return grounded(joints).float()
-
-    @cached_property
-    def _model(self) -> BodyModel:
-        kind = self.extra("model", BODIES[0], among=BODIES)
-        return read_model(find_model(self.extra("smpl"), kind, "neutral"), files.read_only)
+        model = self.body_model(self.extra("model", BODIES[0], among=BODIES))
+        return grounded(posed(model.rest(betas), resample_rotations(turns, at), resample(moved, at))).float()
 
     def _numbers(self, cells: Mapping[str, Any], name: str, place: str, last: tuple[int, ...] | None) -> Tensor:
         """An array of a row as float32; `last` are its dimensions but the first, where they are known."""
@@ -179,34 +168,32 @@ class ParquetImporter(base.Importer):
             raise self.refuse(place, "numbers", f"NaN or infinite ones in {name}", "Leave the row out.")
         return values
 
-    # -- what rows there are ------------------------------------------------------------------------------------------
-
     @cached_property
-    def _conditions(self) -> list[tuple[str, Callable[[Any, Any], bool], Any]]:
+    def _conditions(self) -> list[tuple[str, Comparison, str]]:
         """Column, comparison and value of each condition of --where."""
         found = []
         for text in filter(None, self.extra("where").split(",")):
             match = re.fullmatch(r"\s*(\w+)\s*(!=|<=|>=|=|<|>)\s*(.*?)\s*", text)
             if not match:
                 raise ConfigError(f"--where {text!r}: expected COLUMN=VALUE, or with != < <= > >=. Correct it.")
-            found.append((match[1], _comparison(COMPARE[match[2]]), match[3]))
+            found.append((match[1], COMPARE[match[2]], match[3]))
         return found
 
     def _listed(self, path: Path) -> Iterator[dict[str, Any]]:
         """Of each row of a file what it is chosen and named by."""
         if files.leads_out(str(path), self.source):
-            raise self.refuse(
-                path, f"a file inside {self.source}", "a link that leads out of it", "Copy the file there."
-            )
+            found = "a link that leads out of it"
+            raise self.refuse(path, f"a file inside {self.source}", found, "Copy the file there.")
         opened = self._opened(path)
+        columns = opened.schema_arrow.names
         asked = [name for name, *_ in self._conditions]
-        lacking = [name for name in asked if name not in opened.schema_arrow.names]
+        lacking = [name for name in asked if name not in columns]
         if lacking:
+            known = ", ".join(columns)
             raise ConfigError(
-                f"--where {lacking[0]}: expected a column of {path} ({', '.join(opened.schema_arrow.names)}), found "
-                "another. Correct it."
+                f"--where {lacking[0]}: expected a column of {path} ({known}), found another. Correct it."
             )
-        wanted = [n for n in opened.schema_arrow.names if n in {*IDS, "split", "fps", *asked}]
+        wanted = [name for name in columns if name in {*IDS, "split", "fps", *asked}]
         if not wanted:
             yield from ({} for _ in range(opened.metadata.num_rows))
         for batch in self._batches(path, 4096, wanted) if wanted else ():
@@ -233,12 +220,10 @@ class ParquetImporter(base.Importer):
         if asked and asked != "rows":
             return self.extra_number("fps", self.fps)
         fps = self.declared if own is None else float(own)
-        if fps is None or not RATES[0] <= fps <= RATES[1]:
+        if fps is None or not base.SLOWEST <= fps <= base.FASTEST:
             found = "none" if fps is None else f"{fps:g}"
             raise self.refuse(path, "frames per second, 5 to 1000", found, "Pass --option fps=NUMBER.")
         return fps
-
-    # -- reading ------------------------------------------------------------------------------------------------------
 
     def _row(self, path: Path, row: int) -> dict[str, Any]:
         """The cells of a row by column. Rows in order are read in one pass over the file."""
@@ -276,22 +261,14 @@ def array_of(cell: Any) -> files.Array:
     return array
 
 
-def _comparison(compare: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
+def _holds(cell: Any, compare: Comparison, word: str) -> bool:
     """A comparison of a cell with a word: as numbers where the cell is one, never true of an empty cell."""
-
-    def holds(cell: Any, word: str) -> bool:
-        if cell is None:
-            return False
-        if isinstance(cell, int | float) and not isinstance(cell, bool):
-            try:
-                return compare(float(cell), float(word))
-            except ValueError as error:
-                raise ConfigError(
-                    f"--where: expected a number, as {cell!r} is one, found {word!r}. Correct it."
-                ) from error
-        return compare(str(cell), word)
-
-    return holds
+    if not isinstance(cell, int | float) or isinstance(cell, bool):
+        return cell is not None and compare(str(cell), word)
+    try:
+        return compare(float(cell), float(word))
+    except ValueError as error:
+        raise ConfigError(f"--where: expected a number, as {cell!r} is one, found {word!r}. Correct it.") from error
 
 
 @hookimpl
