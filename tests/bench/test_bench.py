@@ -32,7 +32,7 @@ from videomdm_ext.data.tasks import Engine
 from videomdm_ext.errors import ConfigError, HostError, PluginError, VideoMDMError
 from videomdm_ext.hookspecs import hookimpl
 from videomdm_ext.inference import sample as sampling
-from videomdm_ext.inference.sample import newest_checkpoint, read_motions
+from videomdm_ext.inference.sample import find_checkpoint, read_motions
 from videomdm_ext.mdm import checkout, hook
 from videomdm_ext.supervision import refinement
 
@@ -396,8 +396,8 @@ def test_a_checkpoint_or_args_json_that_is_none_or_another_is_an_error_that_name
 
 def test_a_checkpoint_is_loaded_with_its_averaged_weights_and_its_own_space(out, tmp_path):
     run = out / "runs" / "2d-0"
-    assert newest_checkpoint(run).name == LAST
-    trained, saved = sampling.load(checkout.standin(), newest_checkpoint(run)), torch.load(run / LAST)
+    assert find_checkpoint(run).name == LAST
+    trained, saved = sampling.load(checkout.standin(), find_checkpoint(run)), torch.load(run / LAST)
     state = trained.model.state_dict()
     assert torch.equal(state["embed_text.weight"], saved["model_avg"]["embed_text.weight"])
     assert not torch.equal(state["embed_text.weight"], saved["model"]["embed_text.weight"])
@@ -407,4 +407,4 @@ def test_a_checkpoint_is_loaded_with_its_averaged_weights_and_its_own_space(out,
     mean = np.load(Path(trained.args.clips) / "refined" / "bent" / "Mean.npy")
     np.testing.assert_array_equal(trained.space.mean.numpy(), mean)
     with pytest.raises(HostError, match=r"expected a checkpoint model\*\.pt, found none"):
-        newest_checkpoint(tmp_path / "nowhere")
+        find_checkpoint(tmp_path / "nowhere")

@@ -1,7 +1,6 @@
 """Skeletons, heading, canonical frame, contacts and the batched inverse kinematics beside a plain loop."""
 
 import math
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -118,10 +117,8 @@ def test_mirroring_exchanges_sides_twice_over_and_keeps_the_tree(skeleton: Skele
 
 
 @each_skeleton
-def test_parents_come_first_and_chains_cover_every_bone_once(skeleton: Skeleton) -> None:
+def test_parents_come_first(skeleton: Skeleton) -> None:
     assert all(parent < joint for joint, parent in enumerate(skeleton.parents))
-    bones = [(a, b) for chain in skeleton.chains for a, b in pairwise(chain)]
-    assert sorted(bones) == sorted((p, j) for j, p in enumerate(skeleton.parents) if p >= 0)
 
 
 def test_the_skeletons_have_the_channels_of_their_data_sets() -> None:
@@ -141,7 +138,6 @@ def test_turning_a_person_adds_to_the_heading(angle: float) -> None:
     before, after = (kinematics.heading(clip, SMPL22) for clip in (motion, turned(motion, change.expand(4, 1))))
     difference = kinematics.wrap_angle(after - before - change)
     assert difference.abs().max() < 1e-9
-    assert torch.allclose(kinematics.turn(motion, change), turned(motion, change.expand(4, 1)))
 
 
 def test_a_person_whose_left_is_minus_z_faces_plus_x() -> None:

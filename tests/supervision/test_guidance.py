@@ -10,8 +10,8 @@ from videomdm_ext.geometry.cameras import closest_on_ray, project, reexpress, to
 from videomdm_ext.motion.features import FeatureSpace, decode
 from videomdm_ext.motion.kinematics import RAW, HeadingRule, canonicalise
 from videomdm_ext.motion.skeletons import NBA16, SMPL22, Skeleton
-from videomdm_ext.supervision.guidance import guide, place
 from videomdm_ext.supervision.observation import Observation
+from videomdm_ext.supervision.rays import guide, place
 
 
 def scene(

@@ -16,6 +16,7 @@ from videomdm_ext.motion.measures import bone_wander, mpjpe, pa_mpjpe, root_alig
 from videomdm_ext.motion.skeletons import SMPL22
 from videomdm_ext.supervision.observation import Observation
 from videomdm_ext.supervision.poses import aligned_poses, estimate_poses, pooled_poses, unlikeliness
+from videomdm_ext.supervision.rays import on_rays
 from videomdm_ext.supervision.refinement import (
     Refinement,
     Shared,
@@ -26,7 +27,6 @@ from videomdm_ext.supervision.refinement import (
     solve,
     trust,
 )
-from videomdm_ext.supervision.targets import on_rays
 
 FRAMES, NEAREST = 32, 0.5
 BRIEF = Refinement(first=20, rounds=1, iterations=5)

@@ -9,7 +9,7 @@ from videomdm_ext.geometry.cameras import closest_on_ray, project, to_camera
 from videomdm_ext.motion.features import decode, decode_root
 from videomdm_ext.motion.kinematics import HUMANML3D, RAW, HeadingRule, heading, wrap_angle
 from videomdm_ext.motion.skeletons import SMPL22
-from videomdm_ext.supervision.targets import headings_of, hold, on_rays, ray_target
+from videomdm_ext.supervision.rays import headings_of, hold, on_rays, ray_target
 
 
 def wrong(motion: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -321,7 +321,7 @@ def make_clips(sources: Sources, out: Path, watching: Watching | None = None) ->
 
 def predict(run: Run, out: Path) -> None:
     """Write what a trained arm predicts of the training clips, noised a little."""
-    trained = sampling.load(checkout.standin(), sampling.newest_checkpoint(run.folder(out)))
+    trained = sampling.load(checkout.standin(), sampling.find_checkpoint(run.folder(out)))
     made = denoise(trained, timestep=max(1, round(NOISED_TO * run.plan.diffusion_steps)))
     sampling.write_motions(run.samples(out), {name: [motion] for name, motion in made.items()}, list(made))
 

@@ -51,8 +51,8 @@ from videomdm_ext.motion.measures import measure_error
 from videomdm_ext.motion.skeletons import by_name
 from videomdm_ext.supervision import refinement
 from videomdm_ext.supervision.observation import Observation
+from videomdm_ext.supervision.rays import hold
 from videomdm_ext.supervision.refinement import GUARD, Progress, Shared, estimate, refine, solve, usual_energy
-from videomdm_ext.supervision.targets import hold
 
 logger = logging.getLogger(__name__)
 

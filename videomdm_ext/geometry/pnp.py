@@ -18,7 +18,7 @@ from torch import Tensor
 
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.geometry import pnp_moving
-from videomdm_ext.geometry.pnp_moving import CUT, Cameras, Sight, Steadiness, residuals, spread
+from videomdm_ext.geometry.pnp_moving import CUT, Cameras, Sight, residuals, spread
 
 Array = NDArray[np.float64]
 
@@ -74,21 +74,13 @@ def solve_static(points: Tensor, image: Tensor, weight: Tensor, *, limit: float 
     return replace(pose, extrinsics=pose.extrinsics[0])
 
 
-def solve_moving(
-    points: Tensor,
-    image: Tensor,
-    weight: Tensor,
-    *,
-    steadiness: Steadiness | None = None,
-    limit: float = LIMIT,
-    place: str = "clip",
-) -> Pose:
+def solve_moving(points: Tensor, image: Tensor, weight: Tensor, *, limit: float = LIMIT, place: str = "clip") -> Pose:
     """One camera a frame, smooth in time: points [T, J, 3], image [T, J, 2], weight [T, J] -> extrinsics [T, 3, 4].
 
     Frames without keypoints are passed through smoothly.
     """
     sight, middle = _prepared(points, image, weight, place)
-    cameras = pnp_moving.smoothed(_starts(sight, place), sight, steadiness or Steadiness())
+    cameras = pnp_moving.smoothed(_starts(sight, place), sight)
     return _report(cameras, sight, middle, points, weight, limit, place)
 
 

@@ -1,10 +1,10 @@
 """A camera that moves: one pose a frame, tied to its neighbours by how suddenly a camera can change its motion.
 
-Minimises sum w rho(r / sigma) + sum |second difference of rotation|^2 / turn^2 + the same of the centre / shift^2 by
-Levenberg-Marquardt, rho being Geman and McClure's cost. Points X [T, N, 3] are seen at image [T, N, 2] on the
-normalised plane with weight [T, N]; a camera is R [T, 3, 3] and t [T, 3] with X_c = R X + t. A step is (w, v):
-R' = exp(w) R, centre' = centre + v. Frames only meet those up to two away, so the equations are banded and a long clip
-costs no more per frame than a short one.
+Minimises sum w rho(r / sigma) + sum STIFFNESS (second difference of rotation and centre)^2 by Levenberg-Marquardt, rho
+being Geman and McClure's cost. Points X [T, N, 3] are seen at image [T, N, 2] on the normalised plane with weight
+[T, N]; a camera is R [T, 3, 3] and t [T, 3] with X_c = R X + t. A step is (w, v): R' = exp(w) R, centre' = centre + v.
+Frames only meet those up to two away, so the equations are banded and a long clip costs no more per frame than a short
+one.
 """
 
 from dataclasses import dataclass
@@ -22,6 +22,8 @@ CUT = 4.0
 """Residuals beyond this many standard deviations hardly count; they are no inliers."""
 FINEST = 1e-7
 """Smallest standard deviation, on the normalised plane, that a fit may claim."""
+STIFFNESS = np.full(6, 0.005**-2)
+"""Inverse variances of a camera's acceleration (w, v): radians and metres, per frame and frame."""
 
 
 @dataclass(frozen=True)
@@ -43,19 +45,6 @@ class Cameras:
     def centres(self) -> Array:
         """Where the cameras stand. -> [T, 3]"""
         return -np.einsum("tji,tj->ti", self.rotation, self.translation)
-
-
-@dataclass(frozen=True)
-class Steadiness:
-    """Standard deviation of a camera's acceleration: `turn` in radians, `shift` in metres, per frame and frame."""
-
-    turn: float = 0.005
-    shift: float = 0.005
-
-    @property
-    def stiffness(self) -> Array:
-        """Inverse variances of (w, v). -> [6]"""
-        return np.array([self.turn**-2] * 3 + [self.shift**-2] * 3)
 
 
 def camera_points(cameras: Cameras, sight: Sight) -> Array:
@@ -82,27 +71,27 @@ def spread(errors: Array, weight: Array) -> float:
     return max(float(errors.ravel()[order][np.searchsorted(share, 0.5 * share[-1])]) / 1.1774, FINEST)
 
 
-def smoothed(cameras: Cameras, sight: Sight, steadiness: Steadiness, *, rounds: int = 5, steps: int = 6) -> Cameras:
+def smoothed(cameras: Cameras, sight: Sight) -> Cameras:
     """The cameras of a clip's frames, from starts that are roughly right."""
     sigma = 3 * spread(residuals(cameras, sight), sight.weight)
-    for _ in range(rounds):
-        cameras = _descend(cameras, sight, steadiness.stiffness, sigma, steps)
+    for _ in range(5):
+        cameras = _descend(cameras, sight, sigma, 6)
         sigma = min(spread(residuals(cameras, sight), sight.weight), sigma)
-    return _descend(cameras, sight, steadiness.stiffness, sigma, 2 * steps)
+    return _descend(cameras, sight, sigma, 12)
 
 
-def _descend(cameras: Cameras, sight: Sight, stiffness: Array, sigma: float, steps: int) -> Cameras:
+def _descend(cameras: Cameras, sight: Sight, sigma: float, steps: int) -> Cameras:
     """Levenberg-Marquardt on the whole clip with a fixed sigma; a step that does not lower the cost is not taken."""
-    damping, cost = 1e-4, _cost(cameras, sight, stiffness, sigma)
+    damping, cost = 1e-4, _cost(cameras, sight, sigma)
     for _ in range(steps):
         errors = residuals(cameras, sight)
         robust = np.where(errors < HIDDEN, sight.weight / (1 + np.square(errors / (CUT * sigma))) ** 2, 0.0)
         matrix, gradient = normal_equations(cameras, sight, robust / sigma**2)
-        gradient = gradient + stiffness * _pulled(_accelerations(cameras), len(gradient))
-        floor = damping * np.diagonal(matrix, axis1=-2, axis2=-1) + 1e-9 * stiffness
-        step = -solve_banded(matrix + floor[..., None] * np.eye(6), gradient, stiffness)
+        gradient = gradient + STIFFNESS * _pulled(_accelerations(cameras), len(gradient))
+        floor = damping * np.diagonal(matrix, axis1=-2, axis2=-1) + 1e-9 * STIFFNESS
+        step = -solve_banded(matrix + floor[..., None] * np.eye(6), gradient, STIFFNESS)
         tried = moved(cameras, step)
-        after = _cost(tried, sight, stiffness, sigma)
+        after = _cost(tried, sight, sigma)
         if after > cost:
             damping *= 20
             continue
@@ -113,10 +102,10 @@ def _descend(cameras: Cameras, sight: Sight, stiffness: Array, sigma: float, ste
     return cameras
 
 
-def _cost(cameras: Cameras, sight: Sight, stiffness: Array, sigma: float) -> float:
+def _cost(cameras: Cameras, sight: Sight, sigma: float) -> float:
     squared = np.square(residuals(cameras, sight) / (CUT * sigma))
     data = CUT**2 * (sight.weight * squared / (1 + squared)).sum()
-    return float(data + (stiffness * np.square(_accelerations(cameras))).sum())
+    return float(data + (STIFFNESS * np.square(_accelerations(cameras))).sum())
 
 
 def _accelerations(cameras: Cameras) -> Array:

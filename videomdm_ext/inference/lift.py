@@ -25,8 +25,8 @@ from videomdm_ext.motion.measures import (
     root_aligned,
     root_aligned_mpjpe,
 )
-from videomdm_ext.supervision.guidance import guide
 from videomdm_ext.supervision.observation import Observation
+from videomdm_ext.supervision.rays import guide
 
 
 @dataclass(frozen=True)

@@ -57,19 +57,12 @@ class Trained:
         return bool(getattr(self.model, "cond_mode", "text") == "no_cond")
 
 
-def newest_checkpoint(folder: Path) -> Path:
-    """The last model*.pt of a run's folder."""
-    found = sorted(folder.glob("model*.pt"))
-    if not found:
-        raise HostError(f"{folder}: expected a checkpoint model*.pt, found none. Train first: videomdm train.")
-    return found[-1]
-
-
 def find_checkpoint(place: Path) -> Path:
-    """A checkpoint's file, or the last one of a run's folder."""
-    if not place.is_file():
-        return newest_checkpoint(place)
-    return place
+    """A checkpoint's file, or the last model*.pt of a run's folder."""
+    found = [place] if place.is_file() else sorted(place.glob("model*.pt"))
+    if not found:
+        raise HostError(f"{place}: expected a checkpoint model*.pt, found none. Train first: videomdm train.")
+    return found[-1]
 
 
 def open_run(place: Path | str, *, mdm: str = "", device: str = "cpu", clips: str = "") -> Trained:

@@ -103,11 +103,7 @@ def essential(features: Tensor, skeleton: Skeleton) -> tuple[Tensor, Tensor, Ten
 
 def decode_root(features: Tensor, skeleton: Skeleton) -> tuple[Tensor, Tensor]:
     """Headings [..., T] and root positions [..., T, 3] of raw features [..., T, D]; both start at zero (x, z)."""
-    return integrate(*essential(features, skeleton)[:3])
-
-
-def integrate(yaw: Tensor, velocity: Tensor, height: Tensor) -> tuple[Tensor, Tensor]:
-    """Headings [..., T] and root positions [..., T, 3] from what `essential` gives."""
+    yaw, velocity, height, _ = essential(features, skeleton)
     headings = torch.cat((torch.zeros_like(yaw[..., :1]), (-2.0 * yaw[..., :-1]).cumsum(-1)), -1)
     x, z = velocity.unbind(-1)
     step = rotate_yaw(torch.stack((x, torch.zeros_like(x), z), -1)[..., :-1, :], headings[..., 1:])
@@ -117,15 +113,15 @@ def integrate(yaw: Tensor, velocity: Tensor, height: Tensor) -> tuple[Tensor, Te
 
 def decode(features: Tensor, skeleton: Skeleton) -> Tensor:
     """Raw features [..., T, D] to positions [..., T, J, 3] in the clip's canonical frame."""
-    yaw, velocity, height, local = essential(features, skeleton)
-    return place(*integrate(yaw, velocity, height), local)
+    return decode_with_headings(features, skeleton)[1]
 
 
-def place(headings: Tensor, root: Tensor, local: Tensor) -> Tensor:
-    """Positions [..., T, J, 3] from what `decode_root` gives and the local positions that `essential` gives."""
-    ground = root * root.new_tensor((1.0, 0.0, 1.0))
-    joints = rotate_yaw_together(local.unflatten(-1, (-1, 3)), headings) + ground.unsqueeze(-2)
-    return torch.cat((root.unsqueeze(-2), joints), -2)
+def decode_with_headings(features: Tensor, skeleton: Skeleton) -> tuple[Tensor, Tensor]:
+    """Headings [..., T] and positions [..., T, J, 3] of raw features [..., T, D]."""
+    headings, root = decode_root(features, skeleton)
+    local = essential(features, skeleton)[3].unflatten(-1, (-1, 3))
+    joints = rotate_yaw_together(local, headings) + (root * root.new_tensor((1.0, 0.0, 1.0))).unsqueeze(-2)
+    return headings, torch.cat((root.unsqueeze(-2), joints), -2)
 
 
 def channel_validity(valid: Tensor, skeleton: Skeleton) -> Tensor:

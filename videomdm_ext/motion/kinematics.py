@@ -7,13 +7,7 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.geometry.cameras import canonical
-from videomdm_ext.geometry.rotations import (
-    arc_components,
-    components_to_6d,
-    relative,
-    rotate_yaw_together,
-    yaw_quaternion,
-)
+from videomdm_ext.geometry.rotations import arc_components, components_to_6d, relative, yaw_quaternion
 from videomdm_ext.motion.skeletons import Skeleton
 
 CONTACT_SPEED = 0.002
@@ -116,8 +110,3 @@ def inverse_kinematics(positions: Tensor, headings: Tensor, skeleton: Skeleton) 
     parents = torch.tensor(skeleton.rotation_parents[1:], device=positions.device)
     bx, by, bz, bw = (torch.cat(pair, -1).index_select(-1, parents) for pair in zip(root, arcs, strict=True))
     return components_to_6d(relative((bx, by, bz, bw), arcs))
-
-
-def turn(positions: Tensor, angle: Tensor) -> Tensor:
-    """Turn clips [..., T, J, 3] about +y by `angle`, which broadcasts against [..., T]."""
-    return rotate_yaw_together(positions, angle)

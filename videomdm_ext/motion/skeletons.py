@@ -78,21 +78,6 @@ class Skeleton:
     def contact_joints(self) -> tuple[int, ...]:
         return tuple(self.index(joint) for joint in self.contacts)
 
-    @cached_property
-    def chains(self) -> tuple[tuple[int, ...], ...]:
-        """Every path from a branching joint (or the root) to a leaf or the next branching joint, for drawing."""
-        children = [[c for c, p in enumerate(self.parents) if p == j] for j in range(self.num_joints)]
-        paths = []
-        for j, kids in enumerate(children):
-            if j != 0 and len(kids) == 1:
-                continue
-            for kid in kids:
-                path = [j, kid]
-                while len(children[path[-1]]) == 1:
-                    path.append(children[path[-1]][0])
-                paths.append(tuple(path))
-        return tuple(paths)
-
 
 def _other_side(joint: str) -> str:
     if joint.startswith("l_"):

@@ -1,15 +1,22 @@
-"""What is wrong with a detector's keypoints by themselves: exchanged sides and outliers in time."""
+"""What is wrong with a detector's keypoints: exchanged sides, outliers in time, noise; and how wrong a lifter is."""
 
+import math
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from videomdm_ext.geometry.cameras import image_points
+from videomdm_ext.motion.kinematics import bone_lengths
 from videomdm_ext.motion.skeletons import Skeleton
 from videomdm_ext.supervision.observation import Observation
 
 ASTRAY = 0.012
 """Distance on the image plane, from where the frames around tell, beyond which a keypoint may be an outlier."""
+LIFTED_TRUST = 10.0
+"""Precision of a keypoint beside that of the lifter in the image."""
+USUAL_WANDER, USUAL_MISS, LEAST_DOUBT = 0.02, 0.015, 0.005
+"""Median share by which a usual lifter's bones wander, median distance by which it misses keypoints, m; least doubt."""
 
 
 def exchanged(observation: Observation, skeleton: Skeleton) -> tuple[Observation, Tensor]:
@@ -62,5 +69,62 @@ def _median(five: list[Tensor], count: Tensor) -> Tensor:
     return torch.where(count > 4, ordered[2], lower).masked_fill(count == 0, torch.nan)
 
 
-def _apart(points: Tensor, others: Tensor, where: Tensor) -> Tensor:
-    return (torch.linalg.vector_norm(points - others, dim=-1) * where).sum(-1)
+def _apart(points: Tensor, others: Tensor, weight: Tensor) -> Tensor:
+    """Weighted sum of distances over the joints. [..., J, 2] -> [...]."""
+    return (torch.linalg.vector_norm(points - others, dim=-1) * weight).sum(-1)
+
+
+# -- keypoints and lifter beside each other ----------------------------------------------------------------------------
+
+
+def repaired(
+    lifted: Tensor, observation: Observation, skeleton: Skeleton, nearest: float
+) -> tuple[Tensor, Observation]:
+    """Exchanged sides put right, outliers made unseen.
+
+    The lifted joints [B, T, J, 3], in camera coordinates, are exchanged too where this brings them nearer.
+    """
+    observation, turned = exchanged(observation, skeleton)
+    sides, (image, _) = list(skeleton.mirror), image_points(lifted, nearest)
+    apart, mirrored = (_apart(one, observation.keypoints, observation.weight) for one in (image, image[..., sides, :]))
+    lifted = torch.where((turned & (mirrored < apart))[..., None, None], lifted[..., sides, :], lifted)
+    return lifted, without_outliers(observation)
+
+
+def trust(weight: Tensor) -> Tensor:
+    """How far from the lifted place to the keypoint a joint starts, for weights [...] in [0, 1]: 0 and 1 at the ends.
+
+    In between a keypoint counts LIFTED_TRUST times as much as the lifter's image of the joint, which is centimetres
+    off where keypoints are millimetres off.
+    """
+    return weight / (weight + (1 - weight) / LIFTED_TRUST)
+
+
+def keypoint_noise(observation: Observation) -> Tensor:
+    """Standard deviation [B] of the keypoints' noise on the image plane, from the median of their sixth differences.
+
+    It is that of white noise with such a median: motion hardly has sixth differences.
+    """
+    seen = (observation.weight > 0) & observation.valid.unsqueeze(-1)
+    for _ in range(6):
+        seen = seen[:, 1:] & seen[:, :-1]
+    found = observation.keypoints.diff(n=6, dim=1).abs()
+    return _medians(found, seen.unsqueeze(-1)) / (0.6745 * math.sqrt(924.0))
+
+
+def _medians(values: Tensor, where: Tensor) -> Tensor:
+    """Of each clip, [B], over the places that count; 0 where none does."""
+    return values.where(where, torch.nan).flatten(1).nanmedian(1).values.nan_to_num()
+
+
+def lifter_doubt(lifted: Tensor, gap: Tensor, observation: Observation, skeleton: Skeleton) -> Tensor:
+    """How wrong the lifter is, [B], 1 for a usual one: from how its bones wander and how far it misses the keypoints.
+
+    `lifted` [B, T, J, 3] is in camera coordinates, `gap` [B, T, J, 2] from its image to the keypoints.
+    """
+    lengths, frames = bone_lengths(lifted, skeleton), observation.valid.unsqueeze(-1)
+    mean = lengths.where(frames, torch.nan).nanmean(1, keepdim=True)
+    wander = _medians((lengths / mean - 1).abs(), frames)
+    off = torch.linalg.vector_norm(gap, dim=-1) - 1.5 * keypoint_noise(observation)[:, None, None]
+    missed = _medians(off * lifted[..., 2], observation.weight > 0)
+    return torch.hypot(wander / USUAL_WANDER, missed.clamp_min(0.0) / USUAL_MISS).clamp(LEAST_DOUBT, 1.0)

@@ -21,19 +21,15 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.geometry.cameras import image_points, to_camera
-from videomdm_ext.motion.features import FeatureSpace, channel_validity, decode_root, encode, essential, place
+from videomdm_ext.motion.features import FeatureSpace, channel_validity, decode_with_headings, encode
 from videomdm_ext.motion.kinematics import HeadingRule, heading, wrap_angle
 from videomdm_ext.motion.skeletons import Skeleton
 from videomdm_ext.supervision.observation import Observation
 
 MOST_RELAXED = 4.0
 """Largest factor of over-relaxation: a camera that looks straight down sees no heights at all."""
-
-
 PLAUSIBLE = 0.15
 """m per frame^4: the fourth difference in time of a coordinate at 20 frames a second, 98 % of motion capture."""
-
-
 HEADING_SLACK = math.radians(30.0)
 """Smoothing the teacher's motion and the prediction's leaves this much between their headings at the most."""
 
@@ -62,11 +58,10 @@ class Decoding:
     """
 
     def __init__(self, raw: Tensor, skeleton: Skeleton) -> None:
-        headings, root = decode_root(raw, skeleton)
-        self.positions = place(headings, root, essential(raw, skeleton)[3])
+        headings, self.positions = decode_with_headings(raw, skeleton)
         x, _, z = self.positions.unbind(-1)
-        self.x, self.z = x[..., 1:] - root[..., :1], z[..., 1:] - root[..., 2:]
-        self.root_x, self.root_z = root[..., :1], root[..., 2:]
+        self.root_x, self.root_z = x[..., :1], z[..., :1]
+        self.x, self.z = x[..., 1:] - self.root_x, z[..., 1:] - self.root_z
         self.swing = torch.stack((self.z, -self.x), 2)
         self.step = torch.cat((self.root_z.diff(dim=1), -self.root_x.diff(dim=1)), -1)
         self.cos, self.sin = headings.cos().unsqueeze(-1), headings.sin().unsqueeze(-1)
@@ -213,9 +208,10 @@ def posterior_target(
 ) -> Tensor:
     """y* of predictions x [B, D, 1, T], z-scored. No gradient. -> [B, D, 1, T].
 
-    `precision` Lambda broadcasts to [B, T, E]: the squared inverse deviation of z's essential channels. `iterations`
-    of conjugate gradients; `relaxed` moves by Omega delta (see `relaxation`). Joints nearer to the camera than
-    `nearest` metres have no image row. Padded frames and channels that do not exist keep the prediction.
+    `precision` Lambda broadcasts to [B, T, E], in the order of `by_axis`: the squared inverse deviation of z's
+    essential channels. `iterations` of conjugate gradients; `relaxed` moves by Omega delta (see `relaxation`). Joints
+    nearer to the camera than `nearest` metres have no image row. Padded frames and channels that do not exist keep
+    the prediction.
 
     The same positions can be written with any headings from the second frame on, and no image tells which. Where the
     headings are further from the body's own direction than HEADING_SLACK more than in `teacher` [B, D, 1, T], whose
@@ -227,8 +223,6 @@ def posterior_target(
     decoding = Decoding(raw, skeleton)
     rows = Rows(decoding.positions, observation, known, nearest)
     scale = space.std[order] * channel_validity(observation.valid, skeleton)[..., order]
-    if isinstance(precision, Tensor) and precision.shape[-1] > 1:
-        precision = precision[..., order]
 
     def system(change: Tensor) -> Tensor:
         return scale * decoding.pull(rows.curvature(decoding.push(scale * change))) + precision * change
@@ -238,19 +232,16 @@ def posterior_target(
     if relaxed:
         move = move * relaxation(observation.extrinsics, skeleton)
     raw[..., order] += move
-    headings, root = decode_root(raw, skeleton)
-    positions = place(headings, root, essential(raw, skeleton)[3])
-    stray = stray_heading(positions, headings, space)
+    headings, positions = decode_with_headings(raw, skeleton)
+    stray = _stray_heading(headings, positions, space)
     if teacher is not None:
-        taught = space.raw(teacher)
-        directions, root = decode_root(taught, skeleton)
-        stray = stray - stray_heading(place(directions, root, essential(taught, skeleton)[3]), directions, space)
+        stray = stray - _stray_heading(*decode_with_headings(space.raw(teacher), skeleton), space)
     stray = torch.nn.functional.softshrink(wrap_angle(stray), HEADING_SLACK)
     headings = torch.cat((headings[:, :1], headings[:, 1:] + stray[:, 1:]), 1)
     return space.features(encode(positions, skeleton, headings, initial_heading=observation.initial_heading))
 
 
-def stray_heading(positions: Tensor, headings: Tensor, space: FeatureSpace) -> Tensor:
+def _stray_heading(headings: Tensor, positions: Tensor, space: FeatureSpace) -> Tensor:
     """By how much the body faces another way than its headings [B, T] record. -> [B, T], radians."""
     return wrap_angle(heading(positions, space.skeleton, HeadingRule(0.0, space.rule.hips)) - headings)
 

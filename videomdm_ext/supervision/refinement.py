@@ -27,10 +27,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videomdm_ext.geometry.cameras import to_camera, to_world
+from videomdm_ext.geometry.cameras import image_points, to_camera, to_world
 from videomdm_ext.motion.kinematics import bone_lengths, bone_vectors
 from videomdm_ext.motion.skeletons import Skeleton
-from videomdm_ext.supervision.keypoints import exchanged, without_outliers
+from videomdm_ext.supervision.keypoints import keypoint_noise, lifter_doubt, repaired, trust
 from videomdm_ext.supervision.observation import Observation
 from videomdm_ext.supervision.poses import aligned_poses, estimate_poses, pooled_poses, unlikeliness
 
@@ -38,14 +38,10 @@ Progress = Callable[[int, int], None]
 """Called with the iterations done and their number."""
 SHARPEST = 2e-4
 """Least expected distance from a ray on the image plane: what rounding and lenses leave."""
-LIFTED_TRUST = 10.0
-"""Precision of a keypoint beside that of the lifter in the image."""
 LEAST_TRUST = 0.05
 """Weight of a keypoint below which a joint becomes no looser."""
 SOFTEST = 100.0
 """Distance from its ray, in units of what is expected, beyond which a keypoint is let go in the first round."""
-USUAL_WANDER, USUAL_MISS, LEAST_DOUBT = 0.02, 0.015, 0.005
-"""Median share by which a usual lifter's bones wander, median distance by which it misses keypoints, m; least doubt."""
 GUARD, FEWEST = 2.0, 8
 """Energy, in units of a usual clip's, from which on a clip keeps its lifted motion; clips that tell what is usual."""
 
@@ -115,9 +111,6 @@ class Shared:
         return cls(lengths, *pooled_poses([(frames, one.mean, one.whitening) for frames, one in parts]))
 
 
-_Common = tuple[Tensor, Tensor, int]
-
-
 class _Unknown:
     """What is sought for B clips: depths [B, T, J], a scale [B], shifts in the image [B, T, J, 2], proportions.
 
@@ -127,7 +120,12 @@ class _Unknown:
     """
 
     def __init__(
-        self, depth: Tensor, problem: "_Problem", lengths: Tensor, nearest: float, common: "_Common | None" = None
+        self,
+        depth: Tensor,
+        problem: "_Problem",
+        lengths: Tensor,
+        nearest: float,
+        common: tuple[Tensor, Tensor, int] | None = None,
     ) -> None:
         self.depth, self.nearest, self.initial, self.seeking = depth, nearest, lengths, common is not None
         self.doubt, valid, skeleton = problem.doubt[:, None, None], problem.valid, problem.skeleton
@@ -226,64 +224,6 @@ class _Problem:
         return total + _sum(unusual * self.valid) / config.pose_frames
 
 
-# -- what keypoints and lifter are worth -------------------------------------------------------------------------------
-
-
-def repaired(
-    lifted: Tensor, observation: Observation, skeleton: Skeleton, nearest: float
-) -> tuple[Tensor, Observation]:
-    """Exchanged sides put right, outliers made unseen.
-
-    The lifted joints [B, T, J, 3], in camera coordinates, are exchanged too where this brings them nearer.
-    """
-    observation, turned = exchanged(observation, skeleton)
-    sides, weight = list(skeleton.mirror), observation.weight
-    apart = torch.linalg.vector_norm(_image(lifted, nearest) - observation.keypoints, dim=-1)
-    mirrored = torch.linalg.vector_norm(_image(lifted[..., sides, :], nearest) - observation.keypoints, dim=-1)
-    turned = turned & ((mirrored * weight).sum(-1) < (apart * weight).sum(-1))
-    lifted = torch.where(turned[..., None, None], lifted[..., sides, :], lifted)
-    return lifted, without_outliers(observation)
-
-
-def trust(weight: Tensor) -> Tensor:
-    """How far from the lifted place to the keypoint a joint starts, for weights [...] in [0, 1]: 0 and 1 at the ends.
-
-    In between a keypoint counts LIFTED_TRUST times as much as the lifter's image of the joint, which is centimetres
-    off where keypoints are millimetres off.
-    """
-    return weight / (weight + (1 - weight) / LIFTED_TRUST)
-
-
-def keypoint_noise(observation: Observation) -> Tensor:
-    """Standard deviation [B] of the keypoints' noise on the image plane, from the median of their sixth differences.
-
-    It is that of white noise with such a median: motion hardly has sixth differences.
-    """
-    seen = (observation.weight > 0) & observation.valid.unsqueeze(-1)
-    for _ in range(6):
-        seen = seen[:, 1:] & seen[:, :-1]
-    found = observation.keypoints.diff(n=6, dim=1).abs()
-    return _medians(found, seen.unsqueeze(-1)) / (0.6745 * math.sqrt(924.0))
-
-
-def _medians(values: Tensor, where: Tensor) -> Tensor:
-    """Of each clip, [B], over the places that count; 0 where none does."""
-    return values.where(where, torch.nan).flatten(1).nanmedian(1).values.nan_to_num()
-
-
-def lifter_doubt(lifted: Tensor, gap: Tensor, observation: Observation, skeleton: Skeleton) -> Tensor:
-    """How wrong the lifter is, [B], 1 for a usual one: from how its bones wander and how far it misses the keypoints.
-
-    `lifted` [B, T, J, 3] is in camera coordinates, `gap` [B, T, J, 2] from its image to the keypoints.
-    """
-    lengths, frames = bone_lengths(lifted, skeleton), observation.valid.unsqueeze(-1)
-    mean = lengths.where(frames, torch.nan).nanmean(1, keepdim=True)
-    wander = _medians((lengths / mean - 1).abs(), frames)
-    off = torch.linalg.vector_norm(gap, dim=-1) - 1.5 * keypoint_noise(observation)[:, None, None]
-    missed = _medians(off * lifted[..., 2], observation.weight > 0)
-    return torch.hypot(wander / USUAL_WANDER, missed.clamp_min(0.0) / USUAL_MISS).clamp(LEAST_DOUBT, 1.0)
-
-
 # -- solving -----------------------------------------------------------------------------------------------------------
 
 
@@ -375,7 +315,7 @@ def _pose(
     the depths [B, T, J] to start from."""
     lifted = torch.where(observation.valid[..., None, None], to_camera(positions, observation.extrinsics), 1.0)
     lifted, observation = repaired(lifted, observation, skeleton, nearest)
-    image, weight = _image(lifted, nearest), observation.weight.unsqueeze(-1)
+    image, weight = image_points(lifted, nearest)[0], observation.weight.unsqueeze(-1)
     gap, sure = (observation.keypoints - image) * (weight > 0), trust(weight)
     rays = image + sure * gap + (1 - sure) * _around(weight * gap) / (_around(weight) + LEAST_TRUST)
     rays = torch.nn.functional.pad(rays, (0, 1), value=1.0)
@@ -452,11 +392,6 @@ def _looseness(problem: _Problem, unknown: _Unknown, least: Tensor) -> Tensor:
     off = (unknown.image_shifts().norm(dim=-1) / least).where(problem.valid.unsqueeze(-1) > 0, torch.nan)
     spread = off.nanmedian(1, keepdim=True).values.nan_to_num() / 1.177  # of a normal distribution in the plane
     return (least * spread / math.sqrt(problem.config.share)).minimum(problem.loosest).maximum(least)
-
-
-def _image(points: Tensor, nearest: float) -> Tensor:
-    """Of points in camera coordinates, [..., 3] -> [..., 2]."""
-    return points[..., :2] / points[..., 2:].clamp_min(nearest)
 
 
 def _around(values: Tensor) -> Tensor:

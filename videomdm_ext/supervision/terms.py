@@ -20,7 +20,7 @@ from videomdm_ext.motion.kinematics import bone_lengths
 from videomdm_ext.supervision.keypoints import exchanged, without_outliers
 from videomdm_ext.supervision.observation import Observation
 from videomdm_ext.supervision.posterior import Gaussian, posterior_target
-from videomdm_ext.supervision.targets import ray_target
+from videomdm_ext.supervision.rays import ray_target
 
 
 class Image(NamedTuple):
