@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from clips import make_clip, motion
+from clips import change, make_clip, motion
 from small_bench import make_plan
 
 from videomdm_ext.bench import fairness
@@ -26,7 +26,7 @@ from videomdm_ext.data import checking, files, rules, seal
 from videomdm_ext.data.building import contents, write_folder
 from videomdm_ext.data.checking import Checked, check_folder, trial
 from videomdm_ext.data.clip import Clip, Recording, to_clip
-from videomdm_ext.data.folder import SPLITS, Card, content_hash, names, read_card, read_clip, read_ids
+from videomdm_ext.data.folder import SPLITS, Card, names, read_card, read_clip, read_ids
 from videomdm_ext.data.motions import Optics, find_lifter, lift, observe, own_generator
 from videomdm_ext.data.refined import make_refined
 from videomdm_ext.data.rules import KINDS, Finding
@@ -114,14 +114,11 @@ class Folder:
         place.write_text(json.dumps(json.loads(place.read_text()) | changes))
 
     def seal(self) -> None:
-        """Make counts and hash on the card fit, where the set can still be hashed."""
-        with contextlib.suppress(DatasetError, OSError):
-            card = read_card(str(self.path))
-            read = {s: read_ids(str(self.path), s) for s in SPLITS if (self.path / f"{s}.txt").read_text()}
-            known = dict.fromkeys(clip_id for members in read.values() for clip_id in members)
-            counts = {split: len(members) for split, members in read.items()}
-            whole = seal.digests_of(str(self.path), card)
-            self.card(counts=counts, content_hash=content_hash(str(self.path), card, known), files=whole)
+        """Make counts and hashes on the card fit, where the lists and the clips can be read."""
+        if all((self.path / f"{split}.txt").exists() for split in SPLITS):
+            with contextlib.suppress(DatasetError):
+                card = seal.sealed(str(self.path), read_card(str(self.path)))
+                (self.path / "dataset.json").write_text(card.to_json())
 
 
 @pytest.fixture(scope="module")
@@ -353,9 +350,14 @@ WARNED: Damages = {
 }  # fmt: skip
 OF_SETS: Damages = {
     "an id in two splits": ("split-twice", lambda s: s.list("test", TESTED, VICTIM)),
-    "an id that leaves the folder": ("bad-name", lambda s: s.list("train", *TRAINED, "../../secret"), "card-counts"),
+    "an id that leaves the folder": (
+        "bad-name",
+        lambda s: s.list("train", *TRAINED, "../../secret"),
+        "card-counts",
+        "card-hash",
+    ),
     "an empty training split": ("splits", lambda s: s.list("train"), "card-counts", "card-hash"),
-    "a split list that is gone": ("splits", lambda s: (s.path / "test.txt").unlink(), "card-counts"),
+    "a split list that is gone": ("splits", lambda s: (s.path / "test.txt").unlink(), "card-counts", "card-hash"),
     "a Std of 0": ("statistics", lambda s: statistics(s, "Std.npy", lambda m: replaced(m, 5, 0.0))),
     "a Mean of NaN": ("statistics", lambda s: statistics(s, f"{TEACHER}/Mean.npy", lambda m: replaced(m, 5, np.nan))),
 }
@@ -555,6 +557,26 @@ def test_what_was_changed_after_the_card_was_written_and_counts_that_do_not_fit_
     assert kinds(check_folder(str(folder.path))) == {"card-counts"}
     folder.points(lambda p: p + np.float32(1e-6))
     assert kinds(check_folder(str(folder.path))) == {"card-counts", "card-hash"}
+
+
+@pytest.mark.parametrize("name", [name for name in OF_SETS if OF_SETS[name][0] != "statistics"])
+def test_an_error_of_the_lists_hides_no_changed_file(name: str, folder: Folder):
+    OF_SETS[name][1](folder)
+    folder.seal()
+    change(folder.path / TEXTS / f"{TESTED}.txt")
+    assert {OF_SETS[name][0], "card-hash"} <= kinds(check_folder(str(folder.path)))
+
+
+def test_where_the_table_of_files_is_gone_a_missing_file_hides_no_changed_one(folder: Folder):
+    folder.write(KEYPOINTS, None)
+    assert kinds(check_folder(str(folder.path))) == {"missing-file"}
+    (folder.path / seal.TABLE).unlink()
+    found = check_folder(str(folder.path))
+    assert kinds(found) == {"missing-file", "card-hash"}
+    (message,) = (item.message for item in found.errors if item.kind == "card-hash")
+    assert message.startswith(
+        f"expected {seal.TABLE}, which holds what the files of the other clips than {VICTIM} were"
+    )
 
 
 @pytest.mark.parametrize(

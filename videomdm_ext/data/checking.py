@@ -50,8 +50,8 @@ SHIFT = 0.05  # how far Mean, or the logarithm of Std, may be off, in units of S
 COARSE = 0.02  # metres, or parts of the image's unit, to which sketches are rounded
 KEPT = ("split-twice",)
 """Kinds of errors of a clip that are put right by listing it once."""
-UNHASHED, SPARED = ("split-twice", "bad-name", "splits"), ("missing-file", "link-out")
-"""Kinds after which the card's hash cannot be compared, and those after which it can without the clip."""
+SPARED = ("missing-file", "link-out")
+"""Kinds after which the files of the other clips are compared with those that the set was made with."""
 Progress = Callable[[int, int], None]  # `progress(done, total)` in clips
 Counts = dict[str, dict[str, int]]  # how many files of each kind are in each state
 
@@ -148,11 +148,10 @@ def check_folder(
     ]
     found += leaks(splits, facts) + twins(facts) + tendencies(facts.values()) + strangers(path, card, set(ids))
     found += statistics(path, card, *(moments.values() if sound else (None, None)))
-    if not any(f.kind in UNHASHED for f in found):
-        try:
-            seal.verify_files(path, card, thorough=True, without={f.clip_id for f in found if f.kind in SPARED})
-        except DatasetError as error:
-            found.append(Finding(WHOLE, "card-hash", str(error).removeprefix(f"{path}: ")))
+    try:
+        seal.verify_files(path, card, thorough=True, without={f.clip_id for f in found if f.kind in SPARED})
+    except DatasetError as error:
+        found.append(Finding(WHOLE, "card-hash", str(error).removeprefix(f"{path}: ")))
     if use_cache:
         remember(path, check, seen)
     return Checked(path, len(ids), counts, tuple(found), cached)

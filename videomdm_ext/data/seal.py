@@ -202,13 +202,19 @@ def verify(path: str, card: Card | None = None, *, thorough: bool = False, progr
 def verify_files(
     path: str, card: Card, *, thorough: bool = False, progress: Progress | None = None, without: Collection[str] = ()
 ) -> None:
-    """The same of the files alone, whatever clips the card counts; those of the clips `without` may be others."""
+    """The same of the files alone, whatever clips the card counts; those of the clips `without` may be others, where
+    a table holds what the rest was."""
     verify_whole(path, card)
     table, ids = table_of(path, card)
     rows, spared = table.read(), {name for clip_id in without for name in names(clip_id, card).values()}
+    if rows is None and without:
+        raise DatasetError(
+            f"{path}: expected {TABLE}, which holds what the files of the other clips than {min(without)} were, found "
+            "none that fits: they may have been changed. Put that clip's files back; or, if all are meant to be so, "
+            f"make them the data set's own: videomdm data check {shlex.quote(path)} --accept."
+        )
     if rows is None:
-        if not without:
-            _begin(table, card, ids)
+        _begin(table, card, ids)
     elif found := [name for name in table.changed(rows, thorough, progress) if name not in spared]:
         first = table.names.index(found[0])
         raise _others(path, found, *(_hex(digest) for digest in (rows["digest"][first].tobytes(), table.digest(first))))
