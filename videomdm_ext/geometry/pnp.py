@@ -131,20 +131,19 @@ def _refined(pose: Array, sight: Sight) -> Cameras:
         errors = residuals(_camera(pose), sight)
         sigma = doubt * spread(errors, sight.weight)
         kept = (errors < CUT * sigma) & (sight.weight > 0)
-        points, image, root = sight.points[kept], sight.image[kept], np.sqrt(sight.weight[kept]).repeat(2)
-        root /= root.mean()
-
-        def project(
-            pose: Array, points: Array = points, image: Array = image, root: Array = root
-        ) -> tuple[Array, Array]:
-            seen, jacobian = cv2.projectPoints(points, pose[:3], pose[3:], np.eye(3), None)
-            return root * (seen[:, 0] - image).ravel(), root[:, None] * jacobian[:, :6]
-
+        root = np.sqrt(sight.weight[kept]).repeat(2)
+        given = cv2, sight.points[kept], sight.image[kept], root / root.mean()
         pose = optimize.least_squares(
-            lambda pose: project(pose)[0], pose, lambda pose: project(pose)[1],
-            loss="cauchy", f_scale=scale * sigma, x_scale="jac", max_nfev=30, ftol=1e-10, xtol=1e-10,
+            lambda pose, *given: _projected(pose, *given)[0], pose, lambda pose, *given: _projected(pose, *given)[1],
+            args=given, loss="cauchy", f_scale=scale * sigma, x_scale="jac", max_nfev=30, ftol=1e-10, xtol=1e-10,
         ).x  # fmt: skip
     return _camera(pose)
+
+
+def _projected(pose: Array, cv2: Any, points: Array, image: Array, root: Array) -> tuple[Array, Array]:
+    """Weighted residuals [2 N] of points [N, 3] in the image of a camera, and their derivatives [2 N, 6]."""
+    seen, jacobian = cv2.projectPoints(points, pose[:3], pose[3:], np.eye(3), None)
+    return root * (seen[:, 0] - image).ravel(), root[:, None] * jacobian[:, :6]
 
 
 def _camera(pose: Array) -> Cameras:
@@ -183,15 +182,13 @@ def _starts(sight: Sight, place: str) -> Cameras:
 
 def _prepared(points: Tensor, image: Tensor, weight: Tensor, place: str) -> tuple[Sight, Array]:
     """Checked, float64 and moved to the middle. -> sight [T, J], middle [3]"""
-    shape = weight.shape
-    if points.shape != (*shape, 3) or image.shape != (*shape, 2) or len(shape) != 2:
-        raise DatasetError(
-            f"{place}: expected points [T, J, 3], image [T, J, 2] and weight [T, J], found "
-            f"{list(points.shape)}, {list(image.shape)} and {list(shape)}. Cut them to the same frames and joints."
-        )
     given, found, believed = (part.detach().double().numpy() for part in (points, image, weight))
     seen = believed > 0
-    _check_weight(believed, seen, place)
+    if seen.sum() < FEWEST:
+        raise DatasetError(
+            f"{place}: expected at least {FEWEST} keypoints with a weight to find a camera, found "
+            f"{seen.sum() or 'none'}. Leave the clip out, or lower the detector's threshold."
+        )
     for name, values in (("points", given), ("keypoints", found)):
         if not np.isfinite(values[seen]).all():
             raise DatasetError(f"{place}: expected numbers in the {name}, found NaN. Give missing ones weight 0.")
@@ -209,16 +206,6 @@ def _prepared(points: Tensor, image: Tensor, weight: Tensor, place: str) -> tupl
             "is the lifted pose a pose?"
         )
     return Sight(moved, image_of, believed), middle
-
-
-def _check_weight(weight: Array, seen: NDArray[np.bool_], place: str) -> None:
-    if not np.isfinite(weight).all() or (weight < 0).any():
-        raise DatasetError(f"{place}: expected weights of 0 or more, found others. Give confidences from 0 to 1.")
-    if seen.sum() < FEWEST:
-        raise DatasetError(
-            f"{place}: expected at least {FEWEST} keypoints with a weight to find a camera, found "
-            f"{seen.sum() or 'none'}. Leave the clip out, or lower the detector's threshold."
-        )
 
 
 def _report(

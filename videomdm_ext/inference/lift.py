@@ -14,7 +14,7 @@ from torch import Tensor
 from videomdm_ext.data.clip import Clip, Crop, collate, crop, observed, tensor_of
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.geometry.cameras import closest_on_ray, to_camera
-from videomdm_ext.inference.sample import Trained, condition, denoiser, finite, sampler, stream
+from videomdm_ext.inference.sample import Trained, condition, denoiser, finite, in_camera, sampler, stream
 from videomdm_ext.motion.features import decode
 from videomdm_ext.motion.measures import (
     acceleration_error,
@@ -135,10 +135,7 @@ def windows_of(trained: Trained, clips: Sequence[Clip], how: Lifting, draw: int)
         noise = torch.randn(trained.space.skeleton.num_features, 1, max(clip.length, longest), generator=own)
         for first, length in spans(clip.length, longest, how.overlap):
             cut = crop(clip, first, length, with_truth=False)
-            if length < longest:
-                yield Window(place, cut, first, clip.texts[0], noise[..., :longest])
-            else:
-                yield Window(place, cut, first, clip.texts[0], noise[..., first : first + longest])
+            yield Window(place, cut, first, clip.texts[0], noise[..., first : first + longest])
 
 
 def sample_windows(trained: Trained, windows: Sequence[Window], how: Lifting) -> list[Tensor]:
@@ -161,10 +158,8 @@ def sample_windows(trained: Trained, windows: Sequence[Window], how: Lifting) ->
         model_kwargs={"y": condition(trained, [window.text for window in windows], lengths, how.text_scale)},
         **noised,
     )
-    positions = to_camera(
-        decode(trained.space.raw(finite(x, trained).cpu()), trained.space.skeleton), model.observation.extrinsics
-    )
-    return [positions[i, :length] for i, length in enumerate(lengths)]
+    raw = trained.space.raw(finite(x, trained).cpu())
+    return in_camera(trained, raw, model.observation.extrinsics, lengths)
 
 
 class Guided(torch.nn.Module):

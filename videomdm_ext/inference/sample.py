@@ -177,8 +177,7 @@ def sample(
         noise = torch.randn(shape, generator=draw).to(trained.device)
         torch.manual_seed(stream(seed, f"steps/{start}"))
         x = loop(model, shape, noise=noise, clip_denoised=False, model_kwargs={"y": y}, progress=progress)
-        finite(x, trained)
-        positions = decode(trained.space.raw(x.cpu()), trained.space.skeleton)
+        positions = decode(trained.space.raw(finite(x, trained).cpu()), trained.space.skeleton)
         motions += [positions[i, :length] for i, length in enumerate(lengths)]
     return motions
 
@@ -253,8 +252,13 @@ def denoise(trained: Trained, crops: Sequence[Crop], texts: Sequence[str], *, ti
     alpha_bar = torch.as_tensor(trained.diffusion.alphas_cumprod, dtype=torch.float32)[t]
     x_t = noised(x_start, noise, alpha_bar).to(trained.device)
     x = trained.diffusion._wrap_model(trained.model)(x_t, t.to(trained.device), y=y).cpu()
-    positions = to_camera(decode(trained.space.raw(x), trained.space.skeleton), tensor_of(batch, "extrinsics"))
-    return [motion[: cut.length] for motion, cut in zip(positions, crops, strict=True)]
+    return in_camera(trained, trained.space.raw(x), tensor_of(batch, "extrinsics"), tensor_of(batch, "lengths"))
+
+
+def in_camera(trained: Trained, raw: Tensor, extrinsics: Tensor, lengths: Tensor) -> list[Tensor]:
+    """Raw features [B, T, D] as motions [T, J, 3] of these lengths in camera coordinates, m."""
+    positions = to_camera(decode(raw, trained.space.skeleton), extrinsics)
+    return [motion[:length] for motion, length in zip(positions, lengths, strict=True)]
 
 
 def denoise_held_out(trained: Trained, *, timestep: int, seed: int) -> dict[str, list[Tensor]]:
@@ -269,8 +273,8 @@ def denoise_held_out(trained: Trained, *, timestep: int, seed: int) -> dict[str,
         found["prediction"] += denoise(trained, crops, texts, timestep=timestep, seed=seed + start)
         for name, camera in (("teacher", "extrinsics"), ("truth", "truth_extrinsics")):
             if name in found:
-                positions = to_camera(decode(tensor_of(batch, name), trained.space.skeleton), tensor_of(batch, camera))
-                found[name] += [motion[: cut.length] for motion, cut in zip(positions, crops, strict=True)]
+                raw, seen, lengths = (tensor_of(batch, part) for part in (name, camera, "lengths"))
+                found[name] += in_camera(trained, raw, seen, lengths)
     return found
 
 

@@ -27,6 +27,7 @@ SITES = {
     "smpl": "smpl.is.tue.mpg.de (smpl/SMPL_GENDER.pkl)",
 }
 """Where each kind is to be had, and the file."""
+ARRAYS = ("J_regressor", "v_template", "shapedirs")
 INSTEAD = {"smplh": ("smplh", "smpl"), "smplx": ("smplx",), "smpl": ("smpl", "smplh")}
 """Kinds that have the same shape parameters, the best first."""
 
@@ -63,7 +64,14 @@ def find_model(folder: str, kind: str, gender: str) -> Path:
 
 def read_model(path: Path, read: Reader) -> BodyModel:
     """The resting joints of a model file; `read` reads arrays."""
-    parts = _from_pickle(path) if path.suffix == ".pkl" else _from_arrays(path, read)
+    if path.suffix == ".pkl":
+        model = unpickled(path)
+        parts = [getattr(model, name).double() for name in ARRAYS]
+    else:
+        arrays = read(str(path), ARRAYS)
+        if [arrays[name].ndim if name in arrays else 0 for name in ARRAYS] != [2, 2, 3]:
+            raise DatasetError(f"{path}: expected a body model's arrays, found other shapes. Download it again.")
+        parts = [torch.from_numpy(arrays[name].astype(np.float64)) for name in ARRAYS]
     regressor, template, shapes = parts
     sizes = regressor.shape[-1], template.shape, shapes.shape[:2]
     if len(regressor) < BODY_JOINTS or sizes != (len(template), (len(template), 3), (len(template), 3)):
@@ -74,19 +82,6 @@ def read_model(path: Path, read: Reader) -> BodyModel:
         )
     regressor = regressor[:BODY_JOINTS]
     return BodyModel(regressor @ template, torch.einsum("jv,vcs->jcs", regressor, shapes))
-
-
-def _from_arrays(path: Path, read: Reader) -> tuple[Tensor, ...]:
-    needed = ("J_regressor", "v_template", "shapedirs")
-    arrays = read(str(path), needed)
-    if [arrays[name].ndim if name in arrays else 0 for name in needed] != [2, 2, 3]:
-        raise DatasetError(f"{path}: expected a body model's arrays, found other shapes. Download it again.")
-    return tuple(torch.from_numpy(arrays[name].astype(np.float64)) for name in needed)
-
-
-def _from_pickle(path: Path) -> tuple[Tensor, ...]:
-    model = unpickled(path)
-    return tuple(part.double() for part in (model.J_regressor, model.v_template, model.shapedirs))
 
 
 def unpickled(path: Path) -> Any:

@@ -9,6 +9,7 @@ Joints that a source lacks are derived: SMPL's spine joints lie 27, 53 and 65 % 
 the way from the ankle to the end of a foot without a toe joint.
 """
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -179,10 +180,6 @@ def _short(name: str) -> str:
     return re.sub(r"[_\-.\s]", "", name.rpartition(":")[2]).lower().removeprefix("ccbase")
 
 
-def _needed(rule: Rule) -> tuple[str, ...]:
-    return (rule,) if isinstance(rule, str) else rule[:2]
-
-
 def choose_table(nodes: Nodes, place: str) -> str:
     """The name of the table that fits; DatasetError lists what the nearest one misses."""
     missing = {
@@ -201,7 +198,8 @@ def choose_table(nodes: Nodes, place: str) -> str:
 
 
 def _all_names(rules: Rules) -> list[str]:
-    return list(dict.fromkeys(name for rule in rules.values() for name in _needed(rule)))
+    named = ((rule,) if isinstance(rule, str) else rule[:2] for rule in rules.values())
+    return list(dict.fromkeys(itertools.chain.from_iterable(named)))
 
 
 def check_rules(rules: Rules, nodes: Nodes, place: str) -> None:
