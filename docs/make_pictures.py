@@ -109,7 +109,7 @@ def make(bench: Path, moved: str) -> str:
     theatre = stage(body)
     azimuth = math.atan2(-float(ahead[2]), float(ahead[0]))
     panels = {name: filmed(theatre, body, tracks[name], azimuth) for name in SHOWN}
-    theatre.close()
+    theatre.context.release()
     titles = {name: f"{name}: off by {1000 * off[name]:.0f} mm in depth" for name in SHOWN} | {"truth": "truth"}
     frames = [drawn(clip, film, panels, titles, t) for t in range(min(length, len(film.pictures)))]
     for quality in QUALITIES:

@@ -177,7 +177,7 @@ def test_the_mesh_wears_a_motion_and_the_stage_draws_it_where_the_camera_sees_it
     colours = np.tile(np.float32((1.0, 0.0, 0.0)), (len(body.vertices), 1))
     stage = Stage(size, [], draw_light(one), body.faces.numpy(), colours)
     picture = stage.picture(vertices[0], normals[0], camera.extrinsics[0].numpy(), camera.focal).astype(int)
-    stage.close()
+    stage.context.release()
     red = picture[..., 0] > picture[..., 1] + 20
     points, _ = project(torch.from_numpy(vertices), camera.extrinsics)
     across = (points[0] * camera.focal + torch.tensor(size) / 2).numpy()

@@ -39,11 +39,6 @@ class SyntheticError:
     correlation: float = 0.5  # s, after which a smooth error has lost all but 1/e of its correlation
     rigidity: float = 0.6
 
-    @classmethod
-    def none(cls) -> "SyntheticError":
-        """No error at all: the lifter then returns the truth."""
-        return cls(**dict.fromkeys(set(cls.__dataclass_fields__) - {"correlation"}, 0.0))
-
 
 DRIFT_SECONDS = 3.0
 
@@ -73,12 +68,14 @@ class SyntheticLifter(Lifter):
         draw = Noise(clip_id, self.seed, len(truth), self.error.correlation * fps)
         true = cameras.to_camera(truth, extrinsics)
         lifted = self._depth_error(true, draw, fps)
-        lifted = lifted + self._spread(true, self.error.image_wander, self.error.root_image_wander, draw, "image")
+        noise = draw.smooth("image", 3 * self.info.skeleton.num_joints)
+        lifted = lifted + self._spread(true, self.error.image_wander, self.error.root_image_wander, noise)
         # bring bones back towards their true lengths, from the root outwards, keeping their directions
         ratio = bone_lengths(true, self.info.skeleton) / bone_lengths(lifted, self.info.skeleton).clamp_min(1e-6)
         bones = lifted[:, 1:] - lifted[:, list(self.info.skeleton.parents[1:])]
         lifted = self._accumulated(lifted[:, 0], bones * ratio.pow(self.error.rigidity).unsqueeze(-1))
-        lifted = lifted + self._spread(true, self.error.jitter, self.error.root_jitter, draw, "jitter")
+        noise = draw.white("jitter", 3 * self.info.skeleton.num_joints)
+        lifted = lifted + self._spread(true, self.error.jitter, self.error.root_jitter, noise)
         scale = math.exp(self.error.scale * draw.constant("scale", 1).item())
         return cameras.to_world(lifted * scale, extrinsics)
 
@@ -91,9 +88,8 @@ class SyntheticLifter(Lifter):
         along = self._accumulated(drift, share * bone_lengths(true, self.info.skeleton).mean(0)).unsqueeze(-1)
         return true + along * true / torch.linalg.vector_norm(true, dim=-1, keepdim=True)
 
-    def _spread(self, true: Tensor, share: float, root: float, draw: "Noise", what: str) -> Tensor:
-        """Errors in all directions, [T, J, 3], smooth for the image and white for the jitter."""
-        noise = (draw.white if what == "jitter" else draw.smooth)(what, 3 * self.info.skeleton.num_joints)
+    def _spread(self, true: Tensor, share: float, root: float, noise: Tensor) -> Tensor:
+        """Errors in all directions, [T, J, 3], from noise of unit variance [T, 3 J]."""
         noise = noise.unflatten(-1, (-1, 3))
         sizes = bone_lengths(true, self.info.skeleton).mean(0).unsqueeze(-1)
         return self._accumulated(root * noise[:, 0], share * noise[:, 1:] * sizes)

@@ -20,17 +20,7 @@ from videomdm_ext.data.clip import Clip, Recording, to_clip
 from videomdm_ext.data.film.filming import Shown, positions_at
 from videomdm_ext.data.folder import SPLITS, Card, read_card, read_folder
 from videomdm_ext.data.identity import Inputs
-from videomdm_ext.data.motions import (
-    FPS,
-    HELD_OUT,
-    LICENCE,
-    SOURCES,
-    VIEWS,
-    Motion,
-    load_motions,
-    variants,
-    window,
-)
+from videomdm_ext.data.motions import FPS, HELD_OUT, LICENCE, SOURCES, VIEWS, Motion, load_motions, variants, window
 from videomdm_ext.data.refined import detector_error, measured_error
 from videomdm_ext.motion.features import decode
 from videomdm_ext.motion.kinematics import canonicalise
@@ -67,9 +57,8 @@ def pack(folder: str) -> bytes:
             rows[key].append(np.diff(whole, axis=0, prepend=0).astype(np.int16))
         true = Shown.of(f"{folder}/films/{name}.npz").extrinsics[0].numpy()
         rows["cameras"].append(np.stack([clip.extrinsics, true])[None].astype(np.float32))
-        rows["lens"].append(
-            np.array([(clip.length, place["start"], clip.intrinsics[0, 0], *clip.image_size)], np.float32)
-        )
+        lens = clip.length, place["start"], clip.intrinsics[0, 0], *clip.image_size
+        rows["lens"].append(np.array([lens], np.float32))
         names.append(name)
     content = io.BytesIO()
     arrays = {key: np.concatenate(values) for key, values in rows.items()}
@@ -113,20 +102,18 @@ def _recordings(chosen: Collection[str], views: int) -> Iterator[tuple[Motion, R
     names = files.texts_from(content, str(BUNDLED), ("names",))["names"].tolist()
     found = files.arrays_from(content, str(BUNDLED), needed=(*STEPS, "cameras", "lens"), optional=())
     ends = np.cumsum(found["lens"][:, 0]).astype(int)
-    places = {
-        name: (number, slice(ends[number - 1] if number else 0, ends[number])) for number, name in enumerate(names)
-    }
+    places = {name: (k, slice(ends[k - 1] if k else 0, ends[k])) for k, name in enumerate(names)}
     for motion in load_motions():
         if chosen and motion.name not in chosen:
             continue
         for name, variant in variants(motion, (1.0,)):
             for view in range(views):
-                if f"{name}_v{view}" in places:
-                    number, rows = places[f"{name}_v{view}"]
+                if (clip_id := f"{name}_v{view}") in places:
+                    number, rows = places[clip_id]
                     seen = [np.cumsum(found[key][rows], axis=0, dtype=np.float64) * step for key, step in STEPS.items()]
                     positions = torch.from_numpy(variant.positions[window(len(variant.positions), view, VIEWS)])
                     cameras, lens = torch.from_numpy(found["cameras"][number]), found["lens"][number].tolist()
-                    yield motion, _recording(f"{name}_v{view}", variant, positions, seen, cameras, lens)
+                    yield motion, _recording(clip_id, variant, positions, seen, cameras, lens)
 
 
 def _recording(

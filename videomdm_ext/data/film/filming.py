@@ -93,14 +93,9 @@ def film_clip(source: str, folder: str, clip_id: str, split: str, order: Order) 
     room = scenes.draw_room(positions, camera, draw)
     drawn = stage.Stage(order.size, room, light, person.faces.numpy(), colours)
     beside = os.path.join(folder, f".{clip_id}.mp4")
-    writer = require("imageio").get_writer(
-        beside,
-        fps=rate,
-        codec="libx264",
-        quality=draw.number(5.0, 9.0),
-        macro_block_size=1,
-        ffmpeg_params=["-threads", "1"],
-    )
+    quality = draw.number(5.0, 9.0)
+    plain = {"codec": "libx264", "macro_block_size": 1, "ffmpeg_params": ["-threads", "1"]}
+    writer = require("imageio").get_writer(beside, fps=rate, quality=quality, **plain)
     try:
         with writer:
             for vertices, normals, extrinsics in _worn(person, positions, camera.extrinsics):
@@ -108,18 +103,19 @@ def film_clip(source: str, folder: str, clip_id: str, split: str, order: Order) 
     except BrokenPipeError as error:  # ffmpeg's own words come after it
         raise StorageError(f"{beside}: ffmpeg cannot write it ({error}). Make room, and start again.") from error
     finally:
-        drawn.close()
+        drawn.context.release()
     os.replace(beside, os.path.join(folder, f"{clip_id}.mp4"))
     shown = {
         "positions": truth.float().numpy(),
-        "fps": np.array(clip.fps, np.float32),
-        "film_fps": np.array(rate, np.float32),
+        "fps": clip.fps,
+        "film_fps": rate,
         "extrinsics": camera.extrinsics.float().numpy(),
-        "focal": np.array(camera.focal, np.float32),
-        "moves": np.array(camera.moves, np.float32),
-        "split": np.array(SPLITS.index(split), np.float32),
+        "focal": camera.focal,
+        "moves": camera.moves,
+        "split": SPLITS.index(split),
     }
-    files.write_bytes(os.path.join(folder, f"{clip_id}.npz"), files.arrays_bytes(shown))
+    content = files.arrays_bytes({name: np.asarray(value, np.float32) for name, value in shown.items()})
+    files.write_bytes(os.path.join(folder, f"{clip_id}.npz"), content)
 
 
 def _worn(person: Body, positions: Tensor, extrinsics: Tensor) -> Iterator[tuple[Any, Any, Any]]:
@@ -140,9 +136,9 @@ class Shown:
     """What a film shows: the arrays of its file."""
 
     positions: Tensor
+    extrinsics: Tensor
     fps: float
     film_fps: float
-    extrinsics: Tensor
     focal: float
     moves: bool
     split: str
@@ -151,11 +147,9 @@ class Shown:
     def of(cls, film: str) -> "Shown":
         """Of the file beside a film; DatasetError where there is none."""
         place = os.path.splitext(film)[0] + ".npz"
-        found = files.read_arrays(
-            place, needed=("positions", "fps", "film_fps", "extrinsics", "focal", "moves", "split")
-        )
-        tensors = {name: torch.from_numpy(np.asarray(found[name])) for name in found}
         single = ("fps", "film_fps", "focal", "moves", "split")
+        found = files.read_arrays(place, needed=("positions", "extrinsics", *single))
+        tensors = {name: torch.from_numpy(np.asarray(found[name])) for name in found}
         numbers = {name: float(tensors[name].sum()) for name in single}
         shapes = tensors["positions"].shape[1:] == (22, 3) and tensors["extrinsics"].shape[1:] == (3, 4)
         alone = all(tensors[name].numel() == 1 for name in single) and tensors["extrinsics"].numel() > 0
@@ -163,15 +157,8 @@ class Shown:
         rates = min(numbers["fps"], numbers["film_fps"], numbers["focal"]) > 0
         if not (shapes and alone and finite and rates and numbers["split"] in range(len(SPLITS))):
             raise DatasetError(f"{place}: expected what a film shows, found other arrays. Remove it and film it again.")
-        return cls(
-            positions=tensors["positions"],
-            extrinsics=tensors["extrinsics"],
-            fps=numbers["fps"],
-            film_fps=numbers["film_fps"],
-            focal=numbers["focal"],
-            moves=numbers["moves"] > 0,
-            split=SPLITS[int(numbers["split"])],
-        )
+        moves, split = numbers.pop("moves") > 0, SPLITS[int(numbers.pop("split"))]
+        return cls(tensors["positions"], tensors["extrinsics"], moves=moves, split=split, **numbers)
 
     def camera_at(self, times: NDArray[np.float64]) -> Tensor:
         """Extrinsics [3, 4] of a still camera, or [S, 3, 4] at these times of one that moved."""
@@ -204,8 +191,8 @@ class FilmImporter(VideoImporter):
         """What the watching gave, with the true motion at the same times and the true camera."""
         recording = super().read(member)
         path, number = member.place
-        shown, (piece, _) = Shown.of(path), self._seen[path].pieces[number]
-        times = piece.start + np.arange(piece.count) / self.fps
+        shown, piece = Shown.of(path), self._seen[path].pieces[number]
+        times = piece.start + np.arange(len(piece.pixels)) / self.fps
         return dataclasses.replace(
             recording,
             truth=positions_at(shown.positions, shown.fps, times).float(),

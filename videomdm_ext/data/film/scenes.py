@@ -85,7 +85,10 @@ def draw_camera(
     corners = positions.reshape(-1, 3)
     middle = (corners.amin(0) + corners.amax(0)) / 2.0
     aim = positions[:, 0] + (middle - positions[:, 0]) * (0.5 if moves else 1.0)
-    aim = aim if not moves else _slow(aim)
+    if moves:  # smoothed over about a second, as a hand follows
+        kernel = torch.hann_window(31, periodic=False)[1:-1]
+        padded = torch.nn.functional.pad(aim.T.unsqueeze(1), (14, 14), mode="replicate")
+        aim = torch.nn.functional.conv1d(padded, (kernel / kernel.sum()).view(1, 1, -1)).squeeze(1).T
     way = torch.linspace(0.0, 1.0, len(positions))
     way = way * way * (3.0 - 2.0 * way)
     for _ in range(60):
@@ -97,13 +100,6 @@ def draw_camera(
             break
         distance *= 1.06
     return Camera(extrinsics, focal, moves)
-
-
-def _slow(track: Tensor) -> Tensor:
-    """A track [T, 3] smoothed over about a second, as a hand follows."""
-    kernel = torch.hann_window(31, periodic=False)[1:-1]
-    padded = torch.nn.functional.pad(track.T.unsqueeze(1), (14, 14), mode="replicate")
-    return torch.nn.functional.conv1d(padded, (kernel / kernel.sum()).view(1, 1, -1)).squeeze(1).T
 
 
 def _looking(aim: Tensor, azimuth: Tensor, elevation: Tensor, distance: float) -> Tensor:
@@ -147,7 +143,7 @@ def draw_light(draw: Draw) -> Light:
     tint = np.array((1.0 + warm, 1.0, 1.0 - warm))
     strength = draw.number(0.85, 1.25)
     lamp, ambient = strength * (1.05 - soft) * tint, strength * soft * tint[::-1]
-    return Light(direction, _three(lamp), _three(ambient))
+    return Light(direction, tuple(lamp.tolist()), tuple(ambient.tolist()))
 
 
 def draw_room(positions: Tensor, camera: Camera, draw: Draw) -> list[Solid]:
@@ -204,19 +200,7 @@ def _box(low: Sequence[float], high: Sequence[float], colour: Numbers, pattern: 
             triangles += [corners[[0, 1, 2]], corners[[0, 2, 3]]]
             normals += [np.eye(3, dtype=np.float32)[axis] * (2 * side - 1)] * 2
     faces = np.stack(triangles)
-    across = np.repeat(np.stack(normals)[:, None], 3, 1)
-    if pattern[0] == 0.0 and float(np.ptp(ends[:, 1])) > 2.0:
-        return Solid(faces, across, _graded(faces, colour), pattern)
-    return Solid(faces, across, np.broadcast_to(colour, faces.shape).astype(np.float32), pattern)
-
-
-def _graded(faces: Numbers, colour: Numbers) -> Numbers:
-    """Darker towards the floor."""
-    height = faces[..., 1:2] / max(float(faces[..., 1].max()), 1e-3)
-    graded: Numbers = (colour * (0.7 + 0.3 * height)).astype(np.float32)
-    return graded
-
-
-def _three(values: NDArray[np.float64]) -> tuple[float, float, float]:
-    x, y, z = (float(value) for value in values)
-    return x, y, z
+    colours = np.broadcast_to(colour, faces.shape)
+    if pattern[0] == 0.0 and float(np.ptp(ends[:, 1])) > 2.0:  # darker towards the floor
+        colours = colour * (0.7 + 0.3 * faces[..., 1:2] / max(float(faces[..., 1].max()), 1e-3))
+    return Solid(faces, np.repeat(np.stack(normals)[:, None], 3, 1), colours.astype(np.float32), pattern)

@@ -88,7 +88,7 @@ class Stage:
 
     def __init__(self, size: tuple[int, int], solids: Sequence[Solid], light: Light, faces: Numbers, colours: Numbers):
         self.gl, self.context = require_moderngl()
-        context = self.context
+        context = self.context  # to be released by who is done with the stage
         context.enable(self.gl.DEPTH_TEST)
         self.program = context.program(vertex_shader=VERTEX, fragment_shader=FRAGMENT)
         direction = np.asarray(light.direction, np.float32)
@@ -112,10 +112,6 @@ class Stage:
             ],
             context.buffer(np.ascontiguousarray(faces, "i4").tobytes()),
         )
-
-    def close(self) -> None:
-        """Free what the pictures took."""
-        self.context.release()
 
     def picture(self, vertices: Numbers, normals: Numbers, extrinsics: Numbers, focal: float) -> NDArray[np.uint8]:
         """[height, width, 3] of the person's vertices [V, 3], seen by the camera [3, 4] (x right, y down, z ahead).
@@ -162,5 +158,4 @@ def _view(extrinsics: Numbers, focal: float, size: tuple[int, int]) -> NDArray[n
     lens[0, 0], lens[1, 1] = 2 * focal / size[0], -2 * focal / size[1]
     lens[2, 2:] = (far + near) / (far - near), -2 * far * near / (far - near)
     lens[3, 2] = 1.0
-    product: NDArray[np.float64] = lens @ camera
-    return product
+    return np.asarray(lens @ camera)

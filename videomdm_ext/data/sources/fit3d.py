@@ -29,7 +29,6 @@ from typing import Any, ClassVar
 import blobfile as bf
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -45,10 +44,8 @@ from videomdm_ext.geometry.rotations import roma
 from videomdm_ext.hookspecs import Register, hookimpl
 from videomdm_ext.motion import joint_maps
 from videomdm_ext.motion.body_models import posed
-from videomdm_ext.motion.joint_maps import confidence22, to_smpl22
+from videomdm_ext.motion.joint_maps import Numbers, confidence22, to_smpl22
 from videomdm_ext.motion.skeletons import SMPL22
-
-Numbers = NDArray[np.float64]
 
 ITERATIONS = 20  # rounds in which a lens's distortion is removed
 BODY, SHAPES = {"global_orient": 1, "body_pose": 21}, 10

@@ -5,7 +5,8 @@ and a view: w_i = s R g_(k(i) - d) + c, k(i) the frame of sample i; R and c are 
 turned, or of exchanged sides. Distances count in shares of the person's size and at most FAR each (a robust mean),
 after the constant part by which two tools place a joint differently (BIAS at most). Of all views and of scales on a
 grid the nearest is taken, its scale is fitted by least squares, and every offset is tried; how often it stays the best
-one in random samples with replacement of the pictures (Efron's bootstrap) is how sure it is.
+one in random samples with replacement of the pictures (Efron's bootstrap) is how sure it is. `as_pictured`
+corrects the keypoints so, or refuses them.
 """
 
 import copy
@@ -18,14 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videomdm_ext.data.video.detections import Detections
-from videomdm_ext.motion.joint_maps import DIRECT, Layout
-
-Numbers = NDArray[np.float64]
+from videomdm_ext.data.video.frames import Video
+from videomdm_ext.data.video.people import FEWEST_JOINTS, SEEN
+from videomdm_ext.errors import DatasetError
+from videomdm_ext.motion.joint_maps import DIRECT, Layout, Numbers
 
 SAMPLES = 48  # pictures that are compared, about
 FEWEST = 6  # pictures with a person in both, at least
-SEEN = 0.3  # score from which on a joint counts
-FEWEST_JOINTS = 5
 MOST_PEOPLE = 4  # people of a picture that are compared, the tallest ones
 FAR, BIAS = 0.3, 0.05  # shares of a person's size
 GOOD, ROUGH, WRONG = 0.07, 0.08, 0.12
@@ -54,19 +54,15 @@ class View:
         return np.asarray(scale * (points @ self.turn.T) + self.shift * size)
 
 
-def _view(name: str, turn: Any, shift: Any = (0, 0), *, exchanged: bool = False) -> View:
-    return View(name, np.array(turn, float), np.array(shift, float), exchanged)
-
-
-SAME = _view("", np.eye(2))
+SAME = View("", np.eye(2), np.zeros(2))
 VIEWS = (
     SAME,
-    _view("left and right exchanged", np.eye(2), exchanged=True),
-    _view("a mirrored picture", ((-1, 0), (0, 1)), (1, 0), exchanged=True),
-    _view("a mirrored picture with right sides", ((-1, 0), (0, 1)), (1, 0)),
-    _view("a picture turned by 90 degrees", ((0, -1), (1, 0)), (1, 0)),
-    _view("a picture turned by 180 degrees", ((-1, 0), (0, -1)), (1, 1)),
-    _view("a picture turned by 270 degrees", ((0, 1), (-1, 0)), (0, 1)),
+    View("left and right exchanged", np.eye(2), np.zeros(2), exchanged=True),
+    View("a mirrored picture", np.diag((-1.0, 1.0)), np.array((1.0, 0.0)), exchanged=True),
+    View("a mirrored picture with right sides", np.diag((-1.0, 1.0)), np.array((1.0, 0.0))),
+    View("a picture turned by 90 degrees", np.array(((0.0, -1.0), (1.0, 0.0))), np.array((1.0, 0.0))),
+    View("a picture turned by 180 degrees", np.diag((-1.0, -1.0)), np.ones(2)),
+    View("a picture turned by 270 degrees", np.array(((0.0, 1.0), (-1.0, 0.0))), np.array((0.0, 1.0))),
 )
 
 
@@ -93,6 +89,69 @@ class Fit:
 
 
 Sample = tuple[int, Numbers, Numbers]  # number of the frame, pixels [P, 12, 2] and score [P, 12] of its people
+
+
+def as_pictured(
+    given: Detections, samples: Sequence[Sample], video: Video, place: str, *, as_given: bool = False
+) -> tuple[Detections, list[str]]:
+    """Detections in pixels of `video.size`, corrected where the pictures show that they are of other frames, of another
+    size or side; and notes. DatasetError where they cannot be of this video."""
+    notes, size, rate = list(given.notes), video.size, given.rate
+    square = dataclasses.replace(given, pixels=given.pixels * video.scale.min())  # if its pixels were square already
+    given = dataclasses.replace(given, pixels=given.pixels * video.scale)
+    fit = compare(given, samples, size, video.fps)
+    if fit is None:
+        _check_reach(given, size, place)
+        what = "they bring their own depth" if given.world is not None else "MediaPipe sees too few of these people"
+        what = "they are taken as given" if as_given else what
+        notes.append(f"{place}: nothing compares these keypoints with the picture ({what}): look at the sheets.")
+        return given, [*notes, *([given.doubt] if given.doubt else [])]
+    other = compare(square, samples, size, video.fps) if np.ptp(video.scale) > 0 else None
+    if other and other.after < BETTER * fit.after:
+        notes.append(f"{place}: the keypoints are taken to be in square pixels, as the picture is shown.")
+        fit, given = other, square
+    if rate > 1:
+        at = np.arange(len(given.score))
+        score = given.score[at // rate] * (at % rate == 0)[:, None, None]
+        spread = dataclasses.replace(given, pixels=given.pixels[at // rate], score=score)
+        other = compare(spread, samples, size, video.fps)
+        if other and other.after < BETTER * fit.after:
+            raise DatasetError(
+                f"{place}: expected keypoints of every frame, found those of one in {rate}, with which the "
+                "pictures agree better. Give each the number of its frame, or detect in every frame."
+            )
+    far, rest = (f"{100 * share:.0f} % of a person's size" for share in (fit.before, fit.after))
+    if fit.before > WRONG and not fit.is_sure:
+        raise DatasetError(
+            f"{place}: expected the keypoints of this video, found them {far} from where MediaPipe sees the joints, "
+            "and no nearer in other frames, at another scale or with other sides. Do they belong to this video, at its "
+            "frame rate? Where MediaPipe is wrong, as on a sheet of the video without them, --as-given (--option "
+            "as_given=yes) takes them as they are."
+        )
+    if fit.is_sure and not fit.is_none:
+        changes = [f"{abs(fit.offset)} frame(s) {'later' if fit.offset > 0 else 'earlier'}"] if fit.offset else []
+        changes += [f"scaled by {fit.scale:.3f}"] if fit.scale != 1.0 else []
+        changes += [f"as of {fit.view.name}"] if fit.view.name else []
+        were = f"The keypoints were {far} from where MediaPipe sees the joints, now {rest}."
+        notes.append(f"{place}: corrected: {', '.join(changes)}. {were}")
+        given = corrected(given, fit, size)
+    elif fit.before > ROUGH:
+        what = f"the keypoints are {far} from where MediaPipe sees the joints, and nothing tells why"
+        notes.append(f"{place}: {what}: look at the sheets.")
+    if given.doubt and not fit.confirms:
+        notes.append(given.doubt)
+    return given, notes
+
+
+def _check_reach(given: Detections, size: tuple[int, int], place: str) -> None:
+    """Refuse keypoints most of which would be outside the picture."""
+    points = given.pixels[given.score > 0]
+    if len(points) and not np.all((np.median(points, 0) >= 0) & (np.quantile(points, 0.75, 0) <= np.array(size))):
+        x, y = np.quantile(points, 0.75, 0)
+        raise DatasetError(
+            f"{place}: expected keypoints in a picture of {size[0]} x {size[1]}, found a quarter of them beyond "
+            f"x = {x:.0f} or y = {y:.0f}. Give them in pixels of this video."
+        )
 
 
 def compare(given: Detections, samples: Sequence[Sample], size: tuple[int, int], fps: float) -> Fit | None:

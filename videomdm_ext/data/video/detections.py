@@ -20,13 +20,11 @@ from typing import Any
 
 import blobfile as bf
 import numpy as np
-from numpy.typing import NDArray
 
 from videomdm_ext.data import files
 from videomdm_ext.errors import ConfigError, DatasetError
-from videomdm_ext.motion.joint_maps import BLAZEPOSE33, BY_COUNT, Layout
+from videomdm_ext.motion.joint_maps import BLAZEPOSE33, BY_COUNT, Layout, Numbers
 
-Numbers = NDArray[np.float64]
 FORMATS = ("openpose", "mmpose", "alphapose", "coco", "blazepose")
 FEWEST = 8  # pictures of which one can say that they are of a lower frame rate
 MOST_PEOPLE = 64  # people in one frame; the surest ones are kept

@@ -3,7 +3,7 @@
 Frames come through the ffmpeg that imageio-ffmpeg brings (extra `video`). It turns pictures upright as the file says,
 stretches those whose pixels are not square, and gives frames at an even rate by their time stamps, so that frame k
 shows the time k / fps also where the file's own rate varies; `frame_times` has the file's own times, for what another
-tool counted. GIF files are read by Pillow, with their own times.
+tool counted. GIF files are read by Pillow, with their own times. Where shots begin is told by PySceneDetect.
 
 Calibrations are Pose2Sim's toml, a table a camera with name, size [width, height], matrix [3, 3], distortions (k1, k2,
 p1, p2, perhaps k3), rotation (a rotation vector) and translation, X_camera = R X + t, metres; and Qualisys's qca.txt:
@@ -20,7 +20,8 @@ import re
 import subprocess
 import tomllib
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -214,6 +215,36 @@ def _gif_frames(video: Video) -> Iterator[tuple[float, Picture]]:
 
 def _refused(path: str, found: str) -> DatasetError:
     return DatasetError(f"{path}: expected a video, found {found}. Leave it out, or convert it to mp4.")
+
+
+SHARPEST = 4.2  # times the neighbours' change that a cut's is at least: two flashes beside each other reach 4
+LEAST = 10.0  # change of hue, saturation and brightness at a cut, mean over the pixels, of 255
+WINDOW = 2  # frames on either side that a change is compared with
+SIDE = 256  # pixels that the longer side is thinned to, about
+REPEATED = 12  # equal frames that are skipped at most: of an uneven or low rate some stand for time alone
+
+
+def shots(pictures: Iterable[tuple[float, Picture]]) -> Iterator[tuple[float, Picture, bool]]:
+    """Times and pictures with whether a shot begins there; a few are held back until that is known (extra `video`)."""
+    detector = require("scenedetect").AdaptiveDetector(
+        adaptive_threshold=SHARPEST, min_content_val=LEAST, window_width=WINDOW, min_scene_len=1
+    )
+    held = deque[tuple[float, Picture, int]]()
+    before, number, same = None, -1, 0
+    begins = set[int]()  # numbers of the frames that the detector was shown
+    for time, picture in pictures:
+        small = picture[(step := slice(None, None, max(1, max(picture.shape[:2]) // SIDE))), step, ::-1]
+        same = same + 1 if before is not None and np.array_equal(small, before) else 0
+        if same % (REPEATED + 1) == 0:
+            before, number = small, number + 1
+            begins.update(detector.process_frame(number, np.ascontiguousarray(small)))
+        held.append((time, picture, number))
+        while held[0][2] <= number - WINDOW:
+            yield *held[0][:2], held[0][2] in begins
+            begins.discard(held.popleft()[2])  # of frames that are repeated the first one begins the shot
+    for time, picture, number in held:
+        yield time, picture, number in begins
+        begins.discard(number)
 
 
 LIMIT = 1 << 20  # bytes of a calibration file

@@ -9,9 +9,8 @@ lifter that ran elsewhere made of the videos.
 import dataclasses
 import math
 import os
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,17 +21,15 @@ from torch import Tensor
 
 from videomdm_ext.data import files
 from videomdm_ext.data.clip import MIN_FRAMES, Clip, Recording
-from videomdm_ext.data.folder import CARD
 from videomdm_ext.data.motions import PREFIX, find_lifter, lift
 from videomdm_ext.data.sources.base import Importer, ImportOptions, Member
 from videomdm_ext.data.tasks import HERE, part_of, share_of
 from videomdm_ext.data.texts import Caption, composed
 from videomdm_ext.data.video import frames as video_frames
-from videomdm_ext.data.video import lifted, placing
+from videomdm_ext.data.video import lifted, listing, placing
 from videomdm_ext.data.video.detections import FORMATS, find_file
 from videomdm_ext.data.video.frames import Calibration, Video, camera_of, open_video, read_calibration
-from videomdm_ext.data.video.people import PERSON
-from videomdm_ext.data.video.pieces import Piece, Stretch, cut, stretches
+from videomdm_ext.data.video.pieces import Stretch, cut, stretches
 from videomdm_ext.data.video.sides import put_right
 from videomdm_ext.data.video.watch import Choice, Sighting, stem, watch
 from videomdm_ext.errors import ConfigError, DatasetError
@@ -42,7 +39,6 @@ from videomdm_ext.hookspecs import Register, hookimpl
 Numbers = NDArray[np.float64]
 
 STILL = 0.004  # liveliness of a person who does not move: a standing one sways by more
-_PERSONAL = re.compile(r"_p\d+$")  # the end of a person's name among several of a video
 UNSEEN = 1.0  # seconds without anybody that are worth a note
 
 
@@ -58,7 +54,7 @@ class Seen:
     video: Video
     lens: placing.Lens
     up: placing.Up | None
-    pieces: tuple[tuple[Piece, Stretch], ...]
+    pieces: tuple[Stretch, ...]
     bodies: tuple[Tensor, ...]  # positions [T, 22, 3] of each piece in camera coordinates
 
 
@@ -116,26 +112,25 @@ class VideoImporter(Importer):
         self.cache, self.engine = "", HERE
         self.share = share_of(self.extra("shard", "1/1"), f"{options.flag}shard")
         self.moving = self.extra("moving", "no", among=("yes", "no")) == "yes"
-        if self.extra("as_given", "no", among=("yes", "no")) == "yes" and not options.extra.get("detections"):
+        if self.extra("as_given", "no", among=("yes", "no")) == "yes" and not self.extra("detections"):
             raise ConfigError("--as-given: expected --detections with it, found none. Leave it out.")
         self.watching: Watching | None = None
         self.found: dict[str, Findings] = {}
         self._seen: dict[str, Seen] = {}
         self._tasks: dict[str, tuple[Any, ...]] = {}
-        extra = options.extra  # what does not go together, or cannot be read, is refused before any work
-        self.cameras = read_calibration(extra["calibration"]) if extra.get("calibration") else {}
+        # what does not go together, or cannot be read, is refused before any work
+        self.cameras = read_calibration(self.extra("calibration")) if self.extra("calibration") else {}
         if self.fps > FASTEST:
             raise ConfigError(f"--fps: expected at most {FASTEST:g}, found {self.fps:g}. Correct it.")
-        told = [key for key in ("focal", "fov", "calibration") if extra.get(key)]
+        told = [*filter(self.extra, ("focal", "fov", "calibration"))]
         if len(told) > 1:
             raise ConfigError(f"--{told[0]}: expected one source of the focal length, found also --{told[1]}. Choose.")
-        if bool(extra.get("detections")) != bool(extra.get("format")):
+        if bool(self.extra("detections")) != bool(self.extra("format")):
             raise ConfigError("--detections: expected --format with it, found one of the two. Give both, or neither.")
-        if extra.get("format"):
-            self.extra("format", among=FORMATS)
-        person = extra.get("person", "")
+        self.extra("format", among=("", *FORMATS))
+        person = self.extra("person")
         if person not in ("", "largest", "all") and not person.isdigit():
-            raise ConfigError(f"--person: expected {PERSON}, found {person!r}. Correct it.")
+            raise ConfigError(f"--person: expected 'largest', a number from 0, or 'all', found {person!r}. Correct it.")
         if not (options.captions or options.caption):
             raise ConfigError(
                 "--captions: expected a table with NAME and CAPTION in its columns, one or more rows a video, perhaps "
@@ -146,71 +141,54 @@ class VideoImporter(Importer):
     def members(self) -> Sequence[Member]:
         """The clips of all videos; the videos are watched for it, unless that was kept."""
         members: list[Member] = []
-        if os.path.isdir(self.source):
-            paths = below(self.source)
-        else:
-            paths = [self.source]
-            if not os.path.isfile(self.source):
-                raise self.refuse(self.source, "a video, or a folder of videos", "none", "Check the path.")
-        used, stems = Counter[str](), list[tuple[str, str]]()
-        for path in paths:
-            clip_stem = re.sub(r"[^A-Za-z0-9_.-]+", "_", stem(path)).strip("._-") or "video"
-            used[clip_stem] += 1
-            clip_stem += f"_v{used[clip_stem]}" if used[clip_stem] > 1 else ""  # two of one name get numbers
-            stems.append((clip_stem, path))
-        if self.options.extra.get("person") == "all":  # NAME_p1_0 is to be the person's of NAME alone
-            known = {clip_stem for clip_stem, _ in stems}
-            stems = [(f"{s}_v1" if _PERSONAL.sub("", s) in known - {s} else s, path) for s, path in stems]
+        listed = paths, *_ = listing.contents(self.source)
+        everybody = self.extra("person") == "all"
+        stems = listing.clip_stems(paths, personal=everybody)
         self._tasks, own = {}, part_of(stems, self.share)
         wanted = set(own)
         folders: dict[str, set[str]] = {}
         for path in paths:
             folders.setdefault(stem(path), set()).add(os.path.dirname(path))
         personal: dict[str, list[tuple[str, str]]] = {}
-        for key in self.captions.table if self.options.extra.get("person") == "all" else ():
-            if at := _PERSONAL.search(key):
+        for key in self.captions.table if everybody else ():
+            if at := listing.PERSONAL.search(key):
                 personal.setdefault(key[: at.start()], []).append((at[0][1:], key))
         for clip_stem, path in stems:
-            name, alone = self._name(path), len(folders[stem(path)]) == 1
+            name, alone = listing.name_of(path, self.source), len(folders[stem(path)]) == 1
             names = (name, os.path.splitext(name)[0], *((os.path.basename(path), stem(path)) if alone else ()))
             texts = {"": self.captions.find(*names, path=path)}  # of all videos: those of other parts are no mistakes
             for stemmed in dict.fromkeys(map(composed, names)):
                 texts |= {who: self.captions.find(key) for who, key in personal.get(stemmed, ())}
             if (clip_stem, path) not in wanted:
                 continue
-            if not any(texts.values()):
-                self.refused[name] = (
-                    f"{path}: expected a caption in {self.captions.place}, found none. Add a line {name}<tab>CAPTION."
-                )
-            elif (self.options.extra.get("detections") or self.results) and not alone:
-                self.refused[name] = (
-                    f"{path}: expected a name that no video in another folder has, for --detections and results of a "
-                    "lifter are found by it, found several. Rename the video and them."
-                )
-            elif reason := self._no_result(path, folders):
-                self.refused[name] = reason
-            else:
+            try:
+                self._check_usable(path, name, texts, folders)
                 self._tasks[clip_stem] = (self, clip_stem, path, texts)
+            except DatasetError as error:
+                self.refused[name] = str(error)
         seen_beside = dict[str, str]()
         looks = self.engine.run(_look, self._tasks, self._place, ordered=True)
-        for number, (task, (clips, findings, reason)) in enumerate(zip(self._tasks.values(), looks, strict=True), 1):
+        for number, (task, (clips, findings)) in enumerate(zip(self._tasks.values(), looks, strict=True), 1):
             _, clip_stem, path, _ = task
             members += clips
-            if findings is None:
-                self.refused[self._name(path)] = reason
+            if isinstance(findings, str):
+                self.refused[listing.name_of(path, self.source)] = findings
                 self.found.pop(clip_stem, None)
             else:
                 self.found[clip_stem] = findings
-                if others := findings.facts.get("others"):
-                    seen_beside[f"{self._name(path)}, others"] = (
-                        f"{path}: {others} more track(s) of people were seen beside those who were taken. --person all "
+                if beside := findings.facts.get("others"):
+                    seen_beside[f"{listing.name_of(path, self.source)}, others"] = (
+                        f"{path}: {beside} more track(s) of people were seen beside those who were taken. --person all "
                         "takes everybody who is large and long enough in view."
                     )
             if self.watching and not self.engine.is_here(len(self._tasks)):
                 self.watching("videos", number, len(self._tasks))
-        order = [self._name(path) for _, path in own]
+        order = [listing.name_of(path, self.source) for _, path in own]
         self.refused = {name: self.refused[name] for name in order if name in self.refused}
-        self.refused |= seen_beside | self.captions.unused | self._no_videos(paths)
+        used = [self.options.captions, *self.options.extra.values(), self._place if self.cache else ""]
+        detections = bool(self.extra("detections"))
+        self.refused |= seen_beside | self.captions.unused
+        self.refused |= listing.passed_over(self.source, listed, used, detections=detections)
         if self.results:
             self.refused |= lifted.unclaimed(self.results.videos(), [stem(path) for path in paths])
         if not members:
@@ -220,40 +198,19 @@ class VideoImporter(Importer):
             raise DatasetError(f"{self.source}: expected a video, or a folder of videos ({endings}), found {found}")
         return members
 
-    def _no_result(self, path: str, others: Iterable[str]) -> str:
-        """Why the lifter has no result of a video; a cheap look, before anything is watched."""
+    def _check_usable(self, path: str, name: str, captions: Captions, folders: Mapping[str, set[str]]) -> None:
+        """Refuse a video without a caption, or without a result of the lifter, before anything is watched."""
+        if not any(captions.values()):
+            advice = f"Add a line {name}<tab>CAPTION."
+            raise self.refuse(path, f"a caption in {self.captions.place}", "none", advice)
+        if (self.extra("detections") or self.results) and len(folders[stem(path)]) > 1:
+            expected = "a name that no video in another folder has, for --detections and results of a lifter"
+            raise self.refuse(path, f"{expected} are found by it", "several", "Rename the video and them.")
         try:
             if self.results:
-                self.results.find_video(stem(path), others)
+                self.results.find_video(stem(path), folders)
         except DatasetError as error:
-            return f"{path}: {error}"
-        return ""
-
-    def _name(self, path: str) -> str:
-        """The name of a video in tables and messages: its path below the source."""
-        return os.path.relpath(path, self.source if os.path.isdir(self.source) else os.path.dirname(path) or ".")
-
-    def _no_videos(self, videos: Sequence[str]) -> dict[str, str]:
-        """Why the other files of the source are left out; not those that are options, or stand beside a video of their
-        name."""
-        source = os.path.abspath(self.source)
-        named = [self.options.captions, *self.options.extra.values(), self._place if self.cache else ""]
-        options = [os.path.abspath(place) for place in named if place]
-        options = [place for place in options if place != source and not source.startswith(place + os.sep)]
-        beside = {os.path.splitext(path)[0] for path in videos}
-        endings, found = " ".join(video_frames.ENDINGS), {}
-        for path in below(self.source, ()) if os.path.isdir(self.source) else ():
-            is_option = any(f"{os.path.abspath(path)}{os.sep}".startswith(place + os.sep) for place in options)
-            is_option |= bool(self.options.extra.get("detections")) and path.endswith((".json", ".npz"))
-            if path not in videos and os.path.splitext(path)[0] not in beside and not is_option:
-                found[self._name(path)] = f"{path}: expected a video ({endings}), found another ending. Convert it."
-        for folder in data_sets(self.source) if os.path.isdir(self.source) else ():
-            if not any(f"{os.path.abspath(folder)}{os.sep}".startswith(place + os.sep) for place in options):
-                found[self._name(folder)] = (
-                    f"{folder}: expected videos, found a data set ({CARD}), which is passed over. To import its films "
-                    "name their folder as the source."
-                )
-        return found
+            raise DatasetError(f"{path}: {error}") from error
 
     def counted(self) -> dict[str, int]:
         """Frames of all videos in which left and right were exchanged."""
@@ -262,13 +219,12 @@ class VideoImporter(Importer):
 
     def inputs(self) -> Sequence[str]:
         """The captions, the calibration, and the videos that are used, each with its detections."""
-        extra = self.options.extra
-        found = [*filter(None, (self.options.captions, extra.get("calibration")))]
+        found = [*filter(None, (self.options.captions, self.extra("calibration")))]
         found += self.results.sources() if self.results else []
         for _, _, path, *_ in (self._tasks[clip_stem] for clip_stem in self.found):
             found += [path, *([str(self.results.find_video(stem(path)))] if self.results else ())]
-            if extra.get("detections"):
-                place = find_file(extra["detections"], stem(path), extra["format"])
+            if detections := self.extra("detections"):
+                place = find_file(detections, stem(path), self.extra("format"))
                 inside = files.list_files(place) if os.path.isdir(place) else []
                 found += [os.path.join(place, name) for name in inside] or [place]
         return found
@@ -297,9 +253,8 @@ class VideoImporter(Importer):
     def _members_of(self, clip_stem: str, path: str, captions: Captions) -> list[Member]:
         findings = self.found[clip_stem] = Findings()
         video = open_video(path)
-        extra = self.options.extra
-        person, place, kind = (extra.get(key, "") for key in ("person", "detections", "format"))
-        choice = Choice(person, place, kind, extra.get("as_given") == "yes")
+        words = {key: self.extra(key) for key in ("person", "detections", "format")}
+        choice = Choice(**words, as_given=self.extra("as_given") == "yes")
         results = self.results.people(stem(path), video.stored_size) if self.results else []
         told = self.watching
         progress = None if told is None else (lambda done, total: told(os.path.basename(path), done, total))
@@ -335,18 +290,18 @@ class VideoImporter(Importer):
             )
         seen = self._seen[path] = self._understood(video, size, pieces, findings)
         members, counts = list[Member](), Counter[str]()
-        for number, (piece, stretch) in enumerate(seen.pieces):
-            error = placing.reprojection(seen.bodies[number], *self._image(stretch, piece, seen.lens))
-            name = f"{clip_stem}_{stretch.person}" if stretch.person else clip_stem
+        for number, (piece, body) in enumerate(zip(seen.pieces, seen.bodies, strict=True)):
+            error = placing.reprojection(body, *self._image(piece, seen.lens))
+            name = f"{clip_stem}_{piece.person}" if piece.person else clip_stem
             members.append(Member(f"{name}_{counts[name]}", trial=clip_stem, place=(path, number)))
             counts[name] += 1
             findings.clips[members[-1].id] = {
                 "video": path,
                 "start": round(piece.start, 4),
-                "frames": piece.count,
-                "confidence": round(float(stretch.confidence[piece.rows].mean()), 3),
+                "frames": len(piece.pixels),
+                "confidence": round(float(piece.confidence.mean()), 3),
                 "error_pixels": round(error * seen.lens.focal, 2),
-                **({} if stretch.lifted is None else {"lifted": stretch.lifted.name}),
+                **({} if piece.lifted is None else {"lifted": piece.lifted.name}),
             }
         return members
 
@@ -367,8 +322,8 @@ class VideoImporter(Importer):
 
     def _pieces(
         self, found: Sequence[Stretch], who: str, captions: Captions, findings: Findings
-    ) -> list[tuple[Piece, Stretch]]:
-        """The pieces of one person's stretches, by his own captions or the video's."""
+    ) -> list[tuple[Stretch, Stretch]]:
+        """The clips of one person's stretches, by his own captions or the video's, each with its stretch."""
         texts = captions.get(who, captions[""])
         notes = [
             f"The caption {caption.text!r} of {caption.start:g} to {caption.stop:g} s was left out: at that time "
@@ -384,9 +339,9 @@ class VideoImporter(Importer):
         return [(piece, stretch) for stretch in found for piece in cut(stretch, texts, self.fps)]
 
     def _understood(
-        self, video: Video, size: tuple[int, int], pieces: list[tuple[Piece, Stretch]], findings: Findings
+        self, video: Video, size: tuple[int, int], pieces: list[tuple[Stretch, Stretch]], findings: Findings
     ) -> Seen:
-        place = self.options.extra.get("calibration", "")
+        place = self.extra("calibration")
         calibration = camera_of(self.cameras, stem(video.path), place) if place else None
         lens = self._lens(video, size, [stretch for _, stretch in pieces], calibration)
         if lens.told_by == "assumed":
@@ -395,8 +350,8 @@ class VideoImporter(Importer):
                 f"{math.degrees(placing.DEFAULT_FIELD):.0f} degrees of the longer side is assumed. "
                 "Give --focal or --fov-degrees if you know better."
             )
-        kept, bodies = self._standing(pieces, lens, video, findings)
-        up, levels = None, [stretch.lifted and stretch.lifted.cut(piece.rows).level for piece, stretch in kept]
+        kept, bodies = self._standing([piece for piece, _ in pieces], lens, video, findings)
+        up, levels = None, [piece.lifted and piece.lifted.level for piece in kept]
         if not self.moving:
             if calibration is not None and calibration.up is not None:
                 up = placing.Up(calibration.up, 0.0, "calibration")
@@ -412,26 +367,25 @@ class VideoImporter(Importer):
         return Seen(video, lens, up, tuple(kept), tuple(bodies))
 
     def _standing(
-        self, pieces: list[tuple[Piece, Stretch]], lens: placing.Lens, video: Video, findings: Findings
-    ) -> tuple[list[tuple[Piece, Stretch]], list[Tensor]]:
-        """Positions [T, 22, 3] in camera coordinates of those pieces that can be placed, and these pieces."""
+        self, pieces: Sequence[Stretch], lens: placing.Lens, video: Video, findings: Findings
+    ) -> tuple[list[Stretch], list[Tensor]]:
+        """Those pieces that can be placed, and their positions [T, 22, 3] in camera coordinates."""
         kept, bodies = [], []
-        for piece, stretch in pieces:
-            image, weight = self._image(stretch, piece, lens)
+        for piece in pieces:
+            image, weight = self._image(piece, lens)
             place = f"{video.path} from {piece.start:.2f} s"
-            made = stretch.lifted and stretch.lifted.cut(piece.rows)
             try:
-                if made is None:
-                    pose = placing.turned(stretch.body[piece.rows], image, self.skeleton)
+                if piece.lifted is None:
+                    pose = placing.turned(piece.body, image, self.skeleton)
                     body = placing.in_front(pose, image, weight, self.fps, place)
                 else:
-                    body = made.before(lens.intrinsics, image, weight, self.skeleton, self.fps, place)
-                    self.results.check(place, body, image, stretch.confidence[piece.rows])
+                    body = piece.lifted.before(lens.intrinsics, image, weight, self.skeleton, self.fps, place)
+                    self.results.check(place, body, image, piece.confidence)
             except DatasetError as error:
                 findings.notes.append(f"Left out: {error}")
                 continue
-            kept.append((piece, stretch))
-            whole = self.moving or (made is not None and made.placed)
+            kept.append(piece)
+            whole = self.moving or (piece.lifted is not None and piece.lifted.placed)
             bodies.append(body if whole else placing.corrected(body, image, weight, place))
         if not kept:
             raise DatasetError(findings.notes[-1].removeprefix("Left out: "))
@@ -442,11 +396,11 @@ class VideoImporter(Importer):
     ) -> placing.Lens:
         if calibration is not None:
             return placing.Lens(calibration.scaled(size), "calibration", calibration.distortion)
-        if self.options.extra.get("focal"):
+        if self.extra("focal"):
             # large pictures are scaled down before anything looks at them
             scale = float(video.scale.min())
             return placing.lens_of(self.extra_number("focal", 1.0) * scale, size, "given")
-        if self.options.extra.get("fov"):
+        if self.extra("fov"):
             degrees = self.extra_number("fov", 60.0)
             if not 5 <= degrees <= 150:
                 raise ConfigError(f"--fov-degrees: expected 5 to 150 degrees, found {degrees:g}. Correct it.")
@@ -460,19 +414,17 @@ class VideoImporter(Importer):
             return placing.lens_of(placing.focal_of(placing.DEFAULT_FIELD, size), size, "assumed")
         return placing.find_lens(parts[0], parts[1], parts[2].square(), size, self.skeleton)
 
-    def _image(self, stretch: Stretch, piece: Piece, lens: placing.Lens) -> tuple[Tensor, Tensor]:
+    def _image(self, piece: Stretch, lens: placing.Lens) -> tuple[Tensor, Tensor]:
         """Keypoints [T, 22, 2] on the normalised plane and their weight [T, 22]."""
-        points = cameras.normalise(stretch.pixels[piece.rows], lens.intrinsics, lens.distortion)
-        return points, stretch.confidence[piece.rows].square()
+        return cameras.normalise(piece.pixels, lens.intrinsics, lens.distortion), piece.confidence.square()
 
     def read(self, member: Member) -> Recording:
         """One clip in its own world: y up, the floor at y = 0."""
         path, number = member.place
         seen = self._seen[path]
-        piece, stretch = seen.pieces[number]
-        image, weight = self._image(stretch, piece, seen.lens)
-        body = seen.bodies[number]
-        level = stretch.lifted and stretch.lifted.cut(piece.rows).level
+        piece, body = seen.pieces[number], seen.bodies[number]
+        image, weight = self._image(piece, seen.lens)
+        level = piece.lifted and piece.lifted.level
         if seen.up is not None:
             positions, extrinsics = placing.upright(body, seen.up.direction)
         elif level is not None:
@@ -485,7 +437,7 @@ class VideoImporter(Importer):
             fps=self.fps,
             skeleton=self.skeleton,
             keypoints=image.float(),
-            confidence=stretch.confidence[piece.rows].float(),
+            confidence=piece.confidence.float(),
             extrinsics=extrinsics.float(),
             lifted=positions.float(),
             intrinsics=seen.lens.intrinsics.float(),
@@ -497,12 +449,12 @@ class VideoImporter(Importer):
 
 def _look(
     importer: VideoImporter, clip_stem: str, path: str, captions: Captions
-) -> tuple[list[Member], Findings | None, str]:
+) -> tuple[list[Member], Findings | str]:
     """The clips of a video and what is known of it, or why it is left out."""
     try:
-        return importer._members_of(clip_stem, path, captions), importer.found[clip_stem], ""
+        return importer._members_of(clip_stem, path, captions), importer.found[clip_stem]
     except DatasetError as error:
-        return [], None, str(error)
+        return [], str(error)
 
 
 def _lift(
@@ -511,30 +463,6 @@ def _lift(
     """The clips of a video that was watched."""
     importer._members_of(clip_stem, path, captions)
     return list(importer.clips(members))
-
-
-def below(source: str, endings: tuple[str, ...] = video_frames.ENDINGS) -> list[str]:
-    """The videos of a folder and of those below it, in order; not those of a data set inside, such as its films.
-
-    Without `endings` all files.
-    """
-    paths = []
-    for folder, inner, _ in os.walk(source):
-        inner[:] = sorted(n for n in inner if n[0] != "." and not os.path.exists(os.path.join(folder, n, CARD)))
-        names = files.list_files(folder, root=source)
-        paths += [os.path.join(folder, name) for name in names if not endings or name.lower().endswith(endings)]
-    return paths
-
-
-def data_sets(source: str) -> list[str]:
-    """The data sets inside a folder, whose videos `below` passes over."""
-    found = []
-    for folder, inner, _ in os.walk(source):
-        inner[:] = sorted(name for name in inner if name[0] != ".")
-        sets = [name for name in inner if os.path.exists(os.path.join(folder, name, CARD))]
-        found += [os.path.join(folder, name) for name in sets]
-        inner[:] = [name for name in inner if name not in sets]
-    return found
 
 
 @hookimpl

@@ -20,7 +20,7 @@ from videomdm_ext.data.clip import MIN_FRAMES
 from videomdm_ext.data.motions import floor_height, interpolate
 from videomdm_ext.data.video import placing
 from videomdm_ext.data.video.frames import Video, frame_times
-from videomdm_ext.data.video.people import LONGEST_GAP
+from videomdm_ext.data.video.people import LONGEST_GAP, SEEN, overlap
 from videomdm_ext.data.video.pieces import Stretch
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry import cameras
@@ -33,7 +33,6 @@ FITS = 0.3  # shared part of the boxes times correlation of the poses, at least,
 RIVAL = 0.8  # share of it from which on another one may be the person just as well
 SLACK = 2  # frames by which two programs count a video's frames differently
 SAME = 0.1  # own sizes by which the keypoints of one person may differ in two stretches
-SEEN = 0.3  # confidence from which on a keypoint counts for a box
 RATES = (5, 6, 8, 10, 12, 12.5, 15, 20, 24, 25, 30, 48, 50, 60)  # frames per second that a lifter may have seen instead
 OFFSET, STEP = 2.0, 0.05  # seconds by which entries may be early or late at most, and between those that are tried
 ROUGH, BETTER = 0.06, 0.65
@@ -89,7 +88,7 @@ class Lifted:
     placed: bool
     straight: bool
 
-    def cut(self, rows: slice) -> "Lifted":
+    def part(self, rows: slice) -> "Lifted":
         """Some of the frames."""
         level = None if self.level is None else self.level[rows]
         return dataclasses.replace(self, joints=self.joints[rows], level=level)
@@ -165,14 +164,15 @@ def given_to(
         if doubt:
             notes.append(f"Left out: {label}: expected one person of the results to be the watched one, found {doubt}.")
             continue
-        for known in sorted({*who.tolist()} - {-1}):
-            misses.add(stretch, who == known, people[known], times[known])
+        for one in sorted({*who.tolist()} - {-1}):
+            misses.add(stretch, who == one, people[one], times[one])
         missing, edges = 0, np.flatnonzero(np.diff(who)) + 1
         for rows in (slice(int(a), int(b)) for a, b in zip((0, *edges), (*edges, len(who)), strict=True)):
             if who[rows.start] < 0 or rows.stop - rows.start < MIN_FRAMES + 1:
                 missing += rows.stop - rows.start
             else:
-                found.append(_part(stretch, rows, fps, fits[number][who[rows.start]].lifted))
+                known = fits[number][who[rows.start]].lifted
+                found.append(dataclasses.replace(stretch, lifted=known).part(rows, fps))
         if missing:
             notes.append(f"{label}: the results lack the person for {missing / fps:.2f} s, which are left out.")
     misses.check(place)
@@ -279,11 +279,6 @@ def _overlap(one: Stretch, other: Stretch, fps: float) -> bool:
     return float(apart.median()) > SAME
 
 
-def _part(stretch: Stretch, rows: slice, fps: float, lifted: Lifted) -> Stretch:
-    parts = {name: getattr(stretch, name)[rows] for name in ("pixels", "confidence", "body")}
-    return dataclasses.replace(stretch, start=stretch.start + rows.start / fps, lifted=lifted.cut(rows), **parts)
-
-
 @dataclass(frozen=True)
 class _Fit:
     """A person at the frames of a stretch, those `valid` [T] that he has, and how well he fits, 0 to 1."""
@@ -323,27 +318,16 @@ class _Fit:
         elif boxes is not None:
             boxes = boxes * torch.from_numpy(np.tile(scale, 2))
         if boxes is not None:
-            score *= _shared(_box(pixels, sure), boxes[valid])
+            shared = overlap(_box(pixels, sure).numpy(), boxes[valid].numpy())
+            score *= float(torch.from_numpy(shared).nanmedian().nan_to_num())
         return cls(lifted, valid, score)
 
 
 def _box(pixels: Tensor, confidence: Tensor) -> Tensor:
-    """Left, top, right and bottom [T, 4] of keypoints [T, J, 2] that are seen."""
+    """Left, top, right and bottom [T, 4] of keypoints [T, J, 2] that are seen; NaN where none is."""
     seen = (confidence > SEEN).unsqueeze(-1)
     low, high = pixels.where(seen, torch.inf).amin(1), pixels.where(seen, -torch.inf).amax(1)
-    return torch.cat((low, high), -1)
-
-
-def _shared(one: Tensor, other: Tensor) -> float:
-    """Area that boxes [T, 4] share over the area that they cover, the median over the frames that have both."""
-    known = torch.isfinite(one).all(-1) & torch.isfinite(other).all(-1)
-    if not bool(known.any()):
-        return 0.0
-    one, other = one[known], other[known]
-    sides = torch.minimum(one[:, 2:], other[:, 2:]) - torch.maximum(one[:, :2], other[:, :2])
-    shared = sides.clamp_min(0).prod(-1)
-    covered = sum((box[:, 2:] - box[:, :2]).clamp_min(1.0).prod(-1) for box in (one, other))
-    return float((shared / (covered - shared).clamp_min(1e-9)).median())
+    return torch.cat((low, high), -1).where(seen.any(1), torch.nan)
 
 
 def unclaimed(results: dict[str, list[str]], videos: Sequence[str]) -> dict[str, str]:

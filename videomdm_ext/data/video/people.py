@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videomdm_ext.data.video.detections import Detections
-from videomdm_ext.errors import ConfigError, DatasetError
+from videomdm_ext.errors import DatasetError
 
 Numbers = NDArray[np.float64]
 
@@ -30,9 +30,6 @@ CLEAR = 0.06  # own sizes that the joints have to be farther from another person
 LOSING = 1.0  # own sizes per second by which that grows while both are out of sight
 TOGETHER = 0.25  # seconds that two people have to be in view together to be two
 LONGEST_GAP = 0.25  # seconds of bad keypoints that are bridged
-
-
-PERSON = "'largest', a number from 0, or 'all'"
 
 
 @dataclass(frozen=True)
@@ -159,7 +156,7 @@ class _Path:
         far = float(np.linalg.norm((box - last).reshape(2, 2).mean(0))) / size
         if far > JUMP + FASTEST * passed:
             return 0.0
-        return max(overlap(last, box), overlap(last + self.velocity * passed, box))
+        return float(overlap(np.stack((last, last + self.velocity * passed)), box).max())
 
     def apart(self, body: _Body, time: float) -> float:
         """How far joints are from where this person's are expected, in shares of his size."""
@@ -171,12 +168,12 @@ class _Path:
         return Track(np.array(frames, np.int64), np.array(slots, np.int64), np.array(boxes))
 
 
-def overlap(one: Numbers, other: Numbers) -> float:
-    """Area that two boxes [4] share over the area that they cover."""
-    sides = np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2])
-    shared = float(np.prod(np.maximum(sides, 0.0)))
-    covered = sum(float(np.prod(np.maximum(box[2:] - box[:2], 1.0))) for box in (one, other))
-    return shared / max(covered - shared, 1e-9)
+def overlap(one: Numbers, other: Numbers) -> Numbers:
+    """Area that boxes [..., 4] share over the area that they cover, [...]."""
+    sides = np.minimum(one[..., 2:], other[..., 2:]) - np.maximum(one[..., :2], other[..., :2])
+    shared = np.maximum(sides, 0.0).prod(-1)
+    covered = sum(np.maximum(box[..., 2:] - box[..., :2], 1.0).prod(-1) for box in (one, other))
+    return np.asarray(shared / np.maximum(covered - shared, 1e-9))
 
 
 def significant(tracks: Sequence[Track], place: str) -> list[Track]:
@@ -197,8 +194,6 @@ def choose(tracks: Sequence[Track], times: Numbers, person: str, place: str) -> 
     """
     known = significant(tracks, place)
     if person not in ("", "largest"):
-        if not person.isdigit():
-            raise ConfigError(f"--person: expected {PERSON}, found {person!r}. Correct it.")
         if int(person) >= len(known):
             raise DatasetError(f"{place}: expected a person number {person}, found {len(known)} people. Count from 0.")
         return [known[int(person)]]

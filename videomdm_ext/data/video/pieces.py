@@ -1,5 +1,6 @@
 """The parts of a video that make clips: where one person is seen without a break, cut by length and by captions."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -7,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from videomdm_ext.data.clip import MIN_FRAMES
@@ -16,10 +16,8 @@ from videomdm_ext.data.sources.base import LONGEST
 from videomdm_ext.data.texts import Caption
 from videomdm_ext.data.video.people import segments
 from videomdm_ext.data.video.watch import Sighting
-from videomdm_ext.motion.joint_maps import BLAZEPOSE33, confidence22, to_smpl22
+from videomdm_ext.motion.joint_maps import BLAZEPOSE33, Numbers, confidence22, to_smpl22
 from videomdm_ext.motion.skeletons import SMPL22
-
-Numbers = NDArray[np.float64]
 
 BAD = 0.35  # mean confidence of hips, knees, ankles and shoulders below which a frame is none
 _CORE = [SMPL22.index(f"{side}_{part}") for side in ("l", "r") for part in ("hip", "knee", "ankle", "shoulder")]
@@ -31,7 +29,7 @@ class Stretch:
 
     pixels [T, 22, 2] and confidence [T, 22] in the picture; body [T, 22, 3] metres, hip-centred, along camera axes;
     `lifted` what a lifter that ran elsewhere made of the person (lifted.Lifted), or None; `person` is p0, p1, ... where
-    several were watched, else empty.
+    several were watched, else empty; `texts` the captions of one that makes a clip.
     """
 
     start: float
@@ -40,25 +38,19 @@ class Stretch:
     body: Tensor
     lifted: Any = None
     person: str = ""
+    texts: tuple[str, ...] = ()
+
+    def part(self, rows: slice, fps: float, texts: tuple[str, ...] = ()) -> "Stretch":
+        """Some of the frames."""
+        parts = {name: getattr(self, name)[rows] for name in ("pixels", "confidence", "body")}
+        lifted = None if self.lifted is None else self.lifted.part(rows)
+        return dataclasses.replace(self, start=self.start + rows.start / fps, lifted=lifted, texts=texts, **parts)
 
     def liveliness(self) -> float:
         """How far joints move about their middle, as a share of the person's size."""
         core = self.pixels[:, _CORE]
         size = (core.amax(1) - core.amin(1)).amax(-1).median().clamp_min(1.0)
         return float(torch.linalg.vector_norm(core - core.mean(0), dim=-1).mean() / size)
-
-
-@dataclass(frozen=True)
-class Piece:
-    """The rows of a stretch that make a clip, the second of the video at which they begin, and its captions."""
-
-    rows: slice
-    start: float
-    texts: tuple[str, ...]
-
-    @property
-    def count(self) -> int:
-        return int(self.rows.stop - self.rows.start)
 
 
 def stretches(seen: Sighting, fps: float, *, lifted: bool = True) -> tuple[list[Stretch], list[str]]:
@@ -98,20 +90,18 @@ def _stretch(seen: Sighting, pixels: Numbers, confidence: Numbers, rows: slice, 
     )
 
 
-def cut(stretch: Stretch, captions: Sequence[Caption], fps: float) -> list[Piece]:
+def cut(stretch: Stretch, captions: Sequence[Caption], fps: float) -> list[Stretch]:
     """Clips of a stretch: its parts of at most LONGEST frames with the captions of the whole video, and one for every
     caption of a part of it."""
     count = len(stretch.pixels)
-    pieces = []
     whole = tuple(dict.fromkeys(caption.text for caption in captions if caption.is_whole))
-    if whole:
-        pieces += [Piece(rows, stretch.start + rows.start / fps, whole) for rows in _even(0, count)]
+    clips = [(rows, whole) for rows in _even(0, count) if whole]
     for start, stop in dict.fromkeys((c.start, c.stop) for c in captions if not c.is_whole):
         texts = tuple(dict.fromkeys(c.text for c in captions if (c.start, c.stop) == (start, stop)))
         low = max(0, int(np.ceil((start - stretch.start) * fps - 1e-6)))
         high = min(count, int(min((stop - stretch.start) * fps + 1e-6, count)) + 1)
-        pieces += [Piece(rows, stretch.start + rows.start / fps, texts) for rows in _even(low, high)]
-    return pieces
+        clips += [(rows, texts) for rows in _even(low, high)]
+    return [stretch.part(rows, fps, texts) for rows, texts in clips]
 
 
 def _even(low: int, high: int) -> list[slice]:

@@ -86,21 +86,12 @@ def turned(body: Tensor, image: Tensor, skeleton: Skeleton) -> Tensor:
     return body @ roma.unitquat_to_rotmat(arc).transpose(-1, -2)
 
 
-def roots(body: Tensor, image: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Translations [T, 3] that let poses [T, J, 3] project nearest to image [T, J, 2], and how much each frame tells of
-    its depth [T].
-
-    A point X lies on the ray of (u, v) where X_x = u X_z and X_y = v X_z: linear in the translation, so that it has a
-    closed form by least squares with weight [T, J]; errors count times depth.
-    """
-    centre, mean, depth, told = _least_squares(body, image, weight)
-    return torch.cat((mean + centre * depth.unsqueeze(-1), depth.unsqueeze(-1)), -1), told
-
-
 def _least_squares(body: Tensor, image: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Centre of the image points [T, 2], mean miss [T, 2] of a person at depth 0, best depth [T], and its weight [T].
 
-    The translation across the axis for any depth is mean + centre * depth.
+    A point X of a pose [T, J, 3] lies on the ray of (u, v), image [T, J, 2], where X_x = u X_z and X_y = v X_z: linear
+    in the translation, which has a closed form by least squares with weight [T, J]; errors count times depth. The
+    translation across the axis for any depth is mean + centre * depth.
     """
     total = weight.sum(-1).clamp_min(1e-12)
     centre = (weight.unsqueeze(-1) * image).sum(-2) / total.unsqueeze(-1)
@@ -109,7 +100,7 @@ def _least_squares(body: Tensor, image: Tensor, weight: Tensor) -> tuple[Tensor,
     misses = image * body[..., 2:] - body[..., :2]
     mean = (weight.unsqueeze(-1) * misses).sum(-2) / total.unsqueeze(-1)
     depth = -(weight.unsqueeze(-1) * away * (misses - mean.unsqueeze(-2))).sum((-1, -2)) / told.clamp_min(1e-12)
-    return centre, mean, depth, told
+    return centre, mean, depth.unsqueeze(-1), told
 
 
 def stand(body: Tensor, image: Tensor, weight: Tensor, sigma: float) -> Tensor | None:
@@ -119,11 +110,11 @@ def stand(body: Tensor, image: Tensor, weight: Tensor, sigma: float) -> Tensor |
     with a person behind the camera, get a place between those beside them. float64.
     """
     centre, mean, depth, told = _least_squares(body, image, weight)
-    good = ((weight > 0).sum(-1) >= FEWEST) & (told > 1e-9) & (depth > 0)
+    good = ((weight > 0).sum(-1) >= FEWEST) & (told > 1e-9) & (depth[:, 0] > 0)
     if not bool(good.any()):
         return None
     heavy = torch.where(good, told, 1e-3 * told[good].median())
-    filtered = smooth(torch.stack((heavy * _bridged(depth.unsqueeze(-1), good)[:, 0], heavy), -1), sigma)
+    filtered = smooth(torch.stack((heavy * _bridged(depth, good)[:, 0], heavy), -1), sigma)
     depth = filtered[:, :1] / filtered[:, 1:]
     return body + torch.cat((_bridged(mean + centre * depth, good), depth), -1).unsqueeze(-2)
 
@@ -190,7 +181,8 @@ def _misfit(body: Tensor, centred: Tensor, weight: Tensor, focal: float, skeleto
     """Squared error in pixels of each frame with this focal length. -> [T]"""
     image = centred / focal
     pose = turned(body, image, skeleton)
-    points, _ = cameras.image_points(pose + roots(pose, image, weight)[0].unsqueeze(1), 0.05)
+    centre, mean, depth, _ = _least_squares(pose, image, weight)
+    points, _ = cameras.image_points(pose + torch.cat((mean + centre * depth, depth), -1).unsqueeze(1), 0.05)
     error = (focal * (points - image)).square().sum(-1)
     return (weight * error).sum(-1) / weight.sum(-1).clamp_min(1e-9)
 

@@ -15,16 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videomdm_ext.data.video.comparing import direct, other_side
-from videomdm_ext.data.video.people import LONGEST_GAP, segments
+from videomdm_ext.data.video.people import LONGEST_GAP, SEEN, segments
 from videomdm_ext.data.video.watch import Sighting
-from videomdm_ext.motion.joint_maps import BLAZEPOSE33, DIRECT, Layout
-
-Numbers = NDArray[np.float64]
+from videomdm_ext.motion.joint_maps import BLAZEPOSE33, DIRECT, Layout, Numbers
 
 PRIOR = 0.02  # cost of a frame with exchanged sides: of two parts the shorter one is exchanged
 FLIP = -0.3  # cosine of two frames below which the sides were exchanged between them
 DOUBTED = 0.5  # factor on the confidence of a part that is exchanged up to an end: it may be the other part
-SCORED = 0.3  # score from which on a joint of the image counts
 _LEFT = [i for i, name in enumerate(DIRECT) if name.startswith("l_")]
 _RIGHT = [DIRECT.index(other_side(DIRECT[i])) for i in _LEFT]
 
@@ -44,7 +41,7 @@ def put_right(seen: Sighting) -> tuple[Sighting, Sides]:
     space, _ = direct(seen.world, np.ones(seen.world.shape[:2]), BLAZEPOSE33)
     image, score = direct(seen.pixels, seen.score, seen.layout)
     linked = _linked(seen, image, score)
-    known = (score[:, _LEFT] > SCORED) & (score[:, _RIGHT] > SCORED)
+    known = (score[:, _LEFT] > SEEN) & (score[:, _RIGHT] > SEEN)
     flat = (image[:, _LEFT] - image[:, _RIGHT]) * known[..., None]
     deep = space[:, _LEFT] - space[:, _RIGHT]
     in_space = _exchanged(deep, lifted, linked, np.zeros(len(deep)))

@@ -28,8 +28,10 @@ from videomdm_ext.data import files
 from videomdm_ext.data.video import comparing
 from videomdm_ext.data.video import frames as video_frames
 from videomdm_ext.data.video.detections import Detections, find_file, read_detections
-from videomdm_ext.data.video.frames import Picture, Video, require
+from videomdm_ext.data.video.frames import Picture, Video, require, shots
 from videomdm_ext.data.video.people import (
+    FEWEST_JOINTS,
+    SEEN,
     Track,
     choose,
     count_others,
@@ -39,11 +41,9 @@ from videomdm_ext.data.video.people import (
     overlap,
     significant,
 )
-from videomdm_ext.data.video.shots import shots
 from videomdm_ext.errors import DatasetError, VideoMDMError
-from videomdm_ext.motion.joint_maps import BLAZEPOSE33, DETECTORS, Layout
+from videomdm_ext.motion.joint_maps import BLAZEPOSE33, DETECTORS, Layout, Numbers
 
-Numbers = NDArray[np.float64]
 Progress = Callable[[int, int], None]
 Shown = tuple[float, Picture, bool]  # time, picture, and whether a shot begins
 
@@ -164,12 +164,15 @@ def stem(path: str) -> str:
 
 def _alone(video: Video, choice: Choice, progress: Progress | None) -> list[Sighting]:
     """MediaPipe by itself: look who is there, then watch whom the choice names."""
-    tracks, times = survey(video)
+    step = max(SURVEY, video.seconds / SURVEYED)
+    times, seen = _searched(video, step)
+    boxes = [[one.box for one in found] for found in seen]
+    tracks = follow_boxes(boxes, times, nearest=0.05, patience=2.5 * step)
     pictures = _pictures(video, progress)
     people = _people(tracks, times, choice.person, video.path)
     if len(people) > 1:
-        boxes = [[(times[track.frames], track)] for track in significant(tracks, video.path)]
-        rough = _gather(video, _in_boxes(pictures, boxes))
+        known = [[(times[track.frames], track)] for track in significant(tracks, video.path)]
+        rough = _gather(video, _in_boxes(pictures, known))
         pixels, score, world = (np.stack([getattr(s, name) for s in rough], 1) for name in ("pixels", "score", "world"))
         given = Detections(BLAZEPOSE33, rough[0].times, pixels, score, world)
         found = follow(given)
@@ -221,11 +224,11 @@ def _is_another(
     """Frames [F] in which MediaPipe saw somebody else in a person's box than another tool did."""
     shown, sure = comparing.direct(pixels, score, layout)
     found, visible = comparing.direct(own.pixels[nearest], own.score[nearest], own.layout)
-    both = (sure > comparing.SEEN) & (visible > comparing.SEEN)
+    both = (sure > SEEN) & (visible > SEEN)
     low, high = (np.where(both[..., None], shown, edge) for edge in (np.inf, -np.inf))
     size = (high.max(1) - low.min(1)).max(-1).clip(1.0)
     apart = (np.linalg.norm(shown - found, axis=-1) * both).sum(1) / both.sum(1).clip(1)
-    return np.asarray((both.sum(1) >= comparing.FEWEST_JOINTS) & (apart > ANOTHER * size))
+    return np.asarray((both.sum(1) >= FEWEST_JOINTS) & (apart > ANOTHER * size))
 
 
 def _followed(pictures: Iterable[Shown]) -> Iterator[Row]:
@@ -236,14 +239,6 @@ def _followed(pictures: Iterable[Shown]) -> Iterator[Row]:
         if cut:
             find = engine(following=True)
         yield time, cut, [(find(picture), 0)]
-
-
-def survey(video: Video) -> tuple[list[Track], Numbers]:
-    """Everybody in frames SURVEY apart or farther, and the times [N] of these frames."""
-    step = max(SURVEY, video.seconds / SURVEYED)
-    times, people = _searched(video, step)
-    boxes = [[one.box for one in found] for found in people]
-    return follow_boxes(boxes, times, nearest=0.05, patience=2.5 * step), times
 
 
 def _searched(video: Video, step: float) -> tuple[Numbers, list[list[Found]]]:
@@ -294,7 +289,8 @@ def _with_detections(video: Video, choice: Choice, progress: Progress | None) ->
     place = find_file(choice.detections, stem(video.path), choice.format)
     own = video_frames.frame_times(video)
     given = read_detections(place, choice.format, count=len(own), fps=video.fps, times=own, video=stem(video.path))
-    given, notes = _as_pictured(video, given, place, as_given=choice.as_given)
+    samples = [] if choice.as_given or given.world is not None else _samples(video, given.times)
+    given, notes = comparing.as_pictured(given, samples, video, place, as_given=choice.as_given)
     found = follow(given)
     people = _people(found, given.times, choice.person, place)
     rows: Iterable[Row] = ((time, cut, [(None, -1)]) for time, _, cut in _pictures(video, progress))
@@ -305,83 +301,16 @@ def _with_detections(video: Video, choice: Choice, progress: Progress | None) ->
     return [dataclasses.replace(seen, notes=(*notes, *seen.notes)) for seen in taken]
 
 
-def _as_pictured(
-    video: Video, given: Detections, place: str, *, as_given: bool = False
-) -> tuple[Detections, list[str]]:
-    """Detections in pixels of `video.size`, corrected where the pictures show that they are of other frames, of another
-    size or side; and notes. DatasetError where they cannot be of this video."""
-    notes, size = list(given.notes), video.size
-    stored = dataclasses.replace(given, pixels=given.pixels * video.scale)
-    shown = dataclasses.replace(given, pixels=given.pixels * video.scale.min())  # of pixels that were square already
-    fit, given = None, stored
-    if stored.world is None and not as_given:
-        times, people = _searched(video, video.seconds / comparing.SAMPLES)
-        at = np.searchsorted(stored.times, times + 0.5 / video.fps, side="right") - 1
-        samples: list[comparing.Sample] = []
-        for k, found in zip(at, people, strict=True):
-            if found:
-                seen = [comparing.direct(one.pixels, one.visibility, BLAZEPOSE33) for one in found]
-                samples.append((max(int(k), 0), np.stack([p for p, _ in seen]), np.stack([s for _, s in seen])))
-        fit = comparing.compare(stored, samples, size, video.fps)
-        if np.ptp(video.scale) > 0 and fit:
-            other = comparing.compare(shown, samples, size, video.fps)
-            if other and other.after < comparing.BETTER * fit.after:
-                notes.append(f"{place}: the keypoints are taken to be in square pixels, as the picture is shown.")
-                fit, given = other, shown
-    if fit is not None and given.rate > 1:
-        at = np.arange(len(given.score))
-        there = (at % given.rate == 0)[:, None, None]
-        spread = dataclasses.replace(
-            given, pixels=given.pixels[at // given.rate], score=given.score[at // given.rate] * there
-        )
-        other = comparing.compare(spread, samples, size, video.fps)
-        if other and other.after < comparing.BETTER * fit.after:
-            raise DatasetError(
-                f"{place}: expected keypoints of every frame, found those of one in {given.rate}, with which the "
-                "pictures agree better. Give each the number of its frame, or detect in every frame."
-            )
-    if fit is None:
-        _check_reach(given, size, place)
-        what = "they bring their own depth" if stored.world is not None else "MediaPipe sees too few of these people"
-        what = "they are taken as given" if as_given else what
-        notes.append(f"{place}: nothing compares these keypoints with the picture ({what}): look at the sheets.")
-        return given, [*notes, *([given.doubt] if given.doubt else [])]
-    far, rest = (f"{100 * share:.0f} % of a person's size" for share in (fit.before, fit.after))
-    if fit.before > comparing.WRONG and not fit.is_sure:
-        raise DatasetError(
-            f"{place}: expected the keypoints of this video, found them {far} from where MediaPipe sees the joints, "
-            "and no nearer in other frames, at another scale or with other sides. Do they belong to this video, at its "
-            "frame rate? Where MediaPipe is wrong, as on a sheet of the video without them, --as-given (--option "
-            "as_given=yes) takes them as they are."
-        )
-    if fit.is_sure and not fit.is_none:
-        changes = [f"{abs(fit.offset)} frame(s) {'later' if fit.offset > 0 else 'earlier'}"] if fit.offset else []
-        changes += [f"scaled by {fit.scale:.3f}"] if fit.scale != 1.0 else []
-        changes += [f"as of {fit.view.name}"] if fit.view.name else []
-        notes.append(
-            f"{place}: corrected: {', '.join(changes)}. The keypoints were {far} from where MediaPipe sees the joints, "
-            f"now {rest}."
-        )
-        given = comparing.corrected(given, fit, size)
-    elif fit.before > comparing.ROUGH:
-        notes.append(
-            f"{place}: the keypoints are {far} from where MediaPipe sees the joints, and nothing tells why: look at "
-            "the sheets."
-        )
-    if given.doubt and not fit.confirms:
-        notes.append(given.doubt)
-    return given, notes
-
-
-def _check_reach(given: Detections, size: tuple[int, int], place: str) -> None:
-    """Refuse keypoints most of which would be outside the picture."""
-    points = given.pixels[given.score > 0]
-    if len(points) and not np.all((np.median(points, 0) >= 0) & (np.quantile(points, 0.75, 0) <= np.array(size))):
-        x, y = np.quantile(points, 0.75, 0)
-        raise DatasetError(
-            f"{place}: expected keypoints in a picture of {size[0]} x {size[1]}, found a quarter of them beyond "
-            f"x = {x:.0f} or y = {y:.0f}. Give them in pixels of this video."
-        )
+def _samples(video: Video, times: Numbers) -> list[comparing.Sample]:
+    """Whom MediaPipe sees in some pictures, by the number of the frame among those shown at `times` [F]."""
+    at, people = _searched(video, video.seconds / comparing.SAMPLES)
+    frames = (np.searchsorted(times, at + 0.5 / video.fps, side="right") - 1).clip(0)
+    samples: list[comparing.Sample] = []
+    for frame, found in zip(frames.tolist(), people, strict=True):
+        if found:
+            seen = [comparing.direct(one.pixels, one.visibility, BLAZEPOSE33) for one in found]
+            samples.append((frame, np.stack([pixels for pixels, _ in seen]), np.stack([score for _, score in seen])))
+    return samples
 
 
 def _gather(video: Video, rows: Iterable[Row]) -> list[Sighting]:
