@@ -96,7 +96,6 @@ TEST = [
     "pybvh==0.9.0",  # the third
     "pyarrow>=15.0",
     "pytest>=8.0",
-    "pytest-benchmark>=4.0",
     "pytest-xdist>=3.7",
     "safetensors>=0.4",
     "scenedetect>=0.6.4,<0.6.7",

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from people import orbiting, random_motion, real_motions
-from tolerances import CROPPED_PROJECTION, ROTATION_FLOAT64
+from tolerances import CROPPED_PROJECTION, RAY_IS_TRANSVERSE, ROTATION_FLOAT64
 
 from videomdm_ext.geometry import cameras
 from videomdm_ext.motion.features import decode, decode_root, encode
@@ -73,16 +73,6 @@ def test_a_point_behind_the_camera_has_negative_depth_and_does_not_appear_mirror
     assert points[1].tolist() == pytest.approx([0.8, 0.4])
 
 
-def test_moving_cameras_project_each_frame_with_its_own_extrinsics(generator: torch.Generator) -> None:
-    motion = random_motion(SMPL22, (), 5, generator)
-    extrinsics = orbiting((5,), generator)
-    points, depth = cameras.project(motion, extrinsics)
-    for frame in range(5):
-        alone, its_depth = cameras.project(motion[frame], extrinsics[frame])
-        assert torch.allclose(points[frame], alone, atol=1e-6)
-        assert torch.allclose(depth[frame], its_depth, atol=1e-6)
-
-
 def test_pixels_and_normalised_points_are_inverse_with_lens_distortion(generator: torch.Generator) -> None:
     intrinsics = torch.tensor(((900.0, 0.5, 640.0), (0.0, 880.0, 360.0), (0.0, 0.0, 1.0)), dtype=torch.float64)
     distortion = torch.tensor((-0.2, 0.05, 1e-3, -2e-3, 0.01), dtype=torch.float64)
@@ -143,13 +133,6 @@ def test_a_camera_moved_with_its_clip_sees_the_same_picture(heading: float) -> N
         assert torch.allclose(old, new, atol=1e-10)
 
 
-def test_canonical_turns_a_heading_onto_the_z_axis() -> None:
-    ahead = torch.tensor((math.sin(0.7), 0.0, math.cos(0.7)), dtype=torch.float64)
-    origin = torch.tensor((1.0, 0.0, 2.0), dtype=torch.float64)
-    found = cameras.canonical((origin + ahead)[None, None], scalar(0.7), origin)
-    assert torch.allclose(found.flatten(), torch.tensor((0.0, 0.0, 1.0)).double())
-
-
 @pytest.mark.parametrize("name", ["walk", "cartwheel", "dance_a", "spinkick"])
 @pytest.mark.parametrize("start", [0, 7, 21])
 def test_cropping_clip_and_camera_and_projecting_equals_cropping_the_projection(name: str, start: int) -> None:
@@ -175,3 +158,42 @@ def test_a_reflection_or_a_scaled_matrix_is_not_a_rotation() -> None:
     assert cameras.is_rotation(good)
     assert not cameras.is_rotation(good * torch.tensor((-1.0, 1.0, 1.0, 1.0)))
     assert not cameras.is_rotation(good * 1.1)
+
+
+# -- rays --------------------------------------------------------------------------------------------------------------
+
+
+def seen(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """True points and erroneous ones in camera coordinates, and the true ones' keypoints, float64."""
+    truth = torch.randn(200, 22, 3, generator=generator, dtype=torch.float64) + torch.tensor((0.0, 0.0, 6.0))
+    wrong = truth + 0.3 * torch.randn(truth.shape, generator=generator, dtype=torch.float64)
+    return truth, wrong, cameras.image_points(truth, 1e-3)[0]
+
+
+def test_squared_distance_to_the_ray_is_the_squared_transverse_error(generator: torch.Generator) -> None:
+    truth, wrong, keypoints = seen(generator)
+    error = wrong - truth
+    sight = truth / torch.linalg.vector_norm(truth, dim=-1, keepdim=True)
+    transverse = error.square().sum(-1) - (error * sight).sum(-1).square()
+    distance = (wrong - cameras.closest_on_ray(wrong, keypoints, 1e-3)).square().sum(-1)
+    assert (distance - transverse).abs().max() < RAY_IS_TRANSVERSE
+
+
+def test_the_closest_point_lies_on_the_ray_and_is_its_own_closest_point(generator: torch.Generator) -> None:
+    _, wrong, keypoints = seen(generator)
+    found = cameras.closest_on_ray(wrong, keypoints, 0.5)
+    assert torch.allclose(found[..., :2] / found[..., 2:], keypoints, atol=1e-12)
+    assert torch.allclose(cameras.closest_on_ray(found, keypoints, 0.5), found, atol=1e-12)
+
+
+def test_no_other_point_of_the_ray_is_closer(generator: torch.Generator) -> None:
+    _, wrong, keypoints = seen(generator)
+    found = cameras.closest_on_ray(wrong, keypoints, 1e-3)
+    for step in (-0.1, -1e-3, 1e-3, 0.1):
+        other = found + step * cameras.ray_directions(keypoints)
+        assert ((wrong - other).square().sum(-1) > (wrong - found).square().sum(-1)).all()
+
+
+def test_a_point_behind_the_camera_goes_to_the_near_plane_in_front() -> None:
+    found = cameras.closest_on_ray(torch.tensor((0.2, 0.1, -3.0)), torch.tensor((0.4, -0.2)), 0.5)
+    assert torch.allclose(found, torch.tensor((0.2, -0.1, 0.5)))

@@ -97,12 +97,6 @@ def test_without_strength_the_windows_of_a_believed_teacher_are_the_teacher_agai
     assert seen[-1][0] == seen[-1][1] == len(spans(long.length, WINDOW, 0.25)) + 1
 
 
-def test_a_teacher_on_its_rays_is_not_moved():
-    clip = with_true_teacher(make_clip(moving=True))
-    (made,) = lift(a_trained(clip), [clip], Lifting())
-    assert (made - teacher_of(clip)).abs().max() < 2e-3
-
-
 def test_guidance_takes_a_wrong_teacher_nearer_to_its_rays_the_more_the_stronger():
     clip = make_clip(moving=True)
     unsure = clip.confidence.copy()
@@ -114,13 +108,6 @@ def test_guidance_takes_a_wrong_teacher_nearer_to_its_rays_the_more_the_stronger
     before, between, after = (lifting.off_rays(motion, clip) for motion in (teacher_of(clip), weak, whole))
     assert after < 0.5 * before
     assert after < between < before
-
-
-def test_without_confidence_there_is_no_guidance():
-    clip = make_clip()
-    blind = dataclasses.replace(clip, confidence=np.where(np.arange(22) < 0, clip.confidence, 0.0).astype(np.float32))
-    (made,) = lift(a_trained(clip), [blind], Lifting())
-    assert torch.equal(made, lift(a_trained(clip), [blind], Lifting(strength=0.0))[0])
 
 
 def test_a_truth_is_never_read():

@@ -36,13 +36,6 @@ def test_every_clip_is_prompted_once_before_any_comes_again_then_with_its_next_c
     assert all(length == min(20 + int(text[0]), 22) for text, length in wanted)
 
 
-def test_motions_without_captions_come_back_from_their_file(tmp_path: Path):
-    write_motions(tmp_path / "x.npz", {"prediction": [torch.ones(3, 22, 3)]}, [])
-    groups, captions = read_motions(tmp_path / "x.npz")
-    assert captions == []
-    assert torch.equal(groups["prediction"][0], torch.ones(3, 22, 3))
-
-
 def test_prompts_depend_on_the_clips_and_the_seed_not_on_their_order():
     backwards = some_clips()
     backwards.clips.entries.reverse()

@@ -74,16 +74,6 @@ def test_the_estimate_makes_the_poses_likelier_than_any_near_it(known, generator
         assert cost(mean, whitening @ (torch.eye(6) + 0.05 * torch.randn(6, 6, generator=generator))) > least
 
 
-def test_a_few_wild_poses_hardly_move_it_where_they_would_double_a_covariance(known):
-    poses = known[2][:2000].clone()
-    clean = estimate_poses(poses, LEAST)[1]
-    poses[:40] += 3.0
-    found = estimate_poses(poses, LEAST)[1]
-    spread = [torch.linalg.inv(one @ one.T).trace() for one in (clean, found)]
-    assert spread[1] < 1.2 * spread[0]
-    assert torch.cov(poses.T).trace() > 2 * torch.cov(known[2][:2000].T).trace()
-
-
 def test_no_direction_is_narrower_than_the_least_deviation_even_with_fewer_poses_than_directions(generator):
     mean, whitening = estimate_poses(0.1 * torch.randn(5, 63, generator=generator), LEAST)
     assert torch.isfinite(mean).all()

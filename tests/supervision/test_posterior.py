@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from people import features_of, observe, orbiting, random_motion, real_batch, space_of
+from people import features_of, observe, orbiting, random_motion, space_of
 from tolerances import EXACT_LOSS
 from torch import Tensor
 from torch.autograd.functional import jacobian, jvp, vjp
@@ -13,15 +13,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from videomdm_ext.geometry.cameras import orbit, project
 from videomdm_ext.motion.features import FeatureSpace, channel_validity, decode, decode_root, encode, redundant
-from videomdm_ext.motion.kinematics import HUMANML3D, RAW, HeadingRule, heading
+from videomdm_ext.motion.kinematics import RAW, HeadingRule, heading
 from videomdm_ext.motion.skeletons import NBA16, SMPL22
 from videomdm_ext.supervision.observation import Observation
 from videomdm_ext.supervision.posterior import (
     Decoding,
     Gaussian,
-    Rows,
     by_axis,
-    conjugate_gradients,
     posterior_target,
 )
 from videomdm_ext.supervision.terms import DIFFUSED, Step, posterior
@@ -106,20 +104,6 @@ def residuals(positions: Tensor, seen: Observation, known: Gaussian, at: Tensor)
     return [image, (acceleration(positions) - acceleration(at)) / known.acceleration]
 
 
-def test_the_rows_are_gauss_newtons_of_the_residuals_written_out():
-    x, _, seen, space = scene()
-    positions, known = decode(space.raw(x), SMPL22), Gaussian()
-
-    def stacked(points: Tensor) -> Tensor:
-        return torch.cat([part.flatten() for part in residuals(points, seen, known, positions)])
-
-    change = torch.randn(positions.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    rows = Rows(positions, seen, known, 0.5)
-    pushed = jvp(stacked, positions, change)[1]
-    for found, wanted in ((rows.force, stacked(positions)), (rows.curvature(change.mT), pushed)):
-        torch.testing.assert_close(found.mT, vjp(stacked, positions, wanted)[1], rtol=1e-9, atol=1e-6)
-
-
 def test_the_target_equals_a_dense_solve():
     x, _, seen, space = scene(frames=6)
     raw, used, known = space.raw(x), redundant(SMPL22).start, Gaussian()
@@ -142,32 +126,6 @@ def test_the_target_equals_a_dense_solve():
         torch.testing.assert_close(target[clip, :, :used], wanted, rtol=0, atol=1e-6)
 
 
-def test_conjugate_gradients_solve_each_clip_by_itself():
-    generator = torch.Generator().manual_seed(5)
-    half = torch.randn(2, 7, 7, generator=generator, dtype=torch.float64)
-    matrix = half @ half.mT + torch.eye(7, dtype=torch.float64)
-    right = torch.randn(2, 7, 1, generator=generator, dtype=torch.float64)
-    diagonal = matrix.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
-    found = conjugate_gradients(lambda v: matrix @ v, right, diagonal, 7)
-    torch.testing.assert_close(found, torch.linalg.solve(matrix, right))
-    assert not conjugate_gradients(lambda v: matrix @ v, torch.zeros_like(right), diagonal, 7).any()
-
-
-@pytest.mark.parametrize("rule", [RAW, HUMANML3D], ids=["raw", "humanml3d"])
-def test_an_exact_prediction_costs_nothing_with_smoothed_headings_too(rule):
-    motion = real_batch(60, torch.float64)
-    space = space_of(motion, SMPL22, rule)
-    space = FeatureSpace(SMPL22, space.mean.double(), space.std.double(), rule)
-    for start in (0, 17):
-        x = features_of(motion, space)[..., start:]
-        cameras = orbiting((len(x),), torch.Generator().manual_seed(6), dtype=torch.float64)
-        initial = heading(motion, SMPL22, rule)[:, start]
-        seen = observe(decode(space.raw(x), SMPL22), cameras, initial_heading=initial)
-        target = posterior_target(x, seen, space, teacher=x)
-        exists = channel_validity(seen.valid, SMPL22).transpose(1, 2).unsqueeze(2)
-        assert torch.where(exists, x - target, 0.0).square().mean() < EXACT_LOSS
-
-
 def test_the_fixed_points_are_those_of_reprojection():
     x, _, seen, space = scene(noise=0.03)
     for _ in range(40):
@@ -180,45 +138,6 @@ def test_the_fixed_points_are_those_of_reprojection():
     assert torch.autograd.grad(loss, essential)[0].abs().max() < 1e-6
 
 
-def test_a_step_nears_the_keypoints_and_the_truth():
-    x, truth, seen, space = scene(frames=40, noise=0.05)
-    target = posterior_target(x, seen, space, known=IMAGE_ALONE)
-
-    def missed(vector: Tensor) -> Tensor:
-        points, depth = project(decode(space.raw(vector), SMPL22), seen.extrinsics)
-        return (depth.unsqueeze(-1) * (points - seen.keypoints)).norm(dim=-1).mean()
-
-    def error(vector: Tensor) -> Tensor:
-        return (decode(space.raw(vector), SMPL22) - decode(space.raw(truth), SMPL22)).norm(dim=-1).mean()
-
-    assert missed(target) < 0.2 * missed(x)
-    assert error(target) < 0.8 * error(x)
-
-
-def test_padding_and_unseen_joints_change_no_bit():
-    valid = torch.arange(12) < torch.tensor((12, 7, 3))[:, None]
-    confidence = torch.rand(3, 12, 22, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    confidence = torch.where(confidence < 0.3, 0.0, confidence)
-    x, _, seen, space = scene(valid=valid, confidence=confidence)
-    exists = channel_validity(valid, SMPL22).transpose(1, 2).unsqueeze(2)
-    x = torch.where(valid[:, None, None], x, 0.0)
-    junk = torch.where((seen.weight > 0).unsqueeze(-1), seen.keypoints, 7.0)
-    before, after = (posterior_target(x, o, space) for o in (seen, replace(seen, keypoints=junk)))
-    assert torch.equal(before, after)
-    alone = posterior_target(x[1:2, ..., :7], _cut(seen, 1, 7), space)
-    kept = exists[1:2, ..., :7]
-    torch.testing.assert_close(
-        torch.where(kept, before[1:2, ..., :7], 0.0), torch.where(kept, alone, 0.0), rtol=1e-4, atol=1e-5
-    )
-
-
-def _cut(seen: Observation, clip: int, frames: int) -> Observation:
-    parts = {
-        name: getattr(seen, name)[clip : clip + 1, :frames] for name in ("keypoints", "weight", "extrinsics", "valid")
-    }
-    return replace(seen, initial_heading=seen.initial_heading[clip : clip + 1], **parts)
-
-
 def test_a_heading_that_the_body_does_not_have_costs():
     """The positions are exact, and written with headings turned by a right angle from the second frame on."""
     _, truth, seen, space = scene()
@@ -228,16 +147,6 @@ def test_a_heading_that_the_body_does_not_have_costs():
     turned = space.features(encode(positions, SMPL22, headings))
     torch.testing.assert_close(decode(space.raw(turned), SMPL22), positions)
     assert distance(turned, posterior_target(turned, seen, space, known=IMAGE_ALONE, teacher=truth)) > 0.1
-
-
-def test_a_keypoint_that_moves_by_a_pixel_moves_the_target_towards_it():
-    x, _, seen, space = scene()
-    moved = seen.keypoints.clone()
-    moved[1, 5, 20, 0] += 1 / 1000
-    before, after = (posterior_target(x, o, space, known=IMAGE_ALONE) for o in (seen, replace(seen, keypoints=moved)))
-    assert torch.equal(before[0], after[0])
-    (near, _), (far, _) = (project(decode(space.raw(v), SMPL22), seen.extrinsics) for v in (after, before))
-    assert near[1, 5, 20, 0] > far[1, 5, 20, 0] + 5e-4
 
 
 def test_over_relaxation_makes_the_expectation_over_azimuth_the_whole_error():

@@ -1,7 +1,6 @@
 """The switches are validated once, and an error names the option, what was expected and what was found."""
 
 import math
-from dataclasses import FrozenInstanceError, fields
 from typing import Any
 
 import pytest
@@ -39,14 +38,8 @@ def test_a_value_that_cannot_be_used_is_an_error_that_names_the_option(name: str
     assert repr(value) in message or value == 0.0
 
 
-def test_whole_numbers_are_good_distances_and_the_defaults_are_valid() -> None:
+def test_a_whole_number_is_a_good_distance() -> None:
     assert Supervision(z_near=2).z_near == 2
-    assert Supervision() == Supervision(**{item.name: item.default for item in fields(Supervision)})
-
-
-def test_switches_cannot_be_changed_once_validated() -> None:
-    with pytest.raises(FrozenInstanceError):
-        Supervision().z_near = -1.0  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(

@@ -22,22 +22,13 @@ def test_joints_move_onto_their_rays_in_proportion_to_the_weight(generator: torc
     start = wrong(motion, generator)
     moved = on_rays(start, observation, 0.5)
     assert torch.allclose(project(moved, observation.extrinsics)[0], observation.keypoints, atol=1e-12)
-    part = on_rays(start, replace(observation, weight=torch.full((2, 5, 22), 0.25).double()), 0.5)
-    assert torch.allclose(part - start, 0.25 * (moved - start))
+    weight = torch.tensor((0.25, 0.0)).repeat(11).double().expand(2, 5, 22)
+    part = on_rays(start, replace(observation, weight=weight), 0.5)
+    assert torch.allclose(part - start, weight.unsqueeze(-1) * (moved - start))
+    assert torch.equal(part[:, :, 1::2], start[:, :, 1::2])
     camera = to_camera(start, observation.extrinsics)
     distance = (camera - closest_on_ray(camera, observation.keypoints, 0.5)).square().sum(-1)
     assert torch.allclose((moved - start).square().sum(-1), distance)
-
-
-def test_a_joint_without_confidence_stays_where_it_is(generator: torch.Generator) -> None:
-    motion = random_motion(SMPL22, (2,), 5, generator)
-    confidence = torch.ones(2, 5, 22)
-    confidence[:, :, 3] = 0.0
-    observation = observe(motion, orbiting((2,), generator), confidence=confidence)
-    start = wrong(motion, generator)
-    moved = on_rays(start, observation, 0.5)
-    assert torch.equal(moved[:, :, 3], start[:, :, 3])
-    assert (moved[:, :, 4] != start[:, :, 4]).any(-1).all()
 
 
 def test_headings_turn_by_what_the_body_turned(generator: torch.Generator) -> None:
@@ -91,13 +82,3 @@ def test_the_headings_of_a_target_are_those_of_the_teacher_on_its_rays(generator
     for source in (teacher, space.raw(features_of(wrong(motion, generator), space))):
         target = space.raw(ray_target(source, teacher, observation, space, 0.5))
         assert torch.allclose(decode_root(target, SMPL22)[0], expected - expected[:, :1], atol=1e-6)
-
-
-def test_the_target_of_an_exact_source_is_that_source(generator: torch.Generator) -> None:
-    motion = random_motion(SMPL22, (3,), 12, generator, dtype=torch.float64)
-    space = space_of(motion, SMPL22)
-    x = features_of(motion, space)
-    target = ray_target(
-        space.raw(x), space.raw(x), observe(motion, orbiting((3,), generator, dtype=torch.float64)), space, 0.5
-    )
-    assert torch.allclose(target, x, atol=1e-6)

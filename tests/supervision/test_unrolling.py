@@ -102,11 +102,3 @@ def test_every_pass_has_its_own_gradient_and_none_flows_between_them(
     for k, (prediction, _) in enumerate(steps):
         gradient = torch.autograd.grad(prediction.sum(), scale)[0]
         assert gradient.nonzero().flatten().tolist() == [k]
-
-
-def test_a_plain_step_is_one_pass_from_the_noised_teacher(generator: torch.Generator) -> None:
-    teacher, noise = torch.randn(2, 2, 7, 1, 5, dtype=torch.float64, generator=generator)
-    timesteps = torch.tensor(((30,), (45,)))
-    found = list(unrolled_predictions(lambda x_t, t: x_t, teacher, timesteps, ALPHA_BAR, noise))
-    assert len(found) == 1
-    assert torch.equal(found[0][0], noised(teacher, noise, ALPHA_BAR[timesteps[:, 0]]))
