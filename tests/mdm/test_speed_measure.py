@@ -11,8 +11,8 @@ import mdm_runs
 import pytest
 import torch
 
-from videomdm_ext.cli import benchmarking as verb
 from videomdm_ext.cli import main as cli
+from videomdm_ext.cli import measuring as verb
 from videomdm_ext.errors import HostError
 from videomdm_ext.mdm import checkout, install
 from videomdm_ext.mdm.speed import device, measure

@@ -283,7 +283,7 @@ def test_without_the_package_sticks_are_drawn_and_other_skeletons_have_no_body(t
 
 
 def test_every_verb_that_draws_people_draws_the_body_that_is_asked_for(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("videomdm_ext.cli.sampling.build_body", lambda shape: stand_in())
+    monkeypatch.setattr("videomdm_ext.cli.exporting.build_body", lambda shape: stand_in())
     np.save(tmp_path / "walk.npy", MOTIONS["walk"].numpy())
     assert main(["export", str(tmp_path / "walk.npy"), "--format", "glb", "--body", "anny"]) == 0
     document, _ = taken_apart((tmp_path / "walk.glb").read_bytes())

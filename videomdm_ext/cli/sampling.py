@@ -1,6 +1,4 @@
-"""The verbs `sample`, motions for captions from a trained run; `lift`, 2D keypoints and a camera to 3D with its prior,
-with errors where a truth tells; and `data refresh`, a data set whose teachers it lifted.
-"""
+"""The verbs `sample`, motions for captions from a trained run, and `lift`, 2D keypoints and a camera to 3D with it."""
 
 import contextlib
 import io
@@ -8,15 +6,13 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-import tyro
 from torch import Tensor
 
-from videomdm_ext.cli.console import bars, chosen_ids, console, counting, lifter_summary, quoted, say_next
+from videomdm_ext.cli.console import bars, chosen_ids, console, counting, quoted, say_next
+from videomdm_ext.cli.exporting import human_body, write_fitted
 from videomdm_ext.config import Supervision, from_args
 from videomdm_ext.data import locks, seal
 from videomdm_ext.data.clip import Clip
@@ -27,22 +23,15 @@ from videomdm_ext.errors import ConfigError
 from videomdm_ext.geometry.cameras import to_world
 from videomdm_ext.inference import lift as lifting
 from videomdm_ext.inference import sample as sampling
-from videomdm_ext.inference.refresh import REFRESHING, refresh_folder
 from videomdm_ext.inference.sample import Trained
 from videomdm_ext.mdm import distributed
 from videomdm_ext.mdm.data import with_teacher
 from videomdm_ext.motion.human_mesh import Body as HumanBody
-from videomdm_ext.motion.human_mesh import build_body
-from videomdm_ext.motion.skeletons import SMPL22, Skeleton
+from videomdm_ext.motion.skeletons import Skeleton
 from videomdm_ext.render import figures
-from videomdm_ext.render.body import RIG, wear
-from videomdm_ext.render.bvh import to_bvh
-from videomdm_ext.render.fitting import Fitted, fit
-from videomdm_ext.render.glb import Body, to_glb
 from videomdm_ext.render.page import Scene, Track, clip_scene, page
 
 FORMATS = ("npz", "bvh", "glb", "page", "png")
-BODIES = ("auto", "anny", "sticks")
 LONGEST_CAPTION = 1000
 """Characters; text encoders read some 20 to 250 words, and drop the rest unsaid."""
 FEWEST_FRAMES = 2
@@ -72,7 +61,7 @@ def write(
     for number, (name, motion) in enumerate(motions if endings else ()):
         label = f"{number:03}-{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')[:40]}".rstrip("-")
         places = {ending: out / ending / f"{label}.{ending}" for ending in endings}
-        write_fitted(places, motion, skeleton, fps, name, human=human)
+        write_fitted(places, motion, skeleton, fps, name, human)
     if "page" in formats:
         text = page(scenes, skeleton, fps, f"{stem} of {out.parent.name}", body=human)
         write_bytes(str(out / f"{stem}.html"), text.encode())
@@ -84,44 +73,6 @@ def say_where(out: Path, stem: str, formats: Sequence[str]) -> None:
         console.print(f"Next: open {out / stem}.html in a browser", soft_wrap=True)
     else:
         say_next(f"view {quoted(out)}")
-
-
-def human_body(choice: str, skeleton: Skeleton) -> HumanBody | None:
-    """The mesh that --body asks for, None for sticks; `auto` is Anny where its package is installed."""
-    if choice not in BODIES:
-        raise ConfigError(f"--body: expected one of {', '.join(BODIES)}, found {choice!r}. Correct it.")
-    fits = skeleton.name == SMPL22.name
-    if choice == "anny" and not fits:
-        raise ConfigError(f"--body anny: expected motions of {SMPL22.name}, found {skeleton.name}. Use sticks.")
-    if choice == "sticks" or not fits or (choice == "auto" and find_spec("anny") is None):
-        return None
-    with console.status("building the body; the first time takes a few minutes"):
-        return build_body({})
-
-
-def write_fitted(
-    places: Mapping[str, Path], motion: Tensor, skeleton: Skeleton, fps: float, name: str, *, body: Body | None = None,
-    human: HumanBody | None = None,
-) -> Fitted | None:  # fmt: skip
-    """Fit a skeleton to a motion [T, J, 3], and write it to the places of `bvh` and `glb` that there are.
-
-    A human mesh needs no fit, as its joints are those of the motion. -> the fit, None where nothing needed one
-    """
-    if human and "glb" in places:
-        worn = wear(human, motion, fps)
-        content = to_glb(worn.fitted, RIG, fps, name, mesh=worn.mesh, shifts=worn.shifts)
-        write_bytes(str(places["glb"]), content)
-        places = {ending: place for ending, place in places.items() if ending != "glb"}
-        if "bvh" not in places:
-            return None
-    sized = body.sized(motion) if body else None
-    fitted = fit(motion, skeleton, fps, offsets=sized.offsets if sized else None)
-    if "bvh" in places:
-        write_bytes(str(places["bvh"]), to_bvh(fitted, skeleton, fps).encode())
-    if "glb" in places:
-        content = to_glb(fitted, skeleton, fps, name, mesh=sized.mesh if sized else None)
-        write_bytes(str(places["glb"]), content)
-    return fitted
 
 
 @dataclass(frozen=True)
@@ -423,56 +374,3 @@ def write_lifted(
     named = list(zip([clip.id for clip in clips], made, strict=True))
     write(out, "lifted", named, scenes, formats, clips[0].skeleton, clips[0].fps)
     console.print(f"{out}: {' '.join(formats)}, lifted.json", soft_wrap=True)
-
-
-@dataclass(frozen=True)
-class Refresh:
-    """Make the next round's data set: a trained run lifts the clips that it was trained on, and these are the teachers.
-
-    Keypoints and truth stay. Train on OUT again, from the run's weights with --resume_checkpoint or afresh.
-    """
-
-    clips: Annotated[Path, tyro.conf.Positional]
-    """Folder of a data set."""
-    checkpoint: Path
-    """Folder of a run, or one checkpoint with its args.json beside it."""
-    out: Path
-    """Folder of the new data set."""
-    guidance_strength: float = REFRESHING.strength
-    """Fraction of the way to the rays, times the squared confidence."""
-    start: float = REFRESHING.start
-    """Share of the schedule to whose noise the teacher is taken."""
-    draws: int = REFRESHING.draws
-    """Draws of noise; their mean is the teacher."""
-    ddim: int = 0
-    """Steps of DDIM over the whole schedule; 0: 25, or as many as it has."""
-    seed: int = 0
-    """Seed of the noise."""
-    trained_on: Path | None = None
-    """Where the data set that the run was trained on lies now, if not where args.json says."""
-    mdm: str = ""
-    """MDM checkout the run was trained in; empty: the stand-in."""
-
-    def __call__(self) -> int:
-        self.make()
-        say_next(f"train --arm 2d --clips {quoted(self.out)} --save_dir runs/2d-r1")
-        return 0
-
-    def make(self) -> None:
-        """Make the data set and print what became of its teachers; started again, it goes on."""
-        card = seal.verify(str(self.clips))
-        trained = opened(self.checkpoint, self.mdm, self.trained_on)
-        check_writable(str(self.out))
-        how = lifting.Lifting(
-            strength=self.guidance_strength, start=self.start, draws=self.draws, seed=self.seed,
-            ddim=self.ddim or min(REFRESHING.ddim, trained.diffusion.num_timesteps),
-        )  # fmt: skip
-        with bars() as progress:
-            step = counting(progress, "refreshing")
-            made, kept = refresh_folder(trained, str(self.clips), card, str(self.out), how, step)
-        console.print(f"{self.out}: round {made.recipe['refreshed']['round']}, {sum(made.counts.values())} clips")
-        if kept:
-            console.print(f"    {len(kept)} keep their teacher, such as {kept[0]}")
-        for name, one in (("before", card), ("after", made)):
-            if one.lifter_error:
-                console.print(f"    teachers {name}: {lifter_summary(one)}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The verbs `demo`, `data make-demo`, `data refine` and `train`."""
+"""The verbs `demo`, `data make-demo`, `data refine`, `data refresh` and `train`."""
 
 import dataclasses
 import subprocess
@@ -31,8 +31,8 @@ from videomdm_ext.cli.console import (
     say_next,
     take,
 )
-from videomdm_ext.cli.sampling import Refresh
-from videomdm_ext.data import importing, locks
+from videomdm_ext.cli.sampling import opened
+from videomdm_ext.data import importing, locks, seal
 from videomdm_ext.data.files import check_writable
 from videomdm_ext.data.film.bundled import EVERYDAY, build_film_demo, recipe
 from videomdm_ext.data.folder import CARD, Card, read_card, read_folder
@@ -41,6 +41,8 @@ from videomdm_ext.data.refined import BATCH, is_made, make_refined, measured_err
 from videomdm_ext.data.relifting import with_lifter
 from videomdm_ext.data.tasks import HERE, Engine, share_of
 from videomdm_ext.errors import ConfigError
+from videomdm_ext.inference.lift import Lifting
+from videomdm_ext.inference.refresh import REFRESHING, refresh_folder
 from videomdm_ext.mdm import distributed
 from videomdm_ext.mdm.resume import LATEST, newest, step_of
 from videomdm_ext.render import figures
@@ -239,6 +241,59 @@ def say_refined(path: str, kind: str = "refined") -> None:
         lifted, refined = ({name: 1000 * error[name] for name in MEASURED} for error in errors)
         parts = [f"{label} {lifted[name]:.0f} -> {refined[name]:.0f}" for name, label in MEASURED.items()]
         console.print(f"    lifted -> {kind} teachers, mm from the truth: {', '.join(parts)}")
+
+
+@dataclass(frozen=True)
+class Refresh:
+    """Make the next round's data set: a trained run lifts the clips that it was trained on, and these are the teachers.
+
+    Keypoints and truth stay. Train on OUT again, from the run's weights with --resume_checkpoint or afresh.
+    """
+
+    clips: Annotated[Path, tyro.conf.Positional]
+    """Folder of a data set."""
+    checkpoint: Path
+    """Folder of a run, or one checkpoint with its args.json beside it."""
+    out: Path
+    """Folder of the new data set."""
+    guidance_strength: float = REFRESHING.strength
+    """Fraction of the way to the rays, times the squared confidence."""
+    start: float = REFRESHING.start
+    """Share of the schedule to whose noise the teacher is taken."""
+    draws: int = REFRESHING.draws
+    """Draws of noise; their mean is the teacher."""
+    ddim: int = 0
+    """Steps of DDIM over the whole schedule; 0: 25, or as many as it has."""
+    seed: int = 0
+    """Seed of the noise."""
+    trained_on: Path | None = None
+    """Where the data set that the run was trained on lies now, if not where args.json says."""
+    mdm: str = ""
+    """MDM checkout the run was trained in; empty: the stand-in."""
+
+    def __call__(self) -> int:
+        self.make()
+        say_next(f"train --arm 2d --clips {quoted(self.out)} --save_dir runs/2d-r1")
+        return 0
+
+    def make(self) -> None:
+        """Make the data set and print what became of its teachers; started again, it goes on."""
+        card = seal.verify(str(self.clips))
+        trained = opened(self.checkpoint, self.mdm, self.trained_on)
+        check_writable(str(self.out))
+        how = Lifting(
+            strength=self.guidance_strength, start=self.start, draws=self.draws, seed=self.seed,
+            ddim=self.ddim or min(REFRESHING.ddim, trained.diffusion.num_timesteps),
+        )  # fmt: skip
+        with bars() as progress:
+            step = counting(progress, "refreshing")
+            made, kept = refresh_folder(trained, str(self.clips), card, str(self.out), how, step)
+        console.print(f"{self.out}: round {made.recipe['refreshed']['round']}, {sum(made.counts.values())} clips")
+        if kept:
+            console.print(f"    {len(kept)} keep their teacher, such as {kept[0]}")
+        for name, one in (("before", card), ("after", made)):
+            if one.lifter_error:
+                console.print(f"    teachers {name}: {lifter_summary(one)}", soft_wrap=True)
 
 
 def train(words: Sequence[str]) -> int:

@@ -1,4 +1,4 @@
-"""The verbs `view`, motions as one page for the browser, and `export`, motions as files for other programs."""
+"""The verb `view`, motions as one page for the browser, which it may serve."""
 
 import dataclasses
 import http.server
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 import tyro
 from torch import Tensor
 
@@ -19,7 +18,7 @@ from videomdm_ext.bench.plan import Plan, Run, read_plan
 from videomdm_ext.bench.reference import motion, motion_of
 from videomdm_ext.bench.run import DENOISE_AT
 from videomdm_ext.cli.console import chosen_ids, console, quoted
-from videomdm_ext.cli.sampling import human_body, write_fitted
+from videomdm_ext.cli.exporting import human_body, known_joints
 from videomdm_ext.data import files
 from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.folder import CARD, SPLITS, Card, read_card, read_clip, read_folder
@@ -29,9 +28,7 @@ from videomdm_ext.geometry.cameras import to_world
 from videomdm_ext.inference.lift import cameras_of
 from videomdm_ext.inference.sample import read_motions
 from videomdm_ext.motion.skeletons import SKELETONS, Skeleton, by_name
-from videomdm_ext.render import figures
 from videomdm_ext.render.footage import Footage, footage
-from videomdm_ext.render.glb import read_body
 from videomdm_ext.render.page import Scene, Track, clip_scene, fitting, page
 
 Motions = tuple[dict[str, list[Tensor]], list[str]]
@@ -260,11 +257,6 @@ def compared_clips(plan: Plan, moved: Path | None) -> tuple[Card, Sequence[Clip]
         raise ConfigError(f"{error} If the data set has moved, name it with --clips.") from error
 
 
-def known_joints(between: str) -> str:
-    """Numbers of joints by skeleton, in words."""
-    return between.join(f"{skeleton.num_joints} ({skeleton.name})" for skeleton in SKELETONS.values())
-
-
 LOCAL = ("127.0.0.1", "localhost")
 """Names by which the page is asked for; through another, a site could read it that has that name lead here."""
 IDLE = 30.0
@@ -347,102 +339,3 @@ def handler(content: bytes, collect: Callable[[bytes], None] | None = None) -> t
             """Requests are not told."""
 
     return Handler
-
-
-FORMATS = ("bvh", "glb", "mp4", "gif")
-SHOWN = 8
-"""Motions that get a line of their own."""
-
-
-@dataclass(frozen=True)
-class Export:
-    """Write motions as files that Blender and others open: BVH, GLB, mp4 and gif."""
-
-    motions: Annotated[Path, tyro.conf.Positional]
-    """A .npz of `videomdm sample`, or a .npy of joint positions [T, J, 3], metres, y up."""
-    format: str = "bvh,glb"
-    """Any of bvh, glb, mp4 and gif, with commas between them."""
-    out: Path | None = None
-    """Folder to write to; by default beside the motions."""
-    count: int = 0
-    """Motions of each group, 0 for all."""
-    fps: float = 20.0
-    """Frames a second."""
-    smpl: str = ""
-    """A folder with SMPL, SMPL-H or SMPL-X model files of your own: bones are that body's, and the GLB shows it."""
-    gender: str = "neutral"
-    """Which of those bodies."""
-    body: str = "auto"
-    """What the GLB shows: anny, a human mesh (extra `body`), sticks, or auto: anny where it is installed."""
-
-    def __call__(self) -> int:
-        formats = self.formats()
-        moves = self.read()
-        skeleton = self.skeleton(moves[0][1])
-        out = self.out or self.motions.parent
-        files.check_writable(str(out))
-        body = read_body(self.smpl, self.gender) if self.smpl else None
-        if body and skeleton.num_joints != len(body.offsets):
-            raise ConfigError(f"--smpl: expected motions of smpl22, found {skeleton.name}. Leave it out.")
-        human = human_body(self.body, skeleton) if "glb" in formats and not body else None
-        lines = []
-        for name, positions, caption in moves:
-            places = {ending: out / f"{name}.{ending}" for ending in formats}
-            for place in (places[ending] for ending in ("mp4", "gif") if ending in places):
-                example = figures.Example(caption, {name: positions.numpy()})
-                figures.animation(str(place), example, skeleton, fps=self.fps)
-            lines.append(f"{out / name}: {len(positions)} frames")
-            if {"bvh", "glb"} & places.keys():
-                off = write_fitted(places, positions, skeleton, self.fps, name, body=body, human=human)
-                if off:
-                    mean, most, joint = off.mean_mm.mean(), off.max_mm.max(), skeleton.joints[int(off.max_mm.argmax())]
-                    lines[-1] += f"; bones of one length are off by {mean:.1f} mm, at most {most:.0f} mm ({joint})"
-        for line in lines[:SHOWN]:
-            console.print(line, highlight=False)
-        console.print(f"{len(moves)} motions written as {', '.join(formats)}")
-        console.print("Next: open a .glb in any viewer; in Blender, import a .bvh with scale 0.01")
-        return 0
-
-    def formats(self) -> list[str]:
-        """The formats asked for, with what they need at hand."""
-        formats = list(dict.fromkeys(self.format.lower().split(",")))
-        if not set(formats) <= set(FORMATS):
-            raise ConfigError(f"--format: expected any of {','.join(FORMATS)}, found {self.format!r}. Correct it.")
-        if self.count < 0 or not 0 < self.fps < float("inf"):
-            raise ConfigError("--count: expected 0 or more; --fps: a number above 0. Correct it.")
-        if self.smpl and self.body == "anny":
-            raise ConfigError("--smpl, --body anny: expected one of the two bodies, found both. Leave one out.")
-        if (self.smpl or self.body == "anny") and "glb" not in formats:
-            option = "--smpl" if self.smpl else "--body anny"
-            raise ConfigError(f"{option}: expected glb among the formats, found {self.format!r}. Add it to --format.")
-        if {"mp4", "gif"} & set(formats):
-            figures.require()
-            figures.require("PIL.Image")
-        if "mp4" in formats:
-            figures.require("imageio_ffmpeg", "video")
-        return formats
-
-    def read(self) -> list[tuple[str, Tensor, str]]:
-        """Name, positions [T, J, 3] and caption of the motions of the file, at most --count of each group."""
-        path = self.motions
-        if path.suffix == ".npy":
-            return [(path.stem, torch.from_numpy(files.read_array(str(path))), path.stem)]
-        groups, captions = read_motions(path)
-        moves = []
-        for group, motions in groups.items():
-            texts = captions if len(captions) == len(motions) else [group] * len(motions)
-            pairs = list(zip(motions, texts, strict=True))[: self.count or None]
-            moves += [(f"{group}_{number:03d}", motion, text) for number, (motion, text) in enumerate(pairs)]
-        if not moves:
-            raise DatasetError(f"{path}: expected motions, found none. Name a file that `videomdm sample` wrote.")
-        return moves
-
-    def skeleton(self, positions: Tensor) -> Skeleton:
-        """The skeleton with as many joints as a motion has."""
-        for skeleton in SKELETONS.values():
-            if positions.ndim == 3 and positions.shape[1:] == (skeleton.num_joints, 3):
-                return skeleton
-        raise DatasetError(
-            f"{self.motions}: expected positions [T, J, 3] of {known_joints(', ')} joints, found "
-            f"{list(positions.shape)}. Name another file."
-        )
