@@ -26,18 +26,8 @@ def asked(monkeypatch) -> list[Bench]:
 def test_the_options_become_the_plan(asked, tmp_path):
     words = ["--dataset", "set", "--arms", "3d,2d", "--seeds", "2", "--steps", "900", "--lr", "0.01"]
     words += ["--replications", "3", "--samples", "40", "--curve", "4", "--select", "pose_frechet", "--equal-passes"]
-    words += [
-        "--crop-frames",
-        "48",
-        "--text-features",
-        "words",
-        "--reference",
-        "test",
-        "--windows",
-        "7",
-        "--average",
-        "0.9",
-    ]
+    words += ["--crop-frames", "48", "--text-features", "words", "--reference", "test", "--windows", "7"]
+    words += ["--average", "0.9"]
     words += ["--without", "t2m,views-2d", "--primary", "jitter", "--out", str(tmp_path), "--workers", "1"]
     assert benchmarking.bench(words) == 0
     (made,) = asked
@@ -50,13 +40,16 @@ def test_the_options_become_the_plan(asked, tmp_path):
     assert (made.out, made.engine.processes, made.command) == (tmp_path, 1, ["videomdm", "bench", *words])
 
 
-def test_the_defaults_are_the_protocols(asked):
+def test_the_defaults_are_the_protocols_and_too_few_samples_for_groups_of_32_are_reported(asked, capsys):
     benchmarking.bench(["--dataset", "some/set", "--text-features", "words"])
+    assert "groups" not in capsys.readouterr().out
     (made,) = asked
     assert made.plan.arms == ("3d", "lifted", "refined", "2d")
     assert (made.plan.seeds, made.plan.replications, made.plan.curve, made.plan.select) == (3, 20, 0, "")
     assert made.plan.without == ()
     assert str(made.out) == "runs/bench-set"
+    benchmarking.bench(["--dataset", "set", "--samples", "20", "--text-features", "words"])
+    assert "groups of 20" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arms", [["3d,2d"], ["3d", "2d"], ["3d, ", "2d,"]])
@@ -66,25 +59,19 @@ def test_lists_take_commas_or_spaces_and_may_be_empty(asked, arms):
     assert (made.plan.arms, made.plan.without) == (("3d", "2d"), ())
 
 
-def test_too_few_samples_for_groups_of_32_are_told(asked, capsys):
-    benchmarking.bench(["--dataset", "set", "--samples", "20", "--text-features", "words"])
-    assert "groups of 20" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("words", [["--protocol", "mdm", "--out", "x"], ["--protocol=mdm", "--out", "x"]])
-def test_the_published_protocol_gets_the_other_words(monkeypatch, words):
+def test_the_published_protocol_gets_the_other_words_and_another_one_is_refused(monkeypatch):
     got: list[Path | None] = []
     monkeypatch.setattr(benchmarking.Protocol, "__call__", lambda options: got.append(options.out) or 4)
-    assert benchmarking.bench(words) == 4
+    assert benchmarking.bench(["--protocol=mdm", "--out", "x"]) == 4
     assert got == [Path("x")]
-
-
-def test_another_protocol_is_refused():
     with pytest.raises(ConfigError, match="--protocol: expected mdm, found mas"):
         benchmarking.bench(["--protocol", "mas"])
 
 
-@pytest.mark.parametrize("verb", ["score", "report", "validate"])
-def test_a_folder_without_a_plan_is_an_error_that_names_the_file(verb, tmp_path, capsys):
-    assert main(["bench", verb, str(tmp_path)]) == 1
-    assert "plan.json: expected the plan of a comparison" in capsys.readouterr().err
+@pytest.mark.parametrize("content", [None, "{", "[]", "{}", '{"arms": 3}', '{"arms": [], "colour": "red"}'])
+def test_a_folder_without_a_plan_is_an_error_that_names_the_file(tmp_path, capsys, content):
+    if content is not None:
+        (tmp_path / "plan.json").write_text(content, encoding="utf-8")
+    for verb in ("bench score", "bench report", "bench validate", "report"):
+        assert main([*verb.split(), str(tmp_path)]) == 1
+        assert "plan.json: expected the plan of a comparison" in capsys.readouterr().err

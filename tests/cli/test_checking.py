@@ -38,10 +38,12 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_sound_set_ends_with_0_and_says_so(folder: Path, capsys: pytest.CaptureFixture[str]):
-    before = snapshot(folder)
-    assert main(["data", "check", str(folder)]) == 0
+    before, place = snapshot(folder), folder.parent / "bad.txt"
+    assert main(["data", "check", str(folder), "--quarantine", str(place)]) == 0
     out = capsys.readouterr().out
     assert "5 clips: nothing found" in out
+    assert f"{place}: empty" in out
+    assert place.read_bytes() == b""
     assert [line.split("│")[1:6] for line in out.splitlines() if "keypoints" in line] == [
         [" keypoints ", "     5 ", "       0 ", "     0 ", "       0 "]
     ]
@@ -73,6 +75,8 @@ def test_what_is_missing_empty_or_corrupt_is_counted(folder: Path, capsys: pytes
     (folder / "keypoints_2d/kick_0.npz").write_bytes(b"PK\x03\x04 and no more")
     assert main(["data", "check", str(folder), "--json"]) == 1
     content = json.loads(capsys.readouterr().out)
+    assert set(content) == {"path", "clips", "cached", "files", "errors", "warnings", "bad_clips", "findings"}
+    assert (content["path"], content["clips"]) == (str(folder), 5)
     assert content["files"]["keypoints"] == {"found": 2, "missing": 1, "empty": 1, "corrupt": 1}
     assert content["files"]["teacher"]["found"] == 5
     assert content["bad_clips"] == ["walk_0", "jump_0", "kick_0"]
@@ -93,13 +97,6 @@ def test_quarantine_writes_the_ids_and_touches_nothing_else(folder: Path, capsys
     out = capsys.readouterr().out
     assert f"{place}: 2 ids, one a line" in out
     assert f"Next: videomdm data check {folder} --drop" in out
-
-
-def test_quarantine_of_a_sound_set_is_an_empty_file(folder: Path, capsys: pytest.CaptureFixture[str]):
-    place = folder.parent / "bad.txt"
-    assert main(["data", "check", str(folder), "--quarantine", str(place)]) == 0
-    assert place.read_bytes() == b""
-    assert f"{place}: empty" in capsys.readouterr().out
 
 
 def test_drop_takes_clips_with_errors_out_of_the_splits_and_the_set_is_a_sound_one(
@@ -183,14 +180,6 @@ def test_warnings_alone_end_with_0_and_with_strict_with_1(folder: Path, capsys: 
     assert main(["data", "check", str(folder), "--strict"]) == 1
 
 
-def test_a_folder_that_is_not_there_is_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert main(["data", "check", str(tmp_path / "nowhere")]) == 1
-    captured = capsys.readouterr()
-    assert captured.err.startswith("error: ")
-    assert "expected a data set folder" in captured.err
-    assert "Traceback" not in captured.err
-
-
 @pytest.mark.parametrize("words", ["data check", "view", "sample --run", "data make-demo --synthetic --out", "export"])
 def test_a_name_that_no_disk_takes_and_a_link_to_itself_are_one_message(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: str
@@ -224,11 +213,10 @@ def test_show_draws_one_clip_and_tells_what_is_wrong(folder: Path, capsys: pytes
     assert "error flipped-v: teacher and truth alike" in out
 
 
-def test_show_refuses_a_folder_for_its_picture(folder: Path, capsys: pytest.CaptureFixture[str]):
+def test_show_refuses_a_folder_for_its_picture_and_names_clips_that_are_there(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+):
     assert main(["data", "show", str(folder), "walk_0", "--out", str(folder.parent)]) == 1
     assert f"--out {folder.parent}: expected a file for the picture, found a folder" in capsys.readouterr().err
-
-
-def test_show_of_an_unknown_clip_names_some_that_are_there(folder: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["data", "show", str(folder), "nobody"]) == 1
     assert "Ids there: walk_0, jump_0, kick_0" in capsys.readouterr().err

@@ -140,12 +140,6 @@ def test_a_folder_that_is_no_checkout_is_refused(tmp_path, capsys, verb):
     assert "not an MDM checkout" in capsys.readouterr().err
 
 
-def test_without_a_path_the_checkout_is_searched_for(root, monkeypatch, capsys):
-    monkeypatch.setenv(checkout.VARIABLE, str(root))
-    assert cli.main(["status"]) == 0
-    assert capsys.readouterr().out.startswith(f"{root}: MDM")
-
-
 @pytest.mark.mdm
 def test_the_verbs_on_a_clone_of_mdm(tmp_path, capsys):
     place = tmp_path / "mdm"

@@ -1,6 +1,5 @@
 """`videomdm data import`: one command from other people's data to a data set."""
 
-import json
 import re
 
 import numpy as np
@@ -13,6 +12,7 @@ from videomdm_ext.data.folder import read_card
 from videomdm_ext.errors import ConfigError
 
 KINDS = ("joints", "humanml3d", "fit3d", "nba", "release")
+JOINTS = ("--lifter", "joints", "--option")
 
 
 @pytest.fixture
@@ -58,16 +58,6 @@ def test_names_of_captions_that_nothing_has_are_reported_also_when_all_was_impor
         assert f"1 such as {tmp_path / 'a.tsv'}: lost: expected the name of something to caption" in said
 
 
-def test_started_again_with_other_settings_it_refuses_and_with_the_same_it_agrees(source, tmp_path, capsys):
-    out = str(tmp_path / "set")
-    assert cli.main(["data", "import", "joints", source, "--out", out]) == 0
-    first = json.loads((tmp_path / "set" / "dataset.json").read_text())
-    assert cli.main(["data", "import", "joints", source, "--out", out]) == 0
-    assert json.loads((tmp_path / "set" / "dataset.json").read_text()) == first
-    assert cli.main(["data", "import", "joints", source, "--out", out, "--name", "other"]) == 1
-    assert "expected no data set or 'other', found 'joints'" in capsys.readouterr().err
-
-
 def test_mistakes_are_one_message(source, tmp_path, capsys):
     out = ["--out", str(tmp_path / "set")]
     for words, message in (
@@ -80,31 +70,24 @@ def test_mistakes_are_one_message(source, tmp_path, capsys):
         (["joints", source, "--option", "down=y"], "--option down: expected one that data import joints knows"),
         (["joints", source, "--lifter", "magic"], "lifter 'magic': expected one of"),
         (["nba", source], "expected --option lifted=DIR"),
+        (
+            ["joints", source, *JOINTS, f"lifter.results={tmp_path}", "--option", "lifter.units=x"],
+            "units of the lifter: expected",
+        ),
     ):
         assert cli.main(["data", "import", *words, *out]) == 1
         assert message in capsys.readouterr().err
 
 
-def test_the_kinds_can_be_listed_with_their_options(capsys):
-    assert cli.main(["data", "import", "list"]) == 0
-    said = capsys.readouterr().out
-    assert all(kind in said for kind in KINDS)
-    assert "--option lifted_axes=" in said
-
-
-def test_the_lifters_are_listed_with_their_options(capsys):
+def test_the_kinds_and_lifters_are_listed_with_their_options(capsys):
     assert cli.main(["data", "import", "list", "."]) == 0
-    lifters = capsys.readouterr().out.split("--lifter ")[1:]
+    kinds, *lifters = capsys.readouterr().out.split("--lifter ")
+    assert all(kind in kinds for kind in KINDS)
+    assert "--option lifted_axes=" in kinds
     keys = {part.split()[0]: set(re.findall(r"--option lifter\.(\w+)=", part)) for part in lifters}
     assert keys["synthetic"] == set()
     assert keys["motionbert"] == {"results", "fps"}
     assert {"results", "skeleton", "units", "up", "fps"} <= keys["joints"]
-
-
-def test_a_listed_option_of_a_lifter_reaches_it(source, tmp_path, capsys):
-    words = ["data", "import", "joints", source, "--out", str(tmp_path / "set"), "--lifter", "joints"]
-    assert cli.main([*words, "--option", f"lifter.results={tmp_path}", "--option", "lifter.units=miles"]) == 1
-    assert "units of the lifter: expected" in " ".join(capsys.readouterr().err.split())
 
 
 def test_values_may_hold_equals_signs_and_keys_come_once():

@@ -25,7 +25,6 @@ from videomdm_ext.errors import ConfigError, VideoMDMError
 from videomdm_ext.render import contact_sheet, figures
 from videomdm_ext.render.footage import FACTS
 
-"""File in the data set's folder with what was found out about each video, and where its clips lie."""
 MADE = "made.txt"
 """File beside the pictures with the content hash of the clips that they show."""
 
@@ -84,11 +83,10 @@ class FromVideo:
         if not self.no_sheets:
             figures.require()
         torch.set_num_threads(1)  # arrays this small only wait for each other
-        numbers = {"fps": self.fps, "focal": self.focal, "fov": self.fov_degrees}
+        numbers = {"focal": self.focal, "fov": self.fov_degrees}
         words = {name: getattr(self, name) for name in ("calibration", "person", "detections", "format")}
-        extra = {key: f"{value:g}" for key, value in numbers.items() if value != 0 or key == "fps"}
-        words |= {"moving": "yes" if self.moving else "", "shard": self.shard}
-        words |= {"as_given": "yes" if self.as_given else ""}
+        words |= {"moving": "yes" * self.moving, "shard": self.shard, "as_given": "yes" * self.as_given}
+        extra = {"fps": f"{self.fps:g}"} | {key: f"{value:g}" for key, value in numbers.items() if value}
         extra |= {key: value for key, value in words.items() if value}
         extra |= {f"{PREFIX}{key.removeprefix(PREFIX)}": value for key, value in pairs(self.option).items()}
         given = ImportOptions(
@@ -168,18 +166,6 @@ class Film:
         return made
 
 
-def detector_summary(card: Card) -> str:
-    """A line about the errors of the keypoints that the card has; empty without."""
-    error = card.detector_error
-    if not error:
-        return ""
-    return (
-        f"keypoints {error['median']:.4f} (median), {error['q90']:.4f} (90 %), {error['q99']:.4f} (99 %) of the focal "
-        f"length from the projected truth, {error['unseen']:.1%} not seen, sides exchanged in {error['exchanged']:.1%} "
-        "of the frames"
-    )
-
-
 def check_lifter(importer: Importer, asked: str) -> None:
     """Refuse a lifter that would be ignored, as the source has another one's motion."""
     if asked and importer.lifter != asked:
@@ -216,7 +202,13 @@ def import_videos(importer: VideoImporter, out: str, name: str, engine: Engine =
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if card.lifter_error:
         console.print(f"    the lifter: {lifter_summary(card)}", soft_wrap=True)
-        console.print(f"    the detector: {detector_summary(card)}", soft_wrap=True)
+    if error := card.detector_error:
+        console.print(
+            f"    the detector: keypoints {error['median']:.4f} (median), {error['q90']:.4f} (90 %), "
+            f"{error['q99']:.4f} (99 %) of the focal length from the projected truth, {error['unseen']:.1%} not seen, "
+            f"sides exchanged in {error['exchanged']:.1%} of the frames",
+            soft_wrap=True,
+        )
 
 
 def _sentence(facts: Mapping[str, Any], clips: Mapping[str, Mapping[str, Any]]) -> str:
