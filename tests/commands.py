@@ -2,15 +2,17 @@
 environment that holds just the extras that the text names."""
 
 import dataclasses
-import json
-import os
+import functools
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import documents
 import environments
+import forks
 import numpy as np
 import pytest
 from clips import CARD, make_clip, motion
@@ -24,7 +26,10 @@ from videomdm_ext.data.building import write_folder
 from videomdm_ext.data.clip import Clip
 from videomdm_ext.mdm import checkout
 
-SERVER = ROOT / "tests" / "command_server.py"
+LIGHTENED = f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); import command_settings; sys.path.pop(0)"
+"""What the process of the commands runs before the first of them."""
+IMPORTED = ("roma", "matplotlib.figure", "matplotlib.backends.backend_agg", "scipy.stats", "scipy.optimize")
+ENVIRONMENT = {"VIDEOMDM_PLUGINS": None, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 LEFT_TO_CI = {"pytest", "ruff", "mypy", "lint-imports"}
 """Programs that .ci/run runs as the documents say."""
 NOT_HERE = {
@@ -72,7 +77,7 @@ STAND_FOR = {
     "FILE": "captions.txt", "ID": "dance_a_0", "KIND": "joints", "MODULE ARGS": "train.train_mdm --help",
     "PATH": "mdm", "RUN": "runs/mine", "SOURCE": "source", "VIDEOS": "videos", "VIDEO_OR_FOLDER": "videos",
     "runs/demo": "HERE/set", "SETS/k1": "set", "SETS/k5": "set", "SETS/p5": "NEW",
-    "DETECTIONS": "found", "captions.tsv": "captions.txt", "VERB": "demo",
+    "DETECTIONS": "found", "captions.tsv": "captions.txt", "captions.txt": "prompts.txt", "VERB": "demo",
 }  # fmt: skip
 """What stands in a command for what its reader replaces."""
 NAMED = {
@@ -114,13 +119,17 @@ ALSO = tuple(
 RUNS = [command for command in documents.commands() if command.words[0] in ("videomdm", "python", "git")]
 
 
-def verb_of(command: Command) -> str:
+def verb_of(words: Sequence[str]) -> str:
     """The verb of one or two words behind `videomdm`, or the module behind `python -m`."""
-    words = command.words
-    if words[:2] == ("python", "-m"):
+    if words[1:2] == ("-m",):
         return words[2]
     two = " ".join(words[1:3])
-    return two if two in VERBS else words[1] if len(words) > 1 else ""
+    return two if two in VERBS else "".join(words[1:2])
+
+
+def is_named(command: Command) -> bool:
+    """Whether a command is a verb and nothing behind it, which is where a document speaks of the verb."""
+    return len(command.words) == 1 + len(verb_of(command.words).split())
 
 
 def filled(command: Command) -> list[str]:
@@ -131,12 +140,12 @@ def filled(command: Command) -> list[str]:
     if text[-2:] == ["MODULE", "ARGS"]:
         text[-2:] = STAND_FOR["MODULE ARGS"].split()
     words = [part for word in text for part in (STAND_FOR[word].split() if word in STAND_FOR else [word])]
-    verb = verb_of(command)
-    if len(words) == 1 + len(verb.split()):
+    verb = verb_of(command.words)
+    if is_named(command):
         words += NAMED.get(verb, "").split()
     if verb == "demo" and "--fast" not in words:
         words.append("--fast")
-    if "--help" not in words:
+    if not {"--help", "--protocol"} & {*words}:
         words += SMALL.get(verb, "").split()
     return [f"runs/new-{RUNS.index(command)}" if word == "NEW" else word for word in words]
 
@@ -186,8 +195,7 @@ ONCE: dict[tuple[object, ...], Command] = {}
 """Those that are run: once each, unless a later one stands where fewer extras were asked for."""
 for one in [*RUNS, *ALSO]:
     alike = [before for before in ONCE.values() if likeness(before) == likeness(one)]
-    named = len(one.words) == 1 + len(verb_of(one).split())
-    if not alike or not (named or any(before.extras <= one.extras for before in alike)):
+    if not alike or not (is_named(one) or any(before.extras <= one.extras for before in alike)):
         ONCE[(*likeness(one), one.extras)] = one
 
 
@@ -210,6 +218,7 @@ def prepare(place: Path) -> None:
             (place / "source" / folder).mkdir(parents=True, exist_ok=True)
         np.save(place / "source" / "joints" / f"{name}.npy", motion(name)[:41].numpy())
         (place / "source" / "texts" / f"{name}.txt").write_text(f"a person {name}s.#a/DET person/NOUN#0.0#0.0\n")
+    (place / "prompts.txt").write_text("a person walks.\n", encoding="utf-8")
     films = {name: brief(film(name)) for name in ("walk", "dance_b", "jump")}
     write_source(place, films)
     for name, one in films.items():
@@ -227,8 +236,17 @@ class Reader:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.common = folder, frozenset.intersection(*(command.extras for command in ONCE.values()))
-        self.process: subprocess.Popen[str] | None = None
+        self.folder = folder
+
+    @cached_property
+    def server(self) -> forks.Server:
+        """The process of a new environment that runs the commands; two folders of small data are made for it."""
+        prepare(self.folder / "first")
+        shutil.copytree(self.folder / "first", self.folder / "docs", symlinks=True)
+        venv, common = self.folder / "environment", frozenset.intersection(*(one.extras for one in ONCE.values()))
+        site = environments.create(venv, common)
+        environments.install_plugin(site, "documented", PLUGINS, {module: module for module in PLUGINS})
+        return forks.Server(str(venv / "bin" / "python"), IMPORTED, LIGHTENED)
 
     def run(self, command: Command) -> None:
         """Run a command to its end, or skip the test with the reason."""
@@ -237,56 +255,26 @@ class Reader:
             pytest.skip(reason)
         if missing:
             pytest.skip(f"{', '.join(sorted(command.extras))}: {', '.join(sorted(missing))} is not installed here")
-        place = self.folder / ("docs" if command.document.startswith("docs/") else "first")
-        if not self.process:
-            prepare(self.folder / "first")
-            shutil.copytree(self.folder / "first", self.folder / "docs", symlinks=True)
-            self.process = self.start()
+        server, place = self.server, self.folder / ("docs" if command.document.startswith("docs/") else "first")
         words = [word.replace("HERE", str(place)) for word in filled(command)]
         if words[0] == "git":
             git(place, *(str(checkout.find().root) if word.startswith("https://") else word for word in words[1:]))
             return
         if needs_mdm(command) and not (place / "mdm").exists():
             git(place, "clone", str(checkout.find().root), "mdm")
-        if verb_of(command) == "install":
-            self.enter(["videomdm", "uninstall", "--mdm", "mdm"], command, place)  # what another page has left
-        status, shown = self.enter(words, command, place)
-        print(shown)
-        assert status == 0
-        assert len(shown.splitlines()) > 1
-        assert "\x1b" not in shown
-
-    def enter(self, words: list[str], command: Command, place: Path) -> tuple[int, str]:
-        """-> the exit status of some words in the folder and environment of a command, and what was printed"""
-        server, site = self.process, self.folder / "-".join(sorted(command.extras))
-        log = self.folder / "log"
+        site = self.folder / "-".join(sorted(command.extras))
         if not site.exists():
             environments.fill(site, command.extras)
-        assert server is not None
-        assert server.stdin is not None
-        assert server.stdout is not None
-        env = {"VIDEOMDM_MDM_ROOT": str(place / "mdm"), "PYTHONPATH": str(site)}
-        request = {"words": words, "folder": str(place / command.folder), "log": str(log), "env": env}
-        server.stdin.write(json.dumps(request) + "\n")
-        server.stdin.flush()
-        status, seconds = server.stdout.readline().split()
-        shown = f"{float(seconds):.1f} s: {' '.join(words)}\n"
-        return int(status), shown + log.read_text(encoding="utf-8", errors="replace")
-
-    def start(self) -> subprocess.Popen[str]:
-        """The server of commands in a new environment."""
-        venv, pipe = self.folder / "environment", subprocess.PIPE
-        site = environments.create(venv, self.common)
-        environments.install_plugin(site, "documented", PLUGINS, {module: module for module in PLUGINS})
-        ours = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIDEOMDM_PLUGINS")}
-        ours |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", "TOKENIZERS_PARALLELISM": "false"}
-        command = [str(venv / "bin" / "python"), str(SERVER)]
-        return subprocess.Popen(command, cwd=self.folder, env=ours, stdin=pipe, stdout=pipe, text=True)
-
-    def close(self) -> None:
-        """End the server."""
-        if self.process:
-            self.process.communicate()
+        env = ENVIRONMENT | {"VIDEOMDM_MDM_ROOT": str(place / "mdm"), "PYTHONPATH": str(site)}
+        enter = functools.partial(server.run, cwd=place / command.folder, env=env)
+        if verb_of(words) == "install":
+            enter(["-m", "videomdm_ext", "uninstall", "--mdm", "mdm"])  # what another page has left
+        done = enter(words[1:] if words[0] == "python" else ["-m", "videomdm_ext", *words[1:]])
+        shown = done.stdout + done.stderr
+        print(shown)
+        assert done.returncode == 0
+        assert shown.strip()
+        assert "\x1b" not in shown
 
 
 def git(place: Path, *words: str) -> None:

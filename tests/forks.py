@@ -5,14 +5,16 @@ host or of an optional package that the process has not imported for it.
 """
 
 import atexit
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 IMPORTED = (
@@ -22,41 +24,59 @@ IMPORTED = (
 )  # fmt: skip
 
 
+class Server:
+    """A process that has imported modules, run the code `first`, and forks for each program."""
+
+    def __init__(self, python: str = sys.executable, imported: Sequence[str] = IMPORTED, first: str = "") -> None:
+        known = {name: value for name, value in os.environ.items() if not name.startswith("VIDEOMDM_")}
+        known |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
+        pipe, command = subprocess.PIPE, [python, __file__, *imported, first]
+        self.process = subprocess.Popen(command, env=known, stdin=pipe, stdout=pipe, text=True)
+        atexit.register(self.process.communicate)
+
+    def run(
+        self,
+        words: list[str],
+        *,
+        cwd: Path | None = None,
+        env: Mapping[str, str | None] | None = None,
+        first: str = "",
+        timeout: int = 600,
+    ) -> subprocess.CompletedProcess[str]:
+        """`python WORDS` with the environment of this process but for `env`, where None takes a variable away.
+
+        The code `first` is run before, in the same process.
+        """
+        known = {name: value for name, value in {**os.environ, **(env or {})}.items() if value is not None}
+        with tempfile.TemporaryDirectory() as folder:
+            request = {"words": words, "cwd": str(cwd or Path.cwd()), "env": known, "log": folder}
+            request |= {"timeout": timeout, "first": first}
+            assert self.process.stdin is not None
+            assert self.process.stdout is not None
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+            status = int(self.process.stdout.readline())
+            out, err = ((Path(folder) / name).read_text(encoding="utf-8", errors="replace") for name in ("out", "err"))
+        return subprocess.CompletedProcess(words, status, out, err)
+
+
 @cache
-def server() -> subprocess.Popen[str]:
-    """The process that forks, one for each process of pytest."""
-    known = {name: value for name, value in os.environ.items() if not name.startswith("VIDEOMDM_")}
-    known |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
-    pipe = subprocess.PIPE
-    made = subprocess.Popen([sys.executable, __file__], env=known, stdin=pipe, stdout=pipe, text=True)
-    atexit.register(made.communicate)
-    return made
+def server() -> Server:
+    """The server of each process of pytest."""
+    return Server()
 
 
-def run(
-    words: list[str],
-    *,
-    cwd: Path | None = None,
-    env: Mapping[str, str | None] | None = None,
-    first: str = "",
-    timeout: int = 600,
-) -> subprocess.CompletedProcess[str]:
-    """`python WORDS` with the environment of this process but for `env`, where None takes a variable away.
+def run(words: list[str], **given: Any) -> subprocess.CompletedProcess[str]:
+    """`Server.run` by the server of this process."""
+    return server().run(words, **given)
 
-    The code `first` is run before, in the same process.
-    """
-    known = {name: value for name, value in {**os.environ, **(env or {})}.items() if value is not None}
-    with tempfile.TemporaryDirectory() as folder:
-        request = {"words": words, "cwd": str(cwd or Path.cwd()), "env": known, "log": folder}
-        request |= {"timeout": timeout, "first": first}
-        process = server()
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(json.dumps(request) + "\n")
-        process.stdin.flush()
-        status = int(process.stdout.readline())
-        out, err = ((Path(folder) / name).read_text(encoding="utf-8", errors="replace") for name in ("out", "err"))
-    return subprocess.CompletedProcess(words, status, out, err)
+
+def fork(request: dict) -> int:
+    """Carry out one program in a fork. -> its exit status"""
+    pid = os.fork()
+    if pid == 0:
+        child(request)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def child(request: dict) -> None:
@@ -99,7 +119,7 @@ def child(request: dict) -> None:
 
 
 def start(words: list[str]) -> None:
-    """-W FILTER, then -c CODE or -m MODULE, and arguments."""
+    """-W FILTER, then -c CODE, -m MODULE or FILE, and arguments."""
     import runpy
     import warnings
     from types import ModuleType
@@ -111,6 +131,10 @@ def start(words: list[str]) -> None:
     if words[0] == "-m":
         sys.path.insert(0, os.getcwd())
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    elif words[0] != "-c":
+        sys.argv = words
+        sys.path.insert(0, os.path.dirname(os.path.abspath(words[0])))
+        runpy.run_path(words[0], run_name="__main__")
     else:
         sys.argv[0] = "-c"
         sys.path.insert(0, "")
@@ -118,20 +142,19 @@ def start(words: list[str]) -> None:
         exec(compile(words[1], "<string>", "exec", dont_inherit=True), vars(sys.modules["__main__"]))
 
 
-def serve() -> None:
+def serve(*imported: str, first: str) -> None:
     """Fork for each line of the standard input and answer with the exit status."""
     from importlib import import_module
 
     sys.path.pop(0)
-    for name in IMPORTED:
-        import_module(name)
+    for name in imported:
+        with contextlib.suppress(ImportError):  # of an extra that this Python lacks
+            import_module(name)
     import_module("torch").set_num_threads(1)
+    exec(first, {})
     for line in sys.stdin:
-        pid = os.fork()
-        if pid == 0:
-            child(json.loads(line))
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+        print(fork(json.loads(line)), flush=True)
 
 
 if __name__ == "__main__":
-    serve()
+    serve(*sys.argv[1:-1], first=sys.argv[-1])

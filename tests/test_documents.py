@@ -16,6 +16,7 @@ import documents
 import pytest
 import torch
 import tyro
+from commands import filled, is_named, verb_of
 from documents import ROOT
 from environments import install_plugin
 
@@ -39,12 +40,6 @@ OTHERS = {
 """Programs in the documents that are not ours, and are not run here."""
 MDM_ONLY = {"eval.eval_humanml"}
 """Modules in the documents that MDM has and the stand-in has not."""
-STAND_FOR = {
-    "BENCH": "bench", "CMU": "source", "DIR": "set", "FILE": "captions.tsv", "ID": "dance_a_0", "KIND": "joints",
-    "MODULE": "train.train_mdm", "PATH": "mdm", "RUN": "runs/mine", "SOURCE": "source", "VERB": "demo",
-    "runs/demo": "set",
-}  # fmt: skip
-"""What stands in a command for a word that its reader replaces."""
 CONFIGS = (Supervision, Source, Fairness, Speed)
 
 
@@ -164,22 +159,8 @@ class ParsedError(Exception):
     """Raised where a verb has parsed its words."""
 
 
-def verb_of(words: Sequence[str]) -> tuple[str, list[str]]:
-    """The verb of one or two words behind `videomdm`, and the rest."""
-    for count in (2, 1):
-        verb = " ".join(words[1 : 1 + count])
-        if verb in cli.VERBS:
-            return verb, list(words[1 + count :])
-    raise AssertionError(f"{' '.join(words)}: no such verb")
-
-
-def filled(words: Sequence[str]) -> list[str]:
-    """Words with something that stands for each placeholder."""
-    return [STAND_FOR.get(word, word) for word in words if word != "ARGS"]
-
-
-def parse(verb: str, words: Sequence[str]) -> Any:
-    """What a verb makes of its words, stopped before it does anything. SystemExit for what it does not take."""
+def parse(words: Sequence[str]) -> Any:
+    """What a verb makes of the words behind it, stopped before it acts. SystemExit for what it does not take."""
     real = tyro.cli
 
     def stop(*given: Any, **more: Any) -> None:
@@ -195,7 +176,7 @@ def parse(verb: str, words: Sequence[str]) -> Any:
         mock.patch.object(training, "with_lifter", lambda path, lifter: path),
         pytest.raises(ParsedError) as parsed,
     ):
-        cli.dispatch([*verb.split(), *words])
+        cli.dispatch(list(words))
     return parsed.value.args[0]
 
 
@@ -231,12 +212,11 @@ def test_every_program_in_the_documents_is_known():
 
 @pytest.mark.parametrize("command", OURS, ids=str)
 def test_a_documented_command_has_a_verb_options_and_values_that_exist(command):
-    if command.words[1:] == ("VERB", "--help"):
+    verb = verb_of(command.words)
+    words = filled(command)[1:]
+    if "--help" in words or (is_named(command) and verb in cli.VERBS):
         return
-    verb, rest = verb_of(command.words)
-    if not rest:
-        return  # the verb is named, no more
-    told = parse(verb, filled(rest))
+    told = parse(words)
     for arm in told.plan.arms if hasattr(told, "plan") else ():
         load_arm(arm)
     if verb in ("train", "run"):
@@ -245,7 +225,7 @@ def test_a_documented_command_has_a_verb_options_and_values_that_exist(command):
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.words[0] == "python"], ids=str)
 def test_a_documented_command_of_python_has_a_module_and_options_that_exist(command):
-    words = command.words[1:]
+    words = filled(command)[1:]
     if words[0] != "-m":
         assert (ROOT / words[0]).is_file()
     else:
@@ -263,9 +243,8 @@ def test_a_documented_command_of_python_has_a_module_and_options_that_exist(comm
     ],
 )
 def test_a_documented_command_with_an_error_would_be_found(words):
-    verb, rest = verb_of(["videomdm", *words.split()])
     with pytest.raises((SystemExit, VideoMDMError)):
-        check_host(*parse(verb, rest)) if verb == "train" else parse(verb, rest)
+        check_host(*parse(words.split()))
 
 
 def test_commands_are_found_in_blocks_and_in_running_text():
