@@ -12,9 +12,7 @@ HERE = Path(__file__).resolve().parent
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the attempts are forks, which this system does not have")
-def test_a_bench_killed_in_every_stage_ends_bit_for_bit_as_an_uninterrupted_one_and_leaves_no_worker(
-    tmp_path,
-):
+def test_a_bench_killed_in_every_stage_ends_bit_for_bit_as_an_uninterrupted_one_and_leaves_no_worker(tmp_path):
     """A worker that outlived its parent would train in the same folders as the same command started again."""
     paths = os.pathsep.join(map(str, (HERE, HERE.parent)))
     done = forks.run(["-m", "bench_killer", str(tmp_path)], env={"PYTHONPATH": paths}, timeout=900)

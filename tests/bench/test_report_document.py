@@ -14,17 +14,7 @@ from matplotlib.figure import Figure as Drawing
 from videomdm_ext.bench import statistics as numerals
 from videomdm_ext.bench.report.html import escaped, page
 from videomdm_ext.bench.report.html import latex_table as latex
-from videomdm_ext.bench.report.tables import (
-    Figure,
-    Items,
-    Listing,
-    Section,
-    Table,
-    inline,
-    markdown,
-    plain,
-    unmarked,
-)
+from videomdm_ext.bench.report.tables import Figure, Items, Listing, Section, Table, inline, markdown, plain, unmarked
 from videomdm_ext.bench.report.verdict import compare
 from videomdm_ext.bench.statistics import Estimate, Ratio
 

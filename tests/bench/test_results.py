@@ -134,8 +134,7 @@ def test_the_closing_sentence_tells_gap_ratio_and_what_they_are_from() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scores", "reached"),
-    [((6.0, 6.1, 5.9), True), ((9.0, 9.1, 8.9), False), ((0.0, 14.0, 4.0), False)],
+    ("scores", "reached"), [((6.0, 6.1, 5.9), True), ((9.0, 9.1, 8.9), False), ((0.0, 14.0, 4.0), False)]
 )
 def test_the_aim_is_four_fifths_of_the_gap_with_a_half_excluded(scores: tuple[float, ...], reached: bool) -> None:
     """The last closes 93 % with an interval that does not leave out a half."""
