@@ -304,16 +304,6 @@ def test_a_plan_may_grow_and_be_judged_otherwise_and_nothing_else(plan, out, tmp
     assert read_plan(tmp_path) == plan
 
 
-def test_a_plan_of_before_the_bench_is_taken_up(plan, tmp_path):
-    """Its entries that did not exist then have their defaults."""
-    old = dataclasses.replace(plan, curve=0, select="", equal_passes=False, replications=1, windows=1)
-    new = ("replications", "windows", "reference", "mdm", "curve", "select", "equal_passes", "primary", "without")
-    known = {name: value for name, value in dataclasses.asdict(old).items() if name not in new}
-    (tmp_path / "plan.json").write_text(json.dumps({**known, "settings": {}}), encoding="utf-8")
-    engine.check_plan(old, tmp_path)
-    assert read_plan(tmp_path) == old
-
-
 def test_a_comparison_trained_on_teachers_of_an_earlier_version_goes_no_further(plan, out, monkeypatch):
     assert (out / "runs" / "2d-0" / "teachers.txt").read_text("utf-8").strip() == identity(read_card(plan.clips))
     assert not (out / "runs" / "3d-0" / "teachers.txt").exists()

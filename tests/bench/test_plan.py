@@ -108,17 +108,6 @@ def test_a_wrong_entry_is_an_error_that_names_the_file_and_the_entry(tmp_path, c
     with pytest.raises(ConfigError, match=found) as caught:
         load_arm(place)
     assert str(caught.value).startswith(f"{place}: ")
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [("3d-on-teacher", "lifted"), ("3d-on-refined", "refined"), ("2d-reprojection", "paper"), ("2d-both", "2d"),
-     ("2d-reprojection-refined", "2d"), ("2d-reprojection-no-velocity", "paper-no-velocity")],
-)  # fmt: skip
-def test_an_arms_old_name_is_refused_with_its_present_one_and_an_unknown_one_with_all(old, new):
-    with pytest.raises(ConfigError, match=f"arm '{old}': it is called '{new}' now"):
-        load_arm(old)
-    assert load_arm(new).name == new
     with pytest.raises(ConfigError, match=r"arm '4d': expected one of .*lifted"):
         load_arm("4d")
 

@@ -111,7 +111,7 @@ def test_arms_of_a_comparison_are_paired_by_seed_and_checks_are_of_the_truth(
     write_folder(str(tmp_path / "set"), {"train": clips}, CARD)
     bench, captions = tmp_path / "bench", [clip.texts[0] for clip in clips]
     content = read_card(str(tmp_path / "set")).content_hash
-    plan = {"clips": "gone", "content": content, "arms": ["3d", "2d"], "seeds": 2, "replications": 1}
+    plan = {"clips": "gone", "content": content, "arms": ["3d", "2d"], "seeds": 2, "crop_frames": 32}
     bench.mkdir()
     (bench / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
     for arm in ("3d", "2d"):

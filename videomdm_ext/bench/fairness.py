@@ -190,8 +190,8 @@ def check_plan(plan: Plan, out: Path, *, thorough: bool = False) -> Card:
     }  # fmt: skip
     others = {name: pair for name, pair in pairs.items() if pair[0] != pair[1] and not more.get(name)}
     found = [f"{name} ({old}, now {new})" for name, (old, new) in others.items()]
-    now, usual = settings_of(plan), dataclasses.asdict(Supervision())  # an earlier version may have had fewer options
-    found += [f"the file of arm {arm}" for arm in settings if arm in now and {**usual, **settings[arm]} != now[arm]]
+    now = settings_of(plan)
+    found += [f"the file of arm {arm}" for arm in settings if arm in now and settings[arm] != now[arm]]
     if found:
         raise ConfigError(
             f"{place}: holds another comparison than this one: {'; '.join(found)}. Choose another --out, or remove "
@@ -229,8 +229,7 @@ def given(run: Run, out: Path) -> dict[str, str]:
 
 def apart(first: Mapping[str, str], second: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     """The names in which two runs differ, with both values; "not given" for one that one of them lacks."""
-    names = [*first, *(name for name in second if name not in first)]
-    pairs = {name: (first.get(name, "not given"), second.get(name, "not given")) for name in names}
+    pairs = {name: (first.get(name, "not given"), second.get(name, "not given")) for name in {**first, **second}}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 

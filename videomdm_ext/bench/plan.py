@@ -41,11 +41,6 @@ LOGGED = 25
 TRAINED_EVALUATORS = ("t2m", "text-motion", "views-2d")
 """Evaluators that are large, or are trained first."""
 FOLDER = shipped("configs") / "arms"
-RENAMED = {
-    "3d-on-teacher": "lifted", "3d-on-refined": "refined", "2d-both": "2d", "2d-reprojection-refined": "2d",
-    "2d-reprojection": "paper",
-}  # fmt: skip
-"""Arms by the name that they had before."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +72,6 @@ def load_arm(name: str) -> ArmConfig:
     """An arm by its name, or by the path of its YAML file. ConfigError lists those that exist."""
     path = Path(name) if name.endswith((".yaml", ".yml")) else next(FOLDER.rglob(f"{name}.yaml"), FOLDER)
     if not path.is_file():
-        for old, new in RENAMED.items():
-            if name == old or name.startswith(f"{old}-"):
-                raise ConfigError(f"arm {name!r}: it is called {name.replace(old, new, 1)!r} now. Use that name.")
         raise ConfigError(f"arm {name!r}: expected one of {', '.join(known_arms())}, or a YAML file. Found neither.")
     entries = Supervision.upgraded(read_yaml(path))
     of = entries.pop("of", FULL)
@@ -199,17 +191,15 @@ DEMO = Plan(
     diffusion_steps=50, average=0.99, adam_beta2=0.95, samples=128, replications=1, windows=1,
     without=TRAINED_EVALUATORS,
 )  # fmt: skip
-"""The plan of `demo`, of which entries are taken that an earlier version's plan.json does not hold."""
+"""The plan of `demo`."""
 
 
 def read_plan(out: Path) -> Plan:
     """The plan of a comparison's folder."""
     place = out / "plan.json"
     try:
-        stored = dict(read_json(place, "plan"))
-        for name in ("settings", "data"):
-            stored.pop(name, None)
-        return replace(DEMO, **stored)
+        stored = read_json(place, "plan")
+        return Plan(**{name: value for name, value in stored.items() if name not in ("settings", "data")})
     except (DatasetError, TypeError) as error:
         raise ConfigError(
             f"{place}: expected the plan of a comparison ({error}). Make one in a folder of its own: videomdm demo, or "

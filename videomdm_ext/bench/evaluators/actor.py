@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from videomdm_ext.bench.evaluators import guo, t2m, weights
 from videomdm_ext.bench.evaluators.base import Evaluator, Ground, UnavailableError
 from videomdm_ext.data.motions import frames_at, resample
-from videomdm_ext.errors import ConfigError
 from videomdm_ext.geometry.rotations import roma
 from videomdm_ext.hookspecs import Register, hookimpl
 from videomdm_ext.mdm.text import quiet_transformers
@@ -91,7 +90,6 @@ class Words:
     tokenizer: Any
     model: Any
 
-    @torch.no_grad()
     def __call__(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """-> [B, S, 768] and the lengths [B]"""
         read = self.tokenizer(list(captions), return_tensors="pt", padding=True).to(self.model.device)
@@ -147,10 +145,7 @@ class Retrieval(Evaluator):
 
     @torch.no_grad()
     def motions(self, clips: Sequence[Tensor], fps: float) -> Tensor:
-        if fps != guo.FPS:
-            raise ConfigError(
-                f"{self.name}: expected motions of {guo.FPS:g} fps, found {fps:g}. Leave this evaluator out."
-            )
+        guo.check_rate(self.name, fps)
         scored = [((self.features(clip, fps) - self.mean) / self.std).float() for clip in clips]
         made = []
         for start in range(0, len(scored), BATCH):

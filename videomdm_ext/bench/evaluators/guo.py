@@ -6,7 +6,7 @@ norm and another layer. A word is its vector plus a linear map of its part of sp
 """
 
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from videomdm_ext.bench.evaluators.weights import BROKEN, read_scales, read_weights, unfit
 from videomdm_ext.data.files import read_array, read_bytes
-from videomdm_ext.errors import DatasetError
+from videomdm_ext.errors import ConfigError, DatasetError
 
 FPS = 20.0
 """Frames a second of HumanML3D."""
@@ -156,12 +156,13 @@ class Matching:
         lengths = torch.tensor([min(len(rows), LONGEST) // UNIT for rows in features])
         if len(lengths) and not lengths.min():
             raise DatasetError(f"the evaluator: expected {UNIT} or more frames a motion, found fewer. Leave it out.")
-        made = []
-        for rows in longest_first(lengths, self.batch):
+
+        def encode(rows: Tensor) -> Tensor:
             seen = min((int(lengths[rows].max()) + 1) * UNIT, LONGEST)  # what the last step of the longest one sees
             padded = torch.stack([self._padded(features[row], int(lengths[row]) * UNIT, seen) for row in rows])
-            made.append(self.motion(self.movement(padded.to(self.device)), lengths[rows]).cpu())
-        return in_order(made, lengths, self.batch)
+            return self.motion(self.movement(padded.to(self.device)), lengths[rows]).cpu()
+
+        return longest_first(lengths, self.batch, encode)
 
     def _padded(self, features: Tensor, frames: int, padded_to: int) -> Tensor:
         """z-scored, [padded_to, C], zeros after `frames`."""
@@ -174,12 +175,13 @@ class Matching:
         """Words with their part of speech, `word/TAG`, of each caption. -> [N, W] on the CPU."""
         framed = [["sos/OTHER", *words[:WORDS], "eos/OTHER"] for words in tokens]
         lengths = torch.tensor([len(words) for words in framed])
-        made = []
-        for rows in longest_first(lengths, self.batch):
+
+        def encode(rows: Tensor) -> Tensor:
             read = [self._read(framed[row]) for row in rows]
             vectors, tags = (torch.stack(part).to(self.device) for part in zip(*read, strict=True))
-            made.append(self.text(vectors, tags, lengths[rows]).cpu())
-        return in_order(made, lengths, self.batch)
+            return self.text(vectors, tags, lengths[rows]).cpu()
+
+        return longest_first(lengths, self.batch, encode)
 
     def _read(self, words: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Word vectors [22, V] and parts of speech [22, P]; what follows the caption is the word `unk`."""
@@ -188,16 +190,17 @@ class Matching:
         return torch.stack(vectors).float(), torch.stack(tags).float()
 
 
-def longest_first(lengths: Tensor, batch: int) -> list[Tensor]:
-    """Rows in batches, longest first, as the recurrent encoders want them; equal lengths keep their order."""
-    return list(lengths.argsort(descending=True, stable=True).split(batch)) if len(lengths) else []
+def longest_first(lengths: Tensor, batch: int, encode: Callable[[Tensor], Tensor]) -> Tensor:
+    """What `encode` makes of batches of rows, longest first as recurrent encoders want them, in order again. [N, W]"""
+    order = lengths.argsort(descending=True, stable=True)
+    made = [encode(rows) for rows in order.split(batch)] if len(order) else [torch.zeros(0, 512)]
+    return torch.cat(made)[order.argsort()]
 
 
-def in_order(made: Sequence[Tensor], lengths: Tensor, batch: int) -> Tensor:
-    """What was made of these batches, in the order of `lengths` again."""
-    if not made:
-        return torch.zeros(0, 512)
-    return torch.cat(list(made))[torch.cat(longest_first(lengths, batch)).argsort()]
+def check_rate(name: str, fps: float) -> None:
+    """ConfigError for motions that are not of HumanML3D's rate."""
+    if fps != FPS:
+        raise ConfigError(f"{name}: expected motions of {FPS:g} fps, found {fps:g}. Leave this evaluator out.")
 
 
 def load(weights: Path, mean: Path, std: Path, words: Path, channels: int) -> Matching:

@@ -19,7 +19,6 @@ from videomdm_ext.bench.evaluators import guo, weights
 from videomdm_ext.bench.evaluators.base import Evaluator, Ground, UnavailableError
 from videomdm_ext.data.files import stems
 from videomdm_ext.data.texts import Tagger, find_tagger, read_captions
-from videomdm_ext.errors import ConfigError
 from videomdm_ext.hookspecs import Register, hookimpl
 from videomdm_ext.mdm import evaluation
 from videomdm_ext.motion.features import encode
@@ -88,17 +87,12 @@ class T2M(Evaluator):
 
     @property
     def facts(self) -> Mapping[str, float | str]:
-        return {
-            "weights": f"SHA-256 {weights.hash_of_tensors(**guo.tensors(self.matching))[:12]}",
-            "parts of speech": self.texts.origin,
-        }
+        sha = weights.hash_of_tensors(**guo.tensors(self.matching))
+        return {"weights": f"SHA-256 {sha[:12]}", "parts of speech": self.texts.origin}
 
     def motions(self, clips: Sequence[Tensor], fps: float) -> Tensor:
         """Positions [T, J, 3] each, m, y up, 4 frames or more; beyond 196 frames they are cut. -> [N, 512]"""
-        if fps != guo.FPS:
-            raise ConfigError(
-                f"{self.name}: expected motions of {guo.FPS:g} fps, found {fps:g}. Leave this evaluator out."
-            )
+        guo.check_rate(self.name, fps)
         return self.matching.motions([features(clip) for clip in clips])
 
     def captions(self, captions: Sequence[str]) -> Tensor | None:
@@ -156,7 +150,7 @@ def check_space(ground: Ground, name: str) -> None:
 
 def make(ground: Ground) -> T2M:
     """The official evaluator, of --evaluators or of the checkout; UnavailableError says how to get what is missing."""
-    if (Path(ground.weights) / T2M.name).is_dir() if ground.weights else False:
+    if ground.weights and (Path(ground.weights) / T2M.name).is_dir():
         check_space(ground, T2M.name)
         return load(T2M, weights.folder_of(ground, T2M.name), ground.clips)
     if ground.checkout is None or ground.checkout.kind != "mdm":

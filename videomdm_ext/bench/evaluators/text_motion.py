@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ from videomdm_ext.bench.evaluators.base import (
     retrieve,
     training_truth,
 )
+from videomdm_ext.bench.evaluators.weights import hash_of_tensors
 from videomdm_ext.data import files
 from videomdm_ext.data.motions import swap_sides
 from videomdm_ext.errors import ConfigError, DatasetError
@@ -268,11 +270,8 @@ class TextMotionEvaluator(Evaluator):
 
     @cached_property
     def identity(self) -> str:
-        content = hashlib.sha256(described(self.settings, self.encoder.name, self.skeleton, self.fps).encode())
-        for name, values in sorted(self.model.state_dict().items()):
-            content.update(f"{name}\0{list(values.shape)}\0".encode())
-            content.update(values.numpy().tobytes())
-        return content.hexdigest()
+        facts = described(self.settings, self.encoder.name, self.skeleton, self.fps)
+        return hash_of_tensors(*facts, **self.model.state_dict())
 
     @property
     def distrust(self) -> str:
@@ -318,10 +317,10 @@ def make(ground: Ground, settings: Settings | None = None) -> TextMotionEvaluato
     """From the cache, or trained on the true training clips and put there."""
     settings, skeleton, fps = settings or Settings(), by_name(ground.card.skeleton), ground.card.fps
     encoder = find_encoder(ground.text_features)
-    facts = described(settings, encoder.name, skeleton, fps)
+    facts = json.dumps(described(settings, encoder.name, skeleton, fps), sort_keys=True)
     key = hashlib.sha256(f"{facts}/{ground.card.content_hash}".encode()).hexdigest()[:16]
-    path = str(ground.cache / f"{NAME}-{key}.npz")
-    model = _kept(path, TextMotion(skeleton, settings)) if (ground.cache / f"{NAME}-{key}.npz").exists() else None
+    place = ground.cache / f"{NAME}-{key}.npz"
+    model = _kept(str(place), TextMotion(skeleton, settings)) if place.exists() else None
     if model is None:
         motions = training_truth(ground, MOST_TRAINED, NAME)
         if len({motion.texts for motion in motions}) < 2:
@@ -330,15 +329,15 @@ def make(ground: Ground, settings: Settings | None = None) -> TextMotionEvaluato
                 "found one. Write captions that differ from clip to clip, or compare without it."
             )
         model = train(motions, skeleton, fps, encoder, settings, ground.progress)
-        files.write_bytes(path, files.arrays_bytes({k: v.numpy() for k, v in model.state_dict().items()}))
+        files.write_bytes(str(place), files.arrays_bytes({k: v.numpy() for k, v in model.state_dict().items()}))
     evaluator = TextMotionEvaluator(model, encoder, skeleton, fps, settings)
     evaluator.judge(read_true(ground, ("train",), MOST_ASKED), read_true(ground, ("val", "test"), MOST_ASKED))
     return evaluator
 
 
-def described(settings: Settings, text_features: str, skeleton: Skeleton, fps: float) -> str:
-    """Everything but the data and the weights that numbers depend on, as a text."""
-    return json.dumps([NAME, VERSION, dataclasses.asdict(settings), text_features, skeleton.name, fps], sort_keys=True)
+def described(settings: Settings, text_features: str, skeleton: Skeleton, fps: float) -> list[Any]:
+    """Everything but the data and the weights that numbers depend on."""
+    return [NAME, VERSION, dataclasses.asdict(settings), text_features, skeleton.name, fps]
 
 
 def find_encoder(name: str) -> TextEncoder:
