@@ -8,8 +8,9 @@ import pytest
 from clips import make_clip, nudge
 
 from videomdm_ext.cli.main import main
-from videomdm_ext.data import checking, seal
+from videomdm_ext.data import seal
 from videomdm_ext.data.building import write_folder
+from videomdm_ext.data.checks import checking
 from videomdm_ext.data.folder import Card, read_card
 from videomdm_ext.errors import DatasetError
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from clips import make_clip
 
+from videomdm_ext.data.checks.rules import validate
 from videomdm_ext.data.clip import MIN_FRAMES, Clip, with_truth_as_teacher
-from videomdm_ext.data.rules import validate
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.motion.features import decode, encode
 from videomdm_ext.motion.skeletons import NBA16, SMPL22

@@ -8,7 +8,7 @@ import pytest
 import torch
 from clips import verify_folder
 
-from videomdm_ext.data.checking import check_folder
+from videomdm_ext.data.checks.checking import check_folder
 from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.folder import Card, read_folder
 from videomdm_ext.data.motions import HELD_OUT, MAX_FRAMES, build_demo, load_motions, variants, window

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from videomdm_ext.data import files
 from videomdm_ext.data.building import write_folder
-from videomdm_ext.data.checking import check_folder
+from videomdm_ext.data.checks.checking import check_folder
 from videomdm_ext.data.folder import Card, read_clip
 from videomdm_ext.errors import DatasetError
 

@@ -9,10 +9,10 @@ from clips import make_clip
 
 from videomdm_ext.config import Source, Supervision
 from videomdm_ext.data.building import write_folder
+from videomdm_ext.data.checks.rules import validate
 from videomdm_ext.data.folder import Card, read_card, read_folder
 from videomdm_ext.data.importing import merge
 from videomdm_ext.data.refined import make_refined, read_refined
-from videomdm_ext.data.rules import validate
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.mdm.data import open_dataset
 from videomdm_ext.supervision import refinement

@@ -38,9 +38,10 @@ from videomdm_ext.bench.plan import Run, load_arm, read_plan
 from videomdm_ext.bench.reference import ReferenceRows
 from videomdm_ext.bench.report import results
 from videomdm_ext.cli.sampling import read_prompts
-from videomdm_ext.data import checking, files, schemas, seal
+from videomdm_ext.data import files, schemas, seal
 from videomdm_ext.data.building import Builder, write_folder
-from videomdm_ext.data.checking import check_folder
+from videomdm_ext.data.checks import checking
+from videomdm_ext.data.checks.checking import check_folder
 from videomdm_ext.data.film.filming import Shown
 from videomdm_ext.data.folder import read_card, read_folder, read_statistics
 from videomdm_ext.data.motions import load_motions

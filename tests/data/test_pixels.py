@@ -7,7 +7,7 @@ import pytest
 from clips import CARD, make_clip
 
 from videomdm_ext.data.building import write_folder
-from videomdm_ext.data.checking import check_folder
+from videomdm_ext.data.checks.checking import check_folder
 from videomdm_ext.data.folder import read_folder
 from videomdm_ext.errors import DatasetError
 

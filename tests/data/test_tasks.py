@@ -21,7 +21,7 @@ from slow import SlowImporter
 
 from videomdm_ext.cli.main import main
 from videomdm_ext.data import refined, tasks
-from videomdm_ext.data.checking import check_folder
+from videomdm_ext.data.checks.checking import check_folder
 from videomdm_ext.data.folder import read_card
 from videomdm_ext.data.importing import merge, run_import
 from videomdm_ext.data.refined import make_refined

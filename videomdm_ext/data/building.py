@@ -20,10 +20,10 @@ import numpy as np
 import torch
 
 from videomdm_ext.data import files, identity, index, locks, seal
+from videomdm_ext.data.checks.rules import validate
 from videomdm_ext.data.clip import MIN_FRAMES, Clip
 from videomdm_ext.data.folder import CARD, SPLITS, Card, content_hash, facts_of, names, read_card, read_files
 from videomdm_ext.data.index import Entry
-from videomdm_ext.data.rules import validate
 from videomdm_ext.data.texts import Tagger, caption_tokens, untagged
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.motion.features import Moments

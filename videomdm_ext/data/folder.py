@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from videomdm_ext.data import files, index, schemas, shards
+from videomdm_ext.data.checks.rules import validate
 from videomdm_ext.data.clip import MIN_FRAMES, Clip
 from videomdm_ext.data.files import Array
 from videomdm_ext.data.index import Clips, Entry, Lines
-from videomdm_ext.data.rules import validate
 from videomdm_ext.data.texts import parse_texts
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.geometry.cameras import normalise

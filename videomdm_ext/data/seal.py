@@ -176,7 +176,7 @@ def verify(path: str, card: Card | None = None, *, thorough: bool = False, progr
     """Raise DatasetError, which names them, where files of a set are others than those it was made with. -> its card
 
     Sizes and times are looked at, and contents where these differ; all contents with `thorough`. Errors of the set as a
-    whole (`data.checking`) are refused too: counts and lists that do not fit, Mean and Std that cannot be used.
+    whole (`data.checks`) are refused too: counts and lists that do not fit, Mean and Std that cannot be used.
     """
     card = card or read_card(path)
     verify_files(path, card, thorough=thorough, progress=progress)

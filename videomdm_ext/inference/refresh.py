@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from videomdm_ext.data.building import Builder
+from videomdm_ext.data.checks.rules import errors_of
 from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.folder import SPLITS, Card, read_clip, read_ids
 from videomdm_ext.data.importing import MEASURED
 from videomdm_ext.data.locks import writing
 from videomdm_ext.data.refined import measured_error, replaced
-from videomdm_ext.data.rules import errors_of
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.cameras import to_world
 from videomdm_ext.inference.lift import Lifting, cameras_of, lift, off_rays, teacher_of
@@ -42,7 +42,7 @@ def refresh(
 
     The pose is the prior's, with the size and the path of the root of the old teacher, which was placed by the image. A
     clip keeps its teacher where the prior changes its size by more than SHRUNK, or leaves the rays by WORSE, or where
-    the new one would be an error (`data.rules`).
+    the new one would be an error (`data.checks.rules`).
     """
     made, kept = [], []
     for clip, motion in zip(clips, lift(trained, clips, how, progress=progress), strict=True):

@@ -9,32 +9,31 @@ where it cannot be written all is as well.
 import contextlib
 import dataclasses
 import hashlib
-import inspect
 import itertools
 import json
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import blobfile as bf
 import numpy as np
 import torch
 
-from videomdm_ext.data import files, index, locks, rules, rules_motion, schemas, seal, shards
+from videomdm_ext.data import files, locks, schemas, seal
 from videomdm_ext.data.building import is_unfinished, write_statistics
+from videomdm_ext.data.checks import rules, sets
+from videomdm_ext.data.checks.motion import upright
+from videomdm_ext.data.checks.rules import ERROR, KINDS, WARNING, WHOLE, Finding, Sight
 from videomdm_ext.data.files import Array
-from videomdm_ext.data.folder import CARD, SPLITS, Card, facts_of, names, on_plane, read_card, read_files, read_moments
-from videomdm_ext.data.index import Entry
-from videomdm_ext.data.rules import ERROR, KINDS, WARNING, WHOLE, Finding, Sight
-from videomdm_ext.data.rules_motion import lies_along, upright
+from videomdm_ext.data.folder import CARD, Card, names, on_plane, read_card, read_files
+from videomdm_ext.data.shards import KINDS as FILES
 from videomdm_ext.data.tasks import HERE, Engine
 from videomdm_ext.data.texts import looks_decoded_twice, parse_texts
 from videomdm_ext.errors import DatasetError, StorageError
 from videomdm_ext.motion.features import Moments
 from videomdm_ext.motion.skeletons import by_name
 
-FILES = ("teacher", "truth", "keypoints", "camera", "texts")  # kinds of file of a clip
 STATES = ("found", "missing", "empty", "corrupt")
 CACHE = "checked.json"
 LEFT_OUT = "left_out.txt"
@@ -42,11 +41,6 @@ LEFT_OUT = "left_out.txt"
 TASK = 32
 """Clips that a process looks at in one go."""
 CAPTIONS_LIMIT = 1 << 20  # bytes of the captions of a clip
-PART = re.compile(r"_[smv]\d+$")
-"""The end of an id that distinguishes segments, mirror images, speeds and views of one trial."""
-MIRROR = re.compile(r"M(?=\d{6})")  # HumanML3D's mark of a mirrored clip
-STRIDES = (0.55, 1.35)  # Hz, of the median walk of a set; in 102 clips of CMU it is 0.84
-SHIFT = 0.05  # how far Mean, or the logarithm of Std, may be off, in units of Std
 COARSE = 0.02  # metres, or parts of the image's unit, to which sketches are rounded
 KEPT = ("split-twice",)
 """Kinds of errors of a clip that are put right by listing it once."""
@@ -113,14 +107,14 @@ def check_folder(
         card = read_card(path)
     except DatasetError as error:
         return Checked(path, 0, {}, (Finding(WHOLE, "card", str(error)),))
-    splits, found = lists(path, card)
+    splits, found = sets.lists(path, card)
     if unfinished:
         found.append(Finding(WHOLE, "unfinished", "an import of its next version began, and may go on", WARNING))
     ids = [clip_id for members in splits.values() for clip_id in members]
     check, skeleton = version(card), by_name(card.skeleton)
     known = remembered(path, check) if use_cache else {}
     moments, sound, cached = {"teacher": Moments(skeleton), "truth": Moments(skeleton)}, True, 0
-    places, broken = packed_places(path, card)
+    places, broken = sets.packed_places(path, card)
     found += broken
     counts: Counts = {key: dict.fromkeys(STATES, 0) for key in FILES}
     seen: dict[str, Clipfiles] = {}
@@ -146,8 +140,9 @@ def check_folder(
     found += [
         Finding(i, "not-listed", f"is in {p} and in no split", WARNING) for i, p in places.items() if i not in seen
     ]
-    found += leaks(splits, facts) + twins(facts) + tendencies(facts.values()) + strangers(path, card, set(ids))
-    found += statistics(path, card, *(moments.values() if sound else (None, None)))
+    found += sets.leaks(splits, facts) + sets.twins(facts) + sets.tendencies(facts.values())
+    found += sets.strangers(path, card, set(ids))
+    found += sets.statistics(path, card, *(moments.values() if sound else (None, None)))
     try:
         seal.verify_files(path, card, thorough=True, without={f.clip_id for f in found if f.kind in SPARED})
     except DatasetError as error:
@@ -200,8 +195,28 @@ def _look(path: str, card: Card, clips: Mapping[str, tuple[str, Mapping[str, Any
 
 def examine_clip(path: str, card: Card, clip_id: str) -> Sight:
     """What can be read of one clip, and what is wrong with it by itself."""
-    place = packed_places(path, card)[0].get(files.checked_id(clip_id, path), "")
+    place = sets.packed_places(path, card)[0].get(files.checked_id(clip_id, path), "")
     return _sight(_fetch(path, card, clip_id, place), card)
+
+
+def _fetch(path: str, card: Card, clip_id: str, place: str = "") -> Clipfiles:
+    """Read the files of a clip; nothing is raised, what is wrong is stored as findings."""
+    found = Clipfiles(clip_id, names(clip_id, card))
+    if card.packed:
+        _fetch_packed(path, card, found, place)
+    else:
+        for key, name in found.places.items():
+            _fetch_file(path, found, key, name)
+    for key, read in found.content.items():
+        if not read.strip():
+            found.states[key] = "empty"
+            found.add("caption-missing" if key == "texts" else "empty-file", f"{found.places[key]} has no content")
+    content = hashlib.sha256()
+    for key, name in found.places.items():
+        data = found.content.get(key)
+        content.update(f"{name}\0{found.states[key]}\0{-1 if data is None else len(data)}\0".encode() + (data or b""))
+    found.digest = content.hexdigest()
+    return found
 
 
 def _fetch_packed(path: str, card: Card, found: Clipfiles, place: str) -> None:
@@ -214,41 +229,26 @@ def _fetch_packed(path: str, card: Card, found: Clipfiles, place: str) -> None:
         found.add("corrupt-file", str(error))
         found.states = {key: "missing" if key == "truth" else "corrupt" for key in FILES}
         return
-    found.states = {key: "found" if key in found.content else "missing" for key in FILES}
-    for key in FILES:
-        if key not in found.content and key != "truth":
-            found.add("missing-file", f"{found.places[key]} is not in the shard")
-
-
-def _fetch(path: str, card: Card, clip_id: str, place: str = "") -> Clipfiles:
-    """Read the files of a clip; nothing is raised, what is wrong is stored as findings."""
-    found, content = Clipfiles(clip_id, names(clip_id, card)), hashlib.sha256()
-    if card.packed:
-        _fetch_packed(path, card, found, place)
-    for key, name in () if card.packed else found.places.items():
-        place = bf.join(path, name)
-        found.states[key] = "found"
-        if files.leads_out(place, path):
-            found.spoilt(key, "link-out", f"{name} leads out of the folder and was not read")
-        elif not bf.exists(place):
-            found.states[key] = "missing"
-            if key != "truth":
-                found.add("missing-file", f"{name} is not there")
-        else:
-            try:
-                limit = CAPTIONS_LIMIT if key == "texts" else files.BYTES_LIMIT
-                found.content[key] = files.read_bytes(place, limit=limit)
-            except DatasetError as error:
-                found.spoilt(key, "corrupt-file", str(error))
-    for key, read in found.content.items():
-        if not read.strip():
-            found.states[key] = "empty"
-            found.add("caption-missing" if key == "texts" else "empty-file", f"{found.places[key]} has no content")
     for key, name in found.places.items():
-        data = found.content.get(key)
-        content.update(f"{name}\0{found.states[key]}\0{-1 if data is None else len(data)}\0".encode() + (data or b""))
-    found.digest = content.hexdigest()
-    return found
+        found.states[key] = "found" if key in found.content else "missing"
+        if key not in found.content and key != "truth":
+            found.add("missing-file", f"{name} is not in the shard")
+
+
+def _fetch_file(path: str, found: Clipfiles, key: str, name: str) -> None:
+    place, found.states[key] = bf.join(path, name), "found"
+    if files.leads_out(place, path):
+        found.spoilt(key, "link-out", f"{name} leads out of the folder and was not read")
+    elif not bf.exists(place):
+        found.states[key] = "missing"
+        if key != "truth":
+            found.add("missing-file", f"{name} is not there")
+    else:
+        try:
+            limit = CAPTIONS_LIMIT if key == "texts" else files.BYTES_LIMIT
+            found.content[key] = files.read_bytes(place, limit=limit)
+        except DatasetError as error:
+            found.spoilt(key, "corrupt-file", str(error))
 
 
 def _sight(found: Clipfiles, card: Card) -> Sight:
@@ -277,8 +277,7 @@ def _parse(found: Clipfiles) -> dict[str, Array]:
             found.spoilt(key, "pickle" if isinstance(error, files.PickleInsideError) else "corrupt-file", str(error))
     if found.states["truth"] not in ("found", "missing"):
         arrays.pop("truth_extrinsics", None)  # the truth was there
-    known = ("teacher", "truth", "points", "confidence", "extrinsics", "truth_extrinsics")
-    return {name: values for name, values in arrays.items() if name in known}
+    return {name: values for name, values in arrays.items() if name in rules.ARRAYS}
 
 
 def _captions(found: Clipfiles) -> tuple[str, ...] | None:
@@ -314,89 +313,6 @@ def _facts(found: Clipfiles, sight: Sight) -> dict[str, Any]:
     return facts
 
 
-# -- the whole set ---------------------------------------------------------------------------------------------------
-
-
-def lists(path: str, card: Card) -> tuple[dict[str, list[str]], list[Finding]]:
-    """The ids of each split, each at its first place, and what is wrong with the lists."""
-    splits: dict[str, list[str]] = {}
-    findings: list[Finding] = []
-    placed: dict[str, str] = {}
-    for split in SPLITS:
-        place, lines = bf.join(path, f"{split}.txt"), []
-        if bf.exists(place):
-            try:
-                lines = [line.strip() for line in files.read_text(place).splitlines() if line.strip()]
-            except DatasetError as error:
-                findings.append(Finding(WHOLE, "splits", str(error)))
-        elif card.counts.get(split):
-            findings.append(Finding(WHOLE, "splits", f"{split}.txt is not there, the card counts clips of it"))
-        splits[split] = []
-        for name in lines:
-            if name in placed:
-                findings.append(Finding(name, "split-twice", f"listed in {placed[name]}.txt and in {split}.txt"))
-                continue
-            placed[name] = split
-            try:
-                splits[split].append(files.checked_id(name, f"{split}.txt"))
-            except DatasetError as error:
-                findings.append(Finding(WHOLE, "bad-name", str(error)))
-        stated = card.counts.get(split, 0)
-        if stated != len(lines):
-            findings.append(Finding(WHOLE, "card-counts", f"{split}: {stated} on the card, {len(lines)} in the list"))
-    if not splits["train"]:
-        findings.append(Finding(WHOLE, "splits", "train.txt lists no clip"))
-    return splits, findings
-
-
-def packed_places(path: str, card: Card) -> tuple[dict[str, str], list[Finding]]:
-    """Where the clips of a packed set lie, by id, and which shards cannot be read."""
-    failed: list[str] = []
-    places: dict[str, str] = {}
-    for split in SPLITS if card.packed else ():
-        entries = map(Entry.parse, index.read(path, split, facts_of(card)))
-        places |= {entry.id: entry.place for entry in entries} | shards.places(path, split, failed)
-    return places, [Finding(WHOLE, "corrupt-file", message) for message in failed]
-
-
-def trial(clip_id: str) -> str:
-    """The id without what distinguishes segments, mirror images, speeds and views of one trial."""
-    name = MIRROR.sub("", clip_id, count=1) if MIRROR.match(clip_id) else clip_id
-    while PART.search(name):
-        name = PART.sub("", name)
-    return name
-
-
-def leaks(splits: Mapping[str, Sequence[str]], facts: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
-    """Trials, known by name or by an equal truth, of which another split has a part already."""
-    homes: dict[str, tuple[str, str]] = {}
-    found: dict[str, Finding] = {}
-    for split, ids in splits.items():
-        for clip_id in ids:
-            for mark in (f"name {trial(clip_id)}", f"truth {facts.get(clip_id, {}).get('truth') or clip_id}"):
-                first, home = homes.setdefault(mark, (clip_id, split))
-                if home != split and clip_id not in found:
-                    what = "the same trial" if mark.startswith("name") else "the same true motion"
-                    message = f"in {split}, and {first} of {what} in {home}"
-                    found[clip_id] = Finding(clip_id, "split-leak", message, WARNING)
-    return list(found.values())
-
-
-def twins(facts: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
-    """Clips with the content of another, exactly or nearly."""
-    found: list[Finding] = []
-    seen: dict[str, str] = {}
-    near: dict[str, str] = {}
-    for clip_id, fact in facts.items():
-        first = seen.setdefault(fact["twin"], clip_id) if fact.get("twin") else clip_id
-        alike = [near.setdefault(key, clip_id) for key in fact.get("sketch", ())]
-        if first != clip_id:
-            found.append(Finding(clip_id, "duplicate", f"has motion, keypoints and camera of {first}", WARNING))
-        elif other := next((name for name in alike if name != clip_id), ""):
-            found.append(Finding(clip_id, "near-duplicate", f"hardly differs from {other}", WARNING))
-    return found
-
-
 def sketch(teacher: Array, points: Array) -> list[str]:
     """Two keys, at least one of which equal clips share after small changes: rounded means over thirds of the clip."""
     thirds = [slice(len(teacher) * k // 3, len(teacher) * (k + 1) // 3) for k in range(3)]
@@ -404,67 +320,6 @@ def sketch(teacher: Array, points: Array) -> list[str]:
     coarse = np.concatenate(numbers).astype(np.float64) / COARSE
     keys = [np.floor(coarse + shift).astype(np.int64).tobytes() for shift in (0.0, 0.5)]
     return [f"{n}{len(teacher)}-" + hashlib.sha256(key).hexdigest()[:24] for n, key in enumerate(keys)]
-
-
-def tendencies(facts: Iterable[Mapping[str, Any]]) -> list[Finding]:
-    """What single clips cannot show for sure: which way is up, and whether time passes as it should."""
-    facts = list(facts)
-    found = []
-    ways = [lies_along(np.array(fact["upright"]), 0.6) for fact in facts if fact.get("upright")]
-    lying = [way for way in ways if way]
-    if len(ways) >= 4 and len(lying) > 0.6 * len(ways):
-        way = max(set(lying), key=lying.count)
-        message = f"in {len(lying)} of {len(ways)} clips people lie, mostly along {way}"
-        found.append(Finding(WHOLE, "up-axis", message, WARNING))
-    strides = [fact["stride"] for fact in facts if fact.get("stride")]
-    if len(strides) >= 2 and not STRIDES[0] < float(np.median(strides)) < STRIDES[1]:
-        message = f"{len(strides)} walks have {np.median(strides):.2f} strides a second, people have 0.6 to 1.15"
-        found.append(Finding(WHOLE, "speed", message, WARNING))
-    return found
-
-
-def strangers(path: str, card: Card, ids: set[str]) -> list[Finding]:
-    """Clips in no split, and files of no clip."""
-    whole = {"teacher", "keypoints", "camera", "texts"}
-    owners: dict[str, dict[str, str]] = {}
-    found = []
-    for key, pattern in names("*", card).items():
-        folder, ending = pattern.split("*")
-        for name in sorted(files.entries(bf.join(path, folder))):
-            clip_id = name.removesuffix(ending)
-            if (key == "teacher" and name in ("Mean.npy", "Std.npy")) or clip_id in ids:
-                continue
-            if name == clip_id:
-                found.append(Finding(WHOLE, "orphan-file", f"{folder}{name} is no {ending} file", WARNING))
-            else:
-                owners.setdefault(clip_id, {})[key] = f"{folder}{name}"
-    for clip_id, owned in owners.items():
-        if whole <= set(owned):
-            found.append(Finding(clip_id, "not-listed", "has all of its files and is in no split", WARNING))
-        else:
-            missing = ", ".join(sorted(whole - set(owned)))
-            found.extend(Finding(clip_id, "orphan-file", f"{f}: no {missing}", WARNING) for f in owned.values())
-    return found
-
-
-def statistics(path: str, card: Card, teacher: Moments | None, truth: Moments | None) -> list[Finding]:
-    """Mean and Std of the folder and of the lifter, against the moments of the training clips where they are known."""
-    lifted, width = f"teacher_vecs/{card.lifter}/", by_name(card.skeleton).num_features
-    found: list[Finding] = []
-    for folder, moments in (("", truth if truth is not None and truth.count else teacher), (lifted, teacher)):
-        try:
-            mean, std = read_moments(bf.join(path, folder) if folder else path, width)
-        except DatasetError as error:
-            found.append(Finding(WHOLE, "statistics", str(error)))
-            continue
-        if moments is None or not moments.count:
-            continue
-        expected, spread = (values.double().numpy() for values in moments.mean_and_std())
-        shift = float(max(np.abs((mean - expected) / spread).max(), np.abs(np.log(std / spread)).max()))
-        if shift > SHIFT:
-            what = f"{folder}Mean.npy and Std.npy are off those of the training clips by {shift:.2f} Std"
-            found.append(Finding(WHOLE, "statistics", what, WARNING))
-    return found
 
 
 def drop(checked: Checked) -> dict[str, str]:
@@ -481,7 +336,7 @@ def drop(checked: Checked) -> dict[str, str]:
             reasons.setdefault(item.clip_id, f"{item.kind}: {' '.join(item.message.splitlines())}")
     with locks.held(path):
         card = read_card(path)
-        before, _ = lists(path, card)
+        before, _ = sets.lists(path, card)
         splits = {split: [i for i in ids if i not in reasons] for split, ids in before.items()}
         if not splits["train"]:
             first = next(iter(reasons.items()), ("none", ""))
@@ -506,12 +361,9 @@ def drop(checked: Checked) -> dict[str, str]:
 
 def version(card: Card) -> str:
     """A hash of the check itself and of what it takes from the card."""
-    content = hashlib.sha256()
-    for module in (rules, rules_motion, inspect.getmodule(version)):
-        content.update(inspect.getsource(module).encode())  # type: ignore[arg-type]
     facts = (card.skeleton, card.fps, card.lifter, dataclasses.asdict(card.heading))
-    content.update(json.dumps(facts).encode())
-    return content.hexdigest()
+    source = Path(__file__).read_text(encoding="utf-8")
+    return hashlib.sha256(f"{rules.version()}{source}{json.dumps(facts)}".encode()).hexdigest()
 
 
 def remember(path: str, check: str, seen: Mapping[str, Clipfiles]) -> None:

@@ -20,7 +20,7 @@ from videomdm_ext.motion.kinematics import RAW, heading
 from videomdm_ext.motion.skeletons import Skeleton
 
 if TYPE_CHECKING:
-    from videomdm_ext.data.rules import Sight
+    from videomdm_ext.data.checks.rules import Sight
 
 NEAREST, FARTHEST, IN_SIGHT = 0.1, 1000.0, 100.0
 """Metres of the person's median depth. Beyond the last one the projection has to fit: lifters that assume a long lens

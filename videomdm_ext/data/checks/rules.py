@@ -5,17 +5,20 @@ Bounds of errors are far outside of what 102 clips of walking, running and jumpi
 by MediaPipe and a lifter with 90 mm of error show.
 """
 
+import functools
+import hashlib
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from videomdm_ext.data.clip import MIN_FRAMES, Clip
-from videomdm_ext.data.files import Array
-from videomdm_ext.data.rules_motion import (
+from videomdm_ext.data.checks import motion
+from videomdm_ext.data.checks.motion import (
     ERROR,
     WARNING,
     Image,
@@ -29,6 +32,8 @@ from videomdm_ext.data.rules_motion import (
     check_stride,
     compare,
 )
+from videomdm_ext.data.clip import MIN_FRAMES, Clip
+from videomdm_ext.data.files import Array
 from videomdm_ext.errors import CONTROL, DatasetError
 from videomdm_ext.geometry.cameras import is_rotation
 from videomdm_ext.motion.features import channels, decode
@@ -37,6 +42,7 @@ from videomdm_ext.motion.skeletons import Skeleton
 
 WHOLE = ""  # the clip id of findings about the whole set
 MOTIONS = {"teacher": "extrinsics", "truth": "truth_extrinsics"}  # each motion and its camera
+ARRAYS = ("teacher", "points", "confidence", "extrinsics", "truth", "truth_extrinsics")
 SAID = {"points": "keypoints"}  # what messages call an array
 ABSURD = 1e8  # no metre, millimetre, pixel or z-score is as large; what is counts as infinite
 LONGEST_CAPTION = 2000
@@ -76,8 +82,8 @@ class Finding:
 class Sight:
     """A clip under examination: its arrays as they are, those that are `sound` so far, and its decoded motions.
 
-    Names of arrays: teacher, truth, points, confidence, extrinsics, truth_extrinsics. `texts` is None where captions
-    could not be read. With `refusing`, only errors are looked for.
+    `arrays` are those of ARRAYS that there are; `texts` is None where captions could not be read. With `refusing`, only
+    errors are looked for.
     """
 
     clip_id: str
@@ -108,10 +114,11 @@ def validate(clip: Clip, *, fps: float, min_frames: int = MIN_FRAMES) -> None:
 
 def errors_of(clip: Clip, *, fps: float | None = None, min_frames: int = MIN_FRAMES) -> list[Finding]:
     """What is surely wrong with a clip; its frame rate too, where `fps` is that of its set."""
-    names = ("teacher", "points", "confidence", "extrinsics", "truth", "truth_extrinsics")
-    arrays = {name: values for name in names if (values := getattr(clip, SAID.get(name, name))) is not None}
-    sight = Sight(clip.id, clip.skeleton, fps or clip.fps, arrays, clip.texts, own_fps=clip.fps, min_frames=min_frames)
-    sight.refusing = True
+    arrays = {name: values for name in ARRAYS if (values := getattr(clip, SAID.get(name, name))) is not None}
+    sight = Sight(
+        clip.id, clip.skeleton, fps or clip.fps, arrays, clip.texts,
+        own_fps=clip.fps, min_frames=min_frames, refusing=True,
+    )  # fmt: skip
     examine(sight)
     return [item for item in sight.findings if item.level == ERROR]
 
@@ -122,6 +129,13 @@ def examine(sight: Sight) -> None:
     rules = [kind.function for kind in KINDS.values() if kind.function and (kind.level == ERROR or not sight.refusing)]
     for rule in dict.fromkeys(rules):
         rule(sight)
+
+
+@functools.cache
+def version() -> str:
+    """A hash of the rules themselves: what others found does not count."""
+    source = inspect.getsource(motion) + Path(__file__).read_text(encoding="utf-8")
+    return hashlib.sha256(source.encode()).hexdigest()
 
 
 # -- what the arrays show by themselves --------------------------------------------------------------------------------
