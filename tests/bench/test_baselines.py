@@ -14,8 +14,8 @@ from videomdm_ext.bench.report import figures
 from videomdm_ext.bench.run import Bench, prepare
 from videomdm_ext.config import Source, Supervision
 from videomdm_ext.data.building import write_folder
-from videomdm_ext.data.choosing import reprojection_error
 from videomdm_ext.data.folder import read_card, read_folder
+from videomdm_ext.data.index import reprojection_error
 from videomdm_ext.data.refined import KINDS, is_made, read_refined
 from videomdm_ext.data.tasks import Engine
 from videomdm_ext.errors import ConfigError, DatasetError

@@ -35,6 +35,12 @@ def project(points: Tensor, extrinsics: Tensor, nearest: float = 1e-3) -> tuple[
     return image_points(to_camera(points, extrinsics), nearest)
 
 
+def reprojection(points: Tensor, image: Tensor, weight: Tensor) -> float:
+    """Weighted root mean square distance on the normalised plane of camera points [T, J, 3] from image [T, J, 2]."""
+    seen, _ = image_points(points, 0.05)
+    return float(((weight * (seen - image).square().sum(-1)).sum() / weight.sum().clamp_min(1e-9)).sqrt())
+
+
 def normalise(pixels: Tensor, intrinsics: Tensor, distortion: Tensor | None = None) -> Tensor:
     """Pixels [..., 2] to the normalised image plane, with K [..., 3, 3] and lens distortion removed.
 

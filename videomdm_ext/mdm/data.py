@@ -26,7 +26,6 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.config import MADE, Source, Supervision
-from videomdm_ext.data.choosing import best, with_known
 from videomdm_ext.data.clip import (
     Clip,
     Crop,
@@ -38,7 +37,7 @@ from videomdm_ext.data.clip import (
 )
 from videomdm_ext.data.files import Array
 from videomdm_ext.data.folder import Card, read_card, read_folder, read_moments, read_statistics
-from videomdm_ext.data.index import Clips
+from videomdm_ext.data.index import Clips, best, with_known
 from videomdm_ext.data.refined import is_made, make_refined, read_refined
 from videomdm_ext.errors import ConfigError, HostError
 from videomdm_ext.geometry.cameras import perturb_azimuth

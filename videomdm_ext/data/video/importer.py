@@ -291,7 +291,7 @@ class VideoImporter(Importer):
         seen = self._seen[path] = self._understood(video, size, pieces, findings)
         members, counts = list[Member](), Counter[str]()
         for number, (piece, body) in enumerate(zip(seen.pieces, seen.bodies, strict=True)):
-            error = placing.reprojection(body, *self._image(piece, seen.lens))
+            error = cameras.reprojection(body, *self._image(piece, seen.lens))
             name = f"{clip_stem}_{piece.person}" if piece.person else clip_stem
             members.append(Member(f"{name}_{counts[name]}", trial=clip_stem, place=(path, number)))
             counts[name] += 1

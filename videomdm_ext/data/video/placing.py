@@ -137,12 +137,6 @@ def in_front(body: Tensor, image: Tensor, weight: Tensor, fps: float, place: str
     return found
 
 
-def reprojection(positions: Tensor, image: Tensor, weight: Tensor) -> float:
-    """Weighted root mean square distance on the normalised plane of camera points [T, J, 3] from image [T, J, 2]."""
-    points, _ = cameras.image_points(positions, 0.05)
-    return float(((weight * (points - image).square().sum(-1)).sum() / weight.sum().clamp_min(1e-9)).sqrt())
-
-
 def agreement(seen: Tensor, keypoints: Tensor, confidence: Tensor) -> float:
     """Correlation of camera points [T, J, 3] with keypoints, each about its middle: 1 the same pose, -1 upside down.
 
@@ -209,7 +203,7 @@ def corrected(positions: Tensor, image: Tensor, weight: Tensor, place: str) -> T
         return positions
     moved = cameras.to_camera(positions, pose.extrinsics)
     angle = roma.rotmat_geodesic_distance(pose.extrinsics[:, :3], torch.eye(3).to(moved))
-    better = reprojection(moved, image, weight) < reprojection(positions, image, weight)
+    better = cameras.reprojection(moved, image, weight) < cameras.reprojection(positions, image, weight)
     return moved if better and float(angle) < TURN and float(moved[..., 2].min()) > 0.2 else positions
 
 
