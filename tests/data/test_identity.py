@@ -14,7 +14,7 @@ import torch
 from clips import CARD, make_clip
 from people import real_motions
 
-from videomdm_ext.data import identity, motions
+from videomdm_ext.data import motions, seal
 from videomdm_ext.data.building import write_folder
 from videomdm_ext.data.folder import Card, read_card
 from videomdm_ext.data.importing import find_importer, merge, run_import
@@ -80,7 +80,7 @@ def test_one_import_has_one_identity_on_cpus_of_every_width_and_differs_by_round
         assert len(set(identities)) == 1
         assert len(identities[0]) == 64
         assert len(set(contents)) > 1 or len(found) == 1  # this machine has one width alone
-        assert all(identity.near(values[0], others) for others in values)
+        assert all(seal.near(values[0], others) for others in values)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_a_merged_set_is_known_by_its_parts_and_one_of_unknown_parts_by_its_cont
     assert len(once.identity) == 64
     assert once.identity == again.identity
     lone = write_folder(str(tmp_path / "lone"), {"train": [make_clip(), make_clip(name="walk")]}, CARD)
-    assert (lone.identity, identity.name_of(lone)) == ("", lone.content_hash)
+    assert (lone.identity, seal.name_of(lone)) == ("", lone.content_hash)
 
 
 def mirrored(clip):
@@ -140,7 +140,7 @@ def mirrored(clip):
 
 def test_numbers_that_are_others_by_more_than_rounding_are_no_longer_near():
     clips = [make_clip(), make_clip(name="walk", moving=True), make_clip(name="jump")]
-    some = identity.values_of({clip.id: identity.sketch(clip) for clip in clips})
+    some = seal.values_of({clip.id: seal.sketch(clip) for clip in clips})
     changes = {
         "keypoints": mirrored,
         "teacher": lambda c: dataclasses.replace(c, teacher=c.teacher[::-1]),
@@ -149,23 +149,23 @@ def test_numbers_that_are_others_by_more_than_rounding_are_no_longer_near():
         "truth": lambda c: dataclasses.replace(c, truth=c.truth * np.float32(1.1)),
     }
     for change in changes.values():
-        others = identity.values_of({clip.id: identity.sketch(change(clip)) for clip in clips})
-        assert not identity.near(some, others)
+        others = seal.values_of({clip.id: seal.sketch(change(clip)) for clip in clips})
+        assert not seal.near(some, others)
     noise = np.random.default_rng(0)
     for name in ("teacher", "keypoints", "truth"):
         shaken = [
             dataclasses.replace(c, **{name: getattr(c, name) + noise.normal(0, 1e-4, getattr(c, name).shape)})
             for c in clips
         ]
-        assert identity.near(some, identity.values_of({clip.id: identity.sketch(clip) for clip in shaken}))
+        assert seal.near(some, seal.values_of({clip.id: seal.sketch(clip) for clip in shaken}))
 
 
 def test_a_recorded_set_is_known_again_by_its_files_or_as_made_anew_and_others_are_named(tmp_path, caplog):
     card = imported(write_source(tmp_path / "source"), tmp_path / "set")
-    before = json.loads(json.dumps(identity.record(card)))
-    assert identity.difference(before, read_card(str(tmp_path / "set"))) == ""
+    before = json.loads(json.dumps(seal.record(card)))
+    assert seal.difference(before, read_card(str(tmp_path / "set"))) == ""
     anew = dataclasses.replace(card, content_hash="0" * 64)
-    assert identity.difference(before, anew) == ""
+    assert seal.difference(before, anew) == ""
     assert "was made anew, of the same sources" in caplog.text
     far = dataclasses.replace(anew, values=tuple(value + 0.1 for value in card.values))
     for other, message in (
@@ -173,4 +173,4 @@ def test_a_recorded_set_is_known_again_by_its_files_or_as_made_anew_and_others_a
         (dataclasses.replace(anew, identity="1" * 64), "found.*1111"),
     ):
         with pytest.raises(DatasetError, match=rf"^SET: expected, as recorded in RUN, the .*{message}.* Go on\."):
-            identity.check(before, other, "RUN", "SET", "Go on.")
+            seal.check(before, other, "RUN", "SET", "Go on.")

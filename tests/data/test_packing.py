@@ -15,10 +15,9 @@ from videomdm_ext.cli.main import main
 from videomdm_ext.config import Source, Supervision
 from videomdm_ext.data import folder as folders
 from videomdm_ext.data import shards
-from videomdm_ext.data.building import write_folder
+from videomdm_ext.data.building import repack, write_folder
 from videomdm_ext.data.checks.checking import check_folder
 from videomdm_ext.data.folder import CARD, Card, read_card, read_clip, read_folder
-from videomdm_ext.data.packing import repack
 from videomdm_ext.data.refined import make_refined
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.mdm.data import check_unpacked, open_dataset

@@ -10,10 +10,9 @@ import pytest
 from clips import CARD, FILES, change, make_clip
 
 from videomdm_ext.data import seal
-from videomdm_ext.data.building import write_folder
+from videomdm_ext.data.building import repack, write_folder
 from videomdm_ext.data.folder import read_card
 from videomdm_ext.data.importing import merge
-from videomdm_ext.data.packing import repack
 from videomdm_ext.errors import DatasetError
 
 

@@ -19,9 +19,9 @@ from videomdm_ext.config import MADE, Supervision, difference, from_args
 from videomdm_ext.data import refined, seal
 from videomdm_ext.data.files import read_json, write_bytes
 from videomdm_ext.data.folder import Card, read_card, read_folder
-from videomdm_ext.data.identity import check, record
 from videomdm_ext.data.index import Clips, count_of
 from videomdm_ext.data.schemas import text_of
+from videomdm_ext.data.seal import check, record
 from videomdm_ext.errors import ConfigError, VideoMDMError
 from videomdm_ext.mdm.hook import manager
 from videomdm_ext.mdm.loss import loss_terms

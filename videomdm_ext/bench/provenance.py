@@ -26,8 +26,8 @@ from videomdm_ext.bench import fairness
 from videomdm_ext.bench.plan import Plan, Run, read_plan
 from videomdm_ext.config import repository
 from videomdm_ext.data.files import read_json, read_text, write_bytes
-from videomdm_ext.data.identity import record
 from videomdm_ext.data.schemas import text_of
+from videomdm_ext.data.seal import record
 from videomdm_ext.errors import DatasetError, VideoMDMError
 from videomdm_ext.mdm import checkout
 

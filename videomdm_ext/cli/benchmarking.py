@@ -24,7 +24,7 @@ from videomdm_ext.cli.console import bars, by_name, console, parse, quoted, say_
 from videomdm_ext.data import locks
 from videomdm_ext.data.files import check_writable, write_bytes
 from videomdm_ext.data.folder import read_card
-from videomdm_ext.data.relifting import with_lifter
+from videomdm_ext.data.importing import with_lifter
 from videomdm_ext.data.tasks import Engine
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.mdm import checkout, distributed, hook, text

@@ -15,14 +15,13 @@ from videomdm_ext import plugins
 from videomdm_ext.cli.console import bars, console, counted, counting, lifter_summary, pairs, quoted, say_next
 from videomdm_ext.cli.videos import check_lifter, import_videos
 from videomdm_ext.data import files, seal
+from videomdm_ext.data.building import repack
 from videomdm_ext.data.checks import checking
 from videomdm_ext.data.checks.checking import Checked
 from videomdm_ext.data.checks.rules import ERROR, KINDS
 from videomdm_ext.data.folder import Card, read_card
-from videomdm_ext.data.importing import Imported, find_importer, merge, run_import
+from videomdm_ext.data.importing import Imported, find_importer, merge, relift, run_import
 from videomdm_ext.data.motions import PREFIX
-from videomdm_ext.data.packing import repack
-from videomdm_ext.data.relifting import relift
 from videomdm_ext.data.sources.base import SHARES, ImportOptions
 from videomdm_ext.data.tasks import HERE, Engine
 from videomdm_ext.data.video.importer import VideoImporter

@@ -33,12 +33,13 @@ from videomdm_ext.cli.console import (
 )
 from videomdm_ext.cli.sampling import opened
 from videomdm_ext.data import importing, locks, seal
+from videomdm_ext.data.clip import measured_error
 from videomdm_ext.data.files import check_writable
 from videomdm_ext.data.film.bundled import EVERYDAY, build_film_demo, recipe
 from videomdm_ext.data.folder import CARD, Card, read_card, read_folder
+from videomdm_ext.data.importing import with_lifter
 from videomdm_ext.data.motions import VIEWS, build_demo
-from videomdm_ext.data.refined import BATCH, is_made, make_refined, measured_error, read_refined
-from videomdm_ext.data.relifting import with_lifter
+from videomdm_ext.data.refined import BATCH, is_made, make_refined, read_refined
 from videomdm_ext.data.tasks import HERE, Engine, share_of
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.inference.lift import Lifting

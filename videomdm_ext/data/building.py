@@ -11,7 +11,7 @@ import itertools
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
@@ -19,18 +19,31 @@ import blobfile as bf
 import numpy as np
 import torch
 
-from videomdm_ext.data import files, identity, index, locks, seal
+from videomdm_ext.config import MADE
+from videomdm_ext.data import files, index, locks, seal, shards
 from videomdm_ext.data.checks.rules import validate
 from videomdm_ext.data.clip import MIN_FRAMES, Clip
-from videomdm_ext.data.folder import CARD, SPLITS, Card, content_hash, facts_of, names, read_card, read_files
+from videomdm_ext.data.folder import (
+    CARD,
+    SPLITS,
+    Card,
+    content_hash,
+    facts_of,
+    names,
+    read_card,
+    read_entries,
+    read_files,
+    update_hash,
+)  # fmt: skip
 from videomdm_ext.data.index import Entry
 from videomdm_ext.data.texts import Tagger, caption_tokens, untagged
-from videomdm_ext.errors import DatasetError
+from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.motion.features import Moments
 from videomdm_ext.motion.skeletons import by_name
 
 logger = logging.getLogger(__name__)
 
+Progress = Callable[[int, int], None]  # `progress(done, total)` in clips
 MARKS, RECIPE, NEW, MOVING = "building", "recipe.json", "new", "moving"
 
 
@@ -67,7 +80,7 @@ class Builder:
         *,
         tagger: Tagger | None = None,
         min_frames: int = MIN_FRAMES,
-        inputs: identity.Inputs | None = None,
+        inputs: "Inputs | None" = None,
     ) -> None:
         files.checked_id(card.lifter, "lifter")
         files.check_writable(path)
@@ -99,10 +112,8 @@ class Builder:
             with contextlib.suppress(DatasetError):  # of a machine that was switched off: the clip is made again
                 marks[name.removesuffix(".json")] = files.read_json(self._mark(name), "mark")
         self.done = {clip_id: (mark["split"], mark["place"]) for clip_id, mark in marks.items()}
-        self.entries = {clip_id: Entry.known(mark.get("entry", ""), clip_id) for clip_id, mark in marks.items()}
-        self.facts: dict[str, tuple[str, list[float]]] = {
-            clip_id: tuple(mark["facts"]) for clip_id, mark in marks.items() if "facts" in mark
-        }
+        self.entries = {clip_id: Entry.known(mark["entry"], clip_id) for clip_id, mark in marks.items()}
+        self.facts: dict[str, tuple[str, list[float]]] = {i: tuple(mark["facts"]) for i, mark in marks.items()}
         self.next = 1 + max((number for _, number in self.done.values()), default=-1)
         rows = [row for mark in marks.values() for row in mark.get("inputs", ())]
         self.inputs, self.read = inputs, {row.rpartition(" ")[2]: row for row in rows}
@@ -122,15 +133,13 @@ class Builder:
     def _drop(self, clips: Iterable[str]) -> None:
         for clip_id in clips:
             bf.remove(self._mark(f"{clip_id}.json"))
-            del self.done[clip_id], self.entries[clip_id]
-            self.facts.pop(clip_id, None)
+            del self.done[clip_id], self.entries[clip_id], self.facts[clip_id]
 
     def _is_whole(self, clip_id: str) -> bool:
-        """Whether a clip's files are as they were written; taken as such where an earlier version wrote them."""
-        if not (line := self.entries[clip_id]):
-            return True
+        """Whether a clip's files are as they were written."""
+        line = self.entries[clip_id]
         with contextlib.suppress(DatasetError):
-            return index.checksum(read_files(self.place, self.card, clip_id)) == Entry.parse(line).sum
+            return line != "" and index.checksum(read_files(self.place, self.card, clip_id)) == Entry.parse(line).sum
         return False
 
     def changed(self) -> list[str]:
@@ -165,7 +174,7 @@ class Builder:
             files.write_bytes(bf.join(self.place, place[key]), data)
         number, self.next = self.next, self.next + 1
         entry = Entry.of(clip, content).line
-        self.facts[clip.id] = identity.exact(clip, split), identity.sketch(clip)
+        self.facts[clip.id] = seal.exact(clip, split), seal.sketch(clip)
         known = self.inputs.known if self.inputs else {}
         rows = [_row(*one) for one in itertools.islice(known.items(), self.noted, None)]
         new, self.noted = [row for row in rows if row.rpartition(" ")[2] not in self.read], len(known)
@@ -194,13 +203,13 @@ class Builder:
             counts={split: len(ids) for split, ids in sorted(members.items()) if ids},
             content_hash=content_hash(self.place, self.card, ordered, digests.add),
             files=seal.digests_of(self.place, self.card),
+            identity=self._identity(ordered),
+            values=seal.values_of({clip_id: self.facts[clip_id][1] for clip_id in ordered}),
             **changes,  # type: ignore[arg-type]
         )
-        if all(clip_id in self.facts for clip_id in ordered):  # not where an earlier version began
-            self.card = dataclasses.replace(self.card, identity=self._identity(ordered), values=self._values(ordered))
         seal.write_table(self.place, self.card, digests.found)
         for split, ids in members.items():
-            if ids and all(self.entries[i] for i in ids):
+            if ids:
                 index.write(self.place, split, facts_of(self.card), [self.entries[i] for i in ids])
         files.write_bytes(bf.join(self.place, CARD), self.card.to_json().encode(), durable=True)
         if self.place != self.path:
@@ -217,10 +226,7 @@ class Builder:
             return ""
         read = {row.partition(" ")[0] for row in self.read.values()} | set(self.inputs.known.values())
         clips = [self.facts[clip_id][0] for clip_id in ordered]
-        return identity.of_sources(self.card, read, clips, self.inputs.places)
-
-    def _values(self, ordered: Sequence[str]) -> tuple[float, ...]:
-        return identity.values_of({clip_id: self.facts[clip_id][1] for clip_id in ordered})
+        return seal.of_sources(self.card, read, clips, self.inputs.places)
 
     def _move(self) -> None:
         """Put the new version, which is whole, in the place of the earlier one, its card last; cut off, it goes on."""
@@ -239,6 +245,30 @@ class Builder:
 
     def _mark(self, name: str) -> str:
         return bf.join(self.path, MARKS, name)
+
+
+class Inputs:
+    """Hex digests by place of the files at or below some places, as they are read (`files.watched`)."""
+
+    def __init__(self, places: Iterable[str]) -> None:
+        self.places = {place for place in places if place}
+        self.roots = [_absolute(place) for place in self.places]
+        self.known: dict[str, str] = {}
+
+    def __call__(self, path: str, content: bytes | None = None) -> None:
+        """Count a file, which is read for it without `content`."""
+        place = _absolute(path)
+        if place in self.known or not any(place == root or place.startswith(f"{root}/") for root in self.roots):
+            return
+        if content is None:
+            with open(place, "rb") as file:
+                self.known[place] = hashlib.file_digest(file, "sha256").hexdigest()
+        else:
+            self.known[place] = hashlib.sha256(content).hexdigest()
+
+
+def _absolute(path: str) -> str:
+    return path.rstrip("/") if "://" in path else os.path.abspath(path)
 
 
 def write_statistics(path: str, card: Card, ids: Iterable[str]) -> None:
@@ -276,7 +306,7 @@ def write_folder(
     card: Card,
     *,
     tagger: Tagger | None = None,
-    inputs: identity.Inputs | None = None,
+    inputs: "Inputs | None" = None,
 ) -> Card:
     """Check everything, then write the clips of each split, the statistics of the training split, and the card last.
 
@@ -299,3 +329,78 @@ def write_folder(
     for clip, split in members:
         builder.add(clip, split)
     return builder.finish()
+
+
+# -- the same set in shards, or as files -------------------------------------------------------------------------------
+
+
+@locks.writing("out")
+def repack(path: str, out: str, *, packed: bool, progress: Progress | None = None) -> Card:
+    """The clips of a set of files `packed` in shards in `out`, or those of a packed set as files. -> the card of `out`
+
+    Every byte of a clip's files comes out again. Started again, packing goes on. DatasetError where the content is not
+    that of the card, ConfigError where the set is already as asked for.
+    """
+    verb, card = "pack" if packed else "unpack", read_card(path)
+    shards.parquet(path)
+    if card.packed == packed:
+        kind = "a packed one" if packed else "one of files"
+        raise ConfigError(f"data {verb} {path}: expected another kind of set, found {kind}. Use it as it is.")
+    if bf.exists(bf.join(out, CARD)):
+        raise DatasetError(f"{out}: expected a folder without a data set, found one. Choose another --out.")
+    files.check_writable(out)
+    made, content, done = dataclasses.replace(card, packed=packed), hashlib.sha256(), 0
+    digests = seal.Digests(made)
+    for split in (split for split in SPLITS if card.counts.get(split)):
+        entries, lines = read_entries(path, card, split), []
+        for start in range(0, len(entries), shards.SIZE):
+            stem, part = f"{split}-{start // shards.SIZE:05d}", entries[start : start + shards.SIZE]
+            if packed:
+                _write_shard(path, card, out, stem, part)
+            for row, entry in enumerate(part):
+                if packed:
+                    found = shards.read(out, f"{stem}:{row}", entry.id)
+                else:
+                    found = read_files(path, card, entry.id, entry.place)
+                    digests.add(entry.id, found)
+                    for kind, place in names(entry.id, card).items():
+                        if kind in found:
+                            files.write_bytes(bf.join(out, place), found[kind])
+                update_hash(content, made, entry.id, found)
+                lines.append(entry._replace(place=f"{stem}:{row}" if packed else "").line)
+                done += 1
+                if progress:
+                    progress(done, sum(card.counts.values()))
+        index.write(out, split, facts_of(made), lines)
+    if content.hexdigest() != card.content_hash:
+        raise DatasetError(
+            f"{path}: expected the content {card.content_hash[:12]} of its card, found {content.hexdigest()[:12]}, as "
+            f"files were changed after the card was written. videomdm data check {path} names what is wrong."
+        )
+    for name in _others(path, card):
+        files.write_bytes(bf.join(out, name), files.read_bytes(bf.join(path, name)))
+    seal.write_table(out, made, digests.found)
+    files.write_bytes(bf.join(out, CARD), made.to_json().encode(), durable=True)
+    return made
+
+
+def _write_shard(path: str, card: Card, out: str, stem: str, entries: Sequence[Entry]) -> None:
+    """A shard of these clips; one that an earlier attempt made is not made again."""
+    shard = shards.shard_of(out, stem)
+    try:
+        whole = bf.exists(shard) and shards.ids(shard) == [entry.id for entry in entries]
+    except DatasetError:
+        whole = False
+    if not whole:
+        rows = [(entry.id, read_files(path, card, entry.id, entry.place)) for entry in entries]
+        files.write_bytes(shard, shards.packed(rows, shard))
+
+
+def _others(path: str, card: Card) -> Iterator[str]:
+    """Files of the set beside those of its clips: lists, statistics, and refined teachers."""
+    yield from (name for split in SPLITS if bf.exists(bf.join(path, name := f"{split}.txt")))
+    for folder in ("", f"teacher_vecs/{card.lifter}/"):
+        yield from (f"{folder}{name}" for name in ("Mean.npy", "Std.npy"))
+    made = [place for kind in MADE if bf.isdir(place := bf.join(path, kind))]
+    for root, _, found in itertools.chain.from_iterable(map(bf.walk, made)):
+        yield from (bf.join(root, name)[len(path.rstrip("/")) + 1 :] for name in found)

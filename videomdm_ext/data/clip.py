@@ -14,13 +14,17 @@ from torch import Tensor
 
 from videomdm_ext.data.files import Array
 from videomdm_ext.errors import DatasetError
-from videomdm_ext.geometry.cameras import reexpress
-from videomdm_ext.motion.features import decode_root, encode, initial_heading
+from videomdm_ext.geometry.cameras import project, reexpress, reprojection, to_camera
+from videomdm_ext.motion.features import decode, decode_root, encode, initial_heading
 from videomdm_ext.motion.kinematics import RAW, HeadingRule, canonicalise, heading
+from videomdm_ext.motion.measures import measure_error
 from videomdm_ext.motion.skeletons import Skeleton
 from videomdm_ext.supervision.observation import PREFIX, Observation
 
 MIN_FRAMES = 16  # shorter clips teach no motion
+FLOOR = 0.05
+"""Quantile over the frames of the lowest joint's height at which the floor is; a single stray frame moves it little."""
+ABOVE = 0.3  # height, m, above which the lowest joint is not taken to stand on the floor
 
 
 @dataclass(frozen=True)
@@ -183,13 +187,36 @@ def _features(
     positions: Tensor, stored: Tensor | None, camera: Tensor, skeleton: Skeleton, rule: HeadingRule
 ) -> tuple[Array, Array]:
     """Raw features [T - 1, D] of positions [T, J, 3], and the camera in their canonical frame, as many frames."""
-    if stored is not None:
-        return stored.numpy(), (camera[:-1] if camera.ndim == 3 else camera).numpy()
-    moved, turned, origin = canonicalise(positions, skeleton, rule)
+    if stored is None:
+        features, camera = _canonical(positions, camera, skeleton, rule)
+        stored = features[:-1]
+    return stored.numpy(), (camera[:-1] if camera.ndim == 3 else camera).numpy()
+
+
+def _canonical(
+    positions: Tensor, camera: Tensor, skeleton: Skeleton, rule: HeadingRule, floor: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Raw features [T, D] of positions [T, J, 3], `floor` put to y = 0, and the camera in their canonical frame."""
+    down = positions.new_tensor((0.0, floor, 0.0))
+    moved, turned, origin = canonicalise(positions - down, skeleton, rule)
     shape = camera.shape[:-2]
-    seen = reexpress(camera, turned.expand(shape), origin.expand(*shape, 3))
-    features = encode(moved, skeleton, heading(moved, skeleton, rule))[:-1]
-    return features.numpy(), (seen[:-1] if camera.ndim == 3 else seen).numpy()
+    features = encode(moved, skeleton, heading(moved, skeleton, rule))
+    return features, reexpress(camera, turned.expand(shape), (origin + down).expand(*shape, 3))
+
+
+def replaced(clip: Clip, positions: Tensor, rule: HeadingRule) -> Clip:
+    """The clip with these positions [T, J, 3], in its old canonical frame, as its teacher.
+
+    The floor is put where the new feet are, unless they are so far above it that they may stand on something else.
+    """
+    height, camera = floor_height(positions), torch.from_numpy(clip.extrinsics)
+    features, camera = _canonical(positions, camera, clip.skeleton, rule, height if height < ABOVE else 0.0)
+    return dataclasses.replace(clip, teacher=features.numpy(), extrinsics=camera.numpy())
+
+
+def floor_height(positions: Tensor) -> float:
+    """Height of the floor under a clip [T, J, 3] with y up, metres: a low quantile of each frame's lowest joint."""
+    return float(torch.quantile(positions[..., 1].amin(-1), FLOOR))
 
 
 def cut(clip: Clip, start: int, stop: int) -> Clip:
@@ -340,3 +367,58 @@ def _padded(tensors: Sequence[Tensor], length: int) -> Tensor:
 def _held(tensors: Sequence[Tensor], length: int) -> Tensor:
     """Stack [t, ...] tensors as [B, length, ...], the last frame repeated behind their ends."""
     return torch.stack([torch.cat((t, t[-1:].expand(length - len(t), *t.shape[1:]))) for t in tensors])
+
+
+# -- what teachers and keypoints get wrong -----------------------------------------------------------------------------
+
+
+def reprojection_error(clip: Clip) -> float:
+    """Weighted RMS distance of a clip's projected teacher from its keypoints, on the normalised image plane."""
+    keypoints = torch.from_numpy(clip.keypoints)
+    weight = torch.from_numpy(clip.confidence) * torch.isfinite(keypoints).all(-1)
+    return reprojection(_seen(clip.teacher, clip.extrinsics, clip), keypoints.nan_to_num(), weight)
+
+
+def measured_error(clips: Sequence[Clip], refined: Sequence[Clip]) -> dict[str, float]:
+    """What refined teachers of these clips get wrong, seen from their cameras, mean over the clips that have a truth.
+
+    The figures of `measure_error`; empty where no clip has a truth.
+    """
+    rows = []
+    for clip, made in zip(clips, refined, strict=True):
+        if clip.truth is not None and clip.truth_extrinsics is not None:
+            true, found = _seen(clip.truth, clip.truth_extrinsics, clip), _seen(made.teacher, made.extrinsics, clip)
+            rows.append(measure_error(found, true, clip.skeleton, fps=clip.fps))
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]} if rows else {}
+
+
+def detector_error(clips: Sequence[Clip]) -> dict[str, float]:
+    """Distances of the keypoints from the projected truth, over all joints seen, in units of the focal length.
+
+    The median, the 90 and the 99 % quantile; the share of joints not seen; the share of frames whose left and right are
+    exchanged. Empty where no clip has a truth and keypoints.
+    """
+    distances, unseen, exchanged = [], [], []
+    for clip in clips:
+        if clip.truth is None or clip.truth_extrinsics is None or clip.is_known:
+            continue
+        camera = torch.from_numpy(clip.truth_extrinsics)
+        points, _ = project(decode(torch.from_numpy(clip.truth), clip.skeleton), camera.reshape(-1, 3, 4))
+        keypoints, seen = torch.from_numpy(clip.keypoints), torch.from_numpy(clip.confidence) > 0
+        distances.append((keypoints - points).norm(dim=-1)[seen])
+        unseen.append(~seen)
+        sides = list(clip.skeleton.mirror)
+        own, other = ((keypoints - p).norm(dim=-1).where(seen, 0.0).sum(-1) for p in (points, points[:, sides]))
+        exchanged.append(other < 0.5 * own)
+    if not distances:
+        return {}
+    whole = torch.cat(distances)
+    whole = whole[:: max(len(whole) // 1_000_000, 1)]  # torch.quantile takes no more than 16 million
+    found = {name: torch.quantile(whole, q) for name, q in (("median", 0.5), ("q90", 0.9), ("q99", 0.99))}
+    found |= {"unseen": torch.cat(unseen).float().mean(), "exchanged": torch.cat(exchanged).float().mean()}
+    return {name: round(float(value), 5) for name, value in found.items()}
+
+
+def _seen(features: Array, extrinsics: Array, clip: Clip) -> Tensor:
+    """Joints [T, J, 3] of raw features before the camera."""
+    return to_camera(decode(torch.from_numpy(features), clip.skeleton), torch.from_numpy(extrinsics).reshape(-1, 3, 4))

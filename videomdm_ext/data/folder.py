@@ -43,7 +43,7 @@ class Card:
     `heading` is the rule by which headings of the feature vectors were found, `counts` the clips of each split,
     `recipe` the settings it was made with. `content_hash` is the SHA-256 of all clip files, and `files` has those of
     the lists and the statistics by name: they name these very bytes. `identity` names what the set was made from, and
-    `values` sketch its numbers, so that it is known again where another machine has made it anew (data/identity.py).
+    `values` sketch its numbers, so that it is known again where another machine has made it anew (data/seal.py).
     Clips that are `packed` lie in shards. `write_folder` fills in all of these.
     """
 

@@ -16,14 +16,11 @@ from typing import NamedTuple, overload
 
 import blobfile as bf
 import numpy as np
-import torch
 
 from videomdm_ext.data import files
 from videomdm_ext.data.checks import rules
-from videomdm_ext.data.clip import Clip, with_truth_as_teacher
+from videomdm_ext.data.clip import Clip, reprojection_error, with_truth_as_teacher
 from videomdm_ext.errors import DatasetError, StorageError
-from videomdm_ext.geometry.cameras import reprojection, to_camera
-from videomdm_ext.motion.features import decode
 
 FOLDER = "index"
 KEPT_BYTES = 1 << 28
@@ -183,7 +180,7 @@ class Clips(Sequence[Clip]):
         return [entry.id for entry in self.entries if not entry.has_truth]
 
 
-# -- shares of a set, for baselines --------------------------------------------------------------------------------------
+# -- shares of a set, for baselines ------------------------------------------------------------------------------------
 
 
 def best(clips: Clips, share: float) -> Clips:
@@ -195,15 +192,6 @@ def best(clips: Clips, share: float) -> Clips:
     order = sorted(range(len(errors)), key=lambda number: (errors[number], number))
     chosen = sorted(order[: count_of(share, len(clips))])
     return Clips([clips.entries[number] for number in chosen], clips.read)
-
-
-def reprojection_error(clip: Clip) -> float:
-    """Weighted RMS distance of a clip's projected teacher from its keypoints, on the normalised image plane."""
-    keypoints = torch.from_numpy(clip.keypoints)
-    weight = torch.from_numpy(clip.confidence) * torch.isfinite(keypoints).all(-1)
-    camera = torch.from_numpy(clip.extrinsics).reshape(-1, 3, 4)
-    seen = to_camera(decode(torch.from_numpy(clip.teacher), clip.skeleton), camera)
-    return reprojection(seen, keypoints.nan_to_num(), weight)
 
 
 def with_known(clips: Clips, original: Clips, share: float) -> Clips:

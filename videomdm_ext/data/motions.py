@@ -21,10 +21,9 @@ from torch import Tensor
 
 from videomdm_ext import plugins
 from videomdm_ext.data import files
-from videomdm_ext.data.building import write_folder
-from videomdm_ext.data.clip import Clip, Recording, to_clip
+from videomdm_ext.data.building import Inputs, write_folder
+from videomdm_ext.data.clip import Clip, Recording, floor_height, to_clip
 from videomdm_ext.data.folder import Card
-from videomdm_ext.data.identity import Inputs
 from videomdm_ext.errors import DatasetError, PluginError
 from videomdm_ext.geometry import cameras
 from videomdm_ext.geometry.rotations import roma
@@ -35,8 +34,6 @@ FPS = 20
 BUNDLED = Path(__file__).parent / "bundled" / "deepmimic.npz"
 
 UNSURE = 0.5  # factor on the confidence of keypoints between two frames of which one lacks them
-FLOOR = 0.05
-"""Quantile over the frames of the lowest joint's height at which the floor is; a single stray frame moves it little."""
 SIDES = {"left": "right", "right": "left", "clockwise": "counterclockwise", "counterclockwise": "clockwise"}
 PLAIN_PACE = 0.1  # durations changed by less than this share keep their captions: nobody would say slowly or quickly
 SUBJECT = re.compile(r"^((?:a|the) (?:person|man|woman|figure)|someone|somebody)\b", re.IGNORECASE)
@@ -95,11 +92,6 @@ def interpolate_confidence(at: Numbers, times: Numbers, confidence: Numbers) -> 
     between = confidence[before] * (1 - share) + confidence[after] * share
     lacking = np.minimum(confidence[before], confidence[after]) <= 0
     return np.where(lacking, between * UNSURE, between)
-
-
-def floor_height(positions: Tensor) -> float:
-    """Height of the floor under a clip [T, J, 3] with y up, metres: a low quantile of each frame's lowest joint."""
-    return float(torch.quantile(positions[..., 1].amin(-1), FLOOR))
 
 
 def grounded(positions: Tensor) -> Tensor:

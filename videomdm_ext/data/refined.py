@@ -36,18 +36,17 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.data import files, index, schemas, seal
-from videomdm_ext.data.clip import Clip, collate, crop, observed, tensor_of
+from videomdm_ext.data.clip import Clip, collate, crop, observed, replaced, tensor_of
 from videomdm_ext.data.files import Array
 from videomdm_ext.data.folder import SPLITS, Card, read_card, read_clip, read_folder, read_moments
-from videomdm_ext.data.identity import name_of
 from videomdm_ext.data.index import Clips
-from videomdm_ext.data.motions import floor_height, own_generator
+from videomdm_ext.data.motions import own_generator
+from videomdm_ext.data.seal import name_of
 from videomdm_ext.data.tasks import HERE, Call, Engine, part_of
 from videomdm_ext.errors import DatasetError
-from videomdm_ext.geometry.cameras import is_rotation, project, reexpress, to_camera
-from videomdm_ext.motion.features import Moments, decode, encode
-from videomdm_ext.motion.kinematics import HeadingRule, canonicalise, heading, smooth
-from videomdm_ext.motion.measures import measure_error
+from videomdm_ext.geometry.cameras import is_rotation
+from videomdm_ext.motion.features import Moments, decode
+from videomdm_ext.motion.kinematics import HeadingRule, smooth
 from videomdm_ext.motion.skeletons import by_name
 from videomdm_ext.supervision import refinement
 from videomdm_ext.supervision.observation import Observation
@@ -75,7 +74,6 @@ SMOOTHED = 0.1
 """Seconds, standard deviation of the Gaussian over time."""
 Batches = list[tuple[str, tuple[int, ...]]]
 """Clips that are solved at the same time: their split and their numbers in it."""
-ABOVE = 0.3  # height, m, above which the lowest joint is not taken to stand on the floor
 
 
 def folder_of(path: str, card: Card, kind: str = "refined") -> str:
@@ -469,64 +467,3 @@ def read_refined(
         return made
 
     return Clips.of(clips).map(refined), read_moments(folder, by_name(card.skeleton).num_features)
-
-
-def measured_error(clips: Sequence[Clip], refined: Sequence[Clip]) -> dict[str, float]:
-    """What refined teachers of these clips get wrong, seen from their cameras, mean over the clips that have a truth.
-
-    The figures of `measure_error`; empty where no clip has a truth.
-    """
-    rows = []
-    for clip, made in zip(clips, refined, strict=True):
-        if clip.truth is not None and clip.truth_extrinsics is not None:
-            true, found = _seen(clip.truth, clip.truth_extrinsics, clip), _seen(made.teacher, made.extrinsics, clip)
-            rows.append(measure_error(found, true, clip.skeleton, fps=clip.fps))
-    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]} if rows else {}
-
-
-def detector_error(clips: Sequence[Clip]) -> dict[str, float]:
-    """Distances of the keypoints from the projected truth, over all joints seen, in units of the focal length.
-
-    The median, the 90 and the 99 % quantile; the share of joints not seen; the share of frames whose left and right are
-    exchanged. Empty where no clip has a truth and keypoints.
-    """
-    distances, unseen, exchanged = [], [], []
-    for clip in clips:
-        if clip.truth is None or clip.truth_extrinsics is None or clip.is_known:
-            continue
-        camera = torch.from_numpy(clip.truth_extrinsics)
-        points, _ = project(decode(torch.from_numpy(clip.truth), clip.skeleton), camera.reshape(-1, 3, 4))
-        keypoints, seen = torch.from_numpy(clip.keypoints), torch.from_numpy(clip.confidence) > 0
-        distances.append((keypoints - points).norm(dim=-1)[seen])
-        unseen.append(~seen)
-        sides = list(clip.skeleton.mirror)
-        own, other = ((keypoints - p).norm(dim=-1).where(seen, 0.0).sum(-1) for p in (points, points[:, sides]))
-        exchanged.append(other < 0.5 * own)
-    if not distances:
-        return {}
-    whole = torch.cat(distances)
-    whole = whole[:: max(len(whole) // 1_000_000, 1)]  # torch.quantile takes no more than 16 million
-    found = {name: torch.quantile(whole, q) for name, q in (("median", 0.5), ("q90", 0.9), ("q99", 0.99))}
-    found |= {"unseen": torch.cat(unseen).float().mean(), "exchanged": torch.cat(exchanged).float().mean()}
-    return {name: round(float(value), 5) for name, value in found.items()}
-
-
-def _seen(features: Array, extrinsics: Array, clip: Clip) -> Tensor:
-    camera = torch.from_numpy(extrinsics if extrinsics.ndim == 3 else extrinsics[None])
-    return to_camera(decode(torch.from_numpy(features), clip.skeleton), camera)
-
-
-def replaced(clip: Clip, positions: Tensor, rule: HeadingRule) -> Clip:
-    """The clip with these positions [T, J, 3], in its old canonical frame, as its teacher.
-
-    The floor is put where the refined feet are, unless they are so far above it that they may stand on something else.
-    """
-    height = floor_height(positions)
-    floor = positions.new_tensor((0.0, height if height < ABOVE else 0.0, 0.0))
-    moved, turned, origin = canonicalise(positions - floor, clip.skeleton, rule)
-    origin = origin + floor
-    features = encode(moved, clip.skeleton, heading(moved, clip.skeleton, rule))
-    camera = torch.from_numpy(clip.extrinsics)
-    shape = camera.shape[:-2]
-    extrinsics = reexpress(camera, turned.expand(shape), origin.expand(*shape, 3))
-    return dataclasses.replace(clip, teacher=features.numpy(), extrinsics=extrinsics.numpy())

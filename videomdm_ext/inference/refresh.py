@@ -11,11 +11,10 @@ from torch import Tensor
 
 from videomdm_ext.data.building import Builder
 from videomdm_ext.data.checks.rules import errors_of
-from videomdm_ext.data.clip import Clip
+from videomdm_ext.data.clip import Clip, measured_error, replaced
 from videomdm_ext.data.folder import SPLITS, Card, read_clip, read_ids
 from videomdm_ext.data.importing import MEASURED
 from videomdm_ext.data.locks import writing
-from videomdm_ext.data.refined import measured_error, replaced
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.cameras import to_world
 from videomdm_ext.inference.lift import Lifting, cameras_of, lift, off_rays, teacher_of

@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videomdm_ext.data import files, pickles
+from videomdm_ext.data import files
 from videomdm_ext.data.files import Array
 from videomdm_ext.data.video.lifted import Person
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.rotations import roma
 from videomdm_ext.hookspecs import Register, hookimpl
+from videomdm_ext.lifters import pickles
 from videomdm_ext.lifters.results import OPTIONS, Description, ResultsLifter
 from videomdm_ext.motion import body_models
 from videomdm_ext.motion.body_models import BODY_JOINTS, BodyModel

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.config import MADE, Supervision, from_args
-from videomdm_ext.data import identity, refined, seal
+from videomdm_ext.data import refined, seal
 from videomdm_ext.data.files import flush, read_json
 from videomdm_ext.data.folder import CARD, read_card
 from videomdm_ext.errors import DatasetError, HostError
@@ -147,7 +147,7 @@ def prepare(args: argparse.Namespace, *, bundled: bool) -> None:
 # -- the data it was trained on ---------------------------------------------------------------------------------------
 
 RECORD = "clips_record"
-"""In args.json: which data set --clips was (`data.identity.record`)."""
+"""In args.json: which data set --clips was (`data.seal.record`)."""
 
 
 def check_clips(args: Any) -> None:
@@ -168,7 +168,7 @@ def check_clips(args: Any) -> None:
             refined.verify(args.clips, card, thorough=thorough, kind=teacher)
     start = start_of(args)
     before = recorded(start.with_name("args.json")) if start else {}
-    setattr(args, RECORD, identity.record(card) | ({"teachers": refined.teachers_of(card)} if refines else {}))
+    setattr(args, RECORD, seal.record(card) | ({"teachers": refined.teachers_of(card)} if refines else {}))
     if start is None or card.recipe.get("refreshed", {}).get("from") == before.get("content", ""):
         return
     place, own = start.with_name("args.json"), start.parent.resolve() == Path(args.save_dir).resolve()
@@ -176,14 +176,14 @@ def check_clips(args: Any) -> None:
         print(f"{place}: it does not say which data set was trained on; going on with {args.clips}")
     elif own or getattr(args, "paired", False):
         advice = "Give --clips with that one, or train anew in another --save_dir."
-        identity.check(before, card, place, args.clips, advice)
+        seal.check(before, card, place, args.clips, advice)
         now = getattr(args, RECORD)
         if (was := before.get("teachers")) and was.split()[-1] != now.get("teachers", was).split()[-1]:
             raise DatasetError(
                 f"{args.clips}: expected refined teachers of version {was.split()[-1]}, as recorded in {place}, found "
                 f"{now['teachers'].split()[-1]}, which this version makes. {advice}"
             )
-    elif found := identity.difference(before, card):
+    elif found := seal.difference(before, card):
         print(f"{args.clips}: the weights of {start} were trained on {found}")
 
 
@@ -206,9 +206,9 @@ def check_sampled(args: Any, checkpoint: Path) -> None:
     seal.verify_whole(args.clips, card)
     if refines := teacher in MADE:
         refined.verify(args.clips, card, kind=teacher)
-    if not before or not (found := identity.difference(before, card)):
+    if not before or not (found := seal.difference(before, card)):
         return
-    alike = before.get("statistics") == identity.statistics_of(card) != {} and not refines
+    alike = before.get("statistics") == seal.statistics_of(card) != {} and not refines
     if not (alike or getattr(args, "start_from", "")):
         advice = (
             "Its Mean and Std make motion of what is sampled: give the folder of that set, or train anew on this one."

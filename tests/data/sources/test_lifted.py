@@ -19,11 +19,10 @@ from lifters import tools
 from videomdm_ext.cli import main as cli
 from videomdm_ext.cli import training
 from videomdm_ext.cli.videos import import_videos
-from videomdm_ext.data import pickles, seal
+from videomdm_ext.data import seal
 from videomdm_ext.data.building import write_folder
 from videomdm_ext.data.folder import read_card, read_clip, read_folder, read_ids
-from videomdm_ext.data.importing import run_import
-from videomdm_ext.data.relifting import relift, with_lifter
+from videomdm_ext.data.importing import relift, run_import, with_lifter
 from videomdm_ext.data.sources.base import ImportOptions
 from videomdm_ext.data.video import importer as video_importer
 from videomdm_ext.data.video import watch
@@ -32,6 +31,7 @@ from videomdm_ext.data.video.lifted import Person, given_to
 from videomdm_ext.data.video.pieces import Stretch
 from videomdm_ext.errors import ConfigError, DatasetError, PluginError
 from videomdm_ext.geometry.cameras import to_pixels
+from videomdm_ext.lifters import pickles
 from videomdm_ext.motion.features import decode
 from videomdm_ext.motion.skeletons import SMPL22
 

@@ -15,13 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from videomdm_ext.data import files
-from videomdm_ext.data.building import write_folder
-from videomdm_ext.data.clip import Clip, Recording, to_clip
+from videomdm_ext.data.building import Inputs, write_folder
+from videomdm_ext.data.clip import Clip, Recording, detector_error, measured_error, to_clip
 from videomdm_ext.data.film.filming import Shown, positions_at
 from videomdm_ext.data.folder import SPLITS, Card, read_card, read_folder
-from videomdm_ext.data.identity import Inputs
 from videomdm_ext.data.motions import FPS, HELD_OUT, LICENCE, SOURCES, VIEWS, Motion, load_motions, variants, window
-from videomdm_ext.data.refined import detector_error, measured_error
 from videomdm_ext.motion.features import decode
 from videomdm_ext.motion.kinematics import canonicalise
 from videomdm_ext.motion.skeletons import SMPL22

@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from videomdm_ext.data.clip import MIN_FRAMES
-from videomdm_ext.data.motions import floor_height, interpolate
+from videomdm_ext.data.clip import MIN_FRAMES, floor_height
+from videomdm_ext.data.motions import interpolate
 from videomdm_ext.data.video import placing
 from videomdm_ext.data.video.frames import Video, frame_times
 from videomdm_ext.data.video.people import LONGEST_GAP, SEEN, overlap

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videomdm_ext.data.motions import floor_height, interpolate
+from videomdm_ext.data.clip import floor_height
+from videomdm_ext.data.motions import interpolate
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry import cameras, pnp
 from videomdm_ext.geometry.rotations import roma, shortest_arc
