@@ -36,14 +36,14 @@ def make(place: Path, clips: int) -> None:
     card = read_card(str(base))
     entries = list(read_entries(str(base), card, "train"))
     contents = {entry.id: read_files(str(base), card, entry.id) for entry in entries}
-    made, content, digests = [], hashlib.sha256(), seal.Digests(card)
+    made, content, digests = [], hashlib.sha256(), {}
     for folder in {Path(name).parent for name in names("x", card).values()}:
         (place / folder).mkdir(parents=True)
     for number in range(clips):
         entry = entries[number % len(entries)]
         made.append(entry._replace(id=f"c{number:07d}"))
         update_hash(content, card, made[-1].id, contents[entry.id])
-        digests.add(made[-1].id, contents[entry.id])
+        digests |= seal.digests(made[-1].id, card, contents[entry.id])
         for kind, name in names(entry.id, card).items():
             if kind in contents[entry.id]:
                 os.link(base / name, place / names(made[-1].id, card)[kind])
@@ -54,7 +54,7 @@ def make(place: Path, clips: int) -> None:
     (place / "train.txt").write_text("".join(f"{entry.id}\n" for entry in made))
     write(str(place), "train", facts_of(card), [entry.line for entry in made])
     card = dataclasses.replace(card, files=seal.digests_of(str(place), card))
-    seal.write_table(str(place), card, digests.found)
+    seal.write_table(str(place), card, digests)
     (place / "dataset.json").write_text(card.to_json())
     print(f"{place}: {clips} clips")
 

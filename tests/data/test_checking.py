@@ -25,8 +25,9 @@ from videomdm_ext.config import Source, Supervision
 from videomdm_ext.data import files, seal
 from videomdm_ext.data.building import contents, write_folder
 from videomdm_ext.data.checks import checking, rules
-from videomdm_ext.data.checks.checking import Checked, check_folder, trial
+from videomdm_ext.data.checks.checking import Checked, check_folder
 from videomdm_ext.data.checks.rules import KINDS, Finding
+from videomdm_ext.data.checks.sets import trial
 from videomdm_ext.data.clip import Clip, Recording, to_clip
 from videomdm_ext.data.folder import SPLITS, Card, names, read_card, read_clip, read_ids
 from videomdm_ext.data.motions import Optics, find_lifter, lift, observe, own_generator

@@ -9,11 +9,11 @@ import torch
 from filmed import FOCAL, SIZE, write_film_set
 
 from videomdm_ext.cli.main import main
+from videomdm_ext.data.clip import detector_error
 from videomdm_ext.data.film.filming import Shown, positions_at
 from videomdm_ext.data.film.scenes import MARGIN, Draw, draw_camera, draw_light, draw_room
 from videomdm_ext.data.film.stage import Stage, _view
 from videomdm_ext.data.motions import load_motions, own_generator
-from videomdm_ext.data.refined import detector_error
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.cameras import project
 from videomdm_ext.motion.features import decode

@@ -17,10 +17,19 @@ from clips import CARD, make_clip
 
 from videomdm_ext.data import refined, tasks
 from videomdm_ext.data.building import write_folder
-from videomdm_ext.data.clip import Clip, collate, crop, cut, observed, tensor_of, with_truth_as_teacher
+from videomdm_ext.data.clip import (
+    Clip,
+    collate,
+    crop,
+    cut,
+    floor_height,
+    measured_error,
+    observed,
+    tensor_of,
+    with_truth_as_teacher,
+)  # fmt: skip
 from videomdm_ext.data.folder import Card, read_folder
-from videomdm_ext.data.motions import floor_height
-from videomdm_ext.data.refined import is_made, make_refined, measured_error, read_refined, refine_clips
+from videomdm_ext.data.refined import is_made, make_refined, read_refined, refine_clips
 from videomdm_ext.data.tasks import Engine
 from videomdm_ext.errors import DatasetError, StorageError
 from videomdm_ext.geometry.cameras import project, to_camera

@@ -197,17 +197,19 @@ class Builder:
         for split, ids in members.items():
             files.write_bytes(bf.join(self.place, f"{split}.txt"), "".join(f"{i}\n" for i in ids).encode())
         write_statistics(self.place, self.card, members["train"])
-        ordered, digests = [clip_id for split in SPLITS for clip_id in members[split]], seal.Digests(self.card)
+        ordered, digests = [clip_id for split in SPLITS for clip_id in members[split]], dict[str, bytes]()
         self.card = dataclasses.replace(
             self.card,
             counts={split: len(ids) for split, ids in sorted(members.items()) if ids},
-            content_hash=content_hash(self.place, self.card, ordered, digests.add),
+            content_hash=content_hash(
+                self.place, self.card, ordered, lambda i, c: digests.update(seal.digests(i, self.card, c))
+            ),
             files=seal.digests_of(self.place, self.card),
             identity=self._identity(ordered),
             values=seal.values_of({clip_id: self.facts[clip_id][1] for clip_id in ordered}),
             **changes,  # type: ignore[arg-type]
         )
-        seal.write_table(self.place, self.card, digests.found)
+        seal.write_table(self.place, self.card, digests)
         for split, ids in members.items():
             if ids:
                 index.write(self.place, split, facts_of(self.card), [self.entries[i] for i in ids])
@@ -350,7 +352,7 @@ def repack(path: str, out: str, *, packed: bool, progress: Progress | None = Non
         raise DatasetError(f"{out}: expected a folder without a data set, found one. Choose another --out.")
     files.check_writable(out)
     made, content, done = dataclasses.replace(card, packed=packed), hashlib.sha256(), 0
-    digests = seal.Digests(made)
+    digests: dict[str, bytes] = {}
     for split in (split for split in SPLITS if card.counts.get(split)):
         entries, lines = read_entries(path, card, split), []
         for start in range(0, len(entries), shards.SIZE):
@@ -362,7 +364,7 @@ def repack(path: str, out: str, *, packed: bool, progress: Progress | None = Non
                     found = shards.read(out, f"{stem}:{row}", entry.id)
                 else:
                     found = read_files(path, card, entry.id, entry.place)
-                    digests.add(entry.id, found)
+                    digests |= seal.digests(entry.id, made, found)
                     for kind, place in names(entry.id, card).items():
                         if kind in found:
                             files.write_bytes(bf.join(out, place), found[kind])
@@ -379,7 +381,7 @@ def repack(path: str, out: str, *, packed: bool, progress: Progress | None = Non
         )
     for name in _others(path, card):
         files.write_bytes(bf.join(out, name), files.read_bytes(bf.join(path, name)))
-    seal.write_table(out, made, digests.found)
+    seal.write_table(out, made, digests)
     files.write_bytes(bf.join(out, CARD), made.to_json().encode(), durable=True)
     return made
 

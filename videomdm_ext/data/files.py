@@ -21,9 +21,8 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import blobfile as bf
 import numpy as np
@@ -244,9 +243,7 @@ def entries(folder: str) -> Iterator[str]:
 
 def stems(folder: str, ending: str) -> list[str]:
     """Names of the files in a folder that end so, without the ending, sorted; none where there is no folder."""
-    if not bf.isdir(folder):
-        return []
-    return sorted(name.removesuffix(ending) for name in bf.listdir(folder) if name.endswith(ending))
+    return sorted(name.removesuffix(ending) for name in entries(folder) if name.endswith(ending))
 
 
 def array_bytes(array: Array) -> bytes:
@@ -349,8 +346,7 @@ def start_of_member(path: str, name: str) -> tuple[bytes, int]:
             return file.read(HEADER_LIMIT), info.file_size
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(NamedTuple):
     """What the first bytes of an array declare; its numbers begin at `start`."""
 
     dtype: np.dtype[Any]
@@ -366,9 +362,8 @@ def header_of(content: bytes, total: int, kinds: str = "biuf") -> Header:
     if content[:6] != np.lib.format.MAGIC_PREFIX:
         raise NotPlainError("it does not begin as an array of numpy does")
     short = content[6:8] == b"\x01\0"  # version 1, whose header says in two bytes how long it is
-    dtype, shape, fortran, start = _declared(
-        content[: min(10 + int.from_bytes(content[8:10], "little"), HEADER_LIMIT) if short else HEADER_LIMIT + 12]
-    )
+    length = min(10 + int.from_bytes(content[8:10], "little"), HEADER_LIMIT) if short else HEADER_LIMIT + 12
+    dtype, shape, _, start = header = _declared(content[:length])
     if dtype.hasobject:
         raise PickleError("it holds pickled objects")
     if dtype.kind not in kinds or (dtype.itemsize > 8 and dtype.kind != "U"):
@@ -380,22 +375,21 @@ def header_of(content: bytes, total: int, kinds: str = "biuf") -> Header:
     size = math.prod(shape) * dtype.itemsize
     if size != total - start:
         raise NotPlainError(f"it declares {list(shape)}, {size} bytes, and has {total - start}")
-    return Header(dtype, shape, fortran, start)
+    return header
 
 
 @functools.lru_cache(maxsize=1024)
-def _declared(content: bytes) -> tuple[np.dtype[Any], tuple[int, ...], bool, int]:
-    """Type, shape and order of an array, and how long its header is; clips of equal length have equal headers."""
+def _declared(content: bytes) -> Header:
+    """The header as it is, remembered: clips of equal length have equal ones."""
     file = io.BytesIO(content)
-    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(
-        np.lib.format.read_magic(file)
-    )
-    if read is None:
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
         raise NotPlainError("its header has an unknown version")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a header of Python 2 is one that nobody writes any more
         shape, fortran, dtype = read(file)
-    return dtype, shape, fortran, file.tell()
+    return Header(dtype, shape, fortran, file.tell())
 
 
 def _read(content: bytes, kinds: str = "biuf") -> NDArray[Any]:

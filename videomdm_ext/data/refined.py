@@ -226,9 +226,9 @@ class _Making:
         content, way = self.identity.split()
         return bf.join(self.folder, f"{MAKING}{content[:16]}-{way}", name)
 
-    def mark(self, split: str, numbers: Sequence[int], ending: str = "json") -> str:
+    def mark(self, split: str, numbers: Sequence[int]) -> str:
         """Where the energies of a batch are once its clips are all written."""
-        return self.place(f"{split}-{numbers[0]}-{self.batch}.{ending}")
+        return self.place(f"{split}-{numbers[0]}-{self.batch}.json")
 
     def write(self, path: str, arrays: Mapping[str, Array] | bytes, *, durable: bool = False) -> None:
         """Also while another process writes the same."""
@@ -302,7 +302,8 @@ class _Making:
     def estimate(self, number: int, batches: Batches, progress: Callable[[float], None] | None) -> int:
         """What a group of clips share, solved together; started again, it goes on with a round. -> their number"""
         place, rounds = self.place(f"{number}.npz"), self.place(f"{number}-{self.batch}.pt")
-        total = (self.config or refinement.Refinement()).total
+        assert self.config is not None
+        total = self.config.total
         if not bf.exists(place):
             steps = itertools.count(1)
 

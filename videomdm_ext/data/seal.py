@@ -1,9 +1,14 @@
-"""Whether the files of a data set are those that it was made with: sizes and times first, contents where these differ.
+"""Which data set it is, and whether its files are those that it was made with.
 
 DIR/index/files.bin holds size, time and SHA-256 of every file: of the lists, the statistics, and the clips' or, in a
-packed set, the shards'. Its first line binds it to the card and the lists. It is written with the clips; where there is
-none that fits, every file is read once, and believed if the clips have the card's content hash. The refined teachers
-have such a table of their own.
+packed set, the shards'. Sizes and times are looked at first, contents where these differ. Its first line binds it to
+the card and the lists. It is written with the clips; where there is none that fits, every file is read once, and
+believed if the clips have the card's content hash. The refined teachers have such a table of their own.
+
+No hash of computed numbers is equal on every CPU: sums in another order differ in the last bits, and however coarsely
+numbers are rounded, some of millions lie close enough to a boundary to fall on either side (docs/data.md). So what is
+hashed for the identity is exact: the bytes of the sources, the recipe, the version of the making, and of every clip the
+split, id, length and captions. Numbers are sketched by few sums, which are compared with a tolerance.
 """
 
 import dataclasses
@@ -36,7 +41,7 @@ from videomdm_ext.data.folder import (
     read_files,
     read_ids,
     read_statistics,
-)
+)  # fmt: skip
 from videomdm_ext.data.index import Entry
 from videomdm_ext.errors import DatasetError, StorageError
 
@@ -228,7 +233,8 @@ def verify_files(
         _begin(table, card, ids)
     elif found := [name for name in table.changed(rows, thorough, progress) if name not in spared]:
         first = table.names.index(found[0])
-        raise _others(path, found, *(_hex(digest) for digest in (rows["digest"][first].tobytes(), table.digest(first))))
+        then, now = (d.hex() if any(d) else "" for d in (rows["digest"][first].tobytes(), table.digest(first)))
+        raise _others(path, found, then, now)
 
 
 def verify_whole(path: str, card: Card) -> None:
@@ -236,10 +242,6 @@ def verify_whole(path: str, card: Card) -> None:
     now = digests_of(path, card)
     if found := [name for name in whole_files(card) if card.files and card.files.get(name, "") != now.get(name, "")]:
         raise _others(path, found, card.files.get(found[0], ""), now.get(found[0], ""))
-
-
-def _hex(digest: bytes) -> str:
-    return digest.hex() if any(digest) else ""
 
 
 def _others(path: str, found: Sequence[str], expected: str, now: str) -> DatasetError:
@@ -257,13 +259,18 @@ def _begin(table: Table, card: Card, ids: Sequence[str]) -> None:
     """The first look at a set without a table: read all of it, and compare with the hash on its card."""
     if len(ids) > LOOKED_AT:
         logger.info("%s: reading %d clips once, for the table of its files", table.path, len(ids))
-    states, digests = table.states(), Digests(card)
-    found = content_hash(table.path, card, ids, digests.add)
+    states, known, sums = table.states(), dict[str, bytes](), dict[str, int]()
+
+    def keep(clip_id: str, contents: Mapping[str, bytes]) -> None:
+        sums[clip_id] = index.checksum(contents)
+        known.update(digests(clip_id, card, contents))
+
+    found = content_hash(table.path, card, ids, keep)
     if found != card.content_hash:
         entries = [Entry.parse(line) for split in SPLITS for line in index.read(table.path, split, facts_of(card))]
-        others = [entry.id for entry in entries if entry.sum != digests.sums.get(entry.id)]
+        others = [entry.id for entry in entries if entry.sum != sums.get(entry.id)]
         raise _others(table.path, [f"of the clip {i}" for i in others] or ["of some clip"], card.content_hash, found)
-    write_table(table.path, card, {} if card.packed else digests.found, states)
+    write_table(table.path, card, {} if card.packed else known, states)
 
 
 def clip_digests(path: str, card: Card, kinds: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -280,18 +287,10 @@ def clip_digests(path: str, card: Card, kinds: Sequence[str]) -> Iterator[tuple[
         yield clip_id, hashlib.sha256(b"".join(parts)).hexdigest()
 
 
-class Digests:
-    """Digests of clips' files by name, and the clips' checksums, gathered while they are read for another reason."""
-
-    def __init__(self, card: Card) -> None:
-        self.card = card
-        self.found: dict[str, bytes] = {}
-        self.sums: dict[str, int] = {}
-
-    def add(self, clip_id: str, contents: Mapping[str, bytes]) -> None:
-        place = names(clip_id, self.card)
-        self.sums[clip_id] = index.checksum(contents)
-        self.found.update({place[kind]: hashlib.sha256(data).digest() for kind, data in contents.items()})
+def digests(clip_id: str, card: Card, contents: Mapping[str, bytes]) -> dict[str, bytes]:
+    """SHA-256 of a clip's files by name, from their contents by kind."""
+    place = names(clip_id, card)
+    return {place[kind]: hashlib.sha256(data).digest() for kind, data in contents.items()}
 
 
 @locks.writing("path")

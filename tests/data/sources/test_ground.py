@@ -7,7 +7,7 @@ import pytest
 import torch
 from filmed import film
 
-from videomdm_ext.data.motions import FLOOR, floor_height
+from videomdm_ext.data.clip import FLOOR, floor_height
 from videomdm_ext.data.video import placing as ground
 from videomdm_ext.data.video.placing import upright
 from videomdm_ext.motion.skeletons import SMPL22

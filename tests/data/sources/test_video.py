@@ -26,7 +26,7 @@ from videomdm_ext.data.video.importer import VideoImporter
 from videomdm_ext.data.video.listing import contents
 from videomdm_ext.data.video.people import choose, count_others, everybody, follow, segments
 from videomdm_ext.data.video.pieces import Stretch, cut
-from videomdm_ext.data.video.placing import corrected, find_lens, in_front, lens_of, reprojection, turned
+from videomdm_ext.data.video.placing import corrected, find_lens, in_front, lens_of, turned
 from videomdm_ext.data.video.watch import Found, find_people
 from videomdm_ext.errors import ConfigError, DatasetError, VideoMDMError
 from videomdm_ext.geometry import cameras
@@ -162,7 +162,7 @@ def test_a_pose_is_placed_where_it_was_also_without_keypoints_and_never_behind_t
     placed = in_front(turned(body, image, SMPL22), image, weight, 25.0, "clip")
     assert np.linalg.norm(placed.numpy() - one.seen, axis=-1)[:, DIRECT].max() < 0.05  # depth is smoothed
     without = in_front(body, image, weight, 25.0, "clip")
-    assert reprojection(without, image, weight) > 4 * reprojection(placed, image, weight)
+    assert cameras.reprojection(without, image, weight) > 4 * cameras.reprojection(placed, image, weight)
     one = film("walk")
     body, image, weight = sighted(one)
     weight[20:25] = 0
