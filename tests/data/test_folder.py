@@ -199,7 +199,7 @@ def test_a_missing_or_broken_file_is_named_and_a_pickle_is_never_loaded(folder: 
         ({"format": 2}, "expected format 1, found 2"),
         ({"skeleton": "smpl24"}, "smpl24"),
         ({"units": "mm"}, "units 'm'"),
-        ({"colour": "red"}, "colour unknown"),
+        ({"colour": "red"}, "expected no other entries, found colour"),
         ({"heading": {"sigma": 1, "angle": 2}}, "json: heading: expected no other entries"),
         ({"fps": "fast"}, "json: fps: expected a number, found 'fast'"),
         ({"lifter": "../x"}, "expected an id"),

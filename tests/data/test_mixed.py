@@ -100,10 +100,18 @@ def test_motion_that_no_camera_saw_is_only_taken_with_the_truth_as_its_teacher()
         validate(dataclasses.replace(known("walk"), teacher=make_clip(name="walk").teacher), fps=20.0)
 
 
-def test_shared_ids_get_their_folders_names_and_sets_that_do_not_fit_are_refused(tmp_path):
+def test_shared_ids_get_their_folders_names_captions_keep_their_tags_and_sets_that_do_not_fit_are_refused(tmp_path):
     for name in ("a", "b"):
-        write_folder(str(tmp_path / name), {"train": [make_clip()]}, dataclasses.replace(CARD, name=name))
+        card = dataclasses.replace(
+            CARD, name=name, packed=name == "b"
+        )  # as that of a packed set whose clips are made anew
+        write_folder(
+            str(tmp_path / name), {"train": [make_clip()]}, card, tagger=lambda text: [(text.split()[-1], "VERB")]
+        )
     card = merge([str(tmp_path / "a"), str(tmp_path / "b")], str(tmp_path / "both"))
+    texts = [place.read_bytes() for place in tmp_path.glob("*/texts/*.txt")]
+    assert len(texts) == 4
+    assert set(texts) == {b"a person dances.#dances./VERB#0.0#0.0\nsomeone's dancing#dancing/VERB#0.0#0.0\n"}
     assert [clip.id for clip in read_folder(str(tmp_path / "both"), "train")[1]] == ["a-dance_a_0", "b-dance_a_0"]
     assert card.lifter == "bent"
     write_folder(str(tmp_path / "c"), {"train": [make_clip(fps=30.0)]}, dataclasses.replace(CARD, fps=30.0))

@@ -47,8 +47,8 @@ Progress = Callable[[int, int], None]  # `progress(done, total)` in clips
 MARKS, RECIPE, NEW, MOVING = "building", "recipe.json", "new", "moving"
 
 
-def contents(clip: Clip, tagger: Tagger) -> dict[str, bytes]:
-    """The contents of a clip's files by kind."""
+def contents(clip: Clip, tagger: Tagger, texts: bytes = b"") -> dict[str, bytes]:
+    """The contents of a clip's files by kind; `texts` is that of its captions, where there is one already."""
     cameras = {"extrinsics": clip.extrinsics}
     content = {"teacher": files.array_bytes(clip.teacher)}
     if clip.truth is not None and clip.truth_extrinsics is not None:
@@ -62,7 +62,7 @@ def contents(clip: Clip, tagger: Tagger) -> dict[str, bytes]:
     lines = [f"{text}#{caption_tokens(text, tagger)}#0.0#0.0\n" for text in clip.texts]
     content["keypoints"] = files.arrays_bytes(seen)
     content["camera"] = files.arrays_bytes(cameras)
-    content["texts"] = "".join(lines).encode()
+    content["texts"] = texts or "".join(lines).encode()
     return content
 
 
@@ -84,7 +84,8 @@ class Builder:
     ) -> None:
         files.checked_id(card.lifter, "lifter")
         files.check_writable(path)
-        self.path, self.card, self.tagger, self.min_frames = path, card, tagger or untagged, min_frames
+        self.path, self.card = path, (card := dataclasses.replace(card, packed=False))
+        self.tagger, self.min_frames = tagger or untagged, min_frames
         place, recipe, wanted = bf.join(path, CARD), self._mark(RECIPE), card.to_json()
         if bf.exists(self._mark(MOVING)):  # cut off in the middle of it
             self._move()
@@ -157,8 +158,8 @@ class Builder:
             found += [place] if now != digest else []
         return found
 
-    def add(self, clip: Clip, split: str) -> None:
-        """Check and write one clip."""
+    def add(self, clip: Clip, split: str, texts: bytes = b"") -> None:
+        """Check and write one clip; `texts` is the content of its file of captions, where there is one already."""
         if split not in SPLITS:
             raise DatasetError(f"{clip.label}: expected a split among {', '.join(SPLITS)}, found {split!r}.")
         if files.checked_id(clip.id, clip.label) in self.done:
@@ -169,7 +170,7 @@ class Builder:
                 "Re-import the clip, or correct the card."
             )
         validate(clip, fps=self.card.fps, min_frames=self.min_frames)
-        content, place = contents(clip, self.tagger), names(clip.id, self.card)
+        content, place = contents(clip, self.tagger, texts), names(clip.id, self.card)
         for key, data in content.items():
             files.write_bytes(bf.join(self.place, place[key]), data)
         number, self.next = self.next, self.next + 1

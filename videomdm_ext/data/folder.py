@@ -89,14 +89,6 @@ class Card:
             found = schemas.shortened(found)
             raise DatasetError(f"{path}: expected format {FORMAT}, found {found}. Make the data set again.")
         schemas.check(entries, "card", path)
-        needed = ("name", "skeleton", "fps", "lifter", "licence", "sources", "heading", "content_hash")
-        missing = [name for name in needed if name not in entries]
-        unknown = sorted(set(entries) - {item.name for item in dataclasses.fields(cls)})
-        if missing or unknown:
-            raise DatasetError(
-                f"{path}: expected the entries of format {FORMAT}, found {', '.join(missing) or 'none'} missing and "
-                f"{', '.join(unknown) or 'none'} unknown. Make the data set again, or correct the card."
-            )
         if entries.get("units", "m") != "m":
             found = schemas.shortened(entries["units"])
             raise DatasetError(f"{path}: expected units 'm', found {found}. Convert the set, then correct the card.")
@@ -194,7 +186,7 @@ def read_entries(path: str, card: Card, split: str, *, min_frames: int = MIN_FRA
     places = shards.places(path, split) if card.packed and missing else {}
     for clip_id in missing:
         place = places.get(clip_id, "")
-        content, clip = _checked(path, card, clip_id, min_frames, place)
+        content, clip = read_clip_files(path, card, clip_id, min_frames, place)
         known[clip_id] = Entry.of(clip, content, place).line
     lines = [known[clip_id] for clip_id in ids]
     if missing:
@@ -240,13 +232,19 @@ def _places(path: str, content: str, splits: tuple[str, ...]) -> dict[str, str]:
 
 def read_clip(path: str, card: Card, clip_id: str, *, min_frames: int = MIN_FRAMES) -> Clip:
     """One clip, checked."""
-    return _checked(path, card, clip_id, min_frames)[1]
+    return read_clip_files(path, card, clip_id, min_frames)[1]
 
 
-def _checked(
-    path: str, card: Card, clip_id: str, min_frames: int, place: str = "", content: Mapping[str, bytes] | None = None
+def read_clip_files(
+    path: str,
+    card: Card,
+    clip_id: str,
+    min_frames: int = MIN_FRAMES,
+    place: str = "",
+    content: Mapping[str, bytes] | None = None,
 ) -> tuple[Mapping[str, bytes], Clip]:
-    """A clip and its files, where it has no error of the rulebook; else DatasetError says how to go on without it."""
+    """The contents of a clip's files by kind, and the clip, where it has no error of the rulebook; else DatasetError
+    says how to go on without it."""
     try:
         content = content or read_files(path, card, clip_id, place)
         clip = _parsed(path, card, clip_id, content)
@@ -270,7 +268,7 @@ def _read_known(path: str, card: Card, entry: Entry, min_frames: int, fixed: boo
         )
     clip = _parsed(path, card, entry.id, content)
     if index.checksum(content) != entry.sum or clip.length < min_frames:
-        _checked(path, card, entry.id, min_frames, content=content)
+        read_clip_files(path, card, entry.id, min_frames, content=content)
         now = Entry.of(clip, content, entry.place)
         if now._replace(sum=entry.sum) != entry:
             raise DatasetError(

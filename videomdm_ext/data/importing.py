@@ -16,11 +16,11 @@ from videomdm_ext import plugins
 from videomdm_ext.data import files, locks, seal
 from videomdm_ext.data.building import MARKS, Builder, Inputs
 from videomdm_ext.data.clip import Clip, detector_error, measured_error, replaced
-from videomdm_ext.data.folder import CARD, SPLITS, Card, read_card, read_clip, read_files, read_ids
+from videomdm_ext.data.folder import CARD, SPLITS, Card, read_card, read_clip, read_clip_files, read_files, read_ids
 from videomdm_ext.data.motions import find_lifter
 from videomdm_ext.data.seal import name_of
 from videomdm_ext.data.sources.base import SHARES, Importer, Member
-from videomdm_ext.data.texts import Tagger, Words, composed, untagged
+from videomdm_ext.data.texts import Tagger, composed, untagged
 from videomdm_ext.data.video import lifted
 from videomdm_ext.data.video.frames import open_video
 from videomdm_ext.data.video.pieces import Stretch
@@ -196,7 +196,8 @@ def merge(paths: Sequence[str], out: str, *, name: str = "", progress: Progress 
     for number, (path, card, split, clip_id) in enumerate(members):
         new = f"{short[path]}-{clip_id}" if shared else clip_id
         if new not in builder:
-            builder.add(dataclasses.replace(read_clip(path, card, clip_id), id=new), split)
+            content, clip = read_clip_files(path, card, clip_id)
+            builder.add(dataclasses.replace(clip, id=new), split, content["texts"])
         if progress:
             progress(number + 1, len(members))
     return builder.finish()
@@ -262,13 +263,12 @@ def relift(
     named = {"of": name_of(card), "lifter": lifter, "options": dict(options), "seed": seed}
     plan = dataclasses.replace(
         card, lifter=lifter, lifter_error={}, counts={}, content_hash="", files={}, identity="", values=(),
-        packed=False, recipe={**card.recipe, "relifted": named},
+        recipe={**card.recipe, "relifted": named},
     )  # fmt: skip
     inputs, out = Inputs(filter(os.path.exists, options.values())), bf.join(path, FOLDER, lifter)
     inputs.known[name_of(card)] = name_of(card)
-    tagged: dict[str, Words] = {}
     with files.watched(inputs), locks.held(out):
-        builder = Builder(out, plan, tagger=lambda caption: tagged[caption], inputs=inputs)
+        builder = Builder(out, plan, inputs=inputs)
         if builder.changed():
             builder.forget()
         left = [clip_id for clip_id in rows if clip_id not in builder and clip_id not in left_out]
@@ -277,8 +277,7 @@ def relift(
             try:
                 if isinstance(made, str):
                     raise DatasetError(made)
-                tagged |= _tags(read_files(path, card, clip_id)["texts"].decode())
-                builder.add(made, rows[clip_id])
+                builder.add(made, rows[clip_id], read_files(path, card, clip_id)["texts"])
             except DatasetError as error:
                 left_out[clip_id] = str(error)
             if progress:
@@ -380,9 +379,3 @@ def _with(model: Any, clip: Clip, part: Stretch, card: Card) -> Clip:
     model.check(clip.label, body, image, part.confidence)
     world = cameras.to_world(body, torch.from_numpy(clip.extrinsics).double().expand(clip.length, 3, 4))
     return replaced(clip, world.float(), card.heading)
-
-
-def _tags(content: str) -> dict[str, Words]:
-    """Words and parts of speech of captions, as the lines of a text file have them."""
-    lines = [line.split("#") for line in content.splitlines() if line.strip()]
-    return {line[0].strip(): [word.rpartition("/")[::2] for word in line[1].split()] for line in lines}

@@ -84,6 +84,9 @@ def check(content: Any, kind: str, path: str) -> Any:
         found = "null" if error.instance is None else shortened(error.instance)
         if error.validator == "required":
             found = f"no {', '.join(name for name in error.validator_value if name not in error.instance)}"
+        if error.validator == "additionalProperties":
+            known = error.schema.get("properties", {})
+            found = ", ".join(name for name in error.instance if name not in known)[:80]
         expected = EXPECTED.get(error.validator, lambda _: f"what {PLACE.name} describes")(error.validator_value)
         at = f"{path}: {shortened(where)[1:-1]}" if where else path
         raise DatasetError(f"{at}: expected {expected}, found {found}. Correct that entry, or make the file again.")

@@ -12,7 +12,7 @@ from torch import Tensor
 from videomdm_ext.data.building import Builder
 from videomdm_ext.data.checks.rules import errors_of
 from videomdm_ext.data.clip import Clip, measured_error, replaced
-from videomdm_ext.data.folder import SPLITS, Card, read_clip, read_ids
+from videomdm_ext.data.folder import SPLITS, Card, read_clip, read_clip_files, read_ids
 from videomdm_ext.data.importing import MEASURED
 from videomdm_ext.data.locks import writing
 from videomdm_ext.errors import DatasetError
@@ -99,13 +99,14 @@ def refresh_folder(
     kept: list[str] = []
     for start in range(0, len(left), TOGETHER):
         part = left[start : start + TOGETHER]
-        clips = [read_clip(source, card, clip_id) for _, clip_id in part]
+        read = [read_clip_files(source, card, clip_id) for _, clip_id in part]
+        clips = [clip for _, clip in read]
         seen = [clip for clip in clips if not clip.is_known]
         new, own = refresh(trained, seen, card.heading, how)
         kept += own
         by_id = {clip.id: clip for clip in (*clips, *new)}
-        for split, clip_id in part:
-            builder.add(by_id[clip_id], split)
+        for (split, clip_id), (content, _) in zip(part, read, strict=True):
+            builder.add(by_id[clip_id], split, content["texts"])
         if progress:
             progress(len(rows) - len(left) + start + len(part), len(rows))
     finished = [read_clip(builder.place, plan, clip_id) for _, clip_id in rows[:: max(len(rows) // MEASURED, 1)]]
