@@ -45,16 +45,9 @@ SIZES = "--layers 1 --latent_dim 32 --ff_size 32 --batch_size 4 --diffusion_step
 TRAIN = f"--paired --num_steps 40 --save_interval 4 --log_interval 2 --clips set --crop_frames 20 {SIZES}"
 TRAIN += " --supervision 2d --teacher lifted --resume_checkpoint latest --save_dir"
 OTHERS = (
-    "seconds.txt",
-    "cost.json",
-    "run.json",
-    "run.log",
-    "files.bin",
-    "args.json",
-    "plan.json",
-    "report.md",
+    "seconds.txt", "cost.json", "run.json", "run.log", "files.bin", "args.json", "plan.json", "report.md",
     "report.html",
-)
+)  # fmt: skip
 """Files with times, or with the folder's name."""
 
 
@@ -114,10 +107,7 @@ VERBS: dict[str, tuple[Callable[[Path], object], Callable[[str], int]]] = {
     "import": (joints, lambda out: videomdm(["data", "import", "joints", "joints", "--out", out])),
     "refine": (clips, refine),
     "bench": (lambda place: write_set(place / "set"), bench),
-    "film": (
-        films,
-        lambda out: videomdm(["data", "film", "set", "--out", out, *FILM.split()]),
-    ),
+    "film": (films, lambda out: videomdm(["data", "film", "set", "--out", out, *FILM.split()])),
 }
 """Of each command: what it needs, made in a folder, and the command that writes the folder OUT there."""
 

@@ -34,25 +34,15 @@ def checked(own):
 builtins.open, io.open, blobfile.BlobFile = checked(builtins.open), checked(io.open), checked(blobfile.BlobFile)
 """
 """The first files that are opened for writing below a folder are written; from one of them on, none can be."""
-SIZES = ["--batch_size", "2", "--crop_frames", "24", "--latent_dim", "16", "--layers", "1", "--ff_size", "16"]
-TRAIN = [
-    *SIZES,
-    "--text_features",
-    "words",
-    "--diffusion_steps",
-    "8",
-    "--num_steps",
-    "2",
-    "--save_interval",
-    "2",
-    "--log_interval",
-    "1",
-]
+TRAIN = (
+    "--batch_size 2 --crop_frames 24 --latent_dim 16 --layers 1 --ff_size 16 --text_features words --diffusion_steps 8 "
+    "--num_steps 2 --save_interval 2 --log_interval 1"
+)
 VERBS = {
     "data import joints joints --out out/set": 20,
     "data merge set other --out out/set": 9,
     "data show set walk_0 --out out/clip.png": 0,
-    f"train --arm lifted --clips set --save_dir out/run --overwrite {' '.join(TRAIN)}": 1,
+    f"train --arm lifted --clips set --save_dir out/run --overwrite {TRAIN}": 1,
     "sample --checkpoint run --text walk --out out": 1,
     "lift --clips set --checkpoint run --ddim 4 --out out": 1,
     "export run/walk.npy --out out": 2,
@@ -72,7 +62,7 @@ BUSY = {
     "data pack set --out out/set": "out/set",
     "data unpack set --out out/set": "out/set",
     "data refresh set --checkpoint run --out out/set": "out/set",
-    f"train --arm lifted --clips set --save_dir out/run {' '.join(TRAIN)}": "out/run",
+    f"train --arm lifted --clips set --save_dir out/run {TRAIN}": "out/run",
     "train --rounds 2 --clips set --save_dir out/run --num_steps 4": "out/run.rounds",
     "run train.train_mdm --supervision 3d --clips set --save_dir out/run": "out/run",
     "sample --checkpoint run --text walk --out out": "out",
@@ -122,7 +112,7 @@ def made(tmp_path_factory) -> Path:
     for name in ("walk", "jump", "kick", "spin"):
         np.save(place / "joints" / "joints" / f"{name}.npy", motion(name).numpy())
         (place / "joints" / "texts" / f"{name}.txt").write_text(f"a person does a {name}.\n", encoding="utf-8")
-    done = videomdm(f"train --arm lifted --clips set --save_dir run {' '.join(TRAIN)}", place)
+    done = videomdm(f"train --arm lifted --clips set --save_dir run {TRAIN}", place)
     assert done.returncode == 0, done.stderr
     np.save(place / "run" / "walk.npy", motion("walk").numpy())
     return place
@@ -167,7 +157,7 @@ def test_a_verb_that_writes_a_folder_is_refused_while_another_process_has_it(mad
 
 @pytest.mark.parametrize(
     "words",
-    ["data import joints joints --out out/x", f"train --arm lifted --clips set --save_dir out/x {' '.join(TRAIN)}"],
+    ["data import joints joints --out out/x", f"train --arm lifted --clips set --save_dir out/x {TRAIN}"],
 )
 def test_of_two_that_start_at_once_in_one_folder_one_makes_what_it_makes_alone(words, made):
     assert videomdm(words.replace("out/x", "out/y"), made).returncode == 0

@@ -8,9 +8,9 @@ import pytest
 import torch
 from clips import CARD, make_clip, verify_folder
 
-from videomdm_ext.data import building, files
+from videomdm_ext.data import files
 from videomdm_ext.data.building import Builder, is_unfinished, write_folder
-from videomdm_ext.data.folder import Card, read_card, read_clip, read_folder
+from videomdm_ext.data.folder import Card, read_clip, read_folder
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.motion.features import Moments, channels, mean_and_std
 from videomdm_ext.motion.skeletons import SMPL22
@@ -119,15 +119,6 @@ def test_statistics_do_not_depend_on_how_frames_are_cut_into_clips():
     heights = channels(SMPL22).height
     torch.testing.assert_close(whole[1][heights], frames.std(0)[heights])
     assert Moments(SMPL22).mean_and_std()[1].min() > 0
-
-
-def test_marks_of_a_finished_set_are_gone_and_the_card_says_what_was_changed(tmp_path):
-    builder = Builder(str(tmp_path), CARD)
-    builder.add(CLIPS[0], "train")
-    card = builder.finish(lifter_error={"mpjpe": 0.1})
-    assert read_card(str(tmp_path)) == card
-    assert card.lifter_error == {"mpjpe": 0.1}
-    assert not (tmp_path / building.MARKS).exists()
 
 
 def test_a_file_is_written_where_no_folder_is_named(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -318,6 +319,7 @@ DAMAGES: Damages = {  # of one clip: kind, damage, other kinds of error that it 
     "a pickle in an array": ("pickle", lambda s: s.write(TEACHER, pickled(np.save))),
     "a pickle in an archive": ("pickle", lambda s: s.write(KEYPOINTS, pickled(np.savez, points=PICKLE))),
     "a bare pickle": ("pickle", lambda s: s.write(TEACHER, pickle.dumps([1.0]))),
+    "keypoints without confidence": ("corrupt-file", lambda s: s.write(KEYPOINTS, pickled(np.savez, points=MEAN))),
     "a link out of the folder": ("link-out", link),
     "an empty caption": ("caption-missing", lambda s: s.write(TEXTS, b"##0.0#0.0\n")),
     "no line of captions": ("caption-missing", lambda s: s.write(TEXTS, b"\n")),
@@ -376,9 +378,16 @@ WARNED_OF_SETS: Damages = {
 }
 
 
+UNREAD = (
+    "missing-file", "empty-file", "corrupt-file", "pickle", "link-out", "caption-missing", "caption-format",
+    "caption-encoding",
+)  # fmt: skip
+"""Kinds that whoever reads the file says in words of its own."""
+
+
 @pytest.fixture(scope="module")
-def damaged(sound: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[list[Finding], bool]]:
-    """-> what one check finds in a set in which every damage has its own copy of a clip; is it refused?"""
+def damaged(sound: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[list[Finding], str]]:
+    """-> what one check finds in a set in which every damage has its own copy of a clip; how reading refuses it"""
     path, victims = Path(shutil.copytree(sound, tmp_path_factory.mktemp("damaged") / "set")), {}
     for number, (name, (_, damage, *_)) in enumerate((DAMAGES | WARNED).items()):
         folder = Folder(path, f"copy{number}")
@@ -390,24 +399,29 @@ def damaged(sound: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     for item in check_folder(str(path), use_cache=False).findings:
         if item.clip_id in victims and not item.kind.endswith("duplicate"):  # what is undamaged equals the original
             found[victims[item.clip_id]].append(item)
-    return {name: (found[name], not is_read(path, victim)) for victim, name in victims.items()}
+    return {name: (found[name], refusal(path, victim)) for victim, name in victims.items()}
 
 
-def is_read(path: Path, clip_id: str) -> bool:
-    with contextlib.suppress(DatasetError):
+def refusal(path: Path, clip_id: str) -> str:
+    """-> the message with which a clip is refused, empty for one that is read."""
+    try:
         read_clip(str(path), CARD, clip_id)
-        return True
-    return False
+    except DatasetError as error:
+        return str(error).removeprefix(str(path))
+    return ""
 
 
 @pytest.mark.parametrize("name", DAMAGES | WARNED)
 def test_planted_damage_is_found_by_its_own_kind_and_what_may_be_meant_is_a_warning(name: str, damaged):
     kind, _, *others = (DAMAGES | WARNED)[name]
-    level, (found, refused) = "error" if name in DAMAGES else "warning", damaged[name]
+    level, (found, message) = "error" if name in DAMAGES else "warning", damaged[name]
     assert kind in {item.kind for item in found if item.level == level}
     errors = {item.kind for item in found if item.level == "error"}
     assert errors <= {*others, *([kind] if name in DAMAGES else [])}, found
-    assert refused == bool(errors)
+    assert bool(message) == bool(errors)
+    assert not message or re.match(r"/(\w+/)*copy\d+(\.\w+)?: ", message), "the clip or its file is named"
+    if message and kind not in UNREAD:
+        assert any(f"{KINDS[error].advice} Make the set again" in message for error in errors), message
 
 
 def placed(name: str, change: Callable[[torch.Tensor], torch.Tensor], camera: torch.Tensor | None = None) -> Clip:
@@ -501,11 +515,6 @@ def begins(path: str) -> dict[str, Callable[[], object]]:
 
 REFUSED = {kind: name for name, (kind, *_) in reversed((DAMAGES | OF_SETS).items()) if kind != "splits"}
 """A damage of each kind of error; without a training split nothing begins anyway."""
-UNREAD = (
-    "missing-file", "empty-file", "corrupt-file", "pickle", "link-out", "caption-missing", "caption-format",
-    "caption-encoding",
-)  # fmt: skip
-"""Kinds that whoever reads the file says in words of its own."""
 
 
 @pytest.mark.parametrize("kind", REFUSED)

@@ -129,7 +129,22 @@ def test_another_data_set_is_never_written_over(folder: str):
 
 
 def test_an_id_or_a_lifter_that_leaves_the_folder_is_refused(folder: str, tmp_path: Path):
-    for clip_id in ("../x", "/etc/x", "a/b", "", ".", "..", "a\nb", "a b"):
+    for clip_id in (
+        "../x",
+        "/etc/x",
+        "a/b",
+        "a\\b",
+        "",
+        ".",
+        "..",
+        ".hidden",
+        "a\0b",
+        "a\n",
+        "a\nb",
+        "a b",
+        "é",
+        "-rf",
+    ):
         with pytest.raises(DatasetError, match="expected an id of letters"):
             write_folder(str(tmp_path / "new"), {"train": [dataclasses.replace(STILL, id=clip_id)]}, CARD)
     assert not (tmp_path / "new").exists()
@@ -170,27 +185,6 @@ def test_an_empty_split_and_a_missing_folder_are_refused(folder: str, tmp_path: 
         read_folder(folder, "val")
     with pytest.raises(DatasetError, match="expected the card of a complete data set, found none"):
         read_folder(str(tmp_path / "nowhere"), "train")
-
-
-def test_a_missing_or_broken_file_is_named_and_a_pickle_is_never_loaded(folder: str):
-    for room in ("teacher_vecs/bent", "new_joint_vecs", "keypoints_2d", "cameras", "texts"):
-        (path,) = Path(folder, room).glob(f"{STILL.id}.*")
-        content = path.read_bytes()
-        if room != "texts":
-            path.write_bytes(b"\x93NUMPY garbage")
-            with pytest.raises(DatasetError, match=f"{path.name}: expected"):
-                read_folder(folder, "train")
-        if room != "new_joint_vecs":
-            path.unlink()
-            with pytest.raises(DatasetError, match=path.name):
-                read_folder(folder, "train")
-        path.write_bytes(content)
-    np.save(Path(folder, "teacher_vecs", "bent", f"{STILL.id}.npy"), np.array([{"a": 1}], dtype=object))
-    with pytest.raises(DatasetError, match="never loaded"):
-        read_folder(folder, "train")
-    np.savez(Path(folder, "keypoints_2d", f"{STILL.id}.npz"), points=STILL.keypoints)
-    with pytest.raises(DatasetError, match="expected confidence, found points"):
-        read_folder(folder, "train")
 
 
 @pytest.mark.parametrize(

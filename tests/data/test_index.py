@@ -6,18 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clips import make_clip
+from clips import CARD, make_clip
 
 from videomdm_ext.data import folder as folders
 from videomdm_ext.data import index
 from videomdm_ext.data.building import write_folder
 from videomdm_ext.data.clip import Clip, with_truth_as_teacher
 from videomdm_ext.data.files import array_bytes
-from videomdm_ext.data.folder import Card, read_folder
+from videomdm_ext.data.folder import read_folder
 from videomdm_ext.data.index import Clips
 from videomdm_ext.errors import DatasetError
 
-CARD = Card(name="three", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
 KNOWN = make_clip(name="jump")
 KNOWN = dataclasses.replace(
     KNOWN, teacher=KNOWN.truth, extrinsics=KNOWN.truth_extrinsics, confidence=np.zeros_like(KNOWN.confidence)

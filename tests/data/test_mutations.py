@@ -361,11 +361,6 @@ NAMES = (
     "args.json of a bench", "plan", "run.json", "metrics.json", "cost.json", "seconds.txt", "progress.csv",
     "chosen.json", "scores", "held-out scores", "reference rows", "arm", "motions", "checkpoint", "tensors",
 )  # fmt: skip
-TYPED = (
-    "card", "cache of a check", "mark of an import", "OpenPose", "MMPose", "AlphaPose", "COCO", "Fit3D's camera",
-    "Fit3D's list", "args.json", "args.json of a bench", "plan", "run.json", "metrics.json", "cost.json", "chosen.json",
-    "scores", "held-out scores", "reference rows",
-)  # fmt: skip
 
 
 # -- changes ----------------------------------------------------------------------------------------------------------
@@ -525,11 +520,9 @@ def holds(reader: Reader, kind: str, count: int) -> dict[str, int]:
     return counts
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_reader_reads_its_own_valid_file(name: str, readers: dict[str, Reader]):
-    reader = readers[name]
-    if name not in UNREAD:
-        assert outcome(reader, reader.place.read_bytes()) == ""
+def test_every_reader_reads_its_own_valid_file(readers: dict[str, Reader]):
+    for name in readers.keys() - set(UNREAD):
+        assert outcome(readers[name], readers[name].place.read_bytes()) == "", name
 
 
 NONSENSE = {
@@ -562,14 +555,16 @@ def test_a_file_of_any_kind_with_changed_bytes_is_read_or_refused_by_name(reader
 
 
 def test_a_json_file_with_entries_of_other_types_is_read_or_refused_by_name(readers: dict[str, Reader]):
-    counts = [holds(readers[name], "typed", 6) for name in TYPED]
+    counts = [holds(reader, "typed", 6) for reader in readers.values() if reader.place.suffix == ".json"]
+    assert len(counts) > 15
     assert sum(count["refused"] for count in counts) > sum(count["accepted"] for count in counts) / 2
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize(("name", "kind"), [*((n, "bytes") for n in NAMES), *((n, "typed") for n in TYPED)])
-def test_many_changes_of_every_file_end_in_no_fault(name: str, kind: str, readers: dict[str, Reader]):
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    counts = holds(readers[name], kind, int(os.environ.get("VIDEOMDM_MUTATIONS", "150")))
-    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) * 1024 < BYTES
-    print(f"{name}, {kind}: {counts}")
+@pytest.mark.parametrize("name", NAMES)
+def test_many_changes_of_every_file_end_in_no_fault(name: str, readers: dict[str, Reader]):
+    for kind in ("bytes", "typed") if readers[name].place.suffix == ".json" else ("bytes",):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        counts = holds(readers[name], kind, int(os.environ.get("VIDEOMDM_MUTATIONS", "150")))
+        assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) * 1024 < BYTES
+        print(f"{name}, {kind}: {counts}")

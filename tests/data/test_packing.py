@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import clips
 import numpy as np
 import pytest
 import torch
@@ -17,14 +18,13 @@ from videomdm_ext.data import folder as folders
 from videomdm_ext.data import shards
 from videomdm_ext.data.building import repack, write_folder
 from videomdm_ext.data.checks.checking import check_folder
-from videomdm_ext.data.folder import CARD, Card, read_card, read_clip, read_folder
+from videomdm_ext.data.folder import CARD, read_card, read_clip, read_folder
 from videomdm_ext.data.refined import make_refined
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.mdm.data import check_unpacked, open_dataset
 
 pytest.importorskip("pyarrow")
 pytestmark = pytest.mark.extras
-FACTS = Card(name="many", skeleton="smpl22", fps=20.0, lifter="bent", licence="zlib", sources=("a source",))
 BARE = make_clip(name="jump", truth=None, truth_extrinsics=None)
 
 
@@ -39,7 +39,7 @@ def plain(tmp_path_factory) -> str:
     path = str(tmp_path_factory.mktemp("plain") / "set")
     moving = make_clip(name="walk", moving=True)
     train = [make_clip(name=name) for name in ("dance_a", "kick", "spin")]
-    write_folder(path, {"train": [*train, moving, BARE], "test": [make_clip(name="punch")]}, FACTS)
+    write_folder(path, {"train": [*train, moving, BARE], "test": [make_clip(name="punch")]}, clips.CARD)
     make_refined(path, read_card(path))
     return path
 

@@ -110,9 +110,8 @@ def verify(path: str, card: Card, *, thorough: bool = False, kind: str = "refine
         table.write(table.states(), map(table.digest, range(len(table.names))))
     elif found := table.changed(rows, thorough):
         raise DatasetError(
-            f"{path}: expected the {kind} teachers that were made, found others: {', '.join(found[: seal.NAMED])}"
-            f"{f' and {len(found) - seal.NAMED} more' if len(found) > seal.NAMED else ''}. Put them back, or make them "
-            f"again: videomdm data refine {shlex.quote(path)} --kind {kind}."
+            f"{path}: expected the {kind} teachers that were made, found others: {seal.some(found)}. Put them back, or "
+            f"make them again: videomdm data refine {shlex.quote(path)} --kind {kind}."
         )
 
 
@@ -278,8 +277,7 @@ class _Making:
             found.pop(clip_id, None)
         found = found if 2 * len(found) > len(now) else {}
         again = [clip_id for clip_id in now if clip_id not in found]
-        some = f" ({', '.join(again[: seal.NAMED])}{', ...' if len(again) > seal.NAMED else ''})" if again else ""
-        logger.warning("%s: %d of %d clips are refined again%s", self.path, len(again), len(now), some)
+        logger.warning("%s: %d of %d clips are refined again (%s)", self.path, len(again), len(now), seal.some(again))
         return found, False
 
     def keep(self, earlier: Mapping[str, float | None]) -> None:

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videomdm_ext.data import files, index, locks, shards
+from videomdm_ext.data.checks import sets
 from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.files import Array
 from videomdm_ext.data.folder import (
@@ -192,26 +193,17 @@ def verify(path: str, card: Card | None = None, *, thorough: bool = False, progr
     """Raise DatasetError, which names them, where files of a set are others than those it was made with. -> its card
 
     Sizes and times are looked at, and contents where these differ; all contents with `thorough`. Errors of the set as a
-    whole (`data.checks`) are refused too: counts and lists that do not fit, Mean and Std that cannot be used.
+    whole (`data.checks.sets`) are refused too: counts and lists that do not fit, Mean and Std that cannot be used.
     """
     card = card or read_card(path)
     verify_files(path, card, thorough=thorough, progress=progress)
-    members, placed = members_of(path), dict[str, str]()
-    for split, ids in members.items():
-        for clip_id in ids:
-            if (first := placed.setdefault(clip_id, split)) != split:
-                raise DatasetError(
-                    f"{path}: expected each clip in one split, found {clip_id} in {first}.txt and in {split}.txt. "
-                    f"Leave it in the first of them: videomdm data check {shlex.quote(path)} --drop."
-                )
+    for item in sets.lists(path, card)[1]:
+        raise DatasetError(
+            f"{path}: expected a set without {item.title}, found {item.clip_id} {item.message} ({item.kind}). "
+            f"{item.advice} Lists are corrected by videomdm data check {shlex.quote(path)} --drop."
+        )
     for lifter in (None, card.lifter):
         read_statistics(path, lifter)
-    listed = {split: len(ids) for split, ids in members.items() if ids}
-    if listed != {split: count for split, count in card.counts.items() if count}:
-        raise DatasetError(
-            f"{bf.join(path, CARD)}: counts: expected the clips of the lists, {listed}, found {dict(card.counts)}. "
-            "Correct the card, or make the data set again."
-        )
     return card
 
 
@@ -244,12 +236,16 @@ def verify_whole(path: str, card: Card) -> None:
         raise _others(path, found, card.files.get(found[0], ""), now.get(found[0], ""))
 
 
+def some(names: Sequence[str]) -> str:
+    """The first NAMED of the names, and how many more there are."""
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
 def _others(path: str, found: Sequence[str], expected: str, now: str) -> DatasetError:
     """`expected` and `now` are hex digests of the first of the files, empty where there is none."""
-    more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
     what = f"SHA-256 {expected[:12]}" if expected else "no such file"
     return DatasetError(
-        f"{path}: expected the files that this data set was made with, found others: {', '.join(found[:NAMED])}{more} "
+        f"{path}: expected the files that this data set was made with, found others: {some(found)} "
         f"({what} of the first then, {f'now {now[:12]}' if now else 'now it is missing'}). Put them back; or, if they "
         f"are meant to be so, make them the data set's own: videomdm data check {shlex.quote(path)} --accept."
     )
