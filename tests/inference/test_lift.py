@@ -148,10 +148,7 @@ def of_standin(clip: Clip) -> Trained:
     from utils.model_util import create_gaussian_diffusion  # type: ignore[import-not-found]
 
     torch.manual_seed(0)
-    model = MDM(
-        "", 263, 1, 1, True, "rot6d", True, True, latent_dim=16, ff_size=16, num_layers=1, num_heads=1,
-        data_rep="hml_vec", cond_mode="no_cond",
-    ).eval()  # fmt: skip
+    model = MDM(263, 1, latent_dim=16, ff_size=16, num_layers=1, num_heads=1).eval()
     settings = SimpleNamespace(diffusion_steps=8, noise_schedule="cosine", sigma_small=True, lambda_vel=0.0)
     return a_trained(clip, model, create_gaussian_diffusion(settings))
 

@@ -136,7 +136,7 @@ def test_the_stand_ins_guidance_in_one_pass(standin_module, generator):
 
     class Guided(nn.Module):
         cond_mode, cond_mask_prob, calls = "text", 0.1, 0
-        rot2xyz = translation = njoints = nfeats = data_rep = None
+        njoints = nfeats = None
         mask_cond = standin_module("model.mdm").MDM.mask_cond
 
         def encode_text(self, texts):

@@ -1,4 +1,4 @@
-"""The stand-in host: laws of its own, and equality with MDM where a checkout of it is present."""
+"""The stand-in host: laws of its own, and where there is MDM, equality with it by itself and under our options."""
 
 import sys
 from types import SimpleNamespace
@@ -7,21 +7,19 @@ import forks
 import pytest
 import tolerances
 import torch
+from clips import CARD, make_clip
 from torch import nn
 
+from videomdm_ext.data.building import write_folder
 from videomdm_ext.errors import HostError
 from videomdm_ext.mdm import checkout
 
-SIZES = {"njoints": 263, "nfeats": 1, "latent_dim": 32, "ff_size": 48, "num_layers": 1, "num_heads": 4}
-REST = {
-    "modeltype": "", "num_actions": 1, "translation": True, "pose_rep": "rot6d", "glob": True, "glob_rot": True,
-    "data_rep": "hml_vec", "dataset": "humanml", "clip_version": "ViT-B/32",
-}  # fmt: skip
+SIZES = {"njoints": 263, "nfeats": 1, "latent_dim": 32, "ff_size": 48, "num_layers": 1, "cond_mode": "text"}
 
 
 @pytest.fixture
 def build(standin_module):
-    """A small model: build(cond_mode="text", ...). Its text encoder is an embedding of a text's length."""
+    """A small model: build(latent_dim=16, ...). Its text encoder is an embedding of a text's length."""
 
     class Model(standin_module("model.mdm").MDM):
         def load_and_freeze_clip(self, clip_version):
@@ -32,7 +30,7 @@ def build(standin_module):
 
     def make(**changes):
         torch.manual_seed(0)
-        return Model(**{**SIZES, **REST, "cond_mode": "text", "cond_mask_prob": 0.1, **changes}).eval()
+        return Model(**{**SIZES, "cond_mask_prob": 0.1, **changes}).eval()
 
     return make
 
@@ -106,29 +104,9 @@ def test_text_changes_the_output_unless_it_is_hidden(build, diffusion, generator
 def test_without_clip_or_data_the_error_says_what_to_choose(standin_module, monkeypatch):
     monkeypatch.setitem(sys.modules, "clip", None)
     with pytest.raises(RuntimeError, match="--text_features words or minilm"):
-        standin_module("model.mdm").MDM(**SIZES, **REST, cond_mode="text")
+        standin_module("model.mdm").MDM(**SIZES)
     with pytest.raises(HostError, match="--clips DIR"):
         standin_module("data_loaders.get_data").get_dataset_loader("humanml", 4, 60)
-
-
-def test_channels_follow_the_dataset(standin_module):
-    args = SimpleNamespace(
-        latent_dim=32, ff_size=48, layers=1, num_heads=4, dropout=0.1, unconstrained=True, cond_mask_prob=0.1,
-        arch="trans_enc", dataset="humanml", text_encoder_type="clip", pos_embed_max_len=100, mask_frames=True,
-    )  # fmt: skip
-    model_args = standin_module("utils.model_util").get_model_args
-    assert model_args(args, SimpleNamespace(dataset=SimpleNamespace(num_features=191)))["njoints"] == 191
-    assert model_args(args, SimpleNamespace(dataset=SimpleNamespace()))["njoints"] == 263
-
-
-def test_a_batch_is_padded_and_masked(standin_module):
-    clips = [{"inp": torch.ones(263, 1, n), "lengths": n, "text": f"{n}", "key": f"clip{n}"} for n in (3, 5)]
-    motion, cond = standin_module("data_loaders.tensors").collate(clips)
-    assert motion.shape == (2, 263, 1, 5)
-    assert torch.equal(motion[:, 0, 0].bool(), cond["y"]["mask"][:, 0, 0])
-    assert cond["y"]["mask"].sum((1, 2, 3)).tolist() == cond["y"]["lengths"].tolist() == [3, 5]
-    assert cond["y"]["text"] == ["3", "5"]
-    assert cond["y"]["db_key"] == ["clip3", "clip5"]
 
 
 def test_a_checkpoint_of_another_size_is_refused(build, standin_module, tmp_path):
@@ -136,6 +114,9 @@ def test_a_checkpoint_of_another_size_is_refused(build, standin_module, tmp_path
     with pytest.raises(HostError, match=r"args\.json must be its own"):
         standin_module("utils.model_util").load_saved_model(build(latent_dim=16), tmp_path / "model.pt")
 
+
+OBJECTIVES = ("posterior", "reprojection", "reprojection,motion")
+WALKS = ("off", "on")
 
 PROGRAM = """
 import sys
@@ -145,49 +126,35 @@ import numpy as np
 import torch
 from torch import nn
 
-root, out, weights = sys.argv[1:4]
-sys.path.insert(0, root)
+root, out, weights, folder = sys.argv[1:5]
 torch.set_num_threads(1)
+clip = sys.modules["clip"] = ModuleType("clip")
+clip.load, clip.tokenize = (lambda name, **how: None), list
 
+from videomdm_ext.mdm import checkout, hook, remedies
 
-class Empty(nn.Module):
-    pass
-
-
-for name, content in {"clip": {}, "smplx": {"SMPLLayer": Empty}, "smplx.lbs": {"vertices2joints": None}}.items():
-    sys.modules[name] = ModuleType(name)
-    vars(sys.modules[name]).update(content)
-
+remedies.prepare()
+host = checkout.find(root)
+hook.claim(host)
+import data_loaders.get_data as get_data
 import utils.model_util as mu
 from data_loaders.humanml.scripts.motion_process import recover_from_ric
 from diffusion.gaussian_diffusion import get_named_beta_schedule
-from diffusion.resample import create_named_schedule_sampler
+from diffusion.resample import UniformSampler
 from diffusion.respace import space_timesteps
 from model.cfg_sampler import ClassifierFreeSampleModel
 from utils import parser_util
 
-try:
-    import model.rotation2xyz as rotation2xyz
-    rotation2xyz.SMPL = Empty
-except ImportError:
-    pass
-
-
-class Model(mu.MDM):
-    def load_and_freeze_clip(self, clip_version):
-        return Empty()
-
-
-mu.MDM = Model
+mu.MDM.load_and_freeze_clip = lambda model, version: nn.Module()
 sys.argv = ["train", "--save_dir", "none", "--layers", "2", "--latent_dim", "64", "--diffusion_steps", "10"]
 args = parser_util.train_args()
 args.lambda_vel = 0.5
 torch.manual_seed(0)
 model, diffusion = mu.create_model_and_diffusion(args, SimpleNamespace(dataset=SimpleNamespace()))
-result = {"initial": {k: v.clone() for k, v in model.state_dict().items()}}
+result, tensors = {"initial": {k: v.clone() for k, v in model.state_dict().items()}}, {}
 if weights != "none":
-    mu.load_saved_model(model, weights)
-torch.save(model.state_dict(), out + ".weights")
+    mu.load_saved_model(model, weights + ".own")
+torch.save(model.state_dict(), out + ".own")
 model.eval()
 
 g = torch.Generator().manual_seed(1)
@@ -204,70 +171,175 @@ def y(**more):
 with torch.no_grad():
     for masked in (False, True):
         model.mask_frames = masked
-        result[f"denoiser, mask_frames {masked}"] = model(x, t, y())
-    result["denoiser, text hidden"] = model(x, t, y(uncond=True))
+        tensors[f"denoiser, mask_frames {masked}"] = model(x, t, y())
+    tensors["denoiser, text hidden"] = model(x, t, y(uncond=True))
     guided = ClassifierFreeSampleModel(model)
     guided.eval()
-    result["guided"] = guided(x, t, y(scale=torch.tensor([2.5, 1.5])))
-    result["q_sample"] = diffusion.q_sample(x, t, noise=noise)
-    result["q_posterior"] = torch.stack(diffusion.q_posterior_mean_variance(x, noise, t))
+    tensors["guided"] = guided(x, t, y(scale=torch.tensor([2.5, 1.5])))
+    tensors["q_sample"] = diffusion.q_sample(x, t, noise=noise)
     for name, loop, more in (
         ("p_sample_loop", diffusion.p_sample_loop, {"clip_denoised": False}),
         ("p_sample_loop, clipped, skipping", diffusion.p_sample_loop, {"skip_timesteps": 3, "init_image": x}),
-        ("p_sample_loop, one noise", diffusion.p_sample_loop, {"const_noise": True}),
         ("ddim_sample_loop", diffusion.ddim_sample_loop, {"clip_denoised": False}),
-        ("ddim_sample_loop, eta", diffusion.ddim_sample_loop, {"clip_denoised": False, "eta": 0.5}),
     ):
         torch.manual_seed(3)
-        result[name] = loop(model, tuple(x.shape), model_kwargs={"y": y()}, **more)
+        tensors[name] = loop(model, tuple(x.shape), model_kwargs={"y": y()}, **more)
     torch.manual_seed(3)
-    result["p_sample_loop, guided"] = diffusion.p_sample_loop(
+    tensors["p_sample_loop, guided"] = diffusion.p_sample_loop(
         guided, tuple(x.shape), clip_denoised=False, model_kwargs={"y": y(scale=torch.full((2,), 2.5))})
-    where = torch.zeros(2, 263, 1, 9, dtype=torch.bool)
-    where[..., :3] = True
-    torch.manual_seed(3)
-    result["p_sample_loop, inpainted"] = diffusion.p_sample_loop(
-        model, tuple(x.shape), model_kwargs={"y": y(inpainting_mask=where, inpainted_motion=x)})
 
 for training in (False, True):
     model.train(training)
     torch.manual_seed(4)
     losses = diffusion.training_losses(model, x, t, model_kwargs={"y": y()}, noise=noise, dataset=None)
     losses["loss"].mean().backward()
-    result.update({f"training {training}, {k}": v.detach() for k, v in losses.items()})
+    tensors.update({f"training {training}, {k}": v.detach() for k, v in losses.items()})
 gradients = {k: p.grad for k, p in model.named_parameters() if p.grad is not None}
-result["gradients"] = torch.cat([gradients[k].flatten() for k in sorted(gradients)])
+tensors["gradients"] = torch.cat([gradients[k].flatten() for k in sorted(gradients)])
 
 for schedule in ("linear", "cosine"):
-    result[f"betas, {schedule}"] = torch.from_numpy(get_named_beta_schedule(schedule, 50))
-for name, value in sorted(vars(diffusion).items()):
-    if isinstance(value, np.ndarray):
-        result[f"table {name}"] = torch.from_numpy(value)
-result["spaced"] = torch.tensor([sorted(space_timesteps(100, [10, 6])), sorted(space_timesteps(31, [16]))])
-sampler = create_named_schedule_sampler("uniform", diffusion)
+    tensors[f"betas, {schedule}"] = torch.from_numpy(get_named_beta_schedule(schedule, 50))
+for name in ("posterior_variance", "posterior_mean_coef1", "posterior_log_variance_clipped"):
+    tensors[f"table {name}"] = torch.from_numpy(getattr(diffusion, name))
+large = mu.create_gaussian_diffusion(SimpleNamespace(**{**vars(args), "sigma_small": False}))
+torch.manual_seed(3)
+tensors["p_sample_loop, large variance"] = large.p_sample_loop(model, tuple(x.shape), model_kwargs={"y": y()})
+tensors["spaced"] = torch.tensor([sorted(space_timesteps(100, [10, 6])), sorted(space_timesteps(31, [16]))])
 np.random.seed(5)
-result["timesteps"], result["timestep weights"] = sampler.sample(20, "cpu")
-result["positions"] = recover_from_ric(torch.randn(2, 7, 263, generator=g), 22)
+tensors["timesteps"], tensors["timestep weights"] = UniformSampler(diffusion).sample(20, "cpu")
+tensors["positions"] = recover_from_ric(torch.randn(2, 7, 263, generator=g), 22)
+result["tensors"] = tensors
+
+hook.use(host)  # from here on under our options
+SIZES = ["--save_dir", "none", "--layers", "1", "--latent_dim", "32", "--diffusion_steps", "50", "--mask_frames"]
+own = {"SpacedDiffusion": mu.SpacedDiffusion, "MDM": mu.MDM, "get_dataset": get_data.get_dataset,
+       "get_collate_fn": get_data.get_collate_fn}
+
+
+def parse(*words):
+    sys.argv = ["train", *SIZES, *words]
+    return parser_util.train_args()
+
+
+def is_own(name):
+    module = mu if name in vars(mu) else get_data
+    return getattr(module, name) is own[name]
+
+
+parse()
+result["own under 3d"] = {name: is_own(name) for name in own}
+result["from"] = own["SpacedDiffusion"].__module__, sys.modules[own["SpacedDiffusion"].__module__].__file__
+clips = ["--clips", folder, "--crop_frames", "24", "--text_features", "words"]
+two = ["--supervision", "2d", "--teacher", "lifted", *clips]
+t = torch.tensor([3, 20, 44])
+
+for objective in ("posterior", "reprojection", "reprojection,motion"):
+    for walk in ("off", "on"):
+        args = parse(*two, "--loss", objective, "--unroll", walk)
+        dataset = get_data.get_dataset("humanml", 60)
+        collate = get_data.get_collate_fn("humanml", batch_size=3)
+        dataset.set_epoch(0)
+        x_start, condition = collate([dataset[i] for i in range(3)])
+        torch.manual_seed(0)
+        model, diffusion = mu.create_model_and_diffusion(args, type("Data", (), {"dataset": dataset}))
+        result["own under 2d"] = {name: is_own(name) for name in own}
+        if weights != "none":
+            model.load_state_dict(torch.load(weights + ".ours"))
+        else:
+            torch.save(model.state_dict(), out + ".ours")
+        model.eval()
+        assert any(key.startswith("observation/") for key in condition["y"])
+        for seed in range(40):
+            torch.manual_seed(seed)
+            terms = diffusion.training_losses(model, x_start, t, model_kwargs=condition, dataset=dataset)
+            if terms["passes"][0] == (1 if walk == "off" else 4):
+                break
+        terms["loss"].mean().backward()
+        trained = model.parameters_wo_clip()
+        before = [p.detach().clone() for p in trained]
+        gradient = torch.cat([p.grad.flatten() for p in trained if p.grad is not None])
+        torch.optim.AdamW(trained, lr=1e-2).step()
+        moved = sum(not torch.equal(a, b) for a, b in zip(before, trained))
+        result[objective, walk] = {
+            "terms": {name: value.detach() for name, value in terms.items()}, "gradient": gradient, "moved": moved,
+            "parameters": len(before), "y": sorted(condition["y"]),
+        }
+args = parse("--supervision", "3d", *clips)
+dataset = get_data.get_dataset("humanml", 60)
+dataset.set_epoch(0)
+x_start, condition = get_data.get_collate_fn("humanml", batch_size=3)([dataset[i] for i in range(3)])
+_, diffusion = mu.create_model_and_diffusion(args, type("Data", (), {"dataset": dataset}))
+torch.manual_seed(1)
+terms = diffusion.training_losses(model, x_start, t, model_kwargs=condition, dataset=dataset)
+result["three"] = {"type": type(diffusion) is own["SpacedDiffusion"], "loss": terms["loss"].detach(),
+                   "terms": sorted(terms)}
 torch.save(result, out)
 """
 
 
-@pytest.mark.mdm
-def test_equal_weights_give_equal_results_in_both_hosts_which_begin_with_the_same_ones(mdm_checkout, tmp_path):
-    """MDM loads what the stand-in has saved, after its own initial values have been noted."""
-    found, weights = {}, "none"
-    for host, root in (("standin", checkout.standin().root), ("mdm", mdm_checkout.root)):
-        done = forks.run(["-c", PROGRAM, str(root), str(tmp_path / host), weights])
+@pytest.fixture(scope="module")
+def both(mdm_checkout, tmp_path_factory) -> tuple[dict, dict]:
+    """-> what the program found in the stand-in and, with the weights that it saved, in MDM."""
+    folder = tmp_path_factory.mktemp("hosts")
+    clips = [make_clip(), make_clip(name="walk", moving=True), make_clip(name="jump")]
+    write_folder(str(folder / "set"), {"train": clips}, CARD)
+    weights = "none"
+    for root in (checkout.standin().root, mdm_checkout.root):
+        out = folder / root.name
+        words = ["-c", PROGRAM, str(root), str(out), weights, str(folder / "set")]
+        done = forks.run(words, env={"VIDEOMDM_PLUGINS": None})
         assert done.returncode == 0, done.stderr
-        found[host], weights = torch.load(tmp_path / host), str(tmp_path / "standin.weights")
-    ours, theirs = found["standin"], found["mdm"]
+        weights = str(folder / "standin")
+    return torch.load(weights), torch.load(out)
+
+
+@pytest.mark.mdm
+def test_equal_weights_give_equal_results_in_both_hosts_which_begin_with_the_same_ones(both):
+    """MDM loads what the stand-in has saved, after its own initial values have been noted."""
+    ours, theirs = (found["tensors"] for found in both)
     assert set(ours) == set(theirs)
-    worst = {name: (ours[name] - theirs[name]).abs().max().item() for name in ours if name != "initial"}
+    worst = {name: (ours[name] - theirs[name]).abs().max().item() for name in ours}
     assert {name: error for name, error in worst.items() if not error <= tolerances.EQUAL_WEIGHTS} == {}
-    assert list(ours["initial"]) == list(theirs["initial"])
-    for name, value in ours["initial"].items():
-        torch.testing.assert_close(value, theirs["initial"][name], msg=name)
+    ours, theirs = (found["initial"] for found in both)
+    assert list(ours) == list(theirs)
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], msg=name)
     # the comparison is not between constants
+    ours = both[0]["tensors"]
     assert all(ours[name].std() > 0.01 for name in ours if "sample_loop" in name)
     assert ours["gradients"].abs().max() > 0
     assert not torch.allclose(ours["denoiser, mask_frames False"], ours["denoiser, mask_frames True"])
+
+
+@pytest.mark.mdm
+def test_under_3d_with_default_options_mdm_keeps_its_own(both, mdm_checkout):
+    found = both[1]
+    assert found["own under 3d"] == dict.fromkeys(("SpacedDiffusion", "MDM", "get_dataset", "get_collate_fn"), True)
+    assert found["from"] == ("diffusion.respace", str(mdm_checkout.root / "diffusion" / "respace.py"))
+    assert not any(found["own under 2d"].values())
+
+
+@pytest.mark.mdm
+@pytest.mark.parametrize("walk", WALKS)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_equal_weights_batch_and_seed_give_equal_losses_in_both_hosts(both, objective, walk):
+    ours, theirs = (found[objective, walk] for found in both)
+    assert ours["terms"].keys() == theirs["terms"].keys()
+    for name, value in ours["terms"].items():
+        torch.testing.assert_close(theirs["terms"][name], value, atol=tolerances.EQUAL_WEIGHTS, rtol=1e-5, msg=name)
+    assert ours["terms"]["loss"].min() > 0.01
+    assert theirs["moved"] == theirs["parameters"] > 10, "every weight of the denoiser is trained"
+    assert torch.isfinite(theirs["gradient"]).all()
+    assert theirs["terms"]["passes"].tolist() == [4.0 if walk == "on" else 1.0] * 3
+    assert "observation/keypoints" in theirs["y"]
+    scale = ours["gradient"].abs().max()
+    torch.testing.assert_close(theirs["gradient"] / scale, ours["gradient"] / scale, atol=1e-4, rtol=0)
+
+
+@pytest.mark.mdm
+def test_under_3d_our_clips_get_mdms_own_loss_in_both_hosts(both):
+    ours, theirs = (found["three"] for found in both)
+    assert ours["type"]
+    assert theirs["type"]
+    assert theirs["terms"] == ours["terms"]
+    torch.testing.assert_close(theirs["loss"], ours["loss"], atol=tolerances.EQUAL_WEIGHTS, rtol=1e-5)

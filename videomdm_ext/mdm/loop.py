@@ -71,8 +71,7 @@ class Whole(Host):
                 f"--batch_size {args.batch_size}: expected as many clips or more, found {len(data.dataset)}. Lower it."
             )
         resume.sweep(args.save_dir)
-        trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-        self.guard = resume.Guard(args, trained)
+        self.guard = resume.Guard(args, model)
         super().__init__(args, train_platform, model, diffusion, distributed.shared(data, args.seed), *rest)
         distributed.share(self, sparse=getattr(args, "multi_encoder_type", "") == "multi" and args.multi_target_cond)
         pairing.spread(args, self.number_of_step())

@@ -330,9 +330,9 @@ def start_of(args: Any) -> Path | None:
 class Guard:
     """Stops a training at the step whose loss or weights are not finite, and before it saves any such number."""
 
-    def __init__(self, args: Any, weights: Mapping[str, Tensor]) -> None:
-        self.args, self.weights = args, weights
-        self.good = start_of(args)
+    def __init__(self, args: Any, model: torch.nn.Module) -> None:
+        self.args, self.good = args, start_of(args)
+        self.weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
 
     def check_step(self, step: int, loss: Tensor) -> None:
         """Raise HostError where the loss [B] or a weight is not finite after this step."""

@@ -11,8 +11,6 @@ def space_timesteps(num_timesteps, section_counts):
     chosen, start = set(), 0
     for i, count in enumerate(section_counts):
         length = size + (i < extra)
-        if length < count:
-            raise ValueError(f"cannot choose {count} timesteps from a section of {length}")
         stride = (length - 1) / (count - 1) if count > 1 else 1
         chosen |= {start + round(k * stride) for k in range(count)}
         start += length
@@ -23,9 +21,7 @@ class SpacedDiffusion(GaussianDiffusion):
     """Diffusion that visits only `use_timesteps`; the model sees the original timestep numbers."""
 
     def __init__(self, use_timesteps, **kwargs):
-        self.use_timesteps = set(use_timesteps)
-        self.timestep_map = sorted(self.use_timesteps)
-        self.original_num_steps = len(kwargs["betas"])
+        self.timestep_map = sorted(use_timesteps)
         bar = GaussianDiffusion(**kwargs).alphas_cumprod[self.timestep_map]
         super().__init__(**{**kwargs, "betas": 1 - bar / np.append(1.0, bar[:-1])})
 
@@ -36,28 +32,18 @@ class SpacedDiffusion(GaussianDiffusion):
         return super().training_losses(self._wrap_model(model), *args, **kwargs)
 
     def _wrap_model(self, model):
-        if isinstance(model, _WrappedModel):
-            return model
-        return _WrappedModel(model, self.timestep_map, self.rescale_timesteps, self.original_num_steps)
-
-    def _scale_timesteps(self, t):
-        return t  # the wrapped model does it
+        return model if isinstance(model, _WrappedModel) else _WrappedModel(model, self.timestep_map)
 
 
 class _WrappedModel:
     """Calls the model with original timestep numbers; other attributes are the model's."""
 
-    def __init__(self, model, timestep_map, rescale_timesteps, original_num_steps):
+    def __init__(self, model, timestep_map):
         self.model = model
         self.timestep_map = timestep_map
-        self.rescale_timesteps = rescale_timesteps
-        self.original_num_steps = original_num_steps
 
     def __call__(self, x, ts, **kwargs):
-        steps = torch.tensor(self.timestep_map, device=ts.device, dtype=ts.dtype)[ts]
-        if self.rescale_timesteps:
-            steps = steps.float() * (1000.0 / self.original_num_steps)
-        return self.model(x, steps, **kwargs)
+        return self.model(x, torch.tensor(self.timestep_map, device=ts.device, dtype=ts.dtype)[ts], **kwargs)
 
     def __getattr__(self, name):
         if name == "model":

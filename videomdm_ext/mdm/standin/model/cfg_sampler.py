@@ -11,7 +11,7 @@ class ClassifierFreeSampleModel(nn.Module):
         if model.cond_mask_prob <= 0:
             raise ValueError("Guidance needs a model trained with --cond_mask_prob above 0; use --guidance_param 1.")
         self.model = model
-        for name in ("rot2xyz", "translation", "njoints", "nfeats", "data_rep", "cond_mode", "encode_text"):
+        for name in ("njoints", "nfeats", "cond_mode", "encode_text"):
             setattr(self, name, getattr(model, name))
 
     def forward(self, x, timesteps, y=None):

@@ -10,29 +10,17 @@ class MDM(nn.Module):
     """Denoiser G(x_t, t, c). The state-dict keys are MDM's; the text encoder under `clip_model` is never saved."""
 
     def __init__(
-        self, modeltype, njoints, nfeats, num_actions, translation, pose_rep, glob, glob_rot, latent_dim=256,
-        ff_size=1024, num_layers=8, num_heads=4, dropout=0.1, ablation=None, activation="gelu", legacy=False,
-        data_rep="rot6d", dataset="amass", clip_dim=512, arch="trans_enc", emb_trans_dec=False, clip_version=None,
-        **kargs,
+        self, njoints, nfeats, latent_dim=256, ff_size=1024, num_layers=8, num_heads=4, dropout=0.1, activation="gelu",
+        dataset="humanml", clip_dim=512, arch="trans_enc", clip_version=None, cond_mode="no_cond", cond_mask_prob=0.0,
+        mask_frames=False, pos_embed_max_len=5000,
     ):  # fmt: skip
         super().__init__()
-        self.cond_mode = kargs.get("cond_mode", "no_cond")
-        if arch != "trans_enc" or data_rep != "hml_vec" or self.cond_mode not in ("text", "no_cond"):
-            raise ValueError(
-                "The stand-in host has arch trans_enc, data_rep hml_vec and cond_mode text or no_cond; "
-                f"found {arch}, {data_rep}, {self.cond_mode}. Use MDM (--mdm)."
-            )
-        self.arch, self.data_rep, self.dataset = arch, data_rep, dataset
-        self.njoints, self.nfeats, self.num_actions = njoints, nfeats, num_actions
-        self.pose_rep, self.glob, self.translation = pose_rep, glob, translation
-        self.latent_dim, self.ff_size, self.clip_dim = latent_dim, ff_size, clip_dim
-        self.num_layers, self.num_heads, self.dropout = num_layers, num_heads, dropout
-        self.input_feats = njoints * nfeats
-        self.cond_mask_prob = kargs.get("cond_mask_prob", 0.0)
-        self.mask_frames = kargs.get("mask_frames", False)
+        self.arch, self.dataset, self.njoints, self.nfeats = arch, dataset, njoints, nfeats
+        self.latent_dim, self.clip_dim, self.input_feats = latent_dim, clip_dim, njoints * nfeats
+        self.cond_mode, self.cond_mask_prob, self.mask_frames = cond_mode, cond_mask_prob, mask_frames
 
         self.input_process = InputProcess(self.input_feats, latent_dim)
-        self.sequence_pos_encoder = PositionalEncoding(latent_dim, dropout, kargs.get("pos_embed_max_len", 5000))
+        self.sequence_pos_encoder = PositionalEncoding(latent_dim, dropout, pos_embed_max_len)
         layer = nn.TransformerEncoderLayer(latent_dim, num_heads, ff_size, dropout, activation)
         self.seqTransEncoder = nn.TransformerEncoder(layer, num_layers, enable_nested_tensor=False)
         self.embed_timestep = TimestepEmbedder(latent_dim, self.sequence_pos_encoder)
@@ -41,7 +29,6 @@ class MDM(nn.Module):
             self.clip_model = self.load_and_freeze_clip(clip_version)
             self.embed_text = nn.Linear(clip_dim, latent_dim)
         self.output_process = OutputProcess(self.input_feats, latent_dim, njoints, nfeats)
-        self.rot2xyz = Rotation2xyz()
 
     def parameters_wo_clip(self):
         return [value for name, value in self.named_parameters() if not name.startswith("clip_model.")]
@@ -153,15 +140,3 @@ class OutputProcess(nn.Module):
 
     def forward(self, output):
         return self.poseFinal(output).unflatten(-1, (self.njoints, self.nfeats)).permute(1, 2, 3, 0)
-
-
-class Rotation2xyz:
-    """MDM's joint extractor, for positions only: they pass through."""
-
-    def __init__(self):
-        self.smpl_model = nn.Module()
-
-    def __call__(self, x, mask=None, pose_rep="xyz", **kwargs):
-        if pose_rep != "xyz":
-            raise ValueError(f"The stand-in host has no body model; pose_rep must be xyz, found {pose_rep}.")
-        return x

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from data_loaders.get_data import get_dataset_loader
 from data_loaders.humanml.scripts.motion_process import recover_from_ric
-from data_loaders.tensors import collate
 from model.cfg_sampler import ClassifierFreeSampleModel
 from utils import dist_util
 from utils.fixseed import fixseed
@@ -88,10 +87,10 @@ def conditions(args, data, prompts, frames):
         _, cond = next(iter(data))
         prompts = cond["y"]["text"]
         lengths = [min(int(length), frames) for length in cond["y"]["lengths"]]
-    clips = [{"inp": torch.zeros(1, 1, frames), "lengths": length} for length in lengths]
+    lengths = torch.tensor(lengths)
+    y = {"lengths": lengths, "mask": (torch.arange(frames) < lengths[:, None])[:, None, None]}
     if prompts is not None:
-        clips = [{**clip, "text": text} for clip, text in zip(clips, prompts, strict=True)]
-    y = collate(clips)[1]["y"]
+        y["text"] = prompts
     y["scale"] = torch.full((args.num_samples,), float(args.guidance_param))
     return {name: value.to(dist_util.dev()) if torch.is_tensor(value) else value for name, value in y.items()}
 

@@ -1,11 +1,11 @@
 """Where a run reports to."""
 
 
-class TrainPlatform:
-    """Reports nothing; a subclass sends what it gets to a service."""
+class NoPlatform:
+    """Nowhere."""
 
-    def __init__(self, save_dir, *args, **kwargs):
-        self.save_dir = save_dir
+    def __init__(self, save_dir):
+        pass
 
     def report_args(self, args, name):
         pass
@@ -13,12 +13,5 @@ class TrainPlatform:
     def report_scalar(self, name, value, iteration, group_name=None):
         pass
 
-    def report_media(self, title, series, iteration, local_path):
-        pass
-
     def close(self):
         pass
-
-
-class NoPlatform(TrainPlatform):
-    """The default."""

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from diffusion.resample import create_named_schedule_sampler
+from diffusion.resample import UniformSampler
 from torch.optim import AdamW
 from tqdm import tqdm
 from utils import dist_util
@@ -20,6 +20,7 @@ from videomdm_ext.data.files import write_bytes
 from videomdm_ext.errors import HostError
 from videomdm_ext.mdm import distributed, pairing, resume
 from videomdm_ext.mdm.loop import read_rows
+from videomdm_ext.mdm.speed import exact
 
 
 class Progress:
@@ -62,19 +63,18 @@ class TrainLoop:
     def __init__(self, args, train_platform, model, diffusion, data):
         if len(data) == 0:
             raise HostError(f"{len(data.dataset)} clips do not fill a batch of {args.batch_size}: lower --batch_size.")
-        self.guard = resume.Guard(
-            args, {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-        )
+        self.guard = resume.Guard(args, model)
         self.args, self.train_platform, self.data = args, train_platform, distributed.shared(data, args.seed)
         self.model, self.diffusion = model, diffusion
         self.save_dir = Path(args.save_dir)
         self.device = dist_util.dev()
         self.step = self.saved_step = 0
         self.last_step = min(args.num_steps, args.lr_anneal_steps or args.num_steps)
-        self.model_avg = copy_sharing_text_encoder(model) if args.use_ema else None
+        encoder = getattr(model, "clip_model", None)  # frozen, and shared with the average
+        self.model_avg = copy.deepcopy(model, {id(encoder): encoder}) if args.use_ema else None
         self.parameters = [p for p in model.parameters_wo_clip() if p.requires_grad]
         self.opt = AdamW(self.parameters, lr=args.lr, weight_decay=args.weight_decay, betas=(0.9, args.adam_beta2))
-        self.schedule_sampler = create_named_schedule_sampler("uniform", diffusion)
+        self.schedule_sampler = UniformSampler(diffusion)
         self.progress = Progress(self.save_dir / "progress.csv")
         self.random_states = None
         checkpoint = resume.start_of(args)
@@ -171,14 +171,9 @@ class TrainLoop:
         for group in self.opt.param_groups:
             group["lr"] = self.args.lr * (1 - fraction)
 
-    @torch.no_grad()
     def update_average_model(self):
-        if self.model_avg is None:
-            return
-        beta = self.args.avg_model_beta
-        average = self.model_avg.parameters_wo_clip()
-        torch._foreach_mul_(average, beta)
-        torch._foreach_add_(average, self.model.parameters_wo_clip(), alpha=1 - beta)
+        if self.model_avg is not None:
+            exact.move_average(self.model, self.model_avg, self.args.avg_model_beta, frozen=False)
 
     def log(self):
         means = self.progress.row(self.step)
@@ -210,12 +205,6 @@ class TrainLoop:
             torch.save(bundle, Path(partial) / f"opt{self.step:09d}.pt")
             torch.save(weights, Path(partial) / place.name)
         self.guard.good = place
-
-
-def copy_sharing_text_encoder(model):
-    """A deep copy whose frozen text encoder is the original's."""
-    encoder = getattr(model, "clip_model", None)
-    return copy.deepcopy(model, {id(encoder): encoder})
 
 
 def epoch_seed(seed, epoch):

@@ -17,27 +17,21 @@ def create_model_and_diffusion(args, data):
 
 def get_model_args(args, data):
     """Constructor keywords of MDM; the dataset's `num_features` gives the channels where it has one."""
-    named = ("latent_dim", "ff_size", "num_heads", "dropout", "cond_mask_prob", "arch", "dataset", "text_encoder_type",
+    named = ("latent_dim", "ff_size", "num_heads", "dropout", "cond_mask_prob", "arch", "dataset",
              "pos_embed_max_len", "mask_frames")  # fmt: skip
     return {
-        "modeltype": "", "njoints": getattr(data.dataset, "num_features", HUMANML_FEATURES), "nfeats": 1,
-        "num_actions": 1, "translation": True, "pose_rep": "rot6d", "glob": True, "glob_rot": True,
-        "num_layers": args.layers, "activation": "gelu", "data_rep": "hml_vec", "cond_mode": get_cond_mode(args),
-        "clip_version": "ViT-B/32", **{name: getattr(args, name) for name in named},
+        "njoints": getattr(data.dataset, "num_features", HUMANML_FEATURES), "nfeats": 1, "num_layers": args.layers,
+        "cond_mode": get_cond_mode(args), "clip_version": "ViT-B/32", **{name: getattr(args, name) for name in named},
     }  # fmt: skip
 
 
 def create_gaussian_diffusion(args):
     """The model predicts x_0; the variance is fixed."""
     steps = args.diffusion_steps
-    variance = gd.ModelVarType.FIXED_SMALL if args.sigma_small else gd.ModelVarType.FIXED_LARGE
     return SpacedDiffusion(
         use_timesteps=space_timesteps(steps, [steps]),
-        betas=gd.get_named_beta_schedule(args.noise_schedule, steps, 1.0),
-        model_mean_type=gd.ModelMeanType.START_X,
-        model_var_type=variance,
-        loss_type=gd.LossType.MSE,
-        rescale_timesteps=False,
+        betas=gd.get_named_beta_schedule(args.noise_schedule, steps),
+        model_var_type=gd.ModelVarType.FIXED_SMALL if args.sigma_small else gd.ModelVarType.FIXED_LARGE,
         lambda_vel=args.lambda_vel,
     )
 

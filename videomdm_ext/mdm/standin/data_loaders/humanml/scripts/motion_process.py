@@ -15,22 +15,14 @@ def accumulate(velocity):
     return torch.cat([torch.zeros_like(velocity[..., :1, :]), velocity[..., :-1, :].cumsum(-2)], dim=-2)
 
 
-def recover_root_rot_pos(data):
-    """data [..., T, D] -> root quaternion [..., T, 4] (w first, about y) and root position [..., T, 3]."""
+def recover_from_ric(data, joints_num):
+    """data [..., T, D] -> positions [..., T, J, 3], from the root channels and the root-relative positions."""
     half_yaw = accumulate(data[..., :1])[..., 0]
-    zero = torch.zeros_like(half_yaw)
     step = torch.stack([data[..., 1], torch.zeros_like(data[..., 1]), data[..., 2]], dim=-1)
     # a step is stored in the heading frame of the frame it leads to
     arrived = torch.cat([half_yaw[..., 1:], half_yaw[..., -1:]], dim=-1)
-    position = accumulate(turn(step, arrived))
-    position = torch.cat([position[..., :1], data[..., 3:4], position[..., 2:]], dim=-1)
-    return torch.stack([half_yaw.cos(), zero, half_yaw.sin(), zero], dim=-1), position
-
-
-def recover_from_ric(data, joints_num):
-    """data [..., T, D] -> positions [..., T, J, 3], from the root channels and the root-relative positions."""
-    quaternion, root = recover_root_rot_pos(data)
-    half_yaw = torch.atan2(quaternion[..., 2], quaternion[..., 0])
+    ground = accumulate(turn(step, arrived))
+    root = torch.cat([ground[..., :1], data[..., 3:4], ground[..., 2:]], dim=-1)
     local = data[..., 4 : 4 + 3 * (joints_num - 1)].unflatten(-1, (joints_num - 1, 3))
-    ground = torch.stack([root[..., 0], torch.zeros_like(root[..., 0]), root[..., 2]], dim=-1)
-    return torch.cat([root[..., None, :], turn(local, half_yaw[..., None]) + ground[..., None, :]], dim=-2)
+    joints = turn(local, half_yaw[..., None]) + ground[..., None, :]
+    return torch.cat([root[..., None, :], joints], dim=-2)
