@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from videomdm_ext.cli import main as cli
-from videomdm_ext.mdm import checkout, doctor, install
+from videomdm_ext.mdm import checkout, doctor
 
 CONTENT = b"def apply_rules(args):\n    return args\n\n\ndef add_diffusion_options(parser):\n    pass\n"
 VERBS = ("install", "uninstall", "status", "doctor")
@@ -34,7 +34,7 @@ def content_of(root: Path) -> bytes:
 def test_install_then_status_then_uninstall(root, capsys):
     assert cli.main(["install", "--mdm", str(root)]) == 0
     shown = capsys.readouterr().out
-    assert content_of(root) == install.appended(CONTENT)
+    assert content_of(root) == checkout.appended(CONTENT)
     assert f"Python: {sys.executable}" in shown
     assert shown.splitlines()[-1].startswith(f"Next: cd '{root}' && python -m train.train_mdm --supervision 2d")
     assert cli.main(["status", "--mdm", str(root), "--check"]) == 0
@@ -71,7 +71,7 @@ def test_the_next_command_is_the_forks_own_program_started_so_that_our_options_c
 
 
 def test_a_line_of_ours_that_was_edited_is_reported_with_what_to_do(root, capsys):
-    (root / checkout.PARSER).write_bytes(CONTENT + install.LINE.replace(install.MARKER, "").encode())
+    (root / checkout.PARSER).write_bytes(CONTENT + checkout.LINE.replace(checkout.MARKER, "").encode())
     assert cli.main(["status", "--mdm", str(root)]) == 0
     shown = capsys.readouterr().out
     assert "changed: a line of ours in utils/parser_util.py was edited" in shown
@@ -82,7 +82,7 @@ def test_a_line_of_ours_that_was_edited_is_reported_with_what_to_do(root, capsys
 
 def test_a_checkout_without_a_seam_has_one_answer_everywhere_and_still_gives_our_lines_back(root, capsys):
     old = CONTENT.replace(b"apply_rules", b"other_rules")
-    (root / checkout.PARSER).write_bytes(install.appended(old))
+    (root / checkout.PARSER).write_bytes(checkout.appended(old))
     answers = set()
     for words in (["status"], ["install"], ["doctor"], ["run"], ["doctor", "--json"], ["train", "--arm", "3d"]):
         program = {"run": ["train.train_mdm"], "train": ["--save_dir", "x"]}.get(words[0], [])

@@ -54,7 +54,7 @@ from videomdm_ext.data.video.people import choose, follow
 from videomdm_ext.errors import CONTROL, VideoMDMError
 from videomdm_ext.inference.sample import read_motions, write_motions
 from videomdm_ext.lifters.adapters import Gvhmr, Joints, Phalp, Wham
-from videomdm_ext.mdm import hook, resume
+from videomdm_ext.mdm import loss, resume
 from videomdm_ext.motion import joint_names
 from videomdm_ext.motion.features import decode
 from videomdm_ext.motion.skeletons import SMPL22
@@ -134,7 +134,7 @@ def _begun(path: Path) -> None:
 
 
 def _trained(place: Path) -> None:
-    hook.check_stored(argparse.Namespace(**files.read_json(place, "args")), place.with_name("model000000012.pt"))
+    loss.check_stored(argparse.Namespace(**files.read_json(place, "args")), place.with_name("model000000012.pt"))
 
 
 def _bench(path: Path) -> None:

@@ -18,7 +18,7 @@ from videomdm_ext.data.clip import Clip, Recording, to_clip, with_truth_as_teach
 from videomdm_ext.data.folder import Card, read_folder
 from videomdm_ext.data.importing import merge
 from videomdm_ext.geometry.cameras import project
-from videomdm_ext.mdm import install
+from videomdm_ext.mdm import checkout
 from videomdm_ext.motion.skeletons import SMPL22
 
 pytestmark = [pytest.mark.mdm, pytest.mark.slow]
@@ -100,7 +100,7 @@ def write_sets(place: Path) -> None:
 def place(mdm_checkout, tmp_path_factory) -> Path:
     """-> an installed checkout in which models were trained on all kinds of clips, and on the same in two worlds."""
     place = mdm_runs.clone(mdm_checkout.root, tmp_path_factory.mktemp("moving") / "mdm")
-    install.install(place)
+    checkout.install(place)
     write_sets(place)
     steps = {"all": STEPS, "one_world": FEW, "other_world": FEW}
     runs = [train(name, count) for name, count in steps.items()]

@@ -16,7 +16,7 @@ from clips import CARD, make_clip
 from mdm_runs import differences
 
 from videomdm_ext.data.building import write_folder
-from videomdm_ext.mdm import checkout, install
+from videomdm_ext.mdm import checkout
 from videomdm_ext.mdm.checkout import PARSER
 
 pytestmark = [pytest.mark.mdm, pytest.mark.slow]
@@ -41,7 +41,7 @@ def places(request, mdm_checkout, tmp_path_factory) -> tuple[Path, Path]:
     (ours / PARSER).write_bytes((ours / PARSER).read_bytes().replace(b"\n", b"\r\n"))
     clips = [make_clip(name=name) for name in ("dance_a", "walk", "jump", "spin", "kick")]
     write_folder(str(ours / "set"), {"train": clips}, CARD)
-    install.install(ours)
+    checkout.install(ours)
     return theirs, ours
 
 
@@ -102,5 +102,5 @@ def test_our_own_sampling_and_mdms_programs_use_the_checkpoint(trained, monkeypa
 def test_every_byte_of_the_checkout_is_as_it_was_without_our_line(trained):
     _, ours = trained
     content = subprocess.run(["git", "-C", str(ours), "show", f"HEAD:{PARSER}"], capture_output=True).stdout
-    install.uninstall(ours)
+    checkout.uninstall(ours)
     assert (ours / PARSER).read_bytes() == content.replace(b"\n", b"\r\n")

@@ -14,7 +14,7 @@ from videomdm_ext.cli import main as cli
 from videomdm_ext.data.building import write_folder
 from videomdm_ext.data.folder import read_statistics
 from videomdm_ext.inference.sample import open_run
-from videomdm_ext.mdm import install
+from videomdm_ext.mdm import checkout
 
 SMALL = [
     *("--batch_size", "2", "--crop_frames", "24", "--latent_dim", "16", "--layers", "1", "--ff_size", "16"),
@@ -118,7 +118,7 @@ def test_mdm_trains_on_from_a_checkpoint_that_knows_nothing_of_this_package(mdm_
     mdm_runs.trainings(place, mdm_runs.UNEDITED, [["--save_dir", "save/base", *common, *sizes]])
     stored = json.loads((place / "save/base/args.json").read_text())
     assert "clips" not in stored
-    install.install(place)
+    checkout.install(place)
     clips = ["--supervision", "2d", "--teacher", "lifted", "--clips", str(base / "own"), "--crop_frames", "24"]
     begun = ["--start_from", "save/base", *common, *clips, "--lr", "0", "--weight_decay", "0", "--save_dir", "save/own"]
     mdm_runs.trainings(place, mdm_runs.INSTALLED, [begun])

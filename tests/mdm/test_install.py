@@ -12,13 +12,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from videomdm_ext.errors import HostError
-from videomdm_ext.mdm import checkout, hook, install
+from videomdm_ext.mdm import checkout, hook
 from videomdm_ext.mdm.checkout import PARSER
 
 ROOT = Path(__file__).parents[2]
 PATCH = ROOT / "patches" / "parser_util.patch"
 EARLIER = tuple(
-    f"{text}  {install.MARKER}"
+    f"{text}  {checkout.MARKER}"
     for text in (
         "from videomdm_ext.host import installed as videomdm_ext_installed",
         "    videomdm_ext_installed.activate(args)",
@@ -53,14 +53,14 @@ def test_without_our_line_a_file_is_what_it_was_and_what_was_added_since(lines, 
     """Whatever its line endings, with or without a final one, and with lines written below ours."""
     pairs = [line + ends[number % len(ends)] for number, line in enumerate(lines)]
     content = b"".join(pairs) if final else b"".join(pairs[:-1]) + lines[-1]
-    made = install.appended(content)
-    assert made.count(install.LINE.encode()) == 1
-    assert install.without(made) == content
-    assert install.without(content) == content
+    made = checkout.appended(content)
+    assert made.count(checkout.LINE.encode()) == 1
+    assert checkout.without(made) == content
+    assert checkout.without(content) == content
     if made.endswith(b"\n"):
-        assert install.without(made + later) == content + later
+        assert checkout.without(made + later) == content + later
     else:  # the editor gave our line, and so the content, an ending
-        assert install.without(made + b"\n" + later) == content + made[len(content) :].split(b"import")[0] + later
+        assert checkout.without(made + b"\n" + later) == content + made[len(content) :].split(b"import")[0] + later
 
 
 @pytest.mark.parametrize("ending", [b"\n", b"\r\n"])
@@ -69,11 +69,11 @@ def test_the_lines_of_an_earlier_version_are_seen_renewed_and_taken_out(tmp_path
     content = CONTENT.replace(b"\n", ending)
     lines = content.split(ending)
     old = ending.join([*lines[:place], *(line.encode() for line in EARLIER), *lines[place:]])
-    for action, kept in ((install.install, install.appended(content)), (install.uninstall, content)):
+    for action, kept in ((checkout.install, checkout.appended(content)), (checkout.uninstall, content)):
         root = written(tmp_path / "mdm", old)
         (root / ".videomdm").mkdir()
-        (root / ".videomdm" / "install.json").write_text("{}")
-        assert install.examine(root).state == install.EARLIER
+        (root / ".videomdm" / "checkout.json").write_text("{}")
+        assert checkout.examine(root).state == checkout.EARLIER
         action(root)
         assert content_of(root) == kept
         assert [path.name for path in root.iterdir()] == ["utils"]
@@ -81,13 +81,13 @@ def test_the_lines_of_an_earlier_version_are_seen_renewed_and_taken_out(tmp_path
 
 def test_installing_twice_changes_nothing_and_neither_does_taking_out_what_is_not_in(tmp_path):
     root = written(tmp_path)
-    assert "nothing to take out" in install.uninstall(root)
+    assert "nothing to take out" in checkout.uninstall(root)
     assert content_of(root) == CONTENT
-    install.install(root)
+    checkout.install(root)
     (root / PARSER).write_bytes(content_of(root) + b"mine = 1\n")
-    assert "nothing was changed" in install.install(root)
-    assert content_of(root) == install.appended(CONTENT) + b"mine = 1\n"
-    install.uninstall(root)
+    assert "nothing was changed" in checkout.install(root)
+    assert content_of(root) == checkout.appended(CONTENT) + b"mine = 1\n"
+    checkout.uninstall(root)
     assert content_of(root) == CONTENT + b"mine = 1\n"
 
 
@@ -95,7 +95,7 @@ def test_the_file_is_exchanged_with_its_mode_and_never_written_into(tmp_path):
     """Who has it open reads on in the old one: there is no moment at which half of it is there."""
     root = written(tmp_path)
     (root / PARSER).chmod(0o754)
-    for action in (install.install, install.uninstall):
+    for action in (checkout.install, checkout.uninstall):
         before = content_of(root)
         with open(root / PARSER, "rb") as file:
             action(root)
@@ -111,14 +111,14 @@ def test_a_crash_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, nam
     root = written(tmp_path)
     monkeypatch.setattr(os, name, full)
     with pytest.raises(KeyboardInterrupt):
-        install.install(root)
+        checkout.install(root)
     assert content_of(root) == CONTENT
     assert [path.name for path in (root / "utils").iterdir()] == ["parser_util.py"]
 
 
 def refused(root: Path, match: str) -> None:
     before = content_of(root)
-    for action in (install.install, install.uninstall):
+    for action in (checkout.install, checkout.uninstall):
         with pytest.raises(HostError, match=match):
             action(root)
     assert content_of(root) == before
@@ -130,9 +130,9 @@ def test_a_read_only_file_is_refused_whoever_asks(tmp_path):
 
 
 def test_a_line_of_ours_that_was_edited_is_refused_with_the_way_out(tmp_path):
-    for line in (install.LINE, EARLIER[0]):
-        written(tmp_path, CONTENT + line.replace(install.MARKER, "# mine").encode())
-        assert install.examine(tmp_path).state == install.CHANGED
+    for line in (checkout.LINE, EARLIER[0]):
+        written(tmp_path, CONTENT + line.replace(checkout.MARKER, "# mine").encode())
+        assert checkout.examine(tmp_path).state == checkout.CHANGED
         refused(tmp_path, "Nothing was changed. Delete it, or restore the file: git -C .* checkout -- utils")
 
 
@@ -144,16 +144,16 @@ def test_a_link_that_leads_outside_is_refused_and_one_inside_is_kept(tmp_path):
     (tmp_path / "outside.py").rename(root / "inside.py")
     (root / PARSER).unlink()
     (root / PARSER).symlink_to(root / "inside.py")
-    install.install(root)
+    checkout.install(root)
     assert (root / PARSER).is_symlink()
-    assert (root / "inside.py").read_bytes() == install.appended(CONTENT)
+    assert (root / "inside.py").read_bytes() == checkout.appended(CONTENT)
 
 
 def test_the_stand_in_and_a_folder_without_the_file_are_refused(tmp_path):
     with pytest.raises(HostError, match="stand-in has our options already"):
-        install.install(checkout.STANDIN)
+        checkout.install(checkout.STANDIN)
     with pytest.raises(HostError, match="expected a file"):
-        install.install(tmp_path)
+        checkout.install(tmp_path)
 
 
 IMPORT = "import sys; sys.path.insert(0, '.'); import utils.parser_util"
@@ -166,7 +166,7 @@ def imported(root: Path) -> tuple[int, list[str]]:
 
 
 def test_a_python_without_this_package_ends_with_one_sentence(tmp_path):
-    install.install(written(tmp_path))
+    checkout.install(written(tmp_path))
     command, environment = [sys.executable, "-S", "-c", IMPORT], {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
@@ -178,7 +178,7 @@ def test_an_older_checkout_with_our_line_and_one_with_earlier_lines_end_with_one
     status, (sentence,) = imported(written(tmp_path, EARLIER[0].encode() + b"\n" + CONTENT))
     assert status == 1
     assert "videomdm install --mdm ." in sentence
-    written(tmp_path, install.appended(CONTENT.replace(b"apply_rules", b"other_rules")))
+    written(tmp_path, checkout.appended(CONTENT.replace(b"apply_rules", b"other_rules")))
     status, (sentence,) = imported(tmp_path)
     assert status == 1
     assert sentence.startswith(f"error: {tmp_path}: expected a checkout that can be hooked, found that {PARSER} has no")
@@ -213,8 +213,8 @@ def test_every_commit_of_mdm_is_hooked_and_comes_out_byte_for_byte(clone, monkey
     for commit in (*commits, *checkout.TESTED):
         content = subprocess.run(["git", "-C", str(clone), "show", f"{commit}:{PARSER}"], capture_output=True).stdout
         for file in (content, content.replace(b"\n", b"\r\n")):
-            made = install.appended(file)
-            assert install.without(made) == file
+            made = checkout.appended(file)
+            assert checkout.without(made) == file
             if works(functions_of(file, tmp_path), monkeypatch):
                 worked.add(commit)
                 check_behaviour(functions_of(made, tmp_path), monkeypatch)
@@ -235,8 +235,10 @@ def works(names: dict, monkeypatch: pytest.MonkeyPatch) -> bool:
 def check_behaviour(names: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     """MDM's own parser hands us its group and, last of all, the very arguments it returns, once."""
     seen: list[object] = []
-    hook.wrap(names, seen.append, seen.append)
-    hook.wrap(names, seen.append, seen.append)
+    for name in ("add_options", "activate"):
+        monkeypatch.setattr(hook, name, seen.append)
+    hook.wrap(names)
+    hook.wrap(names)
     monkeypatch.setattr(sys, "argv", ["train_mdm", "--save_dir", "x", "--seed", "7"])
     args = names["train_args"]()
     group, final = seen
@@ -247,17 +249,17 @@ def check_behaviour(names: dict, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.mdm
-def test_the_patch_is_the_line_and_git_applies_it(clone, tmp_path):
+def test_the_patch_is_the_line_and_git_applies_it(clone, tmp_path, monkeypatch):
     git(clone, "checkout", "-q", checkout.TESTED[0])
     before = content_of(clone)
     added = [line[1:] for line in PATCH.read_text().split("\n")[3:] if line.strip() and not line.startswith("@@")]
-    assert added == [install.LINE]
+    assert added == [checkout.LINE]
     git(clone, "apply", str(PATCH))
-    assert install.examine(clone).state == install.INSTALLED
-    check_behaviour(functions_of(content_of(clone).replace(install.LINE.encode(), b""), tmp_path), pytest.MonkeyPatch())
+    assert checkout.examine(clone).state == checkout.INSTALLED
+    check_behaviour(functions_of(content_of(clone).replace(checkout.LINE.encode(), b""), tmp_path), monkeypatch)
     git(clone, "apply", "--reverse", str(PATCH))
     assert content_of(clone) == before
     git(clone, "apply", str(PATCH))
-    install.uninstall(clone)
+    checkout.uninstall(clone)
     assert content_of(clone) == before
     assert git(clone, "status", "--porcelain", "--ignored") == ""

@@ -18,7 +18,7 @@ from torch import nn
 from videomdm_ext.cli import main as cli
 from videomdm_ext.data.building import write_folder
 from videomdm_ext.errors import HostError
-from videomdm_ext.mdm import checkout, doctor, hook, install, loop, remedies, text
+from videomdm_ext.mdm import checkout, doctor, hook, loop, remedies, text
 from videomdm_ext.mdm.checkout import DATA, LOOP, MODELS, PARSER, STANDIN
 from videomdm_ext.mdm.speed import approximate
 
@@ -150,7 +150,7 @@ def host(tmp_path_factory) -> Path:
     place = tree(tmp_path_factory.mktemp("fork") / "mdm", OLD, FORK)
     clips = [make_clip(), make_clip(name="walk", moving=True), make_clip(name="jump")]
     write_folder(str(place / "set"), {"train": clips}, CARD)
-    install.install(place)
+    checkout.install(place)
     return place
 
 

@@ -14,7 +14,7 @@ import torch
 from videomdm_ext.cli import main as cli
 from videomdm_ext.cli import measuring as verb
 from videomdm_ext.errors import HostError
-from videomdm_ext.mdm import checkout, install
+from videomdm_ext.mdm import checkout
 from videomdm_ext.mdm.speed import device, measure
 from videomdm_ext.mdm.speed.measure import PARTS, PHASES, Clock, Sizes, Speeds, Timing, captions, medians
 from videomdm_ext.supervision.unrolling import TimestepBuckets
@@ -101,7 +101,7 @@ def test_cpu_time_does_not_count_what_others_do_meanwhile():
 
 def test_an_edited_checkout_has_no_stock_mdm(tmp_path):
     (tmp_path / "utils").mkdir()
-    (tmp_path / "utils" / "parser_util.py").write_text(install.LINE)
+    (tmp_path / "utils" / "parser_util.py").write_text(checkout.LINE)
     with pytest.raises(HostError, match=f"videomdm uninstall --mdm {tmp_path}"):
         measure.measure(checkout.Checkout(tmp_path, None, "mdm"), SMALL)
 

@@ -11,7 +11,7 @@ import torch
 from mdm_runs import differences
 
 from videomdm_ext.config import Fairness, Source, Speed, Supervision
-from videomdm_ext.mdm import install
+from videomdm_ext.mdm import checkout
 
 pytestmark = [pytest.mark.mdm, pytest.mark.slow]
 
@@ -37,7 +37,7 @@ def saved(mdm_checkout, tmp_path_factory) -> dict[str, Path]:
     for kind, program in (("unedited", mdm_runs.UNEDITED), ("installed", mdm_runs.INSTALLED)):
         place = mdm_runs.clone(mdm_checkout.root, tmp_path_factory.mktemp(kind) / "mdm")
         if kind == "installed":
-            install.install(place)
+            checkout.install(place)
         runs = []
         for name, words in RUNS.items():
             own = ("--supervision", "3d") if kind == "installed" else ()

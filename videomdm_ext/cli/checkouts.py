@@ -14,7 +14,7 @@ import tyro
 from videomdm_ext.cli.console import quoted
 from videomdm_ext.data.files import write_bytes
 from videomdm_ext.errors import HostError
-from videomdm_ext.mdm import checkout, install
+from videomdm_ext.mdm import checkout
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Install:
 
     def __call__(self) -> int:
         host = _find(self.mdm)
-        print(install.install(host.root))
+        print(checkout.install(host.root))
         print(f"MDM runs with our options under this Python: {sys.executable}")
-        print(f"Next: {_next(host.root, install.examine(host.root))}")
+        print(f"Next: {_next(host.root, checkout.examine(host.root))}")
         return 0
 
 
@@ -41,7 +41,7 @@ class Uninstall:
 
     def __call__(self) -> int:
         host = _find(self.mdm, supported=False)
-        print(install.uninstall(host.root))
+        print(checkout.uninstall(host.root))
         if not checkout.gap(host.root, "uninstall"):
             start = f"videomdm run --mdm {quoted(host.root)} {checkout.trainer(host.root)}"
             print(f"Next: {start} ARGS... runs MDM with our options")
@@ -61,13 +61,13 @@ class State:
 
     def __call__(self) -> int:
         host = checkout.find(self.mdm or None) if self.json else _find(self.mdm)
-        found = install.examine(host.root)
+        found = checkout.examine(host.root)
         if self.json:
             print(json.dumps(_as_json(host, found), indent=2))
         else:
             _report(host, found)
             print(f"Next: {_next(host.root, found)}")
-        return 1 if self.check and found.state != install.INSTALLED else 0
+        return 1 if self.check and found.state != checkout.INSTALLED else 0
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Doctor:
             if self.mdm or checkout.VARIABLE in os.environ or any(map(Path.is_dir, checkout.default_places())):
                 raise
             host = checkout.standin()
-        found = None if host.kind == "standin" else install.examine(host.root)
+        found = None if host.kind == "standin" else checkout.examine(host.root)
         if self.json:
             state = _as_json(host, found) if found else {"kind": host.kind}
             print(json.dumps({**state, "findings": [asdict(finding) for finding in examine(host)]}, indent=2))
@@ -143,7 +143,7 @@ def say_host(host: checkout.Checkout) -> None:
     print(f"{host.root}: {name}{f' at {host.commit}' if host.commit else ', no git commit'}")
 
 
-def _as_json(host: checkout.Checkout, found: install.Status) -> dict[str, Any]:
+def _as_json(host: checkout.Checkout, found: checkout.Status) -> dict[str, Any]:
     """What --json reports of a checkout."""
     return {
         "checkout": str(host.root),
@@ -157,19 +157,19 @@ def _as_json(host: checkout.Checkout, found: install.Status) -> dict[str, Any]:
     }
 
 
-def _report(host: checkout.Checkout, found: install.Status) -> None:
+def _report(host: checkout.Checkout, found: checkout.Status) -> None:
     print(f"{found.state}: {found.about}")
     if host.kind == "mdm":
         tested = ", ".join(commit[:7] for commit in checkout.TESTED)
         print(f"this commit is {'' if host.commit in checkout.TESTED else 'not '}one of those tested: {tested}")
 
 
-def _next(root: Path, found: install.Status) -> str:
+def _next(root: Path, found: checkout.Status) -> str:
     """The command that is useful after a state."""
-    if found.state == install.INSTALLED:
+    if found.state == checkout.INSTALLED:
         late = checkout.hooked_late(root)  # then the line in the file alone does not suffice
         start = f"videomdm run --mdm {quoted(root)}" if late else f"cd {quoted(root)} && python -m"
         return f"{start} {checkout.trainer(root)} --supervision 2d --clips FOLDER --save_dir save/2d"
-    if found.state == install.CHANGED:
+    if found.state == checkout.CHANGED:
         return f"git -C {quoted(root)} diff -- {checkout.PARSER}"
     return f"videomdm install --mdm {quoted(root)}"

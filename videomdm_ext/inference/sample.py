@@ -25,7 +25,7 @@ from videomdm_ext.data.clip import Crop, collate, crop, tensor_of
 from videomdm_ext.data.folder import read_folder
 from videomdm_ext.errors import ConfigError, DatasetError, HostError
 from videomdm_ext.geometry.cameras import to_camera
-from videomdm_ext.mdm import checkout, hook, resume
+from videomdm_ext.mdm import checkout, hook, loss, resume
 from videomdm_ext.mdm.checkout import Checkout
 from videomdm_ext.mdm.data import HostDataset, open_dataset
 from videomdm_ext.motion.features import FeatureSpace, decode
@@ -84,7 +84,7 @@ def load(host: Checkout, checkpoint: Path, *, device: str = "cpu", clips: str = 
     """
     stored = checkpoint.with_name("args.json")
     args = argparse.Namespace(**files.read_json(stored, "args"))
-    hook.check_stored(args, checkpoint)
+    loss.check_stored(args, checkpoint)
     resume.refuse(checkpoint)
     args.paired = False  # a matter of the training
     vars(args).update({**_defaults_of_plugins(), **vars(args)})

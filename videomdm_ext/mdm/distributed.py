@@ -61,12 +61,6 @@ def check_one_process() -> None:
             )
 
 
-def check_launch() -> None:
-    """Raise HostError in one of several processes that torchrun has not started."""
-    if not launched():
-        check_one_process()
-
-
 def check_parts(args: argparse.Namespace) -> None:
     """Raise ConfigError where the processes cannot share a training with these arguments."""
     if not launched():

@@ -23,8 +23,18 @@ import torch
 from videomdm_ext import plugins
 from videomdm_ext.data.motions import build_demo
 from videomdm_ext.errors import HostError, VideoMDMError
-from videomdm_ext.mdm import evaluation, imports, install, remedies, resume, text
-from videomdm_ext.mdm.checkout import PARSER, PROGRAMS, Checkout, commit_of, foreign_to, gap, trainer
+from videomdm_ext.mdm import evaluation, imports, remedies, resume, text
+from videomdm_ext.mdm.checkout import (
+    PARSER,
+    PROGRAMS,
+    Checkout,
+    commit_of,
+    foreign_to,
+    gap,
+    install,
+    trainer,
+    uninstall,
+)  # fmt: skip
 from videomdm_ext.mdm.speed import texts
 
 FINE, REMEDIED, MISSING = "fine", "remedied", "missing"
@@ -297,7 +307,7 @@ def run(place: Path, clips: Path, programs: Sequence[str]) -> Iterator[tuple[str
         for name in ("Mean.npy", "Std.npy"):
             shutil.copy(clips / name, humanml)
     before = (place / PARSER).read_bytes()
-    install.install(place)
+    install(place)
     yield "install", (RAN, "")
     for program in [name for name in words if name in programs]:
         for state, launcher in ((RAN, ()), (LAUNCHED, ("videomdm_ext.run", "--mdm", "."))):
@@ -310,7 +320,7 @@ def run(place: Path, clips: Path, programs: Sequence[str]) -> Iterator[tuple[str
                 break
         else:
             yield program, (FAILED, _last_line(done))
-    install.uninstall(place)
+    uninstall(place)
     same = (place / PARSER).read_bytes() == before
     yield "uninstall", (RAN, "") if same else (FAILED, f"{PARSER} differs from what it was")
 

@@ -13,7 +13,6 @@ import functools
 import importlib
 import importlib.util
 import io
-import math
 import os
 import runpy
 import sys
@@ -30,25 +29,13 @@ from videomdm_ext.config import Fairness, Source, Supervision, from_args
 from videomdm_ext.data import locks
 from videomdm_ext.data.files import read_json
 from videomdm_ext.data.folder import read_card
-from videomdm_ext.errors import ConfigError, HostError, message_of
+from videomdm_ext.errors import HostError, message_of
 from videomdm_ext.mdm import data, distributed, evaluation, finetuning, loop, loss, pairing, remedies, resume, text
 from videomdm_ext.mdm.checkout import DENOISERS, ENDS, OPTIONS, PACKAGES, PARSER, RULES, STANDIN, Checkout, require
 from videomdm_ext.mdm.speed import approximate, exact
 
-NUMBERS: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("batch_size", "num_steps", "layers", "latent_dim", "ff_size", "num_heads"), (1, math.inf)),
-    **dict.fromkeys(("log_interval", "save_interval"), (1, math.inf)),
-    **dict.fromkeys(("lr", "weight_decay", "lr_anneal_steps", "gradient_clip"), (0, math.inf)),
-    **dict.fromkeys(("dropout", "cond_mask_prob", "avg_model_beta"), (0, 1)),
-    "adam_beta2": (0, math.nextafter(1, 0)),
-    "diffusion_steps": (2, math.inf),
-    "seed": (0, 2**32 - 1),
-}
-"""Options of the hosts' trainings with the least and the greatest value with which one can train; infinity is none."""
 TRAINERS = "train"
 """The host's package whose programs train."""
-AddOptions = Callable[["argparse._ArgumentGroup"], None]
-Activate = Callable[[argparse.Namespace], None]
 
 _in_use: Checkout | None = None
 _training = contextlib.ExitStack()
@@ -74,11 +61,11 @@ def attach(names: dict[str, Any]) -> None:
         distributed.hush()
     require(Path(names["__file__"]).resolve().parents[1], "uninstall")
     begin()
-    wrap(names, add_options, activate)
+    wrap(names)
 
 
-def wrap(names: dict[str, Any], add_options: AddOptions, activate: Activate) -> None:
-    """Replace the functions of utils.parser_util by ones that call these two. Repeating it replaces the two.
+def wrap(names: dict[str, Any]) -> None:
+    """Replace the functions of utils.parser_util by ones that call `add_options` and `activate`. Repeatable.
 
     Our options go into the group titled `diffusion`, which args.json restores, right after the host has made it.
     """
@@ -139,7 +126,7 @@ def use(checkout: Checkout) -> None:
     if checkout.kind == "mdm":
         begin()
     claim(checkout)
-    wrap(vars(importlib.import_module("utils.parser_util")), add_options, activate)
+    wrap(vars(importlib.import_module("utils.parser_util")))
 
 
 def claim(checkout: Checkout) -> None:
@@ -192,14 +179,13 @@ def activate(args: argparse.Namespace, *, loading: bool = False) -> None:
     `loading`: they are those of a training whose checkpoint is to be used, and nothing is trained with them.
     """
     trains = not loading and hasattr(args, "save_dir") and hasattr(args, "num_steps")
-    if not trains and not loading:
+    if not loading and not (trains and distributed.launched()):
         distributed.check_one_process()
     start = None
     if trains:
-        distributed.check_launch()
         if from_args(Source, args).start_from:
             start = finetuning.settle(args, sys.argv[1:], _root())
-        check_numbers(args)
+        loss.check_numbers(args)
         check_seams(args)
         if os.environ.get("RANK", "0") == "0":  # the others write nothing there
             _training.enter_context(locks.held(args.save_dir))
@@ -216,7 +202,7 @@ def activate(args: argparse.Namespace, *, loading: bool = False) -> None:
         if getattr(args, "start_from", ""):
             args.start_statistics = str(checkpoint.resolve().parent)
         if (stored := checkpoint.with_name("args.json")).is_file():
-            check_stored(argparse.Namespace(**read_json(stored, "args")), checkpoint)
+            loss.check_stored(argparse.Namespace(**read_json(stored, "args")), checkpoint)
         resume.refuse(checkpoint)
         resume.check_sampled(args, checkpoint)
     manager().hook.configure(args=args)
@@ -254,36 +240,6 @@ def check_seams(args: argparse.Namespace) -> None:
     program = "--paired" if pairing.trains_paired(args) else "train 2d" if ours else "train 3d"
     if not _root().is_relative_to(STANDIN):
         require(_root(), program)
-
-
-def check_numbers(args: argparse.Namespace) -> None:
-    """Raise ConfigError for a number of the host's own options with which nothing can be trained."""
-    for name, (least, most) in NUMBERS.items():
-        found = getattr(args, name, least)
-        if not (least <= found <= most and math.isfinite(found)):
-            expected = f"from {least} to {most}" if math.isfinite(most) else f"not below {least}"
-            raise ConfigError(f"--{name}: expected a number {expected}, found {found:g}. Correct it.")
-    width, heads = getattr(args, "latent_dim", 0), getattr(args, "num_heads", 4)  # MDM: always 4
-    if getattr(args, "arch", "") != "gru" and (width % heads or width % 2):
-        raise ConfigError(
-            f"--latent_dim: expected an even number that the {heads} attention heads divide, found {width}. Correct it."
-        )
-
-
-def check_stored(args: argparse.Namespace, checkpoint: Path) -> None:
-    """Raise HostError where a model with these arguments of args.json cannot be the one in the checkpoint."""
-    place = checkpoint.with_name("args.json")
-    try:
-        check_numbers(args)
-    except ConfigError as error:
-        raise HostError(f"{place}: {error} Keep each checkpoint beside its own args.json.") from error
-    width, layers, wide = (getattr(args, name, 0) for name in ("latent_dim", "layers", "ff_size"))
-    least = 2 * layers * width * (4 * width + 2 * wide)  # bytes of half precision
-    if checkpoint.is_file() and least > max(checkpoint.stat().st_size, 1 << 20):
-        raise HostError(
-            f"{place}: expected latent_dim, layers and ff_size of {checkpoint}, found {width}, {layers} and {wide}. "
-            "Keep each checkpoint beside its own args.json."
-        )
 
 
 def fit_batch(args: argparse.Namespace) -> None:

@@ -2,7 +2,9 @@
 
 import argparse
 import dataclasses
+import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pluggy
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from videomdm_ext import plugins
 from videomdm_ext.config import OLD_OPTIONS, Fairness, Source, Speed, Supervision, add_arguments, from_args
-from videomdm_ext.errors import ConfigError, PluginError
+from videomdm_ext.errors import ConfigError, HostError, PluginError
 from videomdm_ext.hookspecs import Register, hookimpl
 from videomdm_ext.mdm import distributed
 from videomdm_ext.mdm.data import HostDataset, check_host, check_source
@@ -20,6 +22,16 @@ from videomdm_ext.supervision.observation import Observation
 from videomdm_ext.supervision.terms import TERMS, Step, Term
 from videomdm_ext.supervision.unrolling import TimestepBuckets, divided, unrolled_predictions
 
+NUMBERS: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("batch_size", "num_steps", "layers", "latent_dim", "ff_size", "num_heads"), (1, math.inf)),
+    **dict.fromkeys(("log_interval", "save_interval"), (1, math.inf)),
+    **dict.fromkeys(("lr", "weight_decay", "lr_anneal_steps", "gradient_clip"), (0, math.inf)),
+    **dict.fromkeys(("dropout", "cond_mask_prob", "avg_model_beta"), (0, 1)),
+    "adam_beta2": (0, math.nextafter(1, 0)),
+    "diffusion_steps": (2, math.inf),
+    "seed": (0, 2**32 - 1),
+}
+"""Options of the hosts' trainings with the least and the greatest value with which one can train; infinity is none."""
 LOGGED = ("loss", "passes", "behind")
 """What training logs beside the terms."""
 
@@ -72,6 +84,36 @@ def configure(args: argparse.Namespace) -> None:
     vars(args).update(dataclasses.asdict(supervision))
     for name in OLD_OPTIONS:
         vars(args).pop(name, None)
+
+
+def check_numbers(args: argparse.Namespace) -> None:
+    """Raise ConfigError for a number of the host's own options with which nothing can be trained."""
+    for name, (least, most) in NUMBERS.items():
+        found = getattr(args, name, least)
+        if not (least <= found <= most and math.isfinite(found)):
+            expected = f"from {least} to {most}" if math.isfinite(most) else f"not below {least}"
+            raise ConfigError(f"--{name}: expected a number {expected}, found {found:g}. Correct it.")
+    width, heads = getattr(args, "latent_dim", 0), getattr(args, "num_heads", 4)  # MDM: always 4
+    if getattr(args, "arch", "") != "gru" and (width % heads or width % 2):
+        raise ConfigError(
+            f"--latent_dim: expected an even number that the {heads} attention heads divide, found {width}. Correct it."
+        )
+
+
+def check_stored(args: argparse.Namespace, checkpoint: Path) -> None:
+    """Raise HostError where a model with these arguments of args.json cannot be the one in the checkpoint."""
+    place = checkpoint.with_name("args.json")
+    try:
+        check_numbers(args)
+    except ConfigError as error:
+        raise HostError(f"{place}: {error} Keep each checkpoint beside its own args.json.") from error
+    width, layers, wide = (getattr(args, name, 0) for name in ("latent_dim", "layers", "ff_size"))
+    least = 2 * layers * width * (4 * width + 2 * wide)  # bytes of half precision
+    if checkpoint.is_file() and least > max(checkpoint.stat().st_size, 1 << 20):
+        raise HostError(
+            f"{place}: expected latent_dim, layers and ff_size of {checkpoint}, found {width}, {layers} and {wide}. "
+            "Keep each checkpoint beside its own args.json."
+        )
 
 
 @hookimpl

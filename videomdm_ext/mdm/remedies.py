@@ -29,14 +29,6 @@ from videomdm_ext.errors import HostError
 from videomdm_ext.mdm import imports
 from videomdm_ext.mdm.imports import Beside
 
-_used: dict[str, None] = {}
-
-
-def use(name: str) -> None:
-    """Note that a remedy serves in this process."""
-    _used[name] = None
-
-
 # -- numpy, scipy, torch ----------------------------------------------------------------------------------------------
 
 PLAIN: dict[str, type] = {"float": float, "int": int, "bool": bool, "object": object, "str": str, "complex": complex}
@@ -52,7 +44,6 @@ def numpy_names(module: ModuleType) -> None:
     lost = lost_names()
     if lost and not isinstance(module.np, Beside):
         vars(module)["np"] = Beside(module.np, **lost)
-        use("numpy")
 
 
 @contextmanager
@@ -64,8 +55,6 @@ def numpy_at_import() -> Iterator[None]:
         yield
     finally:
         sys.modules["numpy"] = np
-    if lost:
-        use("numpy")
 
 
 def root_has_switch() -> bool:
@@ -85,7 +74,6 @@ def matrix_root(module: ModuleType) -> None:
         return root if disp else (root, root_error(root, np.asarray(matrix)))
 
     vars(module)["linalg"] = Beside(module.linalg, sqrtm=sqrtm)
-    use("scipy")
 
 
 def root_error(root: np.ndarray, matrix: np.ndarray) -> float:
@@ -125,7 +113,6 @@ def old_checkpoints(module: ModuleType) -> None:
                 "Run bash prepare/download_t2m_evaluators.sh in the checkout."
             ) from error
         except pickle.UnpicklingError:
-            use("torch")
             with torch.serialization.safe_globals(numbers()):
                 return own.load(file, *rest, **named)
 
@@ -152,7 +139,6 @@ def drawing(module: ModuleType) -> None:
     elif not draws_by_itself():
         vars(module)["mplfig_to_npimage"] = imports.picture
         vars(module)["p3"] = Beside(module.p3, Axes3D=attached(module.p3.Axes3D))
-        use("matplotlib")
 
 
 def find_ffmpeg() -> bool:
@@ -162,7 +148,6 @@ def find_ffmpeg() -> bool:
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         (folder / "ffmpeg").symlink_to(importlib.import_module("imageio_ffmpeg").get_ffmpeg_exe())
         os.environ["PATH"] = os.pathsep.join([str(folder), os.environ.get("PATH", "")])
-        use("ffmpeg")
     return shutil.which("ffmpeg") is not None
 
 
@@ -250,7 +235,6 @@ def body(module: ModuleType) -> None:
                 return built
         except (ImportError, HostError) as error:
             why = str(error).rstrip(".")
-        use("SMPL")
         return WithoutSMPL(why)
 
     vars(module)["SMPL"] = smpl
@@ -272,7 +256,6 @@ def word_vectors(module: ModuleType) -> None:
                 f"{absent[0]}: expected GloVe's word vectors for the evaluator, found none. "
                 "Run bash prepare/download_glove.sh in the checkout."
             )
-        use("GloVe")
         return without_vectors(own)()
 
     @functools.wraps(build)
@@ -358,8 +341,3 @@ def prepare() -> None:
     for remedy in REMEDIES:
         for module in remedy.modules:
             imports.after(module, remedy.change)
-
-
-def applied() -> tuple[str, ...]:
-    """The remedies that serve in this process: packages stood in for, then changes to MDM's modules."""
-    return (*imports.stood_in(), *_used)

@@ -33,8 +33,8 @@ from videomdm_ext.data.folder import Card
 from videomdm_ext.data.motions import Optics, find_lifter, lift, load_motions, observe, own_generator
 from videomdm_ext.data.schemas import text_of
 from videomdm_ext.errors import HostError
-from videomdm_ext.mdm import checkout, hook, install, remedies, text
-from videomdm_ext.mdm.checkout import PARSER, Checkout
+from videomdm_ext.mdm import checkout, hook, remedies, text
+from videomdm_ext.mdm.checkout import NOT_INSTALLED, PARSER, Checkout, examine
 from videomdm_ext.mdm.data import open_dataset
 from videomdm_ext.mdm.speed import fake_clip, texts
 from videomdm_ext.motion.skeletons import SMPL22
@@ -123,7 +123,7 @@ def measure(
 ) -> Speeds:
     """Time these variants, or every one that the checkout has. `watch` gets the steps done and the steps in all."""
     variants = variants or (VARIANTS if checkout.kind == "mdm" else VARIANTS[1:])
-    if "stock" in variants and install.examine(checkout.root).state != install.NOT_INSTALLED:
+    if "stock" in variants and examine(checkout.root).state != NOT_INSTALLED:
         raise HostError(
             f"{checkout.root / PARSER}: edited by videomdm install, so stock MDM cannot be timed in this checkout. "
             f"Run videomdm uninstall --mdm {checkout.root} before, or name another clone with --mdm."
