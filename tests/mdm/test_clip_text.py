@@ -1,8 +1,12 @@
-"""CLIP's text features: the host's own function, or with --encode_once each text once, by itself, without padding."""
+"""CLIP's text features: the host's own function, or with --encode_once each text once, by itself, without padding.
+
+Features of texts on disk are the bits that would be computed, whatever else writes there, or none.
+"""
 
 import copy
 import json
 import random
+from pathlib import Path
 
 import forks
 import pytest
@@ -10,34 +14,36 @@ import torch
 from torch import nn
 
 from videomdm_ext.config import Speed
-from videomdm_ext.mdm.speed import approximate
+from videomdm_ext.mdm import text
+from videomdm_ext.mdm.speed import approximate, exact, texts
 from videomdm_ext.mdm.speed.fake_clip import CONTEXT, END, START, RandomTower, convert_weights, module, tokenize
 
 SIZE = {"width": 64, "layers": 2, "heads": 2}
 WORDS = ("a", "person", "walks", "turns", "left", "and", "jumps", "while", "waving", "the", "right", "hand", "slowly")
+WALKS = ["a person walks", "someone jumps high and waves", "he sits", "a person walks"]
 
 
 class Denoiser(nn.Module):
     """The host's model, as far as it encodes text: 22 tokens padded to 77, every batch anew."""
 
-    def __init__(self, precision: str = "float32") -> None:
+    def __init__(self, half: bool = True, seed: int = 0) -> None:
         super().__init__()
-        self.precision = precision
+        self.half_precision, self.seed = half, seed
         self.clip_model = self.load_and_freeze_clip("ViT-B/32")
-        self.encode_text = self.clip_encode_text
-        self.first = nn.Linear(2, 2)
+        self.encoded: list[tuple[str, ...]] = []
         self.tokens_read: list[int] = []
         self.clip_model.transformer.resblocks[0].ln_1.register_forward_pre_hook(
             lambda _, given: self.tokens_read.append(len(given[0]))
         )
 
     def load_and_freeze_clip(self, clip_version):
-        tower = RandomTower(**SIZE).eval().requires_grad_(False)
-        if self.precision == "float16":
+        tower = RandomTower(self.seed, **SIZE).eval().requires_grad_(False)
+        if self.half_precision:
             convert_weights(tower)
         return tower
 
     def clip_encode_text(self, raw_text):
+        self.encoded.append(tuple(raw_text))
         tokens = nn.functional.pad(tokenize(raw_text, context_length=22, truncate=True), (0, CONTEXT - 22))
         return self.clip_model.encode_text(tokens).float().unsqueeze(0)
 
@@ -50,61 +56,201 @@ def captions(count: int, seed: int = 0) -> list[str]:
     return [f"{number} {' '.join(draw.choices(WORDS, k=draw.randint(1, 26)))}" for number in range(count)]
 
 
-def test_unless_asked_the_hosts_own_class_is_used_as_it_is():
-    assert approximate.quicker(Denoiser, Speed()) is Denoiser
-
-
-@pytest.mark.parametrize(("precision", "bound"), [("float32", 1e-5), ("float16", 2e-2)])
-def test_a_texts_features_are_close_to_the_hosts_own_and_the_same_in_every_batch(precision, bound):
+@pytest.mark.parametrize(("half", "bound"), [(False, 1e-5), (True, 2e-2)])
+def test_a_texts_features_are_close_to_the_hosts_own_and_the_same_in_every_batch(half, bound):
     """Whatever the processor: a text is encoded by itself, so nothing else can touch its bits."""
-    one, another, host = Once(precision), Once(precision), Denoiser(precision)
-    texts = captions(7)
-    found = one.encode_text(texts)
+    one, another, host = Once(half), Once(half), Denoiser(half)
+    given = captions(7)
+    found = one.clip_encode_text(given)
     assert found.shape == (1, 7, 512)
     assert found.dtype == torch.float32
     assert not found.requires_grad
-    own = host.encode_text(texts)
+    own = host.clip_encode_text(given)
     torch.testing.assert_close(found, own, atol=bound * float(own.norm(dim=-1).mean()) / 512**0.5, rtol=0)
-    apart = [another.encode_text(part)[0] for part in ([texts[6]], texts[3:6] * 2, texts[2::-1])]
+    apart = [another.clip_encode_text(part)[0] for part in ([given[6]], given[3:6] * 2, given[2::-1])]
     assert torch.equal(torch.cat([apart[2].flip(0), apart[1][:3], apart[0]]), found[0])
 
 
 def test_each_text_is_encoded_once_up_to_its_end():
     model = Once()
-    model.encode_text(["walks", "a person jumps", "walks"])
-    assert model.tokens_read == [3, 5]
-    model.encode_text(["a person jumps", "left"])
+    model.clip_encode_text(["walks", "a person jumps", "walks"])
+    model.clip_encode_text(["a person jumps", "left"])
     assert model.tokens_read == [3, 5, 3]
-    model.encode_text(["walks " * 40 + "left"])
+    model.clip_encode_text(["walks " * 40 + "left"])
     assert model.tokens_read[3:] == [22], "the host cuts texts there"
 
 
 def test_a_copy_shares_what_is_known_and_no_name_of_a_weight_changes():
-    model, texts = Once(), captions(4)
+    model, given = Once(), captions(4)
     before = torch.get_rng_state()
-    expected = model.encode_text(texts).clone()
+    expected = model.clip_encode_text(given).clone()
     assert torch.equal(torch.get_rng_state(), before), "no random number is drawn"
-    model.encode_text(texts).zero_()
+    model.clip_encode_text(given).zero_()
     averaged = copy.deepcopy(model)
     read = len(model.tokens_read)
     for value in averaged.clip_model.parameters():
         value.data.mul_(0.99)
-    assert torch.equal(averaged.encode_text(texts), expected)
+    assert torch.equal(averaged.clip_encode_text(given), expected)
     assert len(model.tokens_read) == read
     assert averaged.clip_model.encode_text.args[0] is averaged.clip_model
     assert list(averaged.state_dict()) == list(Denoiser().state_dict())
 
 
-def test_the_tower_has_clips_size_and_its_own_randomness():
+def test_a_batch_that_is_asked_for_again_is_encoded_once_by_the_host_and_any_other_anew():
+    class Kept(Denoiser):
+        def clip_encode_text(self, raw_text):
+            return super().clip_encode_text(raw_text)
+
+    exact.keep_last_text(Kept)
+    exact.keep_last_text(Kept)
+    model = Kept()
+    expected = Denoiser().clip_encode_text(WALKS)
+    for _ in range(3):
+        assert torch.equal(model.clip_encode_text(WALKS), expected)
+        model.clip_encode_text(WALKS).zero_()
+    assert model.encoded == [tuple(WALKS)]
+    model.clip_encode_text(WALKS[:2])
+    model.clip_encode_text(WALKS)
+    assert len(model.encoded) == 3
+    model.clip_model.ln_final.weight.requires_grad_()
+    for _ in range(2):
+        model.clip_encode_text(WALKS[2:])
+    assert len(model.encoded) == 5, "an encoder that is trained is asked every time"
+
+
+# -- on disk -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def place(monkeypatch, tmp_path) -> Path:
+    monkeypatch.setenv(texts.VARIABLE, str(tmp_path / "texts"))
+    return tmp_path / "texts"
+
+
+def files(place: Path) -> list[Path]:
+    return sorted(found for found in place.rglob("*") if found.is_file())
+
+
+def mine() -> text.Encode:
+    def encode(words: str) -> torch.Tensor:
+        return torch.arange(5.0) + len(words)
+
+    vars(encode)["identity"] = lambda: "ab" * 32
+    return encode
+
+
+def test_the_next_program_reads_the_bits_that_the_first_computed(place, monkeypatch):
+    first, second = Once(), Once()
+    expected = first.clip_encode_text(WALKS)
+    assert sorted(first.tokens_read) == [4, 5, 7]
+    assert len(files(place)) == 3
+    assert torch.equal(second.clip_encode_text(WALKS[::-1]).flip(1), expected)
+    assert second.tokens_read == [], "nothing was computed again"
+    monkeypatch.setenv(texts.VARIABLE, "off")
+    assert torch.equal((third := Once()).clip_encode_text(WALKS), expected)
+    assert len(third.tokens_read) == 3
+
+
+def test_other_weights_and_another_processor_have_files_of_their_own(place, monkeypatch):
+    one, other = (Once(seed=seed).clip_encode_text(WALKS[:1]) for seed in (0, 1))
+    assert not torch.equal(one, other)
+    assert len({path.parents[1] for path in files(place)}) == 2
+    monkeypatch.setattr(texts, "processor", lambda device: "another")
+    Once().clip_encode_text(WALKS[:1])
+    assert len(files(place)) == 3
+
+
+def test_a_text_has_the_same_bits_with_any_number_of_threads():
+    """Where several threads share a product, its last bits differ."""
+    alone = Once().clip_encode_text(WALKS * 3)
+    torch.set_num_threads(2)
+    try:
+        several = Once().clip_encode_text(WALKS * 3)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert torch.equal(several, alone)
+
+
+@pytest.mark.parametrize("damage", [b"", b"short", None])
+def test_a_damaged_file_is_computed_anew_with_a_warning(place, damage, caplog):
+    encoder = text.TextEncoder("mine", mine())
+    expected = encoder(["walks"])
+    (path,) = files(place)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]) if damage is None else damage)
+    assert torch.equal(text.TextEncoder("mine", mine())(["walks"]), expected)
+    assert f"{path}: expected a text's features as they were written" in caplog.text
+    assert path.read_bytes() == whole
+
+
+def test_an_encoder_without_an_identity_is_not_kept_on_disk(place):
+    text.TextEncoder("mine", lambda words: torch.ones(3))(["walks"])
+    assert not files(place)
+
+
+WRITE_MANY = """
+import os
+import torch
+from videomdm_ext.mdm import text
+
+def encode(words):
+    return torch.arange(5.0) + len(words)
+
+encode.identity = lambda: "ab" * 32
+child = os.fork()
+found = text.TextEncoder("mine", encode)([f"{'walks' * (number % 7)} {number}" for number in range(60)])
+print(found.sum(1).tolist())
+child and os.waitpid(child, 0)
+"""
+
+
+def test_several_processes_may_write_the_same_texts_at_once(place):
+    done = forks.run(["-c", WRITE_MANY])
+    one, other = done.stdout.splitlines()
+    assert one == other
+    assert one.count(",") == 59
+    assert not done.stderr
+    assert len(files(place)) == 60, "nothing is left beside"
+
+
+def test_where_nothing_can_be_written_it_is_computed_and_said_once(monkeypatch, tmp_path, caplog):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv(texts.VARIABLE, str(tmp_path / "file"))
+    found = text.TextEncoder("mine", mine())(["a", "bc"])
+    assert found[1, 0] == 2
+    assert caplog.text.count("VIDEOMDM_TEXTS=DIR names a folder") == 1
+
+
+def test_how_much_is_kept_is_described(place, monkeypatch):
+    text.TextEncoder("mine", mine())(["a", "bc"])
+    assert texts.describe() == f"2 kept in {place}, 0.0 MB; VIDEOMDM_TEXTS=DIR|off puts them elsewhere"
+    monkeypatch.setenv(texts.VARIABLE, "off")
+    assert texts.describe() == "not kept on disk (VIDEOMDM_TEXTS=off)"
+    monkeypatch.delenv(texts.VARIABLE)
+    assert texts.folder() == Path.home() / ".cache" / "videomdm" / "texts"
+
+
+# -- the random tower ------------------------------------------------------------------------------------------------
+
+
+def test_the_tower_has_clips_size_its_own_randomness_and_half_precision_where_clip_has_it():
     torch.manual_seed(3)
     before = torch.get_rng_state()
     first, again, other = RandomTower(**SIZE), RandomTower(**SIZE), RandomTower(seed=1, **SIZE)
     assert torch.equal(torch.get_rng_state(), before)
-    texts = tokenize(captions(3))
-    assert torch.equal(first.encode_text(texts), again.encode_text(texts))
-    assert not torch.equal(first.encode_text(texts), other.encode_text(texts))
+    tokens = tokenize(captions(3))
+    assert torch.equal(first.encode_text(tokens), again.encode_text(tokens))
+    assert not torch.equal(first.encode_text(tokens), other.encode_text(tokens))
     with torch.device("meta"):
         assert sum(p.numel() for p in RandomTower().parameters()) == 63_165_952 + 262_144
+    package = module(**SIZE)
+    tower, _ = package.load("ViT-B/32", device="cpu", jit=False)
+    package.model.convert_weights(tower)
+    whole = {name for name, value in tower.named_parameters() if value.dtype == torch.float32}
+    assert all("ln_" in name or "embedding" in name for name in whole)
+    assert len(whole) == 2 + 2 + 4 * SIZE["layers"]
+    assert tower.encode_text(tokens).dtype == tower.dtype == torch.float16
 
 
 def test_tokens_begin_and_end_and_are_cut_only_when_asked():
@@ -117,17 +263,6 @@ def test_tokens_begin_and_end_and_are_cut_only_when_asked():
     with pytest.raises(RuntimeError, match="too long for a context of 8"):
         tokenize("walks " * 9, context_length=8)
     assert tokenize("walks " * 9, context_length=8, truncate=True)[0, -1] == END
-
-
-def test_half_precision_is_where_clip_has_it():
-    package = module(**SIZE)
-    tower, _ = package.load("ViT-B/32", device="cpu", jit=False)
-    package.model.convert_weights(tower)
-    whole = {name for name, value in tower.named_parameters() if value.dtype == torch.float32}
-    assert all("ln_" in name or "embedding" in name for name in whole)
-    assert len(whole) == 2 + 2 + 4 * SIZE["layers"]
-    assert tower.dtype == torch.float16
-    assert tower.encode_text(tokenize("a person walks")).dtype == torch.float16
 
 
 PROGRAM = """

@@ -17,8 +17,7 @@ from torch import nn
 
 from videomdm_ext.cli import main as cli
 from videomdm_ext.data.building import write_folder
-from videomdm_ext.errors import HostError
-from videomdm_ext.mdm import checkout, doctor, hook, loop, remedies, text
+from videomdm_ext.mdm import checkout, doctor, hook, loop, text
 from videomdm_ext.mdm.checkout import DATA, LOOP, MODELS, PARSER, STANDIN
 from videomdm_ext.mdm.speed import approximate
 
@@ -28,7 +27,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from diffusion.resample import create_named_schedule_sampler
+from diffusion.resample import UniformSampler
 
 
 class TrainLoop:
@@ -41,7 +40,7 @@ class TrainLoop:
         self.step = self.resume_step = 0
         self._load_and_sync_parameters()
         self.opt = torch.optim.AdamW(model.parameters(), lr=args.lr)
-        self.schedule_sampler = create_named_schedule_sampler("uniform", diffusion)
+        self.schedule_sampler = UniformSampler(diffusion)
 
     def _load_and_sync_parameters(self):
         if self.args.resume_checkpoint:
@@ -256,49 +255,6 @@ def test_early_text_features_are_doubled_for_one_pass_of_guidance():
     assert twice is not None
     assert torch.equal(twice["text_embed"], torch.cat([features, features]))
     assert twice["text"] == ["a", "b", "a", "b"]
-
-
-def test_the_old_names_of_numpy_are_there_while_a_module_that_needs_them_is_imported_and_for_nobody_else():
-    with remedies.numpy_at_import():
-        import numpy as inside
-
-        assert np.finfo(inside.float).eps == np.finfo(float).eps
-        assert inside.pi == np.pi
-    import numpy as outside
-
-    assert outside is np
-    assert remedies.lost_names().keys() >= {"float", "int"}
-    assert not hasattr(np, "float")
-
-
-@pytest.mark.parametrize("mode", [("train",), {"load_mode": "train"}, {"mode": "train"}], ids=str)
-def test_a_training_set_is_built_without_word_vectors_whatever_its_mode_is_called(mode, tmp_path):
-    class HumanML3D:
-        def __init__(self, mode=None, load_mode=None):
-            self.words = module.WordVectorizer(str(tmp_path), "our_vab")
-
-    tags = {"__init__": lambda self, *_: None, "_get_pos_ohot": lambda self, tag: tag}
-    vectorizer = type("WordVectorizer", (), tags)
-    module = SimpleNamespace(HumanML3D=HumanML3D, WordVectorizer=vectorizer)
-    remedies.word_vectors(module)
-    made = module.HumanML3D(**mode) if isinstance(mode, dict) else module.HumanML3D(*mode)
-    assert made.words["walk/VERB"][0].shape == (300,)
-    with pytest.raises(HostError, match="our_vab_data"):
-        module.HumanML3D("eval")
-
-
-def test_ffmpeg_is_called_by_its_name_where_nothing_draws_with_moviepy(tmp_path, monkeypatch):
-    pytest.importorskip("imageio_ffmpeg")
-    monkeypatch.setenv("PATH", str(tmp_path))
-    module = SimpleNamespace(plot_3d_motion=print)
-    assert shutil.which("ffmpeg") is None
-    assert remedies.find_ffmpeg()
-    assert subprocess.run(["ffmpeg", "-version"], capture_output=True).returncode == 0
-    monkeypatch.setattr(remedies, "find_ffmpeg", lambda: False)
-    monkeypatch.setattr(remedies, "draws_by_itself", lambda: True)
-    remedies.drawing(module)
-    with pytest.raises(HostError, match=r"out\.mp4: expected ffmpeg to draw it"):
-        module.plot_3d_motion("out.mp4", [], None)
 
 
 GAPS = {

@@ -250,18 +250,21 @@ def same(first: object, second: object) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("host", "arm"),
-    [("standin", "2d"), ("standin", "walked"), pytest.param("mdm", "walked", marks=pytest.mark.mdm)],
-)
-def test_two_arms_see_the_same_crops_captions_timesteps_noise_and_hidden_conditions(request, host, arm):
+    ("host", "arms"),
+    [("standin", ("3d", "2d", "walked")), ("standin", ("few_3d", "few_2d")),
+     pytest.param("mdm", ("3d", "walked"), marks=pytest.mark.mdm)],
+)  # fmt: skip
+def test_all_arms_see_the_same_crops_captions_timesteps_noise_and_hidden_conditions(request, host, arms):
+    """Also where there are fewer clips than a batch."""
     runs = host_of(request, host)
-    first, second = must(runs, "3d"), must(runs, arm)
+    first, *others = (must(runs, arm) for arm in arms)
     assert [draws["step"] for draws in first] == [0, 1, 2, 3]
-    for ours, theirs in zip(first, second, strict=True):
-        for name in ("x", "text", "t", "noise"):
-            assert same(ours[name], theirs[name]), name
-        assert same(ours["masks"][0], theirs["masks"][0])
-        assert same(ours["states"][0], theirs["states"][0]), "dropout"
+    for second in others:
+        for ours, theirs in zip(first, second, strict=True):
+            for name in ("x", "text", "t", "noise"):
+                assert same(ours[name], theirs[name]), name
+            assert same(ours["masks"][0], theirs["masks"][0])
+            assert same(ours["states"][0], theirs["states"][0]), "dropout"
 
 
 @pytest.mark.parametrize("host", HOSTS)
@@ -274,13 +277,6 @@ def test_draws_differ_from_step_to_step_and_conditions_are_hidden_now_and_then(r
     assert len({tuple(draw["t"].tolist()) for draw in draws[:7]}) > 5
     hidden = torch.cat([mask.flatten() for draw in draws for mask in draw["masks"]]).float().mean()
     assert 0 < hidden < 0.4
-
-
-def test_two_arms_with_fewer_clips_than_a_batch_see_the_same(standin):
-    first, second = (must(standin, f"few_{name}") for name in FEW)
-    for ours, theirs in zip(first, second, strict=True):
-        for name in ("x", "text", "t", "noise"):
-            assert same(ours[name], theirs[name]), name
 
 
 @pytest.mark.parametrize("host", HOSTS)
@@ -334,68 +330,65 @@ def test_a_bundle_holds_what_mdm_saves(mdm):
     assert not same(bundle["model"], bundle["model_avg"])
 
 
-@pytest.mark.mdm
-@pytest.mark.parametrize("name", [f"kill_file_{number}" for number in KILLS])
-def test_a_killed_run_that_goes_on_equals_an_uninterrupted_one(mdm, name):
-    assert mdm.status[f"{name}_first"] == KILLED
-    draws = must(mdm, name)
-    begun = 0 if name == "kill_file_2" else 3
-    assert [entry["step"] for entry in draws] == list(range(begun, 7))
-    assert same(draws, must(mdm, "straight")[begun:])
-    for step in (6, 7):
-        for kind in ("model", "opt"):
-            saved = [torch.load(mdm.place / folder / f"{kind}{step:09d}.pt") for folder in ("straight", name)]
-            assert same(*saved), (kind, step)
-    assert not (mdm.place / name / resume.PARTIAL).exists()
-
-
-def test_a_killed_run_of_the_stand_in_that_goes_on_equals_an_uninterrupted_one(standin):
-    assert standin.status["resumed_first"] == KILLED
-    assert same(must(standin, "resumed"), must(standin, "straight")[3:])
-    for kind in ("model", "opt"):
-        assert same(*(torch.load(standin.place / name / f"{kind}000000007.pt") for name in ("straight", "resumed")))
-
-
-@pytest.mark.parametrize("host", HOSTS)
-def test_a_second_start_in_the_same_folder_is_refused_and_changes_nothing(request, host):
+@pytest.mark.parametrize(
+    ("host", "name", "begun"),
+    [
+        ("standin", "resumed", 3),
+        ("standin", "older", 3),
+        *(
+            pytest.param("mdm", name, begun, marks=pytest.mark.mdm)
+            for name, begun in (("kill_file_2", 0), ("kill_file_5", 3), ("elsewhere", 3))
+        ),
+    ],
+)
+def test_a_run_that_goes_on_equals_an_uninterrupted_one(request, host, name, begun):
+    """From the newest checkpoint after it was killed, or from the one that is named."""
     runs = host_of(request, host)
-    assert runs.status["again"] == 1
-    message = output(runs, "again")
-    assert "--save_dir straight: expected no checkpoint" in message
-    assert "--resume_checkpoint straight/model000000007.pt" in message
-    assert not json.loads((runs.place / "straight/args.json").read_text())["overwrite"] or host == "standin"
-
-
-def test_the_stand_in_goes_on_from_the_checkpoint_that_is_named_and_not_from_a_newer_one(standin):
-    assert [draws["step"] for draws in must(standin, "older")] == [3, 4, 5, 6]
-    assert same(must(standin, "older"), must(standin, "straight")[3:])
+    assert runs.status.get(f"{name}_first", KILLED) == KILLED
+    draws = must(runs, name)
+    assert [entry["step"] for entry in draws] == list(range(begun, 7))
+    assert same(draws, must(runs, "straight")[begun:])
+    if name != "older":  # in the folder of the uninterrupted one
+        for kind in ("model", "opt"):
+            for path in (runs.place / name).glob(f"{kind}00000000[67].pt"):
+                assert same(torch.load(path), torch.load(runs.place / "straight" / path.name)), path.name
+        assert (runs.place / name / "model000000007.pt").is_file()
+        assert not (runs.place / name / resume.PARTIAL).exists()
 
 
 def test_without_paired_the_stand_in_has_no_streams_of_ours(standin):
     assert must(standin, "unpaired") == []
 
 
-@pytest.mark.mdm
-def test_a_named_checkpoint_is_continued_in_another_folder(mdm):
-    assert [draws["step"] for draws in must(mdm, "elsewhere")] == [3, 4, 5, 6]
-    for kind in ("model", "opt"):
-        assert same(*(torch.load(mdm.place / name / f"{kind}000000007.pt") for name in ("straight", "elsewhere")))
+OTHER = r"--lr: expected 0\.01 as in straight/(bundle|opt)00000000[37]\.pt, found 0\.1"
+AGAIN = r"--save_dir straight: expected no checkpoint.*--resume_checkpoint straight/model000000007\.pt"
+REFUSED = {
+    "other_lr": OTHER,
+    "unbundled": r"--resume_checkpoint model000000003\.pt: expected bundle000000003\.pt with --paired",
+    "uneven": "--multi_target_cond with --clips set: expected clips of --crop_frames 196 or more",
+    "few": "--batch_size 64: expected as many clips or more, found 18",
+}
 
 
-@pytest.mark.mdm
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("host", "name", "message"),
     [
-        ("other_lr", "--lr: expected 0.01 as in straight/bundle000000003.pt, found 0.1"),
-        ("unbundled", "--resume_checkpoint model000000003.pt: expected bundle000000003.pt with --paired"),
-        ("uneven", "--multi_target_cond with --clips set: expected clips of --crop_frames 196 or more"),
-        ("few", "--batch_size 64: expected as many clips or more, found 18"),
+        *(("standin", *pair) for pair in (("again", AGAIN), ("other", OTHER))),
+        *(
+            pytest.param("mdm", *pair, marks=pytest.mark.mdm)
+            for pair in (("again", AGAIN), ("other", OTHER), *REFUSED.items())
+        ),
     ],
 )
-def test_what_cannot_be_continued_or_begun_is_refused_with_the_option(mdm, name, message):
-    assert mdm.status[name] == 1
-    assert f"error: {message}" in output(mdm, name)
-    assert not list((mdm.place / name).glob("*.pt"))
+def test_what_cannot_be_continued_or_begun_is_refused_with_the_option_and_changes_nothing(request, host, name, message):
+    runs = host_of(request, host)
+    assert runs.status[name] == 1
+    assert re.search(f"error: {message}", output(runs, name))
+    if name in REFUSED:
+        assert not list((runs.place / name).glob("*.pt"))
+    args = json.loads((runs.place / "straight/args.json").read_text())
+    assert args["lr"] == 0.01
+    assert not args["overwrite"] or host == "standin"
 
 
 def test_a_run_goes_on_from_another_folder_of_its_clips_on_a_cpu_without_vector_instructions(standin, tmp_path):
@@ -418,16 +411,6 @@ def test_a_run_goes_on_from_another_folder_of_its_clips_on_a_cpu_without_vector_
     ours, theirs = (torch.load(place / "model000000007.pt")["model"] for place in places)
     for name in ours:
         torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=1e-2)
-
-
-@pytest.mark.parametrize("host", HOSTS)
-def test_a_run_does_not_go_on_with_other_options_and_keeps_its_own(request, host):
-    runs = host_of(request, host)
-    assert runs.status["other"] == 1
-    assert re.search(
-        r"error: --lr: expected 0\.01 as in straight/(bundle|opt)000000007\.pt, found 0\.1", output(runs, "other")
-    )
-    assert json.loads((runs.place / "straight/args.json").read_text())["lr"] == 0.01
 
 
 @pytest.mark.mdm

@@ -400,12 +400,3 @@ def test_where_there_is_nothing_to_choose_nothing_is_needed_and_auto_is_recorded
 def test_bert_brings_its_own_features(manager):
     with pytest.raises(ConfigError, match="--text_features words with --text_encoder_type bert: expected auto"):
         settled(manager, text_features="words", text_encoder_type="bert")
-
-
-@pytest.mark.parametrize(
-    ("argv", "expected"),
-    [("", None), ("--seed 3", None), ("--text_features clip", "clip"), ("--text_features=words", "words"),
-     ("--text_prompt walk --text_features clip --text_features words", "words"), ("--text_encoder_type bert", None)],
-)  # fmt: skip
-def test_what_the_command_line_names_is_found_on_it(argv, expected):
-    assert text.explicit(argv.split(), "text_features") == expected

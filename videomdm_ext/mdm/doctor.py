@@ -145,9 +145,8 @@ def try_platforms() -> dict[str, str]:
 
 def try_packages() -> Tried:
     """Try every package, text encoder and platform in a new process."""
-    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-c", TRY]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    done = subprocess.run(command, env=evaluation.environment(), capture_output=True, text=True)
     if done.returncode:
         raise HostError(f"Trying MDM's packages: expected no failure, found {done.stderr[-500:]}. Please report this.")
     made, other, encoders, platforms = json.loads(done.stdout.splitlines()[-1])

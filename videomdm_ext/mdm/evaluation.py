@@ -200,21 +200,13 @@ def read_log(text: str, mode: str) -> dict[str, Scores] | None:
 def _scores(who: str, parts: Sequence[str], summary: Mapping[str, str]) -> Scores:
     mean: dict[str, float] = {}
     half_width: dict[str, float] = {}
+    figures = re.compile(rf"(?:\(top (\d)\))? ?Mean: {_NUMBER} CInt(?:erval)?: {_NUMBER}(?:;|$)")
     for section, name in SCORES.items():
-        for top, value, half in _summed(who, summary.get(section, "")):
-            mean[f"{name}{top}"], half_width[f"{name}{top}"] = value, half
+        for line in re.findall(rf"^---> \[{who}\](.*)$", summary.get(section, ""), re.MULTILINE):
+            for top, value, half in figures.findall(line):
+                key = f"{name}_{top}" if top else name
+                mean[key], half_width[key] = float(value), float(half)
     return Scores(tuple(_replication(who, part) for part in parts), mean, half_width)
-
-
-def _summed(who: str, section: str) -> list[tuple[str, float, float]]:
-    """Endings of names ("" or "_1" to "_3"), means and half-widths in a section of the summary."""
-    found = []
-    for line in re.findall(rf"^---> \[{who}\](.*)$", section, re.MULTILINE):
-        for top, mean, half in re.findall(
-            rf"(?:\(top (\d)\))? ?Mean: {_NUMBER} CInt(?:erval)?: {_NUMBER}(?:;|$)", line
-        ):
-            found.append((f"_{top}" if top else "", float(mean), float(half)))
-    return found
 
 
 def _replication(who: str, part: str) -> dict[str, float]:

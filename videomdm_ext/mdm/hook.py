@@ -215,23 +215,26 @@ def activate(args: argparse.Namespace, *, loading: bool = False) -> None:
     terms = loss.loss_terms(manager())
     model_util = importlib.import_module("utils.model_util")
     diffusion = manager().hook.make_diffusion(base=_own(model_util, "SpacedDiffusion"), args=args, terms=terms)
+    paired = pairing.trains_paired(args)
+    if paired:
+        diffusion = pairing.paired_diffusion(diffusion or _own(model_util, "SpacedDiffusion"), args.seed)
     _swap(model_util, "SpacedDiffusion", diffusion)
-    name = _denoiser(model_util)
+    name = next(name for name in DENOISERS if hasattr(model_util, name))
     denoiser = _own(model_util, name)
     exact.keep_last_text(denoiser)
     unconstrained = getattr(args, "unconstrained", False)
     denoiser = without_text(denoiser) if unconstrained else with_text_encoder(denoiser, encoder)
     if start is not None:
         denoiser = start.begun(denoiser)
-    _swap(model_util, name, approximate.quicker(denoiser, approximate.activate(args, sys.argv[1:])))
-    if pairing.trains_paired(args):
+    denoiser = approximate.quicker(denoiser, approximate.activate(args, sys.argv[1:]))
+    _swap(model_util, name, pairing.paired_model(denoiser, args.seed) if paired else denoiser)
+    if paired:
         resume.check_arguments(args)
     if trains and distributed.launched():
         meet(args)
         if start is not None and distributed.rank():  # its own folder, as rank 0 may not have made that of the run yet
             start, args.start_statistics = dataclasses.replace(start, folder=Path(args.save_dir)), args.save_dir
     _swap_data(args, start)
-    _pair(args)
 
 
 def check_seams(args: argparse.Namespace) -> None:
@@ -266,20 +269,6 @@ def _root() -> Path:
     return Path(importlib.import_module("utils.parser_util").__file__ or "").resolve().parents[1]
 
 
-def _pair(args: argparse.Namespace) -> None:
-    """With --paired, data read anew and own random streams in training, on top of what is swapped already."""
-    model_util: Any = importlib.import_module("utils.model_util")
-    get_data = importlib.import_module("data_loaders.get_data")
-    if pairing.trains_paired(args):
-        name = _denoiser(model_util)
-        _swap(model_util, "SpacedDiffusion", pairing.paired_diffusion(model_util.SpacedDiffusion, args.seed))
-        _swap(model_util, name, pairing.paired_model(getattr(model_util, name), args.seed))
-    if hasattr(get_data, "get_dataset_class"):
-        classes = pairing.fresh_dataset_class(_own(get_data, "get_dataset_class"), args.seed)
-        alike = from_args(Fairness, args).paired or distributed.size() > 1  # one process would read what another writes
-        _swap(get_data, "get_dataset_class", classes if alike else None)
-
-
 def _swap(module: Any, name: str, replacement: Any | None) -> None:
     """Replace a module's global, or put the host's own back with None; the host's own stays beside it.
 
@@ -293,11 +282,6 @@ def _swap(module: Any, name: str, replacement: Any | None) -> None:
         own.__new__ = lambda kind, *_, **__: (  # type: ignore[assignment]
             object.__new__(replacement or kind if kind is own else kind)
         )
-
-
-def _denoiser(model_util: Any) -> str:
-    """What the host calls its denoiser."""
-    return next(name for name in DENOISERS if hasattr(model_util, name))
 
 
 def _own(module: Any, name: str) -> Any:
@@ -343,9 +327,13 @@ def without_text(base: type) -> type:
 
 
 def _swap_data(args: argparse.Namespace, start: finetuning.Start | None) -> None:
-    """Train on --clips where it is given, and let plugins wrap what the host loads."""
+    """Train on --clips where it is given, and let plugins wrap what the host loads; with --paired, read data anew."""
     source, supervision = from_args(Source, args), from_args(Supervision, args)
     get_data = importlib.import_module("data_loaders.get_data")
+    if hasattr(get_data, "get_dataset_class"):
+        classes = pairing.fresh_dataset_class(_own(get_data, "get_dataset_class"), args.seed)
+        alike = from_args(Fairness, args).paired or distributed.size() > 1  # one process would read what another writes
+        _swap(get_data, "get_dataset_class", classes if alike else None)
     wrapping = manager().hook.wrap_dataset.get_hookimpls()
     if not source.clips and not wrapping:
         _swap(get_data, "get_dataset", None)

@@ -221,9 +221,8 @@ class Paired(Host):
         """One update with a batch; the host's own count is one behind while it lasts, as in MDM."""
         pairing.seed_all(pairing.derive(self.args.seed, "goals", self.step))
         getattr(self, "cond_modifiers", lambda *_: None)(y, motion)  # MDM's goals, since February 2025
-        moved = {name: value.to(self.device) if torch.is_tensor(value) else value for name, value in y.items()}
         self.diffusion.begin_step(self.step)
-        self.run_step(motion.to(self.device), {"y": moved})
+        self.run_step(motion.to(self.device), {"y": exact.on_device(y, self.device)})
         self.step += 1
 
     def report(self) -> None:

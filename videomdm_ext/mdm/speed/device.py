@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.mdm.checkout import Checkout
-from videomdm_ext.mdm.speed import measure
+from videomdm_ext.mdm.speed import exact, measure
 from videomdm_ext.motion.features import FeatureSpace, decode
 from videomdm_ext.supervision.objective import Objective
 from videomdm_ext.supervision.observation import Observation
@@ -104,7 +104,7 @@ def trained(loop: Any, motion: Tensor, y: Mapping[str, Any], device: torch.devic
     weights = model.parameters_wo_clip()
     optimizer = torch.optim.AdamW(weights, lr=1e-4)
     draw, x = torch.Generator().manual_seed(0), motion.to(device)
-    own = {**moved(y, device), "text_embed": text.to(device)}
+    own = {**exact.on_device(y, device), "text_embed": text.to(device)}
     total = torch.zeros(())
     for _ in range(STEPS):
         t = torch.randint(0, loop.diffusion.num_timesteps, (len(x),), generator=draw).to(device)
@@ -194,10 +194,6 @@ def refining(loop: Any, motion: Tensor, y: Mapping[str, Any], sizes: measure.Siz
 def groups(count: int) -> list[int]:
     """Sizes of groups of at most GROUP that make `count`."""
     return [min(GROUP, count - start) for start in range(0, count, GROUP)]
-
-
-def moved(y: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    return {name: value.to(device) if torch.is_tensor(value) else value for name, value in y.items()}
 
 
 CHECKS: Mapping[str, Callable[[Any, Tensor, Mapping[str, Any], measure.Sizes], Found]] = {

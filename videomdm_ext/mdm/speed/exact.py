@@ -5,7 +5,7 @@ reads, and copies between devices. What might round otherwise somewhere is in ap
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -164,6 +164,12 @@ def keep_last_text(denoiser: type) -> None:
 # -- batches ----------------------------------------------------------------------------------------------------------
 
 
+def on_device(y: Mapping[str, Any], device: torch.device, *, non_blocking: bool = False) -> dict[str, Any]:
+    """A batch's condition with its tensors on the device."""
+    found = {name: value.to(device, non_blocking=non_blocking) for name, value in y.items() if torch.is_tensor(value)}
+    return {**y, **found}
+
+
 class OnDevice:
     """A loader whose batches come on the device, copied from pinned memory while the device works."""
 
@@ -177,11 +183,8 @@ class OnDevice:
 
     def __iter__(self) -> Iterator[tuple[Tensor, dict[str, Any]]]:
         for motion, condition in self.data:
-            y = {name: self._moved(value) for name, value in condition["y"].items()}
-            yield self._moved(motion), {**condition, "y": y}
-
-    def _moved(self, value: Any) -> Any:
-        return value.to(self.device, non_blocking=True) if torch.is_tensor(value) else value
+            y = on_device(condition["y"], self.device, non_blocking=True)
+            yield motion.to(self.device, non_blocking=True), {**condition, "y": y}
 
     def __getattr__(self, name: str) -> Any:
         if name == "data" or name.startswith("__"):

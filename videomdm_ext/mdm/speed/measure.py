@@ -25,7 +25,6 @@ from typing import Any
 
 import torch
 
-import videomdm_ext
 from videomdm_ext.config import Source, Supervision, as_flags
 from videomdm_ext.data.building import write_folder
 from videomdm_ext.data.clip import to_clip
@@ -33,10 +32,10 @@ from videomdm_ext.data.folder import Card
 from videomdm_ext.data.motions import Optics, find_lifter, lift, load_motions, observe, own_generator
 from videomdm_ext.data.schemas import text_of
 from videomdm_ext.errors import HostError
-from videomdm_ext.mdm import checkout, hook, remedies, text
+from videomdm_ext.mdm import checkout, evaluation, hook, remedies, text
 from videomdm_ext.mdm.checkout import NOT_INSTALLED, PARSER, Checkout, examine
 from videomdm_ext.mdm.data import open_dataset
-from videomdm_ext.mdm.speed import fake_clip, texts
+from videomdm_ext.mdm.speed import exact, fake_clip, texts
 from videomdm_ext.motion.skeletons import SMPL22
 from videomdm_ext.supervision.observation import PREFIX
 
@@ -199,10 +198,8 @@ def captions(sizes: Sizes, turn: str) -> list[str]:
 @contextmanager
 def worker(folder: Path, variant: str, checkout: Checkout, sizes: Sizes) -> Iterator[Callable[[str], dict[str, Any]]]:
     """A process that runs one variant. -> ask(turn), which waits for what the turn took."""
-    package = str(Path(videomdm_ext.__file__).parents[1])
-    path = os.pathsep.join(part for part in (package, os.environ.get("PYTHONPATH", "")) if part)
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(sizes.threads)}
-    environment |= {"PYTHONDONTWRITEBYTECODE": "1", texts.VARIABLE: str(folder / "texts")}  # no caption is known before
+    environment = {**evaluation.environment(), "OMP_NUM_THREADS": str(sizes.threads)}
+    environment[texts.VARIABLE] = str(folder / "texts")  # no caption is known before
     command = [sys.executable, "-W", "ignore", "-m", "videomdm_ext.mdm.speed.measure", str(folder), variant]
     with (folder / f"{variant}.log").open("wb") as log:
         process = subprocess.Popen(
@@ -358,8 +355,7 @@ def load(folder: Path, variant: str, loop: Any) -> tuple[torch.Tensor, dict[str,
     """The batch on the device; what the cameras saw only where it is used."""
     batch, device = torch.load(folder / "batch.pt"), next(loop.model.parameters()).device
     kept = {key: value for key, value in batch["y"].items() if is_2d(variant) or not key.startswith(PREFIX)}
-    moved = {key: value.to(device) if torch.is_tensor(value) else value for key, value in kept.items()}
-    return batch["motion"].to(device), moved
+    return batch["motion"].to(device), exact.on_device(kept, device)
 
 
 def step(clock: Clock, loop: Any, motion: torch.Tensor, y: dict[str, Any]) -> dict[str, float]:

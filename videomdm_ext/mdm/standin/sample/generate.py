@@ -16,6 +16,7 @@ from utils.parser_util import generate_args, get_cond_mode
 
 from videomdm_ext.data.files import write_bytes
 from videomdm_ext.errors import HostError
+from videomdm_ext.mdm.speed import exact
 
 MAX_FRAMES = 196
 FPS = 20.0
@@ -92,7 +93,7 @@ def conditions(args, data, prompts, frames):
     if prompts is not None:
         y["text"] = prompts
     y["scale"] = torch.full((args.num_samples,), float(args.guidance_param))
-    return {name: value.to(dist_util.dev()) if torch.is_tensor(value) else value for name, value in y.items()}
+    return exact.on_device(y, dist_util.dev())
 
 
 def output_folder(args):

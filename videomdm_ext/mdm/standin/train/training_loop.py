@@ -112,7 +112,8 @@ class TrainLoop:
         shown = time.monotonic()
         bar = tqdm(self.batches(), initial=self.step, total=self.last_step, mininterval=1, disable=None, unit="step")
         for motion, cond in bar:
-            losses = self.run_step(*to_device(motion, cond, self.device))
+            y = exact.on_device(cond["y"], self.device)
+            losses = self.run_step(motion.to(self.device), {**cond, "y": y})
             if not bar.disable and time.monotonic() > shown + 1:
                 shown = time.monotonic()
                 bar.set_postfix(loss=f"{losses['loss'].mean().item():.4f}", refresh=False)
@@ -210,8 +211,3 @@ class TrainLoop:
 def epoch_seed(seed, epoch):
     """The seed of an epoch's order: a stable hash of both numbers."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{epoch}".encode()).digest()[:7], "big")
-
-
-def to_device(motion, cond, device):
-    y = {name: value.to(device) if torch.is_tensor(value) else value for name, value in cond["y"].items()}
-    return motion.to(device), {**cond, "y": y}
