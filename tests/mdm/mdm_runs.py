@@ -16,18 +16,6 @@ from humanml import write_humanml
 PLAIN = {"PYTHONDONTWRITEBYTECODE": "1", "VIDEOMDM_PLUGINS": None, "VIDEOMDM_MDM_ROOT": None}
 SMALL = ("--latent_dim", "32", "--layers", "1", "--diffusion_steps", "20", "--batch_size", "4")
 
-UNEDITED = """
-import json, sys, torch
-torch.set_num_threads(1)
-from videomdm_ext.mdm import remedies
-remedies.prepare()
-from train import train_mdm
-for argv in json.loads(sys.argv[1]):
-    sys.argv = ["train.train_mdm", *argv]
-    train_mdm.main()
-"""
-"""MDM as it is, but for the remedies without which it cannot be imported beside current packages."""
-
 INSTALLED = """
 import json, sys, torch
 torch.set_num_threads(1)
@@ -36,7 +24,9 @@ for argv in json.loads(sys.argv[1]):
     sys.argv = ["train.train_mdm", *argv]
     train_mdm.main()
 """
-"""The same program in a checkout that `videomdm install` has edited."""
+"""MDM's training in a checkout that `videomdm install` has edited."""
+UNEDITED = "from videomdm_ext.mdm import remedies\nremedies.prepare()\n" + INSTALLED
+"""MDM as it is, but for the remedies without which it cannot be imported beside current packages."""
 
 NARROW = """
 import sys
@@ -159,3 +149,8 @@ def differences(first: object, second: object, place: str = "") -> list[str]:
         parts = enumerate(zip(first, second, strict=True))
         return [found for index, (a, b) in parts for found in differences(a, b, f"{place}/{index}")]
     return [] if first == second else [place]
+
+
+def same(first: object, second: object) -> bool:
+    """Whether two saved things are equal in every bit."""
+    return differences(first, second) == []

@@ -160,12 +160,6 @@ def test_the_loss_does_not_depend_on_the_world_in_which_the_same_motion_was_film
             np.testing.assert_allclose(same[term], row[term], rtol=1e-4, atol=1e-6, err_msg=term)
 
 
-def test_args_json_says_how_it_was_trained(place):
-    args = json.loads((place / "save/all/args.json").read_text())
-    expected = {"supervision": "2d", "clips": "all", "loss": "reprojection", "teacher": "lifted"}
-    assert {key: args[key] for key in expected} == expected
-
-
 def test_mdm_samples_from_it_with_captions_of_the_clips(place):
     words = ["--model_path", CHECKPOINT, "--num_samples", "3", "--num_repetitions", "1"]
     done = mdm_runs.python(place, "-m", "sample.generate", *words, "--output_dir", "own", "--motion_length", "2")

@@ -72,7 +72,7 @@ def test_the_lines_of_an_earlier_version_are_seen_renewed_and_taken_out(tmp_path
     for action, kept in ((checkout.install, checkout.appended(content)), (checkout.uninstall, content)):
         root = written(tmp_path / "mdm", old)
         (root / ".videomdm").mkdir()
-        (root / ".videomdm" / "checkout.json").write_text("{}")
+        (root / ".videomdm" / "install.json").write_text("{}")
         assert checkout.examine(root).state == checkout.EARLIER
         action(root)
         assert content_of(root) == kept

@@ -11,19 +11,14 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-import mdm_runs
 import pytest
 import torch
+from mdm_runs import same
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from videomdm_ext.errors import HostError
 from videomdm_ext.mdm import loop, resume
-
-
-def same(first: object, second: object) -> bool:
-    """Whether two saved things are equal in every bit."""
-    return mdm_runs.differences(first, second) == []
 
 
 class Trainer:

@@ -19,6 +19,7 @@ import mdm_runs
 import pytest
 import torch
 from clips import CARD, make_clip
+from mdm_runs import same
 
 from videomdm_ext.data.building import write_folder
 from videomdm_ext.data.motions import load_motions
@@ -242,11 +243,6 @@ def must(runs: SimpleNamespace, name: str) -> list[dict[str, Any]]:
     """-> what the run drew, where it succeeded."""
     assert runs.status[name] == 0, output(runs, name)[-3000:]
     return torch.load(runs.place / f"{name}.drawn")
-
-
-def same(first: object, second: object) -> bool:
-    """Whether two saved things are equal in every bit."""
-    return mdm_runs.differences(first, second) == []
 
 
 @pytest.mark.parametrize(

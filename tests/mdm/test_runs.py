@@ -224,30 +224,18 @@ parser_util.train_args()
     assert done.stdout == "blue 3\n", done.stderr
 
 
-def test_the_standin_is_a_checkout_without_a_commit():
-    found = checkout.standin()
-    assert (found.kind, found.commit) == ("standin", None)
-    assert checkout.find(found.root) == found
-
-
-def test_the_environment_names_a_checkout_before_the_default_places(tmp_path, monkeypatch):
+def test_a_checkout_is_the_one_named_else_of_the_environment_else_of_a_default_place_and_none_the_stand_in(
+    tmp_path, monkeypatch
+):
+    standin = checkout.choose(None)
+    assert (standin.kind, standin.commit) == ("standin", None)
     monkeypatch.setattr(checkout, "default_places", lambda: [checkout.STANDIN])
     monkeypatch.setenv(checkout.VARIABLE, str(tmp_path))
+    assert checkout.choose(str(standin.root)) == standin
     with pytest.raises(HostError, match=checkout.VARIABLE):
-        checkout.find()
+        checkout.choose("auto")
     monkeypatch.delenv(checkout.VARIABLE)
-    assert checkout.find().root == checkout.STANDIN
-
-
-def test_without_any_checkout_the_error_says_where_it_looked(tmp_path, monkeypatch):
-    monkeypatch.delenv(checkout.VARIABLE, raising=False)
+    assert checkout.choose("auto") == standin
     monkeypatch.setattr(checkout, "default_places", lambda: [tmp_path / "nowhere"])
     with pytest.raises(HostError, match="nowhere"):
-        checkout.find()
-
-
-def test_the_standin_runs_unless_a_checkout_is_named(monkeypatch):
-    monkeypatch.setattr(checkout, "find", lambda explicit=None: ("found", explicit))
-    assert checkout.choose(None) == checkout.standin()
-    assert checkout.choose("auto") == ("found", None)
-    assert checkout.choose("some/folder") == ("found", "some/folder")
+        checkout.choose("auto")

@@ -203,11 +203,6 @@ def stood_in() -> dict[str, str]:
     return dict(_finder.made)
 
 
-def is_absent(name: str) -> bool:
-    """Whether this process has nothing but a placeholder under that name."""
-    return isinstance(sys.modules.get(name), Placeholder)
-
-
 def try_all() -> dict[str, tuple[str, bool]]:
     """Import every package as MDM would. -> what was found of those stood in for, and whether nothing of it works."""
     attach()

@@ -27,7 +27,7 @@ from torch import nn
 
 from videomdm_ext.errors import HostError
 from videomdm_ext.mdm import imports
-from videomdm_ext.mdm.imports import Beside
+from videomdm_ext.mdm.imports import Beside, Placeholder
 
 # -- numpy, scipy, torch ----------------------------------------------------------------------------------------------
 
@@ -134,7 +134,7 @@ def drawing(module: ModuleType) -> None:
     Where it does not draw with moviepy, matplotlib and MDM's programs call ffmpeg by its name.
     """
     maker = "moviepy" if hasattr(module, "mplfig_to_npimage") else "ffmpeg"
-    if imports.is_absent("moviepy.editor") if maker == "moviepy" else not find_ffmpeg():
+    if isinstance(sys.modules.get("moviepy.editor"), Placeholder) if maker == "moviepy" else not find_ffmpeg():
         vars(module)["plot_3d_motion"] = functools.partial(_cannot_draw, maker)
     elif not draws_by_itself():
         vars(module)["mplfig_to_npimage"] = imports.picture
@@ -211,12 +211,6 @@ class WithoutSMPL(nn.Module):
         )
 
 
-def body_problem(root: Path = Path()) -> str:
-    """Why SMPL cannot be built from files below `root`; empty where it can."""
-    absent = [str(path) for path in body_files(root) if not path.is_file()]
-    return f"no {' and no '.join(absent)}" if absent else ""
-
-
 def body_files(root: Path) -> list[Path]:
     """The files that MDM's utils/config.py names."""
     return [root / "body_models" / "smpl" / name for name in ("SMPL_NEUTRAL.pkl", "J_regressor_extra.npy")]
@@ -228,14 +222,13 @@ def body(module: ModuleType) -> None:
 
     @functools.wraps(own, updated=())
     def smpl(*positional: Any, **named: Any) -> nn.Module:
-        why = body_problem()
+        if absent := [str(path) for path in body_files(Path()) if not path.is_file()]:
+            return WithoutSMPL(f"no {' and no '.join(absent)}")
         try:
-            if not why:
-                built: nn.Module = own(*positional, **named)
-                return built
+            built: nn.Module = own(*positional, **named)
+            return built
         except (ImportError, HostError) as error:
-            why = str(error).rstrip(".")
-        return WithoutSMPL(why)
+            return WithoutSMPL(str(error).rstrip("."))
 
     vars(module)["SMPL"] = smpl
 
@@ -245,7 +238,17 @@ VECTORS = tuple(f"our_vab_{end}" for end in ("data.npy", "words.pkl", "idx.pkl")
 
 def word_vectors(module: ModuleType) -> None:
     """Let a training set be built without GloVe, which training never reads; evaluation is refused instead."""
-    own, build = module.WordVectorizer, module.HumanML3D.__init__
+    own: Any = module.WordVectorizer
+    build = module.HumanML3D.__init__
+
+    class WithoutVectors(own):
+        """Knows no word: zeros of GloVe's width, and the word's own tag."""
+
+        def __init__(self) -> None:
+            self.word2vec: dict[str, np.ndarray] = {}
+
+        def __getitem__(self, item: str) -> tuple[np.ndarray, np.ndarray]:
+            return np.zeros(300), self._get_pos_ohot(item.rpartition("/")[2])
 
     def vectorizer(folder: str, prefix: str, *, needed: bool = True) -> Any:
         absent = [path for name in VECTORS if not (path := Path(folder) / name).is_file()]
@@ -256,7 +259,7 @@ def word_vectors(module: ModuleType) -> None:
                 f"{absent[0]}: expected GloVe's word vectors for the evaluator, found none. "
                 "Run bash prepare/download_glove.sh in the checkout."
             )
-        return without_vectors(own)()
+        return WithoutVectors()
 
     @functools.wraps(build)
     def initialise(self: Any, *given: Any, **named: Any) -> None:
@@ -267,19 +270,6 @@ def word_vectors(module: ModuleType) -> None:
 
     vars(module)["WordVectorizer"] = vectorizer
     module.HumanML3D.__init__ = initialise
-
-
-def without_vectors(own: Any) -> Callable[[], Any]:
-    """A subclass of MDM's vectorizer that knows no word: zeros of GloVe's width, and the word's own tag."""
-
-    class WithoutVectors(own):
-        def __init__(self) -> None:
-            self.word2vec: dict[str, np.ndarray] = {}
-
-        def __getitem__(self, item: str) -> tuple[np.ndarray, np.ndarray]:
-            return np.zeros(300), self._get_pos_ohot(item.rpartition("/")[2])
-
-    return WithoutVectors
 
 
 # -- all of them -------------------------------------------------------------------------------------------------------

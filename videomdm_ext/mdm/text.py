@@ -328,8 +328,14 @@ def settle(args: Namespace, argv: Sequence[str], manager: pluggy.PluginManager) 
         if hasattr(args, OPTION):
             args.text_features = "auto"
         return None
-    folder, before = checkpoint_folder(args), recorded(args)
-    chosen = agree(asked, explicit(argv, OPTION), before.get(OPTION), folder)
+    folder, before, wish = checkpoint_folder(args), recorded(args), explicit(argv, OPTION)
+    own = before.get(OPTION, asked)
+    if before and wish is not None and _known(wish) not in ("auto", own):
+        raise ConfigError(
+            f"--text_features {wish}: {folder} holds a checkpoint trained with {own}, and another encoder's "
+            f"features mean nothing to it. Leave the option out, or train with {wish} into another folder."
+        )
+    chosen = own if asked == "auto" else asked
     if chosen == "auto":
         chosen, problems = first(manager, AUTO)
         if problems:
@@ -351,18 +357,6 @@ def settle(args: Namespace, argv: Sequence[str], manager: pluggy.PluginManager) 
     if chosen not in AUTO:
         setattr(args, PLUGIN, plugins.origin(owners[chosen]))
     return encoder
-
-
-def agree(asked: str, explicit: str | None, recorded: str | None, folder: Path | None) -> str:
-    """What was asked, or under `auto` what the checkpoint records; ConfigError for a wish that contradicts it."""
-    if recorded is None:
-        return asked
-    if explicit is not None and _known(explicit) not in ("auto", recorded):
-        raise ConfigError(
-            f"--text_features {explicit}: {folder} holds a checkpoint trained with {recorded}, and another encoder's "
-            f"features mean nothing to it. Leave the option out, or train with {explicit} into another folder."
-        )
-    return recorded if asked == "auto" else asked
 
 
 def explicit(argv: Sequence[str], name: str) -> str | None:

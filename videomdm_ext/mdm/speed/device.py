@@ -72,11 +72,6 @@ def table(speeds: measure.Speeds, found: Mapping[str, float]) -> str:
 # -- in their own process ----------------------------------------------------------------------------------------------
 
 
-def check(name: str, loop: Any, motion: Tensor, y: Mapping[str, Any], sizes: measure.Sizes) -> Found:
-    """One of CHECKS on the model of a loop and its batch. -> figures by name"""
-    return CHECKS[name](loop, motion, y, sizes)
-
-
 def peak_memory() -> int:
     """Bytes that this process held at most since it was asked, on its GPU where it has one."""
     if torch.cuda.is_available():
@@ -199,4 +194,4 @@ def groups(count: int) -> list[int]:
 CHECKS: Mapping[str, Callable[[Any, Tensor, Mapping[str, Any], measure.Sizes], Found]] = {
     "parity": parity, "objective": objective, "sampling": sampling, "refinement": refining,
 }  # fmt: skip
-"""By name, in the order in which they run."""
+"""What runs on the model of a loop and its batch and gives figures by name, in the order in which they run."""

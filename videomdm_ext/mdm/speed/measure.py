@@ -296,7 +296,7 @@ def main(folder: Path, variant: str) -> None:
             name = torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads"
             answer: dict[str, Any] = {"digest": digest(loop), "device": name, "memory": device.peak_memory()}
         elif variant == CHECKS:
-            answer = device.check(turn, loop, motion, {**y, "text": captions(sizes, turn)}, sizes)
+            answer = device.CHECKS[turn](loop, motion, {**y, "text": captions(sizes, turn)}, sizes)
         else:
             answer = step(clock, loop, motion, {**y, "text": captions(sizes, turn)})
         answers.write(json.dumps(answer) + "\n")

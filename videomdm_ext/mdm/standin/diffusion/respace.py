@@ -38,6 +38,8 @@ class SpacedDiffusion(GaussianDiffusion):
 class _WrappedModel:
     """Calls the model with original timestep numbers; other attributes are the model's."""
 
+    rescale_timesteps = False
+
     def __init__(self, model, timestep_map):
         self.model = model
         self.timestep_map = timestep_map
