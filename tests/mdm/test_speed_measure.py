@@ -16,7 +16,7 @@ from videomdm_ext.cli import measuring as verb
 from videomdm_ext.errors import HostError
 from videomdm_ext.mdm import checkout
 from videomdm_ext.mdm.speed import device, measure
-from videomdm_ext.mdm.speed.measure import PARTS, PHASES, Clock, Sizes, Speeds, Timing, captions, medians
+from videomdm_ext.mdm.speed.measure import PARTS, PHASES, Clock, Sizes, Speeds, Timing, captions
 from videomdm_ext.supervision.unrolling import TimestepBuckets
 
 SMALL = Sizes(batch=4, frames=24, layers=1, width=32, steps=2, threads=1)
@@ -59,11 +59,6 @@ def test_the_table_shows_every_part_of_every_variant_and_different_weights(capsy
         assert part in shown, part
     assert "8 captions" in shown
     assert Speeds(SMALL, {"3d": timing(1.0), "2d": timing(1.0)}, "CPU", "CLIP").same_weights is None
-
-
-def test_medians_are_taken_part_by_part():
-    steps = [{**dict.fromkeys(PARTS, value), "total": 10 * value} for value in (1.0, 9.0, 2.0)]
-    assert medians(steps) == {**dict.fromkeys(PARTS, 2.0), "total": 20.0}
 
 
 def test_captions_are_new_in_every_step_and_the_same_in_every_phase():
@@ -199,11 +194,3 @@ torch.save(found, "found")
     stored = json.loads(speeds.as_json())
     assert stored["same_weights"]
     assert stored["timings"]["stock"]["seconds"]["later epochs"]["total"] > 0
-
-
-def test_the_batch_has_what_the_cameras_saw(tmp_path: Path):
-    measure.write_batch(tmp_path, SMALL)
-    batch = torch.load(tmp_path / "batch.pt")
-    assert batch["motion"].shape == (4, 263, 1, 24)
-    assert batch["y"]["mask"].all()
-    assert batch["y"]["observation/keypoints"].shape == (4, 24, 22, 2)
