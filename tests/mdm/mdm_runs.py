@@ -11,9 +11,12 @@ from pathlib import Path
 import forks
 import numpy as np
 import torch
+from clips import make_clip
 from humanml import write_humanml
 
 PLAIN = {"PYTHONDONTWRITEBYTECODE": "1", "VIDEOMDM_PLUGINS": None, "VIDEOMDM_MDM_ROOT": None}
+CLIPS = [make_clip(), make_clip(name="walk", moving=True), make_clip(name="jump")]
+"""Of still cameras and a moving one, of 64, 50 and 70 frames."""
 SMALL = ("--latent_dim", "32", "--layers", "1", "--diffusion_steps", "20", "--batch_size", "4")
 
 INSTALLED = """

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 from clips import CARD, make_clip
+from mdm_runs import CLIPS
 
 from videomdm_ext.config import Source, Supervision
 from videomdm_ext.data.building import write_folder
 from videomdm_ext.data.folder import read_folder, read_statistics
-from videomdm_ext.data.refined import is_made, make_refined, read_refined
+from videomdm_ext.data.refined import is_made, read_refined
 from videomdm_ext.errors import ConfigError, DatasetError, HostError
 from videomdm_ext.geometry.cameras import project
 from videomdm_ext.mdm import data, imports
@@ -26,19 +27,6 @@ from videomdm_ext.supervision import refinement
 from videomdm_ext.supervision.observation import PREFIX, Observation
 
 TWO = Supervision(supervision="2d", teacher="lifted")
-CLIPS = [make_clip(), make_clip(name="walk", moving=True), make_clip(name="jump")]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """-> a folder with three clips, and its refined teachers after few iterations."""
-    path = str(tmp_path_factory.mktemp("data") / "a set")
-    card = write_folder(path, {"train": CLIPS, "test": [make_clip(name="punch")]}, CARD)
-    with pytest.MonkeyPatch.context() as patch:
-        brief = refinement.Refinement(first=10, rounds=0)
-        patch.setattr(refinement, "Refinement", lambda: brief)
-        make_refined(path, card)
-    return path
 
 
 def opened(folder: str, teacher: str = "lifted", *, frames: int = 20, seed: int = 3) -> HostDataset:

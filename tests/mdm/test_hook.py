@@ -8,21 +8,17 @@ from typing import Any
 
 import pytest
 import torch
-from clips import CARD, make_clip
 from torch import Tensor, nn
 
 from videomdm_ext import plugins
 from videomdm_ext.bench.plan import load_arm
 from videomdm_ext.config import OLD_OPTIONS
-from videomdm_ext.data.building import write_folder
 from videomdm_ext.data.folder import read_folder
-from videomdm_ext.data.refined import make_refined
 from videomdm_ext.errors import ConfigError, HostError, PluginError
 from videomdm_ext.hookspecs import hookimpl
 from videomdm_ext.mdm import hook, text
 from videomdm_ext.mdm.loss import loss_terms
 from videomdm_ext.mdm.speed import approximate
-from videomdm_ext.supervision import refinement
 from videomdm_ext.supervision.objective import Objective, weights_of
 from videomdm_ext.supervision.observation import PREFIX, Observation
 from videomdm_ext.supervision.terms import TERMS, Step, Term
@@ -31,22 +27,6 @@ from videomdm_ext.supervision.unrolling import TimestepBuckets, noised
 ROOT = Path(__file__).parents[2]
 TWO = ("--supervision", "2d", "--teacher", "lifted", "--crop_frames", "20", "--text_features", "words")
 SEAMS = (("utils.model_util", ("SpacedDiffusion", "MDM")), ("data_loaders.get_data", ("get_dataset", "get_collate_fn")))
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """-> a folder with three training clips and refined teachers after few iterations."""
-    path = str(tmp_path_factory.mktemp("hook") / "set")
-    members = {
-        "train": [make_clip(), make_clip(name="walk", moving=True), make_clip(name="jump")],
-        "test": [make_clip(name="punch")],
-    }
-    card = write_folder(path, members, CARD)
-    with pytest.MonkeyPatch.context() as patch:
-        brief = refinement.Refinement(first=10, rounds=0)
-        patch.setattr(refinement, "Refinement", lambda: brief)
-        make_refined(path, card)
-    return path
 
 
 def arguments(*words: str, **changes: Any) -> argparse.Namespace:

@@ -12,7 +12,8 @@ import forks
 import numpy as np
 import pytest
 import torch
-from clips import CARD, make_clip
+from clips import CARD
+from mdm_runs import CLIPS
 from torch import nn
 
 from videomdm_ext.cli import main as cli
@@ -147,8 +148,7 @@ def tree(place: Path, *changes: dict[str, list[tuple[str, str]]]) -> Path:
 def host(tmp_path_factory) -> Path:
     """-> an early tree as forks have changed it, installed, with a data set beside it."""
     place = tree(tmp_path_factory.mktemp("fork") / "mdm", OLD, FORK)
-    clips = [make_clip(), make_clip(name="walk", moving=True), make_clip(name="jump")]
-    write_folder(str(place / "set"), {"train": clips}, CARD)
+    write_folder(str(place / "set"), {"train": CLIPS}, CARD)
     checkout.install(place)
     return place
 

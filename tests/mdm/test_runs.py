@@ -10,8 +10,8 @@ import forks
 import numpy as np
 import pytest
 import torch
-from clips import CARD, make_clip
-from mdm_runs import differences
+from clips import CARD
+from mdm_runs import CLIPS, differences
 
 from videomdm_ext import run
 from videomdm_ext.data.building import write_folder
@@ -26,7 +26,6 @@ SMALL = [
     "--layers", "1", "--latent_dim", "16", "--ff_size", "24", "--diffusion_steps", "50", "--batch_size", "3",
     "--use_ema", "--avg_model_beta", "0.9", "--lr", "1e-2", "--gradient_clip", "1", "--log_interval", "10",
 ]  # fmt: skip
-TRAIN = [make_clip(), make_clip(name="walk", moving=True), make_clip(name="jump")]
 PLUGIN = """
 from videomdm_ext.hookspecs import hookimpl
 
@@ -43,7 +42,7 @@ def register_loss_terms(register):
 def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     """-> a folder with three training clips."""
     path = str(tmp_path_factory.mktemp("runs") / "set")
-    write_folder(path, {"train": TRAIN}, CARD)
+    write_folder(path, {"train": CLIPS}, CARD)
     return path
 
 
@@ -125,7 +124,7 @@ def test_sampling_restores_the_options_of_training_and_takes_captions_of_the_cli
     results = sampled(straight, tmp_path / "out", "--num_repetitions", 2)
     assert results["motion"].shape == (4, 22, 3, 10)
     assert results["features"].shape == (4, 10, 263)
-    assert set(results["text"]) <= {text for clip in TRAIN for text in clip.texts}
+    assert set(results["text"]) <= {text for clip in CLIPS for text in clip.texts}
     assert results["text"][0] == results["text"][2]
     assert not np.array_equal(results["motion"][0], results["motion"][2])
     np.testing.assert_allclose(results["motion"][:, 0, 1], results["features"][:, :, 3], rtol=1e-6)

@@ -7,7 +7,8 @@ import forks
 import pytest
 import tolerances
 import torch
-from clips import CARD, make_clip
+from clips import CARD
+from mdm_runs import CLIPS
 from torch import nn
 
 from videomdm_ext.data.building import write_folder
@@ -281,8 +282,7 @@ torch.save(result, out)
 def both(mdm_checkout, tmp_path_factory) -> tuple[dict, dict]:
     """-> what the program found in the stand-in and, with the weights that it saved, in MDM."""
     folder = tmp_path_factory.mktemp("hosts")
-    clips = [make_clip(), make_clip(name="walk", moving=True), make_clip(name="jump")]
-    write_folder(str(folder / "set"), {"train": clips}, CARD)
+    write_folder(str(folder / "set"), {"train": CLIPS}, CARD)
     weights = "none"
     for root in (checkout.standin().root, mdm_checkout.root):
         out = folder / root.name
