@@ -15,10 +15,10 @@ import sys
 import numpy as np
 from videomdm_ext.mdm import remedies
 
+remedies.prepare()
 sys.path.insert(0, sys.argv[1])
 from data_loaders.humanml.utils import metrics
 
-remedies.matrix_root(metrics)
 given = np.load(sys.argv[2])
 motions, texts, truth = given["motions"], given["texts"], given["truth"]
 own, real = (metrics.calculate_activation_statistics(rows) for rows in (motions, truth))
