@@ -66,7 +66,8 @@ from videomdm_ext.mdm import doctor, imports
 made = imports.try_all()
 clip = sys.modules.get("clip")
 other = clip is not None and not callable(getattr(clip, "load", None))
-print("\\n" + json.dumps([made, other, doctor.try_encoders(), doctor.try_platforms()]))
+found = {"stood_in": made, "other": other, "encoders": doctor.try_encoders(), "platforms": doctor.try_platforms()}
+print("\\n" + json.dumps(found))
 """
 
 
@@ -149,8 +150,7 @@ def try_packages() -> Tried:
     done = subprocess.run(command, env=evaluation.environment(), capture_output=True, text=True)
     if done.returncode:
         raise HostError(f"Trying MDM's packages: expected no failure, found {done.stderr[-500:]}. Please report this.")
-    made, other, encoders, platforms = json.loads(done.stdout.splitlines()[-1])
-    return Tried({name: (problem, absent) for name, (problem, absent) in made.items()}, other, encoders, platforms)
+    return Tried(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def examine_packages(tried: Tried) -> list[Finding]:
@@ -193,8 +193,7 @@ def examine_changes() -> list[Finding]:
 
 def examine_files(root: Path) -> list[Finding]:
     """Files that MDM reads relative to its own folder."""
-    parts = ("new_joint_vecs", "texts", "Mean.npy", "Std.npy", "train.txt", "test.txt")
-    humanml = _gone(*(root / "dataset" / "HumanML3D" / part for part in parts))
+    humanml = _gone(*(root / evaluation.data.OWN_DATA / part for part in (*evaluation.OF_DATA, "train.txt")))
     glove = _gone(*(root / "glove" / name for name in remedies.VECTORS))
     rows = (
         ("HumanML3D", humanml, "MDM's training set; without it only --clips can be trained on",

@@ -34,6 +34,7 @@ from videomdm_ext import plugins
 from videomdm_ext.data.files import read_json
 from videomdm_ext.errors import ConfigError, PluginError, VideoMDMError
 from videomdm_ext.hookspecs import Register, hookimpl
+from videomdm_ext.mdm.imports import EXTRA
 from videomdm_ext.mdm.speed import texts
 
 logger = logging.getLogger(__name__)
@@ -233,7 +234,6 @@ def _without(name: str) -> Iterator[None]:
 
 VERSION = "ViT-B/32"
 """The CLIP that MDM loads."""
-CLIP_INSTALL = 'pip install -e ".[mdm]" -c constraints.txt'
 PATIENCE = 4.0
 """Seconds in which the weights' address must answer; only where they are not there yet."""
 STALLED = 30.0
@@ -254,12 +254,12 @@ def clip_problem(*, download: bool = True, load: bool = False) -> str:
     try:
         package: Any = importlib.import_module("clip")
     except FAILURES as error:
-        return f"OpenAI's package `clip` cannot be imported ({error}); {CLIP_INSTALL} provides it"
+        return f"OpenAI's package `clip` cannot be imported ({error}); {EXTRA} provides it"
     if not (callable(getattr(package, "load", None)) and callable(getattr(package, "tokenize", None))):
         place = getattr(package, "__file__", None) or "of unknown origin"
         return (
             f"the installed package `clip` ({place}) is another program of that name, without load and tokenize; "
-            f"pip uninstall clip, then {CLIP_INSTALL}"
+            f"pip uninstall clip, then {EXTRA}"
         )
     unusable = _failure(lambda: package.tokenize(["a person walks"]), "OpenAI's package `clip` cannot be used")
     if unusable:
