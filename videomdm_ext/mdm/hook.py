@@ -181,6 +181,19 @@ def activate(args: argparse.Namespace, *, loading: bool = False) -> None:
     trains = not loading and hasattr(args, "save_dir") and hasattr(args, "num_steps")
     if not loading and not (trains and distributed.launched()):
         distributed.check_one_process()
+    start = settle(args, trains=trains)
+    _swap_model(args, text.settle(args, sys.argv[1:], manager()), start)
+    if pairing.trains_paired(args):
+        resume.check_arguments(args)
+    if trains and distributed.launched():
+        meet(args)
+        if start is not None and distributed.rank():  # its own folder, as rank 0 may not have made that of the run yet
+            start, args.start_statistics = dataclasses.replace(start, folder=Path(args.save_dir)), args.save_dir
+    _swap_data(args, start)
+
+
+def settle(args: argparse.Namespace, *, trains: bool) -> finetuning.Start | None:
+    """Check the final arguments and complete them. -> what a training with --start_from begins with"""
     start = None
     if trains:
         if from_args(Source, args).start_from:
@@ -211,13 +224,16 @@ def activate(args: argparse.Namespace, *, loading: bool = False) -> None:
         distributed.check_parts(args)
         if getattr(args, "eval_during_training", False):
             evaluation.check_during_training(args, _root())
-    encoder = text.settle(args, sys.argv[1:], manager())
-    terms = loss.loss_terms(manager())
+    return start
+
+
+def _swap_model(args: argparse.Namespace, encoder: text.TextEncoder | None, start: finetuning.Start | None) -> None:
+    """Let the host build the diffusion and the denoiser that the arguments ask for."""
     model_util = importlib.import_module("utils.model_util")
-    diffusion = manager().hook.make_diffusion(base=_own(model_util, "SpacedDiffusion"), args=args, terms=terms)
-    paired = pairing.trains_paired(args)
+    own, paired = _own(model_util, "SpacedDiffusion"), pairing.trains_paired(args)
+    diffusion = manager().hook.make_diffusion(base=own, args=args, terms=loss.loss_terms(manager()))
     if paired:
-        diffusion = pairing.paired_diffusion(diffusion or _own(model_util, "SpacedDiffusion"), args.seed)
+        diffusion = pairing.paired_diffusion(diffusion or own, args.seed)
     _swap(model_util, "SpacedDiffusion", diffusion)
     name = next(name for name in DENOISERS if hasattr(model_util, name))
     denoiser = _own(model_util, name)
@@ -228,13 +244,6 @@ def activate(args: argparse.Namespace, *, loading: bool = False) -> None:
         denoiser = start.begun(denoiser)
     denoiser = approximate.quicker(denoiser, approximate.activate(args, sys.argv[1:]))
     _swap(model_util, name, pairing.paired_model(denoiser, args.seed) if paired else denoiser)
-    if paired:
-        resume.check_arguments(args)
-    if trains and distributed.launched():
-        meet(args)
-        if start is not None and distributed.rank():  # its own folder, as rank 0 may not have made that of the run yet
-            start, args.start_statistics = dataclasses.replace(start, folder=Path(args.save_dir)), args.save_dir
-    _swap_data(args, start)
 
 
 def check_seams(args: argparse.Namespace) -> None:
