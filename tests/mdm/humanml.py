@@ -21,25 +21,17 @@ VECTOR = 300
 
 
 def write_humanml(
-    root: Path,
-    *,
-    train: int,
-    test: int,
-    frames: tuple[int, int] = (40, 60),
-    seed: int = 0,
-    glove: bool = False,
-    evaluator: bool = False,
-    parts: bool = False,
+    root: Path, *, train: int, test: int, frames: tuple[int, int] = (40, 60), glove: bool = False, parts: bool = False
 ) -> None:
     """Write root/dataset/HumanML3D with this many clips; `root` is the folder that MDM's programs are started from.
 
     Lengths are drawn from `frames`, both ends included. With `parts`, every second clip also has a caption of its
-    first 40 frames, which MDM makes a clip of its own. `glove` and `evaluator` add random vectors and weights.
+    first 40 frames, which MDM makes a clip of its own. `glove` adds random vectors.
     """
     folder = root / "dataset" / "HumanML3D"
     for name in ("new_joint_vecs", "texts"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    draw = np.random.default_rng(seed)
+    draw = np.random.default_rng(0)
     clips = make_clips(train + test, frames, draw)
     names = [f"{number:06d}" for number in range(len(clips))]
     for number, (name, clip) in enumerate(zip(names, clips, strict=True)):
@@ -50,9 +42,7 @@ def write_humanml(
         (folder / f"{split}.txt").write_text("".join(f"{name}\n" for name in members), encoding="utf-8")
     write_scales(folder, clips)
     if glove:
-        write_glove(root, seed)
-    if evaluator:
-        write_evaluator(root, seed)
+        write_glove(root)
 
 
 def make_clips(number: int, frames: tuple[int, int], draw: np.random.Generator) -> list[np.ndarray]:
@@ -88,25 +78,25 @@ def write_scales(folder: Path, clips: Sequence[np.ndarray]) -> None:
     np.save(folder / "Std.npy", std)
 
 
-def write_glove(root: Path, seed: int = 0) -> None:
+def write_glove(root: Path) -> None:
     """Write root/glove with a random vector for each word of the captions."""
     folder = root / "glove"
     folder.mkdir(exist_ok=True)
     words = ["unk", "sos", "eos", *WORDS]
-    vectors = np.random.default_rng(seed).standard_normal((len(words), VECTOR))
+    vectors = np.random.default_rng(0).standard_normal((len(words), VECTOR))
     np.save(folder / "our_vab_data.npy", vectors)
     (folder / "our_vab_words.pkl").write_bytes(pickle.dumps(words))
     (folder / "our_vab_idx.pkl").write_bytes(pickle.dumps({word: row for row, word in enumerate(words)}))
 
 
-def write_evaluator(root: Path, seed: int = 0, features: int = 263, dataset: str = "t2m") -> None:
+def write_evaluator(root: Path) -> None:
     """Write the weights of the text-motion evaluator, random ones: what it measures then means nothing."""
-    path = root / dataset / "text_mot_match" / "model" / "finest.tar"
+    path = root / "t2m" / "text_mot_match" / "model" / "finest.tar"
     path.parent.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         convolutions = nn.Sequential(
-            nn.Conv1d(features - 4, 512, 4), *map(nn.Dropout, (0, 0)), nn.Conv1d(512, 512, 4), nn.Dropout(0)
+            nn.Conv1d(259, 512, 4), *map(nn.Dropout, (0, 0)), nn.Conv1d(512, 512, 4), nn.Dropout(0)
         )
         movement = nn.ModuleDict({"main": convolutions, "out_net": nn.Linear(512, 512)})
         parts = {"movement_encoder": movement, "text_encoder": recurrent(VECTOR, 512), "motion_encoder": recurrent(512)}

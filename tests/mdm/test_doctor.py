@@ -31,7 +31,8 @@ def test_the_doctor_looks_for_each_file(tmp_path, monkeypatch):
     names = ("HumanML3D", "GloVe", "evaluator", "SMPL")
     before = states(tmp_path)
     assert {name: before[name] for name in names} == {**dict.fromkeys(names, "missing"), "SMPL": "remedied"}
-    humanml.write_humanml(tmp_path, train=2, test=1, glove=True, evaluator=True)
+    humanml.write_humanml(tmp_path, train=2, test=1, glove=True)
+    humanml.write_evaluator(tmp_path)
     for path in remedies.body_files(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()

@@ -193,14 +193,10 @@ def test_moviepy_1_serves_by_itself(write):
     assert imports.stood_in() == {}
 
 
-def write_moviepy_2(write: Write) -> None:
+def test_moviepy_2_serves_from_its_own_places(write):
     for path in ("moviepy/video/__init__.py", "moviepy/video/io/__init__.py"):
         write(path, "")
     write("moviepy/__init__.py", "VideoClip, clips_array = 1, 2\n")
-
-
-def test_moviepy_2_serves_from_its_own_places(write):
-    write_moviepy_2(write)
     module = host(write, DRAWS)
     assert (module.VideoClip, module.clips_array) == (1, 2)
     assert module.mplfig_to_npimage is imports.picture

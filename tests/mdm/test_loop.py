@@ -53,9 +53,6 @@ class Trainer:
         for name in ("model", "opt"):
             Path(self.save_dir, f"{name}{self.step:09d}.pt").write_text(name)
 
-    def total_step(self) -> int:
-        return self.step
-
     def ckpt_file_name(self) -> str:
         return f"model{self.step:09d}.pt"
 
@@ -88,14 +85,7 @@ def small_host() -> Any:
 
 def small(folder: Path, **changes: Any) -> Any:
     """-> a loop of the small host over ten numbers in batches of three."""
-    given = {
-        "save_dir": str(folder),
-        "num_steps": 5,
-        "save_interval": 2,
-        "lr_anneal_steps": 0,
-        "use_ema": True,
-        "lr": 0.1,
-    }
+    given = {"save_dir": str(folder), "num_steps": 5, "save_interval": 2, "lr_anneal_steps": 0, "use_ema": True}
     given |= {"paired": True, "seed": 1, "lr": 0.1, "avg_model_beta": 0.5, "resume_checkpoint": "", "overwrite": False}
     given |= {"eval_during_training": True, "gen_during_training": True, "multi_target_cond": False, "batch_size": 3}
     folder.mkdir(exist_ok=True)
