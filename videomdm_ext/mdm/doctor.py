@@ -23,18 +23,8 @@ import torch
 from videomdm_ext import plugins
 from videomdm_ext.data.motions import build_demo
 from videomdm_ext.errors import HostError, VideoMDMError
-from videomdm_ext.mdm import evaluation, imports, remedies, resume, text
-from videomdm_ext.mdm.checkout import (
-    PARSER,
-    PROGRAMS,
-    Checkout,
-    commit_of,
-    foreign_to,
-    gap,
-    install,
-    trainer,
-    uninstall,
-)  # fmt: skip
+from videomdm_ext.mdm import checkout, evaluation, imports, remedies, resume, text
+from videomdm_ext.mdm.checkout import PARSER, PROGRAMS, Checkout
 from videomdm_ext.mdm.speed import texts
 
 FINE, REMEDIED, MISSING = "fine", "remedied", "missing"
@@ -82,7 +72,7 @@ class Tried:
     platforms: dict[str, str]
 
 
-def examine(checkout: Checkout) -> list[Finding]:
+def examine(host: Checkout) -> list[Finding]:
     """Everything that the host asks for, without importing it. Packages are tried in a process of their own."""
     tried = try_packages()
     encoders = [
@@ -92,7 +82,7 @@ def examine(checkout: Checkout) -> list[Finding]:
     auto = next(name for name in text.AUTO if not tried.encoders.get(name))
     encoders.append(Finding("text: auto", FINE, f"--text_features auto takes {auto} here", ""))
     encoders.append(Finding("text: kept", FINE, f"features of texts that are encoded once: {texts.describe()}", ""))
-    if checkout.kind == "standin":
+    if host.kind == "standin":
         return encoders
     platforms = [
         _finding(name, problem, f"reports under --train_platform_type {PLATFORMS[name]}", f"pip install {name}")
@@ -105,7 +95,7 @@ def examine(checkout: Checkout) -> list[Finding]:
         *examine_packages(tried),
         *encoders,
         *platforms,
-        *examine_files(checkout.root),
+        *examine_files(host.root),
         _finding(*ffmpeg, "pip install imageio-ffmpeg"),
     ]
 
@@ -257,14 +247,14 @@ def survey(root: Path, clips: Path | None = None) -> Surveyed:
     root = root.expanduser().resolve()
     if not root.is_dir():
         raise HostError(f"{root}: expected a folder with a checkout, found none. Correct it.")
-    foreign = foreign_to(root)
-    gaps = {program: foreign or gap(root, program) for program in PROGRAMS}
+    foreign = checkout.foreign_to(root)
+    gaps = {program: foreign or checkout.gap(root, program) for program in PROGRAMS}
     found = {program: (LACKS if reason else SEAMS, reason) for program, reason in gaps.items()}
     if clips is not None and not gaps["uninstall"]:
         with tempfile.TemporaryDirectory(prefix="videomdm-") as scratch:
             place = shutil.copytree(root, Path(scratch) / "mdm", ignore=_left_out)
             found |= dict(run(place, clips.resolve(), [name for name in PROGRAMS if not gaps[name]]))
-    return Surveyed(root.name, (commit_of(root) or "")[:7], found)
+    return Surveyed(root.name, (checkout.commit_of(root) or "")[:7], found)
 
 
 def _left_out(folder: str, names: list[str]) -> set[str]:
@@ -284,7 +274,7 @@ def bundled_clips() -> Iterator[Path]:
 
 def run(place: Path, clips: Path, programs: Sequence[str]) -> Iterator[tuple[str, tuple[str, str]]]:
     """Run these programs in a copy of a checkout. -> each with what is known of it, and the error where it failed"""
-    train = trainer(place)
+    train = checkout.trainer(place)
     data = ("--clips", str(clips), "--text_features", "words", "--crop_frames", "40", *TINY, *SILENT)
     two = (*data, "--supervision", "2d", "--teacher", "lifted", "--loss", "reprojection")
     more = ("--resume_checkpoint", "save/two/model000000002.pt", "--overwrite", "--num_steps", "2")
@@ -305,7 +295,7 @@ def run(place: Path, clips: Path, programs: Sequence[str]) -> Iterator[tuple[str
         for name in ("Mean.npy", "Std.npy"):
             shutil.copy(clips / name, humanml)
     before = (place / PARSER).read_bytes()
-    install(place)
+    checkout.install(place)
     yield "install", (RAN, "")
     for program in [name for name in words if name in programs]:
         for state, launcher in ((RAN, ()), (LAUNCHED, ("videomdm_ext.run", "--mdm", "."))):
@@ -318,7 +308,7 @@ def run(place: Path, clips: Path, programs: Sequence[str]) -> Iterator[tuple[str
                 break
         else:
             yield program, (FAILED, _last_line(done))
-    uninstall(place)
+    checkout.uninstall(place)
     same = (place / PARSER).read_bytes() == before
     yield "uninstall", (RAN, "") if same else (FAILED, f"{PARSER} differs from what it was")
 
