@@ -17,6 +17,7 @@ from torch import Tensor
 from videomdm_ext import plugins
 from videomdm_ext.bench.evaluators.base import Evaluator, Ground
 from videomdm_ext.bench.metrics import frechet, gaussian
+from videomdm_ext.bench.report.tables import Table, markdown_block
 from videomdm_ext.data.folder import read_card
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.inference import sample
@@ -96,12 +97,12 @@ def measure(
 
 def table(evaluator: Evaluator, seconds: float, found: dict[str, Cost | str], count: int) -> str:
     """As Markdown."""
-    rows = [f"| {FULL} | | | | {seconds:.1f} |"]
+    rows = [[FULL, "", "", "", f"{seconds:.1f}"]]
     for name, cost in found.items():
         if isinstance(cost, str):
-            rows.append(f"| {name} | {cost} | | | |")
+            rows.append([name, cost, "", "", ""])
         else:
-            parts = f"{cost.distance:.2g} | {cost.largest:.1e} | {cost.mean:.1e} | {cost.seconds:.1f}"
-            rows.append(f"| {name} | {parts} |")
-    head = f"| {count} motions | FID in `{evaluator.name}` | largest difference, m | mean, m | seconds |"
-    return "\n".join([head, "|---|---|---|---|---|", *rows, ""])
+            figures = (f"{cost.distance:.2g}", f"{cost.largest:.1e}", f"{cost.mean:.1e}", f"{cost.seconds:.1f}")
+            rows.append([name, *figures])
+    head = [f"{count} motions", f"FID in `{evaluator.name}`", "largest difference, m", "mean, m", "seconds"]
+    return markdown_block(Table(head, rows)) + "\n"

@@ -41,7 +41,8 @@ ELSEWHERE = ("clips", "content", "settings", "data", "arms", "primary", "without
 
 def export(folder: Path, place: Path, *, samples: bool = False) -> dict[str, Any]:
     """Write the record of a bench that is reported. -> its record.json"""
-    plan, run, metrics = (_read(folder / f"{name}.json", kind) for name, kind in READ.items())
+    plan, run = _read(folder / "plan.json", "plan"), _read(folder / "run.json", "record")
+    metrics = _read(folder / "metrics.json", "metrics")
     if faults := schema_faults(metrics):
         raise DatasetError(f"{folder / 'metrics.json'}: {faults[0]}. Make it again: videomdm bench report {folder}.")
     files = sorted(folder.glob("scores/**/*.json")) + (sorted(folder.glob("samples/**/*.npz")) if samples else [])
@@ -68,10 +69,6 @@ def export(folder: Path, place: Path, *, samples: bool = False) -> dict[str, Any
             archive.writestr(zipfile.ZipInfo(name, DATE), data)
     write_bytes(str(place), written.getvalue())
     return content
-
-
-READ = {"plan": "plan", "run": "record", "metrics": "metrics"}
-"""Files of a bench, and their kinds."""
 
 
 def _read(place: Path, kind: str) -> dict[str, Any]:
@@ -144,7 +141,7 @@ def compare(
     Metrics are those that may rank in both, or `everything`.
     """
     pair = (first, second)
-    differing = [(field, *values) for field, *values in _fields(pair, without) if values[0] != values[1]]
+    differing = [(field, *values) for field, values in _fields(pair, without) if values[0] != values[1]]
     if differing:
         listed = "; ".join(f"{field} ({a}, {b})" for field, a, b in differing)
         raise ConfigError(
@@ -165,49 +162,45 @@ def compare(
     rows, words = [], [plain(name) for name in common]
     for metric in _metrics(pair, lone, everything):
         for name, word in zip(common, words, strict=True):
-            scores = [_by_seed(own[name], metric) for own in arms]
+            values = [{run["seed"]: run["metrics"].get(metric) for run in own[name]["trainings"]} for own in arms]
+            scores = [{seed: score for seed, score in own.items() if score is not None} for own in values]
             if scores[0] and scores[1]:
                 rows.append([label(metric), word, *_cells(metric, *scores)])
     head = ["metric", "arm", "first", "second", "first less second", "seeds"]
-    others = [[field, *map(str, values)] for field, *values in _free(pair) if values[0] != values[1]]
+    others = [[field, *map(str, values)] for field, values in _free(pair) if values[0] != values[1]]
     missing = tuple(name for name in dict.fromkeys((*arms[0], *arms[1])) if name not in common)
     left_out = (*(f"arm {name}" for name in missing), *(f"evaluator {name}" for name in lone))
     return Comparison(Table(head, rows, words=("arm",)), Table(["", "first", "second"], others), left_out)
 
 
-def _fields(pair: tuple[Mapping[str, Any], ...], without: Collection[str]) -> Iterator[tuple[str, Any, Any]]:
+def _fields(pair: tuple[Mapping[str, Any], ...], without: Collection[str]) -> Iterator[tuple[str, list[Any]]]:
     """What must be equal: the name of each field and both values."""
-
-    def both(name: str, values: list[Any]) -> tuple[str, Any, Any]:
-        return name, values[0], values[1]
-
     for name in dict.fromkeys(key for one in pair for key in one["rules"]):
-        yield both(f"version of the rules for {name}", [one["rules"].get(name) for one in pair])
+        yield f"version of the rules for {name}", [one["rules"].get(name) for one in pair]
     data = [one["run"]["dataset"] for one in pair]
     known = "identity" if all(one.get("identity") for one in data) else "content_hash"
-    yield both(f"data set {known}", [one.get(known) for one in data])
+    yield f"data set {known}", [one.get(known) for one in data]
     for name in JUDGED:
-        yield both(name, [one["plan"].get(name) for one in pair])
+        yield name, [one["plan"].get(name) for one in pair]
     judges = [_evaluators(one) for one in pair]
     for name in sorted(judges[0].keys() & judges[1].keys() - set(without)):
-        yield both(f"evaluator {name}", [own[name] for own in judges])
+        yield f"evaluator {name}", [own[name] for own in judges]
     options = [one["plan"].get("settings", {}) for one in pair]
     for arm in sorted(options[0].keys() & options[1].keys()):
         for option in sorted(options[0][arm].keys() | options[1][arm].keys()):
-            yield both(f"{option} of arm {arm}", [own[arm].get(option) for own in options])
+            yield f"{option} of arm {arm}", [own[arm].get(option) for own in options]
 
 
-def _free(pair: tuple[Mapping[str, Any], ...]) -> Iterator[tuple[str, Any, Any]]:
+def _free(pair: tuple[Mapping[str, Any], ...]) -> Iterator[tuple[str, list[Any]]]:
     """What a reader has to know where it differs: of the trainings, and of the machines."""
-    plans = [one["plan"] for one in pair]
+    plans, runs = [one["plan"] for one in pair], [one["run"] for one in pair]
     for name in sorted((plans[0].keys() | plans[1].keys()) - {*ELSEWHERE, *JUDGED}):
-        yield name.replace("_", " "), plans[0].get(name), plans[1].get(name)
-    runs = [one["run"] for one in pair]
-    yield "device", runs[0].get("device"), runs[1].get("device")
+        yield name.replace("_", " "), [plan.get(name) for plan in plans]
+    yield "device", [run.get("device") for run in runs]
     for kind in ("host", "versions", "sources"):
-        parts = [own.get(kind) or {} for own in runs]
+        parts = [run.get(kind) or {} for run in runs]
         for name in sorted(parts[0].keys() | parts[1].keys()):
-            yield f"{kind}: {name}", parts[0].get(name), parts[1].get(name)
+            yield f"{kind}: {name}", [part.get(name) for part in parts]
 
 
 def _evaluators(record: Mapping[str, Any]) -> dict[str, str]:
@@ -221,11 +214,6 @@ def _metrics(pair: tuple[Mapping[str, Any], ...], lone: Collection[str], everyth
     found = [name for name in ranking[0] if name in ranking[1] and name.rpartition("/")[0] not in lone]
     kept = [name for name in found if everything or all(own[name]["may_rank"] for own in ranking)]
     return [name for name in METRICS if name in kept] + [name for name in kept if name not in METRICS]
-
-
-def _by_seed(arm: Mapping[str, Any], metric: str) -> dict[int, float]:
-    found = {run["seed"]: run["metrics"].get(metric) for run in arm["trainings"]}
-    return {seed: score for seed, score in found.items() if score is not None}
 
 
 def _cells(metric: str, first: Mapping[int, float], second: Mapping[int, float]) -> list[str]:

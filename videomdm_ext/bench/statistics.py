@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from statistics import covariance
 from typing import Any
 
 import numpy as np
@@ -118,7 +119,7 @@ def mean_interval(values: Sequence[float], level: float = LEVEL) -> Estimate:
     mean = math.fsum(values) / n
     if n == 1:
         return Estimate(mean, None, n, level)
-    return Estimate(mean, t_quantile(level, n - 1) * math.sqrt(_covariance(values, values) / n), n, level)
+    return Estimate(mean, t_quantile(level, n - 1) * math.sqrt(covariance(values, values) / n), n, level)
 
 
 def paired_ratio(numerator: Sequence[float], denominator: Sequence[float], level: float = LEVEL) -> Ratio:
@@ -134,9 +135,9 @@ def paired_ratio(numerator: Sequence[float], denominator: Sequence[float], level
     if n == 1:
         return Ratio(a / b, None, n)
     c = t_quantile(level, n - 1) ** 2 / n
-    square = b * b - c * _covariance(denominator, denominator)
-    linear = a * b - c * _covariance(numerator, denominator)
-    constant = a * a - c * _covariance(numerator, numerator)
+    square = b * b - c * covariance(denominator, denominator)
+    linear = a * b - c * covariance(numerator, denominator)
+    constant = a * a - c * covariance(numerator, numerator)
     if not square > 0:
         return Ratio(a / b, None, n)
     spread = math.sqrt(max(linear * linear - square * constant, 0.0))
@@ -158,13 +159,6 @@ def holm(p_values: Sequence[float], level: float = LEVEL) -> list[Adjusted]:
             stopped = m - rank
         found[index] = Adjusted(highest, 1 - (1 - level) / (stopped or m - rank))
     return [found[index] for index in range(m)]
-
-
-def _covariance(first: Sequence[float], second: Sequence[float]) -> float:
-    """With ddof 1, of at least two pairs."""
-    n = len(first)
-    a, b = math.fsum(first) / n, math.fsum(second) / n
-    return math.fsum((x - a) * (y - b) for x, y in zip(first, second, strict=True)) / (n - 1)
 
 
 # -- by counting: sign flips over seeds, and the bootstrap over clips --------------------------------------------------

@@ -12,19 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from videomdm_ext.bench.plan import CONTROL, FULL
-from videomdm_ext.bench.report import figures, tables, templates
+from videomdm_ext.bench.report import figures, tables, templates, verdict
 from videomdm_ext.bench.report.results import Arm, Results
 from videomdm_ext.bench.report.tables import Figure, Motions, Section, inline, markdown, plain, unmarked
-from videomdm_ext.bench.report.verdict import (
-    ablations,
-    against,
-    compare,
-    compare_with,
-    compared_arms,
-    headline,
-    variations,
-    verdict,
-)
 from videomdm_ext.data.files import check_writable, write_bytes
 from videomdm_ext.data.schemas import text_of
 from videomdm_ext.errors import printable
@@ -51,7 +41,7 @@ def sections(results: Results) -> list[Section]:
 
 def text(results: Results, found: Sequence[Section]) -> str:
     """The text of report.md."""
-    opening = [*(f"**{sentence}**" for sentence in headline(results)), *verdict(results)]
+    opening = [*(f"**{sentence}**" for sentence in verdict.headline(results)), *verdict.verdict(results)]
     parts = [f"# {plain(results.title)}", *opening, *map(markdown, found)]
     return printable("\n\n".join(part for part in parts if part)) + "\n"
 
@@ -78,7 +68,7 @@ def write(results: Results, folder: Path | str) -> Path:
 
 def page(results: Results, sections: Sequence[Section]) -> str:
     """The text of report.html."""
-    return whole_page(results.title, headline(results), verdict(results), sections)
+    return whole_page(results.title, verdict.headline(results), verdict.verdict(results), sections)
 
 
 def whole_page(title: str, lead: Sequence[str], said: Sequence[str], sections: Sequence[Section]) -> str:
@@ -124,9 +114,9 @@ def latex_table(results: Results) -> str:
     kept = [*range(arms + 2), arms + 3]
     bold = {
         (results.metrics.index(found.metric), 1 + results.arms.index(arm))
-        for arm in compared_arms(results)
+        for arm in verdict.compared_arms(results)
         if not results.frozen(arm)
-        for found in compare(results, arm)
+        for found in verdict.compare(results, arm)
         if found.outcome == "better"
     }
     caption = [f"{results.title}. {tables.seeds_text(results)}"]
@@ -156,7 +146,7 @@ def to_json(results: Results) -> str:
     """
 
     def compared(arm: Arm, baseline: Arm) -> list[dict[str, Any]]:
-        found = compare_with(results, arm, baseline)
+        found = verdict.compare_with(results, arm, baseline)
         return [{**dataclasses.asdict(one), "outcome": one.outcome, "detectable": one.detectable} for one in found]
 
     full, control, may = results.arm(FULL), results.arm(CONTROL), results.reference_rows.ranking
@@ -166,18 +156,18 @@ def to_json(results: Results) -> str:
             del training[name]
     content = {
         "title": results.title,
-        "headline": headline(results),
-        "verdict": verdict(results),
-        "ablations": against(results, ablations(results), full) if full else [],
+        "headline": verdict.headline(results),
+        "verdict": verdict.verdict(results),
+        "ablations": verdict.against(results, verdict.ablations(results), full) if full else [],
         "primary": list(results.primary),
         "clips": results.clips,
         "text_features": results.text_features,
         "arms": arms,
         "calibration": dataclasses.asdict(results.reference_rows),
         "ranking": {name: dict(zip(("may_rank", "reason"), may(name), strict=True)) for name in results.metrics},
-        "comparisons": {arm.name: compared(arm, control) if control else [] for arm in compared_arms(results)},
-        "against_full": {arm.name: compared(arm, full) for arm in ablations(results) if full},
-        "against_varied": {arm.name: compared(arm, base) for base, own in variations(results) for arm in own},
+        "comparisons": {arm.name: compared(arm, control) if control else [] for arm in verdict.compared_arms(results)},
+        "against_full": {arm.name: compared(arm, full) for arm in verdict.ablations(results) if full},
+        "against_varied": {arm.name: compared(arm, base) for base, own in verdict.variations(results) for arm in own},
         "evaluators": [dataclasses.asdict(judge) for judge in results.judges],
         "differences": results.differences,
         "worst": [

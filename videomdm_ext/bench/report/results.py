@@ -292,19 +292,12 @@ def worst_cases(
 def notes(plan: Plan, out: Path, scoring: Scoring) -> tuple[str, ...]:
     """What a reader must know to judge the numbers; the texts are those of templates/notes.md."""
     reference, fixed = scoring.reference(plan.reference), [run for run in plan.runs() if not run.equal_passes]
-    text = (
-        templates()
-        .get_template("notes.md")
-        .render(
-            plan=plan,
-            split={"train": "training", "val": "validation", "test": "test"}[plan.reference],
-            blind=sum(clip.truth is None for clip in reference.clips),
-            clips=len(reference.clips),
-            windows=len(reference.views),
-            lifter=scoring.card.lifter,
-            chosen=", ".join(f"{run.name} {run.chosen_step(out) or run.steps}" for run in fixed) if plan.select else "",
-            shortened=EQUAL_PASSES if len(fixed) < len(plan.runs()) else "",
-            groups=describe_groups(plan.samples) if any(one != VIEWS_2D for one in scoring.identities) else "",
-        )
-    )
+    text = templates().get_template("notes.md").render(
+        plan=plan, split={"train": "training", "val": "validation", "test": "test"}[plan.reference],
+        blind=sum(clip.truth is None for clip in reference.clips), clips=len(reference.clips),
+        windows=len(reference.views), lifter=scoring.card.lifter,
+        chosen=", ".join(f"{run.name} {run.chosen_step(out) or run.steps}" for run in fixed) if plan.select else "",
+        shortened=EQUAL_PASSES if len(fixed) < len(plan.runs()) else "",
+        groups=describe_groups(plan.samples) if any(one != VIEWS_2D for one in scoring.identities) else "",
+    )  # fmt: skip
     return tuple(text.splitlines())

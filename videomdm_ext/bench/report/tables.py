@@ -13,16 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from videomdm_ext.bench.metrics import by_name
 from videomdm_ext.bench.plan import CONTROL, FULL, REFERENCE
+from videomdm_ext.bench.report import verdict
 from videomdm_ext.bench.report.results import Arm, Results
-from videomdm_ext.bench.report.verdict import (
-    Comparison,
-    ablations,
-    against,
-    compare_with,
-    compared_arms,
-    over_clips,
-    variations,
-)
+from videomdm_ext.bench.report.verdict import Comparison
 from videomdm_ext.bench.statistics import estimate_text, mean_interval, number, p_text, ratio_text
 from videomdm_ext.motion.skeletons import Skeleton
 from videomdm_ext.render.page import Scene
@@ -176,14 +169,13 @@ YES = {True: "yes", False: "no"}
 def sections(results: Results) -> list[Section]:
     """All sections of tables that hold anything."""
     control, full = results.arm(CONTROL), results.arm(FULL)
-    compared = _compared(results, compared_arms(results), control, gap=True) if control else []
+    compared = _compared(results, verdict.compared_arms(results), control, gap=True) if control else []
     held: dict[bool, list[Block]] = {True: [], False: []}
-    for base, arms in [*([(full, ablations(results))] if full else []), *variations(results)]:
+    for base, arms in [*([(full, verdict.ablations(results))] if full else []), *verdict.variations(results)]:
         found = _compared(results, arms, base)
-        held[base is full] += [Items(against(results, arms, base)), *found] if found else []
-    parted = (SHUFFLED if results.reference_rows.shuffled else "") + (
-        PARTED if "own_pose_frechet" in results.metrics else ""
-    )
+        held[base is full] += [Items(verdict.against(results, arms, base)), *found] if found else []
+    parted = SHUFFLED if results.reference_rows.shuffled else ""
+    parted += PARTED if "own_pose_frechet" in results.metrics else ""
     every: Sequence[tuple[str, Sequence[Block]]] = (
         ("Scores", [score_table(results), f"{seeds_text(results)} {READING}{parted}"]),
         ("Against the control", compared),
@@ -315,7 +307,7 @@ def _compared(results: Results, arms: Sequence[Arm], baseline: Arm, *, gap: bool
 
     Below it, how far the differences depend on the clips that were scored.
     """
-    pairs = [(arm, found) for arm in arms for found in compare_with(results, arm, baseline)]
+    pairs = [(arm, found) for arm in arms for found in verdict.compare_with(results, arm, baseline)]
     if not pairs:
         return []
     rows, by_clips, several = [], [], any(found.gain.n > 1 for _, found in pairs)
@@ -329,7 +321,7 @@ def _compared(results: Results, arms: Sequence[Arm], baseline: Arm, *, gap: bool
             p_values = (found.gain.p, adjusted, found.flip.p if found.gain.n > 1 else None)
             row += [number(None) if p is None else p_text(p).removeprefix("p = ").removeprefix("p ") for p in p_values]
         rows.append([*row, reading(results, arm, found)])
-        if clips := over_clips(results, arm, baseline, found.metric):
+        if clips := verdict.over_clips(results, arm, baseline, found.metric):
             cell = "{} [{}, {}]".format(*scaled(found.metric, clips.value, clips.low, clips.high))
             by_clips.append([name, plain(arm.name), cell, f"{clips.clips:,}"])
     less = f"error less than {baseline.name}"

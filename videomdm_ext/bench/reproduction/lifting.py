@@ -69,7 +69,10 @@ def lift_all(plan: Plan, out: Path, how: Lifting, *, split: str = "test", progre
         kind = diffused if diffused in teachers else "refined" if "refined" in teachers else "lifted"
         found = _of_run(run, out, teachers[kind], how, f"{card.content_hash} {split} {kind}", progress)
         rows.setdefault(f"lift with {run.label}", []).append(found)
-    means = {source: _means(found, clips) for source, found in rows.items()}
+    means = {}
+    for source, trainings in rows.items():
+        each = [{ALL: lift.means(found), **lift.by_action(found, clips)} for found in trainings]
+        means[source] = {action: lift.means([one[action] for one in each]) for action in each[0]}
     lifted = Lifted(means, len(clips), split, plan.seeds)
     content = {"units": "metres, seconds, shares", **dataclasses.asdict(lifted), "settings": dataclasses.asdict(how)}
     write_bytes(str(out / "lifting.json"), f"{text_of(content, indent=1)}\n".encode())
@@ -97,12 +100,6 @@ def _of_run(run: Run, out: Path, taught: Sequence[Clip], how: Lifting, data: str
         stored = {"key": key, "clips": [{"id": clip.id, **row} for clip, row in zip(taught, found, strict=True)]}
         write_bytes(str(place), f"{text_of(stored, indent=1)}\n".encode())
     return [{name: value for name, value in row.items() if name != "id"} for row in stored["clips"]]
-
-
-def _means(trainings: Sequence[Sequence[Figures]], clips: Sequence[Clip]) -> dict[str, Figures]:
-    """Over all clips and by action, over the trainings of an arm."""
-    each = [{ALL: lift.means(rows), **lift.by_action(rows, clips)} for rows in trainings]
-    return {action: lift.means([means[action] for means in each]) for action in each[0]}
 
 
 def document(lifted: Lifted) -> str:

@@ -6,7 +6,7 @@ importer would leave out anyway, such as HumanML3D's clip with NaN or those that
 """
 
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -216,29 +216,17 @@ def nba(source: Path, results: Path) -> list[Need]:
 
 def host(mdm: str, *, official: bool, features: str) -> list[Need]:
     """The checkout that trains and, where its own evaluation is asked for, that evaluation's files."""
+    repository = ("github.com/GuyTevet/motion-diffusion-model", "30 MB", "MIT")
+    commit = f"commit {checkout.TESTED[0][:7]}"
     try:
         root = checkout.choose(mdm).root
     except HostError as error:
-        return [
-            Need(
-                "MDM",
-                Path(mdm),
-                "github.com/GuyTevet/motion-diffusion-model",
-                "30 MB",
-                "MIT",
-                (),
-                (str(error),),
-                commit(),
-            )
-        ]
-    found = [Need("MDM", root, "github.com/GuyTevet/motion-diffusion-model", "30 MB", "MIT", (root,), (), commit())]
+        return [Need("MDM", Path(mdm), *repository, (), (str(error),), commit)]
+    found = [Need("MDM", root, *repository, (root,), (), commit)]
     if official:
         for path in evaluation.FILES:
-            advice: Mapping[Path, str] = evaluation.ADVICE
-            present = counted([root / path], root)
-            found.append(
-                Need(f"MDM: {path.name}", root / path, f"`{advice[path]}` there", "under 0.3 GB", "MDM's", *present)
-            )
+            present, advice = counted([root / path], root), f"`{evaluation.ADVICE[path]}` there"
+            found.append(Need(f"MDM: {path.name}", root / path, advice, "under 0.3 GB", "MDM's", *present))
     if features in ("auto", "clip"):
         place = text.clip_path()
         origin = "the package `clip` downloads it: `python -c \"import clip; clip.load('ViT-B/32')\"`"
@@ -247,11 +235,6 @@ def host(mdm: str, *, official: bool, features: str) -> list[Need]:
             state = ((), (f"{place} (found SHA-256 {is_one[:12]}...)",))
         found.append(Need("CLIP ViT-B/32", place, origin, "338 MB", "MIT", *state, expected))
     return found
-
-
-def commit() -> str:
-    """The commit that this package is tested with."""
-    return f"commit {checkout.TESTED[0][:7]}"
 
 
 def refuse(needs: Sequence[Need]) -> None:

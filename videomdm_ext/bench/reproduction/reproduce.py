@@ -293,10 +293,8 @@ class Reproduction:
             Section("Files", [needed.table(needs)]),
             *([Section("Left out", [Items(reasons)])] if left_out else []),
         ]  # fmt: skip
-        title, lead = (
-            f"Reproduction: {self.recipe.name}",
-            [f"{one.what}: {one.figure}, here {found}" for one, found in figures],
-        )
+        title = f"Reproduction: {self.recipe.name}"
+        lead = [f"{one.what}: {one.figure}, here {found}" for one, found in figures]
         text = "\n\n".join([f"# {title}", *map(markdown, sections)])
         content = {"recipe": self.recipe.name, "figures": rows, "not equal": unequal, "content": card.content_hash}
         write_bytes(str(self.out / "reproduction.json"), f"{text_of(content, indent=1)}\n".encode())
