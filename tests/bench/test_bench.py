@@ -25,7 +25,6 @@ from videomdm_ext.bench.run import Bench, execute, prepare
 from videomdm_ext.bench.scoring import make_scoring, with_plugins
 from videomdm_ext.cli.main import main
 from videomdm_ext.data import refined
-from videomdm_ext.data.building import write_folder
 from videomdm_ext.data.folder import read_card, read_folder
 from videomdm_ext.data.refined import identity
 from videomdm_ext.data.tasks import Engine
@@ -313,18 +312,6 @@ def test_a_comparison_trained_on_teachers_of_an_earlier_version_goes_no_further(
         prepare(plan, out)
 
 
-def test_a_set_without_truth_cannot_train_the_3d_arm_nor_be_compared_with_but_by_views(plan, tmp_path):
-    card, clips = read_folder(plan.clips, "train")
-    blind = [dataclasses.replace(clip, truth=None, truth_extrinsics=None) for clip in clips]
-    splits = {"train": blind, "test": [dataclasses.replace(blind[0], id="held_0")]}
-    card = write_folder(str(tmp_path / "blind"), splits, dataclasses.replace(card, counts={}))
-    small = dataclasses.replace(plan, clips=str(tmp_path / "blind"), content=card.content_hash, curve=0, select="")
-    with pytest.raises(ConfigError, match="expected a truth for every training clip, which 3d learns from"):
-        prepare(small, tmp_path / "out")
-    with pytest.raises(ConfigError, match=r"expected a truth for every clip of its split train .*Take views-2d"):
-        Bench(dataclasses.replace(small, arms=("paper",)), tmp_path / "out").prepare()
-
-
 def test_benches_are_listed_with_how_far_they_are(plan, out, copy):
     (found,) = provenance.benches(out.parent)
     assert (found["folder"], found["stage"]) == (str(out), "reported")
@@ -365,21 +352,12 @@ def test_metrics_json_follows_the_published_schema_and_a_spoilt_one_is_told_its_
 
 
 @pytest.mark.parametrize(
-    ("name", "spoil", "match"),
-    [
-        *(("args.json", lambda whole, bad=bad: bad, r"args\.json") for bad in (None, b"{", b"[1, 2]", b"\xff")),
-        ("args.json", lambda whole: whole.replace(b'"layers"', b'"other"'), "args.json: expected all arguments"),
-        ("args.json", lambda whole: whole.replace(b'"latent_dim": 16', b'"latent_dim": 64'), "does not fit"),
-        (LAST, lambda whole: b"", LAST),
-        (LAST, lambda whole: b"no checkpoint", LAST),
-        (LAST, lambda whole: whole[: len(whole) // 2], r"model000000012\.pt: .* a damaged file .* Train again"),
-    ],
+    ("old", "new", "match"),
+    [('"layers"', '"other"', "expected all arguments"), ('"latent_dim": 16', '"latent_dim": 64', "does not fit")],
 )
-def test_a_checkpoint_or_args_json_that_is_none_or_another_is_an_error_that_names_it(out, tmp_path, name, spoil, match):
-    for file in ("args.json", LAST):
-        (tmp_path / file).write_bytes((out / "runs" / "3d-0" / file).read_bytes())
-    spoilt = spoil((tmp_path / name).read_bytes())
-    (tmp_path / name).unlink() if spoilt is None else (tmp_path / name).write_bytes(spoilt)
+def test_a_checkpoint_with_the_args_json_of_another_training_is_refused(out, tmp_path, old, new, match):
+    (tmp_path / LAST).write_bytes((out / "runs" / "3d-0" / LAST).read_bytes())
+    (tmp_path / "args.json").write_text((out / "runs" / "3d-0" / "args.json").read_text().replace(old, new))
     with pytest.raises(VideoMDMError, match=match):
         sampling.load(checkout.standin(), tmp_path / LAST)
 

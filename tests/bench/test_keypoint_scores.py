@@ -10,8 +10,6 @@ from clips import make_clip
 from torch import Tensor
 
 from videomdm_ext.bench.held_out import other_views, reprojection_scores, weighted_distance
-from videomdm_ext.bench.metrics import METRICS, by_name
-from videomdm_ext.bench.reference import ReferenceRows
 from videomdm_ext.data.clip import Clip, crop
 from videomdm_ext.geometry import cameras
 from videomdm_ext.motion.features import decode
@@ -119,13 +117,3 @@ def test_a_frame_whose_root_was_not_found_does_not_count_in_the_other_view(pair)
     clips = [pair[0], dataclasses.replace(pair[1], keypoints=broken, confidence=confidence), pair[2]]
     found = reprojection_scores({"truth": [truth_of(clip) for clip in clips]}, clips)["truth"]
     assert found == pytest.approx({OWN: 0.0, OTHER: 0.0}, abs=1e-6)
-
-
-def test_they_rank_where_the_teacher_is_worse_than_the_keypoints_themselves_are():
-    assert by_name(OWN).kind == by_name(OTHER).kind == "paired"
-    assert METRICS[OWN].scale == 1e3
-    rows = ReferenceRows({}, {OWN: 0.002}, {OWN: 0.003, OTHER: 0.02, "heldout_mpjpe": 0.1}, {}, 4)
-    assert not rows.ranking(OWN)[0]
-    assert dataclasses.replace(rows, floor={OWN: 0.001}).ranking(OWN)[0]
-    assert rows.ranking(OTHER)[0]
-    assert rows.ranking("heldout_mpjpe")[0]

@@ -39,11 +39,6 @@ def test_the_frechet_distance_is_that_of_scipys_matrix_root(generator: torch.Gen
     assert found == pytest.approx(scipy_frechet(first, second), rel=1e-8)
 
 
-def test_the_frechet_distance_of_lines_is_known_in_closed_form() -> None:
-    mean = torch.tensor([1.0])
-    assert metrics.frechet(mean, torch.tensor([[4.0]]), mean + 3, torch.tensor([[25.0]])) == pytest.approx(9 + 9)
-
-
 def test_the_frechet_distance_is_symmetric_and_zero_for_equal_sets_of_low_rank(generator: torch.Generator) -> None:
     flat = torch.randn(50, 2, generator=generator) @ torch.randn(2, 8, generator=generator)
     moved = flat @ torch.randn(8, 8, generator=generator) + 1
@@ -202,14 +197,6 @@ def test_r_precision_is_that_of_a_plain_sort(seed: int, count: int, different: i
     assert found == sorted(found)
 
 
-def test_a_motion_looks_for_its_caption_and_not_the_other_way_round() -> None:
-    """The motion "b" is nearer to the caption "a": it fails; both captions are nearest to their own motions."""
-    motions, texts = torch.tensor([[0.0], [0.9]]), torch.tensor([[0.0], [3.0]])
-    everyone = [torch.arange(2)]
-    assert metrics.r_precision(motions, texts, ["a", "b"], everyone) == [0.5, 1.0, 1.0]
-    assert metrics.distances(texts, motions).argmin(1).tolist() == [0, 1]
-
-
 def test_an_equal_caption_of_another_clip_is_no_false_negative() -> None:
     motions = torch.tensor([[0.0], [0.1], [0.2], [9.0]])
     texts = torch.tensor([[0.05], [0.05], [0.05], [9.0]])
@@ -229,18 +216,6 @@ def test_ties_at_the_edge_are_the_mean_over_all_orders() -> None:
     """Caption c has one nearer and one equally near: first in none, second in half, third in all orders."""
     texts = torch.tensor([[0.5], [1.0], [-1.0]])
     assert metrics.hits(torch.zeros(1, 1), texts, torch.tensor([2])).tolist() == [[0.0, 0.5, 1.0]]
-
-
-@given(seed=SEEDS)
-def test_the_order_of_clips_matters_only_through_the_groups(seed: int) -> None:
-    motions, texts, captions = labelled(70, 50, seed)
-    order = torch.randperm(70, generator=torch.Generator().manual_seed(seed))
-    groups = metrics.seeded_groups(70, 3)
-    moved = [torch.argsort(order)[group] for group in groups]
-    shuffled = motions[order], texts[order], [captions[i] for i in order.tolist()]
-    assert metrics.r_precision(*shuffled, moved) == pytest.approx(
-        metrics.r_precision(motions, texts, captions, groups), abs=1e-12
-    )
 
 
 @given(count=st.integers(1, 200), seed=SEEDS)

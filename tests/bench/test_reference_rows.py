@@ -16,6 +16,10 @@ MOTIONS = {motion.name: torch.from_numpy(motion.positions).double() for motion i
 CLIPS = [clip[start : start + 20] for clip in MOTIONS.values() for start in range(0, len(clip) - 20, 20)]
 
 
+SPACE = {"truth": 0.0, "floor": 0.1, "teacher": 5.0}
+CAPTIONS = {"truth": 0.6, "floor": 0.05, "teacher": 0.3}
+
+
 def noisy(clips: list[Tensor], size: float, seed: int = 0) -> list[Tensor]:
     """-> the clips with joints moved by a constant error each and a little jitter."""
     generator = torch.Generator().manual_seed(seed)
@@ -58,22 +62,6 @@ def test_a_metric_may_rank_from_twice_the_floor_and_never_without_an_error() -> 
     assert not separates(math.nan, 1.0)
 
 
-def test_a_level_is_wrong_on_both_sides_and_motion_energy_never_ranks() -> None:
-    reference_rows = ReferenceRows({"acceleration": 4.0}, {"acceleration": 0.5}, {"acceleration": 2.0}, {}, 10)
-    assert reference_rows.error("acceleration", 3.0) == reference_rows.error("acceleration", 5.0) == 1.0
-    assert reference_rows.ranking("acceleration")[0]
-    assert reference_rows.ranking("motion_energy") == (False, "shown only")
-    assert reference_rows.ranking("jitter") == (False, "the truth's own value is not known")
-
-
-def test_the_held_out_error_may_rank_only_beside_that_of_the_teacher() -> None:
-    metric = metrics.by_name("heldout_mpjpe")
-    assert (metric.unit, metric.scale, metric.error(0.04, math.nan)) == ("mm", 1e3, 0.04)
-    assert ReferenceRows({}, {}, {"heldout_mpjpe": 0.09}, {}, 3).ranking("heldout_mpjpe")[0]
-    assert ReferenceRows({}, {}, {}, {}, 3).ranking("heldout_mpjpe") == (False, "no calibration row")
-    assert not ReferenceRows({}, {}, {"heldout_mpjpe": 0.0}, {}, 3).ranking("heldout_mpjpe")[0]
-
-
 def test_halves_of_the_floor_share_out_every_group() -> None:
     groups = [str(index // 2) for index in range(len(CLIPS))]
     twins = [CLIPS[index // 2] for index in range(2 * (len(CLIPS) // 2))]
@@ -82,25 +70,36 @@ def test_halves_of_the_floor_share_out_every_group() -> None:
     assert split_half(twins, [""] * len(twins), SMPL22, FPS, generator)["pose_frechet"] > 1e-3
 
 
-def test_an_evaluator_that_is_not_trusted_ranks_nothing_and_says_why() -> None:
-    rows = ({"near/fid": 0.0}, {"near/fid": 0.1}, {"near/fid": 5.0}, {}, 10)
-    assert ReferenceRows(*rows).ranking("near/fid")[0]
-    distrusted = ReferenceRows(*rows, distrust={"near": "its retrieval is near chance"})
-    assert distrusted.ranking("near/fid") == (False, "its retrieval is near chance")
-    assert ReferenceRows(*rows, distrust={"other": "no"}).ranking("near/fid")[0]
+RANKED = {
+    "a level": ("acceleration", {"truth": 4.0, "floor": 0.5, "teacher": 2.0}, {}, ""),
+    "a level whose truth is not known": ("jitter", {"floor": 0.5, "teacher": 2.0}, {}, "the truth's own value"),
+    "a column": ("motion_energy", {"truth": 1.0, "floor": 0.1, "teacher": 9.0}, {}, "shown only"),
+    "a pair": ("heldout_mpjpe", {"teacher": 0.09}, {}, ""),
+    "a pair without its teacher": ("heldout_mpjpe", {}, {}, "no calibration row"),
+    "a pair that the teacher hits": ("heldout_mpjpe", {"teacher": 0.0}, {}, "under 2 times the floor"),
+    "a share": ("heldout_pck_50", {"teacher": 0.8}, {}, ""),
+    "a share that is whole": ("heldout_pck_50", {"teacher": 1.0}, {}, "under 2 times the floor"),
+    "keypoints that are off": ("heldout_reprojection", {"floor": 0.002, "teacher": 0.003}, {}, "under 2 times the"),
+    "keypoints that are nearly right": ("heldout_reprojection", {"floor": 0.001, "teacher": 0.003}, {}, ""),
+    "a space": ("near/fid", SPACE, {"distrust": {"other": "no"}}, ""),
+    "a space near chance": ("near/fid", SPACE, {"distrust": {"near": "its retrieval is near chance"}}, "near chance"),
+    "captions": ("near/r_precision_1", CAPTIONS, {"shuffled": {"near/r_precision_1": 0.1}}, ""),
+    "any captions": ("near/r_precision_1", CAPTIONS, {"shuffled": {"near/r_precision_1": 0.55}}, "shuffled captions"),
+}
+"""A metric, its rows, what else is known, and why it may not rank."""
 
 
-def test_a_metric_of_captions_may_rank_only_if_it_sees_that_they_are_exchanged() -> None:
-    name = "space/r_precision_1"
-    rows = ({name: 0.6}, {name: 0.05}, {name: 0.3}, {}, 10)
-    assert ReferenceRows(*rows, shuffled={name: 0.1}).ranking(name)[0]
-    ranks, why = ReferenceRows(*rows, shuffled={name: 0.55}).ranking(name)
-    assert not ranks
-    assert "shuffled captions" in why
+@pytest.mark.parametrize("case", RANKED)
+def test_a_metric_may_rank_where_it_sees_what_is_wrong_with_the_teacher(case: str) -> None:
+    name, values, more, reason = RANKED[case]
+    rows = {row: {name: values[row]} if row in values else {} for row in ("truth", "floor", "teacher", "static")}
+    ranks, why = ReferenceRows(**rows, clips=10, **more).ranking(name)
+    assert ranks == (not reason)
+    assert reason in why
 
 
-def test_a_share_that_is_best_at_one_has_an_error_below_it() -> None:
-    metric = metrics.by_name("heldout_pck_50")
-    assert metric.error(0.7, math.nan) == pytest.approx(0.3)
-    assert ReferenceRows({}, {}, {"heldout_pck_50": 0.8}, {}, 3).ranking("heldout_pck_50")[0]
-    assert not ReferenceRows({}, {}, {"heldout_pck_50": 1.0}, {}, 3).ranking("heldout_pck_50")[0]
+def test_a_level_is_wrong_on_both_sides_and_a_share_below_its_best() -> None:
+    rows = ReferenceRows({"acceleration": 4.0}, {}, {}, {}, 10)
+    assert rows.error("acceleration", 3.0) == rows.error("acceleration", 5.0) == 1.0
+    assert rows.error("heldout_pck_50", 0.7) == pytest.approx(0.3)
+    assert rows.error("heldout_mpjpe", 0.04) == 0.04

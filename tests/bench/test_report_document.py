@@ -77,10 +77,6 @@ def test_points_become_a_list() -> None:
     assert "<ul><li>a</li><li><code>b</code></li></ul>" in in_page(Items(["a", "`b`"]))
 
 
-def test_an_anchor_is_a_plain_word() -> None:
-    assert Section("Which metrics may rank?", []).anchor == "which-metrics-may-rank"
-
-
 def test_a_figure_with_a_file_stands_beside_the_text_and_one_without_in_the_page() -> None:
     beside, inside = Figure("Scores", Drawing, "scores.png"), Figure("Curves", Drawing, note="over steps")
     assert markdown(Section("N", [beside, inside])) == "## N\n\nScores\n\n![Scores](scores.png)"

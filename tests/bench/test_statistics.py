@@ -92,13 +92,9 @@ def test_a_ratio_over_a_constant_has_the_interval_of_its_numerator() -> None:
 
 
 def test_a_constant_ratio_has_an_interval_without_width() -> None:
-    found = statistics.paired_ratio([1.5, 3.0, 4.5], [1.0, 2.0, 3.0])
+    found = statistics.paired_ratio([1.5, 1.65, 1.8], [1.0, 1.1, 1.2])
     assert found.value == pytest.approx(1.5)
-    assert found.interval is None or found.interval == (pytest.approx(1.5), pytest.approx(1.5))
-    assert statistics.paired_ratio([1.5, 1.65, 1.8], [1.0, 1.1, 1.2]).interval == (
-        pytest.approx(1.5, abs=1e-6),
-        pytest.approx(1.5, abs=1e-6),
-    )
+    assert found.interval == pytest.approx((1.5, 1.5), abs=1e-6)
 
 
 def test_fiellers_interval_holds_the_true_ratio_in_95_of_100_trials() -> None:
@@ -147,14 +143,6 @@ def test_many_seeds_are_drawn_and_agree_with_scipys_permutation_test() -> None:
     assert sign_flip([1.0] * 30).p == found.smallest == pytest.approx(1e-4, rel=1e-3)
 
 
-def test_the_drawn_p_value_is_near_the_exact_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    differences = np.random.default_rng(5).normal(0.6, 1, 12).tolist()
-    exact = sign_flip(differences)
-    monkeypatch.setattr(statistics, "EXACT_UP_TO", 4)
-    assert exact.exact
-    assert sign_flip(differences).p == pytest.approx(exact.p, abs=0.01)
-
-
 def test_differences_that_are_not_finite_show_nothing() -> None:
     assert sign_flip([1.0, math.nan, 2.0]).p == 1
 
@@ -175,22 +163,7 @@ def test_the_interval_over_clips_is_scipys_paired_bootstrap() -> None:
     assert found.high == pytest.approx(expected.confidence_interval.high, abs=0.15 * spread)
 
 
-def test_what_clips_share_is_taken_out_by_pairing_them() -> None:
-    hard = np.random.default_rng(8).uniform(0, 200, (1, 40))
-    found = clip_interval(hard + 3, hard + 1)
-    assert (found.low, found.value, found.high) == pytest.approx((2, 2, 2))
-
-
 def test_a_levels_error_is_that_of_the_mean_and_not_the_mean_of_errors() -> None:
     first, second = np.array([[2.0, 8.0]]), np.array([[4.0, 5.0]])
     assert clip_interval(first, second, best=5.0).value == pytest.approx(0.0 - 0.5)
     assert clip_interval(first / 10, second / 10).value == pytest.approx(0.05)
-
-
-def test_the_interval_over_clips_holds_the_truth_in_95_of_100_trials() -> None:
-    generator, held = np.random.default_rng(9), 0
-    for trial in range(300):
-        first, second = generator.gamma(2.0, 1.0, (1, 60)) + 2, generator.gamma(2.0, 1.0, (1, 60)) + 1
-        found = clip_interval(first, second, draws=400, seed=trial)
-        held += found.low <= 1 <= found.high
-    assert held / 300 == pytest.approx(0.95, abs=0.03)

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clips import make_clip
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -19,7 +18,7 @@ from videomdm_ext.bench.reference import static_pose
 from videomdm_ext.data.folder import Card
 from videomdm_ext.data.motions import Optics, load_motions
 from videomdm_ext.errors import DatasetError
-from videomdm_ext.geometry.cameras import orbit, to_camera, to_world
+from videomdm_ext.geometry.cameras import orbit, to_camera
 from videomdm_ext.motion.skeletons import SMPL22
 
 FPS = 20.0
@@ -142,43 +141,11 @@ def test_walking_off_in_another_place_changes_no_row() -> None:
     torch.testing.assert_close(SPACE.motions(moved, FPS), SPACE.motions(CLIPS[:4], FPS), rtol=0, atol=1e-9)
 
 
-def deeper(clips: list[Tensor], view: Tensor, size: float) -> list[Tensor]:
-    """-> the clips with every joint of each moved along the rays of one camera by a constant of its own, m."""
-    made = []
-    for index, clip in enumerate(clips):
-        seen = to_camera(clip, view.expand(len(clip), 3, 4))
-        seen = seen * (1 + size * drawn((1, 22, 1), index) / seen[..., 2:])
-        made.append(to_world(seen, view.expand(len(clip), 3, 4)))
-    return made
-
-
-def test_a_depth_error_that_its_own_camera_cannot_see_is_seen_by_the_others() -> None:
-    view = camera(0.3)
-    true = [MOTIONS[name][at : at + 32] for name in ("walk", "run", "dance_a", "dance_b") for at in range(0, 16, 2)]
-    true = [clip - clip[:, :1].mean(0) * torch.tensor((1.0, 0.0, 1.0)) for clip in true if len(clip) >= 16]
-    wrong = deeper(true, view, 0.1)
-    for one in zip(wrong, true, strict=True):
-        torch.testing.assert_close(
-            *[features(project_views(clip, view.unsqueeze(0)), FPS) for clip in one], rtol=0, atol=1e-9
-        )
-    rows = SPACE.motions(true, FPS)
-    pieces = rows.view(len(true), VIEWS, -1)
-    floor = frechet(pieces[0::2].flatten(0, 1), pieces[1::2].flatten(0, 1))
-    assert frechet(SPACE.motions(wrong, FPS), rows) > 2 * floor
-    assert frechet(rows, rows) < 1e-6
-
-
 def test_true_keypoints_of_the_same_cameras_have_the_same_rows() -> None:
     clip = CLIPS[4]
     points = project_views(clip, SPACE.cameras(clip, torch.Generator().manual_seed(untrained.SEED)))
     seen = SPACE.seen([(view, torch.ones(len(clip), 22)) for view in points], FPS)
     torch.testing.assert_close(seen, SPACE.motions([clip], FPS))
-
-
-def test_the_keypoints_of_a_clip_are_taken_as_a_view() -> None:
-    clip = make_clip(name="walk")
-    rows = SPACE.seen([(torch.from_numpy(clip.keypoints), torch.from_numpy(clip.confidence))], FPS)
-    torch.testing.assert_close(rows, features(torch.from_numpy(clip.keypoints).unsqueeze(0), FPS))
 
 
 def test_gaps_are_filled_on_a_straight_line_whatever_stands_in_them() -> None:

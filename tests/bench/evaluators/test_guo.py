@@ -101,7 +101,9 @@ def test_both_layouts_have_one_identity_and_the_numbers_of_a_computation_by_hand
     made = [MAKE[kind](ground(write(tmp_path / layout, kind, layout))) for layout in ("official", "hub")]
     assert made[0].identity == made[1].identity
     clips = [positions[:frames] for positions, frames in zip(real_motions().values(), (40, 43, 61, 24), strict=False)]
-    for evaluator in made:
+    clips.append(clips[2].repeat(4, 1, 1))  # longer than what is read
+    batched = kind(dataclasses.replace(made[0].matching, batch=2), made[0].texts)
+    for evaluator in (*made, batched):
         rows = evaluator.motions(clips, 20.0).double().numpy()
         expected = np.stack([by_hand(kind, t2m.features(clip).double().numpy()) for clip in clips])
         np.testing.assert_allclose(rows, expected, rtol=0, atol=1e-4)
@@ -128,6 +130,7 @@ def test_a_caption_is_its_words_and_tags_in_order_and_known_topics_come_first(tm
     for words, read in (
         (["walk/VERB", "slowly/ADV"], ["walk", "slowly"]),
         (["zigzag/NOUN", "flies/VERB"], ["zigzag", "unk"]),
+        (["walk/VERB"] * 30, ["walk"] * 20),
     ):
         steps = []
         for word in ("sos", *read, "eos"):
