@@ -103,7 +103,7 @@ class EmbeddingScores(ABC):
 
     def score(self, samples: Clips, captions: Sequence[str]) -> Scores:
         """All scores by name, and "clips", their number; samples that are not finite score NaN."""
-        check_captions(samples, captions, "samples")
+        check_captions(samples, captions)
         found = self.plain_scores(samples)
         finite = metrics.is_finite(samples)
         for name, evaluator in self.evaluators.items():
@@ -114,7 +114,7 @@ class EmbeddingScores(ABC):
     def per_clip(self, samples: Clips, captions: Sequence[str]) -> dict[str, list[float]]:
         """The scores that are means over clips, one value a clip."""
         metrics.check_clips(samples, self.skeleton, "samples")
-        check_captions(samples, captions, "samples")
+        check_captions(samples, captions)
         found = metrics.every_clips_measures(samples, self.skeleton, self.fps)
         for name, evaluator in self.evaluators.items():
             made = self.embed(evaluator, samples, captions)
@@ -244,12 +244,11 @@ class EmbeddingScores(ABC):
         return truth, floor
 
 
-def check_captions(clips: Clips, captions: Sequence[str], what: str) -> None:
-    """DatasetError unless there is a caption for every clip."""
-    if len(captions) != len(clips):
+def check_captions(samples: Clips, captions: Sequence[str]) -> None:
+    """DatasetError unless there is a caption for every sample."""
+    if len(captions) != len(samples):
         raise DatasetError(
-            f"{what}: expected a caption for each of {len(clips)} clips, found {len(captions)}. "
-            "Give every clip one; of several, the first."
+            f"samples: expected a caption for each of {len(samples)} clips, found {len(captions)}. Sample again."
         )
 
 
@@ -264,7 +263,6 @@ class TruthScores(EmbeddingScores):
         fps: float, *, seed: int = 0,
     ) -> None:  # fmt: skip
         metrics.check_clips(reference, skeleton, "reference")
-        check_captions(reference, captions, "reference")
         super().__init__(evaluators, skeleton, fps, seed=seed)
         self.reference, self.captions = list(reference), tuple(captions)
 
@@ -281,7 +279,6 @@ class TruthScores(EmbeddingScores):
         `reference_rows`. Precision and recall of the truth are those of one half against the other, as a set would
         hold itself whole.
         """
-        check_captions(teacher, self.captions, "teacher")
         names = list(groups) if groups is not None else [""] * len(self.reference)
         plain = score_reference_rows(
             self.reference, teacher, self.skeleton, self.fps, groups=names, seed=seed, splits=SPLITS
@@ -333,7 +330,6 @@ class KeypointScores(EmbeddingScores):
         themselves as filmed by one camera a clip: the halves share their cameras, which samples never do. `groups` are
         the views' own. The static pose is the teacher's mean.
         """
-        check_captions(teacher, self.captions, "teacher")
         still = [clip.to(teacher[0].dtype) for clip in static_pose(teacher, self.skeleton)]
         rows = self.rows(teacher, self.captions, still, [view.group for view in self.views], seed)
         for row, clips in (("teacher", teacher), ("static", still)):

@@ -30,6 +30,7 @@ from videomdm_ext.data.schemas import text_of
 from videomdm_ext.data.seal import record
 from videomdm_ext.errors import DatasetError, VideoMDMError
 from videomdm_ext.mdm import checkout
+from videomdm_ext.mdm.evaluation import hash_of
 
 if TYPE_CHECKING:
     from videomdm_ext.bench.scoring import Scoring
@@ -82,8 +83,8 @@ def run_facts(run: Run, out: Path) -> dict[str, Any]:
         "passes": round(run.passes()),
         "seconds": read_seconds(run.folder(out)),
         **{name: read_cost(run.folder(out)).get(name) for name in ("memory", "parameters")},
-        "checkpoint": {"step": step, "sha256": digest(run.checkpoint(out, step))},
-        "samples": {place.name: digest(place) for place in (*places, run.held_out(out))},
+        "checkpoint": {"step": step, "sha256": hash_of(run.checkpoint(out, step))},
+        "samples": {place.name: hash_of(place) for place in (*places, run.held_out(out))},
     }
 
 
@@ -104,13 +105,8 @@ def hash_files(root: Path, places: Sequence[Path]) -> str:
     """Hex SHA-256 of names and contents."""
     total = hashlib.sha256()
     for place in places:
-        total.update(f"{place.relative_to(root).as_posix()}\n{digest(place)}\n".encode())
+        total.update(f"{place.relative_to(root).as_posix()}\n{hash_of(place)}\n".encode())
     return total.hexdigest()
-
-
-def digest(place: Path) -> str:
-    """Hex SHA-256 of a file."""
-    return hashlib.sha256(place.read_bytes()).hexdigest()
 
 
 def is_dirty(root: Path) -> bool | None:
@@ -209,7 +205,7 @@ def _of_run(run: Run, out: Path, recorded: dict[str, Any]) -> Iterator[str]:
     if "checkpoint" in recorded:
         hashes[run.checkpoint(out, recorded["checkpoint"]["step"])] = recorded["checkpoint"]["sha256"]
     for place, sha in hashes.items():
-        if place.is_file() and digest(place) != sha:
+        if place.is_file() and hash_of(place) != sha:
             yield f"{place}: changed since run.json was written"
 
 

@@ -28,7 +28,6 @@ from videomdm_ext.bench.evaluators.untrained import VIEWS_2D, Views2D
 from videomdm_ext.bench.held_out import held_out_scores, reprojection_scores
 from videomdm_ext.bench.metrics import is_finite, mean, pose_frechet
 from videomdm_ext.bench.plan import PRIMARY, Plan, Run
-from videomdm_ext.bench.provenance import digest
 from videomdm_ext.bench.reference import Reference, ReferenceRows, read_reference, refilmed, taught
 from videomdm_ext.data.files import read_json, write_bytes
 from videomdm_ext.data.folder import Card, read_folder
@@ -36,6 +35,7 @@ from videomdm_ext.data.schemas import plain, text_of
 from videomdm_ext.errors import ConfigError, DatasetError, HostError, PluginError
 from videomdm_ext.inference.sample import read_motions
 from videomdm_ext.mdm import checkout, hook
+from videomdm_ext.mdm.evaluation import hash_of
 from videomdm_ext.motion.skeletons import by_name
 
 DIGITS = 7
@@ -167,7 +167,7 @@ class Scoring:
                 rows[one] = {**held_out_scores(groups[one], groups["truth"], self.card.fps), **rows[one]}
             return rows
 
-        parts = [str(HELD_OUT_RULES), self.card.content_hash, digest(place)]
+        parts = [str(HELD_OUT_RULES), self.card.content_hash, hash_of(place)]
         rows = self._kept(run.scores(self.out, 0).with_name("heldout.json"), "heldout", parts, compute)
         return dict(rows.get(kind, {}))
 
@@ -195,7 +195,7 @@ class Scoring:
             per_clip = {name: [float(f"{value:.{DIGITS}g}") for value in values] for name, values in rows.items()}
             return {"scores": scores, "per_clip": per_clip}
 
-        return self._kept(place, "replication", [self._key(split), digest(samples)], compute)
+        return self._kept(place, "replication", [self._key(split), hash_of(samples)], compute)
 
     def _of_replications(
         self, run: Run, name: str, parts: list[str], compute: Callable[[list[list[Tensor]], list[str]], Scores]
@@ -207,7 +207,7 @@ class Scoring:
             found = [read_motions(place) for place in places]
             return {"scores": compute([groups["samples"] for groups, _ in found], found[0][1])}
 
-        key = [self._key(self.plan.reference), *parts, *map(digest, places)]
+        key = [self._key(self.plan.reference), *parts, *map(hash_of, places)]
         return dict(self._kept(run.scores(self.out, 0).with_name(f"{name}.json"), "replication", key, read)["scores"])
 
     def _key(self, split: str) -> str:

@@ -1,16 +1,12 @@
 """The essential channels as an evaluator: a motion can be decoded from them, and the truth gives their scale."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
-from clips import make_clip
 from people import real_motions, turned
 from tolerances import ROUND_TRIP_M
 
 from videomdm_ext.bench.evaluators import untrained
-from videomdm_ext.bench.evaluators.base import UnavailableError
 from videomdm_ext.data.folder import read_folder
 from videomdm_ext.motion.features import decode
 from videomdm_ext.motion.skeletons import SMPL22
@@ -56,9 +52,3 @@ def test_equal_truth_in_any_order_gives_an_equal_identity_and_other_truth_anothe
     assert untrained.make_essential(write_ground(backwards)).identity == evaluator.identity
     fewer = {"train": few_splits["train"][1:]}
     assert untrained.make_essential(write_ground(fewer)).identity != evaluator.identity
-
-
-def test_without_truth_it_is_unavailable(write_ground):
-    blind = dataclasses.replace(make_clip(name="walk"), truth=None, truth_extrinsics=None)
-    with pytest.raises(UnavailableError, match=r"true motion for the evaluator essential, found none\. .*views-2d"):
-        untrained.make_essential(write_ground({"train": [blind]}))

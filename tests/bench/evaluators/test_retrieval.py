@@ -62,17 +62,6 @@ def test_a_space_that_takes_every_caption_for_another_finds_none_and_is_distrust
     assert set(crops) == {64}
 
 
-def test_a_space_of_noise_is_distrusted():
-    draw = torch.Generator().manual_seed(0)
-    found = retrieve(MOTIONS, lambda clips: torch.randn(len(clips), 8, generator=draw), by_noise(draw))
-    assert found.groups[2] == pytest.approx(found.groups_chance[2], abs=0.15)
-    assert found.distrust()
-
-
-def by_noise(draw: torch.Generator):
-    return lambda captions: torch.randn(len(captions), 8, generator=draw)
-
-
 def test_a_caption_that_another_clip_gave_fits_too():
     shared = [TrueMotion(f"{n}", torch.full((5, 22, 3), float(n % 6)), (f"kind {n % 6}.",)) for n in range(12)]
     assert retrieve(shared, by_kind, by_caption()).groups[0] == 1.0

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from videomdm_ext.bench.evaluators import guo, t2m, weights
+from videomdm_ext.bench.evaluators import t2m, weights
 from videomdm_ext.bench.evaluators.base import Evaluator, Ground, UnavailableError
 from videomdm_ext.data.motions import frames_at, resample
 from videomdm_ext.geometry.rotations import roma
@@ -145,7 +145,6 @@ class Retrieval(Evaluator):
 
     @torch.no_grad()
     def motions(self, clips: Sequence[Tensor], fps: float) -> Tensor:
-        guo.check_rate(self.name, fps)
         scored = [((self.features(clip, fps) - self.mean) / self.std).float() for clip in clips]
         made = []
         for start in range(0, len(scored), BATCH):

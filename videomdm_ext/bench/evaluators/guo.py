@@ -19,7 +19,6 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from videomdm_ext.bench.evaluators.weights import BROKEN, read_scales, read_weights, unfit
 from videomdm_ext.data.files import read_array, read_bytes
-from videomdm_ext.errors import ConfigError, DatasetError
 
 FPS = 20.0
 """Frames a second of HumanML3D."""
@@ -154,8 +153,6 @@ class Matching:
     def motions(self, features: Sequence[Tensor]) -> Tensor:
         """Raw features [T, >= C] each, 4 frames or more, as HumanML3D has them at 20 fps. -> [N, W] on the CPU."""
         lengths = torch.tensor([min(len(rows), LONGEST) // UNIT for rows in features])
-        if len(lengths) and not lengths.min():
-            raise DatasetError(f"the evaluator: expected {UNIT} or more frames a motion, found fewer. Leave it out.")
 
         def encode(rows: Tensor) -> Tensor:
             seen = min((int(lengths[rows].max()) + 1) * UNIT, LONGEST)  # what the last step of the longest one sees
@@ -193,14 +190,7 @@ class Matching:
 def longest_first(lengths: Tensor, batch: int, encode: Callable[[Tensor], Tensor]) -> Tensor:
     """What `encode` makes of batches of rows, longest first as recurrent encoders want them, in order again. [N, W]"""
     order = lengths.argsort(descending=True, stable=True)
-    made = [encode(rows) for rows in order.split(batch)] if len(order) else [torch.zeros(0, 512)]
-    return torch.cat(made)[order.argsort()]
-
-
-def check_rate(name: str, fps: float) -> None:
-    """ConfigError for motions that are not of HumanML3D's rate."""
-    if fps != FPS:
-        raise ConfigError(f"{name}: expected motions of {FPS:g} fps, found {fps:g}. Leave this evaluator out.")
+    return torch.cat([encode(rows) for rows in order.split(batch)])[order.argsort()]
 
 
 def load(weights: Path, mean: Path, std: Path, words: Path, channels: int) -> Matching:

@@ -92,12 +92,10 @@ class T2M(Evaluator):
 
     def motions(self, clips: Sequence[Tensor], fps: float) -> Tensor:
         """Positions [T, J, 3] each, m, y up, 4 frames or more; beyond 196 frames they are cut. -> [N, 512]"""
-        guo.check_rate(self.name, fps)
         return self.matching.motions([features(clip) for clip in clips])
 
     def captions(self, captions: Sequence[str]) -> Tensor | None:
-        words = {caption: self.texts.words(caption) for caption in dict.fromkeys(captions)}
-        read = [tagged for caption in captions if (tagged := words[caption]) is not None]
+        read = [words for caption in captions if (words := self.texts.words(caption)) is not None]
         return self.matching.captions(read) if len(read) == len(captions) else None
 
 
