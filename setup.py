@@ -83,7 +83,7 @@ VIDEO = [
 ]
 BODY = ["anny==0.6.2"]
 FILM = [*BODY, "moderngl>=5.10"]
-BENCH = ["prdc>=0.2", "safetensors>=0.4", "scipy>=1.11"]
+BENCH = ["safetensors>=0.4", "scipy>=1.11"]
 SCALE = ["pyarrow>=15.0", "ray>=2.50,<3"]  # 2.50 is the first with `ray symmetric-run`
 TEST = [
     "bvhio>=1.5",  # the second reader of exported BVH

@@ -29,10 +29,9 @@ from videomdm_ext.data.folder import read_card, read_folder
 from videomdm_ext.data.refined import identity
 from videomdm_ext.data.tasks import Engine
 from videomdm_ext.errors import ConfigError, HostError, PluginError, VideoMDMError
-from videomdm_ext.hookspecs import hookimpl
 from videomdm_ext.inference import sample as sampling
 from videomdm_ext.inference.sample import find_checkpoint, read_motions
-from videomdm_ext.mdm import checkout, hook
+from videomdm_ext.mdm import checkout
 from videomdm_ext.supervision import refinement
 
 ARMS = ("3d", "lifted", "2d")
@@ -273,19 +272,10 @@ def test_another_judge_or_another_reference_makes_all_scores_again(plan, out, mo
     assert make_scoring(dataclasses.replace(plan, without=("heights", "far")), out).evaluators == ()
 
 
-def test_a_report_shows_the_metrics_of_plugins_under_names_of_their_own(monkeypatch):
-    class Measuring:
-        @hookimpl
-        def add_metrics(self, samples, reference):
-            return {"longer": float(len(samples) - len(reference))}
-
-    manager = plugins.create_manager()
-    manager.register(Measuring(), name="measuring")
-    monkeypatch.setattr(hook, "manager", lambda: manager)
-    truth = SimpleNamespace(truth=[torch.zeros(9, 22, 3)] * 2)
-    assert with_plugins({"jitter": 1.0}, [*truth.truth, *truth.truth], truth) == {"jitter": 1.0, "longer": 2.0}
+def test_a_plugins_metric_with_the_name_of_a_built_in_one_is_refused(monkeypatch):
+    monkeypatch.setattr(plugins, "add_metrics", lambda manager, **given: {"longer": 1.0})
     with pytest.raises(PluginError, match="'longer'"):
-        with_plugins({"longer": 1.0}, truth.truth, truth)
+        with_plugins({"longer": 1.0}, [], SimpleNamespace(truth=[]))
 
 
 def test_a_plan_may_grow_and_be_judged_otherwise_and_nothing_else(plan, out, tmp_path):

@@ -96,11 +96,8 @@ def test_a_change_of_any_file_is_named_by_every_verb_before_it_begins(copy, name
 def test_what_is_touched_and_not_changed_is_accepted_without_a_word(copy, capsys, caplog):
     for place in (copy / "set").rglob("*"):
         os.utime(place)
-    for work in (
-        lambda: prepare(plan_of(copy), copy / "bench"),
-        lambda: train(copy, "--num_steps", "4", "--overwrite"),
-    ):
-        work()
+    prepare(plan_of(copy), copy / "bench")
+    train(copy, "--num_steps", "4", "--overwrite")
     assert "others" not in capsys.readouterr().out + caplog.text
 
 
@@ -117,15 +114,8 @@ def test_other_data_made_the_sets_own_are_refused_by_what_was_made_from_the_earl
         with pytest.raises(VideoMDMError, match=rf"as recorded in .*\.json, the data set a few .*, found {named}"):
             work()
     assert any(named in problem for problem in provenance.problems(copy / "bench"))
-    train(
-        copy,
-        "--num_steps",
-        "4",
-        "--save_dir",
-        str(copy / "new"),
-        "--resume_checkpoint",
-        str(copy / "run/model000000002.pt"),
-    )
+    start = ["--resume_checkpoint", str(copy / "run/model000000002.pt")]
+    train(copy, "--num_steps", "4", "--save_dir", str(copy / "new"), *start)
     assert "were trained on the data set a few" in capsys.readouterr().out
 
 
@@ -187,13 +177,8 @@ def test_only_clips_with_other_keypoints_camera_or_lifted_motion_are_refined_aga
     refined.make_refined(path, read_card(path))
     after = {p.name: p.read_bytes() for p in (copy / "set" / "refined" / "bent").iterdir()}
     assert solved == [1]
-    assert {n for n in before if before[n] != after[n]} == {
-        "walk_0.npz",
-        "Mean.npy",
-        "Std.npy",
-        "inputs.tsv",
-        "made.txt",
-    }
+    changed = {n for n in before if before[n] != after[n]}
+    assert changed == {"walk_0.npz", "Mean.npy", "Std.npy", "inputs.tsv", "made.txt"}
     assert refined.is_made(path, read_card(path))
     refined.verify(path, read_card(path), thorough=True)
 

@@ -108,12 +108,6 @@ def test_a_run_that_began_on_teachers_of_another_version_is_refused_and_one_that
         fairness.check_teachers(run, tmp_path, "abc 4")
 
 
-def test_a_run_that_needs_no_refined_teachers_notes_none(tmp_path):
-    run = Run(a_plan("3d"), "3d", 0)
-    fairness.note_teachers(run, tmp_path, "abc 2")
-    assert not (run.folder(tmp_path) / fairness.TEACHERS).exists()
-
-
 def test_an_args_json_cut_short_is_refused_only_where_the_training_is_done(tmp_path):
     run = Run(a_plan("3d"), "3d", 0)
     trained(run, tmp_path)

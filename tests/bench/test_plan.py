@@ -12,7 +12,7 @@ from small_bench import CARD, make_plan, write_set
 
 from videomdm_ext.bench import provenance
 from videomdm_ext.bench import run as engine
-from videomdm_ext.bench.plan import FOLDER, ArmConfig, Plan, Run, arm_name, known_arms, load_arm, settings
+from videomdm_ext.bench.plan import FOLDER, ArmConfig, Plan, arm_name, known_arms, load_arm, settings
 from videomdm_ext.bench.run import Bench, execute, prepare
 from videomdm_ext.config import Supervision, add_arguments, difference, from_args
 from videomdm_ext.data import tasks
@@ -20,7 +20,6 @@ from videomdm_ext.data.building import write_folder
 from videomdm_ext.data.refined import is_made
 from videomdm_ext.data.tasks import Engine
 from videomdm_ext.errors import ConfigError, StorageError
-from videomdm_ext.mdm import checkout
 from videomdm_ext.supervision import refinement
 
 
@@ -125,25 +124,6 @@ def test_runs_are_ordered_seed_by_seed_and_all_get_the_same_settings(plan, tmp_p
     differing = {pair[0] for pair in words[0] ^ words[1] | words[0] ^ words[2] if pair[0].startswith("--")}
     assert differing <= {"--save_dir", "--teacher", "--supervision", "--loss", "--overwrite"}
     assert ("--seed", "1") in words[3]
-
-
-def test_an_arm_from_a_file_has_its_runs_in_the_folder(plan, tmp_path):
-    run = Run(plan, write_arm(tmp_path, "supervision: 2d\n"), 2)
-    assert run.folder(tmp_path / "out") == tmp_path / "out" / "runs" / "mine-2"
-    assert run.replication(tmp_path / "out", 7) == tmp_path / "out" / "samples" / "mine-2" / "007.npz"
-
-
-def test_the_host_is_the_stand_in_a_checkout_or_one_that_is_searched_for(plan, monkeypatch):
-    assert plan.host().kind == "standin"
-    monkeypatch.setattr(checkout, "find", lambda place=None: f"found at {place}")
-    assert dataclasses.replace(plan, mdm="here").host() == "found at here"
-    assert dataclasses.replace(plan, mdm="auto").host() == "found at None"
-
-
-def test_the_passes_of_unrolled_steps_are_counted(plan):
-    full = dataclasses.replace(plan, diffusion_steps=50, steps=100)
-    assert Run(full, "3d", 0).passes() == Run(full, "2d-not-unrolled", 0).passes() == 100
-    assert Run(full, "2d", 0).passes() == pytest.approx(100 * (0.68 + 4 * 0.32))
 
 
 def test_steps_are_read_from_the_log_of_a_run(plan, tmp_path):
