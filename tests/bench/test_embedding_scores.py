@@ -14,7 +14,7 @@ from videomdm_ext.bench.embedding_scores import TruthScores
 from videomdm_ext.bench.evaluators.base import Evaluator
 from videomdm_ext.bench.evaluators.untrained import Views2D
 from videomdm_ext.bench.held_out import held_out_scores
-from videomdm_ext.bench.reference import ReferenceRows, score_reference_rows
+from videomdm_ext.bench.reference import ReferenceRows, random_halves, score_reference_rows
 from videomdm_ext.data.motions import load_motions
 from videomdm_ext.errors import DatasetError, PluginError
 from videomdm_ext.motion.skeletons import SMPL22
@@ -72,7 +72,7 @@ class Published(Poses):
 
 
 def scorer(*evaluators: Evaluator) -> TruthScores:
-    return TruthScores(CLIPS, CAPTIONS, evaluators or (Poses(),), SMPL22, FPS)
+    return TruthScores(CLIPS, CAPTIONS, GROUPS, evaluators or (Poses(),), SMPL22, FPS)
 
 
 def noisy(size: float, clips: Sequence[Tensor] = CLIPS, seed: int = 0) -> list[Tensor]:
@@ -83,7 +83,7 @@ def noisy(size: float, clips: Sequence[Tensor] = CLIPS, seed: int = 0) -> list[T
 
 @cache
 def calibrated() -> ReferenceRows:
-    return scorer(Poses(), Frames(), Twice()).reference_rows(noisy(0.15), GROUPS, seed=1)
+    return scorer(Poses(), Frames(), Twice()).reference_rows(noisy(0.15))
 
 
 def in_space(scores: dict[str, float], name: str) -> set[str]:
@@ -131,7 +131,7 @@ def test_a_published_space_has_normalised_scores_too_which_the_size_of_rows_cann
     assert own["published/normalised_fid"] < own["published/fid"]
     again = scorer(Published()).multimodality([made, noisy(0.1, seed=3)[:40]], captions)
     assert 0 < again["published/normalised_multimodality"] < again["published/multimodality"]
-    truth = scorer(Published()).reference_rows(noisy(0.15), GROUPS, seed=1).truth
+    truth = scorer(Published()).reference_rows(noisy(0.15)).truth
     assert truth["published/normalised_fid"] == truth["published/fid"] == 0
 
 
@@ -200,7 +200,7 @@ def test_the_truth_is_the_best_and_the_teacher_is_seen_in_every_space() -> None:
 
 
 def test_the_plain_rows_are_those_without_evaluators() -> None:
-    plain = score_reference_rows(CLIPS, noisy(0.15), SMPL22, FPS, groups=GROUPS, seed=1)
+    plain = score_reference_rows(CLIPS, noisy(0.15), SMPL22, FPS, random_halves(GROUPS))
     for row in ("truth", "floor", "teacher", "static"):
         assert getattr(calibrated(), row).items() >= getattr(plain, row).items()
 

@@ -20,7 +20,7 @@ from videomdm_ext.bench.evaluators.base import Evaluator
 from videomdm_ext.bench.evaluators.untrained import Views2D
 from videomdm_ext.bench.held_out import NEAREST
 from videomdm_ext.bench.metrics import Clips, mean
-from videomdm_ext.bench.reference import ReferenceRows, View, halves, score_reference_rows, static_pose
+from videomdm_ext.bench.reference import Halves, ReferenceRows, View, random_halves, score_reference_rows, static_pose
 from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.motions import Optics
 from videomdm_ext.errors import DatasetError, PluginError
@@ -28,8 +28,8 @@ from videomdm_ext.geometry.cameras import to_camera
 from videomdm_ext.motion.features import decode
 from videomdm_ext.motion.skeletons import Skeleton
 
-SPLITS = 8
-"""Random splits of the truth, and random exchanges of its captions, whose mean is reported."""
+SEED = 0
+"""Draws the groups of R-precision, the pairs of the diversity, and the exchanges of captions."""
 MULTIMODAL = 100
 """Captions that the multimodality is taken over, the first ones."""
 
@@ -80,12 +80,15 @@ class Embedded:
 class EmbeddingScores(ABC):
     """Scores sets of samples in the spaces of evaluators; what is known of the truth there is kept.
 
-    `seed` draws the groups of R-precision, the pairs of the diversity and the halves of the floor.
+    `captions` are those of the teacher's motions in `reference_rows`; `groups` name the motion of each true clip.
     """
 
-    def __init__(self, evaluators: Sequence[Evaluator], skeleton: Skeleton, fps: float, *, seed: int = 0) -> None:
+    def __init__(
+        self, evaluators: Sequence[Evaluator], captions: Sequence[str], groups: Sequence[str], skeleton: Skeleton,
+        fps: float,
+    ) -> None:  # fmt: skip
         self.evaluators = {evaluator.name: evaluator for evaluator in evaluators}
-        self.skeleton, self.fps, self.seed = skeleton, fps, seed
+        self.captions, self.groups, self.skeleton, self.fps = tuple(captions), tuple(groups), skeleton, fps
         self._truth: dict[str, Embedded] = {}
         self._texts: dict[str, dict[str, Tensor]] = {}
 
@@ -94,8 +97,8 @@ class EmbeddingScores(ABC):
         """The scores that need no evaluator, and "clips", their number."""
 
     @abstractmethod
-    def reference_rows(self, teacher: Clips, groups: Sequence[str] | None = None, seed: int = 0) -> ReferenceRows:
-        """The rows that are not arms: truth, floor, teacher, static pose, shuffled captions."""
+    def reference_rows(self, teacher: Clips) -> ReferenceRows:
+        """The rows that are not arms, from the teacher's own motions in the order of their captions."""
 
     @abstractmethod
     def embed_truth(self, evaluator: Evaluator) -> Embedded:
@@ -134,19 +137,18 @@ class EmbeddingScores(ABC):
                 found[f"{name}/normalised_multimodality"] = metrics.multimodality(rows)
         return found
 
-    def rows(
-        self, teacher: Clips, captions: Sequence[str], still: Clips, groups: Sequence[str], seed: int
-    ) -> dict[str, Scores]:
-        """Truth, floor, teacher, static and shuffled in all spaces; `groups` are those of the rows of the truth."""
+    def rows(self, teacher: Clips, still: Clips) -> dict[str, Scores]:
+        """Truth, floor, teacher, static and shuffled in all spaces."""
+        splits = random_halves(self.groups)
         rows: dict[str, Scores] = {row: {} for row in ("truth", "floor", "teacher", "static", "shuffled")}
         for name, evaluator in self.evaluators.items():
-            truth, floor = self._halved(name, groups, seed)
+            truth, floor = self._halved(name, splits)
             rows["truth"] |= truth
             rows["floor"] |= floor
-            rows["teacher"] |= self._in_space(self.embed(evaluator, teacher, captions), name)
-            rows["static"] |= self._in_space(self.embed(evaluator, still, captions), name)
-            draw, whole = torch.Generator().manual_seed(seed), self.truth(name)
-            orders = [torch.randperm(len(whole.captions), generator=draw).tolist() for _ in range(SPLITS)]
+            rows["teacher"] |= self._in_space(self.embed(evaluator, teacher, self.captions), name)
+            rows["static"] |= self._in_space(self.embed(evaluator, still, self.captions), name)
+            draw, whole = torch.Generator().manual_seed(SEED), self.truth(name)
+            orders = [torch.randperm(len(whole.captions), generator=draw).tolist() for _ in splits]
             mixed = [self._of_captions(whole.part(range(len(order)), order), name) for order in orders]
             rows["shuffled"] |= {metric: mean([row[metric] for row in mixed]) for metric in mixed[0]}
         return rows
@@ -190,17 +192,17 @@ class EmbeddingScores(ABC):
         if self.evaluators[name].per_clip:
             apart = metrics.distances(made.rows, truth.rows)
             found["precision"], found["recall"] = metrics.precision_and_recall(apart, made.radii, truth.radii)
-            found["diversity"] = metrics.diversity(made.rows, metrics.seeded_pairs(len(made.rows), self.seed))
+            found["diversity"] = metrics.diversity(made.rows, metrics.seeded_pairs(len(made.rows), SEED))
         if self.evaluators[name].published:
             found |= self._published(made, truth, enough=enough)
         return {f"{name}/{metric}": value for metric, value in found.items()} | self._of_captions(made, name)
 
     def _published(self, made: Embedded, truth: Embedded, *, enough: bool) -> Scores:
         """What the literature reports in another way than ours, and what it reports of rows of length 1."""
-        unit, pairs = made.unit, metrics.seeded_pairs(len(made.rows), self.seed)
+        unit, pairs = made.unit, metrics.seeded_pairs(len(made.rows), SEED)
         found = {"normalised_fid": metrics.frechet(*unit.gaussian, *truth.unit.gaussian) if enough else math.nan}
         found["normalised_diversity"] = metrics.diversity(unit.rows, pairs)
-        groups = metrics.seeded_groups(len(made.captions), self.seed)
+        groups = metrics.seeded_groups(len(made.captions), SEED)
         for prefix, one in (("mdm_", made), ("normalised_", unit)):
             if one.texts is not None:
                 tops = metrics.r_precision_of_mdm(one.rows, one.texts, groups)
@@ -218,7 +220,7 @@ class EmbeddingScores(ABC):
             gallery |= dict(zip(*one.gallery, strict=True))
         place = {text: index for index, text in enumerate(gallery)}
         own = torch.tensor([place[caption] for caption in made.captions])
-        groups = metrics.seeded_groups(len(made.captions), self.seed)
+        groups = metrics.seeded_groups(len(made.captions), SEED)
         tops = {
             "r_precision": metrics.r_precision(made.rows, made.texts, made.captions, groups),
             "r_precision_gallery": metrics.hits(made.rows, torch.stack(list(gallery.values())), own).mean(0).tolist(),
@@ -226,13 +228,11 @@ class EmbeddingScores(ABC):
         found = {f"{name}/{kind}_{top}": v for kind, row in tops.items() for top, v in zip((1, 2, 3), row, strict=True)}
         return found | {f"{name}/mm_dist": metrics.mm_distances(made.rows, made.texts).mean().item()}
 
-    def _halved(self, name: str, groups: Sequence[str], seed: int) -> tuple[Scores, Scores]:
+    def _halved(self, name: str, splits: Sequence[Halves]) -> tuple[Scores, Scores]:
         """The truth's own scores in a space, and mean errors of one half of it against the other."""
-        generator = torch.Generator().manual_seed(seed)
-        whole = self.truth(name)
-        pairs = []
-        for _ in range(SPLITS):
-            first, second = (whole.part(half) for half in halves(groups, generator))
+        whole, pairs = self.truth(name), []
+        for split in splits:
+            first, second = (whole.part(half) for half in split)
             pairs.append((self._in_space(first, name, second), self._in_space(second, name, first)))
         truth, floor = self._in_space(whole, name), {}
         truth |= {metric: 0.0 for metric in truth if metric.endswith("fid")}
@@ -259,12 +259,12 @@ class TruthScores(EmbeddingScores):
     """Scores sets of samples against one set of true clips, each with a caption."""
 
     def __init__(
-        self, reference: Clips, captions: Sequence[str], evaluators: Sequence[Evaluator], skeleton: Skeleton,
-        fps: float, *, seed: int = 0,
+        self, reference: Clips, captions: Sequence[str], groups: Sequence[str], evaluators: Sequence[Evaluator],
+        skeleton: Skeleton, fps: float,
     ) -> None:  # fmt: skip
         metrics.check_clips(reference, skeleton, "reference")
-        super().__init__(evaluators, skeleton, fps, seed=seed)
-        self.reference, self.captions = list(reference), tuple(captions)
+        super().__init__(evaluators, captions, groups, skeleton, fps)
+        self.reference = list(reference)
 
     def plain_scores(self, samples: Clips) -> Scores:
         return metrics.score(samples, self.reference, self.skeleton, self.fps)
@@ -272,19 +272,14 @@ class TruthScores(EmbeddingScores):
     def embed_truth(self, evaluator: Evaluator) -> Embedded:
         return self.embed(evaluator, self.reference, self.captions)
 
-    def reference_rows(self, teacher: Clips, groups: Sequence[str] | None = None, seed: int = 0) -> ReferenceRows:
+    def reference_rows(self, teacher: Clips) -> ReferenceRows:
         """The rows that are not arms: truth, floor, teacher, static pose, shuffled captions.
 
-        `teacher` are the teacher's own motions of the reference's clips, in their order; `groups` as in
-        `reference_rows`. Precision and recall of the truth are those of one half against the other, as a set would
-        hold itself whole.
+        Precision and recall of the truth are those of one half against the other, as a set would hold itself whole.
         """
-        names = list(groups) if groups is not None else [""] * len(self.reference)
-        plain = score_reference_rows(
-            self.reference, teacher, self.skeleton, self.fps, groups=names, seed=seed, splits=SPLITS
-        )
+        plain = score_reference_rows(self.reference, teacher, self.skeleton, self.fps, random_halves(self.groups))
         still = [clip.to(self.reference[0].dtype) for clip in static_pose(self.reference, self.skeleton)]
-        rows = self.rows(teacher, self.captions, still, names, seed)
+        rows = self.rows(teacher, still)
         for row in ("truth", "floor", "teacher", "static"):
             rows[row] = {**getattr(plain, row), **rows[row]}
         return ReferenceRows(**rows, clips=plain.clips, distrust=self.distrust)
@@ -299,7 +294,7 @@ STEEPEST = math.radians(80.0)
 
 
 class KeypointScores(EmbeddingScores):
-    """Scores sets of samples against views of clips; `captions` are those of the teacher's motions in `reference_rows`.
+    """Scores sets of samples against views of clips, whose groups are the views' own.
 
     `refilmed` are such views of the teacher itself, each set with other cameras, one a clip.
     """
@@ -308,9 +303,8 @@ class KeypointScores(EmbeddingScores):
         self, views: Sequence[View], captions: Sequence[str], evaluator: Views2D, skeleton: Skeleton, fps: float,
         *, refilmed: Sequence[Sequence[View]] = (),
     ) -> None:  # fmt: skip
-        super().__init__([evaluator], skeleton, fps)
-        self.space, self.views, self.captions = evaluator, tuple(views), tuple(captions)
-        self.refilmed = tuple(refilmed)
+        super().__init__([evaluator], captions, [view.group for view in views], skeleton, fps)
+        self.space, self.views, self.refilmed = evaluator, tuple(views), tuple(refilmed)
 
     def plain_scores(self, samples: Clips) -> Scores:
         metrics.check_clips(samples, self.skeleton, "samples")
@@ -323,15 +317,15 @@ class KeypointScores(EmbeddingScores):
         rows = self.space.seen([(view.points, view.confidence) for view in views], self.fps).double()
         return Embedded(rows, (1,) * len(rows), tuple(view.caption for view in views), None)
 
-    def reference_rows(self, teacher: Clips, groups: Sequence[str] | None = None, seed: int = 0) -> ReferenceRows:
+    def reference_rows(self, teacher: Clips) -> ReferenceRows:
         """The rows that are not arms; the kinematic measures have none of the truth, and no floor.
 
         The floor is one half of the views against the other, or, where that is more, the teacher's own motions against
-        themselves as filmed by one camera a clip: the halves share their cameras, which samples never do. `groups` are
-        the views' own. The static pose is the teacher's mean.
+        themselves as filmed by one camera a clip: the halves share their cameras, which samples never do. The static
+        pose is the teacher's mean.
         """
         still = [clip.to(teacher[0].dtype) for clip in static_pose(teacher, self.skeleton)]
-        rows = self.rows(teacher, self.captions, still, [view.group for view in self.views], seed)
+        rows = self.rows(teacher, still)
         for row, clips in (("teacher", teacher), ("static", still)):
             rows[row] = {**self.plain_scores(clips), **rows[row]}
         again = self._refilmed_errors(teacher, rows["truth"])

@@ -254,20 +254,20 @@ def distances(first: Tensor, second: Tensor) -> Tensor:
     return torch.cdist(first.double(), second.double(), compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def seeded_groups(count: int, seed: int, size: int = GROUP) -> list[Tensor]:
-    """Disjoint random groups of `size` of `count` clips, without the rest; one group of all where there are fewer."""
+def seeded_groups(count: int, seed: int) -> list[Tensor]:
+    """Disjoint random groups of GROUP of `count` clips, without the rest; one group of all where there are fewer."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    whole = count // size * size
-    return list(order[:whole].split(size)) if whole else [order]
+    whole = count // GROUP * GROUP
+    return list(order[:whole].split(GROUP)) if whole else [order]
 
 
-def describe_groups(count: int, size: int = GROUP) -> str:
+def describe_groups(count: int) -> str:
     """What `seeded_groups` does with that many clips, for a report."""
-    if count < size:
-        return f"one group of {count}, as there are fewer than {size} clips"
-    groups, rest = divmod(count, size)
+    if count < GROUP:
+        return f"one group of {count}, as there are fewer than {GROUP} clips"
+    groups, rest = divmod(count, GROUP)
     left_out = f", {rest} of {count} clips left out" if rest else ""
-    return f"{groups} group{'s' if groups > 1 else ''} of {size}{left_out}"
+    return f"{groups} group{'s' if groups > 1 else ''} of {GROUP}{left_out}"
 
 
 def distinct(captions: Sequence[str]) -> tuple[list[str], Tensor]:

@@ -14,7 +14,6 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -233,7 +232,7 @@ PEAK = Path("/proc/self/status")
 """Where Linux says how much memory a process took at most."""
 
 
-@contextmanager
+@contextlib.contextmanager
 def cost_counted(folder: Path) -> Iterator[None]:
     """Add seconds and peak memory of what happens within to those of the parts of a training before it.
 

@@ -202,51 +202,46 @@ def separates(row_teacher: float, floor: float) -> bool:
     return row_teacher > 0 and row_teacher >= RANKING_FACTOR * floor
 
 
-def score_reference_rows(
-    truth: Clips,
-    teacher: Clips,
-    skeleton: Skeleton,
-    fps: float,
-    *,
-    groups: Sequence[str] | None = None,
-    seed: int = 0,
-    splits: int = 8,
-) -> ReferenceRows:
-    """Score the rows that are not arms. The floor is the mean error over `splits` seeded splits of the true clips.
+SPLITS = 8
+"""Random splits of the truth, and random exchanges of its captions, whose mean is reported."""
+Halves = tuple[list[int], list[int]]
 
-    Clips of one group (such as one motion) are shared out between the halves, as arms follow the reference's captions;
-    without groups the halves may hold different motions. A half holds half of the clips, so the floor lies above that
-    of the whole set: the rule errs on the strict side.
+
+def random_halves(groups: Sequence[str], seed: int = 0) -> list[Halves]:
+    """Random halves of the clips, SPLITS times, of equal size; each group is halved, odd ones go in turn.
+
+    So clips of one group (such as one motion) are shared out between the halves, as arms follow the reference's
+    captions. A half holds half of the clips, so a floor made of them lies above that of the whole set: the rule errs
+    on the strict side.
     """
+    draw, found = torch.Generator().manual_seed(seed), []
+    for _ in range(SPLITS):
+        shuffled = [(groups[index], index) for index in torch.randperm(len(groups), generator=draw).tolist()]
+        order = [index for _, index in sorted(shuffled, key=lambda pair: pair[0])]
+        whole = 2 * (len(order) // 2)
+        found.append((order[0:whole:2], order[1:whole:2]))
+    return found
+
+
+def score_reference_rows(
+    truth: Clips, teacher: Clips, skeleton: Skeleton, fps: float, splits: Sequence[Halves]
+) -> ReferenceRows:
+    """Score the rows that are not arms; the floor is the mean error of one half of the truth against the other."""
     if len(truth) < 2:
         raise DatasetError(f"truth: expected at least 2 clips to split, found {len(truth)}. Score more clips.")
-    generator = torch.Generator().manual_seed(seed)
-    names = list(groups) if groups is not None else [""] * len(truth)
-    rows = [split_half(truth, names, skeleton, fps, generator) for _ in range(splits)]
+    rows = []
+    for split in splits:
+        first, second = ([truth[index] for index in half] for half in split)
+        found, levels = score(first, second, skeleton, fps), mean_measures(second, skeleton, fps)
+        known = [name for name in found if name in METRICS]
+        rows.append({name: by_name(name).error(found[name], levels.get(name, 0.0)) for name in known})
     return ReferenceRows(
         truth={**dict.fromkeys(DISTANCES, 0.0), **mean_measures(truth, skeleton, fps)},
-        floor={name: math.fsum(row[name] for row in rows) / splits for name in rows[0]},
+        floor={name: math.fsum(row[name] for row in rows) / len(rows) for name in rows[0]},
         teacher=score(teacher, truth, skeleton, fps),
         static=score(static_pose(truth, skeleton), truth, skeleton, fps),
         clips=len(truth),
     )
-
-
-def split_half(
-    truth: Clips, groups: Sequence[str], skeleton: Skeleton, fps: float, generator: torch.Generator
-) -> dict[str, float]:
-    """Errors of one random half of the clips against the other."""
-    first, second = ([truth[index] for index in half] for half in halves(groups, generator))
-    found, levels = score(first, second, skeleton, fps), mean_measures(second, skeleton, fps)
-    return {name: by_name(name).error(found[name], levels.get(name, 0.0)) for name in found if name in METRICS}
-
-
-def halves(groups: Sequence[str], generator: torch.Generator) -> tuple[list[int], list[int]]:
-    """Two random halves of the clips, of equal size; each group is halved, odd ones go in turn."""
-    shuffled = [(groups[index], index) for index in torch.randperm(len(groups), generator=generator).tolist()]
-    order = [index for _, index in sorted(shuffled, key=lambda pair: pair[0])]
-    whole = 2 * (len(order) // 2)
-    return order[0:whole:2], order[1:whole:2]
 
 
 def static_pose(reference: Clips, skeleton: Skeleton) -> list[Tensor]:

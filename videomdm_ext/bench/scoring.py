@@ -88,7 +88,9 @@ class Scoring:
         found, skeleton, fps = self.reference(split), by_name(self.card.skeleton), self.card.fps
         space = next((one for one in self.evaluators if isinstance(one, Views2D)), None)
         if not found.views:
-            made: EmbeddingScores = TruthScores(found.truth, found.captions, self.evaluators, skeleton, fps)
+            made: EmbeddingScores = TruthScores(
+                found.truth, found.captions, found.groups, self.evaluators, skeleton, fps
+            )
         elif space is None:
             raise ConfigError(
                 f"{self.plan.clips}: expected the evaluator {VIEWS_2D}, as some clips have no truth to compare with, "
@@ -178,7 +180,7 @@ class Scoring:
 
         def compute() -> dict[str, Any]:
             found = self.reference(split)
-            return dataclasses.asdict(self.scorer(split).reference_rows(found.teacher, found.groups))
+            return dataclasses.asdict(self.scorer(split).reference_rows(found.teacher))
 
         return ReferenceRows(**self._kept(self.out / "scores" / name, "calibration", [self._key(split)], compute))
 

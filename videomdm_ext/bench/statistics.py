@@ -122,7 +122,7 @@ def mean_interval(values: Sequence[float], level: float = LEVEL) -> Estimate:
     return Estimate(mean, t_quantile(level, n - 1) * math.sqrt(covariance(values, values) / n), n, level)
 
 
-def paired_ratio(numerator: Sequence[float], denominator: Sequence[float], level: float = LEVEL) -> Ratio:
+def paired_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Ratio:
     """Ratio of the means of paired values with Fieller's interval.
 
     The ends are the roots of (a - r b)² = t²/n var(a - r b) in r; there is no interval where the denominator's own
@@ -134,7 +134,7 @@ def paired_ratio(numerator: Sequence[float], denominator: Sequence[float], level
         return Ratio(math.nan, None, n)
     if n == 1:
         return Ratio(a / b, None, n)
-    c = t_quantile(level, n - 1) ** 2 / n
+    c = t_quantile(LEVEL, n - 1) ** 2 / n
     square = b * b - c * covariance(denominator, denominator)
     linear = a * b - c * covariance(numerator, denominator)
     constant = a * a - c * covariance(numerator, numerator)
@@ -144,10 +144,10 @@ def paired_ratio(numerator: Sequence[float], denominator: Sequence[float], level
     return Ratio(a / b, ((linear - spread) / square, (linear + spread) / square), n)
 
 
-def holm(p_values: Sequence[float], level: float = LEVEL) -> list[Adjusted]:
-    """Holm's adjustment: with all of them true, any p <= 1 - level comes up in at most 1 - level of cases.
+def holm(p_values: Sequence[float]) -> list[Adjusted]:
+    """Holm's adjustment: with all of them true, any p <= 1 - LEVEL comes up in at most 1 - LEVEL of cases.
 
-    The k-th smallest of m is tested at (1 - level) / (m - k + 1), and the first that fails ends the testing; those
+    The k-th smallest of m is tested at (1 - LEVEL) / (m - k + 1), and the first that fails ends the testing; those
     behind it keep its level.
     """
     m, order = len(p_values), sorted(range(len(p_values)), key=lambda index: p_values[index])
@@ -155,9 +155,9 @@ def holm(p_values: Sequence[float], level: float = LEVEL) -> list[Adjusted]:
     highest, stopped = 0.0, 0
     for rank, index in enumerate(order):
         highest = max(highest, min((m - rank) * p_values[index], 1.0))
-        if not stopped and highest > 1 - level:
+        if not stopped and highest > 1 - LEVEL:
             stopped = m - rank
-        found[index] = Adjusted(highest, 1 - (1 - level) / (stopped or m - rank))
+        found[index] = Adjusted(highest, 1 - (1 - LEVEL) / (stopped or m - rank))
     return [found[index] for index in range(m)]
 
 
@@ -166,6 +166,7 @@ def holm(p_values: Sequence[float], level: float = LEVEL) -> list[Adjusted]:
 EXACT_UP_TO = 14
 """Differences of which all 2^n signs are tried; with more, DRAWS random ones."""
 DRAWS = 10_000
+Scores = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,7 @@ class ClipInterval:
     clips: int
 
 
-def sign_flip(differences: Sequence[float], *, seed: int = 0) -> SignFlip:
+def sign_flip(differences: Sequence[float]) -> SignFlip:
     """How often random signs give a sum as far from 0, were either arm as good as the other.
 
     Exact for EXACT_UP_TO differences and fewer; else (1 + hits) / (1 + DRAWS) with seeded signs.
@@ -201,34 +202,25 @@ def sign_flip(differences: Sequence[float], *, seed: int = 0) -> SignFlip:
     if exact:
         bits = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
     else:
-        bits = np.random.default_rng(seed).integers(0, 2, (DRAWS, n))
+        bits = np.random.default_rng(0).integers(0, 2, (DRAWS, n))
     bound = abs(math.fsum(differences)) - 1e-12 * np.abs(values).sum()
     hits = int((np.abs((1 - 2 * bits) @ values) >= bound).sum())
     return SignFlip(hits / 2**n if exact else (1 + hits) / (1 + DRAWS), smallest, n, exact)
 
 
-def clip_interval(
-    first: NDArray[np.floating[Any]],
-    second: NDArray[np.floating[Any]],
-    *,
-    best: float = 0.0,
-    level: float = LEVEL,
-    draws: int = 2000,
-    seed: int = 0,
-) -> ClipInterval:
+def clip_interval(first: Scores, second: Scores, *, best: float = 0.0, draws: int = 2000) -> ClipInterval:
     """Percentile interval of error(first) - error(second) over clips; scores [S, N] of S trainings, the same N clips.
 
     A draw takes N clips with replacement, the same ones for both arms and all trainings. A training's error is how far
     the mean over its clips is from the `best` score; then the mean over trainings.
     """
     clips = first.shape[1]
-    generator = np.random.default_rng(seed)
-    counts = generator.multinomial(clips, np.full(clips, 1 / clips), draws)
+    counts = np.random.default_rng(0).multinomial(clips, np.full(clips, 1 / clips), draws)
     weights = np.concatenate((np.ones((1, clips)), counts)) / clips
     means = [weights @ scores.T for scores in (first, second)]
     errors = [np.abs(mean - best).mean(1) for mean in means]
     found = errors[0] - errors[1]
-    low, high = np.quantile(found[1:], ((1 - level) / 2, (1 + level) / 2))
+    low, high = np.quantile(found[1:], ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
     return ClipInterval(float(found[0]), float(low), float(high), clips)
 
 

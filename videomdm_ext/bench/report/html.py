@@ -171,9 +171,8 @@ def to_json(results: Results) -> str:
         "evaluators": [dataclasses.asdict(judge) for judge in results.judges],
         "differences": results.differences,
         "worst": [
-            {name: getattr(case, name) for name in ("arm", "metric", "score", "truth")}
-            | {"caption": case.example.caption}
-            for case in results.cases
+            {"arm": c.arm, "metric": c.metric, "score": c.score, "truth": c.truth, "caption": c.example.caption}
+            for c in results.cases
         ],
         "card": json.loads(results.card.to_json()),
         "notes": list(results.notes),

@@ -31,6 +31,8 @@ TEXT_FEATURES = {
 }
 EXAMPLES = 3
 """Captions whose motions are drawn."""
+WORST = 2
+"""Captions an arm that are shown as the worst."""
 FROZEN_BELOW = 0.25
 """An arm with less than this share of the truth's motion energy does not move."""
 CURVE_POINTS = 4
@@ -262,21 +264,14 @@ def read_losses(folder: Path) -> Curve:
     return Curve([int(row["step"]) for row in logged], terms)
 
 
-def worst_cases(
-    results: Results,
-    captions: Sequence[str],
-    example: Callable[[int], Example],
-    *,
-    metric: str | None = None,
-    count: int = 2,
-) -> tuple[Case, ...]:
-    """The `count` different captions where each arm's first training is furthest from the truth, the worst first.
+def worst_cases(results: Results, captions: Sequence[str], example: Callable[[int], Example]) -> tuple[Case, ...]:
+    """The WORST different captions where each arm's first training is furthest from the truth, the worst first.
 
-    `captions` names every sample, `example(index)` gives caption and motions of one. Without a metric: the first that
-    may rank and has a score for each clip. Clips without a finite score come first: nothing is further from the truth.
+    `captions` names every sample, `example(index)` gives caption and motions of one. By the first metric that may rank
+    and has a score for each clip. Clips without a finite score come first: nothing is further from the truth.
     """
     known = {name for arm in results.arms for run in arm.trainings for name in run.per_clip}
-    chosen = metric or next((name for name in results.ranking_metrics if name in known), "")
+    chosen = next((name for name in results.ranking_metrics if name in known), "")
     truth, found = results.reference_rows.truth.get(chosen, 0.0), []
     for arm in results.arms:
         scores = arm.trainings[0].per_clip.get(chosen, ()) if arm.trainings else ()
@@ -284,7 +279,7 @@ def worst_cases(
         far = [-error if math.isfinite(error) else -math.inf for error in errors]
         order = sorted(range(len(far)), key=far.__getitem__)
         first = {captions[index]: index for index in reversed(order)}
-        worst = sorted(first.values(), key=order.index)[:count]
+        worst = sorted(first.values(), key=order.index)[:WORST]
         found += [Case(arm.name, chosen, scores[index], truth, example(index)) for index in worst]
     return tuple(found)
 
