@@ -130,19 +130,18 @@ class HostDataset:
 
     def collate(self, items: Sequence[tuple[Crop, str]]) -> tuple[Tensor, dict[str, dict[str, Any]]]:
         """-> x_start [B, D, 1, T], z-scored, zero in the padding; the condition with text, mask and observation."""
-        crops = [item for item, _ in items]
-        batch = collate(crops, length=self.batch_length)
+        batch = collate([item for item, _ in items], length=self.batch_length)
         lengths = tensor_of(batch, "lengths")
         valid = torch.arange(self.batch_length) < lengths.unsqueeze(1)
         motion = self.space.features(tensor_of(batch, "teacher")) * valid[:, None, None]
-        y = {
-            "mask": valid[:, None, None],
-            "lengths": lengths,
-            "text": [text for _, text in items],
-            "db_key": [item.id for item in crops],
-            **(flatten_observation(batch, mixed=self.mixed) if self.observed else {}),
-        }
-        return motion, {"y": y}
+        seen = flatten_observation(batch, mixed=self.mixed) if self.observed else {}
+        return motion, {"y": {**_condition(items, lengths, valid[:, None, None]), **seen}}
+
+
+def _condition(items: Sequence[tuple[Crop, str]], lengths: Tensor, mask: Tensor) -> dict[str, Any]:
+    """The host's y of a batch."""
+    texts, ids = [text for _, text in items], [crop.id for crop, _ in items]
+    return {"mask": mask, "lengths": lengths, "text": texts, "db_key": ids}
 
 
 @dataclass
@@ -152,13 +151,8 @@ class Prompts(HostDataset):
     def collate(self, items: Sequence[tuple[Crop, str]]) -> tuple[Tensor, dict[str, dict[str, Any]]]:
         """-> an empty motion [B, D, 1, 1], as MDM's own captions come with; the condition with text and lengths."""
         lengths = torch.full((len(items),), self.crop_frames)
-        y = {
-            "mask": torch.ones(len(items), 1, 1, 1, dtype=torch.bool),
-            "lengths": lengths,
-            "text": [text for _, text in items],
-            "db_key": [item.id for item, _ in items],
-        }
-        return torch.zeros(len(items), self.num_features, 1, 1), {"y": y}
+        mask = torch.ones(len(items), 1, 1, 1, dtype=torch.bool)
+        return torch.zeros(len(items), self.num_features, 1, 1), {"y": _condition(items, lengths, mask)}
 
 
 def open_dataset(

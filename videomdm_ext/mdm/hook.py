@@ -32,6 +32,7 @@ from videomdm_ext.data.folder import read_card
 from videomdm_ext.errors import HostError, message_of
 from videomdm_ext.mdm import data, distributed, evaluation, finetuning, loop, loss, pairing, remedies, resume, text
 from videomdm_ext.mdm.checkout import DENOISERS, ENDS, OPTIONS, PACKAGES, PARSER, RULES, STANDIN, Checkout, require
+from videomdm_ext.mdm.imports import after
 from videomdm_ext.mdm.speed import approximate, exact
 
 TRAINERS = "train"
@@ -159,7 +160,7 @@ def begin() -> None:
     """Make the process ready before a checkout's modules are imported. Repeating it is harmless."""
     remedies.prepare()
     exact.attach()
-    loop.attach()
+    after("train.training_loop", loop.replace)
 
 
 @cache

@@ -18,20 +18,15 @@ from tqdm import tqdm
 
 from videomdm_ext.data.files import write_bytes
 from videomdm_ext.errors import HostError
-from videomdm_ext.mdm import distributed, imports, pairing, resume
+from videomdm_ext.mdm import distributed, pairing, resume
 from videomdm_ext.mdm.speed import exact
 
 Host: Any = object
 """Stands for MDM's TrainLoop, which follows the classes below in the order of look-up."""
 
 
-def attach() -> None:
-    """Arrange for train.training_loop to hand out our subclass of its TrainLoop. Repeating it is harmless."""
-    imports.after("train.training_loop", replace)
-
-
 def replace(module: ModuleType) -> None:
-    """Put our subclass in the place of the module's TrainLoop."""
+    """Put our subclass in the place of the TrainLoop of train.training_loop. Repeating it is harmless."""
     own: Any = module.TrainLoop
     if issubclass(own, Whole):
         return

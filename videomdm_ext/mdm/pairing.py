@@ -78,14 +78,6 @@ def preserved() -> Iterator[None]:
         restore_random_states(states)
 
 
-@contextmanager
-def keyed(seed: int) -> Iterator[None]:
-    """Within, the global generators start from `seed`; afterwards they are as they were."""
-    with preserved():
-        seed_all(seed)
-        yield
-
-
 # -- data -------------------------------------------------------------------------------------------------------------
 
 
@@ -176,7 +168,8 @@ def fresh_dataset_class(get_dataset_class: Callable[..., type], seed: int) -> Ca
         class Fresh(own):
             def __init__(self, *positional: Any, **named: Any) -> None:
                 numpy = Beside(vars(module)["np"], save=lambda *_, **__: None)
-                with keyed(derive(seed, "dataset", named.get("split", "train"))), swapped(module, np=numpy):
+                with preserved(), swapped(module, np=numpy):
+                    seed_all(derive(seed, "dataset", named.get("split", "train")))
                     super().__init__(*positional, **{**named, "use_cache": False})
 
         Fresh.__module__ = own.__module__
