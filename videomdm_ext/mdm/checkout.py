@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from videomdm_ext.config import repository
-from videomdm_ext.data.files import flush
 from videomdm_ext.errors import HostError
 
 PARSER, LOOP = "utils/parser_util.py", "train/training_loop.py"
@@ -341,8 +340,10 @@ def _replace(path: Path, content: bytes) -> None:
     try:
         if not path.stat().st_mode & 0o222:
             raise PermissionError(f"{path} is read-only")
-        new.write_bytes(content)
-        flush(new)
+        with new.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         with suppress(OSError, AttributeError):
             os.chown(new, path.stat().st_uid, path.stat().st_gid)
         shutil.copymode(path, new)

@@ -8,8 +8,6 @@ class ClassifierFreeSampleModel(nn.Module):
 
     def __init__(self, model):
         super().__init__()
-        if model.cond_mask_prob <= 0:
-            raise ValueError("Guidance needs a model trained with --cond_mask_prob above 0; use --guidance_param 1.")
         self.model = model
         for name in ("njoints", "nfeats", "cond_mode", "encode_text"):
             setattr(self, name, getattr(model, name))
