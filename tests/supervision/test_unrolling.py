@@ -1,11 +1,21 @@
 """Buckets of timesteps, and unrolled predictions."""
 
+import gc
+import weakref
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from videomdm_ext.config import Supervision
-from videomdm_ext.supervision.unrolling import TimestepBuckets, implied_noise, noised, unrolled_predictions
+from videomdm_ext.errors import HostError
+from videomdm_ext.supervision.unrolling import (
+    TimestepBuckets,
+    implied_noise,
+    noised,
+    unrolled_predictions,
+    with_gradient_taken,
+)
 
 METHOD = TimestepBuckets.of(12, 4, 50)
 ALPHA_BAR = torch.cos(torch.linspace(0.02, 1.55, 50, dtype=torch.float64)).square()
@@ -102,3 +112,49 @@ def test_every_pass_has_its_own_gradient_and_none_flows_between_them(
     for k, (prediction, _) in enumerate(steps):
         gradient = torch.autograd.grad(prediction.sum(), scale)[0]
         assert gradient.nonzero().flatten().tolist() == [k]
+
+
+class Kept:
+    """A tensor that autograd keeps for a backward."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
+def step(weights: Tensor, *, taken: bool) -> tuple[list[Tensor | None], int]:
+    """-> gradients of a step of four passes whose clips weigh so much, and the tensors kept for its backward"""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(7, 33), nn.GELU(), nn.Dropout(0.1), nn.Linear(33, 7))
+    network.append(nn.Linear(7, 7).requires_grad_(False))
+    unused = nn.Parameter(torch.ones(3))
+    trained = [*(weight for weight in network.parameters() if weight.requires_grad), unused]
+    kept, losses = weakref.WeakSet[Kept](), []
+
+    def keep(tensor: Tensor) -> Kept:
+        kept.add(found := Kept(tensor))
+        return found
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda found: found.tensor):
+        for number in range(4):
+            loss = network(torch.randn(6, 7)).square().mean(1)
+            losses.append(with_gradient_taken(loss, trained, 4) if taken and number < 3 else loss)
+            del loss
+        gc.collect()
+        count = len(kept)
+        (torch.stack(losses).mean(0) * weights).mean().backward()
+    return [weight.grad for weight in trained], count
+
+
+def test_gradients_taken_pass_by_pass_are_those_of_one_backward_and_keep_one_pass() -> None:
+    for factor in (1.0, 8.0):  # as a loss is scaled for half precision
+        at_once, all_passes = step(torch.full((6,), factor), taken=False)
+        one_by_one, one_pass = step(torch.full((6,), factor), taken=True)
+        assert at_once[-1] is one_by_one[-1] is None
+        assert all(torch.equal(a, b) for a, b in zip(at_once[:-1], one_by_one[:-1], strict=True))
+        assert all(gradient.abs().max() > 0 for gradient in at_once[:-1])
+        assert 4 * one_pass <= all_passes + 3
+
+
+def test_a_loop_that_weighs_clips_unequally_is_refused() -> None:
+    with pytest.raises(HostError, match=r"^--unroll on: expected a training loop that weighs all clips .* alike"):
+        step(torch.arange(1.0, 7.0), taken=True)

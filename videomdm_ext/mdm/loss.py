@@ -20,7 +20,7 @@ from videomdm_ext.mdm.data import HostDataset, check_host, check_source
 from videomdm_ext.supervision.objective import PRESETS, Objective, weights_of
 from videomdm_ext.supervision.observation import Observation
 from videomdm_ext.supervision.terms import TERMS, Step, Term
-from videomdm_ext.supervision.unrolling import TimestepBuckets, divided, unrolled_predictions
+from videomdm_ext.supervision.unrolling import TimestepBuckets, divided, unrolled_predictions, with_gradient_taken
 
 NUMBERS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("batch_size", "num_steps", "layers", "latent_dim", "ff_size", "num_heads"), (1, math.inf)),
@@ -150,12 +150,16 @@ def supervised(base: type, config: Supervision, objective: Objective) -> type:
             def denoise(x_t: Tensor, now: Tensor) -> Tensor:
                 return network(x_t, self._scale_timesteps(now), y=rest)
 
-            passes = [
-                objective(Step(x, x_start, now, alpha_bar[now], observation, space, config.z_near, config.depth_weight))
-                for x, now in unrolled_predictions(
-                    denoise, x_start, self.timesteps_of(t, observation.known), alpha_bar, noise
-                )
-            ]
+            timesteps = self.timesteps_of(t, observation.known)
+            weights, count = [weight for weight in model.parameters() if weight.requires_grad], timesteps.shape[1]
+            passes: list[dict[str, Tensor]] = []
+            for x, now in unrolled_predictions(denoise, x_start, timesteps, alpha_bar, noise):
+                step = Step(x, x_start, now, alpha_bar[now], observation, space, config.z_near, config.depth_weight)
+                terms = objective(step)
+                if len(passes) + 1 < count:
+                    loss = with_gradient_taken(terms["loss"], weights, count)
+                    terms = {name: value.detach() for name, value in terms.items()} | {"loss": loss}
+                passes.append(terms)
             means = {name: torch.stack([terms[name] for terms in passes]).mean(0) for name in passes[0]}
             return {**means, "passes": torch.full_like(means["loss"], float(len(passes)))}
 

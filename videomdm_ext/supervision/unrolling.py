@@ -5,12 +5,15 @@ At low noise x_t shows the teacher, whose depth error follows the camera; an unr
 prediction there.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from videomdm_ext.errors import HostError
 
 
 @dataclass(frozen=True)
@@ -87,3 +90,35 @@ def unrolled_predictions(
             x_0 = prediction.detach()
             noise = implied_noise(x_t, x_0, alpha_bar[timesteps[:, k]])
             x_t = noised(x_0, noise, alpha_bar[timesteps[:, k + 1]])
+
+
+def with_gradient_taken(loss: Tensor, weights: Sequence[Tensor], passes: int) -> Tensor:
+    """The loss [B] of one of several passes, which keeps its gradient in the weights and nothing else of the pass.
+
+    No gradient flows between passes, so that a step needs the memory of one, and not of all until its backward. The
+    gradient is that of a mean over clips and passes, times what the loss is multiplied by; bits are those of a single
+    backward. HostError, in the backward, where clips weigh unequally.
+    """
+    if not loss.requires_grad:
+        return loss
+    expected = torch.ones_like(loss) / len(loss) / passes
+    gradients = torch.autograd.grad(loss, weights, expected, allow_unused=True)
+    taken: Tensor = _Taken.apply(loss.detach(), expected, gradients, *weights)
+    return taken
+
+
+class _Taken(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, expected: Tensor, gradients: Sequence[Tensor | None], *_: Tensor) -> Tensor:
+        ctx.expected, ctx.gradients = expected, gradients
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> Any:
+        factor = upstream / ctx.expected
+        if not torch.equal(factor, factor[:1].expand_as(factor)):
+            raise HostError(
+                "--unroll on: expected a training loop that weighs all clips of a batch alike, found one that does not "
+                "(its sampler of timesteps). Train with --unroll off."
+            )
+        return None, None, None, *(None if g is None else g.mul_(factor[0]) for g in ctx.gradients)
