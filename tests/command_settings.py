@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import functools
+import os
+import shutil
 import tempfile
 from importlib import import_module
 from pathlib import Path
@@ -30,10 +32,11 @@ def measured_once(
 
 def tried(command: list[str], env: dict[str, str], **_: object) -> SimpleNamespace:
     """What doctor runs in another Python, in a fork."""
-    with tempfile.TemporaryDirectory() as folder:
-        request = {"words": command[1:], "cwd": folder, "env": env, "log": folder, "timeout": 60, "first": ""}
-        status = forks.fork(request)
-        out, err = (Path(folder, name).read_text(encoding="utf-8") for name in ("out", "err"))
+    folder = tempfile.mkdtemp()  # a TemporaryDirectory would be gone at the end of the fork
+    request = {"words": command[1:], "cwd": folder, "env": env, "log": folder, "timeout": 60, "first": ""}
+    status = forks.fork(request)
+    out, err = (Path(folder, name).read_text(encoding="utf-8") for name in ("out", "err"))
+    shutil.rmtree(folder)
     return SimpleNamespace(returncode=status, stdout=out, stderr=err)
 
 
@@ -45,5 +48,7 @@ doctor.TRY = doctor.TRY.replace("doctor.try_encoders()", "{}")
 measure.TOWER |= {"width": 8, "layers": 1, "heads": 1}
 for module, *_ in VERBS.values():
     import_module(f"videomdm_ext.{module}")
+os.environ["TOKENIZERS_PARALLELISM"] = "false"  # else it warns of forks
+text.make_minilm = functools.cache(text.make_minilm)  # all forks share the one that is made here
 with contextlib.suppress(ImportError):
     text.make_minilm()

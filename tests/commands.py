@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import documents
 import environments
@@ -28,7 +29,6 @@ from videomdm_ext.mdm import checkout
 
 LIGHTENED = f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); import command_settings; sys.path.pop(0)"
 """What the process of the commands runs before the first of them."""
-IMPORTED = ("roma", "matplotlib.figure", "matplotlib.backends.backend_agg", "scipy.stats", "scipy.optimize")
 ENVIRONMENT = {"VIDEOMDM_PLUGINS": None, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 LEFT_TO_CI = {"pytest", "ruff", "mypy", "lint-imports"}
 """Programs that .ci/run runs as the documents say."""
@@ -199,6 +199,16 @@ for one in [*RUNS, *ALSO]:
         ONCE[(*likeness(one), one.extras)] = one
 
 
+def parameters(*, docs: bool) -> list[Any]:
+    """The commands of the pages in docs/, or of the other documents, for a test of each.
+
+    One whose extras bring more than `test` does is marked.
+    """
+    chosen = [command for command in ONCE.values() if command.document.startswith("docs/") == docs]
+    marks = [[pytest.mark.extras] if command.extras - Command.extras else [] for command in chosen]
+    return [pytest.param(one, marks=found, id=str(one)) for one, found in zip(chosen, marks, strict=True)]
+
+
 def short(name: str, frames: int = 40) -> Clip:
     """The start of a clip."""
     whole = make_clip(name=name)
@@ -228,25 +238,23 @@ def prepare(place: Path) -> None:
 
 
 class Reader:
-    """Somebody who types what the documents say, in a folder for README.md and one for docs/, with an environment for
-    each set of extras.
+    """Somebody who types what the documents say, in a folder of small data, with an environment for each set of extras.
 
     One process has imported what the extras that all of them name bring, and forks for each command; what else its
     extras bring is on the path of the fork alone.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.place = folder, folder / "data"
 
     @cached_property
     def server(self) -> forks.Server:
-        """The process of a new environment that runs the commands; two folders of small data are made for it."""
-        prepare(self.folder / "first")
-        shutil.copytree(self.folder / "first", self.folder / "docs", symlinks=True)
+        """The process of a new environment that runs the commands, which find small data."""
+        prepare(self.place)
         venv, common = self.folder / "environment", frozenset.intersection(*(one.extras for one in ONCE.values()))
         site = environments.create(venv, common)
         environments.install_plugin(site, "documented", PLUGINS, {module: module for module in PLUGINS})
-        return forks.Server(str(venv / "bin" / "python"), IMPORTED, LIGHTENED)
+        return forks.Server(str(venv / "bin" / "python"), LIGHTENED)
 
     def run(self, command: Command) -> None:
         """Run a command to its end, or skip the test with the reason."""
@@ -255,7 +263,7 @@ class Reader:
             pytest.skip(reason)
         if missing:
             pytest.skip(f"{', '.join(sorted(command.extras))}: {', '.join(sorted(missing))} is not installed here")
-        server, place = self.server, self.folder / ("docs" if command.document.startswith("docs/") else "first")
+        server, place = self.server, self.place
         words = [word.replace("HERE", str(place)) for word in filled(command)]
         if words[0] == "git":
             git(place, *(str(checkout.find().root) if word.startswith("https://") else word for word in words[1:]))
@@ -268,7 +276,7 @@ class Reader:
         env = ENVIRONMENT | {"VIDEOMDM_MDM_ROOT": str(place / "mdm"), "PYTHONPATH": str(site)}
         enter = functools.partial(server.run, cwd=place / command.folder, env=env)
         if verb_of(words) == "install":
-            enter(["-m", "videomdm_ext", "uninstall", "--mdm", "mdm"])  # what another page has left
+            enter(["-m", "videomdm_ext", "uninstall", "--mdm", "mdm"])  # what another command has left
         done = enter(words[1:] if words[0] == "python" else ["-m", "videomdm_ext", *words[1:]])
         shown = done.stdout + done.stderr
         print(shown)

@@ -11,27 +11,28 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 IMPORTED = (
-    "blobfile", "matplotlib.animation", "matplotlib.pyplot", "mpl_toolkits.mplot3d", "roma", "scipy.linalg",
-    "scipy.ndimage", "scipy.stats", "torch.utils.data", "videomdm_ext.cli.main",
-    "videomdm_ext.cli.sampling", "videomdm_ext.mdm.doctor", "videomdm_ext.mdm.hook", "videomdm_ext.run",
+    "blobfile", "matplotlib.animation", "matplotlib.backends.backend_agg", "matplotlib.pyplot", "mpl_toolkits.mplot3d",
+    "roma", "scipy.linalg", "scipy.ndimage", "scipy.optimize", "scipy.stats", "torch.utils.data",
+    "videomdm_ext.cli.main", "videomdm_ext.cli.sampling", "videomdm_ext.mdm.doctor", "videomdm_ext.mdm.hook",
+    "videomdm_ext.run",
 )  # fmt: skip
 
 
 class Server:
-    """A process that has imported modules, run the code `first`, and forks for each program."""
+    """A process that has imported IMPORTED, run the code `first`, and forks for each program."""
 
-    def __init__(self, python: str = sys.executable, imported: Sequence[str] = IMPORTED, first: str = "") -> None:
+    def __init__(self, python: str = sys.executable, first: str = "") -> None:
         known = {name: value for name, value in os.environ.items() if not name.startswith("VIDEOMDM_")}
         known |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
-        pipe, command = subprocess.PIPE, [python, __file__, *imported, first]
-        self.process = subprocess.Popen(command, env=known, stdin=pipe, stdout=pipe, text=True)
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen([python, __file__, first], env=known, stdin=pipe, stdout=pipe, text=True)
         atexit.register(self.process.communicate)
 
     def run(
@@ -142,12 +143,12 @@ def start(words: list[str]) -> None:
         exec(compile(words[1], "<string>", "exec", dont_inherit=True), vars(sys.modules["__main__"]))
 
 
-def serve(*imported: str, first: str) -> None:
+def serve(first: str) -> None:
     """Fork for each line of the standard input and answer with the exit status."""
     from importlib import import_module
 
     sys.path.pop(0)
-    for name in imported:
+    for name in IMPORTED:
         with contextlib.suppress(ImportError):  # of an extra that this Python lacks
             import_module(name)
     import_module("torch").set_num_threads(1)
@@ -157,4 +158,4 @@ def serve(*imported: str, first: str) -> None:
 
 
 if __name__ == "__main__":
-    serve(*sys.argv[1:-1], first=sys.argv[-1])
+    serve(sys.argv[1])

@@ -1,4 +1,4 @@
-"""Every command of the documents runs to its end, and none is forgotten."""
+"""Every command of README.md and CONTRIBUTING.md runs to its end, and none of any document is forgotten."""
 
 import subprocess
 
@@ -17,14 +17,8 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> commands.Reader:
     return commands.Reader(tmp_path_factory.mktemp("reader"))
 
 
-def with_marks(command: documents.Command) -> object:
-    """A command as a parameter; one whose extras bring more than `test` does is marked."""
-    more = command.extras - documents.Command.extras
-    return pytest.param(command, marks=[pytest.mark.extras] if more else [], id=str(command))
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [*map(with_marks, commands.ONCE.values())])
+@pytest.mark.parametrize("command", commands.parameters(docs=False))
 def test_a_documented_command_runs_to_its_end(command, reader):
     reader.run(command)
 
