@@ -86,14 +86,13 @@ FILM = [*BODY, "moderngl>=5.10"]
 BENCH = ["safetensors>=0.4", "scipy>=1.11"]
 SCALE = ["pyarrow>=15.0", "ray>=2.50,<3"]  # 2.50 is the first with `ray symmetric-run`
 TEST = [
-    "bvhio>=1.5",  # the second reader of exported BVH
     "hypothesis>=6.100",
     "imageio>=2.30",
     "joblib>=1.3",
     "matplotlib>=3.8",
     "opencv-contrib-python>=4.8",
     "pillow>=10.0",
-    "pybvh==0.9.0",  # the third
+    "pybvh==0.9.0",  # the second reader of exported BVH
     "pyarrow>=15.0",
     "pytest>=8.0",
     "pytest-xdist>=3.7",

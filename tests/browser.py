@@ -17,6 +17,11 @@ SOFTWARE_3D = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swi
 OPTIONS = ("--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", "--no-first-run", "about:blank")
 
 
+def content_of(page: str) -> dict[str, Any]:
+    """-> what a page of the viewer holds."""
+    return dict(json.loads(page.split('id="motions">')[1].split("</script>")[0]))
+
+
 class Browser:
     """One page of it: `faults` are errors, exceptions and broken policies that its console was told of."""
 

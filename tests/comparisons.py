@@ -1,12 +1,14 @@
-"""Results of a comparison that tests share: three arms, several seeds, and calibration rows."""
+"""What tests share of comparisons: a plan, and results of three arms, several seeds, and calibration rows."""
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from videomdm_ext.bench.reference import ReferenceRows
 from videomdm_ext.bench.report.results import Arm, Results, Training
 from videomdm_ext.bench.scoring import Curve
-from videomdm_ext.data.folder import Card
+from videomdm_ext.data.folder import Card, read_card
 
 CALIBRATION = ReferenceRows(
     truth={"acceleration": 4.0, "bone_length_error": 0.0, "motion_energy": 1.0, "pose_frechet": 0.0, "jitter": 50.0},
@@ -39,6 +41,14 @@ LEVELS = {
     },
     "2d": {"pose_frechet": 10.0, "acceleration": 4.5, "bone_length_error": 0.005, "motion_energy": 0.8, "jitter": 40.0},
 }  # fmt: skip
+
+
+def write_plan(bench: Path, clips: Path, /, **changes: object) -> Path:
+    """Write the plan of the arms 3d and 2d on a data set. -> the folder"""
+    plan = {"clips": str(clips), "content": read_card(str(clips)).content_hash, "arms": ["3d", "2d"]} | changes
+    bench.mkdir()
+    (bench / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+    return bench
 
 
 def make_arm(name: str, seeds: int = 3, **changes: float) -> Arm:

@@ -1,7 +1,6 @@
 """The verb `view`: what it makes a page of, what it refuses, and what it serves."""
 
 import functools
-import json
 import runpy
 import socket
 import struct
@@ -15,7 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from browser import content_of
 from clips import make_clip, motion
+from comparisons import write_plan
 
 from videomdm_ext.cli import viewing
 from videomdm_ext.cli.main import main
@@ -40,8 +41,7 @@ def folder(tmp_path: Path) -> Path:
 
 def content(place: Path) -> dict[str, Any]:
     """-> what a page holds."""
-    text = place.read_text(encoding="utf-8")
-    return dict(json.loads(text.split('id="motions">')[1].split("</script>")[0]))
+    return content_of(place.read_text(encoding="utf-8"))
 
 
 def shown(place: Path) -> list[tuple[str, list[str]]]:
@@ -52,9 +52,7 @@ def view(*words: object) -> int:
     return main(["view", *map(str, words)])
 
 
-def test_a_data_set_shows_truth_and_teacher_and_the_refined_one_where_it_is_made(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_data_set_shows_truth_and_teacher_and_the_refined_one_where_it_is_made(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert view(folder, "--count", 2) == 0
     assert "set.html: 2 captions" in capsys.readouterr().out
@@ -81,13 +79,8 @@ def test_samples_are_shown_from_their_folder_or_file(tmp_path: Path) -> None:
         assert content(out)["fps"] == 12.5
 
 
-def test_a_comparison_shows_the_same_captions_for_all_arms_beside_truth_and_teacher(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out, bench = tmp_path / "page.html", tmp_path / "bench"
-    bench.mkdir()
-    plan = {"clips": str(folder), "content": read_card(str(folder)).content_hash, "arms": ["3d", "2d"], "seeds": 2}
-    (bench / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+def test_a_comparison_shows_the_same_captions_for_all_arms_beside_truth_and_teacher(folder, tmp_path, capsys):
+    out, bench = tmp_path / "page.html", write_plan(tmp_path / "bench", folder, seeds=2)
     assert view(bench, "--out", out) == 1
     assert f"videomdm view {folder}" in capsys.readouterr().err
     caption = make_clip(name="jump").texts[0]
@@ -102,15 +95,10 @@ def test_a_comparison_shows_the_same_captions_for_all_arms_beside_truth_and_teac
     assert view(bench, "--out", out, "--clips", tmp_path / "moved") == 0
 
 
-def test_a_comparison_shows_unseen_clips_that_each_arm_made_clean_as_their_camera_sees_them(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_comparison_shows_unseen_clips_that_each_arm_made_clean_as_their_camera_sees_them(tmp_path, capsys):
     clips = [make_clip(name=name, fps=25.0) for name in ("walk", "jump", "kick")]
     write_folder(str(tmp_path / "other"), {"train": clips[:1], "test": clips[1:]}, CARD)
-    out, bench = tmp_path / "page.html", tmp_path / "bench"
-    bench.mkdir()
-    plan = {"clips": str(tmp_path / "other"), "content": read_card(str(tmp_path / "other")).content_hash}
-    (bench / "plan.json").write_text(json.dumps(plan | {"arms": ["3d", "2d"], "seeds": 2}), encoding="utf-8")
+    out, bench = tmp_path / "page.html", write_plan(tmp_path / "bench", tmp_path / "other", seeds=2)
     seen = [
         to_camera(decode(torch.from_numpy(c.teacher[:20]), c.skeleton), torch.from_numpy(c.extrinsics)) for c in clips
     ]
@@ -140,10 +128,7 @@ def test_a_comparison_shows_unseen_clips_that_each_arm_made_clean_as_their_camer
 def test_the_picture_of_the_readme_shows_the_clip_with_the_median_error_of_3d(tmp_path: Path) -> None:
     clips = [make_clip(name=name, fps=25.0) for name in ("walk", "jump", "kick", "dance_a")]
     write_folder(str(tmp_path / "set"), {"train": [make_clip(fps=25.0, id="other")], "test": clips}, CARD)
-    bench = tmp_path / "bench"
-    plan = {"clips": str(tmp_path / "set"), "content": "", "arms": ["3d"], "seeds": 2}
-    bench.mkdir()
-    (bench / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+    bench = write_plan(tmp_path / "bench", tmp_path / "set", arms=["3d"], seeds=2)
     draw = torch.Generator().manual_seed(0)
     truth = [torch.randn(frames, 22, 3, generator=draw) for frames in (20, 20, 20, 9)]
     for seed, sizes in enumerate(((0.3, 0.0, 0.05, 0.1), (0.3, 0.1, 0.1, 0.1))):
@@ -169,9 +154,7 @@ def test_the_picture_of_the_readme_shows_the_clip_with_the_median_error_of_3d(tm
         ((".", "--split", "all"), "--split"),
     ],
 )
-def test_what_cannot_be_shown_is_told_in_one_message(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: tuple[str], said: str
-) -> None:
+def test_what_cannot_be_shown_is_told_in_one_message(tmp_path, monkeypatch, capsys, words, said):
     monkeypatch.chdir(tmp_path)
     write_motions(tmp_path / "odd.npz", {"a": [torch.zeros(5, 7, 3)]}, ["w"])
     (tmp_path / "text.npz").write_text("no archive")

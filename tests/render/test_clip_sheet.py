@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from clips import make_clip
-from matplotlib.image import imread
 from PIL import Image
 
 from videomdm_ext.data.building import write_folder
@@ -28,16 +27,20 @@ def filmed_clip(**changes):
     return clip, [(n, np.zeros((SIZE[1], SIZE[0], 3), np.uint8)) for n in contact_sheet.shown_frames(clip)]
 
 
-def pixels_of(picture, colour):
+def pixels_of(picture, colour, off=40):
     """Rows and columns [N, 2] of the pixels that are nearly of a colour such as #0077bb."""
     wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
-    return np.argwhere(np.abs(picture.astype(int) - wanted).max(-1) < 40)
+    return np.argwhere(np.abs(picture.astype(int) - wanted).max(-1) < off)
+
+
+def read(place):
+    with Image.open(place) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def drawn(place, clip, pictures, **options):
     contact_sheet.contact_sheet(str(place), clip, pictures, **options)
-    with Image.open(place) as image:
-        return np.asarray(image.convert("RGB"))
+    return read(place)
 
 
 def test_the_persons_left_is_blue_and_at_the_right_of_one_who_faces_the_camera(tmp_path):
@@ -116,26 +119,21 @@ def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clip_figure, "FRAMES", 2)
 
 
-def share(picture: np.ndarray, colour: str) -> float:
-    """-> the share of pixels of nearly this colour."""
-    wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
-    return float((np.abs(picture[..., :3] - wanted).max(-1) < 0.06).mean())
-
-
 def pictured(folder: Path, clip_id: str) -> np.ndarray:
     place = folder / f"{clip_id}.png"
     clip_figure.clip_figure(str(place), view_clip(str(folder), clip_id))
-    return imread(place)
+    return read(place)
 
 
 def test_a_sound_clip_is_drawn_with_keypoints_teacher_and_truth(folder: Path):
     picture = pictured(folder, "punch_0")
     assert picture.shape[1] == 1800
     assert 1500 < picture.shape[0] < 2200
-    assert share(picture, clip_figure.COLOURS["teacher"]) > 0.0005
-    assert share(picture, "#9bd0ac") > 0.0003  # the truth, pale under the others
-    assert share(picture, figures.LEFT) > 0.0003
-    assert share(picture, "#ffffff") > 0.7
+    pale_truth = "#9bd0ac"  # as it lies under the others
+    for colour, least in (
+        (clip_figure.COLOURS["teacher"], 0.0005), (pale_truth, 0.0003), (figures.LEFT, 0.0003), ("#ffffff", 0.7),
+    ):  # fmt: skip
+        assert len(pixels_of(picture, colour, off=15)) > least * picture[..., 0].size
 
 
 def test_a_clip_without_a_truth_has_no_row_for_it(folder: Path, coarse: None):
@@ -175,17 +173,6 @@ def test_a_camera_that_was_rolled_is_told_to_be(folder: Path):
     shown = view_clip(str(folder), "walk_0")
     assert [item.kind for item in shown.findings] == ["rolled"]
     assert camera_facts(shown)[2].endswith(("turned by 180° about its axis", "turned by -180° about its axis"))
-
-
-def test_poses_of_the_side_view_face_right_and_stand_upright(folder: Path):
-    """What `_draw_motion` draws: toes to the right of the ankles, the head above the pelvis."""
-    shown = view_clip(str(folder), "walk_0")
-    pose = shown.positions["truth"][0]
-    right, up, _ = np.moveaxis(figures.seen(pose, azimuth=-math.pi / 2, elevation=0.0), -1, 0)
-    index = shown.skeleton.index
-    np.testing.assert_allclose(right, pose[:, 2], atol=1e-6)
-    assert right[index("l_foot")] > right[index("l_ankle")]
-    assert up[index("head")] > up[0] > up[index("l_ankle")]
 
 
 DAMAGES = {

@@ -24,17 +24,14 @@ def test_a_figure_keeps_left_and_right_as_a_camera_in_front_sees_them() -> None:
     np.testing.assert_allclose(seen, np.eye(3), atol=1e-12)
     from_the_right = figures.seen(ahead, azimuth=-np.pi / 2, elevation=0.0)
     np.testing.assert_allclose(from_the_right, (1, 0, 0), atol=1e-12)
+    near, above = figures.seen(np.stack((ahead, up)), azimuth=0.0, elevation=0.3)  # looked down on
+    assert near[1] < 0 < above[1]
+    assert near[2] > 0
 
 
 def test_a_missing_package_names_its_extra() -> None:
     with pytest.raises(VideoMDMError, match=r"\[demo\]"):
         figures.require("no_such_package.part")
-
-
-def test_what_is_looked_down_on_goes_down_the_picture_where_it_is_near() -> None:
-    near, above = figures.seen(np.eye(3)[[2, 1]], azimuth=0.0, elevation=0.3)
-    assert near[1] < 0 < above[1]
-    assert near[2] > 0
 
 
 def test_bones_are_drawn_from_far_to_near_in_the_colours_of_their_sides() -> None:

@@ -98,21 +98,13 @@ def test_the_rest_pose_stands_in_a_t_with_its_left_at_x():
     assert max(abs(offsets["l_wrist"][1]), abs(offsets["l_wrist"][2]), abs(offsets["l_knee"][0])) < 1e-9
 
 
-@pytest.mark.parametrize("name", ["backflip", "spinkick"])
-def test_no_joint_turns_by_60_degrees_a_frame_where_positions_are_smooth(name):
-    slow = torch.from_numpy(time_scaled(MOTIONS[name], 2.0).positions)
-    assert float(steps(fit(slow, SMPL22, 40.0)).max()) < 40
-
-
-@pytest.mark.parametrize("name", ["cartwheel", "jump", "spin"])
-def test_at_the_recorded_pace_no_joint_turns_by_60_degrees_a_frame_either(name):
-    assert float(steps(fitted_to(name)).max()) < 60
-
-
-def test_quaternions_keep_to_their_side_from_frame_to_frame():
-    rotations = fitted_to("backflip").rotations
-    assert float((rotations[1:] * rotations[:-1]).sum(-1).min()) > 0
-    np.testing.assert_allclose(rotations.norm(dim=-1), 1.0, atol=1e-9)
+@pytest.mark.parametrize("name", ["cartwheel", "jump", "spin", "backflip", "spinkick"])
+def test_no_joint_turns_by_60_degrees_a_frame_and_quaternions_keep_to_their_side(name):
+    slow = name in ("backflip", "spinkick")
+    fitted = fit(torch.from_numpy(time_scaled(MOTIONS[name], 2.0).positions), SMPL22, 40.0) if slow else fitted_to(name)
+    assert float(steps(fitted).max()) < (40 if slow else 60)
+    assert float((fitted.rotations[1:] * fitted.rotations[:-1]).sum(-1).min()) > 0
+    np.testing.assert_allclose(fitted.rotations.norm(dim=-1), 1.0, atol=1e-9)
 
 
 def test_a_motion_moved_and_turned_as_a_whole_changes_the_root_alone():
@@ -138,23 +130,23 @@ def test_a_mirrored_motion_has_the_mirrored_rotations():
         assert np.degrees(change.magnitude()).max() < 0.5, joint
 
 
-def test_limbs_are_twisted_so_that_their_next_joints_bend_about_their_own_axes():
-    turns = {
-        "l_shoulder": (40, 0, 0), "l_elbow": (0, -70, 0), "r_shoulder": (-35, 0, 0), "r_elbow": (0, 70, 0),
-        "l_hip": (0, 30, 0), "l_knee": (60, 0, 0), "r_hip": (0, -30, 0), "r_knee": (60, 0, 0),
-    }  # fmt: skip
+@pytest.mark.parametrize(
+    "turns",
+    [
+        {
+            "l_shoulder": (40, 0, 0), "l_elbow": (0, -70, 0), "r_shoulder": (-35, 0, 0), "r_elbow": (0, 70, 0),
+            "l_hip": (0, 30, 0), "l_knee": (60, 0, 0), "r_hip": (0, -30, 0), "r_knee": (60, 0, 0),
+        },
+        {"l_hip": (0, 35, 0), "r_hip": (0, -35, 0), "l_ankle": (0, 0, 0), "r_ankle": (0, 0, 0)},
+        {"l_shoulder": (0, 0, 50), "r_shoulder": (0, 0, 50)},
+    ],
+    ids=["bent ones", "straight legs", "straight arms"],
+)  # fmt: skip
+def test_limbs_are_twisted_as_their_next_joints_bend_or_else_feet_point_or_else_not_at_all(turns):
     fitted = fit(posed(turns), SMPL22, 20.0)
     for name, turn in turns.items():
         found = np.degrees(rotations_of(fitted, name).as_rotvec())
         np.testing.assert_allclose(found, np.tile(turn, (30, 1)), atol=4.0, err_msg=name)
-
-
-def test_a_straight_limb_is_not_twisted():
-    fitted = fit(posed({"l_shoulder": (0, 0, 50), "r_shoulder": (0, 0, 50), "spine1": (10, 0, 0)}), SMPL22, 20.0)
-    for joint in ("l_shoulder", "r_shoulder"):
-        found = np.degrees(rotations_of(fitted, joint).as_rotvec())
-        assert np.abs(found[:, 0]).max() < 2.0, joint
-        np.testing.assert_allclose(found[:, 2], 50.0, atol=2.0)
 
 
 def test_an_elbow_that_passes_through_straight_does_not_make_the_arm_flip():
@@ -178,14 +170,6 @@ def test_an_arm_that_is_twisted_beyond_a_half_turn_goes_on_without_a_jump():
     assert float(steps(fitted).max()) < 10
     bend = np.degrees(rotations_of(fitted, "l_elbow").as_rotvec())
     np.testing.assert_allclose(bend[10:-10], np.tile((0, -60, 0), (40, 1)), atol=8.0)
-
-
-def test_a_straight_leg_is_twisted_as_its_foot_points():
-    fitted = fit(posed({"l_hip": (0, 35, 0), "r_hip": (0, -35, 0)}), SMPL22, 20.0)
-    for side, out in (("l", 35), ("r", -35)):
-        found = np.degrees(rotations_of(fitted, f"{side}_hip").as_rotvec())
-        np.testing.assert_allclose(found, np.tile((0, out, 0), (30, 1)), atol=4.0)
-        assert np.degrees(rotations_of(fitted, f"{side}_ankle").magnitude()).max() < 4
 
 
 def test_the_spine_shares_the_chest_turn():

@@ -56,22 +56,14 @@ def test_the_surface_stays_around_the_bones_in_every_frame(name):
         assert np.median(away) < 0.04
 
 
-def test_what_is_blue_is_around_the_left_bones():
-    wanted, content = written("cartwheel")
-    document, read = taken_apart(content)
-    materials = {material["name"]: number for number, material in enumerate(document["materials"])}
-    blue = document["materials"][materials["left"]]["pbrMetallicRoughness"]["baseColorFactor"]
-    assert max(blue[:3]) == blue[2]
-    for primitive in document["meshes"][0]["primitives"]:
-        if primitive["material"] == materials["left"]:
-            used = np.unique(read(primitive["indices"]))
-    left = [k for k, joint in enumerate(SMPL22.joints) if joint.startswith("l_")]
-    for frame in (0, 20, 40):
-        points = skinned(document, read, frame)[used]
-        parents = [SMPL22.parents[k] for k in left]
-        middles = (wanted[frame, left] + wanted[frame, parents]) / 2
-        lengths = np.linalg.norm(wanted[frame, left] - wanted[frame, parents], axis=-1)
-        assert (np.linalg.norm(points[:, None] - middles, axis=-1) - lengths / 2).min(1).max() < 0.05
+def test_what_is_blue_is_at_the_left_at_rest():
+    document, read = taken_apart(written("cartwheel")[1])
+    (mesh,) = document["meshes"]
+    for primitive in mesh["primitives"]:
+        material = document["materials"][primitive["material"]]
+        colour = material["pbrMetallicRoughness"]["baseColorFactor"][:3]
+        left = read(primitive["attributes"]["POSITION"])[read(primitive["indices"]), 0].mean()
+        assert (left > 0.1) == (material["name"] == "left") == (colour[2] > 2 * max(colour[:2]))
 
 
 def test_times_run_from_zero_at_the_frame_rate_with_their_bounds():

@@ -6,6 +6,7 @@ chosen with the floor at 0 in mind: feet near it stand flat, toes bend before th
 palms to it and bend at the wrist. V vertices, R joints of the rig, T frames.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +15,9 @@ from torch.nn.functional import normalize
 
 from videomdm_ext.geometry.rotations import roma, shortest_arc
 from videomdm_ext.motion.human_mesh import SEGMENTS, Body, trunk_frame
+from videomdm_ext.motion.kinematics import smooth
 from videomdm_ext.motion.skeletons import SMPL22, Bone, Skeleton
-from videomdm_ext.render.fitting import Fitted, aimed, checked, local_rotations, rest_offsets
+from videomdm_ext.render.fitting import Fitted, aimed, checked, local_rotations, rest_offsets, smoothstep
 from videomdm_ext.render.glb import Colour, Mesh, Part, at_rest, normals_of, strongest
 
 TWISTED = {"hip": "knee", "shoulder": "elbow", "elbow": "wrist"}
@@ -148,8 +150,8 @@ def _rest(body: Body, target: Tensor, drop: float) -> Tensor:
     chest = trunk_frame(target, "spine3", "neck", "shoulder")
     lean = (chest.mT @ (target[:, head] - target[:, neck]).unsqueeze(-1)).squeeze(-1).median(0).values
     angle = min(max(float(torch.atan2(lean[2], lean[1])), -TILT), TILT)
-    up = lean.new_tensor((0.0, angle, 0.0)).cos() * lean.new_tensor((0.0, 1.0, 0.0))
-    offsets[head] = (up + lean.new_tensor((0.0, 0.0, angle)).sin()) * torch.linalg.vector_norm(offsets[head])
+    up = lean.new_tensor((0.0, math.cos(angle), math.sin(angle)))
+    offsets[head] = up * torch.linalg.vector_norm(offsets[head])
     return offsets
 
 
@@ -167,8 +169,7 @@ def _sized(body: Body, joints: Tensor, ankle: float) -> Tensor:
         x, y, z = (points - hips_old).unbind(-1)
         rise, rise_old = joints[of("neck")] - hips, old[of("neck")] - hips_old
         share = (y / rise_old[1]).clamp(0, 1)
-        smooth = share.square() * (3 - 2 * share)
-        across = wide("l_hip") + smooth * (wide("l_shoulder") - wide("l_hip"))
+        across = wide("l_hip") + smoothstep(share) * (wide("l_shoulder") - wide("l_hip"))
         up = share * rise[1] + girth * (y - share * rise_old[1])
         return torch.stack((across * x, up, girth * z + share * (rise[2] - girth * rise_old[2])), -1) + hips
 
@@ -234,12 +235,9 @@ def _weights(body: Body) -> Tensor:
 def regions(body: Body) -> Tensor:
     """Which of DRESS each vertex is, [V]."""
     parts = [name.partition("_")[2] if name[1] == "_" else name for name in SEGMENTS]
-    found = torch.zeros(len(body.vertices), dtype=torch.long)
+    kinds = {part: list(DRESS).index(kind) for kind, worn in WORN.items() for part in worn}
     own = body.weights.argmax(-1)
-    for number, kind in enumerate(DRESS):
-        for part in WORN.get(kind, ()):
-            for segment in (k for k, name in enumerate(parts) if name == part):
-                found[own == segment] = number
+    found = torch.tensor([kinds.get(part, 0) for part in parts])[own]
     head = own == parts.index("head")
     _, y, z = body.vertices.unbind(-1)
     if head.any():
@@ -267,8 +265,7 @@ def _about(axis: Tensor, angle: Tensor) -> Tensor:
 
 def _near(height: Tensor, bounds: tuple[float, float]) -> Tensor:
     """1 up to the lower height, 0 from the upper one."""
-    share = ((bounds[1] - height) / (bounds[1] - bounds[0])).clamp(0, 1)
-    return share.square() * (3 - 2 * share)
+    return smoothstep((bounds[1] - height) / (bounds[1] - bounds[0]))
 
 
 def _towards(axis: Tensor, found: Tensor, wanted: Tensor) -> Tensor:
@@ -280,11 +277,7 @@ def _towards(axis: Tensor, found: Tensor, wanted: Tensor) -> Tensor:
 
 def _smooth(values: Tensor, fps: float) -> Tensor:
     """Values [T] under a bell of SETTLING seconds."""
-    wide = max(1, round(3 * SETTLING * fps))
-    at = torch.arange(-wide, wide + 1).to(values)
-    bell = torch.exp(-0.5 * (at / (SETTLING * fps)).square())
-    padded = torch.cat((values[:1].expand(wide), values, values[-1:].expand(wide)))
-    return padded.unfold(0, 2 * wide + 1, 1) @ (bell / bell.sum())
+    return smooth(values[:, None], SETTLING * fps).squeeze(-1)
 
 
 def _flat_feet(frames: Tensor, target: Tensor, ankle: float, fps: float) -> Tensor:

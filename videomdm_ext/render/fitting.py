@@ -193,7 +193,7 @@ def _chained(local: Tensor, skeleton: Skeleton) -> Tensor:
 # -- the rest pose -----------------------------------------------------------------------------------------------------
 
 DIRECTIONS = {"shoulder": (1.0, 0.0, 0.0), "elbow": (1.0, 0.0, 0.0), "wrist": (1.0, 0.0, 0.0),
-              "foot": (0.0, -0.4, 0.9)}  # fmt: skip
+              "foot": (0.0, -0.4, 0.9), "head": (0.0, 1.0, 0.0)}  # fmt: skip
 """Where bones to these joints point at rest, on the left side, if not as `Skeleton.rest_directions` has it."""
 POSES = 12
 
@@ -225,10 +225,9 @@ def _directions(skeleton: Skeleton) -> Tensor:
     found = []
     for joint, usual in zip(skeleton.joints, skeleton.rest_directions, strict=True):
         side, _, part = joint.rpartition("_")
-        x, y, z = DIRECTIONS.get(part, usual) if side else usual
+        x, y, z = DIRECTIONS.get(part, usual)
         found.append((-x if side == "r" and part in DIRECTIONS else x, y, z))
-    up = [joint == "head" for joint in skeleton.joints]
-    return torch.where(torch.tensor(up)[:, None], torch.tensor((0.0, 1.0, 0.0)), torch.tensor(found))
+    return torch.tensor(found)
 
 
 def _shaped(offsets: Tensor, bones: Tensor, kids: list[int], skeleton: Skeleton) -> Tensor:
@@ -299,8 +298,14 @@ def twist(swing: Tensor, way: Tensor, cue: Cue, fps: float) -> Tensor:
     sine = (way * torch.linalg.cross(axis, cue.found)).sum(-1)
     axis, found = (v - (v * way).sum(-1, keepdim=True) * way for v in (axis, cue.found))
     angle = torch.atan2(sine, (axis * found).sum(-1))
-    clear = ((torch.linalg.vector_norm(found, dim=-1) - FAINT) / (CLEAR - FAINT)).clamp(0, 1)
-    return cue.share * _settled(angle, clear.square() * (3 - 2 * clear), fps)
+    clear = (torch.linalg.vector_norm(found, dim=-1) - FAINT) / (CLEAR - FAINT)
+    return cue.share * _settled(angle, smoothstep(clear), fps)
+
+
+def smoothstep(share: Tensor) -> Tensor:
+    """From 0, at 0 and below, to 1, at 1 and above, level at both ends."""
+    share = share.clamp(0, 1)
+    return share.square() * (3 - 2 * share)
 
 
 def _settled(angle: Tensor, weight: Tensor, fps: float) -> Tensor:

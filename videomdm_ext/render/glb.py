@@ -173,7 +173,11 @@ def read_body(folder: str, gender: str = "neutral") -> Body:
         raise DatasetError(f"{path}: expected a body model of 22 joints or more, found {shapes}. Download it again.")
     rest = (regressor @ template)[:BODY_JOINTS]
     offsets = torch.cat((torch.zeros_like(rest[:1]), rest[1:] - rest[list(SMPL22.parents[1:])]))
-    owners, shares = _influences(weights, [int(parent) for parent in tree[0, 1:].tolist()])
+    owner = list(range(BODY_JOINTS))  # hands and face move as the joint they hang on
+    for parent in tree[0, BODY_JOINTS:].tolist():
+        owner.append(owner[int(parent)])
+    own = weights.new_zeros(count, BODY_JOINTS).index_add_(1, torch.tensor(owner), weights)
+    owners, shares = strongest(own)
     skin = Part("skin", SKIN, faces.long())
     return Body(Mesh(template - rest[0], normals_of(template, skin.faces), owners, shares, (skin,)), offsets)
 
@@ -188,15 +192,6 @@ def _find(folder: str, gender: str) -> Path:
         f"--smpl {folder}: expected a body model of gender {gender}, found none. Get one from {SITES['smpl']} or "
         f"{SITES['smplx']}, or choose another --gender."
     )
-
-
-def _influences(weights: Tensor, parents: list[int]) -> tuple[Tensor, Tensor]:
-    """The four joints of the first 22 that move each vertex most; hands and face move as the joint they hang on."""
-    owner = list(range(BODY_JOINTS))
-    for parent in parents[BODY_JOINTS - 1 :]:
-        owner.append(owner[parent])
-    own = weights.new_zeros(len(weights), BODY_JOINTS).index_add_(1, torch.tensor(owner), weights)
-    return strongest(own)
 
 
 def strongest(weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -40,7 +40,6 @@ MESH_CELL = 0.018
 """Detail of the page's mesh, m."""
 MOST, MOTIONS = 4_900_000, 3_200_000
 """Bytes of a page, beyond which pictures of videos are left out, and of the motions in it."""
-WRONG = "expected {}, found {}. Correct what makes the page."
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,10 @@ def _document(stored: Mapping[str, Any], title: str, more: str = "", allowed: st
 def content(scenes: Sequence[Scene], skeleton: Skeleton, fps: float, body: Body | None = None) -> dict[str, Any]:
     """What the scripts read. Arrays are base64 of little-endian numbers."""
     if not scenes or not 0 < fps < math.inf:
-        raise ConfigError(f"page: {WRONG.format('at least one scene and fps above 0', f'{len(scenes)} and {fps:g}')}")
+        raise ConfigError(
+            f"page: expected at least one scene and fps above 0, found {len(scenes)} and {fps:g}. Correct what makes "
+            "the page."
+        )
     stored: dict[str, Any] = {
         "fps": fps,
         "parents": skeleton.parents,
@@ -160,7 +162,7 @@ def content(scenes: Sequence[Scene], skeleton: Skeleton, fps: float, body: Body 
                 "note": printable(scene.note),
                 "group": printable(scene.group),
                 "tracks": [_track(track, skeleton, scene.caption) for track in scene.tracks],
-                "view": _view(scene.view, skeleton, scene.caption) if scene.view else None,
+                "view": _view(scene.view) if scene.view else None,
             }
             for scene in scenes
         ],
@@ -191,12 +193,14 @@ def _dressed(stored: dict[str, Any], scenes: Sequence[Scene], fps: float, body: 
         return stored
     mesh, vertices = model.mesh, model.mesh.vertices.numpy()
     unit = float(np.abs(vertices).max()) / LARGEST
+    weights = np.round(mesh.weights.numpy() * 255)
+    weights[:, 0] += 255 - weights.sum(1)  # the sum is 255: the greatest one takes the rest
     stored["body"] = {
         "unit": unit,
         "vertices": packed(np.round(vertices / unit), "<i2"),
         "faces": packed(body.faces.numpy(), "<u2"),
         "joints": packed(mesh.joints.numpy(), "<u1"),
-        "weights": packed(_bytes(mesh.weights.numpy()), "<u1"),
+        "weights": packed(weights, "<u1"),
         "regions": packed(regions(body).numpy(), "<u1"),
         "colours": list(DRESS.values()),
         "rest": packed(at_rest(model.fitted.offsets, RIG).numpy(), "<f4"),
@@ -206,18 +210,15 @@ def _dressed(stored: dict[str, Any], scenes: Sequence[Scene], fps: float, body: 
     return stored
 
 
-def _bytes(weights: NDArray[Any]) -> NDArray[Any]:
-    """Weights [V, 4] in 255ths of sum 255."""
-    whole = np.round(weights * 255)
-    whole[:, 0] += 255 - whole.sum(1)  # the greatest one takes the rest
-    return whole
-
-
 def _track(track: Track, skeleton: Skeleton, caption: str) -> dict[str, Any]:
     """Positions in whole millimetres about the middle of the motion, in larger units where it goes too far for that."""
     positions = np.asarray(track.positions, np.float64)
-    frames, feet = len(positions), len(skeleton.contact_joints)
-    _check(positions, (frames or 1, skeleton.num_joints, 3), f"positions of {track.name!r}", caption)
+    expected = (len(positions) or 1, skeleton.num_joints, 3)
+    if positions.shape != expected:
+        raise ConfigError(
+            f"scene {caption[:60]!r}, positions of {track.name!r}: expected {list(expected)}, found "
+            f"{list(positions.shape)}. Correct what makes the page."
+        )
     finite = np.isfinite(positions)
     reached = positions[finite.all(-1)]
     low, high = (reached.min(0), reached.max(0)) if len(reached) else (np.zeros(3), np.zeros(3))
@@ -228,32 +229,20 @@ def _track(track: Track, skeleton: Skeleton, caption: str) -> dict[str, Any]:
     stored |= {} if track.seed is None else {"seed": track.seed}
     stored["positions"] = packed(units.clip(-LARGEST - 1, LARGEST), "<i2")
     if track.contacts is not None:
-        _check(track.contacts, (frames, feet), f"contacts of {track.name!r}", caption)
         stored["contacts"] = packed(np.asarray(track.contacts) > 0.5, "<u1")
     return stored
 
 
-def _view(view: View, skeleton: Skeleton, caption: str) -> dict[str, Any]:
+def _view(view: View) -> dict[str, Any]:
     """Extrinsics and keypoints in float32; confidence in 255ths. Pictures are added when the rest is known."""
-    frames = len(view.keypoints)
-    _check(view.keypoints, (frames or 1, skeleton.num_joints, 2), "keypoints", caption)
-    _check(view.confidence, (frames, skeleton.num_joints), "confidence", caption)
-    cameras = np.asarray(view.extrinsics, np.float64)
-    cameras = cameras[None] if cameras.ndim == 2 else cameras
-    _check(cameras, (1 if len(cameras) == 1 else frames, 3, 4), "extrinsics", caption)
     sure = np.isfinite(view.keypoints).all(-1) & (np.asarray(view.confidence) > 0)
     return {
-        "extrinsics": packed(cameras, "<f4"),
+        "extrinsics": packed(view.extrinsics, "<f4"),
         "keypoints": packed(np.where(sure[..., None], view.keypoints, 0.0), "<f4"),
         "confidence": packed(np.where(sure, np.ceil(np.asarray(view.confidence).clip(0, 1) * 255), 0), "<u1"),
         "footage": {"images": [], "note": printable(view.footage if isinstance(view.footage, str) else "")},
         "reference": printable(view.reference),
     }
-
-
-def _check(values: NDArray[Any], shape: tuple[int, ...], name: str, caption: str) -> None:
-    if np.shape(values) != shape:
-        raise ConfigError(f"scene {caption[:60]!r}, {name}: {WRONG.format(list(shape), list(np.shape(values)))}")
 
 
 def packed(values: NDArray[Any], kind: str) -> str:
