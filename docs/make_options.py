@@ -10,7 +10,7 @@ import dataclasses
 import inspect
 import os
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import UnionType
@@ -62,10 +62,10 @@ def document() -> str:
     for verb, (module, function, about) in VERBS.items():
         intro = HOST_VERBS.get(verb) or about
         parts.append(f"## `videomdm {verb}`\n\n{intro}\n")
-        parts += [] if verb in HOST_VERBS else [verb_table(arguments_of(module, function))]
+        parts += [] if verb in HOST_VERBS else [table(verb_rows(arguments_of(module, function)))]
     for command, (module, function) in MORE_VERBS.items():
         kind = arguments_of(module, function)
-        parts.append(f"## `videomdm {command}`\n\n{inspect.cleandoc(kind.__doc__ or '')}\n\n{verb_table(kind)}")
+        parts.append(f"## `videomdm {command}`\n\n{inspect.cleandoc(kind.__doc__ or '')}\n\n{table(verb_rows(kind))}")
     parts.append("## Options of training runs\n\nFor `videomdm train`, `videomdm run` and an installed checkout.\n")
     parts += [f"### {about}\n\n{config_table(kind)}" for kind, about in CONFIGS.items()]
     parts.append(importer_options())
@@ -87,11 +87,6 @@ def arguments_of(module: str, function: str) -> type[Any]:
         except ParsedError as parsed:
             return parsed.args[0]
     raise TypeError(f"{module}.{function}: expected a verb that calls console.parse first, found none")
-
-
-def verb_table(kind: type[Any]) -> str:
-    """A table of a dataclass's fields; empty for one without any."""
-    return table(list(verb_rows(kind)))
 
 
 def verb_rows(kind: type[Any], given: Any = dataclasses.MISSING) -> Iterator[tuple[str, str, str, str]]:
@@ -180,12 +175,10 @@ def _extras(prefix: str, things: Mapping[str, Any], where: str) -> Iterator[tupl
             yield f"`{prefix}{name}`", f"`{key}`", about
 
 
-def table(rows: Sequence[Sequence[str]], titles: Sequence[str] = ("option", "value", "default", "what it does")) -> str:
+def table(rows: Iterable[Sequence[str]], titles: Sequence[str] = ("option", "value", "default", "what it does")) -> str:
     """Rows as a table of Markdown; nothing for no rows."""
-    if not rows:
-        return ""
     lines = [list(titles), ["---"] * len(titles), *rows]
-    return "".join(f"| {' | '.join(_cell(cell) for cell in line)} |\n" for line in lines)
+    return "".join(f"| {' | '.join(_cell(cell) for cell in line)} |\n" for line in lines) if lines[2:] else ""
 
 
 def _cell(text: str) -> str:

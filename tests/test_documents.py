@@ -1,32 +1,24 @@
-"""The documents: the table of options is the program's, the plugin page works, every command is one that exists."""
+"""The documents: the table of options is the program's, every command is one that exists."""
 
-import ast
-import dataclasses
 import re
 import runpy
-import sys
-import tomllib
 from argparse import ArgumentParser
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 from unittest import mock
 
 import documents
 import pytest
-import torch
 import tyro
 from commands import filled, is_named, verb_of
 from documents import ROOT
-from environments import install_plugin
 
-from videomdm_ext import plugins, run
+from videomdm_ext import run
 from videomdm_ext.bench.plan import load_arm
 from videomdm_ext.cli import main as cli
 from videomdm_ext.cli import training
 from videomdm_ext.config import Fairness, Source, Speed, Supervision, add_arguments
 from videomdm_ext.errors import VideoMDMError
-from videomdm_ext.lifters.base import Lifter
 from videomdm_ext.mdm import checkout
 
 MAKER = runpy.run_path(str(ROOT / "docs" / "make_options.py"))
@@ -61,11 +53,6 @@ def test_the_rooms_are_drawn_as_they_are():
     assert made["reduced"]({("a", "b"), ("b", "c"), ("a", "c"), ("a", "d")}) == {("a", "b"), ("b", "c"), ("a", "d")}
 
 
-def test_every_verb_is_documented_once_in_the_programs_order():
-    verbs = re.findall(r"^## `videomdm ([\w -]+)`$", OPTIONS, re.MULTILINE)
-    assert verbs == [*cli.VERBS, "bench --protocol mdm"]
-
-
 @pytest.mark.parametrize("verb", [*sorted(set(cli.VERBS) - {"train", "run"}), "bench --protocol mdm"])
 def test_the_documented_options_of_a_verb_are_those_of_its_help(verb, capsys):
     """Names, defaults and texts, as the parser itself prints them."""
@@ -84,75 +71,6 @@ def test_the_documented_options_of_a_verb_are_those_of_its_help(verb, capsys):
         if default:
             written = "(required)" if default == "required" else f"(default:{default.strip('`').replace(' ', '')})"
             assert found.startswith(written) or value.endswith("one or more"), text
-
-
-def test_every_option_of_a_training_is_documented_with_its_choices():
-    part = OPTIONS[OPTIONS.index("## Options of training runs") :]
-    for kind in CONFIGS:
-        for field in dataclasses.fields(kind):
-            (row,) = [line for line in part.splitlines() if line.startswith(f"| `--{field.name}`")]
-            assert all(f"`{choice}`" in row for choice in field.metadata["choices"])
-            assert " ".join(field.metadata["help"].split()) in row
-
-
-def test_every_key_of_every_kind_and_lifter_is_documented():
-    manager = plugins.create_manager()
-    for kind, where in (("datasets", "extras"), ("lifters", "options")):
-        for name, thing in plugins.collect(manager, kind).items():
-            for key in getattr(thing, where, None) or {}:
-                assert re.search(rf"^\| `(--lifter )?{name}` \| `{key}` \| \w", OPTIONS, re.MULTILINE), (name, key)
-
-
-@pytest.fixture
-def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The page's package, installed as pip would leave it. -> the source of its module"""
-    text = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
-    (source,), (settings,) = documents.blocks(text, "python"), documents.blocks(text, "toml")
-    project = tomllib.loads(settings)["project"]
-    ((module,),) = [tomllib.loads(settings)["tool"]["setuptools"]["py-modules"]]
-    install_plugin(tmp_path / "packages", project["name"], {module: source}, project["entry-points"][plugins.GROUP])
-    monkeypatch.syspath_prepend(tmp_path / "packages")
-    monkeypatch.delitem(sys.modules, module, raising=False)
-    monkeypatch.delenv("VIDEOMDM_PLUGINS", raising=False)
-    yield source
-    sys.modules.pop(module, None)
-
-
-def test_the_page_holds_a_lifter_of_30_lines(plugin):
-    lines = [line for line in plugin.splitlines() if line.strip() and not line.startswith("#")]
-    assert len(lines) <= 30
-    assert max(map(len, lines)) <= 120
-    assert any(isinstance(node, ast.ClassDef) for node in ast.parse(plugin).body)
-
-
-@pytest.mark.usefixtures("plugin")
-def test_the_pages_lifter_puts_every_joint_on_its_ray_at_one_depth(generator):
-    """By a camera of the test's own: X_c = R X + t of what comes back, divided by its depth, is the keypoint."""
-    lifter = plugins.collect(plugins.create_manager(), "lifters")["cardboard"](seed=0)
-    assert isinstance(lifter, Lifter)
-    keypoints = 0.3 * torch.rand(30, 22, 2, generator=generator) - 0.15
-    rotation = torch.linalg.qr(torch.randn(3, 3, generator=generator))[0]
-    rotation = rotation * torch.linalg.det(rotation)
-    camera = torch.cat((rotation, torch.tensor([[0.3], [1.0], [4.0]])), 1)
-    lifted = lifter.lift("a", keypoints=keypoints, confidence=torch.ones(30, 22), extrinsics=camera, fps=20.0)
-    seen = torch.einsum("ij,tkj->tki", rotation, lifted) + camera[:, 3]
-    torch.testing.assert_close(seen[..., :2] / seen[..., 2:], keypoints, atol=1e-5, rtol=0)
-    assert float((seen[..., 2] - seen[:, :1, 2]).abs().max()) < 1e-5
-    assert float(seen[..., 2].min()) > 0.5
-
-
-@pytest.mark.usefixtures("plugin")
-def test_the_pages_lifter_finds_the_distance_of_somebody_who_stands_in_the_image_plane():
-    flat = torch.zeros(20, 22, 3)
-    flat[..., 1] = torch.linspace(0.5, 2.0, 22)  # bones under the table's lengths, but for the thighs
-    flat[:, 4, 1], flat[:, 5, 1] = flat[:, 1, 1] - 0.42, flat[:, 2, 1] - 0.42
-    lifter = plugins.collect(plugins.create_manager(), "lifters")["cardboard"](seed=0)
-    spans = {end: (flat[0, end] - flat[0, lifter.info.skeleton.parents[end]]).norm() for end in lifter.ends}
-    depth = 5.0
-    expected = depth * min(float(lifter.lengths[n] / spans[end]) for n, end in enumerate(lifter.ends))
-    camera = torch.eye(3, 4)
-    made = lifter.lift("a", keypoints=flat[..., :2] / depth, confidence=torch.ones(20, 22), extrinsics=camera, fps=20.0)
-    assert float((made[..., 2] - expected).abs().max()) < 1e-4
 
 
 class ParsedError(Exception):

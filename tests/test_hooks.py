@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 from environments import install_plugin
-from people import features_of, observe, orbiting, real_batch, space_of
 
 from videomdm_ext import hookspecs, plugins
 from videomdm_ext.bench.evaluators.base import Evaluator, Ground, make_all
@@ -21,10 +20,6 @@ from videomdm_ext.data.folder import Card
 from videomdm_ext.errors import ConfigError, PluginError
 from videomdm_ext.hookspecs import hookimpl
 from videomdm_ext.mdm import text
-from videomdm_ext.mdm.loss import loss_terms
-from videomdm_ext.motion.skeletons import SMPL22
-from videomdm_ext.supervision.objective import Objective, weights_of
-from videomdm_ext.supervision.terms import TERMS, Step
 
 ROOT = Path(__file__).parent.parent
 HOOKS = [name for name, thing in vars(hookspecs).items() if hasattr(thing, f"{hookspecs.PROJECT}_spec")]
@@ -35,20 +30,9 @@ BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 TINY = """
 from videomdm_ext.hookspecs import hookimpl
 
-def stillness(step):
-    return step.positions.square().mean((1, 2, 3))
-
-class Frozen:
-    skeleton = "smpl22"
-    fps = 20.0
-
-@hookimpl
-def register_loss_terms(register):
-    register("stillness", stillness)
-
 @hookimpl
 def register_lifters(register):
-    register("frozen", Frozen)
+    register("frozen", object)
 """
 
 
@@ -99,9 +83,6 @@ def registering(kind: str, *names: str) -> object:
 def test_every_hook_is_documented_in_firing_order_with_its_arguments():
     expected = {name: ", ".join(inspect.signature(getattr(hookspecs, name)).parameters) for name in HOOKS}
     assert list(DOCUMENTED.items()) == list(expected.items())
-
-
-def test_every_hook_explains_itself():
     assert all(inspect.getdoc(getattr(hookspecs, name)) for name in HOOKS)
 
 
@@ -136,27 +117,6 @@ def test_hook_register_loss_terms_offers_terms_by_name():
     assert list(plugins.collect(plugins.create_manager(), "loss_terms"))[:2] == ["position", "velocity"]
 
 
-def test_the_loss_term_in_the_documentation_has_its_weight_and_its_gradient(install):
-    """The plugin and the option as they are printed; a whole training with one is in tests/mdm/test_runs.py."""
-    text = (ROOT / "docs" / "hooks.md").read_text("utf-8")
-    source = next(block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "def stillness" in block)
-    (loss,) = re.findall(r"`--loss (\S*stillness\S*)`", text)
-    install("tiny-plugin", "tiny_plugin", source, entry="tiny")
-    manager = plugins.create_manager()
-    table = loss_terms(manager)
-    assert (table["stillness"].weight, table["stillness"].about) == (0.1, "Mean squared speed of the joints.")
-    weights = weights_of(loss, table)
-    assert weights == {**weights_of("reprojection", TERMS), "stillness": 0.5}
-    motion = real_batch()[:2]
-    observation, space = observe(motion, orbiting((2,), torch.Generator().manual_seed(0))), space_of(motion, SMPL22)
-    x = features_of(motion, space).requires_grad_()
-    values = Objective(weights, table)(Step(x, x.detach(), torch.zeros(2), torch.ones(2), observation, space))
-    speed = motion.diff(dim=1).square().sum(-1).mean((1, 2))
-    assert torch.allclose(values["stillness"], speed, rtol=1e-3)
-    values["loss"].sum().backward()
-    assert (x.grad != 0).any()
-
-
 def test_hook_register_text_encoders_offers_functions_that_make_encoders():
     collects("text_encoders")
     owners: dict[str, str] = {}
@@ -187,14 +147,8 @@ def test_the_text_encoder_in_the_documentation_is_loaded_and_counts_letters():
 def test_hook_register_evaluators_offers_evaluators_by_name():
     collects("evaluators")
     assert list(plugins.collect(plugins.create_manager(), "evaluators")) == [
-        "essential",
-        "views-2d",
-        "text-motion",
-        "t2m",
-        "mardm-67",
-        "tmr",
-        "motionstreamer-272",
-    ]
+        "essential", "views-2d", "text-motion", "t2m", "mardm-67", "tmr", "motionstreamer-272",
+    ]  # fmt: skip
 
 
 def test_the_evaluator_in_the_documentation_is_made_and_has_a_row_a_clip(tmp_path):
@@ -218,22 +172,14 @@ def test_a_name_registered_twice_is_refused_and_both_plugins_are_named(kind):
     manager = manager_with(mine=registering(kind, "same"), theirs=registering(kind, "same"))
     with pytest.raises(PluginError, match=r"'same': registered by plugin mine and again by plugin theirs"):
         plugins.collect(manager, kind)
-
-
-def test_a_plugin_that_registers_a_name_twice_is_refused():
-    with pytest.raises(PluginError, match="lifter 'same': registered by plugin mine and again by plugin mine"):
-        plugins.collect(manager_with(mine=registering("lifters", "same", "same")), "lifters")
+    with pytest.raises(PluginError, match="'same': registered by plugin mine and again by plugin mine"):
+        plugins.collect(manager_with(mine=registering(kind, "same", "same")), kind)
 
 
 @pytest.mark.parametrize("name", ["", "With Space", "-flag", "ü"])
 def test_a_name_that_cannot_be_a_flag_is_refused(name):
     with pytest.raises(PluginError, match="no usable name"):
         plugins.collect(manager_with(mine=registering("loss_terms", name)), "loss_terms")
-
-
-def test_an_unknown_kind_is_a_bug():
-    with pytest.raises(ValueError, match="expected one of datasets"):
-        plugins.collect(manager_with(), "losses")
 
 
 def test_hook_add_options_extends_the_group_it_is_given():
@@ -290,15 +236,6 @@ def test_hook_add_metrics_gathers_every_plugins_numbers():
     assert plugins.add_metrics(manager, samples=10.0, reference=5.0) == {"a": 2.0, "b": 4.0, "c": 6.0}
     with pytest.raises(PluginError, match="metric 'a': registered by plugin first and again by plugin second"):
         plugins.add_metrics(manager_with(first=measuring(a=1), second=measuring(a=2)), samples=1.0, reference=1.0)
-
-
-def test_an_installed_package_registers_a_loss_term_and_a_lifter(install):
-    install("tiny-plugin", "tiny_plugin", TINY, entry="tiny")
-    manager = plugins.create_manager()
-    term = plugins.collect(manager, "loss_terms")["stillness"]
-    assert manager.get_name(sys.modules["tiny_plugin"]) == "tiny"
-    assert term(Namespace(positions=torch.full((2, 3, 4, 3), 2.0))).tolist() == [4.0, 4.0]
-    assert plugins.collect(manager, "lifters")["frozen"].fps == 20.0
 
 
 def test_builtins_are_loaded_first_and_whatever_the_limit(install, monkeypatch):
@@ -359,17 +296,11 @@ def test_tracing_prints_each_call_who_answers_and_what(monkeypatch, capsys):
     def make_diffusion(args):
         return "diffusion"
 
-    monkeypatch.setenv("VIDEOMDM_TRACE", "1")
-    manager_with(mine=plugin(make_diffusion)).hook.make_diffusion(base=int, args=Namespace(), terms={})
+    for value in ("", "0", "1"):
+        monkeypatch.setenv("VIDEOMDM_TRACE", value)
+        manager_with(mine=plugin(make_diffusion)).hook.make_diffusion(base=int, args=Namespace(), terms={})
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
         "videomdm: make_diffusion(base: type, args: Namespace, terms: dict) -> mine",
         "videomdm: make_diffusion answered str",
     ]
-
-
-@pytest.mark.parametrize("value", ["", "0"])
-def test_tracing_stays_off_unless_asked_for(monkeypatch, capsys, value):
-    monkeypatch.setenv("VIDEOMDM_TRACE", value)
-    manager_with().hook.configure(args=Namespace())
-    assert capsys.readouterr().err == ""

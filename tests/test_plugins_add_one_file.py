@@ -1,6 +1,8 @@
 """A package of plugins adds a loss term, a metric, a lifter and an importer, one file and one entry point each."""
 
+import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -12,8 +14,10 @@ from documents import ROOT, blocks
 from environments import install_plugin
 
 import videomdm_ext as v
+from videomdm_ext import plugins
 from videomdm_ext.bench.scoring import with_plugins
 from videomdm_ext.cli import main as cli
+from videomdm_ext.lifters.base import Lifter
 from videomdm_ext.mdm import hook
 from videomdm_ext.mdm.loss import loss_terms
 
@@ -72,6 +76,25 @@ def installed(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("installed")
+def test_the_pages_lifter_puts_every_joint_on_its_ray_at_one_depth(generator):
+    """By a camera of the test's own: X_c = R X + t of what comes back, divided by its depth, is the keypoint."""
+    (settings,) = blocks(TEXTS[1], "toml")
+    project, (module,) = tomllib.loads(settings)["project"], tomllib.loads(settings)["tool"]["setuptools"]["py-modules"]
+    assert project["entry-points"] == {plugins.GROUP: {"cardboard": module}}
+    lifter = plugins.collect(plugins.create_manager(), "lifters")["cardboard"](seed=0)
+    assert isinstance(lifter, Lifter)
+    keypoints = 0.3 * torch.rand(30, 22, 2, generator=generator) - 0.15
+    rotation = torch.linalg.qr(torch.randn(3, 3, generator=generator))[0]
+    rotation = rotation * torch.linalg.det(rotation)
+    camera = torch.cat((rotation, torch.tensor([[0.3], [1.0], [4.0]])), 1)
+    lifted = lifter.lift("a", keypoints=keypoints, confidence=torch.ones(30, 22), extrinsics=camera, fps=20.0)
+    seen = torch.einsum("ij,tkj->tki", rotation, lifted) + camera[:, 3]
+    torch.testing.assert_close(seen[..., :2] / seen[..., 2:], keypoints, atol=1e-5, rtol=0)
+    assert float((seen[..., 2] - seen[:, :1, 2]).abs().max()) < 1e-5
+    assert float(seen[..., 2].min()) > 0.5
+
+
+@pytest.mark.usefixtures("installed")
 def test_each_of_four_files_adds_what_it_is_for(tmp_path, capsys):
     (tmp_path / "source").mkdir()
     for name in ("walk", "jump", "kick"):
@@ -85,14 +108,20 @@ def test_each_of_four_files_adds_what_it_is_for(tmp_path, capsys):
     assert sorted(clip.texts[0] for clip in clips) == [f"a person does {name}." for name in ("jump", "kick", "walk")]
 
     table = loss_terms(hook.manager())
+    assert (table["stillness"].weight, table["stillness"].about) == (0.1, "Mean squared speed of the joints.")
+    (loss,) = re.findall(r"`--loss (\S*stillness\S*)`", TEXTS[0])
+    assert v.weights_of(loss, table) == {**v.weights_of("reprojection", table), "stillness": 0.5}
     batch = v.collate([v.crop(clip, 0, 30) for clip in clips], length=30)
     space = v.FeatureSpace(clips[0].skeleton, *v.mean_and_std(batch["teacher"], clips[0].skeleton))
-    x = space.features(batch["teacher"])
+    x = space.features(batch["teacher"]).requires_grad_()
     step = v.Step(x, x, torch.zeros(3), torch.ones(3), v.observed(batch), space)
     values = v.Objective(v.weights_of("reprojection,stillness", table), table)(step)
     without = v.Objective(v.weights_of("reprojection", table), table)(step)
     torch.testing.assert_close(values["loss"], without["loss"] + 0.1 * values["stillness"])
-    assert (values["stillness"] > 0).all()
+    speed = step.positions.diff(dim=1).square().sum(-1).mean((1, 2))
+    torch.testing.assert_close(values["stillness"], speed)
+    values["stillness"].sum().backward()
+    assert (x.grad != 0).any()
 
     truth = [v.decode(torch.from_numpy(clip.truth), clip.skeleton) for clip in clips]
     raised = [clip + torch.tensor((0.0, 1.0, 0.0)) for clip in truth]
