@@ -100,9 +100,7 @@ def test_quarantine_writes_the_ids_and_touches_nothing_else(folder: Path, capsys
     assert f"Next: videomdm data check {folder} --drop" in out
 
 
-def test_drop_takes_clips_with_errors_out_of_the_splits_and_the_set_is_a_sound_one(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_drop_takes_clips_with_errors_out_of_the_splits_and_the_set_is_a_sound_one(folder, capsys):
     """Statistics, identity and seal follow; with the ids back in the list it is as before."""
     damage(folder, "walk", "spin")
     path, before = str(folder), read_card(str(folder))
@@ -182,9 +180,7 @@ def test_warnings_alone_end_with_0_and_with_strict_with_1(folder: Path, capsys: 
 
 
 @pytest.mark.parametrize("words", ["data check", "view", "sample --run", "data make-demo --synthetic --out", "export"])
-def test_a_name_that_no_disk_takes_and_a_link_to_itself_are_one_message(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: str
-):
+def test_a_name_that_no_disk_takes_and_a_link_to_itself_are_one_message(tmp_path, capsys, words):
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for place in (tmp_path / ("a" * 300), tmp_path / "loop" / "set"):
         assert main([*words.split(), str(place)]) == 1
@@ -214,9 +210,7 @@ def test_show_draws_one_clip_and_tells_what_is_wrong(folder: Path, capsys: pytes
     assert "error flipped-v: teacher and truth alike" in out
 
 
-def test_show_refuses_a_folder_for_its_picture_and_names_clips_that_are_there(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_show_refuses_a_folder_for_its_picture_and_names_clips_that_are_there(folder, capsys):
     assert main(["data", "show", str(folder), "walk_0", "--out", str(folder.parent)]) == 1
     assert f"--out {folder.parent}: expected a file for the picture, found a folder" in capsys.readouterr().err
     assert main(["data", "show", str(folder), "nobody"]) == 1

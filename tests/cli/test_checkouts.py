@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -98,12 +97,29 @@ def test_a_checkout_without_a_seam_has_one_answer_everywhere_and_still_gives_our
     assert "Next:" not in capsys.readouterr().out  # `run` would refuse it
 
 
-def test_doctor_lists_the_state_and_every_finding_with_its_advice(root, monkeypatch, capsys):
+def told(words, capsys, status=0):
+    """-> the JSON that a verb prints."""
+    assert cli.main([*words, "--json"]) == status
+    return json.loads(capsys.readouterr().out)
+
+
+def test_doctor_lists_the_state_and_every_finding_with_its_advice_and_status_and_doctor_answer_in_json(
+    root, monkeypatch, capsys
+):
     found = [
-        SimpleNamespace(name="numpy", state="remedied", about="np.float is gone", advice=""),
-        SimpleNamespace(name="SMPL file", state="missing", about="no body model", advice="get it"),
+        doctor.Finding("numpy", "remedied", "np.float is gone", ""),
+        doctor.Finding("SMPL file", "missing", "no body model", "get it"),
     ]
-    monkeypatch.setattr(doctor, "examine", lambda host: found if host.root == root else [], raising=False)
+    monkeypatch.setattr(doctor, "examine", lambda host: found if host.root == root else [])
+    state = told(["status", "--mdm", str(root)], capsys)
+    keys = {"checkout", "kind", "commit", "state", "about", "tested", "tested_commits", "next"}
+    assert set(state) == keys
+    assert (state["checkout"], state["kind"], state["commit"], state["tested"]) == (str(root), "mdm", None, False)
+    assert (state["state"], state["next"]) == ("not installed", f"videomdm install --mdm '{root}'")
+    assert told(["status", "--mdm", str(root), "--check"], capsys, 1) == state
+    assert told(["doctor", "--mdm", str(root)], capsys) == state | {"findings": [*map(dataclasses.asdict, found)]}
+    standin = told(["status", "--mdm", str(checkout.STANDIN)], capsys)
+    assert (standin["kind"], standin["commit"], standin["tested"]) == ("standin", None, False)
     assert cli.main(["doctor", "--mdm", str(root)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"{root}: MDM, no git commit"
@@ -129,8 +145,7 @@ def test_doctor_without_a_checkout_speaks_of_the_stand_in_and_of_one_without_a_s
     lines = capsys.readouterr().out.splitlines()
     assert "the stand-in" in lines[0]
     assert lines[1:] == ["fine      text: auto  --text_features auto takes words here", "Next: videomdm demo"]
-    assert cli.main(["doctor", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"kind": "standin", "findings": [dataclasses.asdict(finding)]}
+    assert told(["doctor"], capsys) == {"kind": "standin", "findings": [dataclasses.asdict(finding)]}
     assert cli.main(["doctor", "--mdm", "somewhere"]) == 1
 
 

@@ -7,7 +7,8 @@ import pytest
 from people import real_motions
 
 from videomdm_ext.cli import main as cli
-from videomdm_ext.cli.datasets import grouped, pairs
+from videomdm_ext.cli.console import pairs
+from videomdm_ext.cli.datasets import grouped
 from videomdm_ext.data.folder import read_card
 from videomdm_ext.errors import ConfigError
 

@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from clips import verify_folder
@@ -157,24 +158,10 @@ def test_a_source_or_folder_that_cannot_be_used_is_refused_before_a_video_is_wat
     assert "The first" not in err
 
 
-class Token:
-    def __init__(self, text, pos, lemma):
-        self.text, self.pos_, self.lemma_ = text, pos, lemma
-
-
 def test_tags_are_base_forms_of_nouns_and_verbs_and_sides_stay(monkeypatch):
-    words = [
-        ("He", "PRON", "he"),
-        ("lifted", "VERB", "lift"),
-        ("left", "VERB", "leave"),
-        ("2", "NUM", "2"),
-        (".", "PUNCT", "."),
-    ]
-    assert texts.tags(lambda caption: [Token(*word) for word in words], "x") == [
-        ("He", "PRON"),
-        ("lift", "VERB"),
-        ("left", "VERB"),
-    ]
+    read = [("He", "PRON", "he"), ("lifted", "VERB", "lift"), ("left", "VERB", "leave"), ("2", "NUM", "2")]
+    words = [SimpleNamespace(text=text, pos_=kind, lemma_=base) for text, kind, base in [*read, (".", "PUNCT", ".")]]
+    assert texts.tags(lambda caption: words, "x") == [("He", "PRON"), ("lift", "VERB"), ("left", "VERB")]
     monkeypatch.setattr(texts, "MODELS", ("no_such_model",))
     assert texts.find_tagger() is None
 

@@ -65,9 +65,11 @@ def bars() -> Iterator[Progress]:
         yield progress
 
 
-def counting(progress: Progress, label: str) -> Callable[[int, int], None]:
-    """A callback (done, total) that moves a new bar."""
-    return partial(by_name(progress), label)
+@contextmanager
+def counting(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A callback (done, total) that moves the one bar."""
+    with bars() as progress:
+        yield partial(by_name(progress), label)
 
 
 def by_name(progress: Progress, *, alone: bool = False) -> Callable[[str, int, int], None]:

@@ -1,7 +1,7 @@
 """The verbs about data sets: make one of other people's data or of several, check one, and draw one of its clips."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from videomdm_ext import plugins
-from videomdm_ext.cli.console import bars, console, counted, counting, lifter_summary, pairs, quoted, say_next
+from videomdm_ext.cli.console import console, counted, counting, lifter_summary, pairs, quoted, say_next
 from videomdm_ext.cli.videos import check_lifter, import_videos
 from videomdm_ext.data import files, seal
 from videomdm_ext.data.building import repack
@@ -68,43 +68,50 @@ class Check:
         place, clips = self.quarantine and self.quarantine.absolute(), quoted(self.clips)
         if place:
             files.check_writable(str(place.parent))
-        with bars() as progress:
-            step = None if self.json else counting(progress, "checking")
-            checked = checking.check_folder(str(self.clips), step, use_cache=not self.no_cache, engine=self.engine)
+        with counting("checking") as step:
+            shown = None if self.json else step
+            checked = checking.check_folder(str(self.clips), shown, use_cache=not self.no_cache, engine=self.engine)
         if self.json:
             print(checked.to_json())
         else:
             show_checked(checked)
         if place:
             files.write_bytes(str(place), "".join(f"{clip_id}\n" for clip_id in checked.bad_clips).encode())
-        if self.quarantine and not self.json:
-            said = checking.counted(len(checked.bad_clips), "id") + ", one a line" if checked.bad_clips else "empty"
-            console.print(f"{self.quarantine}: {said}", soft_wrap=True, markup=False)
-        bad = next(iter(checked.bad_clips), "")
-        if not self.json and not self.drop and (bad or not checked.errors):
-            say_next(f"data check {clips} --drop" if bad else f"data refine {clips}")
+        if place and not self.json:
+            ids = checking.counted(len(checked.bad_clips), "id") + ", one a line" if checked.bad_clips else "empty"
+            console.print(f"{self.quarantine}: {ids}", soft_wrap=True, markup=False)
+        said, following = list[str](), ""
         wrong = checked.findings if self.strict else checked.errors
         if self.accept:
             wrong = tuple(item for item in wrong if item.kind not in OWN)
         if self.drop:
-            if changed := [item for item in checked.errors if item.kind in OWN and not self.accept]:
-                raise DatasetError(
-                    f"{self.clips}: expected files as they were made, found others: {changed[0].message} If they are "
-                    f"meant to be so, take both steps at once: videomdm data check {clips} --drop --accept."
-                )
-            dropped = checking.drop(checked)
+            dropped = self.dropped(checked)
             wrong = tuple(item for item in wrong if item.clip_id not in dropped and item.kind not in DROPPED)
-            if not self.json:
-                said = f"{checking.counted(len(dropped), 'clip')} taken out of the splits"
-                why = f"{self.clips / checking.LEFT_OUT} says why" if dropped else "none has an error"
-                console.print(f"{said}: {why}", soft_wrap=True, markup=False)
-                say_next(f"data check {clips}" if wrong else f"data refine {clips}")
-        elif self.accept:
+            why = f"{self.clips / checking.LEFT_OUT} says why" if dropped else "none has an error"
+            said.append(f"{checking.counted(len(dropped), 'clip')} taken out of the splits: {why}")
+            following = f"data check {clips}" if wrong else f"data refine {clips}"
+        elif checked.bad_clips or not checked.errors:
+            following = f"data check {clips} --drop" if checked.bad_clips else f"data refine {clips}"
+        if self.accept and not self.drop:
             seal.accept(str(self.clips))
-        if (self.drop or self.accept) and not self.json:
+        if self.drop or self.accept:
             content = read_card(str(self.clips)).content_hash[:12]
-            console.print(f"{self.clips}: its files are its own as they are, content {content}")
+            said.append(f"{self.clips}: its files are its own as they are, content {content}")
+        if not self.json:
+            for line in said:
+                console.print(line, soft_wrap=True, markup=False)
+            if following:
+                say_next(following)
         return 1 if wrong else 0
+
+    def dropped(self, checked: Checked) -> Collection[str]:
+        """The clips with errors, taken out of the splits; files that are others than on the card have to be meant."""
+        if changed := [item for item in checked.errors if item.kind in OWN and not self.accept]:
+            raise DatasetError(
+                f"{self.clips}: expected files as they were made, found others: {changed[0].message} If they are meant "
+                f"to be so, take both steps at once: videomdm data check {quoted(self.clips)} --drop --accept."
+            )
+        return checking.drop(checked)
 
 
 def show_checked(checked: Checked) -> None:
@@ -222,8 +229,8 @@ class ImportData:
                 f"--engine, --processes: expected none with {self.kind}, which one process reads. Leave them out."
             )
         else:
-            with bars() as progress:
-                done = run_import(importer, out, progress=counting(progress, f"importing {self.kind}"), name=self.name)
+            with counting(f"importing {self.kind}") as step:
+                done = run_import(importer, out, progress=step, name=self.name)
             say_imported(done, out)
         say_next(f"train --arm 2d --clips {quoted(out)} --save_dir runs/2d")
         return 0
@@ -308,8 +315,7 @@ class Relift:
     def __call__(self) -> int:
         given = {key.removeprefix(PREFIX): value for key, value in pairs(self.option).items()}
         torch.set_num_threads(1)
-        with bars() as progress:
-            step = counting(progress, "lifting")
+        with counting("lifting") as step:
             card, out, left_out = relift(str(self.clips), self.lifter, given, seed=self.seed, progress=step)
         say_imported(Imported(card, left_out), out)
         say_next(f"train --arm 2d --clips {quoted(self.clips)} --lifter {self.lifter} --save_dir runs/2d")
@@ -328,8 +334,7 @@ class Merge:
     """Name on the card; empty: the names of the parts."""
 
     def __call__(self) -> int:
-        with bars() as progress:
-            step = counting(progress, "merging")
+        with counting("merging") as step:
             card = merge([str(folder) for folder in self.folders], str(self.out), name=self.name, progress=step)
         return say_made(self.out, card)
 
@@ -365,8 +370,7 @@ class Unpack:
 
 def repacked(clips: Path, out: Path, *, packed: bool) -> int:
     """Pack or unpack, and print what came of it."""
-    with bars() as progress:
-        step = counting(progress, "packing" if packed else "unpacking")
+    with counting("packing" if packed else "unpacking") as step:
         card = repack(str(clips), str(out), packed=packed, progress=step)
     return say_made(out, card)
 

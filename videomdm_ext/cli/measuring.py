@@ -7,7 +7,7 @@ import torch
 from rich.table import Table
 
 from videomdm_ext.bench import precision
-from videomdm_ext.cli.console import bars, console, counting, say_next
+from videomdm_ext.cli.console import console, counting, say_next
 from videomdm_ext.data.files import check_writable, write_bytes
 from videomdm_ext.errors import ConfigError, HostError
 from videomdm_ext.mdm import checkout
@@ -67,14 +67,14 @@ class Speed:
         except HostError as error:
             raise HostError(f"{error} Or time the stand-in with --standin.") from error
         if self.checks:
-            with bars() as progress:
-                table = device.report(host, sizes, counting(progress, "steps"))
+            with counting("steps") as step:
+                table = device.report(host, sizes, step)
             print(table)
             if self.out is not None:
                 write_bytes(str(self.out / "gpu.md"), table.encode())
             return 0
-        with bars() as progress:
-            speeds = measure(host, sizes, counting(progress, "steps"))
+        with counting("steps") as step:
+            speeds = measure(host, sizes, step)
         _show_speeds(speeds)
         if self.out is not None:
             write_bytes(str(self.out / "speed.json"), speeds.as_json().encode())
@@ -105,8 +105,7 @@ class Precision:
             raise ConfigError(f"--count: expected 2 or more motions, found {self.count}. Correct it.")
         if self.out is not None:
             check_writable(str(self.out.resolve().parent))
-        with bars() as progress:
-            watch = counting(progress, "sets of motions")
+        with counting("sets of motions") as watch:
             evaluator, seconds, found = precision.measure(
                 self.run, mdm=self.mdm, count=self.count, name=self.evaluator, seed=self.seed, watch=watch
             )

@@ -14,8 +14,7 @@ from videomdm_ext.bench.reproduction.published import PAPER, RECIPES
 from videomdm_ext.bench.reproduction.reproduce import Reproduction
 from videomdm_ext.bench.run import Plan
 from videomdm_ext.cli.benchmarking import Trainings, text_choice
-from videomdm_ext.cli.console import bars, by_name, console, quoted, say_next
-from videomdm_ext.cli.datasets import pairs
+from videomdm_ext.cli.console import bars, by_name, console, pairs, quoted, say_next
 from videomdm_ext.data import locks
 from videomdm_ext.mdm import distributed
 from videomdm_ext.render import figures

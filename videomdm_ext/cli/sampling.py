@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from videomdm_ext.cli.console import bars, chosen_ids, console, counting, quoted, say_next
+from videomdm_ext.cli.console import chosen_ids, console, counting, quoted, say_next
 from videomdm_ext.cli.exporting import human_body, write_fitted
 from videomdm_ext.config import Supervision, from_args
 from videomdm_ext.data import locks, seal
@@ -301,8 +301,8 @@ class Lift:
         folder, kind = str(self.clips), teacher_kind(self.teacher, trained)
         with console.status(f"reading the {kind} teachers"):
             taught, _ = with_teacher(folder, card, clips, kind)
-        with bars() as progress:
-            made = lifting.lift(trained, taught, how, progress=counting(progress, "lifting"))
+        with counting("lifting") as step:
+            made = lifting.lift(trained, taught, how, progress=step)
         sources = {"lifted teacher": [lifting.teacher_of(clip) for clip in clips]}
         if kind == "refined":
             sources["refined teacher"] = [lifting.teacher_of(clip) for clip in taught]

@@ -34,7 +34,6 @@ from videomdm_ext.cli.console import (
 from videomdm_ext.cli.sampling import opened
 from videomdm_ext.data import importing, locks, seal
 from videomdm_ext.data.clip import measured_error
-from videomdm_ext.data.files import check_writable
 from videomdm_ext.data.film.bundled import EVERYDAY, build_film_demo, recipe
 from videomdm_ext.data.folder import CARD, Card, read_card, read_folder
 from videomdm_ext.data.importing import with_lifter
@@ -106,7 +105,6 @@ def demo(words: Sequence[str]) -> int:
 
 def compared(plan: Plan, out: Path, features: str, options: Demo, words: Sequence[str]) -> int:
     """The data set, the comparison of a plan on it in the folder `out`, and what came of it."""
-    check_writable(str(out))
     console.print("[bold]1/4[/] real motion, filmed; its keypoints and 3D as MediaPipe found them")
     card = _demo_data(out / "data", () if options.long or options.fast else EVERYDAY, 1 if options.fast else VIEWS)
     console.print(f"    {counted(card)}; the lifter is off by {lifter_summary(card)}")
@@ -131,7 +129,6 @@ def video_demo(options: Demo, steps: int) -> int:
     ]
     if refused:
         raise ConfigError(f"--{refused[0].replace('_', '-')}: expected none with --video, which has its own. Leave it.")
-    check_writable(str(out))
     console.print("real videos: detect, lift, place before a camera, train, judge by all views")
     with locks.held(out), bars() as progress:
         made = run_video_demo(out, steps=steps, workers=options.workers, progress=by_name(progress))
@@ -218,8 +215,8 @@ class Refine:
             ) from error
         how: dict[str, Any] = {"engine": self.engine, "batch": self.batch, "device": self.device}
         how |= {"thorough": self.verify, "kind": self.kind}
-        with bars() as progress:
-            missing = make_refined(clips, read_card(clips), counting(progress, "refining"), share=share, **how)
+        with counting("refining") as step:
+            missing = make_refined(clips, read_card(clips), step, share=share, **how)
         if missing:
             console.print(
                 f"{clips}: shard {self.shard} is done; {missing} batches of clips of other shards are missing."
@@ -281,13 +278,11 @@ class Refresh:
         """Make the data set and print what became of its teachers; started again, it goes on."""
         card = seal.verify(str(self.clips))
         trained = opened(self.checkpoint, self.mdm, self.trained_on)
-        check_writable(str(self.out))
         how = Lifting(
             strength=self.guidance_strength, start=self.start, draws=self.draws, seed=self.seed,
             ddim=self.ddim or min(REFRESHING.ddim, trained.diffusion.num_timesteps),
         )  # fmt: skip
-        with bars() as progress:
-            step = counting(progress, "refreshing")
+        with counting("refreshing") as step:
             made, kept = refresh_folder(trained, str(self.clips), card, str(self.out), how, step)
         console.print(f"{self.out}: round {made.recipe['refreshed']['round']}, {sum(made.counts.values())} clips")
         if kept:
@@ -303,11 +298,10 @@ def train(words: Sequence[str]) -> int:
 
     Under 2D supervision its loss is that of `videomdm_ext/mdm/loss.py`.
     """
-    mdm, rest = take(list(words), "--mdm")
-    arm, rest = take(rest, "--arm")
-    rounds, rest = take(rest, "--rounds")
-    start, rest = take(rest, "--from")
-    lifter, rest = take(rest, "--lifter")
+    own, rest = dict[str, str | None](), list(words)
+    for name in ("mdm", "arm", "rounds", "from", "lifter"):
+        own[name], rest = take(rest, f"--{name}")
+    mdm, arm, rounds, start, lifter = own.values()
     if lifter is not None:
         clips, rest = take(rest, "--clips")
         if not clips:

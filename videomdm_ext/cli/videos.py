@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -145,8 +146,9 @@ class Film:
         order = filming.Order(self.size, self.height, self.moving, self.seed)
         with locks.held(self.out):
             with bars() as progress:
-                source = self.motion(counting(progress, "motion"))
-                filming.film(source, self.out, order, engine=self.engine, progress=counting(progress, "filming"))
+                watch = by_name(progress)
+                source = self.motion(partial(watch, "motion"))
+                filming.film(source, self.out, order, engine=self.engine, progress=partial(watch, "filming"))
             import_videos(importer, self.out, self.name, self.engine)
             if self.sheets:
                 draw_sheets(self.out)
@@ -188,7 +190,7 @@ def import_videos(importer: VideoImporter, out: str, name: str, engine: Engine =
         console.print("    captions stay without parts of speech: spaCy and its English model (extra mdm) are missing")
     with bars() as progress:
         importer.watching = by_name(progress, alone=True)
-        done = run_import(importer, out, tagger=tagger, progress=counting(progress, "clips"), name=name)
+        done = run_import(importer, out, tagger=tagger, progress=partial(by_name(progress), "clips"), name=name)
     videos = {key: {**one.facts, "notes": one.notes, "clips": one.clips} for key, one in importer.found.items()}
     facts = schemas.text_of({"videos": videos, "left_out": importer.refused}, indent=2, sort_keys=True) + "\n"
     files.write_bytes(str(Path(out, FACTS)), facts.encode())
@@ -239,8 +241,7 @@ def draw_sheets(out: str) -> None:
         for sheet in folder.glob("*.png"):
             sheet.unlink()
         files.write_bytes(str(mark), card.content_hash.encode())
-    with bars() as progress:
-        step = counting(progress, "drawing")
+    with counting("drawing") as step:
         for number, (clip_id, place, notes) in enumerate(rows):
             sheet = folder / f"{files.checked_id(clip_id, FACTS)}.png"
             try:

@@ -261,8 +261,6 @@ LOCAL = ("127.0.0.1", "localhost")
 """Names by which the page is asked for; through another, a site could read it that has that name lead here."""
 IDLE = 30.0
 """Seconds after which a connection that asks for nothing is closed."""
-
-
 LARGEST = 1_000_000
 """Bytes that a page may send."""
 
@@ -309,22 +307,20 @@ def handler(content: bytes, collect: Callable[[bytes], None] | None = None) -> t
             return True
 
         def do_POST(self) -> None:
+            length = self.headers.get("Content-Length", "")
             if collect is None:
                 self.send_error(405)
             elif self.is_asked("/votes"):
-                length = self.headers.get("Content-Length", "")
                 if self.headers.get("Origin") != f"http://{self.headers['Host']}":
-                    self.send_error(403)  # another site's page
-                elif not length.isdecimal() or int(length) > LARGEST:
-                    self.send_error(413)
-                else:
-                    try:
-                        collect(self.rfile.read(int(length)))
-                    except VideoMDMError:
-                        self.send_error(400)
-                    else:
-                        self.send_response(204)
-                        self.end_headers()
+                    return self.send_error(403)  # another site's page
+                if not length.isdecimal() or int(length) > LARGEST:
+                    return self.send_error(413)
+                try:
+                    collect(self.rfile.read(int(length)))
+                except VideoMDMError:
+                    return self.send_error(400)
+                self.send_response(204)
+                self.end_headers()
 
         def do_GET(self) -> None:
             if not self.is_asked("/"):
