@@ -104,9 +104,9 @@ def check_host(module: str, words: Sequence[str]) -> None:
         return
     assert (checkout.STANDIN / f"{module.replace('.', '/')}.py").is_file(), module
     parser = ArgumentParser(allow_abbrev=False)
-    for name, add in runpy.run_path(str(checkout.STANDIN / "utils" / "parser_util.py")).items():
-        if re.fullmatch(r"add_\w+_options", name):
-            add(parser)
+    host = runpy.run_path(str(checkout.STANDIN / "utils" / "parser_util.py"))
+    for title in host["OPTIONS"]:
+        host["add_options"](parser, title)
     for kind in CONFIGS:
         add_arguments(parser.add_argument_group(kind.__name__), kind)
     for action in parser._actions:
