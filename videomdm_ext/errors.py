@@ -2,7 +2,9 @@
 
 import errno
 import re
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 ADVICE = {
     errno.ENOSPC: "Make room on that disk",
@@ -57,6 +59,18 @@ class HostError(VideoMDMError):
 
 class PluginError(VideoMDMError):
     """A plugin cannot be loaded, or two plugins claim the same name."""
+
+
+def optional(module: str, *, user: str, extra: str) -> Any:
+    """Import an optional module; ConfigError names what uses it and the extra with which it comes."""
+    try:
+        return import_module(module)
+    except (ImportError, OSError) as error:
+        libraries = "; on Debian also the packages libgl1 and libglib2.0-0" if extra == "video" else ""
+        raise ConfigError(
+            f"{user}: expected the package {module.partition('.')[0]}, found none that works ({error}). "
+            f'Install the extra: pip install -e ".[{extra}]" -c constraints.txt{libraries}'
+        ) from error
 
 
 def of_storage(error: OSError, place: str = "") -> StorageError | None:

@@ -24,7 +24,7 @@ import blobfile as bf
 import torch
 
 from videomdm_ext.data import files
-from videomdm_ext.errors import ConfigError, DatasetError, StorageError, VideoMDMError
+from videomdm_ext.errors import ConfigError, DatasetError, StorageError, VideoMDMError, optional
 
 logger = logging.getLogger(__name__)
 
@@ -192,13 +192,7 @@ def _settle() -> None:
 
 @contextmanager
 def _ray(place: str, renewed: int | None, device: bool) -> Iterator[_Workers]:
-    try:
-        import ray
-    except ImportError as error:
-        raise VideoMDMError(
-            f"--engine ray: expected the package ray, found none that works ({error}). Install the extra: "
-            'pip install -e ".[scale]" -c constraints.txt'
-        ) from error
+    ray = optional("ray", user="--engine ray", extra="scale")
     if not ray.is_initialized():
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent from a cluster that begins here
         try:

@@ -7,7 +7,6 @@ computed in float64 and given back in the points' type. What no camera explains 
 line, large errors, a person behind the camera.
 """
 
-import importlib
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from videomdm_ext.errors import ConfigError, DatasetError
+from videomdm_ext.errors import DatasetError, optional
 from videomdm_ext.geometry import pnp_moving
 from videomdm_ext.geometry.pnp_moving import CUT, Cameras, Sight, residuals, spread
 
@@ -85,14 +84,8 @@ def solve_moving(points: Tensor, image: Tensor, weight: Tensor, *, limit: float 
 
 
 def library(name: str) -> Any:
-    """OpenCV or a module of SciPy, or an error that names the extra they come with."""
-    try:
-        return importlib.import_module(name)
-    except (ImportError, OSError) as error:
-        raise ConfigError(
-            f"cameras from keypoints: expected the package {name}, found none that works ({error}). Install the extra: "
-            'pip install -e ".[video]" -c constraints.txt; on Debian also the packages libgl1 and libglib2.0-0'
-        ) from error
+    """OpenCV or a module of SciPy."""
+    return optional(name, user="cameras from keypoints", extra="video")
 
 
 # -- one still camera -------------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ that of its two joints, the shortest way from how the segment before it turned, 
 mesh's joints are the given ones exactly. V vertices, S segments, T frames.
 """
 
-import importlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from videomdm_ext.errors import VideoMDMError
+from videomdm_ext.errors import optional
 from videomdm_ext.motion.skeletons import SMPL22
 
 Vertices = NDArray[np.float32]
@@ -163,20 +162,14 @@ def _shortest(before: Tensor, after: Tensor) -> Tensor:
 
 @cache
 def _model() -> Any:
-    try:
-        importlib.import_module("warp").config.quiet = True
-        anny = importlib.import_module("anny")
-    except (ImportError, OSError) as error:
-        raise VideoMDMError(
-            f"body: expected the package anny, found none that works ({error}). Install the extra: "
-            'pip install -e ".[body]" -c constraints.txt'
-        ) from error
+    optional("warp", user="body", extra="body").config.quiet = True
+    anny = optional("anny", user="body", extra="body")
     return anny.Anny().to(dtype=torch.float32)
 
 
 def build_body(shape: Mapping[str, float]) -> Body:
     """A person of Anny's phenotypes (gender, age, muscle, weight, height, proportions), each from 0 to 1, half if not
-    named. VideoMDMError where the package is missing."""
+    named. ConfigError where the package is missing."""
     model = _model()
     labels = list(model.bone_labels)
     kinds = dict.fromkeys(model.phenotype_labels, 0.5) | dict(shape)

@@ -3,7 +3,6 @@
 Pictures are matplotlib's; the `demo` extra brings it. Nothing is imported before a picture is made.
 """
 
-import importlib
 import io
 import math
 import textwrap
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videomdm_ext.data import files
-from videomdm_ext.errors import StorageError, VideoMDMError
+from videomdm_ext.errors import StorageError, optional
 from videomdm_ext.motion.skeletons import Skeleton
 
 if TYPE_CHECKING:
@@ -43,14 +42,8 @@ ANGLES = {"azimuth": -0.7, "elevation": 0.22}
 
 
 def require(module: str = "matplotlib", extra: str = "demo") -> Any:
-    """Import an optional module; VideoMDMError names the extra it comes with."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise VideoMDMError(
-            f"pictures: expected the package {module.partition('.')[0]}, found none ({error}). "
-            f"Install the extra: pip install -e '.[{extra}]' -c constraints.txt"
-        ) from error
+    """A module that draws or writes pictures, with the extra it comes with."""
+    return optional(module, user="pictures", extra=extra)
 
 
 def styled() -> Any:

@@ -11,7 +11,6 @@ XML; intrinsics in 64ths of a pixel, the place in millimetres, axes of the camer
 the world's z is up.
 """
 
-import importlib
 import itertools
 import logging
 import math
@@ -31,7 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from videomdm_ext.data import files
-from videomdm_ext.errors import DatasetError, VideoMDMError
+from videomdm_ext.errors import DatasetError, optional
 from videomdm_ext.geometry.rotations import roma
 
 Numbers = NDArray[np.float64]
@@ -72,14 +71,8 @@ class Video:
 
 
 def require(module: str) -> Any:
-    """The optional module, or an error that names the extra it comes with."""
-    try:
-        return importlib.import_module(module)
-    except (ImportError, OSError) as error:
-        raise VideoMDMError(
-            f"videos: expected the package {module}, found none that works ({error}). Install the extra: "
-            'pip install -e ".[video]" -c constraints.txt; on Debian also the packages libgl1 and libglib2.0-0'
-        ) from error
+    """A module of the extra `video`."""
+    return optional(module, user="videos", extra="video")
 
 
 def open_video(path: str) -> Video:
