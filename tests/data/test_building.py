@@ -1,6 +1,5 @@
 """Building a folder clip by clip: the same bytes as at once, and an interrupted build goes on where it stopped."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -80,13 +79,6 @@ def test_a_clip_that_is_there_is_not_written_again(tmp_path, monkeypatch):
     again.add(CLIPS[1], "train")
     again.finish()
     assert not is_unfinished(str(tmp_path / "set"))
-
-
-def test_another_recipes_unfinished_clips_are_not_taken_over(tmp_path):
-    Builder(str(tmp_path / "set"), CARD).add(CLIPS[0], "train")
-    other = dataclasses.replace(CARD, recipe={"seed": 1})
-    with pytest.raises(DatasetError, match=r"recipe\.json: an unfinished import with other settings"):
-        Builder(str(tmp_path / "set"), other)
 
 
 def test_a_set_without_training_clips_is_refused_and_a_wrong_split_too(tmp_path):

@@ -687,16 +687,7 @@ def test_the_named_undoing_is_the_one_that_was_done_in_numpy(folder: Folder):
     assert found.message.startswith("teacher and truth alike, so it is the keypoints or both cameras: the projection")
 
 
-@pytest.mark.parametrize(
-    ("clip_id", "expected"),
-    [
-        ("walk_m0_s100_v1", "walk"),
-        ("cmu_01_01_s0", "cmu_01_01"),
-        ("M000123", "000123"),
-        ("000123", "000123"),
-        ("Mary_v2", "Mary"),
-        ("s03_squat", "s03_squat"),
-    ],
-)
-def test_the_trial_of_an_id_is_what_segments_views_and_mirror_images_share(clip_id: str, expected: str):
-    assert trial(clip_id) == expected
+def test_the_trial_of_an_id_is_what_segments_views_and_mirror_images_share():
+    trials = {"walk_m0_s100_v1": "walk", "cmu_01_01_s0": "cmu_01_01", "M000123": "000123", "000123": "000123"}
+    trials |= {"Mary_v2": "Mary", "s03_squat": "s03_squat"}
+    assert {clip_id: trial(clip_id) for clip_id in trials} == trials

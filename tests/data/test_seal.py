@@ -225,22 +225,6 @@ def test_what_a_set_is_made_from_gives_its_identity(first, tmp_path, what):
     assert same == (what in ("nothing", "place"))
 
 
-def test_an_interrupted_import_comes_out_with_the_identity_of_a_whole_one(first, tmp_path, monkeypatch):
-    source, read = write_source(tmp_path / "source"), JointsImporter.read
-
-    def stops(self, member):
-        if member.id.startswith("kick"):
-            raise KeyboardInterrupt
-        return read(self, member)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(JointsImporter, "read", stops)
-        with pytest.raises(KeyboardInterrupt):
-            imported(source, tmp_path / "cut")
-    made = imported(source, tmp_path / "cut")
-    assert (made.identity, made.content_hash, made.counts) == (first.identity, first.content_hash, first.counts)
-
-
 def test_a_merged_set_is_known_by_its_parts_and_one_of_unknown_parts_by_its_content(tmp_path):
     source = write_source(tmp_path / "source")
     for name, seed in (("a", 0), ("b", 1)):
