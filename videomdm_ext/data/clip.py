@@ -379,17 +379,17 @@ def reprojection_error(clip: Clip) -> float:
     return reprojection(_seen(clip.teacher, clip.extrinsics, clip), keypoints.nan_to_num(), weight)
 
 
-def measured_error(clips: Sequence[Clip], refined: Sequence[Clip]) -> dict[str, float]:
-    """What refined teachers of these clips get wrong, seen from their cameras, mean over the clips that have a truth.
+def measured_error(clips: Sequence[Clip], refined: Sequence[Clip] | None = None) -> dict[str, float]:
+    """What the teachers of clips, or refined ones, get wrong, seen from their cameras, mean over those with a truth.
 
-    The figures of `measure_error`; empty where no clip has a truth.
+    The figures of `measure_error`, rounded to five digits behind the point; empty where no clip has a truth.
     """
     rows = []
-    for clip, made in zip(clips, refined, strict=True):
+    for clip, made in zip(clips, refined or clips, strict=True):
         if clip.truth is not None and clip.truth_extrinsics is not None:
             true, found = _seen(clip.truth, clip.truth_extrinsics, clip), _seen(made.teacher, made.extrinsics, clip)
             rows.append(measure_error(found, true, clip.skeleton, fps=clip.fps))
-    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]} if rows else {}
+    return {name: round(sum(row[name] for row in rows) / len(rows), 5) for name in rows[0]} if rows else {}
 
 
 def detector_error(clips: Sequence[Clip]) -> dict[str, float]:

@@ -121,10 +121,9 @@ def _import(
     importer.refused |= importer.captions.unused
     some = list(builder.done)[:: max(len(builder.done) // MEASURED, 1)]
     clips = [read_clip(builder.place, card, clip_id) for clip_id in some]
-    measured = {key: round(value, 5) for key, value in measured_error(clips, clips).items()}
     done = builder.finish(
         order=[member.id for member in members],
-        lifter_error=measured,
+        lifter_error=measured_error(clips),
         detector_error=detector_error(clips),
         sides_exchanged=importer.counted(),
     )
@@ -289,8 +288,7 @@ def relift(
         for place in model.sources() if hasattr(model, "sources") else ():
             inputs(place)
         some = [read_clip(builder.place, plan, clip_id) for clip_id in list(builder.done)[:: len(rows) // MEASURED + 1]]
-        wrong = {name: round(value, 5) for name, value in measured_error(some, some).items()}
-        return builder.finish(order=list(rows), lifter_error=wrong), out, left_out
+        return builder.finish(order=list(rows), lifter_error=measured_error(some)), out, left_out
 
 
 def _unfound(model: Any, path: str, rows: Mapping[str, str], places: Mapping[str, Any]) -> dict[str, str]:

@@ -110,5 +110,4 @@ def refresh_folder(
         if progress:
             progress(len(rows) - len(left) + start + len(part), len(rows))
     finished = [read_clip(builder.place, plan, clip_id) for _, clip_id in rows[:: max(len(rows) // MEASURED, 1)]]
-    error = {name: round(value, 5) for name, value in measured_error(finished, finished).items()}
-    return builder.finish(lifter_error=error), kept
+    return builder.finish(lifter_error=measured_error(finished)), kept

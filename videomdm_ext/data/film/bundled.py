@@ -83,7 +83,7 @@ def build_film_demo(path: str, *, motions: Collection[str] = (), views: int = VI
         lifter="mediapipe",
         licence=LICENCE,
         sources=(*SOURCES, "filmed with Anny's body (CC0), watched by MediaPipe 0.10.14"),
-        lifter_error={name: round(value, 5) for name, value in measured_error(whole, whole).items()},
+        lifter_error=measured_error(whole),
         detector_error=detector_error(whole),
         recipe=recipe(motions, views),
     )
