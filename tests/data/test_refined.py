@@ -27,7 +27,7 @@ from videomdm_ext.data.clip import (
     observed,
     tensor_of,
     with_truth_as_teacher,
-)  # fmt: skip
+)
 from videomdm_ext.data.folder import Card, read_folder
 from videomdm_ext.data.refined import is_made, make_refined, read_refined, refine_clips
 from videomdm_ext.data.tasks import Engine

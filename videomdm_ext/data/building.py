@@ -1,4 +1,5 @@
-"""Writing a folder (data/folder.py): clip by clip, so that it need not fit into memory and a cut-off import goes on.
+"""Writing a folder (data/folder.py): clip by clip, so that it need not fit into memory and a cut-off import goes on;
+and the same set in Parquet shards, or as files again (`repack`).
 
 While a folder is being built it has no card, and DIR/building/ holds one small file a clip: its split and its place in
 the order. A clip counts once that file is there, and it is written after the clip's own files.
@@ -34,7 +35,7 @@ from videomdm_ext.data.folder import (
     read_entries,
     read_files,
     update_hash,
-)  # fmt: skip
+)
 from videomdm_ext.data.index import Entry
 from videomdm_ext.data.texts import Tagger, caption_tokens, untagged
 from videomdm_ext.errors import ConfigError, DatasetError

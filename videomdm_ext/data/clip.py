@@ -1,6 +1,7 @@
 """One clip: as an importer finds it in its world (Recording), as feature vectors with cameras (Clip), and in batches.
 
 Crops are cut in their own canonical frame and padded; `flatten_observation` gives the flat tensors of an observation.
+`measured_error` and `detector_error` are what teachers and keypoints get wrong, where a truth is known.
 """
 
 import dataclasses

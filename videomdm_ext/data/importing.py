@@ -1,4 +1,9 @@
-"""Make a data set of a source (`run_import`) or of several sets (`merge`), clip by clip, going on where one stopped."""
+"""Make a data set of a source (`run_import`), of several sets (`merge`), or of a set and another lifter (`relift`).
+
+Each goes on where it stopped. A second lifter's teachers are in DIR/lifters/NAME, which is a data set of its own: its
+motion has another canonical frame, so that cameras, statistics and refined teachers are its own, and clips that the
+lifter does not have are not in its lists. Keypoints, captions, splits and truth are those of DIR.
+"""
 
 import contextlib
 import dataclasses

@@ -3,6 +3,7 @@
 DIR/index/SPLIT.tsv has a line for each clip: id, frames, `t` where it has a truth and `k` where its motion is known,
 CRC-32 of its files, its place in a packed set, captions. It is written with the clips. Its first line is a hash of the
 rest, of the card and of the rules of a clip: an index that does not fit is made anew by reading every clip once.
+Baselines train on shares of such a set (`best`, `with_known`).
 """
 
 import contextlib

@@ -42,7 +42,7 @@ from videomdm_ext.data.folder import (
     read_files,
     read_ids,
     read_statistics,
-)  # fmt: skip
+)
 from videomdm_ext.data.index import Entry
 from videomdm_ext.errors import DatasetError, StorageError
 
