@@ -62,6 +62,8 @@ GROUP = 256
 BATCH = 8
 """Clips that are solved at the same time: more have more padding, fewer more calls."""
 MARK, KEPT, INPUTS, MAKING, EARLIER = "made.txt", "kept.txt", "inputs.tsv", "making-", "earlier.json"
+SHARED = ("lengths", "mean_pose", "whitening")
+"""Arrays of skeleton.npz: the fields of `Shared`."""
 FROM = ("teacher", "keypoints", "camera")
 """Kinds of a clip's files that its refined teacher is made from."""
 WAY = "7"  # of making them: other ways give other teachers
@@ -282,9 +284,7 @@ class _Making:
 
     def keep(self, earlier: Mapping[str, float | None]) -> None:
         """Take over these clips, and what all clips shared when they were made."""
-        shared = files.read_arrays(bf.join(self.folder, "skeleton.npz"), needed=("lengths", "mean_pose", "whitening"))
-        arrays = {"lengths": shared["lengths"], "mean": shared["mean_pose"], "whitening": shared["whitening"]}
-        self.write(self.place("shared.npz"), arrays)
+        self.write(self.place("shared.npz"), files.read_bytes(bf.join(self.folder, "skeleton.npz")))
         self.write(self.place(EARLIER), schemas.text_of(earlier).encode())
 
     # -- what all share ------------------------------------------------------------------------------------------------
@@ -328,12 +328,12 @@ class _Making:
         self._write_shared(self.place("shared.npz"), found[0][1] if len(found) == 1 else Shared.pooled(found))
 
     def _write_shared(self, place: str, shared: Shared) -> None:
-        arrays = {"lengths": shared.lengths, "mean": shared.mean, "whitening": shared.whitening}
-        self.write(place, {key: value.cpu().numpy() for key, value in arrays.items()})
+        values = zip(SHARED, (shared.lengths, shared.mean, shared.whitening), strict=True)
+        self.write(place, {name: value.cpu().numpy() for name, value in values})
 
     def _shared(self, name: str = "shared.npz", device: str = "cpu") -> Shared:
-        arrays = files.read_arrays(self.place(name), needed=("lengths", "mean", "whitening"))
-        return Shared(**{key: torch.from_numpy(values).to(device) for key, values in arrays.items()})
+        arrays = files.read_arrays(self.place(name), needed=SHARED)
+        return Shared(*(torch.from_numpy(arrays[name]).to(device) for name in SHARED))
 
     # -- clips ---------------------------------------------------------------------------------------------------------
 
@@ -385,10 +385,7 @@ class _Making:
         for name, values in zip(("Mean.npy", "Std.npy"), moments.mean_and_std(), strict=True):
             self.write(bf.join(self.folder, name), files.array_bytes(values.numpy()))
         if sample:
-            shared = self._shared()
-            common = {"lengths": shared.lengths.numpy(), "mean_pose": shared.mean.numpy()}
-            common["whitening"] = shared.whitening.numpy()
-            self.write(bf.join(self.folder, "skeleton.npz"), common)
+            self.write(bf.join(self.folder, "skeleton.npz"), files.read_bytes(self.place("shared.npz")))
         self.write(bf.join(self.folder, KEPT), "".join(f"{name}\n" for name in kept).encode(), durable=True)
         if kept:
             logger.warning(
