@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -85,7 +85,9 @@ class Engine:
             return
         left, pending, ready, turn = iter(calls), dict[Future[Result], str](), dict[str, Result](), iter(calls)
         due, deaths = next(turn), Counter[str]()
-        with self._workers(len(calls), place, renewed, device) as workers:
+        on_ray = self.engine == "ray"
+        engine = _ray(place, renewed, device) if on_ray else _processes(min(self.processes, len(calls)), renewed)
+        with engine as workers:
             while True:
                 for name in itertools.islice(left, max(workers.room() - len(pending) - len(ready), 0)):
                     pending[workers.submit(function, calls[name])] = name
@@ -105,11 +107,6 @@ class Engine:
                 while ready and (due in ready or not ordered):
                     yield ready.pop(due if ordered else next(iter(ready)))
                     due = next(turn, "") if ordered else due
-
-    def _workers(self, count: int, place: str, renewed: int | None, device: bool) -> AbstractContextManager["_Workers"]:
-        if self.engine == "ray":
-            return _ray(place, renewed, device)
-        return _processes(min(self.processes, count), renewed)
 
 
 HERE = Engine()
