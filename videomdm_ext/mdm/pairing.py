@@ -99,6 +99,7 @@ class Keyed(Dataset[Any]):
         if hasattr(self.dataset, "set_epoch"):
             self.dataset.set_epoch(epoch)
             return self.dataset[index]
+        # not `preserved`, as a worker may be a fork of a process that uses CUDA, and so cannot ask for its states
         before = random.getstate(), np.random.get_state(), torch.get_rng_state()
         seed = derive(self.seed, "item", epoch, index)
         random.seed(seed)

@@ -75,12 +75,10 @@ class RandomTower(nn.Module):
 
 
 def tokenize(texts: str | Sequence[str], context_length: int = CONTEXT, truncate: bool = False) -> Tensor:
-    """Each word hashed to a token, between start and end, padded with zeros. -> [B, context_length]"""
+    """Each word hashed to a token, between start and end, cut or padded with zeros. -> [B, context_length]"""
     rows = [_tokens(text) for text in ([texts] if isinstance(texts, str) else texts)]
     tokens = torch.zeros(len(rows), context_length, dtype=torch.long)
     for place, row in zip(tokens, rows, strict=True):
-        if len(row) > context_length and not truncate:
-            raise RuntimeError(f"{len(row)} tokens are too long for a context of {context_length}")
         row = row if len(row) <= context_length else [*row[: context_length - 1], END]
         place[: len(row)] = torch.tensor(row)
     return tokens
