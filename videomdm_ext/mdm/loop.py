@@ -5,7 +5,7 @@ import csv
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -279,14 +279,17 @@ def gather_log(folder: Path, host: Path) -> None:
     kept = [row for row in read_rows(folder / "progress.csv") if int(row["step"]) < int(fresh[0]["step"])]
     rows = [*kept, *({name: row[name] for name in row if name not in NO_LOSSES and "_q" not in name} for row in fresh)]
     columns = [name for name in rows[-1] if all(row.get(name) for row in rows)]
+    write_rows(folder / "progress.csv", ["step", *(name for name in columns if name != "step")], rows)
+    place.unlink()
+
+
+def write_rows(place: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a progress.csv with these columns."""
     text = io.StringIO()
-    writer = csv.DictWriter(
-        text, ["step", *(name for name in columns if name != "step")], extrasaction="ignore", lineterminator="\n"
-    )
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_bytes(str(folder / "progress.csv"), text.getvalue().encode())
-    place.unlink()
+    write_bytes(str(place), text.getvalue().encode())
 
 
 def read_rows(place: Path) -> list[dict[str, str]]:

@@ -1,9 +1,7 @@
 """The training loop: exactly num_steps updates, and a resumed run equals an uninterrupted one bit for bit."""
 
 import copy
-import csv
 import hashlib
-import io
 import json
 import time
 from itertools import islice
@@ -16,10 +14,9 @@ from tqdm import tqdm
 from utils import dist_util
 from utils.model_util import load_model_wo_clip
 
-from videomdm_ext.data.files import write_bytes
 from videomdm_ext.errors import HostError
 from videomdm_ext.mdm import distributed, pairing, resume
-from videomdm_ext.mdm.loop import read_rows
+from videomdm_ext.mdm.loop import read_rows, write_rows
 from videomdm_ext.mdm.speed import exact
 
 
@@ -40,12 +37,7 @@ class Progress:
         means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
         self.sums, self.counts = {}, {}
         self.rows.append({"step": step, **means})
-        text = io.StringIO()
-        columns = {name: None for row in self.rows for name in row}
-        writer = csv.DictWriter(text, list(columns), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_bytes(str(self.path), text.getvalue().encode())
+        write_rows(self.path, list({name: None for row in self.rows for name in row}), self.rows)
         return means
 
     def state(self):
