@@ -81,7 +81,7 @@ def test_a_paired_run_in_2d_goes_on_bit_for_bit(trained):
     assert json.loads(once.with_name("args.json").read_text())["loss"] == "reprojection"
 
 
-def test_our_own_sampling_and_mdms_programs_use_the_checkpoint(trained, monkeypatch, request):
+def test_our_own_sampling_and_mdms_programs_use_the_checkpoint(trained, request):
     _, ours = trained
     if request.node.callspec.params["places"].startswith(WITHOUT_STEPS) and ASKED != "all":
         pytest.skip("1,000 steps")

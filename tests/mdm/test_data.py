@@ -310,7 +310,7 @@ def test_too_few_clips_for_mdms_evaluation_are_refused_with_their_number(folder)
         data.check_enough(folder, "test", read_folder(folder, "test")[1], batch=50)
 
 
-def test_clips_without_a_truth_are_evaluated_on_the_hosts_own_data_where_it_is(folder, tmp_path, monkeypatch):
+def test_clips_without_a_truth_are_evaluated_on_the_hosts_own_data_where_it_is(tmp_path, monkeypatch):
     path = str(tmp_path / "set")
     bare = make_clip(truth=None, truth_extrinsics=None)
     write_folder(path, {"train": [bare], "test": [make_clip(name="walk", truth=None, truth_extrinsics=None)]}, CARD)

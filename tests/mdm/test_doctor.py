@@ -87,7 +87,7 @@ def test_the_doctor_tries_the_packages_in_a_process_of_its_own(tmp_path, monkeyp
     assert "clip" not in stood_in
 
 
-def test_the_doctor_says_which_encoder_auto_takes_and_why_the_others_are_not_taken(tmp_path, monkeypatch):
+def test_the_doctor_says_which_encoder_auto_takes_and_why_the_others_are_not_taken(monkeypatch):
     tried = dataclasses.replace(NOTHING, encoders={"clip": "offline", "minilm": "", "words": "", "mine": "torn"})
     monkeypatch.setattr(doctor, "try_packages", lambda: tried)
     found = {finding.name: finding for finding in doctor.examine(checkout.standin())}
@@ -119,7 +119,7 @@ def test_the_doctor_really_loads_each_platform(tmp_path, monkeypatch, broken):
 
 
 @pytest.mark.parametrize("content", [b"", b"torn", {"movement_encoder": {}}])
-def test_the_doctor_really_reads_the_evaluators_weights(tmp_path, monkeypatch, content):
+def test_the_doctor_really_reads_the_evaluators_weights(tmp_path, content):
     path = tmp_path / "finest.tar"
     torch.save(content, path) if isinstance(content, dict) else path.write_bytes(content)
     expected = "has no text_encoder, motion_encoder" if isinstance(content, dict) else "cannot be read"

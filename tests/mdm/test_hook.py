@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -24,7 +23,6 @@ from videomdm_ext.supervision.observation import PREFIX, Observation
 from videomdm_ext.supervision.terms import TERMS, Step, Term
 from videomdm_ext.supervision.unrolling import noised
 
-ROOT = Path(__file__).parents[2]
 TWO = ("--supervision", "2d", "--teacher", "lifted", "--crop_frames", "20", "--text_features", "words")
 SEAMS = (("utils.model_util", ("SpacedDiffusion", "MDM")), ("data_loaders.get_data", ("get_dataset", "get_collate_fn")))
 

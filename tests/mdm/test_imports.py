@@ -119,7 +119,7 @@ def test_an_interrupt_interrupts_and_modules_that_are_no_package_of_the_table_ar
         host(write, "import no_such_module\n")
 
 
-def test_a_folder_of_runs_is_not_taken_for_the_package(write, tmp_path):
+def test_a_folder_of_runs_is_not_taken_for_the_package(write):
     write("wandb/run-1/log.txt", "")
     with pytest.raises(HostError, match=r"wandb: .*Weights & Biases.*pip install wandb"):
         host(write, "import wandb\n").wandb.login()

@@ -97,7 +97,7 @@ def small(folder: Path, **changes: Any) -> Any:
     return small_host()(SimpleNamespace(**{**given, **changes}), None, model, Step(), data)
 
 
-def test_evaluation_happens_at_each_save_without_training_and_leaves_no_trace(tmp_path, capsys):
+def test_evaluation_happens_at_each_save_without_training_and_leaves_no_trace(tmp_path):
     first, second = small(tmp_path / "first"), small(tmp_path / "second", save_interval=100)
     for made in (first, second):
         made.run_loop()
@@ -119,7 +119,7 @@ def test_evaluation_happens_at_each_save_without_training_and_leaves_no_trace(tm
 
 
 @pytest.mark.parametrize("at", [1, 2, 3, 4])
-def test_a_weight_without_a_gradient_in_a_resumed_step_decays_all_the_same(tmp_path, capsys, at):
+def test_a_weight_without_a_gradient_in_a_resumed_step_decays_all_the_same(tmp_path, at):
     straight = small(tmp_path / "straight")
     straight.run_loop()
     small(tmp_path / "cut", num_steps=at).run_loop()
@@ -131,7 +131,7 @@ def test_a_weight_without_a_gradient_in_a_resumed_step_decays_all_the_same(tmp_p
     assert resumed.goal == straight.goal
 
 
-def test_the_rate_ends_the_run_where_it_has_fallen_to_nothing(tmp_path, capsys):
+def test_the_rate_ends_the_run_where_it_has_fallen_to_nothing(tmp_path):
     made = small(tmp_path / "run", lr_anneal_steps=3)
     made.run_loop()
     assert made.step == 3
@@ -200,7 +200,7 @@ def spoil(made: Any, what: str, at: int) -> None:
         ("optimizer", r"opt\.state\.0\.exp_avg_sq, which model000000004\.pt would hold, is not finite"),
     ],
 )
-def test_a_paired_run_stops_where_it_diverges_and_names_the_last_good_checkpoint(tmp_path, capsys, what, said):
+def test_a_paired_run_stops_where_it_diverges_and_names_the_last_good_checkpoint(tmp_path, what, said):
     made = small(tmp_path / "run", num_steps=8)
     spoil(made, what, at=3)
     with pytest.raises(HostError, match=f"run: {said}.*last good checkpoint is .*model000000002.pt. Lower --lr"):
@@ -221,7 +221,7 @@ def test_a_run_by_the_hosts_own_count_stops_too_and_says_where_no_checkpoint_was
     assert not list(tmp_path.iterdir())
 
 
-def test_a_resumed_run_that_diverges_names_the_checkpoint_that_it_went_on_from(tmp_path, capsys):
+def test_a_resumed_run_that_diverges_names_the_checkpoint_that_it_went_on_from(tmp_path):
     small(tmp_path / "run", num_steps=2).run_loop()
     start = str(tmp_path / "run" / "model000000002.pt")
     (tmp_path / "other").mkdir()
