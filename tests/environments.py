@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from packaging.requirements import Requirement
@@ -14,12 +15,18 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parent.parent
 
 
-def requirements(extras: frozenset[str]) -> list[str]:
-    """What setup.py asks for with these extras."""
+@cache
+def setup_arguments() -> dict[str, Any]:
+    """What setup.py gives setuptools."""
     with mock.patch("setuptools.setup") as setup:
         runpy.run_path(str(ROOT / "setup.py"))
-    told = setup.call_args.kwargs
-    return [*told["install_requires"], *(line for extra in sorted(extras) for line in told["extras_require"][extra])]
+    return dict(setup.call_args.kwargs)
+
+
+def requirements(extras: frozenset[str]) -> list[str]:
+    """What setup.py asks for with these extras."""
+    given = setup_arguments()
+    return [*given["install_requires"], *(line for extra in sorted(extras) for line in given["extras_require"][extra])]
 
 
 @cache

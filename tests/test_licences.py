@@ -1,14 +1,11 @@
 """LICENSES.md: nothing that is bundled or that a user's extra installs is without its licence."""
 
 import re
-import runpy
 from importlib import metadata
 from pathlib import Path
 
-import pytest
-import setuptools
+from environments import ROOT, setup_arguments
 
-ROOT = Path(__file__).parent.parent
 FOR_DEVELOPERS = {"dev", "test"}
 """Extras that add nothing to what a user runs."""
 ROWS = [
@@ -20,16 +17,8 @@ BUNDLED = [row for row in ROWS[1:] if len(row) == 4]
 PACKAGES = {row[0]: (row[1], row[2]) for row in ROWS[1:] if len(row) == 3 and row[0] != "package"}
 
 
-@pytest.fixture
-def setup(monkeypatch: pytest.MonkeyPatch) -> dict:
-    """-> what setup.py tells setuptools."""
-    told: dict = {}
-    monkeypatch.setattr(setuptools, "setup", told.update)
-    runpy.run_path(str(ROOT / "setup.py"))
-    return told
-
-
-def test_every_bundled_asset_has_its_licences_text_in_the_repository_and_in_the_wheel(setup):
+def test_every_bundled_asset_has_its_licences_text_in_the_repository_and_in_the_wheel():
+    setup = setup_arguments()
     shipped = {place for pattern in setup["license_files"] for place in ROOT.glob(pattern)}
     words = {"MIT": "Permission is hereby granted", "zlib": "Altered source versions must be plainly marked"}
     for asset, licence, attribution, link in BUNDLED:
@@ -43,7 +32,8 @@ def test_every_bundled_asset_has_its_licences_text_in_the_repository_and_in_the_
     assert {Path(link.partition("](")[2]).parent.name for *_, link in BUNDLED} == folders
 
 
-def test_every_package_of_a_users_extra_is_listed_with_the_extras_that_install_it(setup):
+def test_every_package_of_a_users_extra_is_listed_with_the_extras_that_install_it():
+    setup = setup_arguments()
     asked: dict[str, list[str]] = {}
     for extra, lines in {"always": setup["install_requires"], **setup["extras_require"]}.items():
         for line in lines if extra not in FOR_DEVELOPERS else ():

@@ -55,6 +55,8 @@ DRESS: dict[str, Colour] = {
 WORN = {"shirt": ("abdomen", "waist", "chest", "shoulder", "upper_arm"), "trousers": ("pelvis", "thigh", "shin"),
         "shoes": ("foot",)}  # fmt: skip
 """Segments that clothes cover, without their sides."""
+PARTS = [name.partition("_")[2] if name[1] == "_" else name for name in SEGMENTS]
+"""Names of SEGMENTS without their sides."""
 
 
 def _rig() -> Skeleton:
@@ -175,9 +177,8 @@ def _sized(body: Body, joints: Tensor, ankle: float) -> Tensor:
 
     floor, floor_old = joints[of("l_ankle"), 1] - ankle, points[:, 1].min()
     found = torch.zeros_like(points)
-    for number, (name, segment) in enumerate(SEGMENTS.items()):
+    for number, (part, segment) in enumerate(zip(PARTS, SEGMENTS.values(), strict=True)):
         start, end = of(segment.start), of(segment.end)
-        part = name.partition("_")[2] if name[1] == "_" else name
         at, at_old, goal = joints[start], old[start], joints[end].clone()
         if part in ("pelvis", "abdomen", "waist", "chest", "shoulder"):
             placed = trunk(points)
@@ -234,11 +235,10 @@ def _weights(body: Body) -> Tensor:
 
 def regions(body: Body) -> Tensor:
     """Which of DRESS each vertex is, [V]."""
-    parts = [name.partition("_")[2] if name[1] == "_" else name for name in SEGMENTS]
     kinds = {part: list(DRESS).index(kind) for kind, worn in WORN.items() for part in worn}
     own = body.weights.argmax(-1)
-    found = torch.tensor([kinds.get(part, 0) for part in parts])[own]
-    head = own == parts.index("head")
+    found = torch.tensor([kinds.get(part, 0) for part in PARTS])[own]
+    head = own == PARTS.index("head")
     _, y, z = body.vertices.unbind(-1)
     if head.any():
         top, back = y[head].max(), z[head].mean() - 0.01
