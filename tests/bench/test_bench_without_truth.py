@@ -17,9 +17,10 @@ from small_bench import CARD
 from torch import Tensor
 
 from videomdm_ext.bench import provenance, scoring
-from videomdm_ext.bench.embedding_scores import KeypointScores, own_range
+from videomdm_ext.bench.embedding_scores import KeypointScores
 from videomdm_ext.bench.evaluators.untrained import VIEWS, Views2D
 from videomdm_ext.bench.evaluators.untrained import VIEWS_2D as NAME
+from videomdm_ext.bench.held_out import own_range
 from videomdm_ext.bench.plan import Plan
 from videomdm_ext.bench.reference import View, drawn_start, read_reference, refilmed, whole_views
 from videomdm_ext.bench.report import figures

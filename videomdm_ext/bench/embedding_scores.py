@@ -18,14 +18,9 @@ from torch.nn.functional import normalize
 from videomdm_ext.bench import metrics
 from videomdm_ext.bench.evaluators.base import Evaluator
 from videomdm_ext.bench.evaluators.untrained import Views2D
-from videomdm_ext.bench.held_out import NEAREST
 from videomdm_ext.bench.metrics import Clips, mean
 from videomdm_ext.bench.reference import Halves, ReferenceRows, View, random_halves, score_reference_rows, static_pose
-from videomdm_ext.data.clip import Clip
-from videomdm_ext.data.motions import Optics
 from videomdm_ext.errors import DatasetError, PluginError
-from videomdm_ext.geometry.cameras import to_camera
-from videomdm_ext.motion.features import decode
 from videomdm_ext.motion.skeletons import Skeleton
 
 SEED = 0
@@ -285,14 +280,6 @@ class TruthScores(EmbeddingScores):
         return ReferenceRows(**rows, clips=plain.clips, distrust=self.distrust)
 
 
-MOST_CAMERAS = 256
-"""Clips from whose cameras the range of the held-out ones is taken, evenly chosen."""
-TAIL = 0.1
-"""Share of the cameras that lies outside that range on either side."""
-STEEPEST = math.radians(80.0)
-"""Elevation at which a held-out camera still has a level horizon."""
-
-
 class KeypointScores(EmbeddingScores):
     """Scores sets of samples against views of clips, whose groups are the views' own.
 
@@ -341,19 +328,3 @@ class KeypointScores(EmbeddingScores):
             best = {**truth, f"{name}/diversity": self._in_space(films, name, films)[f"{name}/diversity"]}
             rows.append({metric: metrics.by_name(metric).error(found[metric], best[metric]) for metric in found})
         return {metric: mean([row[metric] for row in rows]) for metric in (rows[0] if rows else ())}
-
-
-def own_range(clips: Sequence[Clip]) -> Optics:
-    """Elevation above the teacher's mean root and nearest depth of the clips' cameras, without the tails."""
-    seen, places = [clip for clip in clips if not clip.is_known], []
-    for clip in seen[:: max(1, math.ceil(len(seen) / MOST_CAMERAS))]:
-        positions = decode(torch.from_numpy(clip.teacher), clip.skeleton).double()
-        extrinsics = torch.from_numpy(clip.extrinsics).double().expand(len(positions), 3, 4)
-        depth = to_camera(positions, extrinsics)[..., 2].min().item()
-        centre = -(extrinsics[..., :3].transpose(-1, -2) @ extrinsics[..., 3:]).squeeze(-1)
-        outwards = (centre - positions[:, 0]).mean(0)
-        elevation = torch.atan2(outwards[1], torch.linalg.vector_norm(outwards[[0, 2]])).item()
-        places.append((min(max(elevation, -STEEPEST), STEEPEST), max(depth, NEAREST)))
-    tails = torch.tensor([TAIL, 1 - TAIL], dtype=torch.float64)
-    low, high = torch.quantile(torch.tensor(places, dtype=torch.float64), tails, dim=0).tolist()
-    return Optics(elevation=(low[0], high[0]), nearest_joint=(low[1], high[1]))

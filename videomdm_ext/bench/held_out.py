@@ -1,9 +1,11 @@
-"""Errors of denoised held-out clips, in the coordinates of their camera, against the truth and against keypoints.
+"""Errors of denoised held-out clips, in the coordinates of their camera, against the truth and against keypoints; and
+where cameras stand that no training saw.
 
 Distances are in metres, those in the image on the normalised plane; names are those of METRICS.
 """
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -11,8 +13,10 @@ from torch import Tensor
 
 from videomdm_ext.bench.metrics import Clips, mean
 from videomdm_ext.data.clip import Clip, crop
+from videomdm_ext.data.motions import Optics
 from videomdm_ext.geometry.cameras import image_points, to_camera, to_world
 from videomdm_ext.motion import measures
+from videomdm_ext.motion.features import decode
 
 NEAREST = 0.1
 """Metres; joints are at least this far from a held-out camera, and nearer ones are projected as if they were."""
@@ -93,3 +97,29 @@ def weighted_distance(points: Tensor, keypoints: Tensor, confidence: Tensor) -> 
         return None
     apart = torch.where(confidence > 0, torch.linalg.vector_norm(points - keypoints, dim=-1), 0.0)
     return ((confidence * apart).sum() / confidence.sum()).item()
+
+
+# -- held-out cameras --------------------------------------------------------------------------------------------------
+
+MOST_CAMERAS = 256
+"""Clips from whose cameras the range of the held-out ones is taken, evenly chosen."""
+TAIL = 0.1
+"""Share of the cameras that lies outside that range on either side."""
+STEEPEST = math.radians(80.0)
+"""Elevation at which a held-out camera still has a level horizon."""
+
+
+def own_range(clips: Sequence[Clip]) -> Optics:
+    """Elevation above the teacher's mean root and nearest depth of the clips' cameras, without the tails."""
+    seen, places = [clip for clip in clips if not clip.is_known], []
+    for clip in seen[:: max(1, math.ceil(len(seen) / MOST_CAMERAS))]:
+        positions = decode(torch.from_numpy(clip.teacher), clip.skeleton).double()
+        extrinsics = torch.from_numpy(clip.extrinsics).double().expand(len(positions), 3, 4)
+        depth = to_camera(positions, extrinsics)[..., 2].min().item()
+        centre = -(extrinsics[..., :3].transpose(-1, -2) @ extrinsics[..., 3:]).squeeze(-1)
+        outwards = (centre - positions[:, 0]).mean(0)
+        elevation = torch.atan2(outwards[1], torch.linalg.vector_norm(outwards[[0, 2]])).item()
+        places.append((min(max(elevation, -STEEPEST), STEEPEST), max(depth, NEAREST)))
+    tails = torch.tensor([TAIL, 1 - TAIL], dtype=torch.float64)
+    low, high = torch.quantile(torch.tensor(places, dtype=torch.float64), tails, dim=0).tolist()
+    return Optics(elevation=(low[0], high[0]), nearest_joint=(low[1], high[1]))

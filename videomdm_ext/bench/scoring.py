@@ -22,10 +22,10 @@ from torch import Tensor
 
 from videomdm_ext import __version__, plugins
 from videomdm_ext.bench import fairness
-from videomdm_ext.bench.embedding_scores import EmbeddingScores, KeypointScores, TruthScores, own_range
+from videomdm_ext.bench.embedding_scores import EmbeddingScores, KeypointScores, TruthScores
 from videomdm_ext.bench.evaluators.base import Evaluator, Ground, Progress, make_all
 from videomdm_ext.bench.evaluators.untrained import VIEWS_2D, Views2D
-from videomdm_ext.bench.held_out import held_out_scores, reprojection_scores
+from videomdm_ext.bench.held_out import held_out_scores, own_range, reprojection_scores
 from videomdm_ext.bench.metrics import is_finite, mean, pose_frechet
 from videomdm_ext.bench.plan import PRIMARY, Plan, Run
 from videomdm_ext.bench.reference import Reference, ReferenceRows, read_reference, refilmed, taught

@@ -28,7 +28,7 @@ from videomdm_ext.data.clip import Clip, crop
 from videomdm_ext.data.folder import Card, read_folder
 from videomdm_ext.data.importing import run_import
 from videomdm_ext.data.refined import is_made, make_refined, read_refined
-from videomdm_ext.data.sources.base import ImportOptions, Member
+from videomdm_ext.data.sources.base import ImportOptions
 from videomdm_ext.data.tasks import Engine
 from videomdm_ext.data.video.frames import Calibration, camera_of, open_video, read_calibration
 from videomdm_ext.data.video.importer import VideoImporter, Watching
@@ -297,13 +297,6 @@ def run_video_demo(
     return VideoDemo(place, tuple(rows), card, truth)
 
 
-class _TrainingOnly(VideoImporter):
-    """All clips are trained on: they are judged by other views' keypoints, which no training sees."""
-
-    def members(self) -> Sequence[Member]:
-        return [dataclasses.replace(member, split="train") for member in super().members()]
-
-
 def make_clips(sources: Sources, out: Path, watching: Watching | None = None) -> tuple[VideoImporter, Card]:
     """Each video as a clip by itself, with its lens alone known.
 
@@ -314,7 +307,9 @@ def make_clips(sources: Sources, out: Path, watching: Watching | None = None) ->
         watched(film, sources, out, watching)
     given = {"person": PERSON, "detections": sources.detections, "format": sources.format}
     extra = {"calibration": str(out / "lenses.toml"), **{key: value for key, value in given.items() if value}}
-    importer = _TrainingOnly(str(out / "videos"), ImportOptions(captions=str(out / "captions.txt"), extra=extra))
+    shares = (1.0, 0.0, 0.0)  # all are trained on: other views' keypoints, which no training sees, judge them
+    options = ImportOptions(captions=str(out / "captions.txt"), extra=extra, split=shares)
+    importer = VideoImporter(str(out / "videos"), options)
     importer.cache = str(out / "detections")
     return importer, run_import(importer, str(out / "data"), name="video-demo").card
 

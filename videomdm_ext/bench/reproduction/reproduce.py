@@ -46,6 +46,8 @@ from videomdm_ext.lifters.results import Description, ResultsLifter
 from videomdm_ext.mdm import evaluation
 from videomdm_ext.mdm.evaluation import hash_of
 
+SETTINGS = Settings()
+"""Of MDM's own evaluation: its defaults."""
 SHORT = 0.7
 """Share of a take under which a lifter's results are of another rate, as 30 fps of 50, rather than of a lost person."""
 
@@ -64,7 +66,6 @@ class Reproduction:
     cameras: str = "given"
     extra: Mapping[str, str] = field(default_factory=dict)
     seed: int = 0
-    settings: Settings = field(default=Settings())
     engine: Engine = field(default=Engine(processes=2))
     command: Sequence[str] = ()
     progress: Progress = lambda what, done, total: None
@@ -195,7 +196,7 @@ class Reproduction:
         if official:
             asked = [protocol_mdm.of_run(run.folder(self.out)) for run in plan.runs()]
             protocol_mdm.check(plan.host(), asked)
-            evaluated = protocol_mdm.evaluate_all(plan.host(), asked, self.settings, self.out, self.progress)
+            evaluated = protocol_mdm.evaluate_all(plan.host(), asked, SETTINGS, self.out, self.progress)
         return self.write(needs, plan, card, left_out, results, lifted, evaluated)
 
     def make_data(self) -> tuple[Card, Mapping[str, str]]:
@@ -328,9 +329,9 @@ class Reproduction:
         ]  # fmt: skip
         if official:
             names = ", ".join(f"{len(needed.listed(self.source / f'{split}.txt')):,} {split}" for split in SPLITS)
-            replications = evaluation.REPLICATIONS[self.settings.eval_mode]
+            replications = evaluation.REPLICATIONS[SETTINGS.eval_mode]
             scored = f"MDM's program, {replications} replications" if evaluated else "ours"
-            guidance = self.settings.guidance if evaluated else plan.guidance
+            guidance = SETTINGS.guidance if evaluated else plan.guidance
             rows += [
                 ("names of the splits", names, self.recipe.names),
                 ("cameras", seen, "given, and by PnP", "yes, one of both"),
