@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from videomdm_ext.bench import metrics
 from videomdm_ext.bench.evaluators import untrained
 from videomdm_ext.bench.evaluators.base import Ground
 from videomdm_ext.bench.evaluators.untrained import VIEWS, Views2D, features, project_views
@@ -30,10 +29,6 @@ SEEDS = st.integers(0, 10_000)
 
 def drawn(shape: tuple[int, ...], seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def frechet(made: Tensor, true: Tensor) -> float:
-    return metrics.frechet(*metrics.gaussian(made), *metrics.gaussian(true))
 
 
 def camera(azimuth: float = 0.0) -> Tensor:

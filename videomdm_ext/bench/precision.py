@@ -8,7 +8,6 @@ with other noise gives the scale: that far apart are two equal samplers.
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -36,26 +35,15 @@ GUIDANCE = 2.5
 """MDM's own, so that there is something to do in one pass."""
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Of a saving: Fréchet distance, distances of positions in metres (largest and mean), seconds to sample."""
-
-    distance: float
-    largest: float
-    mean: float
-    seconds: float
-
-
-def measure(
-    place: Path, *, mdm: str, count: int, name: str, seed: int, watch: Callable[[int, int], None]
-) -> tuple[Evaluator, float, dict[str, Cost | str]]:
-    """-> the evaluator `name`, seconds of full precision, and each saving's cost, or why there is none here.
+def measure(place: Path, *, mdm: str, count: int, name: str, seed: int, watch: Callable[[int, int], None]) -> str:
+    """A table, as Markdown: of each saving what it costs in the space of the evaluator `name`, how far positions are
+    apart, and the seconds to sample; or why there is none here.
 
     `place` is a run or a checkpoint. `watch` gets the sets sampled and their number.
     """
     host, path = checkout.choose(mdm), sample.find_checkpoint(place)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    before, found = torch.get_float32_matmul_precision(), dict[str, Cost | str]()
+    before = torch.get_float32_matmul_precision()
 
     def motions(words: Sequence[str], seed: int) -> tuple[list[Tensor], float]:
         argv, sys.argv = sys.argv, [sys.argv[0], *words]  # where the host's programs find them
@@ -78,31 +66,21 @@ def measure(
     evaluator: Evaluator = evaluators[name](Ground(clips, read_card(clips), path.parent / "evaluators"))
     own, seconds = motions((), seed)
     centre = gaussian(evaluator.motions(own, fps))
+    rows = [[FULL, "", "", "", f"{seconds:.1f}"]]
     for number, (saving, words) in enumerate(SAVINGS.items()):
         watch(number + 1, len(SAVINGS) + 1)
         if saving == "--tf32" and device == "cpu":
-            found[saving] = "no GPU here"
-        else:
-            try:
-                made, took = motions(words, seed + (saving == OTHER_NOISE))
-            except RuntimeError as error:  # as without a C++ compiler
-                found[saving] = f"failed: {type(error).__name__}"
-                continue
-            apart = [(one - other).norm(dim=-1) for one, other in zip(made, own, strict=True)]
-            largest, mean = max(float(part.max()) for part in apart), float(torch.cat(apart).mean())
-            found[saving] = Cost(frechet(*gaussian(evaluator.motions(made, fps)), *centre), largest, mean, took)
+            rows.append([saving, "no GPU here", "", "", ""])
+            continue
+        try:
+            made, took = motions(words, seed + (saving == OTHER_NOISE))
+        except RuntimeError as error:  # as without a C++ compiler
+            rows.append([saving, f"failed: {type(error).__name__}", "", "", ""])
+            continue
+        apart = [(one - other).norm(dim=-1) for one, other in zip(made, own, strict=True)]
+        largest, mean = max(float(part.max()) for part in apart), float(torch.cat(apart).mean())
+        distance = frechet(*gaussian(evaluator.motions(made, fps)), *centre)
+        rows.append([saving, f"{distance:.2g}", f"{largest:.1e}", f"{mean:.1e}", f"{took:.1f}"])
     watch(len(SAVINGS) + 1, len(SAVINGS) + 1)
-    return evaluator, seconds, found
-
-
-def table(evaluator: Evaluator, seconds: float, found: dict[str, Cost | str], count: int) -> str:
-    """As Markdown."""
-    rows = [[FULL, "", "", "", f"{seconds:.1f}"]]
-    for name, cost in found.items():
-        if isinstance(cost, str):
-            rows.append([name, cost, "", "", ""])
-        else:
-            figures = (f"{cost.distance:.2g}", f"{cost.largest:.1e}", f"{cost.mean:.1e}", f"{cost.seconds:.1f}")
-            rows.append([name, *figures])
-    head = [f"{count} motions", f"FID in `{evaluator.name}`", "largest difference, m", "mean, m", "seconds"]
+    head = [f"{count} motions", f"FID in `{name}`", "largest difference, m", "mean, m", "seconds"]
     return markdown_block(Table(head, rows)) + "\n"

@@ -106,10 +106,9 @@ class Precision:
         if self.out is not None:
             check_writable(str(self.out.resolve().parent))
         with counting("sets of motions") as watch:
-            evaluator, seconds, found = precision.measure(
+            table = precision.measure(
                 self.run, mdm=self.mdm, count=self.count, name=self.evaluator, seed=self.seed, watch=watch
             )
-        table = precision.table(evaluator, seconds, found, self.count)
         print(table)
         if self.out is not None:
             write_bytes(str(self.out.resolve()), table.encode())

@@ -16,7 +16,7 @@ from videomdm_ext.bench.evaluators.base import (
     chance,
     make_all,
     retrieve,
-)  # fmt: skip
+)
 from videomdm_ext.data.folder import Card
 from videomdm_ext.errors import PluginError
 from videomdm_ext.hookspecs import hookimpl

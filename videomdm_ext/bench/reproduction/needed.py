@@ -5,6 +5,7 @@ Everything is listed before anything starts. A clip of which a file is missing i
 importer would leave out anyway, such as HumanML3D's clip with NaN or those that MDM does not read.
 """
 
+import itertools
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -135,16 +136,10 @@ FIT3D = "fit3d.imar.ro, after an agreement"
 def fit3d(source: Path, results: Path, lifter: type[ResultsLifter], models: str) -> list[Need]:
     """Joints and cameras of every take, and what the lifter made of every video."""
     root = next((place for place in (source / "train", source / "fit3d" / "train") if place.is_dir()), source / "train")
-    takes = dict(takes_of(root, results, lifter))
-    joints = [root / s / "joints3d_25" / f"{action}.json" for s, action in takes]
-    cameras = [
-        root / s / "camera_parameters" / camera / f"{action}.json"
-        for (s, action), found in takes.items()
-        for camera in found
-    ]
-    lifted = [
-        result_of(results / s / camera, action, lifter) for (s, action), found in takes.items() for camera in found
-    ]
+    views = list(views_of(root, results, lifter))
+    joints = [root / s / "joints3d_25" / f"{action}.json" for s, action, _ in views]
+    cameras = [root / s / "camera_parameters" / camera / f"{action}.json" for s, action, camera in views]
+    lifted = [result_of(results / s / camera, action, lifter) for s, action, camera in views]
     licence, origin = "for research, as its licence says", f"run {lifter.name} on the videos, one by one"
     needs = [
         Need("Fit3D: joints", root / "SUBJECT/joints3d_25", FIT3D, "2 GB", licence, *counted(joints, root)),
@@ -162,8 +157,8 @@ def fit3d(source: Path, results: Path, lifter: type[ResultsLifter], models: str)
     return needs
 
 
-def takes_of(root: Path, results: Path, lifter: type[ResultsLifter]) -> Iterator[tuple[tuple[str, str], list[str]]]:
-    """Every (subject, action) of which anything is there, or that the source lists, with the subject's cameras."""
+def views_of(root: Path, results: Path, lifter: type[ResultsLifter]) -> Iterator[tuple[str, str, str]]:
+    """Subject, action and camera of every take of which anything is there, or that the source lists."""
     listed, _ = read_info(str(root)) if root.is_dir() else ({}, None)
     inside = (
         place.name
@@ -179,8 +174,7 @@ def takes_of(root: Path, results: Path, lifter: type[ResultsLifter]) -> Iterator
             actions |= {place.stem for place in seen((folder / "camera_parameters" / camera).glob("*.json"))}
             made = seen((own / camera).glob("*"))
             actions |= {place.stem for place in made if place.is_dir() or place.suffix in lifter.endings}
-        for action in sorted(actions):
-            yield (subject, action), cameras or ["CAMERA"]
+        yield from itertools.product([subject], sorted(actions), cameras or ["CAMERA"])
 
 
 def holds_joints(place: Path) -> bool:
