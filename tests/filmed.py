@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from clips import motion
+from lifters.tools import into_camera
+from people import decoded
 from PIL import Image, ImageDraw
 
 from videomdm_ext.data import files
@@ -17,8 +19,8 @@ from videomdm_ext.motion.skeletons import SMPL22
 SIZE, FOCAL, FPS = (320, 240), 300.0, 25.0
 BLAZE = {"shoulder": 11, "elbow": 13, "wrist": 15, "hip": 23, "knee": 25, "ankle": 27}
 """Left joints in BlazePose's order; the right one follows."""
-
-
+DIRECT = [SMPL22.index(f"{side}_{part}") for side in "lr" for part in BLAZE]
+"""Joints of SMPL that detectors see themselves."""
 BONES = ((11, 12), (11, 23), (12, 24), (23, 24), (23, 25), (25, 27), (24, 26), (26, 28), (11, 13), (12, 14))
 
 
@@ -39,6 +41,11 @@ class Film:
     def seen(self) -> np.ndarray:
         """True joints [F, 22, 3] in camera coordinates."""
         return self.true @ self.rotation.T + self.translation
+
+
+def in_camera(features, extrinsics) -> np.ndarray:
+    """Positions [T, 22, 3] of a clip's features before its camera [3, 4], or those of its frames."""
+    return into_camera(decoded(features), extrinsics)
 
 
 def looking(*, at, distance=5.0, azimuth=25.0, pitch=-10.0, roll=0.0):
@@ -101,8 +108,8 @@ def straight(point):
     return np.eye(3) + cross + cross @ cross / (1 + ray[2])
 
 
-def write_gif(path, film: Film, *, step=40, still=False) -> None:
-    """A video of a stick figure, `step` milliseconds a frame."""
+def write_gif(path, film: Film) -> None:
+    """A video of a stick figure, 40 milliseconds a frame."""
     pictures = []
     for number, points in enumerate(film.pixels):
         picture = Image.new("P", SIZE)
@@ -112,7 +119,7 @@ def write_gif(path, film: Film, *, step=40, still=False) -> None:
             draw.line([tuple(points[a]), tuple(points[b])], fill=1, width=4)
         draw.rectangle((number % 300, 0, number % 300 + 3, 3), fill=2)  # no two frames are equal
         pictures.append(picture)
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=step, loop=0)
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=40, loop=0)
 
 
 def write_detections(path, film: Film, **changes) -> None:
@@ -136,12 +143,9 @@ def write_source(root, films: dict[str, Film]):
 def write_film_set(root, *, moves=False):
     """A film of known motion below ROOT/films and the data set of it in ROOT/out. -> its card and its clip"""
     one = film("walk")
-    videos, found = root / "films", root / "found"
-    videos.mkdir()
-    found.mkdir()
-    write_gif(videos / "clip.gif", one)
-    write_detections(found / "clip.npz", one)
-    (videos / "captions.tsv").write_text("clip\ta person walks.\n", encoding="utf-8")
+    videos, found, captions = write_source(root, {"clip": one})
+    videos = videos.rename(root / "films")
+    captions.rename(videos / "captions.tsv")
     source = motion("walk").float()
     extrinsics = np.concatenate([one.rotation, one.translation[:, None]], 1).astype(np.float32)
     shown = {

@@ -2,6 +2,7 @@
 
 import math
 from functools import cache
+from typing import Any
 
 import roma
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from videomdm_ext.data.motions import load_motions
 from videomdm_ext.geometry.cameras import orbit, project, uniform
 from videomdm_ext.geometry.rotations import yaw_quaternion
-from videomdm_ext.motion.features import FeatureSpace, encode, mean_and_std
+from videomdm_ext.motion.features import FeatureSpace, decode, encode, mean_and_std
 from videomdm_ext.motion.kinematics import RAW, HeadingRule, canonicalise, heading
 from videomdm_ext.motion.skeletons import SMPL22, Skeleton
 from videomdm_ext.supervision.observation import Observation
@@ -59,6 +60,11 @@ def turned(vectors: Tensor, angle: Tensor) -> Tensor:
 def real_motions() -> dict[str, Tensor]:
     """The bundled clips by name, [T, 22, 3] float32, canonical."""
     return {motion.name: torch.from_numpy(motion.positions) for motion in load_motions()}
+
+
+def decoded(features: Any, skeleton: Skeleton = SMPL22) -> Any:
+    """-> the positions [T, J, 3] that stored features [T, D] hold, float64, in numpy."""
+    return decode(torch.as_tensor(features).double(), skeleton).numpy()
 
 
 def real_batch(frames: int = 40, dtype: torch.dtype = torch.float32) -> Tensor:

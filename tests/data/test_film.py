@@ -7,14 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from filmed import FOCAL, SIZE, write_film_set
+from filmed import DIRECT, FOCAL, SIZE, write_film_set
 
 from videomdm_ext.cli.main import main
 from videomdm_ext.data.clip import detector_error
 from videomdm_ext.data.film.bundled import BUNDLED, EVERYDAY, build_film_demo, pack
 from videomdm_ext.data.film.filming import Shown, positions_at
-from videomdm_ext.data.film.scenes import MARGIN, Draw, draw_camera, draw_light, draw_room
-from videomdm_ext.data.film.stage import Stage, _view
+from videomdm_ext.data.film.stage import MARGIN, Draw, Stage, _view, draw_camera, draw_light, draw_room
 from videomdm_ext.data.folder import content_hash, read_card, read_folder, read_ids
 from videomdm_ext.data.motions import HELD_OUT, load_motions, own_generator
 from videomdm_ext.errors import DatasetError
@@ -123,8 +122,7 @@ def test_a_film_gives_detected_keypoints_a_lifted_motion_and_the_exact_truth_of_
     assert clip.image_size == SIZE
     truth = decode(torch.from_numpy(clip.truth), SMPL22)
     points, depth = project(truth, torch.from_numpy(clip.truth_extrinsics).reshape(-1, 3, 4))
-    direct = [SMPL22.index(f"{s}_{p}") for s in "lr" for p in ("hip", "knee", "ankle", "shoulder", "elbow", "wrist")]
-    assert np.abs(points.numpy() - clip.keypoints)[:, direct].max() < 0.006
+    assert np.abs(points.numpy() - clip.keypoints)[:, DIRECT].max() < 0.006
     assert (depth > 1.0).all()
     assert card.detector_error["median"] < 0.01
     assert card.detector_error["unseen"] == 0.0

@@ -110,18 +110,12 @@ def test_parameters_of_a_body_become_the_joints_that_they_pose(name: str, frame:
     pose, moved = tools.acted()
     world, betas = tools.walked(resting, pose, moved), np.tile((1.5, -1.0), (len(pose), 1))
     eye = clips.camera(len(pose)).double().numpy()
-    own = np.zeros((len(pose), 3, 4)) + np.array(((0, 0, 1, 5.0), (0, 1, 0, 0.5), (-1, 0, 0, 2.0)))
-    (camera_pose, camera_moved), (own_pose, own_moved) = (tools.filmed(pose, moved, resting, e) for e in (eye, own))
+    seen = [tools.filmed(pose, moved, resting, e) for e in (eye, np.broadcast_to(tools.LEVEL, eye.shape))]
     (tmp_path / "out" / "clip").mkdir(parents=True)
     if name == "wham":
-        arrays = {"pose": camera_pose, "trans": camera_moved, "pose_world": own_pose, "trans_world": own_moved}
-        np.savez(tmp_path / "out" / "clip" / "wham_output.npz", **arrays, betas=betas, frame_ids=np.arange(len(pose)))
+        np.savez(tmp_path / "out" / "clip" / "wham_output.npz", **tools.wham_arrays(*seen, betas))
     else:
-        tensors = {}
-        for group, p, m in (("incam", camera_pose, camera_moved), ("global", own_pose, own_moved)):
-            parts = {"global_orient": p[:, :3], "body_pose": p[:, 3:66], "transl": m, "betas": betas}
-            tensors[f"smpl_params_{group}"] = {name: torch.from_numpy(part).float() for name, part in parts.items()}
-        torch.save(tensors, tmp_path / "out" / "clip" / "hmr4d_results.pt")
+        torch.save(tools.gvhmr_tensors(*seen, betas), tmp_path / "out" / "clip" / "hmr4d_results.pt")
     points = torch.from_numpy(tools.seen(world, eye)).float()
     lifter = make(name, tmp_path / "out", smpl=str(tmp_path / "models"), frame=frame)
     given = {"keypoints": points, "confidence": torch.ones(points.shape[:2]), "extrinsics": torch.from_numpy(eye)}
@@ -140,18 +134,13 @@ def test_parameters_without_a_body_model_are_refused(tmp_path):
         make("wham", tmp_path, frame="own").lift("dance", **given)
 
 
-class Harmful:
-    def __reduce__(self):
-        return print, ("harm",)
-
-
 def test_code_in_a_file_of_gvhmr_is_not_run(tmp_path, capsys):
     _, _, given = scene()
-    torch.save({"smpl_params_incam": Harmful()}, tmp_path / "dance.pt")
+    torch.save({"smpl_params_incam": tools.Harmful()}, tmp_path / "dance.pt")
     with pytest.raises(DatasetError, match=r"dance.pt: expected a dictionary of tensors and nothing else"):
         make("gvhmr", tmp_path).lift("dance", **given)
     assert "harm" not in capsys.readouterr().out
-    (tmp_path / "dance.pt").write_bytes(pickle.dumps(Harmful()))
+    (tmp_path / "dance.pt").write_bytes(pickle.dumps(tools.Harmful()))
     with pytest.raises(DatasetError, match=r"dance.pt: expected"):
         make("gvhmr", tmp_path).lift("dance", **given)
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 from scipy.spatial.transform import Rotation
 
 NAMES = (
@@ -107,17 +108,23 @@ def write_joints(folder: Path, clip: str, camera_points: np.ndarray, world: np.n
     np.save(folder / f"{clip}.npy", 1000 * z_up(world))
 
 
-def body(folder, kind: str) -> np.ndarray:
-    """Write a small body model with the joints of the bundled person, and two shapes. -> what betas add [22, 3, 2]"""
+def body_arrays(joints: int = 24, shapes: int = 2) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """A small body model with the joints of `rest`, whatever its vertices are. -> arrays, what betas add [22, 3, S]"""
     random = np.random.default_rng(0)
-    regressor = random.random((24, 60))
+    regressor = random.random((joints, 60))
     regressor /= regressor.sum(1, keepdims=True)
-    wanted = np.concatenate((rest(), random.normal(size=(2, 3))))
-    shapes = random.normal(0, 0.01, (60, 3, 2))
+    wanted = np.concatenate((rest(), random.normal(size=(joints - 22, 3))))
+    added = random.normal(0, 0.01, (60, 3, shapes))
+    arrays = {"J_regressor": regressor, "v_template": np.linalg.pinv(regressor) @ wanted, "shapedirs": added}
+    return arrays, np.einsum("jv,vcs->jcs", regressor, added)[:22]
+
+
+def body(folder, kind: str) -> np.ndarray:
+    """Write a small body model with two shapes. -> what betas add [22, 3, 2]"""
+    arrays, added = body_arrays()
     (folder / kind).mkdir(parents=True)
-    parts = {"J_regressor": regressor, "v_template": np.linalg.pinv(regressor) @ wanted, "shapedirs": shapes}
-    np.savez(folder / kind / f"{kind.upper()}_NEUTRAL.npz", **parts)
-    return np.einsum("jv,vcs->jcs", regressor, shapes)[:22]
+    np.savez(folder / kind / f"{kind.upper()}_NEUTRAL.npz", **arrays)
+    return added
 
 
 def rest() -> np.ndarray:
@@ -158,6 +165,30 @@ def filmed(pose, moved, resting, eye):
     root = Rotation.from_matrix(eye[:, :, :3]) * Rotation.from_rotvec(pose[:, :3])
     there = np.einsum("tij,tj->ti", eye[:, :, :3], resting[0] + moved) + eye[:, :, 3] - resting[0]
     return np.concatenate((root.as_rotvec(), pose[:, 3:]), 1), there
+
+
+LEVEL = np.array(((0, 0, 1, 5.0), (0, 1, 0, 0.5), (-1, 0, 0, 2.0)))
+"""A level world of a tool's own, turned by a right angle and moved, as seen from the clip's."""
+
+
+def wham_arrays(camera, level, betas) -> dict[str, np.ndarray]:
+    """What WHAM writes of a person, from pose and place in the camera and in a level world."""
+    arrays = {"pose": camera[0], "trans": camera[1], "pose_world": level[0], "trans_world": level[1], "betas": betas}
+    return {**arrays, "frame_ids": np.arange(len(betas))}
+
+
+def gvhmr_tensors(camera, level, betas) -> dict[str, dict[str, torch.Tensor]]:
+    """What GVHMR writes of a person."""
+    found = {}
+    for group, (pose, moved) in (("incam", camera), ("global", level)):
+        parts = {"global_orient": pose[:, :3], "body_pose": pose[:, 3:66], "transl": moved, "betas": betas}
+        found[f"smpl_params_{group}"] = {name: torch.from_numpy(part).float() for name, part in parts.items()}
+    return found
+
+
+class Harmful:
+    def __reduce__(self):
+        return print, ("harm",)
 
 
 JOINTS_OPTIONS = {"units": "mm", "frame": "world", "up": "z"}

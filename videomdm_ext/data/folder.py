@@ -38,7 +38,7 @@ LOOKED_AT = 256  # clips of a split, at most, that are all read and checked when
 class Card:
     """What a folder holds. `lifter` names the maker of the teacher; `lifter_error` its measured figures, by name, and
     `detector_error` those of the keypoints, in units of the focal length; `sides_exchanged` counts the frames of videos
-    in which left and right were exchanged, `repaired` and `doubted` (data/video/sides.py).
+    in which left and right were exchanged, `repaired` and `doubted` (data/video/pieces.py).
 
     `heading` is the rule by which headings of the feature vectors were found, `counts` the clips of each split,
     `recipe` the settings it was made with. `content_hash` is the SHA-256 of all clip files, and `files` has those of

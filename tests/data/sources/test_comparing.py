@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from filmed import SIZE, film
 
-from videomdm_ext.data.video.comparing import VIEWS, WRONG, compare, corrected, direct
+from videomdm_ext.data.video.comparing import VIEWS, compare, corrected, direct
 from videomdm_ext.data.video.detections import Detections
 from videomdm_ext.motion.joint_maps import BLAZEPOSE33
 
@@ -68,21 +68,6 @@ def test_a_person_who_stands_still_says_nothing_about_the_time():
     assert fit.is_none
     assert fit.is_sure
     assert not fit.confirms
-
-
-def test_keypoints_of_another_motion_or_at_half_the_frame_rate_do_not_pass():
-    given, samples = tracks()
-    for wrong in (tracks("kick", azimuth=200.0, distance=3.0)[0], late_half(given)):
-        fit = compare(wrong, samples, SIZE, FPS)
-        assert fit.before > WRONG
-        assert not fit.is_sure
-
-
-def late_half(given):
-    half = len(given.pixels[::2])
-    pixels, score = np.zeros_like(given.pixels), np.zeros_like(given.score)
-    pixels[:half], score[:half] = given.pixels[::2], given.score[::2]
-    return dataclasses.replace(given, pixels=pixels, score=score)
 
 
 def test_among_several_people_the_nearest_pair_counts():

@@ -6,15 +6,15 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from lifters import tools
 from official import CAMERAS, DIRECT, camera_file, joints25, write_fit3d
-from people import real_motions
+from people import decoded, real_motions
 
 from videomdm_ext.data.folder import read_clip
 from videomdm_ext.data.importing import run_import
 from videomdm_ext.data.sources.base import ImportOptions
 from videomdm_ext.data.sources.fit3d import Detected, Fit3DImporter, caption_of, grouped, smpl22_of
 from videomdm_ext.errors import ConfigError, DatasetError
-from videomdm_ext.motion.features import decode
 from videomdm_ext.motion.skeletons import SMPL22
 
 
@@ -28,10 +28,6 @@ def official(tmp_path_factory):
 def source(official, tmp_path):
     """-> a copy of the official folder, to be changed."""
     return shutil.copytree(official, tmp_path / "source")
-
-
-def decoded(features):
-    return decode(torch.from_numpy(features).double(), SMPL22).numpy()
 
 
 def of(source, **extra):
@@ -55,8 +51,7 @@ def test_keypoints_are_the_sources_joints_seen_by_the_sources_cameras(official, 
             ours = clip.keypoints[::2, SMPL22.index(joint)]
             np.testing.assert_allclose(ours, points[: len(ours), number], atol=2e-5)
         true = decoded(clip.truth)
-        again = true @ clip.truth_extrinsics[:, :3].T.astype(np.float64) + clip.truth_extrinsics[:, 3]
-        np.testing.assert_allclose(again[..., :2] / again[..., 2:], clip.keypoints, atol=5e-5)
+        np.testing.assert_allclose(tools.seen(true, clip.truth_extrinsics), clip.keypoints, atol=5e-5)
         for positions in (true, decoded(clip.teacher)):
             assert positions[0, 1, 0] - positions[0, 2, 0] > 0.05  # left hip at +x: faces +z
             assert positions[0, 15, 1] > positions[0, 0, 1] + 0.3  # head above hips
@@ -121,8 +116,7 @@ def test_results_of_a_lifter_are_the_teachers(official, tmp_path):
     seen = plain.read(member)
     lifted = tmp_path / "WHAM results"
     lifted.mkdir()
-    camera = seen.truth.numpy() @ seen.extrinsics[:, :3].numpy().T + seen.extrinsics[:, 3].numpy()
-    np.save(lifted / f"{member.id}.npy", 1.1 * camera)
+    np.save(lifted / f"{member.id}.npy", 1.1 * tools.into_camera(seen.truth.numpy(), seen.extrinsics.numpy()))
     importer = of(official, lifted=lifted)
     assert importer.lifter == "wham-results"
     found = importer.read(member).lifted
@@ -132,10 +126,7 @@ def test_results_of_a_lifter_are_the_teachers(official, tmp_path):
 
 def test_joints_of_a_body_model_replace_the_25(source, tmp_path):
     """A body of one shape parameter, turned by a quarter about z and moved, against its joints at rest."""
-    random = np.random.default_rng(0)
-    regressor = random.random((55, 80))
-    resting, shape = random.normal(size=(55, 3)), random.normal(size=(80, 3, 10))
-    parts = {"J_regressor": regressor, "v_template": np.linalg.pinv(regressor) @ resting, "shapedirs": shape}
+    parts, added = tools.body_arrays(joints=55, shapes=10)
     np.savez(tmp_path / "SMPLX_NEUTRAL.npz", **parts)
     folder = source / "train" / "s03" / "smplx"
     folder.mkdir()
@@ -144,7 +135,7 @@ def test_joints_of_a_body_model_replace_the_25(source, tmp_path):
     quarter = np.tile((0, 0, np.pi / 2), (frames, 1))  # x becomes y
     betas = np.eye(10)[:1]
     stored = {"transl": moved.tolist(), "global_orient": quarter.tolist(), "betas": betas.tolist()}
-    rest = (resting + np.einsum("jv,vcs,s->jc", regressor, shape, betas[0]))[:22]
+    rest = tools.rest() + added @ betas[0]
     x, y, z = (rest - rest[0]).T
     z_up = np.stack((-y, x, z), -1) + rest[0] + moved[:, None]
     expected = np.stack((z_up[..., 0], z_up[..., 2], -z_up[..., 1]), -1)
@@ -161,9 +152,7 @@ def test_joints_of_a_body_model_replace_the_25(source, tmp_path):
     [
         ('{"joints3d_25": [[[1, 2]]]}', "expected numbers joints3d_25"),
         ("[1, 2]", "expected names with values"),
-        ("{", "expected JSON"),
         ('{"joints3d_25": [[["a"]]]}', "expected numbers joints3d_25"),
-        ("[" * 100_000, "expected JSON"),
     ],
 )
 def test_broken_files_are_told_and_the_rest_is_imported(source, content, message):

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from clips import make_clip
-from people import real_motions
+from lifters import tools
+from people import decoded, real_motions
 from scipy.ndimage import gaussian_filter1d
 
 from videomdm_ext.data.clip import Path, crop, cut
@@ -133,15 +134,6 @@ def made(tmp_path_factory):
     return root / "source", root / "set", done
 
 
-def decoded(features):
-    return decode(torch.from_numpy(features).double(), SMPL22).numpy()
-
-
-def projected(positions, extrinsics):
-    camera = positions @ extrinsics[:, :3].T.astype(np.float64) + extrinsics[:, 3]
-    return camera[..., :2] / camera[..., 2:]
-
-
 def test_the_truth_is_the_sources_own_file_byte_for_byte(made):
     source, out, done = made
     names = ("000001", "M000001", "000002")
@@ -173,7 +165,7 @@ def test_keypoints_are_the_decoded_truth_projected_in_clips_and_in_parts(made):
     for name in ("000001", "000002", "A_000002", "A_000003"):
         clip = read_clip(str(out), done.card, name)
         true = decoded(clip.truth)
-        np.testing.assert_allclose(projected(true, clip.truth_extrinsics), clip.keypoints, atol=3e-5)
+        np.testing.assert_allclose(tools.seen(true, clip.truth_extrinsics), clip.keypoints, atol=3e-5)
         np.testing.assert_allclose(true[0, 0, [0, 2]], 0, atol=1e-6)
         if not name.startswith("A"):  # a part begins at the smoothed heading of its clip, which is not the body's own
             body = decoded(clip.teacher)[0]
@@ -214,7 +206,7 @@ def test_results_in_the_cameras_axes_are_placed_in_the_world(made, tmp_path):
     lifted.mkdir()
     clip = read_clip(str(out), done.card, "000001")
     true = decoded(clip.truth)
-    np.save(lifted / "000001.npy", true @ clip.truth_extrinsics[:, :3].T + clip.truth_extrinsics[:, 3])
+    np.save(lifted / "000001.npy", tools.into_camera(true, clip.truth_extrinsics))
     importer = HumanML3DImporter(str(source), ImportOptions(optics=EXACT, extra={"lifted": str(lifted)}))
     again = run_import(importer, str(tmp_path / "set"))
     assert again.card.counts == {"train": 1}
@@ -267,7 +259,7 @@ def test_a_crop_of_a_part_knows_the_heading_in_the_whole_clip(made):
     cut = crop(part, 10, 40)
     apart = np.angle(np.exp(1j * (cut.truth_heading - headings[30].item())))
     assert abs(apart) < 1e-4
-    seen = projected(decoded(cut.truth.numpy())[:1], cut.truth_extrinsics[0].numpy())
+    seen = tools.seen(decoded(cut.truth.numpy())[:1], cut.truth_extrinsics[0].numpy())
     np.testing.assert_allclose(seen, part.keypoints[10:11], atol=3e-5)
 
 
@@ -277,7 +269,7 @@ def test_a_part_before_a_moving_camera_is_cut_with_its_cameras():
     assert (part.length, part.extrinsics.shape) == (45, (45, 3, 4))
     true = decoded(part.truth)
     for frame in (0, 20, 44):
-        seen = projected(true[frame : frame + 1], part.truth_extrinsics[frame])
+        seen = tools.seen(true[frame : frame + 1], part.truth_extrinsics[frame])
         np.testing.assert_allclose(seen, clip.keypoints[15 + frame : 16 + frame], atol=1e-4)
     np.testing.assert_array_equal(part.teacher, clip.teacher[15:60])
     with pytest.raises(DatasetError, match="expected a part within 64 frames"):

@@ -5,7 +5,8 @@ import re
 
 import numpy as np
 import pytest
-from people import real_motions
+from lifters import tools
+from people import decoded, real_motions
 
 from videomdm_ext.data.folder import read_card, read_clip, read_folder
 from videomdm_ext.data.importing import run_import
@@ -31,27 +32,6 @@ def write_source(root, *, turn=None, keep=1):
     return str(root)
 
 
-def decoded(features):
-    """Positions [T, 22, 3] of stored features, integrated frame by frame in numpy."""
-    at, angle, found = np.zeros(2), 0.0, []
-    for row in features.astype(np.float64):
-        local = row[4:67].reshape(21, 3)
-        cos, sin = np.cos(angle), np.sin(angle)
-        x, z = local[:, 0] * cos + local[:, 2] * sin, local[:, 2] * cos - local[:, 0] * sin
-        joints = np.stack((x + at[0], local[:, 1], z + at[1]), -1)
-        found.append(np.concatenate(([[at[0], row[3], at[1]]], joints)))
-        angle = angle - 2 * row[0]
-        cos, sin = np.cos(angle), np.sin(angle)
-        at = at + np.array((row[1] * cos + row[2] * sin, row[2] * cos - row[1] * sin))
-    return np.stack(found)
-
-
-def projected(positions, extrinsics):
-    """Normalised image points by X_c = R X + t, in numpy."""
-    camera = positions @ extrinsics[:, :3].T.astype(np.float64) + extrinsics[:, 3]
-    return camera[..., :2] / camera[..., 2:]
-
-
 def test_keypoints_are_the_truth_projected_and_everything_faces_ahead(tmp_path):
     source, out = write_source(tmp_path / "source"), str(tmp_path / "set")
     done = run_import(JointsImporter(source, ImportOptions(optics=EXACT)), out)
@@ -59,9 +39,9 @@ def test_keypoints_are_the_truth_projected_and_everything_faces_ahead(tmp_path):
     for name in NAMES:
         clip = read_clip(out, done.card, name)
         true = decoded(clip.truth)
-        np.testing.assert_allclose(projected(true, clip.truth_extrinsics), clip.keypoints, atol=3e-5)
+        np.testing.assert_allclose(tools.seen(true, clip.truth_extrinsics), clip.keypoints, atol=3e-5)
         for features in (clip.truth, clip.teacher):
-            first = decoded(features[:1])[0]
+            first = decoded(features)[0]
             assert first[1, 0] - first[2, 0] > 0.05  # the left hip is at +x: the person faces +z
             assert first[15, 1] > first[0, 1] or name == "spin"
         original = np.load(tmp_path / "source" / "joints" / f"{name}.npy")

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 from clips import CARD, make_clip
-from filmed import SIZE, Film, filmed, straight, write_source
+from filmed import DIRECT, SIZE, Film, filmed, in_camera, straight, write_source
 from lifters import tools
+from people import decoded
 
 from videomdm_ext.cli import main as cli
 from videomdm_ext.cli import training
@@ -32,11 +33,8 @@ from videomdm_ext.data.video.pieces import Stretch
 from videomdm_ext.errors import ConfigError, DatasetError, PluginError
 from videomdm_ext.geometry.cameras import to_pixels
 from videomdm_ext.lifters import pickles
-from videomdm_ext.motion.features import decode
-from videomdm_ext.motion.skeletons import SMPL22
 
 DIAGONAL = 400.0  # of 320 x 240 pixels: the focal length that WHAM and GVHMR take
-DIRECT = [SMPL22.index(f"{s}_{p}") for s in "lr" for p in ("hip", "knee", "ankle", "shoulder", "elbow", "wrist")]
 BETAS = np.array((1.5, -1.0))
 
 
@@ -58,7 +56,7 @@ class Scene:
 
     def level(self):
         """The same in a level world that is turned and moved."""
-        own = np.zeros((len(self.pose), 3, 4)) + np.array(((0, 0, 1, 5.0), (0, 1, 0, 0.5), (-1, 0, 0, 2.0)))
+        own = np.broadcast_to(tools.LEVEL, (len(self.pose), 3, 4))
         return tools.filmed(self.pose, self.moved, self.resting, own)
 
     @property
@@ -78,19 +76,13 @@ class Scene:
         done = run_import(made, out)
         ids = [i for split in ("train", "val", "test") if done.card.counts.get(split) for i in read_ids(out, split)]
         clips = {i: read_clip(out, done.card, i) for i in ids}
-        return made, done, {i: (clip, in_camera(clip)) for i, clip in clips.items()}
+        return made, done, {i: (clip, in_camera(clip.teacher, clip.extrinsics)) for i, clip in clips.items()}
 
     def true(self, start, frames):
         """True joints [T, 22, 3] in the camera at 20 fps."""
         columns = self.film.seen.reshape(len(self.film.times), -1).T
         rows = [np.interp(start + np.arange(frames) / 20, self.film.times, c) for c in columns]
         return np.stack(rows, 1).reshape(-1, 22, 3)
-
-
-def in_camera(clip):
-    positions = decode(torch.from_numpy(clip.teacher).double(), SMPL22).numpy()
-    camera = np.broadcast_to(clip.extrinsics, (clip.length, 3, 4))
-    return np.einsum("tij,tkj->tki", camera[..., :3], positions) + camera[:, None, :, 3]
 
 
 @pytest.fixture
@@ -108,13 +100,11 @@ def scene(tmp_path):
 
 def write_wham(scene, video="act.one", people=None):
     """NAME/wham_output.pkl with several subjects, by joblib: 0 stands elsewhere, 3 is the one in view."""
-    level_pose, level_moved = scene.level()
-    made = collections.defaultdict(dict)
+    made = {}
     for who, (offset, frames) in (people or {0: ((1.5, 0, 0), slice(0, 80)), 3: ((0, 0, 0), slice(0, 80))}).items():
-        pose, moved = scene.camera(offset)
-        made[who] |= {"pose": pose[frames], "trans": moved[frames], "pose_world": level_pose[frames]}
-        made[who] |= {"trans_world": level_moved[frames], "betas": scene.betas[frames].astype(np.float32)}
-        made[who] |= {"verts": np.zeros((len(pose[frames]), 5, 3)), "frame_ids": np.arange(80)[frames]}
+        arrays = tools.wham_arrays(scene.camera(offset), scene.level(), scene.betas)
+        made[who] = {name: part[frames] for name, part in arrays.items()} | {"verts": np.zeros((80, 5, 3))[frames]}
+    made = collections.defaultdict(dict, made)
     place = scene.root / "results" / video / "wham_output.pkl"
     place.parent.mkdir(exist_ok=True)
     joblib.dump(made, place)
@@ -124,9 +114,7 @@ def write_wham(scene, video="act.one", people=None):
 def write_gvhmr(scene, video="act.one"):
     tensors = {"K_fullimg": torch.tensor([[DIAGONAL, 0, SIZE[0] / 2], [0, DIAGONAL, SIZE[1] / 2], [0, 0, 1]])}
     tensors["K_fullimg"] = tensors["K_fullimg"].repeat(80, 1, 1)
-    for group, (pose, moved) in (("incam", scene.camera()), ("global", scene.level())):
-        parts = {"global_orient": pose[:, :3], "body_pose": pose[:, 3:66], "transl": moved, "betas": scene.betas}
-        tensors[f"smpl_params_{group}"] = {name: torch.from_numpy(part).float() for name, part in parts.items()}
+    tensors |= tools.gvhmr_tensors(scene.camera(), scene.level(), scene.betas)
     place = scene.root / "results" / video / "hmr4d_results.pt"
     place.parent.mkdir(exist_ok=True)
     torch.save({**tensors, "net_outputs": {"pred_cam": torch.zeros(1, 80, 3)}}, place)
@@ -196,7 +184,7 @@ def test_a_moving_camera_has_the_motion_of_the_level_world_and_a_camera_a_frame(
     clip, own = clips["act.one_0"]
     assert clip.extrinsics.shape == (clip.length, 3, 4)
     assert np.abs(own - scene.true(0.0, clip.length)).max() < 1e-3
-    positions = decode(torch.from_numpy(clip.teacher).double(), SMPL22).numpy()
+    positions = decoded(clip.teacher)
     walked = np.linalg.norm(positions[-1, 0, [0, 2]])
     there = scene.film.true[np.searchsorted(scene.film.times, clip.length / 20) - 1, 0] - scene.film.true[0, 0]
     assert walked == pytest.approx(np.linalg.norm(there[[0, 2]]), abs=0.05)
@@ -318,7 +306,7 @@ def test_every_video_and_every_result_is_used_or_named_and_nothing_is_watched_in
         shutil.copy(good, scene.root / "results" / video / good.name)
     np.savez(scene.root / "results" / "twice.npz", joints=scene.film.seen)
     (scene.root / "results" / "torn" / good.name).write_bytes(good.read_bytes()[:900])
-    joblib.dump({0: Harmful()}, scene.root / "results" / "evil" / good.name)
+    joblib.dump({0: tools.Harmful()}, scene.root / "results" / "evil" / good.name)
     watched = []
     real = video_importer.watch
     monkeypatch.setattr(video_importer, "watch", lambda video, *more: watched.append(video.path) or real(video, *more))
@@ -366,11 +354,6 @@ def test_each_of_two_people_gets_his_own_and_none_gets_a_motion_that_may_be_eith
     assert given_to(seen[:1], [only], video, 25.0, 25.0, "file")[0][0]
 
 
-class Harmful:
-    def __reduce__(self):
-        return print, ("harm",)
-
-
 def test_pickles_are_taken_apart_without_running_what_they_name(tmp_path, capsys):
     values = {"c": np.arange(6.0).reshape(2, 3), "f": np.asfortranarray(np.arange(6.0).reshape(2, 3)), "n": np.int64(3)}
     values |= {"big": np.array([1, 2], ">f4"), "list": [np.ones(2), np.zeros(2)], "tensor": torch.ones(2), "word": "a"}
@@ -385,7 +368,7 @@ def test_pickles_are_taken_apart_without_running_what_they_name(tmp_path, capsys
         assert found["word"] == "a"
         with pytest.raises(ValueError, match="in the place of numbers"):
             pickles.numbers(found["tensor"])
-        dump([Harmful()])
+        dump([tools.Harmful()])
         with pytest.raises(DatasetError, match=r"found the name .*builtin.*print"):
             pickles.read(str(place))
         dump({"a": np.array([{}, None], object)})
@@ -432,7 +415,7 @@ def test_a_finished_set_gets_a_second_lifters_teachers_and_stays_as_it_is(scene,
     card, old = read_card(place), read_card(out)
     assert (place, card.lifter, card.counts) == (f"{out}/lifters/wham", "wham", old.counts)
     (one,), (other,) = (read_folder(where, "train")[1] for where in (place, out))
-    assert np.abs(in_camera(one) - scene.true(0.0, one.length)).max() < 2e-3
+    assert np.abs(in_camera(one.teacher, one.extrinsics) - scene.true(0.0, one.length)).max() < 2e-3
     for part in ("keypoints", "confidence"):
         assert np.array_equal(getattr(one, part), getattr(other, part))
     texts = [(root / "out" / where / "texts" / f"{one.id}.txt").read_bytes() for where in (".", "lifters/wham")]
@@ -464,7 +447,8 @@ def test_clips_of_any_set_are_found_by_their_ids_and_those_without_a_result_are_
     write_folder(str(tmp_path / "set"), {"train": [made["walk"], made["dance_a"]], "test": [made["jump"]]}, CARD)
     (tmp_path / "results").mkdir()
     for name in ("walk", "jump"):
-        np.save(tmp_path / "results" / f"{made[name].id}.npy", 0.5 * in_camera(made[name]))
+        seen = in_camera(made[name].teacher, made[name].extrinsics)
+        np.save(tmp_path / "results" / f"{made[name].id}.npy", 0.5 * seen)
     options = {"results": str(tmp_path / "results"), "units": "m", "root": "relative", "scale": "arbitrary"}
     card, place, left_out = relift(str(tmp_path / "set"), "joints", options)
     assert card.counts == {"train": 1, "test": 1}

@@ -3,14 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from lifters import tools
 from official import FRAMES, J, write_nba
+from people import decoded
 
 from videomdm_ext.data.folder import read_clip, read_ids
 from videomdm_ext.data.importing import run_import
 from videomdm_ext.data.sources.base import ImportOptions
 from videomdm_ext.data.sources.nba import NBAImporter
 from videomdm_ext.errors import ConfigError, DatasetError
-from videomdm_ext.motion.features import decode
 from videomdm_ext.motion.skeletons import NBA16
 
 
@@ -27,12 +28,11 @@ def test_players_have_their_right_hand_on_the_right_and_fall_on_their_2d(tmp_pat
     clip = read_clip(str(tmp_path / "set"), done.card, "b")
     assert (clip.fps, clip.length, clip.skeleton.name) == (30, FRAMES // 2 - 1, "nba16")
     assert clip.truth is None
-    positions = decode(torch.from_numpy(clip.teacher).double(), NBA16).numpy()
+    positions = decoded(clip.teacher, NBA16)
     assert positions[0, J("l_hip"), 0] > 0.05 > positions[0, J("r_hip"), 0]  # faces +z
     assert positions[0, J("nose"), 2] > positions[0, J("neck"), 2]
     assert positions[5, J("r_wrist"), 1] > positions[5, J("l_wrist"), 1] + 0.2  # the hand that waves
-    seen = positions @ clip.extrinsics[:, :3].T.astype(np.float64) + clip.extrinsics[:, 3]
-    points = seen[..., :2] / seen[..., 2:]
+    points = tools.seen(positions, clip.extrinsics)
     np.testing.assert_allclose(points, clip.keypoints, atol=0.04 * np.abs(clip.keypoints).max())
     source = np.load(tmp_path / "source" / "motions" / "b.npy")[::2][:-1]
     factor = clip.keypoints[0, J("neck"), 1] / -source[0, J("neck"), 1]

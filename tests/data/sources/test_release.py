@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 from clips import make_clip
+from lifters import tools
+from people import decoded
 
 from videomdm_ext.data.folder import read_clip
 from videomdm_ext.data.importing import run_import
 from videomdm_ext.data.sources.base import ImportOptions
 from videomdm_ext.data.sources.humanml3d import ReleaseImporter
 from videomdm_ext.errors import DatasetError
-from videomdm_ext.motion.features import decode
-from videomdm_ext.motion.skeletons import SMPL22
 
 NAMES = ("walk", "jump", "kick", "spin")
 
@@ -55,11 +55,10 @@ def test_cameras_are_rolled_and_vectors_are_kept(tmp_path, npz, moving):
         assert clip.truth.tobytes() == original.truth.tobytes()
         np.testing.assert_allclose(clip.keypoints, original.keypoints)
         np.testing.assert_allclose(clip.confidence, original.confidence)
-        positions = decode(torch.from_numpy(clip.teacher).double(), SMPL22).numpy()
-        matrices = np.broadcast_to(clip.extrinsics, (len(positions), 3, 4)).astype(np.float64)
-        seen = np.einsum("tij,tkj->tki", matrices[:, :, :3], positions) + matrices[:, None, :, 3]
+        positions = decoded(clip.teacher)
+        seen = tools.into_camera(positions, clip.extrinsics)
         np.testing.assert_allclose(seen[..., :2] / seen[..., 2:], clip.keypoints, atol=1e-4)
-        assert np.linalg.det(matrices[0, :, :3]) == pytest.approx(1)
+        assert np.linalg.det(clip.extrinsics[..., :3]) == pytest.approx(1)
         assert seen[0, 15, 1] < seen[0, 0, 1] - 0.2  # the head is higher in the image, where y points down
         assert positions[0, 1, 0] > positions[0, 2, 0]  # faces +z
 

@@ -7,7 +7,7 @@ import pytest
 from filmed import SIZE, film
 
 from videomdm_ext.data.video.comparing import other_side
-from videomdm_ext.data.video.sides import Sides, put_right
+from videomdm_ext.data.video.pieces import Sides, put_right
 from videomdm_ext.data.video.watch import Sighting
 from videomdm_ext.motion.joint_maps import BLAZEPOSE33, COCO17
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from videomdm_ext.data import files
 from videomdm_ext.data.clip import Recording
-from videomdm_ext.data.film import scenes, stage
+from videomdm_ext.data.film import stage
 from videomdm_ext.data.folder import SPLITS, read_card, read_clip, read_ids
 from videomdm_ext.data.motions import own_generator, resample, resample_rotations
 from videomdm_ext.data.sources.base import ImportOptions, Member
@@ -83,14 +83,14 @@ def film_clip(source: str, folder: str, clip_id: str, split: str, order: Order) 
     if clip.truth is None:
         raise DatasetError(f"{source}: {clip_id}: expected a true motion, found none. Film a data set that has them.")
     truth = decode(torch.from_numpy(clip.truth), SMPL22).double()
-    draw = scenes.Draw(own_generator("film", order.seed, clip_id))
-    rate = draw.among(scenes.RATES)
+    draw = stage.Draw(own_generator("film", order.seed, clip_id))
+    rate = draw.among(stage.RATES)
     times = np.arange(int((len(truth) - 1) / clip.fps * rate + 1e-6) + 1) / rate
     positions = positions_at(truth, clip.fps, times).float()
-    person = build_body(scenes.draw_shape(draw))
-    camera = scenes.draw_camera(positions, order.size, order.height, draw, moving=order.moving)
-    colours, light = scenes.draw_clothes(person, draw), scenes.draw_light(draw)
-    room = scenes.draw_room(positions, camera, draw)
+    person = build_body(stage.draw_shape(draw))
+    camera = stage.draw_camera(positions, order.size, order.height, draw, moving=order.moving)
+    colours, light = stage.draw_clothes(person, draw), stage.draw_light(draw)
+    room = stage.draw_room(positions, camera, draw)
     drawn = stage.Stage(order.size, room, light, person.faces.numpy(), colours)
     beside = os.path.join(folder, f".{clip_id}.mp4")
     quality = draw.number(5.0, 9.0)

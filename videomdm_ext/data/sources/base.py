@@ -21,7 +21,7 @@ from torch import Tensor
 from videomdm_ext.data import files
 from videomdm_ext.data.clip import Clip, Recording, to_clip
 from videomdm_ext.data.folder import SPLITS
-from videomdm_ext.data.motions import PREFIX, Optics, lift, lifter_options, observe, own_generator
+from videomdm_ext.data.motions import PREFIX, Optics, frames_at, lift, lifter_options, observe, own_generator, resample
 from videomdm_ext.data.texts import CaptionSource, Words, composed, words_in
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.geometry.cameras import to_world
@@ -214,6 +214,10 @@ class Importer(ABC):
             place = f"{self.options.captions}: {found} from {part.start:g} s"
             self.refused[place] = f"expected a caption of the whole clip, found one of a part. {advice}"
         return tuple(caption.text for caption in captions if caption.is_whole)
+
+    def at_rate(self, positions: Tensor, fps: float) -> Tensor:
+        """A motion [T, J, 3] of `fps` frames per second at those of this importer."""
+        return positions if fps == self.fps else resample(positions, frames_at(len(positions), fps, self.fps))
 
     def observed(self, clip_id: str, texts: tuple[str, ...], positions: Tensor, *label: object) -> Recording:
         """A motion [T, J, 3] as a seeded orbit camera sees it; `label`, by default the id, chooses the camera."""

@@ -48,14 +48,6 @@ JUMP = 8.0  # m/s, of all joints together, between the first two frames: the fir
 
 
 @dataclass(frozen=True)
-class Header:
-    """What a BVH file declares."""
-
-    frames: int
-    fps: float
-
-
-@dataclass(frozen=True)
 class Reading:
     """How to read files: `rules` instead of the known tables; `scale`, metres in a unit, and `up` where given."""
 
@@ -79,8 +71,7 @@ class BvhImporter(TakesImporter):
 
     def length(self, path: Path) -> int:
         """Frames of a file at 20 fps, as it declares them."""
-        header = read_header(path)
-        return len(frames_at(header.frames, header.fps, FPS))
+        return len(frames_at(*read_header(path), FPS))
 
     def read_take(self, path: Path) -> Tensor:
         """The take [T, 22, 3]."""
@@ -98,8 +89,8 @@ class BvhImporter(TakesImporter):
         return Reading(rules, scale, self.extra("up", among=("", "y", "z")))
 
 
-def read_header(path: Path) -> Header:
-    """What the file declares, checked against its size."""
+def read_header(path: Path) -> tuple[int, float]:
+    """Frames, and frames per second, as the file declares them, checked against its size."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(HEADER_BYTES)
@@ -128,7 +119,7 @@ def read_header(path: Path) -> Header:
             file.seek(end)
             _miscounted(path, frames, sum(1 for line in file if line.strip()))
     rate = round(1 / seconds)  # a frame time written with few digits means a whole rate
-    return Header(frames, rate if abs(rate * seconds - 1) < 1e-3 else 1 / seconds)
+    return frames, rate if abs(rate * seconds - 1) < 1e-3 else 1 / seconds
 
 
 def _check_text(start: bytes, path: Path) -> None:
@@ -224,8 +215,8 @@ class Motion:
         return self.placed(still, moved)[0]
 
 
-def read_motion(path: Path, header: Header) -> Motion:
-    """The joints and channels of a file. DatasetError names what is wrong with it, and where."""
+def read_motion(path: Path, frames: int) -> Motion:
+    """The joints and channels of a file of so many frames. DatasetError names what is wrong with it, and where."""
     text = files.read_bytes(str(path), limit=FILE_BYTES).decode("utf-8-sig", "replace")
     head, found, body = (*re.split(r"^([ \t]*MOTION)\b", text, maxsplit=1, flags=re.MULTILINE), "", "")[:3]
     lines = body.split("\n")
@@ -243,13 +234,13 @@ def read_motion(path: Path, header: Header) -> Motion:
         if len(rows[-1]) != width:
             wrong.append((number, len(rows[-1])))
     total = sum(map(len, rows))
-    if not wrong and len(rows) != header.frames:
-        _miscounted(path, header.frames, len(rows))
-    if total != header.frames * width:  # a frame may be broken to several lines
+    if not wrong and len(rows) != frames:
+        _miscounted(path, frames, len(rows))
+    if total != frames * width:  # a frame may be broken to several lines
         number, count = wrong[0]
         advice = "The file is cut off, or its numbers do not belong to its joints; export it again."
         _refuse(path, f"{width} numbers a line, as its CHANNELS add up to", f"{count} in line {number}", advice)
-    values = np.concatenate(rows).reshape(header.frames, width)
+    values = np.concatenate(rows).reshape(frames, width)
     if not np.isfinite(values).all():
         _refuse(path, "numbers", "NaN or infinite ones", "Export it again.")
     return Motion(names, parents, offsets, channels, values)
@@ -315,8 +306,8 @@ def _hierarchy(text: str, path: Path) -> tuple[tuple[str, ...], tuple[int, ...],
 
 def read_take(path: Path, reading: Reading) -> Tensor:
     """The take as 22 SMPL joints at 20 fps, metres, y up, floor at 0. -> float32 [T, 22, 3]"""
-    header = read_header(path)
-    bvh = read_motion(path, header)
+    frames, fps = read_header(path)
+    bvh = read_motion(path, frames)
     nodes = joint_names.Nodes.of(bvh.names)  # of several end sites below one joint only the first can be named
     table = "the given map" if reading.rules else joint_names.choose_table(nodes, str(path))
     rules = reading.rules or joint_names.TABLES[table]
@@ -335,9 +326,9 @@ def read_take(path: Path, reading: Reading) -> Tensor:
     start = joint_names.to_smpl(bvh.placed(*bvh.local(bvh.rows[:2])), nodes, rules)
     unit, scale = _unit(start[-1], reading, path)
     rows = bvh.rows
-    if float((start[1] - start[0]).norm(dim=-1).mean() * scale * header.fps) > JUMP:
+    if float((start[1] - start[0]).norm(dim=-1).mean() * scale * fps) > JUMP:
         rows, unit = rows[1:], f"{unit}, without the rest pose in the first frame"
-    at = frames_at(len(rows), header.fps, FPS)
+    at = frames_at(len(rows), fps, FPS)
     low = at.floor().long().clamp_max(max(len(rows) - 2, 0))
     beside = torch.stack((low, (low + 1).clamp_max(len(rows) - 1)), 1).flatten()  # only these are turned to matrices
     between = 2 * torch.arange(len(at)) + (at - low)

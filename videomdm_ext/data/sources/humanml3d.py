@@ -43,7 +43,6 @@ from torch import Tensor
 
 from videomdm_ext.data import files
 from videomdm_ext.data.clip import Recording
-from videomdm_ext.data.motions import frames_at, resample
 from videomdm_ext.data.sources import base
 from videomdm_ext.data.texts import Caption, read_captions, tags_of
 from videomdm_ext.errors import DatasetError
@@ -103,8 +102,7 @@ class JointsImporter(base.Importer):
             raise self.refuse(place, f"a person of {SMALLEST:g} to {LARGEST:g} m", f"one of {size:.4g}", advice)
         if self.extra("up", "y", among=("y", "z")) == "z":
             positions = base.y_up(positions)
-        fps = self.extra_number("fps", self.fps)
-        return positions if fps == self.fps else resample(positions, frames_at(len(positions), fps, self.fps))
+        return self.at_rate(positions, self.extra_number("fps", self.fps))
 
     def _texts(self, name: str) -> tuple[str, ...]:
         place = bf.join(self.source, "texts", f"{name}.txt")

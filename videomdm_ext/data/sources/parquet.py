@@ -125,7 +125,7 @@ class ParquetImporter(base.Importer):
         kind = next((name for name in MOTIONS if name in cells and cells[name].is_valid), "")
         if kind == "motion":
             features = self._numbers(cells, kind, place, (SMPL22.num_features,))
-            seen = self._seen(member, texts, positions_of(features, SMPL22), fps)
+            seen = self.observed(member.id, texts, self.at_rate(positions_of(features, SMPL22), fps))
             # equal rates keep the vectors bit for bit
             return seen if fps != self.fps else dataclasses.replace(seen, truth_features=features)
         if kind == "joints":
@@ -133,15 +133,11 @@ class ParquetImporter(base.Importer):
             if joints[0].numel() != SMPL22.num_joints * 3:
                 found = list(joints.shape)
                 raise self.refuse(place, f"joints [T, {SMPL22.num_joints}, 3]", found, "Only HumanML3D's 22 are known.")
-            return self._seen(member, texts, joints.reshape(-1, SMPL22.num_joints, 3), fps)
+            joints = joints.reshape(-1, SMPL22.num_joints, 3)
+            return self.observed(member.id, texts, self.at_rate(joints, fps))
         if kind == "body_pose":
-            return self._seen(member, texts, self._body(cells, place, fps), self.fps)
+            return self.observed(member.id, texts, self._body(cells, place, fps))
         raise self.refuse(place, f"a column {', '.join(MOTIONS)}", ", ".join(cells), "Rename the motion's column.")
-
-    def _seen(self, member: base.Member, texts: tuple[str, ...], positions: Tensor, fps: float) -> Recording:
-        if fps != self.fps:
-            positions = resample(positions, frames_at(len(positions), fps, self.fps))
-        return self.observed(member.id, texts, positions)
 
     def _body(self, cells: Mapping[str, Any], place: str, fps: float) -> Tensor:
         """Joints [T, 22, 3] at 20 fps of SMPL parameters, floor at 0."""

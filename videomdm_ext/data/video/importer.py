@@ -29,8 +29,7 @@ from videomdm_ext.data.video import frames as video_frames
 from videomdm_ext.data.video import lifted, listing, placing
 from videomdm_ext.data.video.detections import FORMATS, find_file
 from videomdm_ext.data.video.frames import Calibration, Video, camera_of, open_video, read_calibration
-from videomdm_ext.data.video.pieces import Stretch, cut, stretches
-from videomdm_ext.data.video.sides import put_right
+from videomdm_ext.data.video.pieces import Stretch, cut, put_right, stretches
 from videomdm_ext.data.video.watch import Choice, Sighting, stem, watch
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.geometry import cameras
@@ -54,8 +53,7 @@ class Seen:
     video: Video
     lens: placing.Lens
     up: placing.Up | None
-    pieces: tuple[Stretch, ...]
-    bodies: tuple[Tensor, ...]  # positions [T, 22, 3] of each piece in camera coordinates
+    pieces: tuple[Stretch, ...]  # each with its body in camera coordinates
 
 
 @dataclass
@@ -262,20 +260,15 @@ class VideoImporter(Importer):
         size, others = people[0].size, people[0].others
         if others:
             findings.facts["others"] = others
-        known: dict[str, list[Stretch]] = {}
-        for one in people:
-            who = f"p{one.person}" if one.person >= 0 else ""
-            known[who] = self._stretches(one, who, findings)
+        found = [stretch for one in people for stretch in self._stretches(one, findings)]
         if self.results:
             findings.facts["results"] = place = str(self.results.find_video(stem(path)))
-            parts = [(who, stretch) for who, found in known.items() for stretch in found]
-            rate = self.results.description.fps
-            given = lifted.given_to([stretch for _, stretch in parts], results, video, self.fps, rate, place)
-            known = {who: [] for who in known}
-            for (who, _), (found, notes) in zip(parts, given, strict=True):
-                known[who] += found
-                findings.note(who, notes)
-        pieces = [piece for who, found in known.items() for piece in self._pieces(found, who, captions, findings)]
+            given = lifted.given_to(found, results, video, self.fps, self.results.description.fps, place)
+            for stretch, (_, notes) in zip(found, given, strict=True):
+                findings.note(stretch.person, notes)
+            found = [part for parts, _ in given for part in parts]
+        known = {one.who: [stretch for stretch in found if stretch.person == one.who] for one in people}
+        pieces = [piece for who, own in known.items() for piece in self._pieces(own, who, captions, findings)]
         findings.notes += people[0].notes
         nobody = np.all([(one.score == 0).all(1) for one in people], axis=0)
         unseen = float(nobody.mean()) * video.seconds
@@ -290,8 +283,8 @@ class VideoImporter(Importer):
             )
         seen = self._seen[path] = self._understood(video, size, pieces, findings)
         members, counts = list[Member](), Counter[str]()
-        for number, (piece, body) in enumerate(zip(seen.pieces, seen.bodies, strict=True)):
-            error = cameras.reprojection(body, *self._image(piece, seen.lens))
+        for number, piece in enumerate(seen.pieces):
+            error = cameras.reprojection(piece.body, *self._image(piece, seen.lens))
             name = f"{clip_stem}_{piece.person}" if piece.person else clip_stem
             members.append(Member(f"{name}_{counts[name]}", trial=clip_stem, place=(path, number)))
             counts[name] += 1
@@ -305,7 +298,7 @@ class VideoImporter(Importer):
             }
         return members
 
-    def _stretches(self, seen: Sighting, who: str, findings: Findings) -> list[Stretch]:
+    def _stretches(self, seen: Sighting, findings: Findings) -> list[Stretch]:
         """The stretches of one person, and notes and counts about them."""
         seen, sides = put_right(seen)
         found, notes = stretches(seen, self.fps, lifted=not self.results)
@@ -317,7 +310,7 @@ class VideoImporter(Importer):
             note = f"Left and right were exchanged in {sides.repaired + sides.doubted} of {len(seen.times)} frames"
             doubt = f"; in {sides.doubted} of them nothing tells which part is right, and they count less."
             notes.append(f"{note} and are put right{doubt if sides.doubted else '.'}")
-        findings.note(who, notes)
+        findings.note(seen.who, notes)
         return found
 
     def _pieces(
@@ -350,27 +343,26 @@ class VideoImporter(Importer):
                 f"{math.degrees(placing.DEFAULT_FIELD):.0f} degrees of the longer side is assumed. "
                 "Give --focal or --fov-degrees if you know better."
             )
-        kept, bodies = self._standing([piece for piece, _ in pieces], lens, video, findings)
-        up, levels = None, [piece.lifted and piece.lifted.level for piece in kept]
+        kept, up = self._standing([piece for piece, _ in pieces], lens, video, findings), None
         if not self.moving:
             if calibration is not None and calibration.up is not None:
                 up = placing.Up(calibration.up, 0.0, "calibration")
-            elif all(level is not None for level in levels):
-                up = lifted.up_of(bodies, levels)
+            elif all(piece.lifted and piece.lifted.level is not None for piece in kept):
+                up = lifted.up_of(kept)
             else:
-                up = placing.find_up(bodies, self.skeleton, self.fps)
+                up = placing.find_up([piece.body for piece in kept], self.skeleton, self.fps)
         findings.facts |= {"focal": round(lens.focal, 1), "focal_told_by": lens.told_by, "size": list(video.size)}
         if up is not None:
             degrees = {"up_deviation": up.deviation, "camera_pitch": up.pitch, "camera_roll": up.roll}
             findings.facts |= {f"{name}_degrees": round(math.degrees(angle), 1) for name, angle in degrees.items()}
             findings.facts["up_told_by"] = up.witness
-        return Seen(video, lens, up, tuple(kept), tuple(bodies))
+        return Seen(video, lens, up, tuple(kept))
 
     def _standing(
         self, pieces: Sequence[Stretch], lens: placing.Lens, video: Video, findings: Findings
-    ) -> tuple[list[Stretch], list[Tensor]]:
-        """Those pieces that can be placed, and their positions [T, 22, 3] in camera coordinates."""
-        kept, bodies = [], []
+    ) -> list[Stretch]:
+        """Those pieces that can be placed, with their bodies in camera coordinates."""
+        kept = []
         for piece in pieces:
             image, weight = self._image(piece, lens)
             place = f"{video.path} from {piece.start:.2f} s"
@@ -384,12 +376,12 @@ class VideoImporter(Importer):
             except DatasetError as error:
                 findings.notes.append(f"Left out: {error}")
                 continue
-            kept.append(piece)
-            whole = self.moving or (piece.lifted is not None and piece.lifted.placed)
-            bodies.append(body if whole else placing.corrected(body, image, weight, place))
+            if not (self.moving or (piece.lifted is not None and piece.lifted.placed)):
+                body = placing.corrected(body, image, weight, place)
+            kept.append(dataclasses.replace(piece, body=body))
         if not kept:
             raise DatasetError(findings.notes[-1].removeprefix("Left out: "))
-        return kept, bodies
+        return kept
 
     def _lens(
         self, video: Video, size: tuple[int, int], seen: list[Stretch], calibration: Calibration | None
@@ -422,7 +414,7 @@ class VideoImporter(Importer):
         """One clip in its own world: y up, the floor at y = 0."""
         path, number = member.place
         seen = self._seen[path]
-        piece, body = seen.pieces[number], seen.bodies[number]
+        piece, body = seen.pieces[number], seen.pieces[number].body
         image, weight = self._image(piece, seen.lens)
         level = piece.lifted and piece.lifted.level
         if seen.up is not None:

@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from videomdm_ext.data.clip import MIN_FRAMES, floor_height
-from videomdm_ext.data.motions import interpolate
+from videomdm_ext.data.clip import MIN_FRAMES
+from videomdm_ext.data.motions import grounded, resample
 from videomdm_ext.data.video import placing
 from videomdm_ext.data.video.frames import Video, frame_times
 from videomdm_ext.data.video.people import LONGEST_GAP, SEEN, overlap
@@ -46,9 +46,9 @@ class Person:
     """One person of a lifter's results: numbers of the frames [N], rising; `whole`: they should be all of the video's.
 
     joints [N, 22, 3] in metres, x right, y down, z forward; level [N, 22, 3] the same in a level world of the lifter's,
-    y up, or None; boxes [N, 4] in stored pixels, or None; lens [3, 3] the lifter's intrinsics in stored pixels, or
-    None. `placed`: the joints are where the camera saw them, not about the root; `straight`: as a camera sees them that
-    looks straight at the person.
+    y up, or None; boxes [N, 4] in stored pixels, or None; lens [3, 3] the lifter's intrinsics, or None: in stored
+    pixels, and of the person of a stretch in those of the picture. `placed`: the joints are where the camera saw them,
+    not about the root; `straight`: as a camera sees them that looks straight at the person.
     """
 
     name: str
@@ -76,22 +76,10 @@ class Person:
             )
         return own[self.frames.clip(0, len(own) - 1)]
 
-
-@dataclass(frozen=True)
-class Lifted:
-    """A lifter's person at the T frames of a stretch; `lens` [3, 3] in pixels of the picture."""
-
-    name: str
-    joints: Tensor
-    level: Tensor | None
-    lens: Tensor | None
-    placed: bool
-    straight: bool
-
-    def part(self, rows: slice) -> "Lifted":
+    def part(self, rows: slice) -> "Person":
         """Some of the frames."""
         level = None if self.level is None else self.level[rows]
-        return dataclasses.replace(self, joints=self.joints[rows], level=level)
+        return dataclasses.replace(self, frames=self.frames[rows], joints=self.joints[rows], level=level, boxes=None)
 
     def before(self, lens: Tensor, image: Tensor, weight: Tensor, skeleton: Skeleton, fps: float, place: str) -> Tensor:
         """The person [T, 22, 3] in coordinates of a camera with intrinsics `lens`, whose keypoints are image [T, 22, 2]
@@ -123,9 +111,9 @@ def turns_of(body: Tensor, level: Tensor) -> Tensor:
     return turns
 
 
-def up_of(bodies: Sequence[Tensor], levels: Sequence[Tensor]) -> placing.Up:
-    """Up in the coordinates of one still camera, by a lifter's level world, over all clips [T, J, 3] of both."""
-    ups = torch.cat([turns_of(body, level)[..., 1] for body, level in zip(bodies, levels, strict=True)])
+def up_of(clips: Sequence[Stretch]) -> placing.Up:
+    """Up in the coordinates of one still camera, by a lifter's level world, over all clips that were placed."""
+    ups = torch.cat([turns_of(clip.body, clip.lifted.level)[..., 1] for clip in clips])
     mean = torch.nn.functional.normalize(ups.mean(0), dim=0)
     return placing.Up(mean, float(torch.acos((ups @ mean).clamp(-1, 1)).mean()), "the lifter's level world")
 
@@ -133,7 +121,7 @@ def up_of(bodies: Sequence[Tensor], levels: Sequence[Tensor]) -> placing.Up:
 def moving(body: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
     """The motion [T, J, 3] of a level world with its floor at y = 0, and the camera [T, 3, 4] of every frame in it that
     sees it as it is in the camera's coordinates, body [T, J, 3]."""
-    world = level - level.new_tensor((0.0, floor_height(level), 0.0))
+    world = grounded(level)
     turns = turns_of(body, world)
     moved = body[:, 0] - (turns @ world[:, 0].unsqueeze(-1)).squeeze(-1)
     return world, torch.cat((turns, moved.unsqueeze(-1)), -1)
@@ -232,9 +220,8 @@ def _miss(stretch: Stretch, rows: NDArray[np.int64], at: Numbers, person: Person
 
     Place, size, and what stays of the distances (tools place a joint differently) do not count.
     """
-    after = np.searchsorted(times, at).clip(1, len(times) - 1)
-    part = torch.from_numpy(((at - times[after - 1]) / (times[after] - times[after - 1])).clip(0, 1))[:, None, None]
-    joints, wanted = torch.lerp(person.joints[after - 1], person.joints[after], part), stretch.pixels[rows]
+    numbers = torch.from_numpy(np.interp(at, times, np.arange(len(times))))
+    joints, wanted = resample(person.joints, numbers), stretch.pixels[rows]
     seen = joints[..., :2]
     seen = seen / joints[..., 2:].clamp_min(0.05) if person.placed else seen
     weight = stretch.confidence[rows].unsqueeze(-1) * torch.isfinite(wanted).all(-1, keepdim=True)
@@ -281,9 +268,10 @@ def _overlap(one: Stretch, other: Stretch, fps: float) -> bool:
 
 @dataclass(frozen=True)
 class _Fit:
-    """A person at the frames of a stretch, those `valid` [T] that he has, and how well he fits, 0 to 1."""
+    """A person at the frames of a stretch, his lens in pixels of the picture; those `valid` [T] that he has; and how
+    well he fits, 0 to 1."""
 
-    lifted: Lifted
+    lifted: Person
     valid: NDArray[np.bool_]
     score: float
 
@@ -295,19 +283,14 @@ class _Fit:
         edge = 1.5 / fps  # the last frame of a video is shown for a while
         valid = (times[after] - times[before] <= LONGEST_GAP) & (at >= times[0] - edge) & (at <= times[-1] + edge)
 
-        def taken(values: Tensor | Numbers | None) -> Tensor | None:
-            if values is None:
-                return None
-            rows = np.asarray(values, np.float64)
-            flat = rows.reshape(len(rows), 1, -1)
-            between = interpolate(at, times, flat, np.ones(flat.shape[:2], bool))
-            return torch.from_numpy(between.reshape(len(at), *rows.shape[1:]))
-
-        joints, level, boxes = (taken(values) for values in (person.joints, person.level, person.boxes))
+        numbers = torch.from_numpy(np.interp(at, times, np.arange(len(times))))  # of the entries
+        parts = person.joints, person.level, person.boxes
+        joints, level, boxes = (None if v is None else resample(torch.as_tensor(v).double(), numbers) for v in parts)
         assert joints is not None
         stretched = torch.diag(torch.tensor([*scale, 1.0], dtype=torch.float64))
         lens = None if person.lens is None else stretched @ person.lens.double()
-        lifted = Lifted(person.name, joints, level, lens, person.placed, person.straight)
+        rows = np.arange(len(at))
+        lifted = dataclasses.replace(person, frames=rows, joints=joints, level=level, boxes=None, lens=lens)
         if not valid.any():
             return cls(lifted, valid, 0.0)
         pixels, sure = stretch.pixels[valid], stretch.confidence[valid]

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.data.clip import floor_height
-from videomdm_ext.data.motions import interpolate
+from videomdm_ext.data.motions import grounded, interpolate
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry import cameras, pnp
 from videomdm_ext.geometry.rotations import roma, shortest_arc
@@ -294,8 +294,7 @@ def upright_moving(
     """
     turn = torch.stack([world_from_camera(up) for up in _ups(body, skeleton, fps)])
     about_root = (body - body[:, :1]) @ turn.transpose(-1, -2)
-    world = about_root + _walked(about_root, skeleton, fps).unsqueeze(1)
-    world = world - world.new_tensor((0.0, floor_height(world), 0.0))
+    world = grounded(about_root + _walked(about_root, skeleton, fps).unsqueeze(1))
     pose = pnp.solve_moving(world, image, weight, place=place)
     return world, pose.extrinsics
 

@@ -120,6 +120,11 @@ class Sighting:
     person: int = -1
     others: int = 0
 
+    @property
+    def who(self) -> str:
+        """p0, p1, ... where several were watched, else empty."""
+        return f"p{self.person}" if self.person >= 0 else ""
+
 
 def watch(video: Video, choice: Choice, cache: str = "", progress: Progress | None = None) -> list[Sighting]:
     """Watch a video, or take what was kept in the folder `cache` of an earlier time: of each person who was chosen.
