@@ -17,10 +17,10 @@ from videomdm_ext.cli import main as cli
 from videomdm_ext.cli import sampling
 from videomdm_ext.data import seal
 from videomdm_ext.data.building import write_folder
+from videomdm_ext.data.clip import teacher_of
 from videomdm_ext.data.folder import read_folder, read_statistics
 from videomdm_ext.geometry.cameras import to_camera, to_world
 from videomdm_ext.hookspecs import hookimpl
-from videomdm_ext.inference import lift as lifting
 from videomdm_ext.inference.sample import open_run, read_motions
 from videomdm_ext.lifters.adapters import Joints
 from videomdm_ext.mdm import hook
@@ -236,7 +236,7 @@ def test_lifted_clips_are_written_with_their_errors_beside_the_teachers(trained,
     stored = json.loads((out / "lifted.json").read_text(encoding="utf-8"))
     assert stored["clips"][0]["id"] == clip.id
     own = to_camera(groups["lifted_teacher"][0], torch.from_numpy(clip.extrinsics))
-    assert (own - lifting.teacher_of(clip)).abs().max() < 1e-3
+    assert (own - teacher_of(clip)).abs().max() < 1e-3
     for name, label in (("lifted", "prior"), ("lifted_teacher", "lifted teacher")):
         apart = torch.linalg.vector_norm(groups[name][0] - groups["truth"][0], dim=-1).mean().item()
         assert stored["mean"][label]["mpjpe"] == pytest.approx(apart, abs=1e-4)

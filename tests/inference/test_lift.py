@@ -10,12 +10,12 @@ import pytest
 import torch
 from clips import make_clip
 
-from videomdm_ext.data.clip import Clip, crop
+from videomdm_ext.data.clip import Clip, crop, teacher_of, truth_of
 from videomdm_ext.errors import ConfigError
 from videomdm_ext.geometry.cameras import to_camera
 from videomdm_ext.inference import lift as lifting
 from videomdm_ext.inference import sample as sampling
-from videomdm_ext.inference.lift import Lifting, lift, spans, teacher_of, truth_of
+from videomdm_ext.inference.lift import Lifting, lift, spans
 from videomdm_ext.inference.sample import Trained
 from videomdm_ext.mdm import checkout, hook
 from videomdm_ext.motion.features import FeatureSpace, decode, mean_and_std

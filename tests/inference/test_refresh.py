@@ -9,10 +9,10 @@ import torch
 from clips import CARD, make_clip
 
 from videomdm_ext.data.building import write_folder
+from videomdm_ext.data.clip import teacher_of, truth_of
 from videomdm_ext.data.folder import read_card, read_folder
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.inference import refresh as refreshing
-from videomdm_ext.inference.lift import teacher_of, truth_of
 from videomdm_ext.inference.refresh import refresh, refresh_folder
 from videomdm_ext.inference.sample import Trained
 from videomdm_ext.mdm.data import with_teacher

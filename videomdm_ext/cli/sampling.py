@@ -15,7 +15,7 @@ from videomdm_ext.cli.console import chosen_ids, console, counting, quoted, say_
 from videomdm_ext.cli.exporting import human_body, write_fitted
 from videomdm_ext.config import Supervision, from_args
 from videomdm_ext.data import locks, seal
-from videomdm_ext.data.clip import Clip
+from videomdm_ext.data.clip import Clip, cameras_of, teacher_of, truth_of
 from videomdm_ext.data.files import check_writable, read_text, write_bytes
 from videomdm_ext.data.folder import Card, read_clip
 from videomdm_ext.data.schemas import text_of
@@ -303,9 +303,9 @@ class Lift:
             taught, _ = with_teacher(folder, card, clips, kind)
         with counting("lifting") as step:
             made = lifting.lift(trained, taught, how, progress=step)
-        sources = {"lifted teacher": [lifting.teacher_of(clip) for clip in clips]}
+        sources = {"lifted teacher": [teacher_of(clip) for clip in clips]}
         if kind == "refined":
-            sources["refined teacher"] = [lifting.teacher_of(clip) for clip in taught]
+            sources["refined teacher"] = [teacher_of(clip) for clip in taught]
         sources[PRIOR] = made
         report(self.out, clips, sources, by_action=self.by_action)
         write_lifted(self.out, clips, taught if kind == "refined" else None, sources, formats)
@@ -358,10 +358,10 @@ def write_lifted(
 ) -> None:  # fmt: skip
     """Motions [T, J, 3] in camera coordinates, written in the frame of each clip's teacher, and the page."""
     groups = {name.replace(" ", "_"): motions for name, motions in sources.items() if name != PRIOR}
-    truths = [truth for clip in clips if (truth := lifting.truth_of(clip)) is not None]
+    truths = [truth for clip in clips if (truth := truth_of(clip)) is not None]
     groups |= {"lifted": sources[PRIOR]} | ({"truth": truths} if len(truths) == len(clips) else {})
     placed = {
-        name: [to_world(m, lifting.cameras_of(clip.extrinsics)) for m, clip in zip(motions, clips, strict=True)]
+        name: [to_world(m, cameras_of(clip.extrinsics)) for m, clip in zip(motions, clips, strict=True)]
         for name, motions in groups.items()
     }
     if "npz" in formats:

@@ -20,12 +20,11 @@ from videomdm_ext.bench.run import DENOISE_AT
 from videomdm_ext.cli.console import chosen_ids, console, quoted
 from videomdm_ext.cli.exporting import human_body, known_joints
 from videomdm_ext.data import files
-from videomdm_ext.data.clip import Clip
+from videomdm_ext.data.clip import Clip, cameras_of
 from videomdm_ext.data.folder import CARD, SPLITS, Card, read_card, read_clip, read_folder
 from videomdm_ext.data.refined import is_made, read_refined
 from videomdm_ext.errors import ConfigError, DatasetError, VideoMDMError
 from videomdm_ext.geometry.cameras import to_world
-from videomdm_ext.inference.lift import cameras_of
 from videomdm_ext.inference.sample import read_motions
 from videomdm_ext.motion.skeletons import SKELETONS, Skeleton, by_name
 from videomdm_ext.render.footage import Footage, footage

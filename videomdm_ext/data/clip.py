@@ -373,11 +373,28 @@ def _held(tensors: Sequence[Tensor], length: int) -> Tensor:
 # -- what teachers and keypoints get wrong -----------------------------------------------------------------------------
 
 
+def teacher_of(clip: Clip) -> Tensor:
+    """A clip's teacher in camera coordinates, [T, J, 3]."""
+    return to_camera(decode(torch.from_numpy(clip.teacher), clip.skeleton), cameras_of(clip.extrinsics))
+
+
+def truth_of(clip: Clip) -> Tensor | None:
+    """A clip's truth in camera coordinates, [T, J, 3], where it is known."""
+    if clip.truth is None or clip.truth_extrinsics is None:
+        return None
+    return to_camera(decode(torch.from_numpy(clip.truth), clip.skeleton), cameras_of(clip.truth_extrinsics))
+
+
+def cameras_of(extrinsics: Array) -> Tensor:
+    """Extrinsics [1, 3, 4] or [T, 3, 4] of a clip's [3, 4] or [T, 3, 4]."""
+    return torch.from_numpy(extrinsics).reshape(-1, 3, 4)
+
+
 def reprojection_error(clip: Clip) -> float:
     """Weighted RMS distance of a clip's projected teacher from its keypoints, on the normalised image plane."""
     keypoints = torch.from_numpy(clip.keypoints)
     weight = torch.from_numpy(clip.confidence) * torch.isfinite(keypoints).all(-1)
-    return reprojection(_seen(clip.teacher, clip.extrinsics, clip), keypoints.nan_to_num(), weight)
+    return reprojection(teacher_of(clip), keypoints.nan_to_num(), weight)
 
 
 def measured_error(clips: Sequence[Clip], refined: Sequence[Clip] | None = None) -> dict[str, float]:
@@ -387,9 +404,8 @@ def measured_error(clips: Sequence[Clip], refined: Sequence[Clip] | None = None)
     """
     rows = []
     for clip, made in zip(clips, refined or clips, strict=True):
-        if clip.truth is not None and clip.truth_extrinsics is not None:
-            true, found = _seen(clip.truth, clip.truth_extrinsics, clip), _seen(made.teacher, made.extrinsics, clip)
-            rows.append(measure_error(found, true, clip.skeleton, fps=clip.fps))
+        if (true := truth_of(clip)) is not None:
+            rows.append(measure_error(teacher_of(made), true, clip.skeleton, fps=clip.fps))
     return {name: round(sum(row[name] for row in rows) / len(rows), 5) for name in rows[0]} if rows else {}
 
 
@@ -403,8 +419,7 @@ def detector_error(clips: Sequence[Clip]) -> dict[str, float]:
     for clip in clips:
         if clip.truth is None or clip.truth_extrinsics is None or clip.is_known:
             continue
-        camera = torch.from_numpy(clip.truth_extrinsics)
-        points, _ = project(decode(torch.from_numpy(clip.truth), clip.skeleton), camera.reshape(-1, 3, 4))
+        points, _ = project(decode(torch.from_numpy(clip.truth), clip.skeleton), cameras_of(clip.truth_extrinsics))
         keypoints, seen = torch.from_numpy(clip.keypoints), torch.from_numpy(clip.confidence) > 0
         distances.append((keypoints - points).norm(dim=-1)[seen])
         unseen.append(~seen)
@@ -418,8 +433,3 @@ def detector_error(clips: Sequence[Clip]) -> dict[str, float]:
     found = {name: torch.quantile(whole, q) for name, q in (("median", 0.5), ("q90", 0.9), ("q99", 0.99))}
     found |= {"unseen": torch.cat(unseen).float().mean(), "exchanged": torch.cat(exchanged).float().mean()}
     return {name: round(float(value), 5) for name, value in found.items()}
-
-
-def _seen(features: Array, extrinsics: Array, clip: Clip) -> Tensor:
-    """Joints [T, J, 3] of raw features before the camera."""
-    return to_camera(decode(torch.from_numpy(features), clip.skeleton), torch.from_numpy(extrinsics).reshape(-1, 3, 4))

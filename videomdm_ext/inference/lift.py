@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videomdm_ext.data.clip import Clip, Crop, collate, crop, observed, tensor_of
+from videomdm_ext.data.clip import Clip, Crop, collate, crop, observed, tensor_of, truth_of
 from videomdm_ext.errors import ConfigError
-from videomdm_ext.geometry.cameras import closest_on_ray, to_camera
+from videomdm_ext.geometry.cameras import closest_on_ray
 from videomdm_ext.inference.sample import Trained, condition, denoiser, finite, in_camera, sampler, stream
-from videomdm_ext.motion.features import decode
 from videomdm_ext.motion.measures import (
     acceleration_error,
     depth_and_image_error,
@@ -177,23 +176,6 @@ class Guided(torch.nn.Module):
             prediction.cpu(), self.observation, self.space, self.how.strength, nearest=self.how.nearest
         )
         return guided.to(x.device)
-
-
-def teacher_of(clip: Clip) -> Tensor:
-    """A clip's teacher in camera coordinates, [T, J, 3]."""
-    return to_camera(decode(torch.from_numpy(clip.teacher), clip.skeleton), cameras_of(clip.extrinsics))
-
-
-def truth_of(clip: Clip) -> Tensor | None:
-    """A clip's truth in camera coordinates, [T, J, 3], where it is known."""
-    if clip.truth is None or clip.truth_extrinsics is None:
-        return None
-    return to_camera(decode(torch.from_numpy(clip.truth), clip.skeleton), cameras_of(clip.truth_extrinsics))
-
-
-def cameras_of(extrinsics: Any) -> Tensor:
-    """Extrinsics [1, 3, 4] or [T, 3, 4] of a clip's [3, 4] or [T, 3, 4]."""
-    return torch.from_numpy(extrinsics).reshape(-1, 3, 4)
 
 
 # -- errors of lifted motions ------------------------------------------------------------------------------------------

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from videomdm_ext.data.building import Builder
 from videomdm_ext.data.checks.rules import errors_of
-from videomdm_ext.data.clip import Clip, measured_error, replaced
+from videomdm_ext.data.clip import Clip, cameras_of, measured_error, replaced, teacher_of
 from videomdm_ext.data.folder import SPLITS, Card, read_clip, read_clip_files, read_ids
 from videomdm_ext.data.importing import MEASURED
 from videomdm_ext.data.locks import writing
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.cameras import to_world
-from videomdm_ext.inference.lift import Lifting, cameras_of, lift, off_rays, teacher_of
+from videomdm_ext.inference.lift import Lifting, lift, off_rays
 from videomdm_ext.inference.sample import Trained
 from videomdm_ext.motion.kinematics import HeadingRule, bone_lengths
 

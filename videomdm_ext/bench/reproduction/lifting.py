@@ -17,7 +17,7 @@ from videomdm_ext.bench.evaluators.base import Progress
 from videomdm_ext.bench.plan import Plan, Run
 from videomdm_ext.bench.report.tables import Table, markdown_block, plain
 from videomdm_ext.bench.statistics import number
-from videomdm_ext.data.clip import Clip
+from videomdm_ext.data.clip import Clip, teacher_of
 from videomdm_ext.data.files import read_json, write_bytes
 from videomdm_ext.data.refined import is_made
 from videomdm_ext.data.schemas import text_of
@@ -62,7 +62,7 @@ def lift_all(plan: Plan, out: Path, how: Lifting, *, split: str = "test", progre
     made = [kind for kind in MADE if is_made(plan.clips, card, kind)]
     teachers = {kind: with_teacher(plan.clips, card, clips, kind)[0] for kind in ("lifted", *made)}
     rows: dict[str, list[list[Figures]]] = {
-        kind: [[lift.measure(lift.teacher_of(clip), clip) for clip in taught]] for kind, taught in teachers.items()
+        kind: [[lift.measure(teacher_of(clip), clip) for clip in taught]] for kind, taught in teachers.items()
     }
     for run in plan.runs():
         diffused = run.config.supervision.teacher
