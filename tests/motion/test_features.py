@@ -72,6 +72,7 @@ def test_a_slice_of_the_vector_is_the_vector_of_the_crop_with_its_initial_headin
     crop = vector[:, start:]
     again = encode(decode(crop, SMPL22), SMPL22, initial_heading=headings[:, start])
     assert torch.allclose(again, crop, atol=1e-9)
+    assert torch.equal(decode(crop[:, :1], SMPL22)[:, 0], decode(crop, SMPL22)[:, 0])
     assert headings[:, start].abs().max() > 0.1
 
 

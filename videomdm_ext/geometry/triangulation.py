@@ -29,7 +29,8 @@ def triangulate(points: Tensor, weight: Tensor, extrinsics: Tensor, *, near: flo
     kept = weight.clone()
     for _ in range(max(len(points) - 2, 0)):
         whole = _worst(points, kept, extrinsics)
-        without = torch.stack([_worst(points, _leave_out(kept, view), extrinsics) for view in range(len(points))])
+        left_out = [kept.index_fill(0, torch.tensor(view), 0.0) for view in range(len(points))]
+        without = torch.stack([_worst(points, others, extrinsics) for others in left_out])
         usable = (kept > 0) & ((kept > 0).sum(0) > 2)
         best = torch.where(usable, without, torch.inf).argmin(0)
         chosen = torch.nn.functional.one_hot(best, len(points)).movedim(-1, 0).bool()
@@ -38,12 +39,6 @@ def triangulate(points: Tensor, weight: Tensor, extrinsics: Tensor, *, near: flo
     apart = _apart(positions, points, extrinsics)
     error = ((kept * apart.square()).sum(0) / kept.sum(0).clamp_min(1e-12)).sqrt()
     return Triangulated(positions, error, ((kept > 0) & (apart <= near)).sum(0))
-
-
-def _leave_out(weight: Tensor, view: int) -> Tensor:
-    rest = weight.clone()
-    rest[view] = 0.0
-    return rest
 
 
 def _worst(points: Tensor, weight: Tensor, extrinsics: Tensor) -> Tensor:

@@ -104,20 +104,15 @@ def load(host: Checkout, checkpoint: Path, *, device: str = "cpu", clips: str = 
             raise
         raise HostError(f"{stored}: expected all arguments of a run ({error}). Keep the run's own file.") from error
     try:
-        load_weights(model_util, model, checkpoint, average=getattr(args, "use_ema", False))
+        if hasattr(model_util, "load_saved_model"):  # which MDM has since February 2025
+            model_util.load_saved_model(model, str(checkpoint), use_avg=getattr(args, "use_ema", False))
+        else:
+            model_util.load_model_wo_clip(model, torch.load(checkpoint, map_location="cpu", weights_only=True))
     except (*resume.MALFORMED, HostError) as error:
         raise HostError(_misfit(checkpoint, stored, dataset, error)) from error
     model.to(device)  # MDM's own returns nothing
     model.eval()
     return Trained(model, diffusion, dataset.space, args, dataset, device, checkpoint)
-
-
-def load_weights(model_util: Any, model: Any, checkpoint: Path, *, average: bool) -> None:
-    """Load a checkpoint with the host's own function, which MDM has since February 2025, or as it did before."""
-    if hasattr(model_util, "load_saved_model"):
-        model_util.load_saved_model(model, str(checkpoint), use_avg=average)
-    else:
-        model_util.load_model_wo_clip(model, torch.load(checkpoint, map_location="cpu", weights_only=True))
 
 
 def _defaults_of_plugins() -> dict[str, Any]:

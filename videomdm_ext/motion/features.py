@@ -104,10 +104,10 @@ def essential(features: Tensor, skeleton: Skeleton) -> tuple[Tensor, Tensor, Ten
 def decode_root(features: Tensor, skeleton: Skeleton) -> tuple[Tensor, Tensor]:
     """Headings [..., T] and root positions [..., T, 3] of raw features [..., T, D]; both start at zero (x, z)."""
     yaw, velocity, height, _ = essential(features, skeleton)
-    headings = torch.cat((torch.zeros_like(yaw[..., :1]), (-2.0 * yaw[..., :-1]).cumsum(-1)), -1)
+    headings = torch.nn.functional.pad((-2.0 * yaw[..., :-1]).cumsum(-1), (1, 0))
     x, z = velocity.unbind(-1)
     step = rotate_yaw(torch.stack((x, torch.zeros_like(x), z), -1)[..., :-1, :], headings[..., 1:])
-    ground = torch.cat((torch.zeros_like(step[..., :1, :]), step.cumsum(-2)), -2)
+    ground = torch.nn.functional.pad(step.cumsum(-2), (0, 0, 1, 0))
     return headings, torch.cat((ground[..., :1], height, ground[..., 2:]), -1)
 
 
@@ -216,7 +216,7 @@ def initial_heading(features: Tensor, skeleton: Skeleton) -> float:
     turn, modulo pi, is a, and of the two candidates the one that fits all rotation channels is right. 0 where neither
     fits: the channels then hold something else.
     """
-    joints = _first_pose(features, skeleton)
+    joints = decode(features[:1], skeleton)[0]
     stored = features[0, channels(skeleton).rotations].unflatten(-1, (-1, 6))
     twice = _turn(joints, stored, skeleton)
     candidates = wrap_angle(torch.stack((twice / 2, twice / 2 + math.pi)))
@@ -226,14 +226,6 @@ def initial_heading(features: Tensor, skeleton: Skeleton) -> float:
     best = int(residual.argmin())
     angle = candidates[best].item()
     return angle if residual[best] < FITS and abs(angle) > ROUNDING else 0.0
-
-
-def _first_pose(features: Tensor, skeleton: Skeleton) -> Tensor:
-    """Joints [J, 3] of the first frame, as decoded."""
-    part = channels(skeleton)
-    root = features.new_zeros(1, 3)
-    root[0, 1] = features[0, part.height.start]
-    return torch.cat((root, features[0, part.positions].unflatten(-1, (-1, 3))))
 
 
 def _turn(joints: Tensor, stored: Tensor, skeleton: Skeleton) -> Tensor:
