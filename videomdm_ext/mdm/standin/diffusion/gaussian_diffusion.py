@@ -25,11 +25,6 @@ def first_from_second(table, start):
     return np.append(start[min(1, len(start) - 1)], table[1:])
 
 
-def unless_last(t, x):
-    """1 where t > 0, else 0, shaped for x: the last step adds no noise."""
-    return (t != 0).float().view(-1, *[1] * (x.dim() - 1))
-
-
 def encode_text_once(model, model_kwargs):
     """Keyword arguments whose y carries the text embedding, so that no step encodes the text again."""
     y = model_kwargs["y"]
@@ -104,7 +99,8 @@ class GaussianDiffusion:
     def p_sample(self, model, x, t, clip_denoised=True, model_kwargs=None):
         """One ancestral step. -> x_{t-1}"""
         mean, log_variance, _ = self.p_mean_variance(model, x, t, clip_denoised, model_kwargs)
-        return mean + unless_last(t, x) * torch.exp(0.5 * log_variance) * torch.randn_like(x)
+        noisy = (t != 0).float().view(-1, 1, 1, 1)  # the last step adds no noise
+        return mean + noisy * torch.exp(0.5 * log_variance) * torch.randn_like(x)
 
     def ddim_sample(self, model, x, t, clip_denoised=True, model_kwargs=None):
         """One deterministic DDIM step. -> x at the timestep before"""

@@ -36,7 +36,7 @@ class SpacedDiffusion(GaussianDiffusion):
 
 
 class _WrappedModel:
-    """Calls the model with original timestep numbers; other attributes are the model's."""
+    """Calls the model with original timestep numbers."""
 
     rescale_timesteps = False
 
@@ -46,8 +46,3 @@ class _WrappedModel:
 
     def __call__(self, x, ts, **kwargs):
         return self.model(x, torch.tensor(self.timestep_map, device=ts.device, dtype=ts.dtype)[ts], **kwargs)
-
-    def __getattr__(self, name):
-        if name == "model":
-            raise AttributeError(name)
-        return getattr(self.model, name)
