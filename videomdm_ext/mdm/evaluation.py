@@ -188,10 +188,8 @@ def read_log(text: str, mode: str) -> dict[str, Scores] | None:
     summary = dict(zip(sections[1::2], sections[2::2], strict=True))
     found = {who: _scores(who, parts, summary) for who in (TRUTH, MADE)}
     expected = {"mm_dist", "r_precision_1", "r_precision_2", "r_precision_3", "fid", "diversity"}
-    if mode == "mm_short":
-        expected |= {"multimodality"}
     for who, scores in found.items():
-        wanted = expected - ({"multimodality"} if who == TRUTH else set())
+        wanted = expected | ({"multimodality"} if mode == "mm_short" and who == MADE else set())
         if set(scores.mean) != wanted or not parts or any(set(part) != wanted for part in scores.replications):
             return None
     return found
