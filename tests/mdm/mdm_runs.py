@@ -7,6 +7,7 @@ import re
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import forks
 import numpy as np
@@ -119,6 +120,11 @@ def must(done: subprocess.CompletedProcess[str]) -> str:
     """-> what it printed, where it succeeded."""
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     return done.stdout
+
+
+def answer(done: subprocess.CompletedProcess[str]) -> Any:
+    """-> the JSON in the last line that a program printed, where it succeeded."""
+    return json.loads(must(done).splitlines()[-1])
 
 
 def trainings(place: Path, program: str, runs: Sequence[Sequence[str]]) -> None:

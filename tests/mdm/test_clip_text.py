@@ -4,11 +4,11 @@ Features of texts on disk are the bits that would be computed, whatever else wri
 """
 
 import copy
-import json
 import random
 from pathlib import Path
 
 import forks
+import mdm_runs
 import pytest
 import torch
 from torch import nn
@@ -321,7 +321,7 @@ result["stock, words"] = refused(*path, "--text_features", "words")
 result["words"] = parse("generate_args", *path).text_features
 result["words, clip"] = refused(*path, "--text_features", "clip")
 result["bert"] = parse("train_args", *SIZES, "--arch", "trans_dec", "--text_encoder_type", "bert").text_features
-print("RESULT", json.dumps(result))
+print(json.dumps(result))
 """
 
 
@@ -330,9 +330,7 @@ def in_mdm(mdm_checkout, tmp_path_factory) -> dict:
     """-> what the program found in MDM."""
     folder = tmp_path_factory.mktemp("clip")
     command = ["-W", "ignore", "-c", PROGRAM, str(mdm_checkout.root), str(folder)]
-    done = forks.run(command, env={"HOME": str(folder), "VIDEOMDM_PLUGINS": None})
-    assert done.returncode == 0, done.stderr[-5000:]
-    return json.loads(done.stdout.rsplit("RESULT ", 1)[1])
+    return mdm_runs.answer(forks.run(command, env={"HOME": str(folder), "VIDEOMDM_PLUGINS": None}))
 
 
 @pytest.mark.mdm

@@ -58,12 +58,6 @@ def run(place: Path, *words: str, given: str = "") -> subprocess.CompletedProces
     return forks.run(["-W", "ignore", *words], cwd=place, env=environment, first=HIDE)
 
 
-def answer(done: subprocess.CompletedProcess[str]) -> dict:
-    """-> the JSON in the last line that a script printed."""
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 LOOK = """
 import importlib, json, random, sys
 import numpy as np
@@ -108,7 +102,7 @@ print(json.dumps({
 
 
 def test_all_programs_are_imported_without_the_optional_packages_and_what_cannot_be_done_says_what_to_do(place):
-    looked = answer(run(place, "-c", LOOK, json.dumps(PROGRAMS)))
+    looked = mdm_runs.answer(run(place, "-c", LOOK, json.dumps(PROGRAMS)))
     assert {"clip", "spacy", "smplx", "joblib", "wandb", "moviepy"} <= set(looked["stood in"])
     assert looked["in sys.modules"] == []
     assert looked["no draws"]
@@ -168,7 +162,7 @@ def frames(place) -> list[np.ndarray]:
     package = place.parent / "packages" / "moviepy"
     (package / "video" / "io").mkdir(parents=True)
     (package / "__init__.py").write_text(MOVIEPY_2)
-    stood_in = answer(run(place, "-c", DRAW, given="moviepy"))
+    stood_in = mdm_runs.answer(run(place, "-c", DRAW, given="moviepy"))
     assert {"moviepy.editor", "moviepy.video.io.bindings"} <= set(stood_in)
     with np.load(place / "frames.npz") as stored:
         return [stored[name] for name in stored.files]
@@ -253,6 +247,6 @@ print(json.dumps({"score": float(scores["real"]), "shape": embeddings["real"].sh
 def test_the_evaluator_measures_once_its_files_are_there(place):
     write_glove(place)
     write_evaluator(place)
-    found = answer(run(place, "-c", EVALUATE))
+    found = mdm_runs.answer(run(place, "-c", EVALUATE))
     assert found["shape"] == [8, 512]
     assert found["score"] > 0

@@ -3,9 +3,9 @@
 import argparse
 import copy
 import functools
-import json
 
 import forks
+import mdm_runs
 import numpy as np
 import pytest
 import torch
@@ -254,16 +254,15 @@ for case, words in CASES.items():
         denoiser.train()
         guided(x, t, y)
         result[f"{case}, {embedded}"]["calls"].append(len(calls) - one_calls)
-print("RESULT", json.dumps(result))
+print(json.dumps(result))
 """
 
 
 @pytest.mark.mdm
 def test_one_pass_differs_by_little_and_is_left_to_two_where_the_clips_of_a_batch_meet(mdm_checkout):
     """MDM's recurrent denoiser takes the clips of a batch for frames."""
-    done = forks.run(["-W", "ignore", "-c", PROGRAM, str(mdm_checkout.root)], env={"VIDEOMDM_PLUGINS": None})
-    assert done.returncode == 0, done.stderr[-5000:]
-    guided = json.loads(done.stdout.rsplit("RESULT ", 1)[1])
+    command = ["-W", "ignore", "-c", PROGRAM, str(mdm_checkout.root)]
+    guided = mdm_runs.answer(forks.run(command, env={"VIDEOMDM_PLUGINS": None}))
     assert len(guided) == 20
     for case, found in guided.items():
         assert found["calls"] == [2, 2 if case.startswith("recurrent") else 1, 2], case

@@ -1,9 +1,9 @@
 """Savings in MDM's modules: each gives, bit for bit, what a slow twin gives."""
 
-import json
 from types import SimpleNamespace
 
 import forks
+import mdm_runs
 import numpy as np
 import pytest
 import torch
@@ -180,9 +180,7 @@ print(json.dumps(result))
 
 @pytest.mark.mdm
 def test_mdms_own_results_stay_as_they_are_and_nothing_is_slower_on_the_cpu(mdm_checkout):
-    done = forks.run(["-c", PROGRAM, str(mdm_checkout.root)])
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = mdm_runs.answer(forks.run(["-c", PROGRAM, str(mdm_checkout.root)]))
     assert found["equal"] == [True, True]
     assert found["count"] > 15
     assert found["tables"] > 5

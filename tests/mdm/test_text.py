@@ -16,6 +16,7 @@ from types import ModuleType, SimpleNamespace
 from urllib.error import URLError
 
 import forks
+import mdm_runs
 import pytest
 import torch
 
@@ -133,9 +134,8 @@ def test_minilm_knows_that_walking_is_more_like_strolling_than_like_boxing_also_
     broken = "raise RuntimeError('operator torchvision::nms does not exist')\n"
     (tmp_path / "torchvision" / "__init__.py").write_text(broken)
     texts = ["a person walks", "someone strolls along", "a boxer throws a punch", "a person walks"]
-    done = forks.run(["-W", "ignore", "-c", MINILM, json.dumps(texts)], env={"PYTHONPATH": str(tmp_path)})
-    assert done.returncode == 0, done.stderr[-2000:]
-    found, rows = json.loads(done.stdout.splitlines()[-1])
+    command = ["-W", "ignore", "-c", MINILM, json.dumps(texts)]
+    found, rows = mdm_runs.answer(forks.run(command, env={"PYTHONPATH": str(tmp_path)}))
     assert found == "operator torchvision::nms does not exist"
     walk, stroll, box, again = torch.tensor(rows)
     assert walk.shape == (512,)
