@@ -42,6 +42,12 @@ class Film:
         """True joints [F, 22, 3] in camera coordinates."""
         return self.true @ self.rotation.T + self.translation
 
+    def at(self, start: float, frames: int) -> np.ndarray:
+        """True joints [T, 22, 3] in camera coordinates at 20 frames a second."""
+        columns = self.seen.reshape(len(self.times), -1).T
+        rows = [np.interp(start + np.arange(frames) / 20, self.times, column) for column in columns]
+        return np.stack(rows, 1).reshape(-1, 22, 3)
+
 
 def in_camera(features, extrinsics) -> np.ndarray:
     """Positions [T, 22, 3] of a clip's features before its camera [3, 4], or those of its frames."""

@@ -182,7 +182,7 @@ PARTS = ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
 MOVED = np.array((0.013, -0.008))  # by this the detector is wrong everywhere, on the normalised plane
 
 
-def detected(subject, camera, action, *, bent=True):
+def detected(subject, camera, action):
     """-> pixels [T, 17, 2] of COCO's joints in the distorted video, by the source's own formula, each off by MOVED."""
     place, factor = CAMERAS[camera]
     stored = camera_file(np.array(place), factor)
@@ -193,47 +193,31 @@ def detected(subject, camera, action, *, bent=True):
     lens = {key: np.array(values[0]) for key, values in stored["intrinsics_w_distortion"].items()}
     r2, p = (x**2).sum(-1, keepdims=True), lens["p"][::-1]
     radial = 1 + lens["k"][0] * r2 + lens["k"][1] * r2**2 + lens["k"][2] * r2**3
-    x = x * (radial + (x * p).sum(-1, keepdims=True)) + r2 * p if bent else x
-    pixels = x * lens["f"] + lens["c"]
+    pixels = (x * (radial + (x * p).sum(-1, keepdims=True)) + r2 * p) * lens["f"] + lens["c"]
     by_name = {joint: pixels[:, number] for number, joint in DIRECT.items()}
     face = [pixels[:, 9]] * 5
     return np.stack([*face, *(by_name[f"{side}_{part}"] for part in PARTS for side in "lr")], 1)
 
 
-def write_detections(root, subjects=("s03",), *, first=0, longer=0, kind="coco", take=detected):
-    """The detector's files, DIR/SUBJECT/CAMERA/ACTION; a small second person walks by for a second."""
-    for subject in subjects:
-        for camera in CAMERAS:
-            folder = root / subject / camera
-            folder.mkdir(parents=True)
-            for action in ("squat", "dumbbell_biceps_curls"):
-                pixels = take(subject, camera, action)
-                pixels = np.concatenate((pixels, np.repeat(pixels[-1:], longer, 0)))
-                people = {frame: [points] for frame, points in enumerate(pixels)}
-                for frame in range(20, 70):
-                    people[frame].insert(0, pixels[20] * 0.2 + frame)
-                write_people(folder, action, kind, people, first)
+def write_detections(root, *, first=0, longer=0, take=detected):
+    """The detector's files of s03, DIR/SUBJECT/CAMERA/ACTION; a small second person walks by for a second."""
+    for camera in CAMERAS:
+        folder = root / "s03" / camera
+        folder.mkdir(parents=True)
+        for action in ("squat", "dumbbell_biceps_curls"):
+            pixels = take("s03", camera, action)
+            pixels = np.concatenate((pixels, np.repeat(pixels[-1:], longer, 0)))
+            people = [*((frame, pixels[20] * 0.2 + frame) for frame in range(20, 70)), *enumerate(pixels)]
+            rows = [(frame, np.pad(p, ((0, 0), (0, 1)), constant_values=0.8).ravel().tolist()) for frame, p in people]
+            content = [{"image_id": frame + first, "keypoints": values} for frame, values in rows]
+            (folder / f"{action}.json").write_text(json.dumps(content))
     return str(root)
 
 
-def write_people(folder, action, kind, people, first):
-    sure = np.full((17, 1), 0.8)
-    rows = [(n, np.concatenate((p, sure), 1).ravel().tolist()) for n, members in people.items() for p in members]
-    if kind == "coco":
-        content = [{"image_id": frame + first, "keypoints": values} for frame, values in rows]
-        (folder / f"{action}.json").write_text(json.dumps(content))
-        return
-    (folder / action).mkdir()
-    for frame in people:
-        found = [{"pose_keypoints_2d": values} for number, values in rows if number == frame]
-        name = f"{action}_{frame + first:012d}_keypoints.json"
-        (folder / action / name).write_text(json.dumps({"people": found}))
-
-
-@pytest.mark.parametrize(("kind", "first", "longer"), [("coco", 0, 30), ("coco", 1, 0), ("openpose", 0, 0)])
-def test_a_detectors_keypoints_take_the_place_of_the_projected_truth(official, tmp_path, kind, first, longer):
-    found = write_detections(tmp_path / "found", kind=kind, first=first, longer=longer)
-    importer, plain = of(official, keypoints=found, format=kind), of(official)
+@pytest.mark.parametrize(("first", "longer"), [(0, 30), (1, 0)])
+def test_a_detectors_keypoints_take_the_place_of_the_projected_truth(official, tmp_path, first, longer):
+    found = write_detections(tmp_path / "found", first=first, longer=longer)
+    importer, plain = of(official, keypoints=found, format="coco"), of(official)
     assert importer.sources != plain.sources
     members = [member for member in importer.members() if member.place[:2] == ("s03", "squat")]
     assert {member.place[2] for member in members} == set(CAMERAS)

@@ -78,12 +78,6 @@ class Scene:
         clips = {i: read_clip(out, done.card, i) for i in ids}
         return made, done, {i: (clip, in_camera(clip.teacher, clip.extrinsics)) for i, clip in clips.items()}
 
-    def true(self, start, frames):
-        """True joints [T, 22, 3] in the camera at 20 fps."""
-        columns = self.film.seen.reshape(len(self.film.times), -1).T
-        rows = [np.interp(start + np.arange(frames) / 20, self.film.times, c) for c in columns]
-        return np.stack(rows, 1).reshape(-1, 22, 3)
-
 
 @pytest.fixture
 def scene(tmp_path):
@@ -154,7 +148,7 @@ def test_a_body_in_the_tools_own_camera_comes_out_where_it_was_and_upright(scene
     made, done, clips = scene.imported(write.__name__.removeprefix("write_"))
     ((clip_id, (clip, own)),) = clips.items()
     assert clip_id == "act.one_0"
-    true = scene.true(0.0, clip.length)
+    true = scene.film.at(0.0, clip.length)
     assert np.abs(own - true).max() < 1e-3
     assert np.abs(clip.keypoints - true[..., :2] / true[..., 2:])[:, DIRECT].max() < 0.004
     assert np.degrees(np.arccos(min(1.0, clip.extrinsics[:, 1] @ scene.film.rotation[:, 1]))) < 0.1
@@ -171,7 +165,7 @@ def test_another_lens_moves_the_person_along_the_rays(scene):
     write_wham(scene)
     _, _, clips = scene.imported("wham", focal=300)
     clip, own = clips["act.one_0"]
-    true = scene.true(0.0, clip.length)
+    true = scene.film.at(0.0, clip.length)
     assert np.allclose(own[:, 0, 2], true[:, 0, 2] * 0.75, atol=1e-3)
     pixels = 300 * own[:, 0, :2] / own[:, 0, 2:]
     assert np.allclose(pixels, DIAGONAL * true[:, 0, :2] / true[:, 0, 2:], atol=0.1)
@@ -183,7 +177,7 @@ def test_a_moving_camera_has_the_motion_of_the_level_world_and_a_camera_a_frame(
     _, _, clips = scene.imported("wham", moving="yes")
     clip, own = clips["act.one_0"]
     assert clip.extrinsics.shape == (clip.length, 3, 4)
-    assert np.abs(own - scene.true(0.0, clip.length)).max() < 1e-3
+    assert np.abs(own - scene.film.at(0.0, clip.length)).max() < 1e-3
     positions = decoded(clip.teacher)
     walked = np.linalg.norm(positions[-1, 0, [0, 2]])
     there = scene.film.true[np.searchsorted(scene.film.times, clip.length / 20) - 1, 0] - scene.film.true[0, 0]
@@ -201,7 +195,7 @@ def test_poses_without_a_place_are_placed_by_the_keypoints(scene, name):
         assert [place["lifted"] for place in places.values()] == ["track 1", "track 7"]
         assert places["act.one_1"]["start"] == pytest.approx(1.6, abs=0.1)
     for clip_id, (clip, own) in clips.items():
-        true = scene.true(places[clip_id]["start"], clip.length)
+        true = scene.film.at(places[clip_id]["start"], clip.length)
         about_root = (own - own[:, :1]) - (true - true[:, :1])
         assert np.linalg.norm(about_root, axis=-1)[:, DIRECT].mean() < (0.05 if name == "motionbert" else 0.02)
         # of unknown size, a person of usual limbs: 5 % of the depth
@@ -219,7 +213,7 @@ def test_what_the_lifter_lost_cuts_the_clip_and_a_moment_is_bridged(scene):
     assert [round(place["start"] * 25) for place in places.values()] == [0, 45]  # the next frame at 20 a second
     assert any("the results lack the person for 0." in note for note in made.found["act.one"].notes)
     for clip_id, (clip, own) in clips.items():
-        true = scene.true(places[clip_id]["start"], clip.length)
+        true = scene.film.at(places[clip_id]["start"], clip.length)
         assert np.median(np.abs(own - true)) < 1e-3
         assert np.abs(own - true).max() < 0.02
 
@@ -230,7 +224,7 @@ def test_results_at_another_rate_are_refused_until_the_rate_is_given(scene):
         scene.imported("motionbert", focal=DIAGONAL)
     _, _, clips = scene.imported("motionbert", focal=DIAGONAL, **{"lifter.fps": 12.5})
     clip, own = clips["act.one_0"]
-    assert np.abs(own - scene.true(0.0, clip.length))[:, 0, :2].max() < 0.05
+    assert np.abs(own - scene.film.at(0.0, clip.length))[:, 0, :2].max() < 0.05
 
 
 def test_people_whom_mediapipe_does_not_see_have_the_keypoints_and_the_lifters_motion(scene, monkeypatch):
@@ -252,7 +246,7 @@ def test_people_whom_mediapipe_does_not_see_have_the_keypoints_and_the_lifters_m
     assert [clip.texts for clip, _ in clips.values()] == [("a person moves.",), ("a person moves right.",)]
     for (clip_id, (clip, own)), offset in zip(sorted(clips.items()), (-away, away), strict=True):
         assert clip_id == f"act.one_p{int(offset > 0)}_0"
-        assert np.abs(own - scene.true(0.0, clip.length) - np.array((offset, 0, 0))).max() < 1e-3
+        assert np.abs(own - scene.film.at(0.0, clip.length) - np.array((offset, 0, 0))).max() < 1e-3
 
 
 def test_results_of_another_version_of_the_video_are_refused_though_their_frames_are_fewer(scene):
@@ -272,7 +266,7 @@ def test_results_of_another_version_of_the_video_are_refused_though_their_frames
             _, _, clips = scene.imported("wham", **{"lifter.fps": 12.5})
             ((clip, own),) = clips.values()
             assert clip.length > 60
-            assert np.abs(own - scene.true(0.0, clip.length)).max() < 0.02
+            assert np.abs(own - scene.film.at(0.0, clip.length)).max() < 0.02
 
 
 def test_a_result_whose_name_was_cut_at_a_dot_is_of_one_video_or_of_none(scene):
@@ -415,7 +409,7 @@ def test_a_finished_set_gets_a_second_lifters_teachers_and_stays_as_it_is(scene,
     card, old = read_card(place), read_card(out)
     assert (place, card.lifter, card.counts) == (f"{out}/lifters/wham", "wham", old.counts)
     (one,), (other,) = (read_folder(where, "train")[1] for where in (place, out))
-    assert np.abs(in_camera(one.teacher, one.extrinsics) - scene.true(0.0, one.length)).max() < 2e-3
+    assert np.abs(in_camera(one.teacher, one.extrinsics) - scene.film.at(0.0, one.length)).max() < 2e-3
     for part in ("keypoints", "confidence"):
         assert np.array_equal(getattr(one, part), getattr(other, part))
     texts = [(root / "out" / where / "texts" / f"{one.id}.txt").read_bytes() for where in (".", "lifters/wham")]

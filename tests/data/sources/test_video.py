@@ -53,19 +53,13 @@ def imported(root, one, **extra):
     return clip, decoded(clip.teacher), source
 
 
-def true_at(one, frames):
-    """True joints [T, 22, 3] in camera coordinates at 20 fps."""
-    columns = one.seen.reshape(len(one.times), -1).T
-    return np.stack([np.interp(np.arange(frames) / 20, one.times, c) for c in columns], 1).reshape(-1, 22, 3)
-
-
 # What comes out at the end
 
 
 def test_a_clip_shows_the_true_picture_and_stands_upright_where_the_person_stood(tmp_path):
     one = film("walk", pitch=-15.0, roll=5.0)
     clip, positions, source = imported(tmp_path, one, focal=FOCAL)
-    true = true_at(one, clip.length)
+    true = one.at(0, clip.length)
     expected = true[..., :2] / true[..., 2:]
     # both are interpolated, before and after projecting
     assert np.abs(clip.keypoints - expected)[:, DIRECT].max() < 0.004
@@ -543,8 +537,8 @@ def test_other_detectors_keypoints_are_used_where_they_belong_with_mediapipes_de
     assert recording.confidence[:, SMPL22.index("l_foot")].max() == 0
     assert recording.confidence[2:-6, SMPL22.index("l_knee")].min() == pytest.approx(0.8, abs=1e-6)
     seen = cameras.to_camera(recording.lifted.double(), recording.extrinsics.double()).numpy()
-    assert np.linalg.norm(seen - true_at(one, len(seen)), axis=-1)[:, DIRECT].mean() < 0.05
-    expected = true_at(one, len(seen))
+    assert np.linalg.norm(seen - one.at(0, len(seen)), axis=-1)[:, DIRECT].mean() < 0.05
+    expected = one.at(0, len(seen))
     off = np.abs(recording.keypoints.numpy() - expected[..., :2] / expected[..., 2:])[:, DIRECT] * FOCAL
     assert off.max() < 1.5  # pixels
     notes = source.found["clip"].notes

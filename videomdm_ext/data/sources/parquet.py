@@ -71,7 +71,8 @@ class ParquetImporter(base.Importer):
         self.card = place / "README.md"
         self.places = [Path(source)] if Path(source).is_file() else sorted(Path(source).rglob("*.parquet"))
         text = files.read_text(str(self.card)) if self.card.is_file() else ""
-        head = dict(re.findall(r"^(licen[sc]e|pretty_name):\s*(\S.*?)\s*$", text, re.MULTILINE))
+        lines = re.findall(r"^(licen[sc]e|pretty_name):\s*(\S.*?)\s*$", text, re.MULTILINE)
+        head = dict(reversed(lines))  # of several the first counts
         rate = re.search(r"frame rate\W+([\d.]+)|^\W*fps\W+([\d.]+)", text, re.MULTILINE | re.IGNORECASE)
         self.licence = self.extra("licence") or head.get("license") or head.get("licence", "")
         self.sources = (f"{head.get('pretty_name', place.resolve().name)}, projected to orbit cameras",)

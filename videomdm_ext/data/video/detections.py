@@ -78,6 +78,12 @@ def find_file(folder: str, video: str, kind: str) -> str:
     return found[0]
 
 
+def find_files(folder: str, video: str, kind: str) -> list[str]:
+    """The files with the detections of a video: one, or one a picture."""
+    place = find_file(folder, video, kind)
+    return [bf.join(place, name) for name in files.list_files(place, ".json")] or [place]
+
+
 def read_detections(
     path: str, kind: str, *, count: int, fps: float, times: Numbers | None = None, video: str = ""
 ) -> Detections:

@@ -19,7 +19,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from videomdm_ext.data import files
 from videomdm_ext.data.clip import MIN_FRAMES, Clip, Recording
 from videomdm_ext.data.motions import PREFIX, find_lifter, lift
 from videomdm_ext.data.sources.base import Importer, ImportOptions, Member
@@ -27,7 +26,7 @@ from videomdm_ext.data.tasks import HERE, part_of, share_of
 from videomdm_ext.data.texts import Caption, composed
 from videomdm_ext.data.video import frames as video_frames
 from videomdm_ext.data.video import lifted, listing, placing
-from videomdm_ext.data.video.detections import FORMATS, find_file
+from videomdm_ext.data.video.detections import FORMATS, find_files
 from videomdm_ext.data.video.frames import Calibration, Video, camera_of, open_video, read_calibration
 from videomdm_ext.data.video.pieces import Stretch, cut, put_right, stretches
 from videomdm_ext.data.video.watch import Choice, Sighting, stem, watch
@@ -222,9 +221,7 @@ class VideoImporter(Importer):
         for _, _, path, *_ in (self._tasks[clip_stem] for clip_stem in self.found):
             found += [path, *([str(self.results.find_video(stem(path)))] if self.results else ())]
             if detections := self.extra("detections"):
-                place = find_file(detections, stem(path), self.extra("format"))
-                inside = files.list_files(place) if os.path.isdir(place) else []
-                found += [os.path.join(place, name) for name in inside] or [place]
+                found += find_files(detections, stem(path), self.extra("format"))
         return found
 
     @property

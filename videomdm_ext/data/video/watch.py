@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from videomdm_ext.data import files
 from videomdm_ext.data.video import comparing
 from videomdm_ext.data.video import frames as video_frames
-from videomdm_ext.data.video.detections import Detections, find_file, read_detections
+from videomdm_ext.data.video.detections import Detections, find_file, find_files, read_detections
 from videomdm_ext.data.video.frames import Picture, Video, require, shots
 from videomdm_ext.data.video.people import (
     FEWEST_JOINTS,
@@ -151,12 +151,8 @@ def watch(video: Video, choice: Choice, cache: str = "", progress: Progress | No
 def fingerprint(path: str, choice: Choice) -> str:
     """A name for what is seen in a video: a hash of its content, of the choice and of the other program's files."""
     digest = hashlib.sha256(json.dumps([VERSION, choice.person, choice.format, choice.as_given]).encode())
-    places = [path]
-    if choice.detections:
-        found = find_file(choice.detections, stem(path), choice.format)
-        names = files.list_files(found, ".json") if os.path.isdir(found) else []
-        places += [os.path.join(found, name) for name in names] or [found]
-    for place in places:
+    given = find_files(choice.detections, stem(path), choice.format) if choice.detections else []
+    for place in (path, *given):
         with open(place, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:20]
