@@ -27,6 +27,7 @@ from videomdm_ext.geometry.cameras import to_camera, to_world
 from videomdm_ext.geometry.rotations import yaw_matrix
 from videomdm_ext.lifters.base import Lifter, LifterInfo
 from videomdm_ext.motion.joint_maps import LAYOUTS, LIFTERS, can_map, to_skeleton
+from videomdm_ext.motion.kinematics import bone_lengths
 from videomdm_ext.motion.skeletons import SMPL22, Skeleton
 
 SMALLEST, LARGEST = 0.6, 1.6  # sizes of a person against the usual one that metres may show
@@ -379,12 +380,8 @@ class ResultsLifter(Lifter):
 
 def size_ratio(positions: Tensor, skeleton: Skeleton) -> float:
     """Median over the eight long bones of length (median over time) by `LIMBS`. [T, J, 3] -> 1 for the usual person."""
-    ratios = []
-    for joint, length in LIMBS.items():
-        for side in "lr":
-            end = skeleton.index(f"{side}_{joint}")
-            bone = positions[:, end] - positions[:, skeleton.parents[end]]
-            ratios.append(torch.linalg.vector_norm(bone, dim=-1).median() / length)
+    lengths = bone_lengths(positions, skeleton).median(0).values
+    ratios = [lengths[skeleton.index(f"{side}_{end}") - 1] / usual for end, usual in LIMBS.items() for side in "lr"]
     return float(torch.stack(ratios).median())
 
 

@@ -165,8 +165,7 @@ def facing_vote(body: Tensor) -> float:
     up = body[:, joint("neck")] - body[:, 0]
     across = body[:, joint("r_hip")] - body[:, joint("l_hip")]
     across = across + body[:, joint("r_shoulder")] - body[:, joint("l_shoulder")]
-    ahead = torch.linalg.cross(up, across, dim=-1)
-    ahead = ahead / torch.linalg.vector_norm(ahead, dim=-1, keepdim=True).clamp_min(1e-9)
+    ahead = torch.nn.functional.normalize(torch.linalg.cross(up, across, dim=-1), dim=-1)
     total = torch.zeros(len(body))
     for side in "lr":
         hip, knee, ankle = (body[:, joint(f"{side}_{name}")] for name in ("hip", "knee", "ankle"))
