@@ -210,14 +210,6 @@ def test_what_is_left_comes_from_the_bones_that_change_and_no_more():
     assert float(off[21:].max()) < EXACT_MM
 
 
-def test_refining_brings_joints_nearer_than_aiming_alone(monkeypatch):
-    given = stretched("cartwheel")
-    refined = fit(given, SMPL22, 20.0)
-    monkeypatch.setattr(fitting, "ROUNDS", 0)
-    aimed = fit(given, SMPL22, 20.0)
-    assert float(refined.mean_mm.mean()) < 0.8 * float(aimed.mean_mm.mean())
-
-
 def test_frames_are_fitted_alike_in_one_piece_and_in_several(monkeypatch):
     whole = fitted_to("walk")
     monkeypatch.setattr(fitting, "FRAMES", 13)

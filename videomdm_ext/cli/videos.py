@@ -1,6 +1,6 @@
 """The verbs that make a data set from videos: of people, or filmed from known motion."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ import tyro
 from videomdm_ext.cli.console import bars, by_name, console, counted, counting, lifter_summary, pairs, quoted, say_next
 from videomdm_ext.data import files, locks, schemas
 from videomdm_ext.data.film import filming
-from videomdm_ext.data.folder import Card, read_card, read_clip
+from videomdm_ext.data.folder import read_card, read_clip
 from videomdm_ext.data.importing import find_importer, run_import
 from videomdm_ext.data.motions import PREFIX, build_demo
 from videomdm_ext.data.sources.base import Importer, ImportOptions
@@ -246,19 +246,13 @@ def draw_sheets(out: str) -> None:
             sheet = folder / f"{files.checked_id(clip_id, FACTS)}.png"
             try:
                 if not sheet.exists():
-                    _draw(str(sheet), out, card, clip_id, place, notes)
+                    clip = read_clip(out, card, clip_id)
+                    shown = contact_sheet.shown_frames(clip)
+                    pictures = frames_at(open_video(place["video"]), place["start"] + np.array(shown) / card.fps)
+                    contact_sheet.contact_sheet(str(sheet), clip, list(zip(shown, pictures, strict=False)), notes=notes)
             except Exception as error:
                 sheet.unlink(missing_ok=True)
                 reason = str(error) if isinstance(error, VideoMDMError) else f"{type(error).__name__}: {error}"
                 message = f"    no picture of {clip_id}: {reason}"
                 console.print(message, markup=False, highlight=False, soft_wrap=True)
             step(number + 1, len(rows))
-
-
-def _draw(place: str, out: str, card: Card, clip_id: str, video: Mapping[str, Any], notes: Sequence[str]) -> None:
-    """One clip over its video, each frame with the picture that is nearest in time."""
-    clip = read_clip(out, card, clip_id)
-    shown = contact_sheet.shown_frames(clip)
-    times = video["start"] + np.array(shown) / card.fps
-    pictures = frames_at(open_video(video["video"]), times)
-    contact_sheet.contact_sheet(place, clip, list(zip(shown, pictures, strict=False)), notes=notes)

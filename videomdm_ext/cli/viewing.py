@@ -27,12 +27,11 @@ from videomdm_ext.errors import ConfigError, DatasetError, VideoMDMError
 from videomdm_ext.geometry.cameras import to_world
 from videomdm_ext.inference.sample import read_motions
 from videomdm_ext.motion.skeletons import SKELETONS, Skeleton, by_name
-from videomdm_ext.render.footage import Footage, footage
+from videomdm_ext.render.footage import footage
 from videomdm_ext.render.page import Scene, Track, clip_scene, fitting, page
 
 Motions = tuple[dict[str, list[Tensor]], list[str]]
 """Motions by group, and captions."""
-CAMERAS = ("extrinsics", "truth_extrinsics")
 Found = tuple[Sequence[Scene], Skeleton, float, str]
 """Scenes, their skeleton and frames a second, and the title of their page."""
 
@@ -119,16 +118,12 @@ class View:
         refined = {clip.id: clip for clip in read_refined(place, card, clips)[0]} if is_made(place, card) else {}
         scenes = [
             dataclasses.replace(
-                clip_scene(clip, refined=refined.get(clip.id), footage=self.footage(place, clip)),
+                clip_scene(clip, refined=refined.get(clip.id), footage=footage(str(self.films or place), clip)),
                 caption=f"{clip.texts[0]} ({clip.id})",
             )
             for clip in clips
         ]
         return scenes, by_name(card.skeleton), card.fps, f"{self.what.resolve().name}: {len(clips)} clips"
-
-    def footage(self, place: str, clip: Clip) -> Footage | str:
-        """The pictures of a clip of the data set, or why there are none."""
-        return footage(str(self.films or place), clip)
 
     def of_comparison(self) -> Found:
         """What each arm made of unseen clips, and then of captions."""
@@ -172,7 +167,8 @@ class View:
                 for run, motion in predicted
             ]
             again = first_frames(repaired, clip.length) if repaired else None
-            scene = clip_scene(clip, refined=again, more=tracks, footage=self.footage(place, clip))
+            seen = footage(str(self.films or place), clip)
+            scene = clip_scene(clip, refined=again, more=tracks, footage=seen)
             note = UNSEEN.format(id=clip.id, share=100 * DENOISE_AT)
             scenes.append(dataclasses.replace(scene, group="Unseen clips, made clean", note=note))
         return scenes
@@ -198,7 +194,8 @@ BESIDE = " Truth and teacher are of the clip that has this caption."
 def first_frames(clip: Clip, frames: int) -> Clip:
     """The beginning of a clip."""
     cut = {name: getattr(clip, name) for name in ("teacher", "truth", "keypoints", "confidence")}
-    cut |= {name: camera for name in CAMERAS if (camera := getattr(clip, name)) is not None and camera.ndim == 3}
+    cameras = {"extrinsics": clip.extrinsics, "truth_extrinsics": clip.truth_extrinsics}
+    cut |= {name: camera for name, camera in cameras.items() if camera is not None and camera.ndim == 3}
     changes: dict[str, Any] = {name: values if values is None else values[:frames] for name, values in cut.items()}
     return dataclasses.replace(clip, **changes)
 

@@ -99,21 +99,19 @@ def aimed(target: Tensor, offsets: Tensor, skeleton: Skeleton, fps: float, *, st
             usual = torch.nn.functional.normalize(frame @ offsets[kids[0]], dim=-1)
             way = torch.nn.functional.normalize(target[:, kids[0]] - place + DOUBT * usual, dim=-1)
             swing = roma.unitquat_to_rotmat(shortest_arc(usual, way)) @ frame
-            told = cue(joint, target, offsets, skeleton)
-            angle = twist(swing, way, told, fps) if told else torch.zeros_like(way[:, 0])
-            frame = roma.rotvec_to_rotmat(angle[:, None] * way) @ swing
-        elif kids:
+            frame = swing
+            if told := cue(joint, target, offsets, skeleton):
+                rest, found, share = told
+                angle = share * twist(swing, way, rest, found, fps)
+                frame = roma.rotvec_to_rotmat(angle[:, None] * way) @ swing
+        elif kids:  # all children's offsets are brought to where they are, and the frame is kept near the parent's
             doubt = DOUBT if joint else 0.0
-            frame = _joined(frame, offsets[list(kids)], target[:, list(kids)] - place[:, None], doubt)
+            shape = torch.cat((offsets[list(kids)], doubt * torch.eye(3).to(target))).expand(len(target), -1, -1)
+            found = torch.cat((target[:, list(kids)] - place[:, None], doubt * frame.mT), 1)
+            frame = roma.rigid_vectors_registration(shape, found)
         turned.append(frame)
         placed.append(place)
     return torch.stack(turned, 1)
-
-
-def _joined(frame: Tensor, shape: Tensor, found: Tensor, doubt: float) -> Tensor:
-    """Frames that bring the offsets [K, 3] of all children to where they are, [T, K, 3], and keep near the parent's."""
-    shape = torch.cat((shape, doubt * torch.eye(3).to(shape))).expand(len(found), -1, -1)
-    return roma.rigid_vectors_registration(shape, torch.cat((found, doubt * frame.mT), 1))
 
 
 def _placed(turned: Tensor, root: Tensor, offsets: Tensor, skeleton: Skeleton) -> Tensor:
@@ -256,18 +254,12 @@ SETTLING, FADING = 0.1, 0.7
 """Seconds over which a twist is smoothed, and over which it fades where nothing tells it."""
 
 
-@dataclass(frozen=True)
-class Cue:
-    """An axis of the rest pose [3], where it points in the motion [T, 3] as clearly as it is long, and what share of
-    the twist this bone takes."""
+def cue(joint: int, target: Tensor, offsets: Tensor, skeleton: Skeleton) -> tuple[Tensor, Tensor, float] | None:
+    """What tells the twist of a joint with one child, if anything does.
 
-    rest: Tensor
-    found: Tensor
-    share: float = 1.0
-
-
-def cue(joint: int, target: Tensor, offsets: Tensor, skeleton: Skeleton) -> Cue | None:
-    """What tells the twist of a joint with one child, if anything does."""
+    An axis of the rest pose [3], where it points in the motion [T, 3], as long as it is clear, and what share of the
+    twist this bone takes.
+    """
     name, kids = skeleton.joints[joint], children(skeleton)
     hinge = HINGES.get(name) or HINGES.get(name.rpartition("_")[2])
     chain = [joint]
@@ -276,12 +268,12 @@ def cue(joint: int, target: Tensor, offsets: Tensor, skeleton: Skeleton) -> Cue 
     if name.startswith(("l_", "r_")) and hinge and len(chain) > 2:
         own = torch.linalg.cross(*torch.nn.functional.normalize(offsets[chain[1:3]], dim=-1))
         clear = float(torch.linalg.vector_norm(own)) > CLEAR
-        return Cue(own if clear else offsets.new_tensor(hinge), _bend(target, chain))
+        return own if clear else offsets.new_tensor(hinge), _bend(target, chain), 1.0
     pair = [k for side in ("l_", "r_") for k in kids[chain[-1]] if skeleton.joints[k].startswith(side)]
     if len(pair) == 2:
         across = target[:, pair[0]] - target[:, pair[1]]
         found = torch.nn.functional.normalize(across, dim=-1)
-        return Cue(offsets[pair[0]] - offsets[pair[1]], found, 1 / len(chain))
+        return offsets[pair[0]] - offsets[pair[1]], found, 1 / len(chain)
     return None
 
 
@@ -292,14 +284,17 @@ def _bend(target: Tensor, chain: list[int]) -> Tensor:
     return axis + FOOT * torch.linalg.cross(ways[2], ways[0]) if len(ways) > 2 else axis
 
 
-def twist(swing: Tensor, way: Tensor, cue: Cue, fps: float) -> Tensor:
-    """Angle about the unit direction `way` [T, 3] that a bone turned by `swing` [T, 3, 3] has to be turned. -> [T]"""
-    axis = swing @ cue.rest
-    sine = (way * torch.linalg.cross(axis, cue.found)).sum(-1)
-    axis, found = (v - (v * way).sum(-1, keepdim=True) * way for v in (axis, cue.found))
+def twist(swing: Tensor, way: Tensor, rest: Tensor, found: Tensor, fps: float) -> Tensor:
+    """Angle [T] about the unit direction `way` [T, 3] that a bone turned by `swing` [T, 3, 3] has to be turned.
+
+    The axis `rest` [3] of the rest pose then points as `found` [T, 3].
+    """
+    axis = swing @ rest
+    sine = (way * torch.linalg.cross(axis, found)).sum(-1)
+    axis, found = (v - (v * way).sum(-1, keepdim=True) * way for v in (axis, found))
     angle = torch.atan2(sine, (axis * found).sum(-1))
     clear = (torch.linalg.vector_norm(found, dim=-1) - FAINT) / (CLEAR - FAINT)
-    return cue.share * _settled(angle, smoothstep(clear), fps)
+    return _settled(angle, smoothstep(clear), fps)
 
 
 def smoothstep(share: Tensor) -> Tensor:
