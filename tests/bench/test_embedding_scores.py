@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 
@@ -14,7 +15,7 @@ from videomdm_ext.bench.embedding_scores import TruthScores
 from videomdm_ext.bench.evaluators.base import Evaluator
 from videomdm_ext.bench.evaluators.untrained import Views2D
 from videomdm_ext.bench.held_out import held_out_scores
-from videomdm_ext.bench.reference import ReferenceRows, random_halves, score_reference_rows
+from videomdm_ext.bench.reference import ReferenceRows, random_halves, score_reference_rows, static_pose
 from videomdm_ext.data.motions import load_motions
 from videomdm_ext.errors import DatasetError, PluginError
 from videomdm_ext.motion.skeletons import SMPL22
@@ -263,3 +264,83 @@ def test_scoring_a_tenth_of_a_thousand_samples_takes_under_a_tenth_of_two_minute
     start = time.process_time()
     scoring.score(samples, captions)
     assert time.process_time() - start < 12.0
+
+
+# -- the rows that are not arms ----------------------------------------------------------------------------------------
+
+
+def test_the_static_pose_does_not_move_and_is_the_ceiling_of_the_distances() -> None:
+    still = static_pose(CLIPS, SMPL22)
+    found = metrics.score(still, CLIPS, SMPL22, FPS)
+    assert [len(clip) for clip in still] == [len(clip) for clip in CLIPS]
+    assert found["motion_energy"] == pytest.approx(0, abs=1e-12)
+    spread = torch.cat([metrics.pose_features(clip, SMPL22) for clip in CLIPS]).var(0).sum()
+    assert found["pose_frechet"] == pytest.approx(100 * spread.item(), rel=0.01)
+
+
+def test_halves_are_random_and_share_out_every_group() -> None:
+    groups = [str(index // 4) for index in range(40)]
+    for first, second in random_halves(groups):
+        assert sorted((*first, *second)) == list(range(40))
+        assert Counter(groups[index] for index in first) == Counter(groups[index] for index in second)
+    assert random_halves(groups) == random_halves(groups) != random_halves(groups, 1)
+
+
+def test_no_metric_may_rank_where_the_teacher_is_the_truth_and_a_trembling_one_is_seen() -> None:
+    draw, splits = torch.Generator().manual_seed(0), random_halves([""] * len(CLIPS))
+    rows = score_reference_rows(CLIPS, CLIPS, SMPL22, FPS, splits)
+    assert not any(rows.ranking(name)[0] for name in metrics.METRICS)
+    trembling = [clip + 0.015 * torch.randn(clip.shape, generator=draw) for clip in noisy(0.15)]
+    rows = score_reference_rows(CLIPS, trembling, SMPL22, FPS, splits)
+    assert rows.ranking("acceleration")[0]
+    assert rows.ranking("bone_length_drift")[0]
+    assert rows.clips == len(CLIPS)
+
+
+SPACE_ROWS = {"truth": 0.0, "floor": 0.1, "teacher": 5.0}
+CAPTION_ROWS = {"truth": 0.6, "floor": 0.05, "teacher": 0.3}
+RANKED = {
+    "a level": ("acceleration", {"truth": 4.0, "floor": 0.5, "teacher": 2.0}, {}, ""),
+    "a level whose truth is not known": ("jitter", {"floor": 0.5, "teacher": 2.0}, {}, "the truth's own value"),
+    "a column": ("motion_energy", {"truth": 1.0, "floor": 0.1, "teacher": 9.0}, {}, "shown only"),
+    "a pair": ("heldout_mpjpe", {"teacher": 0.09}, {}, ""),
+    "a pair without its teacher": ("heldout_mpjpe", {}, {}, "no calibration row"),
+    "a pair that the teacher hits": ("heldout_mpjpe", {"teacher": 0.0}, {}, "under 2 times the floor"),
+    "twice the floor": ("heldout_mpjpe", {"floor": 0.5, "teacher": 1.0}, {}, ""),
+    "no number": ("heldout_mpjpe", {"teacher": math.nan}, {}, "under 2 times the floor"),
+    "a share": ("heldout_pck_50", {"teacher": 0.8}, {}, ""),
+    "a share that is whole": ("heldout_pck_50", {"teacher": 1.0}, {}, "under 2 times the floor"),
+    "keypoints that are off": ("heldout_reprojection", {"floor": 0.2, "teacher": 0.3}, {}, "under 2 times the floor"),
+    "keypoints that are nearly right": ("heldout_reprojection", {"floor": 0.1, "teacher": 0.3}, {}, ""),
+    "a space": ("near/fid", SPACE_ROWS, {"distrust": {"other": "no"}}, ""),
+    "a space near chance": (
+        "near/fid",
+        SPACE_ROWS,
+        {"distrust": {"near": "its retrieval is near chance"}},
+        "near chance",
+    ),
+    "captions": ("near/r_precision_1", CAPTION_ROWS, {"shuffled": {"near/r_precision_1": 0.1}}, ""),
+    "any captions": (
+        "near/r_precision_1",
+        CAPTION_ROWS,
+        {"shuffled": {"near/r_precision_1": 0.55}},
+        "shuffled captions",
+    ),
+}
+"""A metric, its rows, what else is known, and why it may not rank."""
+
+
+@pytest.mark.parametrize("case", RANKED)
+def test_a_metric_may_rank_where_it_sees_what_is_wrong_with_the_teacher(case: str) -> None:
+    name, values, more, reason = RANKED[case]
+    rows = {row: {name: values[row]} if row in values else {} for row in ("truth", "floor", "teacher", "static")}
+    ranks, why = ReferenceRows(**rows, clips=10, **more).ranking(name)
+    assert ranks == (not reason)
+    assert reason in why
+
+
+def test_a_level_is_wrong_on_both_sides_and_a_share_below_its_best() -> None:
+    rows = ReferenceRows({"acceleration": 4.0}, {}, {}, {}, 10)
+    assert rows.error("acceleration", 3.0) == rows.error("acceleration", 5.0) == 1.0
+    assert rows.error("heldout_pck_50", 0.7) == pytest.approx(0.3)
+    assert rows.error("heldout_mpjpe", 0.04) == 0.04

@@ -30,13 +30,8 @@ from videomdm_ext.supervision.objective import weights_of
 
 JUDGING = ("windows", "reference", "primary", "without", "evaluators", "clips")
 """What a plan may have otherwise than its folder: saved samples are scored again, and equal clips may have moved."""
-
-SEEN_HELD_OUT = ("heldout_reprojection",)
-"""Scores of held-out clips that need no truth."""
 PLACES = ("save_dir", "clips", "save_interval", "resume_checkpoint", "overwrite")
 """What a run is given that does not change what it learns; the clips' content is on the plan."""
-FEWER_STEPS = ("num_steps", "lr_anneal_steps")
-"""In what a training with equal passes is meant to differ."""
 TEACHERS = "teachers.txt"
 """In a run's folder: the identity of the refined teachers that it was trained on."""
 
@@ -130,7 +125,7 @@ def check_judged(plan: Plan) -> None:
                 f"{VIEWS_2D}, which needs none, out of --without."
             )
         for name in names if blind else ():
-            if not (name.startswith(f"{VIEWS_2D}/") or (option == "primary" and name in SEEN_HELD_OUT)):
+            if not (name.startswith(f"{VIEWS_2D}/") or (option, name) == ("primary", "heldout_reprojection")):
                 raise ConfigError(
                     f"--{option} {name}: expected a metric that needs no truth, such as {VIEWS_2D}/fid, as every clip "
                     f"of its split {split} would have to have one, {found}. Choose another."
@@ -234,7 +229,7 @@ def apart(first: Mapping[str, str], second: Mapping[str, str]) -> dict[str, tupl
 
 def declared(arm: ArmConfig, *, equal_passes: bool = False) -> set[str]:
     """The names in which an arm is meant to differ from the arm at the root, those of the arms between included."""
-    found = set(arm.declares) | (set(FEWER_STEPS) if equal_passes else set())
+    found = {*arm.declares, *(("num_steps", "lr_anneal_steps") if equal_passes else ())}
     seen = {arm.name}
     while arm.of not in seen:
         arm = load_arm(arm.of)

@@ -38,8 +38,6 @@ MDM_FIXED = {"ff_size": 1024, "dropout": 0.1}
 """What MDM fixes; a plan for a checkout holds these values."""
 LOGGED = 25
 """Steps that a row of the losses is the mean of, or nearly so many."""
-TRAINED_EVALUATORS = ("t2m", "text-motion", "views-2d")
-"""Evaluators that are large, or are trained first."""
 FOLDER = shipped("configs") / "arms"
 
 
@@ -189,7 +187,7 @@ class Plan:
 DEMO = Plan(
     seeds=1, steps=1000, batch_size=16, crop_frames=32, learning_rate=2e-3, latent_dim=192, layers=2, ff_size=384,
     diffusion_steps=50, average=0.99, adam_beta2=0.95, samples=128, replications=1, windows=1,
-    without=TRAINED_EVALUATORS,
+    without=("t2m", "text-motion", "views-2d"),
 )  # fmt: skip
 """The plan of `demo`."""
 

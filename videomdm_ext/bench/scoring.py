@@ -48,8 +48,6 @@ BLIND = "It compares with true motions, and no truth is known of the clips of sp
 """Why an evaluator is left out."""
 REFILMED = 4
 """Times that the teachers are filmed by other cameras, for the floor without truth."""
-BLIND_PRIMARY = (f"{VIEWS_2D}/fid",)
-"""The metric that claims are made in where no truth is known, and none was chosen."""
 
 Scores = dict[str, float]
 
@@ -106,7 +104,7 @@ class Scoring:
     def primary(self) -> tuple[str, ...]:
         """The metrics that claims are made in: the plan's, or what there is without truth."""
         blind = bool(self.reference(self.plan.reference).views)
-        return BLIND_PRIMARY if blind and self.plan.primary == PRIMARY else self.plan.primary
+        return (f"{VIEWS_2D}/fid",) if blind and self.plan.primary == PRIMARY else self.plan.primary
 
     @property
     def identities(self) -> dict[str, str]:

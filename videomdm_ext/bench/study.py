@@ -25,7 +25,6 @@ BOOKLETS = 40
 """Orders of pairs, of which each person gets one."""
 CHOICES = {"a": 0.0, "tie": 0.5, "b": 1.0}
 """What a person may answer, as a share of the motion shown as B."""
-VOTE = ("pair", "exchanged", "choice")
 DRAWS = 2000
 Numbers = NDArray[np.float64]
 Whole = NDArray[np.int64]
@@ -160,7 +159,8 @@ def read_ballot(stored: Any, key: Key, place: str) -> Ballot:
     check(isinstance(votes, list) and len(votes) <= len(order), "votes", f"a list of at most {len(order)}", votes)
     answers = []
     for (number, exchanged), vote in zip(order, votes, strict=False):
-        pair, turned, choice = (vote.get(name) if isinstance(vote, dict) else None for name in VOTE)
+        said = vote if isinstance(vote, dict) else {}
+        pair, turned, choice = (said.get(name) for name in ("pair", "exchanged", "choice"))
         fits = pair == key.pairs[number].id and turned is exchanged and choice in [*CHOICES]
         check(fits, "votes", f"pair {key.pairs[number].id}, exchanged {exchanged}, and a, b or tie", vote)
         share = CHOICES[str(choice)]

@@ -190,7 +190,6 @@ class Streamer(Retrieval):
         return encode_272(joints, turns)[: len(joints) // UNIT * UNIT]
 
 
-STATS = "stats/humanml3d/guoh3dfeats/{}.pt"
 RUN = "models/tmr_humanml3d_guoh3dfeats/"
 PARTS = ("motion_encoder", "text_encoder")
 
@@ -200,7 +199,7 @@ def make_tmr(ground: Ground) -> TMR:
     t2m.check_space(ground, TMR.name)
     root = weights.folder_of(ground, TMR.name)
     places = {part: tuple(f"{below}last_weights/{part}.pt" for below in ("", RUN)) for part in PARTS}
-    places |= {part: (STATS.format(part), f"stats/{part}.npy") for part in ("mean", "std")}
+    places |= {part: (f"stats/humanml3d/guoh3dfeats/{part}.pt", f"stats/{part}.npy") for part in ("mean", "std")}
     found = weights.located(root, TMR.name, places)
     scales = weights.read_scales(found["mean"], found["std"], TMR.channels)
     words = read_words(root / DISTILBERT) if (root / DISTILBERT).is_dir() else None

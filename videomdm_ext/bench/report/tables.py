@@ -155,7 +155,6 @@ CONTROL_TEXT = (
     "metrics (claims in strong metrics come first, the others follow by Holm), sign flips. What could be detected: "
     "with a probability of 0.8."
 )
-P_COLUMNS = ("p", "p, all metrics", "p, sign flips")
 OUTCOMES = {"unclaimed": "nothing claimed: the headline metric shows no difference", "single": "one seed"}
 PARTED = (
     " The distance to an arm's own training data is what its denoiser got wrong, that of the data to the truth what "
@@ -326,7 +325,8 @@ def _compared(results: Results, arms: Sequence[Arm], baseline: Arm, *, gap: bool
             by_clips.append([name, plain(arm.name), cell, f"{clips.clips:,}"])
     less = f"error less than {baseline.name}"
     ratios = ["gap closed", f"error / {REFERENCE}"] if gap else []
-    head = ["metric", "arm", less, *ratios, *(P_COLUMNS if several else ()), "reading"]
+    tests = ["p", "p, all metrics", "p, sign flips"] if several else []
+    head = ["metric", "arm", less, *ratios, *tests, "reading"]
     blocks: list[Block] = [Table(head, rows, words=("arm", "reading"))]
     blocks.append(CONTROL_TEXT if gap else "Seeds paired; read as above.")
     if by_clips:

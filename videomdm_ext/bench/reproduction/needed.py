@@ -22,7 +22,6 @@ from videomdm_ext.mdm import checkout, evaluation, text
 
 NAMED = 3
 """Missing files that a line names."""
-NONE_PUBLISHED = "none published"
 CLIP_HASH = "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"
 """SHA-256 of ViT-B-32.pt, which OpenAI's package has in the file's address."""
 
@@ -41,7 +40,7 @@ class Need:
     licence: str
     found: tuple[Path, ...]
     missing: tuple[str, ...] = ()
-    expected: str = NONE_PUBLISHED
+    expected: str = "none published"
 
 
 def table(needs: Sequence[Need]) -> Table:
