@@ -266,19 +266,3 @@ def test_the_gradient_and_the_matrix_are_those_of_the_reprojection_error():
     matrix, gradient = pnp_moving.normal_equations(start, sight, sight.weight)
     np.testing.assert_allclose(gradient, np.einsum("tnci,tnc->ti", jacobian, errors(np.zeros((2, 6)))), atol=1e-6)
     np.testing.assert_allclose(matrix, np.einsum("tnci,tncj->tij", jacobian, jacobian), rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("frames", [1, 2, 3, 8, 9])
-def test_the_banded_solver_agrees_with_a_dense_one(frames):
-    random = np.random.default_rng(0)
-    roots = random.normal(size=(frames, 6, 6))
-    blocks = roots @ roots.swapaxes(-1, -2) + np.eye(6)
-    right, stiffness = random.normal(size=(frames, 6)), np.arange(1.0, 7.0)
-    second = np.zeros((max(frames - 2, 0), frames))
-    for row in range(len(second)):
-        second[row, row : row + 3] = (1.0, -2.0, 1.0)
-    dense = np.kron(second.T @ second, np.diag(stiffness))
-    for t in range(frames):
-        dense[6 * t : 6 * t + 6, 6 * t : 6 * t + 6] += blocks[t]
-    expected = np.linalg.solve(dense, right.ravel()).reshape(frames, 6)
-    np.testing.assert_allclose(pnp_moving.solve_banded(blocks, right, stiffness), expected, rtol=1e-8)

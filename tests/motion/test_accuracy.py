@@ -121,11 +121,3 @@ def test_the_two_parts_of_each_joints_error_are_at_right_angles(seed: int) -> No
     assert (depth.square() + image.square()).item() == pytest.approx((one[0] - one[1]).square().sum().item())
     ray = one[1].flatten() / one[1].norm()
     assert depth.item() == pytest.approx(abs(float((one[0] - one[1]).flatten() @ ray)))
-
-
-def test_an_error_across_the_ray_is_of_the_image_alone() -> None:
-    true = torch.tensor([[[0.0, 0.0, 4.0], [1.0, 0.0, 2.0]]])
-    moved = true + torch.tensor([[[0.3, 0.4, 0.0], [0.2, 0.0, -0.1]]])
-    depth, image = accuracy.depth_and_image_error(moved, true)
-    assert depth.item() == pytest.approx((0.0 + 0.0) / 2, abs=1e-6)
-    assert image.item() == pytest.approx((0.5 + math.hypot(0.2, 0.1)) / 2)

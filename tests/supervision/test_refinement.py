@@ -15,7 +15,7 @@ from videomdm_ext.motion.kinematics import bone_lengths, bone_vectors, smooth
 from videomdm_ext.motion.measures import bone_wander, mpjpe, pa_mpjpe, root_aligned_mpjpe
 from videomdm_ext.motion.skeletons import SMPL22
 from videomdm_ext.supervision.observation import Observation
-from videomdm_ext.supervision.poses import aligned_poses, estimate_poses, pooled_poses, unlikeliness
+from videomdm_ext.supervision.poses import aligned_poses, estimate_poses, unlikeliness
 from videomdm_ext.supervision.rays import on_rays
 from videomdm_ext.supervision.refinement import (
     Refinement,
@@ -384,26 +384,15 @@ def test_begun_with_the_state_after_a_round_the_estimate_goes_on_to_the_same_end
     assert torch.equal(again.whitening, whole.whitening)
 
 
-def test_groups_of_clips_together_say_what_is_shared_better_than_each_of_them(case):
-    lifted, _, whole = case
-    half = len(lifted.truth) // 2
-    rows = (slice(0, half), slice(half, 2 * half))
-    parts = [(half * FRAMES, estimate([rows_of(lifted, one)], SMPL22, config=USUAL)) for one in rows]
-    pooled = Shared.pooled(parts)
-    for name in ("lengths", "mean"):
-        errors = [(getattr(one, name) - getattr(whole, name)).abs().mean() for one in (pooled, *(s for _, s in parts))]
-        assert errors[0] < 0.8 * max(errors[1:]), (name, errors)
-        assert errors[0] < 1.05 * min(errors[1:]), (name, errors)
-
-
-def test_the_distribution_of_two_sets_of_poses_is_pooled_from_theirs(generator):
-    """As if every pose had the weight 1: the mean, and the scatter within and between the sets."""
+def test_what_two_groups_share_is_pooled_by_their_frames(generator):
+    """As if every pose had the weight 1: the mean, and the scatter within and between the groups; lengths by ratios."""
     poses = torch.randn(300, 6, generator=generator) @ torch.randn(6, 6, generator=generator)
     poses[:100] += 2.0
-    parts = [(len(one), one.mean(0), factor(one)) for one in (poses[:100], poses[100:])]
-    mean, whitening = pooled_poses(parts)
-    torch.testing.assert_close(mean, poses.mean(0), atol=1e-5, rtol=1e-5)
-    scatter = (whitening @ whitening.T).inverse()
+    groups = ((poses[:100], torch.tensor((0.1, 0.8))), (poses[100:], torch.tensor((0.1, 0.1))))
+    pooled = Shared.pooled([(len(one), Shared(lengths, one.mean(0), factor(one))) for one, lengths in groups])
+    torch.testing.assert_close(pooled.lengths, torch.tensor((0.1, 0.2)))
+    torch.testing.assert_close(pooled.mean, poses.mean(0), atol=1e-5, rtol=1e-5)
+    scatter = (pooled.whitening @ pooled.whitening.T).inverse()
     torch.testing.assert_close(scatter, torch.cov(poses.T, correction=0), atol=1e-3, rtol=1e-3)
 
 
