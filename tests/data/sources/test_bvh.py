@@ -220,40 +220,45 @@ def test_joints_are_where_kinematics_puts_them_in_every_naming(tmp_path, naming,
     assert (heights.diff() > 0.02).all()
 
 
-def reference(path, *, above=("Reference",), turn=None, stray=(3.0, -2.0, 7.0)):
+def taken_apart(path):
+    """-> what stands before the word MOTION, the lines of the frames and of their time, and the rows."""
+    head, motion = path.read_text().split("MOTION\n")
+    frames, seconds, *rows = motion.splitlines()
+    return head, frames, seconds, rows
+
+
+def put_together(path, head, *lines):
+    path.write_text(head + "MOTION\n" + "\n".join(lines) + "\n")
+
+
+def reference(path, above=("Reference",)):
     """A file of a mixamo human below nodes that never move, with position channels at every joint; the OFFSETs, which
-    these replace, are wrong. `turn` [3, 3] is that of the topmost node. -> human, positions"""
-    written(path)
-    lines, human = path.read_text().split("\n"), Human("mixamo")
-    turns, root = moves(human, 121, 60.0)
-    start = lines.index("MOTION")
-    joint, out = 0, ["HIERARCHY"]
-    order = [node for node in human.order() if human.names[node]]
-    angles = Rotation.from_matrix(np.eye(3) if turn is None else turn).as_euler("ZXY", degrees=True)
+    these replace, are wrong. -> human, positions"""
+    human, positions = written(path)
+    head, frames, seconds, rows = taken_apart(path)
+    out, order = ["HIERARCHY"], [node for node in human.order() if human.names[node]]
+    six = "CHANNELS 6 Xposition Yposition Zposition"
     for name in above:
-        channels = "CHANNELS 6 Xposition Yposition Zposition Zrotation Xrotation Yrotation"
-        out += [f"{'JOINT' if len(out) > 1 else 'ROOT'} {name}", "{", "OFFSET 0 0 0", channels]
-    for line in lines[1:start]:
-        line = line.replace("ROOT", "JOINT").replace("CHANNELS 3", "CHANNELS 6 Xposition Yposition Zposition")
-        if "OFFSET" in line and joint < len(order) and "End Site" not in out[-2]:
-            line, joint = "OFFSET {} {} {}".format(*stray), joint + 1
-        out.append(line)
-    rows = []
-    for number, line in enumerate(lines[start + 3 : start + 3 + 121]):
-        values = line.split()
-        local = root[number] if turn is None else np.linalg.inv(turn) @ root[number]
-        row = [*([0, 0, 0, *angles] if number >= 0 else []), *([0] * 6 * (len(above) - 1)), *local, *values[3:6]]
+        kind = "JOINT" if len(out) > 1 else "ROOT"
+        out += [f"{kind} {name}", "{", "OFFSET 0 0 0", f"{six} Zrotation Xrotation Yrotation"]
+    for line in head.splitlines()[1:]:
+        wrong = "OFFSET" in line and "End Site" not in out[-2]
+        out.append("OFFSET 3 -2 7" if wrong else line.replace("ROOT", "JOINT").replace("CHANNELS 3", six))
+    moved = []
+    for row in rows:
+        values = row.split()
+        cells = [*[0] * 6 * len(above), *values[:6]]
         for column, node in enumerate(order[1:]):
-            row += [*human.offsets[node], *values[6 + 3 * column : 9 + 3 * column]]
-        rows.append(" ".join(map(str, row)))
-    path.write_text("\n".join([*out, "}" * len(above), *lines[start : start + 3], *rows, ""]))
-    return human, placed(human, turns, root)
+            cells += [*human.offsets[node], *values[6 + 3 * column : 9 + 3 * column]]
+        moved.append(" ".join(map(str, cells)))
+    put_together(path, "\n".join([*out, "}" * len(above), ""]), frames, seconds, *moved)
+    return human, positions
 
 
 def test_position_channels_take_the_place_of_the_offset_below_still_nodes(tmp_path):
     """As MotionBuilder, Unreal and Bandai-Namco write: Reference and the like above Hips, six channels a joint."""
     for above in (("Reference",), ("joint_Root", "Armature")):
-        human, positions = reference(tmp_path / "a.bvh", above=above)
+        human, positions = reference(tmp_path / "a.bvh", above)
         found = read_take(tmp_path / "a.bvh", Reading())
         assert_joints(found, human, positions[::3])
         assert float((found[-1, 0] - found[0, 0])[[0, 2]].norm()) == pytest.approx(2 * math.hypot(0.7, 0.3), abs=1e-3)
@@ -266,38 +271,32 @@ def test_a_still_node_that_turns_the_world_says_what_is_up(tmp_path):
     human.offsets = [up.T @ offset for offset in human.offsets]
     turns, root = moves(Human("mixamo"), 121, 60.0)
     write_bvh(tmp_path / "z.bvh", human, up.T @ turns @ up, root @ up)
-    text = (tmp_path / "z.bvh").read_text().replace("ROOT", "JOINT")
-    head, _, motion = text.removeprefix("HIERARCHY\n").partition("MOTION\n")
-    lines = motion.splitlines()
-    rows = [f"-90 0 0 {line}" for line in lines[2:]]
+    head, *lines, rows = taken_apart(tmp_path / "z.bvh")
     top = "HIERARCHY\nROOT root\n{\nOFFSET 0 0 0\nCHANNELS 3 Xrotation Yrotation Zrotation\n"
-    (tmp_path / "z.bvh").write_text("\n".join([f"{top}{head}}}", "MOTION", *lines[:2], *rows, ""]))
+    head = head.replace("HIERARCHY\n", top).replace("ROOT mixamo", "JOINT mixamo")
+    put_together(tmp_path / "z.bvh", f"{head}}}\n", *lines, *(f"-90 0 0 {row}" for row in rows))
     assert_joints(read_take(tmp_path / "z.bvh", Reading()), Human("mixamo"), placed(Human("mixamo"), turns, root)[::3])
 
 
 @pytest.mark.parametrize("value", ["0", "0.000001"])
 def test_position_channels_of_zero_at_a_bone_are_refused(tmp_path, value):
     reference(tmp_path / "a.bvh")
-    head, _, motion = (tmp_path / "a.bvh").read_text().partition("MOTION\n")
-    frames, seconds, *rows = motion.strip().split("\n")
+    head, *lines, rows = taken_apart(tmp_path / "a.bvh")
     names = [line.split()[1] for line in head.splitlines() if line.strip().startswith(("ROOT", "JOINT"))]
     column = 6 * names.index("mixamorig:LeftLeg")
     cut = [" ".join([*(w := row.split())[:column], *3 * [value], *w[column + 3 :]]) for row in rows]
-    (tmp_path / "a.bvh").write_text("\n".join([f"{head}MOTION", frames, seconds, *cut, ""]))
-    with pytest.raises(
-        DatasetError, match=r"OFFSET of mixamorig:LeftLeg, found about zeros throughout\. Export it with posi"
-    ):
+    put_together(tmp_path / "a.bvh", head, *lines, *cut)
+    with pytest.raises(DatasetError, match=r"OFFSET of mixamorig:LeftLeg, found about zeros throughout\. Export it"):
         read_take(tmp_path / "a.bvh", Reading())
 
 
 def test_two_people_below_one_root_are_refused_and_not_the_first_taken(tmp_path):
     written(tmp_path / "a.bvh")
-    head, _, motion = (tmp_path / "a.bvh").read_text().removeprefix("HIERARCHY\n").partition("MOTION\n")
-    one, (frames, seconds, *rows) = head.replace("ROOT", "JOINT"), motion.strip().split("\n")
+    head, *lines, rows = taken_apart(tmp_path / "a.bvh")
+    one = head.removeprefix("HIERARCHY\n").replace("ROOT", "JOINT")
     top = "HIERARCHY\nROOT Reference\n{\nOFFSET 0 0 0\nCHANNELS 3 Xposition Yposition Zposition\n"
     both = one.replace("mixamorig:", "A:") + one.replace("mixamorig:", "B:")
-    text = "\n".join([f"{top}{both}}}", "MOTION", frames, seconds, *(f"0 0 0 {row} {row}" for row in rows), ""])
-    (tmp_path / "a.bvh").write_text(text)
+    put_together(tmp_path / "a.bvh", f"{top}{both}}}\n", *lines, *(f"0 0 0 {row} {row}" for row in rows))
     with pytest.raises(DatasetError, match=r"expected one person, found Hips, .* more than once"):
         read_take(tmp_path / "a.bvh", Reading())
 
@@ -540,11 +539,8 @@ DEFECTS = {  # head, the lines about frames and their time, and rows of a file w
 @pytest.mark.parametrize("kind", DEFECTS)
 def test_a_file_is_refused_with_advice_of_its_own_that(tmp_path, kind):
     written(tmp_path / "good.bvh", frames=20)
-    head, motion = (tmp_path / "good.bvh").read_text().split("MOTION\n")
-    frames, seconds, *rows = motion.splitlines()
     change, said = DEFECTS[kind]
-    start, *lines = change(head, frames, seconds, rows)
-    (tmp_path / "bad.bvh").write_text(start + "MOTION\n" + "\n".join(lines) + "\n")
+    put_together(tmp_path / "bad.bvh", *change(*taken_apart(tmp_path / "good.bvh")))
     assert len(read_take(tmp_path / "good.bvh", Reading())) == 7
     with pytest.raises(DatasetError, match=rf"bad\.bvh: expected .*{said}"):
         read_take(tmp_path / "bad.bvh", Reading())
