@@ -8,10 +8,13 @@ from pathlib import Path
 import forks
 import mdm_runs
 import pytest
+import torch
 from clips import CARD, make_clip
+from official import write_nba
 
 from videomdm_ext.bench import provenance
 from videomdm_ext.data.building import write_folder
+from videomdm_ext.motion.skeletons import NBA16
 
 pytestmark = [pytest.mark.mdm, pytest.mark.slow]
 
@@ -92,3 +95,17 @@ def test_a_bench_on_mdm_killed_in_a_training_ends_with_the_metrics_of_an_uninter
         assert training["losses"]["steps"]
         assert training["metrics"]["views-2d/fid"] > 0
     assert json.loads((place / "whole/run.json").read_text("utf-8"))["host"]["kind"] == "mdm"
+
+
+def test_nba_is_reproduced_on_mdm_whose_denoiser_has_the_features_of_its_skeleton(mdm_checkout, tmp_path):
+    _, lifted = write_nba(tmp_path / "data" / "nba", names="abcdefghijklmnopqrst")
+    words = ["-m", "videomdm_ext", "reproduce", "nba", "--data", "data", "--results", lifted, "--out", "out"]
+    words += ["--mdm", str(mdm_checkout.root), *BENCH, "--arms", "lifted", "--steps", "2", "--curve", "0"]
+    known = {**mdm_runs.PLAIN, "PYTHONPATH": str(forks.ROOT), "FORKED": "1"}
+    done = forks.run(words, cwd=tmp_path, env=known, first=FIRST)
+    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-4000:]
+    weights = torch.load(tmp_path / "out/runs/lifted-0/model000000002.pt")
+    assert weights.get("model", weights)["output_process.poseFinal.weight"].shape[0] == NBA16.num_features != 263
+    page = (tmp_path / "out/reproduction.md").read_text("utf-8")
+    assert "| host | MDM | MDM | yes |" in page
+    assert "people who prefer it to MAS" in page

@@ -236,6 +236,9 @@ def _swap_model(args: argparse.Namespace, encoder: text.TextEncoder | None, star
     if paired:
         diffusion = pairing.paired_diffusion(diffusion or own, args.seed)
     _swap(model_util, "SpacedDiffusion", diffusion)
+    if hasattr(model_util, "get_model_args"):
+        clips = from_args(Source, args).clips
+        _swap(model_util, "get_model_args", as_wide_as_clips(_own(model_util, "get_model_args")) if clips else None)
     name = next(name for name in DENOISERS if hasattr(model_util, name))
     denoiser = _own(model_util, name)
     exact.keep_last_text(denoiser)
@@ -297,6 +300,17 @@ def _swap(module: Any, name: str, replacement: Any | None) -> None:
 def _own(module: Any, name: str) -> Any:
     """The host's own global, whether or not it is replaced."""
     return getattr(module, f"_host_{name}", getattr(module, name))
+
+
+def as_wide_as_clips(own: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """The host's description of its denoiser, which has HumanML3D's 263 features, with those of the clips' skeleton."""
+
+    @functools.wraps(own)
+    def get_model_args(args: argparse.Namespace, data: Any) -> dict[str, Any]:
+        found = own(args, data)
+        return {**found, "njoints": getattr(data.dataset, "num_features", found["njoints"])}
+
+    return get_model_args
 
 
 def with_text_encoder(base: type, encoder: text.TextEncoder | None) -> type:
