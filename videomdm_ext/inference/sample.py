@@ -85,14 +85,11 @@ def load(host: Checkout, checkpoint: Path, *, device: str = "cpu", clips: str = 
     stored = checkpoint.with_name("args.json")
     args = argparse.Namespace(**files.read_json(stored, "args"))
     loss.check_stored(args, checkpoint)
-    resume.refuse(checkpoint)
     args.paired = False  # a matter of the training
     vars(args).update({**_defaults_of_plugins(), **vars(args)})
     if clips:
         args.clips = clips
-    resume.check_sampled(args, checkpoint)
-    if getattr(args, "start_from", ""):
-        args.start_statistics = str(checkpoint.resolve().parent)
+    resume.settle_sampled(args, checkpoint)
     hook.use(host)
     model_util = importlib.import_module("utils.model_util")
     try:

@@ -213,12 +213,9 @@ def settle(args: argparse.Namespace, *, trains: bool) -> finetuning.Start | None
         resume.check_clips(args)
     elif getattr(args, "model_path", ""):
         checkpoint = Path(args.model_path)
-        if getattr(args, "start_from", ""):
-            args.start_statistics = str(checkpoint.resolve().parent)
         if (stored := checkpoint.with_name("args.json")).is_file():
             loss.check_stored(argparse.Namespace(**read_json(stored, "args")), checkpoint)
-        resume.refuse(checkpoint)
-        resume.check_sampled(args, checkpoint)
+        resume.settle_sampled(args, checkpoint)
     manager().hook.configure(args=args)
     if trains:
         fit_batch(args)

@@ -187,12 +187,16 @@ def check_clips(args: Any) -> None:
         print(f"{args.clips}: the weights of {start} were trained on {found}")
 
 
-def check_sampled(args: Any, checkpoint: Path) -> None:
-    """Raise DatasetError where --clips of a checkpoint's training is not there, or has other statistics than then.
+def settle_sampled(args: Any, checkpoint: Path) -> None:
+    """Put into `args` where the statistics are that make motion of what is sampled from a checkpoint.
 
-    They turn what is sampled into motion. A training that began with other weights keeps its own beside them; where
-    they are as then and the rest is not, that is printed. What an earlier version trained is taken as it is.
+    Raises HostError where it is damaged or not finite, and DatasetError where --clips of its training is not there, or
+    has other statistics than then. A training that began with other weights keeps its own beside them; where they are
+    as then and the rest is not, that is printed. What an earlier version trained is taken as it is.
     """
+    refuse(checkpoint)
+    if getattr(args, "start_from", ""):
+        args.start_statistics = str(checkpoint.resolve().parent)
     if not getattr(args, "clips", ""):
         return
     place = checkpoint.with_name("args.json")
