@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from videomdm_ext.bench.evaluators.base import Evaluator, Ground, training_truth
-from videomdm_ext.data.motions import Optics
+from videomdm_ext.data.motions import Optics, interpolate
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.cameras import orbit, orbit_distance, project, uniform
 from videomdm_ext.hookspecs import Register, hookimpl
@@ -134,13 +134,8 @@ def is_whole(confidence: Tensor) -> bool:
 
 def filled(points: Tensor, confidence: Tensor) -> Tensor:
     """Keypoints [T, J, 2] with those of confidence 0 put in from the frames beside them, linearly."""
-    values, found = points.double().numpy(), (confidence > 0).numpy()
-    time = np.arange(len(values))
-    columns = [
-        [np.interp(time, time[found[:, joint]], values[found[:, joint], joint, axis]) for axis in (0, 1)]
-        for joint in range(values.shape[1])
-    ]
-    return torch.from_numpy(np.array(columns)).permute(2, 0, 1)
+    time = np.arange(float(len(points)))
+    return torch.from_numpy(interpolate(time, time, points.double().numpy(), (confidence > 0).numpy()))
 
 
 class Essential(Evaluator):
