@@ -109,15 +109,12 @@ class Builder:
         elif earlier or bf.isdir(self._mark(NEW)):
             self.place = self._mark(NEW)
         listed = [name for name in bf.listdir(bf.join(path, MARKS)) if name.endswith(".json") and name != RECIPE]
-        marks: dict[str, Any] = {}
+        self.done: dict[str, dict[str, Any]] = {}  # marks by clip id: split, place in the order, entry, facts
         for name in listed:
             with contextlib.suppress(DatasetError):  # of a machine that was switched off: the clip is made again
-                marks[name.removesuffix(".json")] = files.read_json(self._mark(name), "mark")
-        self.done = {clip_id: (mark["split"], mark["place"]) for clip_id, mark in marks.items()}
-        self.entries = {clip_id: Entry.known(mark["entry"], clip_id) for clip_id, mark in marks.items()}
-        self.facts: dict[str, tuple[str, list[float]]] = {i: tuple(mark["facts"]) for i, mark in marks.items()}
-        self.next = 1 + max((number for _, number in self.done.values()), default=-1)
-        rows = [row for mark in marks.values() for row in mark.get("inputs", ())]
+                self.done[name.removesuffix(".json")] = files.read_json(self._mark(name), "mark")
+        self.next = 1 + max((mark["place"] for mark in self.done.values()), default=-1)
+        rows = [row for mark in self.done.values() for row in mark.get("inputs", ())]
         self.inputs, self.read = inputs, {row.rpartition(" ")[2]: row for row in rows}
         self.noted = 0  # of the inputs, how many marks have
         if torn := [clip_id for clip_id in self.done if not self._is_whole(clip_id)]:
@@ -135,11 +132,11 @@ class Builder:
     def _drop(self, clips: Iterable[str]) -> None:
         for clip_id in clips:
             bf.remove(self._mark(f"{clip_id}.json"))
-            del self.done[clip_id], self.entries[clip_id], self.facts[clip_id]
+            del self.done[clip_id]
 
     def _is_whole(self, clip_id: str) -> bool:
         """Whether a clip's files are as they were written."""
-        line = self.entries[clip_id]
+        line = Entry.known(self.done[clip_id]["entry"], clip_id)
         with contextlib.suppress(DatasetError):
             return line != "" and index.checksum(read_files(self.place, self.card, clip_id)) == Entry.parse(line).sum
         return False
@@ -174,16 +171,14 @@ class Builder:
         content, place = contents(clip, self.tagger, texts), names(clip.id, self.card)
         for key, data in content.items():
             files.write_bytes(bf.join(self.place, place[key]), data)
-        number, self.next = self.next, self.next + 1
-        entry = Entry.of(clip, content).line
-        self.facts[clip.id] = seal.exact(clip, split), seal.sketch(clip)
         known = self.inputs.known if self.inputs else {}
         rows = [_row(*one) for one in itertools.islice(known.items(), self.noted, None)]
         new, self.noted = [row for row in rows if row.rpartition(" ")[2] not in self.read], len(known)
         self.read |= {row.rpartition(" ")[2]: row for row in new}
-        mark = {"id": clip.id, "split": split, "place": number, "entry": entry, "facts": self.facts[clip.id]}
-        files.write_bytes(self._mark(f"{clip.id}.json"), json.dumps({**mark, "inputs": new}).encode())
-        self.done[clip.id], self.entries[clip.id] = (split, number), entry
+        mark = {"id": clip.id, "split": split, "place": self.next, "entry": Entry.of(clip, content).line}
+        mark |= {"facts": (seal.exact(clip, split), seal.sketch(clip)), "inputs": new}
+        files.write_bytes(self._mark(f"{clip.id}.json"), json.dumps(mark).encode())
+        self.done[clip.id], self.next = mark, self.next + 1
 
     def finish(self, *, order: Sequence[str] = (), **changes: object) -> Card:
         """Write splits, statistics and, last, the card with counts, hash and `changes`. -> the card
@@ -191,8 +186,8 @@ class Builder:
         The clips are in the `order` of these ids, or else in that in which they were added.
         """
         places = {clip_id: number for number, clip_id in enumerate(order)}
-        order = sorted(self.done, key=lambda clip_id: (places.get(clip_id, 0), self.done[clip_id][1]))
-        members = {split: [i for i in order if self.done[i][0] == split] for split in SPLITS}
+        order = sorted(self.done, key=lambda clip_id: (places.get(clip_id, 0), self.done[clip_id]["place"]))
+        members = {split: [i for i in order if self.done[i]["split"] == split] for split in SPLITS}
         if not members["train"]:
             found = ", ".join(f"{split} ({len(ids)})" for split, ids in members.items() if ids) or "none"
             raise DatasetError(f"{self.path}: expected clips in the split train, found {found}. Put clips there.")
@@ -208,13 +203,13 @@ class Builder:
             ),
             files=seal.digests_of(self.place, self.card),
             identity=self._identity(ordered),
-            values=seal.values_of({clip_id: self.facts[clip_id][1] for clip_id in ordered}),
+            values=seal.values_of({clip_id: self.done[clip_id]["facts"][1] for clip_id in ordered}),
             **changes,  # type: ignore[arg-type]
         )
         seal.write_table(self.place, self.card, digests)
         for split, ids in members.items():
             if ids:
-                index.write(self.place, split, facts_of(self.card), [self.entries[i] for i in ids])
+                index.write(self.place, split, facts_of(self.card), [self.done[i]["entry"] for i in ids])
         files.write_bytes(bf.join(self.place, CARD), self.card.to_json().encode(), durable=True)
         if self.place != self.path:
             bf.makedirs(bf.join(self.place, "new_joint_vecs"))  # where no truth is known, that of before goes too
@@ -229,7 +224,7 @@ class Builder:
         if self.inputs is None:
             return ""
         read = {row.partition(" ")[0] for row in self.read.values()} | set(self.inputs.known.values())
-        clips = [self.facts[clip_id][0] for clip_id in ordered]
+        clips = [self.done[clip_id]["facts"][0] for clip_id in ordered]
         return seal.of_sources(self.card, read, clips, self.inputs.places)
 
     def _move(self) -> None:

@@ -103,7 +103,7 @@ def _import(
         inputs(place)
     builder = Builder(out, card, tagger=lambda caption: importer.tagged.get(caption) or other(caption), inputs=inputs)
     splits = split_by_trial(members, options.seed, options.split)
-    moved = [clip_id for clip_id, (split, _) in builder.done.items() if splits.get(clip_id) != split]
+    moved = [clip_id for clip_id, mark in builder.done.items() if splits.get(clip_id) != mark["split"]]
     others = [*builder.changed(), *moved]  # a member that is gone or new may change the splits of all
     if others:
         logger.warning("%s: %s is another than before the import was interrupted; it begins anew", out, others[0])
