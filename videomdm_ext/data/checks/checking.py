@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,10 +114,9 @@ def check_folder(
     ids = [clip_id for members in splits.values() for clip_id in members]
     check, skeleton = version(card), by_name(card.skeleton)
     known = remembered(path, check) if use_cache else {}
-    moments, sound, cached = {"teacher": Moments(skeleton), "truth": Moments(skeleton)}, True, 0
+    moments, sound = {"teacher": Moments(skeleton), "truth": Moments(skeleton)}, True
     places, broken = sets.packed_places(path, card)
     found += broken
-    counts: Counts = {key: dict.fromkeys(STATES, 0) for key in FILES}
     seen: dict[str, Clipfiles] = {}
     calls = {}
     for at in range(0, len(ids), TASK):
@@ -125,9 +125,6 @@ def check_folder(
     looks = itertools.chain.from_iterable(engine.run(_look, calls, path, ordered=True))
     for number, clip in enumerate(looks):
         seen[clip.clip_id] = clip
-        cached += clip.cached
-        for key, state in clip.states.items():
-            counts[key][state] += 1
         if number < len(splits["train"]):  # Mean and Std are compared where all of the training clips are sound
             sound = sound and not any(item.level == ERROR for item in clip.findings)
             for name in clip.facts["usable"] if sound else ():
@@ -149,7 +146,9 @@ def check_folder(
         found.append(Finding(WHOLE, "card-hash", str(error).removeprefix(f"{path}: ")))
     if use_cache:
         remember(path, check, seen)
-    return Checked(path, len(ids), counts, tuple(found), cached)
+    states = {key: Counter(clip.states[key] for clip in seen.values()) for key in FILES}
+    counts = {key: {state: of_key[state] for state in STATES} for key, of_key in states.items()}
+    return Checked(path, len(ids), counts, tuple(found), sum(clip.cached for clip in seen.values()))
 
 
 # -- one clip --------------------------------------------------------------------------------------------------------
