@@ -23,7 +23,7 @@ import torch
 from videomdm_ext.config import MADE
 from videomdm_ext.data import files, index, locks, seal, shards
 from videomdm_ext.data.checks.rules import validate
-from videomdm_ext.data.clip import MIN_FRAMES, Clip
+from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.folder import (
     CARD,
     SPLITS,
@@ -74,19 +74,11 @@ class Builder:
     DatasetError where the folder holds another data set, or another recipe's unfinished clips.
     """
 
-    def __init__(
-        self,
-        path: str,
-        card: Card,
-        *,
-        tagger: Tagger | None = None,
-        min_frames: int = MIN_FRAMES,
-        inputs: "Inputs | None" = None,
-    ) -> None:
+    def __init__(self, path: str, card: Card, *, tagger: Tagger | None = None, inputs: "Inputs | None" = None) -> None:
         files.checked_id(card.lifter, "lifter")
         files.check_writable(path)
-        self.path, self.card = path, (card := dataclasses.replace(card, packed=False))
-        self.tagger, self.min_frames = tagger or untagged, min_frames
+        card = dataclasses.replace(card, packed=False)
+        self.path, self.card, self.tagger = path, card, tagger or untagged
         place, recipe, wanted = bf.join(path, CARD), self._mark(RECIPE), card.to_json()
         if bf.exists(self._mark(MOVING)):  # cut off in the middle of it
             self._move()
@@ -167,7 +159,7 @@ class Builder:
                 f"{clip.label}: expected {self.card.skeleton} as on the card, found {clip.skeleton.name}. "
                 "Re-import the clip, or correct the card."
             )
-        validate(clip, fps=self.card.fps, min_frames=self.min_frames)
+        validate(clip, fps=self.card.fps)
         content, place = contents(clip, self.tagger, texts), names(clip.id, self.card)
         for key, data in content.items():
             files.write_bytes(bf.join(self.place, place[key]), data)

@@ -16,7 +16,7 @@ import torch
 
 from videomdm_ext.data import files, index, schemas, shards
 from videomdm_ext.data.checks.rules import validate
-from videomdm_ext.data.clip import MIN_FRAMES, Clip
+from videomdm_ext.data.clip import Clip
 from videomdm_ext.data.files import Array
 from videomdm_ext.data.index import Clips, Entry, Lines
 from videomdm_ext.data.texts import parse_texts
@@ -159,22 +159,22 @@ def update_hash(content: Any, card: Card, clip_id: str, found: Mapping[str, byte
         content.update(data)
 
 
-def read_folder(path: str, split: str, *, min_frames: int = MIN_FRAMES, fixed: bool = False) -> tuple[Card, Clips]:
+def read_folder(path: str, split: str, *, fixed: bool = False) -> tuple[Card, Clips]:
     """The card, and the clips of one split, read as they are used. DatasetError where one of them cannot be.
 
     All of a small split are checked here; those of a larger one were when its index was made, and are again as they are
     read if their files are others than then. Where the set is `fixed`, as while it is trained on, others are refused.
     """
     card = read_card(path)
-    entries = read_entries(path, card, split, min_frames=min_frames)
-    clips = Clips(entries, lambda entry: _read_known(path, card, entry, min_frames, fixed))
+    entries = read_entries(path, card, split)
+    clips = Clips(entries, lambda entry: _read_known(path, card, entry, fixed))
     if len(clips) <= LOOKED_AT:
         for _ in clips:
             pass
     return card, clips
 
 
-def read_entries(path: str, card: Card, split: str, *, min_frames: int = MIN_FRAMES) -> Lines:
+def read_entries(path: str, card: Card, split: str) -> Lines:
     """The index of a split; clips that it does not have are read, checked and added."""
     ids, lines = read_ids(path, split), index.read(path, split, facts_of(card))
     known = {line.partition("\t")[0]: line for line in lines}
@@ -186,7 +186,7 @@ def read_entries(path: str, card: Card, split: str, *, min_frames: int = MIN_FRA
     places = shards.places(path, split) if card.packed and missing else {}
     for clip_id in missing:
         place = places.get(clip_id, "")
-        content, clip = read_clip_files(path, card, clip_id, min_frames, place)
+        content, clip = read_clip_files(path, card, clip_id, place)
         known[clip_id] = Entry.of(clip, content, place).line
     lines = [known[clip_id] for clip_id in ids]
     if missing:
@@ -230,25 +230,20 @@ def _places(path: str, content: str, splits: tuple[str, ...]) -> dict[str, str]:
     return {clip_id: place for split in splits for clip_id, place in shards.places(path, split).items()}
 
 
-def read_clip(path: str, card: Card, clip_id: str, *, min_frames: int = MIN_FRAMES) -> Clip:
+def read_clip(path: str, card: Card, clip_id: str) -> Clip:
     """One clip, checked."""
-    return read_clip_files(path, card, clip_id, min_frames)[1]
+    return read_clip_files(path, card, clip_id)[1]
 
 
 def read_clip_files(
-    path: str,
-    card: Card,
-    clip_id: str,
-    min_frames: int = MIN_FRAMES,
-    place: str = "",
-    content: Mapping[str, bytes] | None = None,
+    path: str, card: Card, clip_id: str, place: str = "", content: Mapping[str, bytes] | None = None
 ) -> tuple[Mapping[str, bytes], Clip]:
     """The contents of a clip's files by kind, and the clip, where it has no error of the rulebook; else DatasetError
     says how to go on without it."""
     try:
         content = content or read_files(path, card, clip_id, place)
         clip = _parsed(path, card, clip_id, content)
-        validate(clip, fps=card.fps, min_frames=min_frames)
+        validate(clip, fps=card.fps)
     except DatasetError as error:
         raise type(error)(
             f"{error} Make the set again from a source that is right, or leave out all clips with errors: "
@@ -257,24 +252,23 @@ def read_clip_files(
     return content, clip
 
 
-def _read_known(path: str, card: Card, entry: Entry, min_frames: int, fixed: bool) -> Clip:
+def _read_known(path: str, card: Card, entry: Entry, fixed: bool) -> Clip:
     """A clip of the index; one whose files are as they were when the index was made has been checked."""
     content = read_files(path, card, entry.id, entry.place)
-    if fixed and index.checksum(content) != entry.sum:
+    if index.checksum(content) == entry.sum:
+        return _parsed(path, card, entry.id, content)
+    if fixed:
         raise DatasetError(
             f"{bf.join(path, entry.id)}: expected the files of this clip as they were when the data set was opened, "
             "found them changed. Put them back, or make them the data set's own: "
             f"videomdm data check {shlex.quote(path)} --accept."
         )
-    clip = _parsed(path, card, entry.id, content)
-    if index.checksum(content) != entry.sum or clip.length < min_frames:
-        read_clip_files(path, card, entry.id, min_frames, content=content)
-        now = Entry.of(clip, content, entry.place)
-        if now._replace(sum=entry.sum) != entry:
-            raise DatasetError(
-                f"{bf.join(path, entry.id)}: expected {entry.frames} frames, captions and truth as in "
-                f"{bf.join(path, index.FOLDER)}, found others. Remove that folder; it is made again."
-            )
+    _, clip = read_clip_files(path, card, entry.id, content=content)
+    if Entry.of(clip, content, entry.place)._replace(sum=entry.sum) != entry:
+        raise DatasetError(
+            f"{bf.join(path, entry.id)}: expected {entry.frames} frames, captions and truth as in "
+            f"{bf.join(path, index.FOLDER)}, found others. Remove that folder; it is made again."
+        )
     return clip
 
 

@@ -18,7 +18,7 @@ import logging
 import math
 import os
 import shlex
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +60,6 @@ NEAR = 2e-3
 NAMED = 3
 """Changed files that a message names."""
 Rows = NDArray[np.void]
-Progress = Callable[[int, int], None]  # `progress(done, total)` in files
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,7 @@ class Table:
     def digest(self, number: int) -> bytes:
         return digest_of(self.path, self.names[number])
 
-    def changed(self, rows: Rows, thorough: bool, progress: Progress | None = None) -> list[str]:
+    def changed(self, rows: Rows, thorough: bool) -> list[str]:
         """Names of the files whose contents are others than those of the rows; new times of equal ones are kept.
 
         Contents are read where size or time differ, all of them with `thorough`.
@@ -133,12 +132,7 @@ class Table:
         suspects = np.arange(len(rows)) if thorough else np.nonzero(moved)[0]
         if len(suspects) > len(self.names) // 2 > NAMED:
             logger.info("%s: reading %d files, whose sizes or times are others than before", self.path, len(suspects))
-        found = []
-        for done, number in enumerate(suspects.tolist(), 1):
-            if self.digest(number) != rows["digest"][number].tobytes():
-                found.append(number)
-            if progress:
-                progress(done, len(suspects))
+        found = [n for n in suspects.tolist() if self.digest(n) != rows["digest"][n].tobytes()]
         if moved.any() and not found:
             self.write(states, map(bytes, rows["digest"]))
         return [self.names[number] for number in found]
@@ -189,14 +183,14 @@ def write_table(path: str, card: Card, contents: Mapping[str, bytes], states: ND
     table.write(table.states() if states is None else states, digests)
 
 
-def verify(path: str, card: Card | None = None, *, thorough: bool = False, progress: Progress | None = None) -> Card:
+def verify(path: str, card: Card | None = None, *, thorough: bool = False) -> Card:
     """Raise DatasetError, which names them, where files of a set are others than those it was made with. -> its card
 
     Sizes and times are looked at, and contents where these differ; all contents with `thorough`. Errors of the set as a
     whole (`data.checks.sets`) are refused too: counts and lists that do not fit, Mean and Std that cannot be used.
     """
     card = card or read_card(path)
-    verify_files(path, card, thorough=thorough, progress=progress)
+    verify_files(path, card, thorough=thorough)
     for item in sets.lists(path, card)[1]:
         raise DatasetError(
             f"{path}: expected a set without {item.title}, found {item.clip_id} {item.message} ({item.kind}). "
@@ -207,9 +201,7 @@ def verify(path: str, card: Card | None = None, *, thorough: bool = False, progr
     return card
 
 
-def verify_files(
-    path: str, card: Card, *, thorough: bool = False, progress: Progress | None = None, without: Collection[str] = ()
-) -> None:
+def verify_files(path: str, card: Card, *, thorough: bool = False, without: Collection[str] = ()) -> None:
     """The same of the files alone, whatever clips the card counts; those of the clips `without` may be others, where
     a table holds what the rest was."""
     verify_whole(path, card)
@@ -223,7 +215,7 @@ def verify_files(
         )
     if rows is None:
         _begin(table, card, ids)
-    elif found := [name for name in table.changed(rows, thorough, progress) if name not in spared]:
+    elif found := [name for name in table.changed(rows, thorough) if name not in spared]:
         first = table.names.index(found[0])
         then, now = (d.hex() if any(d) else "" for d in (rows["digest"][first].tobytes(), table.digest(first)))
         raise _others(path, found, then, now)

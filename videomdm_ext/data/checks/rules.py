@@ -93,7 +93,6 @@ class Sight:
     texts: tuple[str, ...] | None
     rule: HeadingRule = RAW
     own_fps: float | None = None
-    min_frames: int = MIN_FRAMES
     refusing: bool = False
     sound: dict[str, Array] = field(default_factory=dict)
     moved: dict[str, Positions] = field(default_factory=dict)
@@ -104,21 +103,18 @@ class Sight:
         self.findings.append(Finding(self.clip_id, kind, message, level))
 
 
-def validate(clip: Clip, *, fps: float, min_frames: int = MIN_FRAMES) -> None:
+def validate(clip: Clip, *, fps: float) -> None:
     """Refuse a clip with an error: DatasetError names it, the kind of error, what was found, and what to do."""
-    for item in errors_of(clip, fps=fps, min_frames=min_frames):
+    for item in errors_of(clip, fps=fps):
         plain = item.message.startswith("expected")
         said = item.message if plain else f"expected a clip without {item.title}, found {item.message}"
         raise DatasetError(f"{clip.label}: {said} ({item.kind}). {item.advice}")
 
 
-def errors_of(clip: Clip, *, fps: float | None = None, min_frames: int = MIN_FRAMES) -> list[Finding]:
+def errors_of(clip: Clip, *, fps: float | None = None) -> list[Finding]:
     """What is surely wrong with a clip; its frame rate too, where `fps` is that of its set."""
     arrays = {name: values for name in ARRAYS if (values := getattr(clip, SAID.get(name, name))) is not None}
-    sight = Sight(
-        clip.id, clip.skeleton, fps or clip.fps, arrays, clip.texts,
-        own_fps=clip.fps, min_frames=min_frames, refusing=True,
-    )  # fmt: skip
+    sight = Sight(clip.id, clip.skeleton, fps or clip.fps, arrays, clip.texts, own_fps=clip.fps, refusing=True)
     examine(sight)
     return [item for item in sight.findings if item.level == ERROR]
 
@@ -196,8 +192,8 @@ def _lengths(sight: Sight) -> None:
             what = f"expected {SAID.get(name, name)} as long as the others"
             sight.add("lengths", f"{what}, {usual} frames, found {length}")
             sight.sound.pop(name)
-    if usual < sight.min_frames:
-        sight.add("too-short", f"expected at least {sight.min_frames} frames, found {usual}")
+    if usual < MIN_FRAMES:
+        sight.add("too-short", f"expected at least {MIN_FRAMES} frames, found {usual}")
         sight.sound.clear()
 
 
