@@ -18,7 +18,7 @@ from videomdm_ext.data.building import write_folder
 from videomdm_ext.data.checks.checking import check_folder
 from videomdm_ext.data.files import arrays_bytes
 from videomdm_ext.data.folder import Card, read_card, read_folder, read_statistics
-from videomdm_ext.data.texts import caption_tokens, parse_texts
+from videomdm_ext.data.texts import parse_texts, untagged
 from videomdm_ext.errors import DatasetError, StorageError
 from videomdm_ext.motion.features import mean_and_std
 from videomdm_ext.motion.kinematics import HUMANML3D
@@ -217,7 +217,7 @@ def test_texts_are_lines_in_the_format_of_humanml3d_with_a_taggers_tags(folder: 
     assert lines[1] == "someone's dancing#someone's/OTHER dancing/OTHER#0.0#0.0"
     write_folder(str(tmp_path), {"train": [STILL]}, CARD, tagger=lambda text: [(text.split()[-1], "VERB")])
     assert Path(tmp_path, "texts", f"{STILL.id}.txt").read_text().startswith("a person dances.#dances./VERB#0.0#0.0\n")
-    assert caption_tokens("Turns left, twice") == "turns/OTHER left/OTHER twice/OTHER"
+    assert untagged("Turns left, twice") == [("turns", "OTHER"), ("left", "OTHER"), ("twice", "OTHER")]
 
 
 def test_texts_of_a_part_of_a_clip_and_other_lines_are_refused():

@@ -37,7 +37,7 @@ from videomdm_ext.data.folder import (
     update_hash,
 )
 from videomdm_ext.data.index import Entry
-from videomdm_ext.data.texts import Tagger, caption_tokens, untagged
+from videomdm_ext.data.texts import Tagger, untagged
 from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.motion.features import Moments
 from videomdm_ext.motion.skeletons import by_name
@@ -60,7 +60,8 @@ def contents(clip: Clip, tagger: Tagger, texts: bytes = b"") -> dict[str, bytes]
     if clip.image_size is not None:
         cameras["image_size"] = np.asarray(clip.image_size, dtype=np.float32)
     seen = {"points": clip.keypoints, "confidence": clip.confidence}
-    lines = [f"{text}#{caption_tokens(text, tagger)}#0.0#0.0\n" for text in clip.texts]
+    tags = {text: " ".join(f"{word}/{tag}" for word, tag in tagger(text)) for text in clip.texts}
+    lines = [f"{text}#{tags[text]}#0.0#0.0\n" for text in clip.texts]
     content["keypoints"] = files.arrays_bytes(seen)
     content["camera"] = files.arrays_bytes(cameras)
     content["texts"] = texts or "".join(lines).encode()

@@ -254,8 +254,8 @@ class Crop:
     """Frames start to start + T of a clip, in the crop's own canonical frame. Tensors, float32.
 
     teacher and truth [T, D], keypoints [T, J, 2], confidence [T, J], extrinsics and truth_extrinsics [T, 3, 4];
-    initial_heading and truth_heading are the radians by which the crop was turned back, in the teacher and the truth;
-    `known` marks motion that is given and that no camera saw.
+    initial_heading is the radians by which the teacher was turned back; `known` marks motion that is given and that no
+    camera saw.
     """
 
     id: str
@@ -266,7 +266,6 @@ class Crop:
     initial_heading: float
     truth: Tensor | None
     truth_extrinsics: Tensor | None
-    truth_heading: float | None
     known: bool = False
 
     @property
@@ -288,10 +287,10 @@ def crop(clip: Clip, start: int, length: int, *, with_truth: bool = True) -> Cro
         )
     frames = slice(start, start + length)
     extrinsics, heading = crop_camera(clip.path, clip.extrinsics, frames)
-    truth, truth_extrinsics, truth_heading = None, None, None
+    truth, truth_extrinsics = None, None
     if with_truth and clip.truth is not None and clip.truth_extrinsics is not None:
         truth = _tensor(clip.truth[frames])
-        truth_extrinsics, truth_heading = crop_camera(Path.of(clip.truth, clip.skeleton), clip.truth_extrinsics, frames)
+        truth_extrinsics, _ = crop_camera(Path.of(clip.truth, clip.skeleton), clip.truth_extrinsics, frames)
     return Crop(
         id=clip.id,
         teacher=_tensor(clip.teacher[frames]),
@@ -301,7 +300,6 @@ def crop(clip: Clip, start: int, length: int, *, with_truth: bool = True) -> Cro
         initial_heading=heading,
         truth=truth,
         truth_extrinsics=truth_extrinsics,
-        truth_heading=truth_heading,
         known=clip.is_known,
     )
 
@@ -311,7 +309,7 @@ def collate(crops: Sequence[Crop], *, length: int) -> dict[str, Tensor | None]:
 
     -> teacher and truth [B, T, D], keypoints [B, T, J, 2], confidence [B, T, J] (0 in the padding), extrinsics
     [B, T, 3, 4] (those of the last frame in the padding), initial_heading [B], lengths [B], known [B]. `truth` is None
-    unless every crop has one, and so are truth_extrinsics and truth_heading.
+    unless every crop has one, and so is truth_extrinsics.
     """
     longest = max(item.length for item in crops)
     if longest > length:
@@ -327,7 +325,6 @@ def collate(crops: Sequence[Crop], *, length: int) -> dict[str, Tensor | None]:
         "initial_heading": torch.tensor([item.initial_heading for item in crops]),
         "truth": _padded(truths, length) if known else None,
         "truth_extrinsics": _held(cameras, length) if known else None,
-        "truth_heading": torch.tensor([item.truth_heading for item in crops]) if known else None,
         "lengths": torch.tensor([item.length for item in crops]),
         "known": torch.tensor([item.known for item in crops]),
     }

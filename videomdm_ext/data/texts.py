@@ -37,11 +37,6 @@ class Caption:
         return self.start == 0.0 and self.stop == math.inf
 
 
-def caption_tokens(caption: str, tagger: Tagger | None = None) -> str:
-    """The second field of HumanML3D's lines, `word/TAG word/TAG`."""
-    return " ".join(f"{word}/{tag}" for word, tag in (tagger or untagged)(caption))
-
-
 def untagged(caption: str) -> list[tuple[str, str]]:
     """Words of a caption in small letters, all with the tag OTHER: for machines without a tagger."""
     return [(word, "OTHER") for word in re.findall(r"[^\W_]+(?:'[^\W_]+)*", caption.lower())]

@@ -14,7 +14,7 @@ from lifters import tools
 from people import decoded, real_motions
 from scipy.ndimage import gaussian_filter1d
 
-from videomdm_ext.data.clip import Path, crop, cut
+from videomdm_ext.data.clip import Path, crop, cut, with_truth_as_teacher
 from videomdm_ext.data.folder import read_card, read_clip, read_folder
 from videomdm_ext.data.importing import run_import
 from videomdm_ext.data.motions import Optics
@@ -256,10 +256,10 @@ def test_a_crop_of_a_part_knows_the_heading_in_the_whole_clip(made):
     headings, _ = decode_root(whole, SMPL22)
     part = read_clip(str(out), done.card, "A_000002")
     assert Path.of(part.truth, SMPL22).initial == pytest.approx(headings[20].item(), abs=1e-4)
-    cut = crop(part, 10, 40)
-    apart = np.angle(np.exp(1j * (cut.truth_heading - headings[30].item())))
+    cut = crop(with_truth_as_teacher(part), 10, 40)
+    apart = np.angle(np.exp(1j * (cut.initial_heading - headings[30].item())))
     assert abs(apart) < 1e-4
-    seen = tools.seen(decoded(cut.truth.numpy())[:1], cut.truth_extrinsics[0].numpy())
+    seen = tools.seen(decoded(cut.teacher.numpy())[:1], cut.extrinsics[0].numpy())
     np.testing.assert_allclose(seen, part.keypoints[10:11], atol=3e-5)
 
 
