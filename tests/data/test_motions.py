@@ -21,6 +21,7 @@ from videomdm_ext.data.motions import (
     SUBJECT,
     Motion,
     build_demo,
+    find_lifter,
     load_motions,
     mirrored,
     time_scaled,
@@ -314,7 +315,7 @@ def test_an_unknown_lifter_and_an_unwritable_folder_are_refused_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     with pytest.raises(PluginError, match=r"'nobody': expected one of .*synthetic"):
-        build_demo(str(tmp_path), lifter="nobody")
+        find_lifter("nobody", 0, SMPL22)
     monkeypatch.setattr("videomdm_ext.data.motions.load_motions", lambda: pytest.fail("work was done"))
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="can be written"):

@@ -7,6 +7,7 @@ walking, getting up the other way), so a caption means something to the model th
 
 import dataclasses
 import hashlib
+import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -303,18 +304,14 @@ def build_demo(
     views: int = VIEWS,
     fast: bool = False,
     durations: Sequence[float] = DURATIONS,
-    lifter: str = "synthetic",
-    optics: Optics | None = None,
 ) -> Card:
     """Make the demo's data set in a folder; the same arguments make the same files. -> its card.
 
-    `durations` are factors of the recorded one; `fast` leaves out all but that and one view. The lifter is looked up
-    among the registered ones.
+    `durations` are factors of the recorded one; `fast` leaves out all but that and one view.
     """
     files.check_writable(path)
-    optics, durations = optics or Optics(), (1.0,) if fast else tuple(durations)
-    views = 1 if fast else views
-    model = find_lifter(lifter, seed, SMPL22)
+    durations, views = ((1.0,), 1) if fast else (tuple(durations), views)
+    optics, model = Optics(), find_lifter("synthetic", seed, SMPL22)
     splits: dict[str, list[Clip]] = {"train": [], "test": []}
     errors: list[dict[str, float]] = []
     inputs = Inputs([str(BUNDLED)])
@@ -322,17 +319,22 @@ def build_demo(
         motions = load_motions()
     for motion in motions:
         members = splits["test" if motion.name in HELD_OUT else "train"]
-        for view in _views(motion, durations, views, optics, seed):
-            seen = lift(model, view)
-            assert seen.lifted is not None
-            assert seen.truth is not None
-            errors.append(measure_error(seen.lifted, seen.truth, SMPL22, fps=FPS))
-            members.append(to_clip(seen))
+        for (name, variant), number in itertools.product(variants(motion, durations), range(views)):
+            clip_id = f"{name}_v{number}"
+            positions = torch.from_numpy(variant.positions[window(len(variant.positions), number, views)])
+            draw = own_generator("demo", seed, clip_id)
+            seen = observe(
+                clip_id, variant.captions, positions, skeleton=SMPL22, fps=float(FPS), optics=optics, draw=draw
+            )
+            made = lift(model, seen)
+            assert made.lifted is not None
+            errors.append(measure_error(made.lifted, positions, SMPL22, fps=FPS))
+            members.append(to_clip(made))
     card = Card(
         name="demo",
         skeleton=SMPL22.name,
         fps=float(FPS),
-        lifter=lifter,
+        lifter="synthetic",
         licence=LICENCE,
         sources=SOURCES,
         lifter_error={name: round(float(np.mean([error[name] for error in errors])), 5) for name in errors[0]},
@@ -354,14 +356,3 @@ def window(frames: int, view: int, views: int) -> slice:
     length = min(frames, MAX_FRAMES + 1)
     start = (frames - length) * view // max(views - 1, 1)
     return slice(start, start + length)
-
-
-def _views(motion: Motion, durations: Sequence[float], views: int, optics: Optics, seed: int) -> Iterator[Recording]:
-    for name, variant in variants(motion, durations):
-        for number in range(views):
-            clip_id = f"{name}_v{number}"
-            positions = torch.from_numpy(variant.positions[window(len(variant.positions), number, views)])
-            draw = own_generator("demo", seed, clip_id)
-            yield observe(
-                clip_id, variant.captions, positions, skeleton=SMPL22, fps=float(FPS), optics=optics, draw=draw
-            )
