@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from filmed import SIZE, film
 
-from videomdm_ext.data.video.comparing import VIEWS, compare, corrected, direct
+from videomdm_ext.data.video.comparing import VIEWS, compare, corrected, direct, mirror_of
 from videomdm_ext.data.video.detections import Detections
 from videomdm_ext.motion.joint_maps import BLAZEPOSE33
 
@@ -43,10 +43,7 @@ def test_known_offsets_scales_and_sides_are_found_and_put_right(offset, scale, v
     given, samples = tracks()
     back = np.linalg.inv(VIEWS[view].turn)
     pixels = ((given.pixels - VIEWS[view].shift * np.array(SIZE)) @ back.T) / (1 / scale)
-    order = np.arange(33)
-    if VIEWS[view].exchanged:
-        sides = {"l_": "r_", "r_": "l_"}
-        order = [BLAZEPOSE33.index(sides.get(j[:2], j[:2]) + j[2:]) for j in BLAZEPOSE33.joints]
+    order = mirror_of(BLAZEPOSE33) if VIEWS[view].exchanged else np.arange(33)
     wrong = late(dataclasses.replace(given, pixels=pixels[:, :, order], score=given.score[:, :, order]), offset)
     fit = compare(wrong, samples, SIZE, FPS)
     assert fit.is_sure

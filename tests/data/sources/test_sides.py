@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 from filmed import SIZE, film
 
-from videomdm_ext.data.video.comparing import other_side
+from videomdm_ext.data.video.comparing import mirror_of
 from videomdm_ext.data.video.pieces import Sides, put_right
 from videomdm_ext.data.video.watch import Sighting
 from videomdm_ext.motion.joint_maps import BLAZEPOSE33, COCO17
-
-OTHER = [BLAZEPOSE33.index(other_side(name)) for name in BLAZEPOSE33.joints]
 
 
 def turning(*, turns=1.0, noise=0.01, layout=BLAZEPOSE33):
@@ -34,11 +32,11 @@ def turning(*, turns=1.0, noise=0.01, layout=BLAZEPOSE33):
 
 def exchange(seen, rows, *, image=True, space=True):
     pixels, score, world = seen.pixels.copy(), seen.score.copy(), seen.world.copy()
-    order = [seen.layout.index(other_side(name)) for name in seen.layout.joints]
+    order = mirror_of(seen.layout)
     if image:
         pixels[rows], score[rows] = pixels[rows][:, order], score[rows][:, order]
     if space:
-        world[rows] = world[rows][:, OTHER]
+        world[rows] = world[rows][:, mirror_of(BLAZEPOSE33)]
     return dataclasses.replace(seen, pixels=pixels, score=score, world=world)
 
 

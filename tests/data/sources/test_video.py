@@ -20,7 +20,7 @@ from videomdm_ext.data.sources.base import LONGEST, ImportOptions
 from videomdm_ext.data.tasks import Engine
 from videomdm_ext.data.texts import Caption
 from videomdm_ext.data.video import watch as video_watch
-from videomdm_ext.data.video.comparing import other_side
+from videomdm_ext.data.video.comparing import mirror_of
 from videomdm_ext.data.video.detections import Detections
 from videomdm_ext.data.video.frames import camera_of, frame_times, frames, open_video, read_calibration, shots
 from videomdm_ext.data.video.importer import VideoImporter
@@ -496,7 +496,7 @@ def test_short_parts_are_left_out_with_a_note(tmp_path):
     assert source.found["clip"].clips["clip_0"]["start"] == pytest.approx(22 / 25, abs=1e-4)
 
 
-def beside(root, monkeypatch, one, *, first=0, scale=1.0, change=None, frames=None, step=1):
+def beside(root, monkeypatch, one, *, first=0, scale=1.0, frames=None, step=1):
     """An importer of a film with OpenPose's files beside it; the watcher sees the film's own joints in each picture."""
     videos, found, captions = write_source(root, {"clip": one})
     (found / "clip.npz").unlink()
@@ -574,9 +574,8 @@ def test_keypoints_of_something_else_are_refused_and_what_nothing_compares_is_no
 
 def test_every_file_of_a_folder_is_used_or_named_and_what_was_put_right_is_on_the_card(tmp_path):
     one, still = film("walk"), film("kick")
-    swapped = [BLAZEPOSE33.index(other_side(name)) for name in BLAZEPOSE33.joints]
     for values in (one.pixels, one.world):
-        values[20:30] = values[20:30][:, swapped]
+        values[20:30] = values[20:30][:, mirror_of(BLAZEPOSE33)]
     still = dataclasses.replace(
         still, pixels=0 * still.pixels + still.pixels[:1], world=0 * still.world + still.world[:1]
     )

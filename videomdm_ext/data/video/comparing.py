@@ -232,11 +232,10 @@ def _usual(scale: float, size: tuple[int, int]) -> float:
 
 def corrected(given: Detections, fit: Fit, size: tuple[int, int]) -> Detections:
     """Detections as they are after a fit: moved in time, scaled, and seen as in our picture."""
-    order = np.arange(len(given.layout.joints))
+    pixels, score = fit.view.seen(given.pixels, np.array(size, float), fit.scale), given.score
     if fit.view.exchanged:
-        order = np.array([given.layout.index(other_side(name)) for name in given.layout.joints])
-    pixels = fit.view.seen(given.pixels, np.array(size, float), fit.scale)[..., order, :]
-    score = given.score[..., order]
+        order = mirror_of(given.layout)
+        pixels, score = pixels[..., order, :], score[..., order]
     came = np.arange(len(score)) - fit.offset
     inside = (came >= 0) & (came < len(score))
     came = came.clip(0, len(score) - 1)
@@ -247,6 +246,11 @@ def corrected(given: Detections, fit: Fit, size: tuple[int, int]) -> Detections:
 def other_side(joint: str) -> str:
     """The name of the joint on the other side, its own where it has none."""
     return {"l_": "r_", "r_": "l_"}.get(joint[:2], joint[:2]) + joint[2:]
+
+
+def mirror_of(layout: Layout) -> list[int]:
+    """Of each joint of a layout the number of the one on the other side."""
+    return [layout.index(other_side(name)) for name in layout.joints]
 
 
 MIRROR = [DIRECT.index(other_side(name)) for name in DIRECT]

@@ -22,7 +22,7 @@ from videomdm_ext.data.clip import MIN_FRAMES
 from videomdm_ext.data.motions import interpolate, interpolate_confidence
 from videomdm_ext.data.sources.base import LONGEST
 from videomdm_ext.data.texts import Caption
-from videomdm_ext.data.video.comparing import direct, other_side
+from videomdm_ext.data.video.comparing import direct, mirror_of, other_side
 from videomdm_ext.data.video.people import LONGEST_GAP, SEEN, segments
 from videomdm_ext.data.video.watch import Sighting
 from videomdm_ext.motion.joint_maps import BLAZEPOSE33, DIRECT, Layout, Numbers, confidence22, to_smpl22
@@ -161,9 +161,8 @@ def _cosine(one: Numbers, other: Numbers) -> Numbers:
 
 def _turned(values: Any, rows: NDArray[np.bool_], layout: Layout) -> Numbers:
     """Values [F, K, ...] with the sides of those frames exchanged."""
-    order = [layout.index(other_side(name)) for name in layout.joints]
     where = rows.reshape(-1, *(1,) * (values.ndim - 1))
-    return np.where(where, values[:, order], values)
+    return np.where(where, values[:, mirror_of(layout)], values)
 
 
 def stretches(seen: Sighting, fps: float, *, lifted: bool = True) -> tuple[list[Stretch], list[str]]:
