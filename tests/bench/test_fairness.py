@@ -59,16 +59,14 @@ def test_a_training_with_equal_passes_differs_from_its_arm_in_its_steps_alone():
     fairness.check_pairs(plan.runs(), OUT)
 
 
-def test_the_table_shows_each_option_in_which_arms_differ_and_no_other():
-    head, *rows = fairness.table(a_plan("3d", "lifted", "paper").runs(), OUT)
-    assert head == ["option", "3d", "lifted", "paper"]
-    assert {row[0]: row[1:] for row in rows} == {
-        "supervision": ["3d", "3d", "2d"],
-        "teacher": ["gt", "lifted", "lifted"],
-        "loss": ["mdm", "mdm", "paper"],
-        "depth_weight": ["depth2", "depth2", "mean1"],
-        "denoiser passes a step, expected": ["1", "1", "1.96"],
-    }
+def test_differences_are_the_options_in_which_arms_differ_and_no_others():
+    assert fairness.differences(a_plan("3d", "lifted", "paper").runs(), OUT).splitlines() == [
+        "supervision: 3d 3d, lifted 3d, paper 2d",
+        "teacher: 3d gt, lifted lifted, paper lifted",
+        "loss: 3d mdm, lifted mdm, paper paper",
+        "depth_weight: 3d depth2, lifted depth2, paper mean1",
+        "denoiser passes a step, expected: 3d 1, lifted 1, paper 1.96",
+    ]
 
 
 def trained(run: Run, out: Path, **changes: object) -> None:

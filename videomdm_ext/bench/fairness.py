@@ -323,12 +323,13 @@ def _listed(found: Mapping[str, tuple[str, str]]) -> str:
     return ", ".join(f"{name} ({first} and {second})" for name, (first, second) in found.items())
 
 
-def table(runs: list[Run], out: Path) -> list[list[str]]:
-    """A row for every name in which any two arms differ: the name, then each arm's value. The first row is the head."""
+def differences(runs: list[Run], out: Path) -> str:
+    """A line for every name in which any two arms differ, with each arm's value, and one for the passes of a step."""
     firsts = [run for run in runs if run.seed == runs[0].seed]
     columns = [given(run, out) for run in firsts]
-    names = list(dict.fromkeys(name for column in columns for name in column))
-    rows = [[name, *(column.get(name, "not given") for column in columns)] for name in names]
-    differing = [row for row in rows if len(set(row[1:])) > 1]
-    passes = ["denoiser passes a step, expected", *(f"{run.passes_per_step:.3g}" for run in firsts)]
-    return [["option", *(run.label for run in firsts)], *differing, passes]
+    names = dict.fromkeys(name for column in columns for name in column)
+    rows = {name: [column.get(name, "not given") for column in columns] for name in names}
+    rows = {name: row for name, row in rows.items() if len(set(row)) > 1}
+    rows["denoiser passes a step, expected"] = [f"{run.passes_per_step:.3g}" for run in firsts]
+    pairs = {name: zip([run.label for run in firsts], row, strict=True) for name, row in rows.items()}
+    return "\n".join(f"{name}: {', '.join(map(' '.join, own))}" for name, own in pairs.items())

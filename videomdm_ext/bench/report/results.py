@@ -199,7 +199,6 @@ def gather(plan: Plan, out: Path, scoring: Scoring | None = None) -> Results:
         arms.append(Arm(label, trainings, settings(own[0].config), repeated, own[0].config.of))
     judges = [Judge(e.name, e.identity, e.comparable, e.distrust, dict(e.facts)) for e in scoring.evaluators]
     judges += [Judge(name, missing=reason) for name, reason in scoring.missing.items()]
-    head, *options = fairness.table(runs, out)
     made = {label: read_motions(own[0].replication(out, 0)) for label, own in by_label.items()}
     captions = next(iter(made.values()))[1]
     by_caption = {text: clip for clip in reference.clips for text in clip.texts}
@@ -213,7 +212,6 @@ def gather(plan: Plan, out: Path, scoring: Scoring | None = None) -> Results:
         return Example(captions[index], own)
 
     of_motion = {motion_of(by_caption[text]): index for index, text in reversed(list(enumerate(captions)))}
-    values = {name: zip(head[1:], row, strict=True) for name, *row in options}
     results = Results(
         arms=tuple(arms),
         reference_rows=rows,
@@ -224,7 +222,7 @@ def gather(plan: Plan, out: Path, scoring: Scoring | None = None) -> Results:
         notes=notes(plan, out, scoring),
         primary=scoring.primary,
         judges=tuple(judges),
-        differences="\n".join(f"{key}: {', '.join(f'{arm} {v}' for arm, v in row)}" for key, row in values.items()),
+        differences=fairness.differences(runs, out),
         batch_size=plan.batch_size,
     )
     return dataclasses.replace(results, cases=worst_cases(results, captions, example))

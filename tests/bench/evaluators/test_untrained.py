@@ -1,4 +1,4 @@
-"""The 2D evaluator: what its features cannot see, what they must see, and true keypoints in the same space."""
+"""Evaluators that are not trained: what `views-2d` cannot see and must see; `essential` channels give a motion back."""
 
 import math
 from pathlib import Path
@@ -8,16 +8,19 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from people import real_motions, turned
+from tolerances import ROUND_TRIP_M
 from torch import Tensor
 
 from videomdm_ext.bench.evaluators import untrained
 from videomdm_ext.bench.evaluators.base import Ground
 from videomdm_ext.bench.evaluators.untrained import VIEWS, Views2D, features, project_views
 from videomdm_ext.bench.reference import static_pose
-from videomdm_ext.data.folder import Card
+from videomdm_ext.data.folder import Card, read_folder
 from videomdm_ext.data.motions import Optics, load_motions
 from videomdm_ext.errors import DatasetError
 from videomdm_ext.geometry.cameras import orbit, to_camera
+from videomdm_ext.motion.features import decode
 from videomdm_ext.motion.skeletons import SMPL22
 
 FPS = 20.0
@@ -163,15 +166,15 @@ def test_a_view_in_which_a_joint_is_hardly_found_has_no_row() -> None:
         SPACE.seen([(points, hardly)], FPS)
 
 
-def ground(recipe: dict[str, object]) -> Ground:
+def ground_of(recipe: dict[str, object]) -> Ground:
     card = Card("set", "smpl22", FPS, "synthetic", "CC0", ("here",), recipe=recipe)
     return Ground("unread", card, Path("unused"))
 
 
 def test_the_cameras_are_those_of_the_card_and_the_hash_says_so() -> None:
-    usual, plain = untrained.make_views_2d(ground({})), Views2D()
+    usual, plain = untrained.make_views_2d(ground_of({})), Views2D()
     low = untrained.make_views_2d(
-        ground({"optics": {"elevation": [0.0, 0.1], "nearest_joint": [3.0, 4.0], "noise": 0.0}})
+        ground_of({"optics": {"elevation": [0.0, 0.1], "nearest_joint": [3.0, 4.0], "noise": 0.0}})
     )
     assert usual.identity == plain.identity != low.identity
     assert len(low.identity) == 64
@@ -179,3 +182,48 @@ def test_the_cameras_are_those_of_the_card_and_the_hash_says_so() -> None:
     assert (low.optics.elevation, low.optics.nearest_joint) == ((0.0, 0.1), (3.0, 4.0))
     assert not low.distrust
     assert low.captions(["a person walks."]) is None
+
+
+# -- essential ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ground(write_ground, few_splits):
+    return write_ground(few_splits)
+
+
+@pytest.fixture(scope="module")
+def evaluator(ground):
+    return untrained.make_essential(ground)
+
+
+def test_a_motion_is_decoded_from_its_rows_times_their_scale(evaluator):
+    clip = real_motions()["dance_a"].double()
+    rows = evaluator.motions([clip], 20.0)
+    assert rows.shape == (len(clip) - 1, 67)
+    torch.testing.assert_close(decode(rows * evaluator.std, SMPL22), clip[:-1], atol=ROUND_TRIP_M, rtol=0)
+
+
+def test_rows_are_frames_clip_by_clip_wherever_they_stand_and_head(evaluator):
+    clips = [real_motions()[name] for name in ("walk", "roll")]
+    rows = evaluator.motions(clips, 20.0)
+    assert not evaluator.per_clip
+    assert evaluator.captions(["a person walks."]) is None
+    torch.testing.assert_close(rows, torch.cat([evaluator.motions([clip], 20.0) for clip in clips]))
+    moved = [turned(clip, torch.tensor(1.9)) + torch.tensor((4.0, 0.0, 1.0)) for clip in clips]
+    assert (evaluator.motions(moved, 20.0) - rows).abs().max() < 1e-3
+
+
+def test_the_scale_is_the_deviation_of_the_true_training_motions_kind_by_kind(evaluator, ground):
+    clips = read_folder(ground.clips, "train")[1]
+    frames = np.concatenate([clip.truth[:-1] for clip in clips])[:, :67].astype(np.float64)
+    deviation = frames.std(0, ddof=1)
+    expected = np.repeat([deviation[0], deviation[1:3].mean(), deviation[3], deviation[4:].mean()], [1, 2, 1, 63])
+    np.testing.assert_allclose(evaluator.std.numpy(), expected, rtol=1e-3)
+
+
+def test_equal_truth_in_any_order_gives_an_equal_identity_and_other_truth_another(evaluator, write_ground, few_splits):
+    backwards = {split: clips[::-1] for split, clips in few_splits.items()}
+    assert untrained.make_essential(write_ground(backwards)).identity == evaluator.identity
+    fewer = {"train": few_splits["train"][1:]}
+    assert untrained.make_essential(write_ground(fewer)).identity != evaluator.identity
