@@ -147,6 +147,7 @@ def test_a_link_that_leads_outside_is_refused_and_one_inside_is_kept(tmp_path):
     checkout.install(root)
     assert (root / PARSER).is_symlink()
     assert (root / "inside.py").read_bytes() == checkout.appended(CONTENT)
+    assert imported(root) == (0, [])
 
 
 def test_the_stand_in_and_a_folder_without_the_file_are_refused(tmp_path):

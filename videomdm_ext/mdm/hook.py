@@ -60,7 +60,7 @@ def attach(names: dict[str, Any]) -> None:
     sys.excepthook = briefly
     if Path(sys.argv[0]).parent.name == TRAINERS:
         distributed.hush()
-    require(Path(names["__file__"]).resolve().parents[1], "uninstall")
+    require(root_of(names), "uninstall")
     begin()
     wrap(names)
 
@@ -276,7 +276,12 @@ def meet(args: argparse.Namespace) -> None:
 
 def _root() -> Path:
     """The folder of the host in use."""
-    return Path(importlib.import_module("utils.parser_util").__file__ or "").resolve().parents[1]
+    return root_of(vars(importlib.import_module("utils.parser_util")))
+
+
+def root_of(names: dict[str, Any]) -> Path:
+    """The folder of the host with these globals of utils.parser_util, which may be a link to a file elsewhere in it."""
+    return Path(names["__file__"]).absolute().parents[1].resolve()
 
 
 def _swap(module: Any, name: str, replacement: Any | None) -> None:
