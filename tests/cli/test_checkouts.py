@@ -92,9 +92,11 @@ def test_a_checkout_without_a_seam_has_one_answer_everywhere_and_still_gives_our
         f"error: {root}: expected a checkout that can be hooked, found that {checkout.PARSER} has no"
     )
     assert f"or see what works here: videomdm host survey {root}" in answer
-    assert cli.main(["uninstall", "--mdm", str(root)]) == 0
-    assert content_of(root) == old
-    assert "Next:" not in capsys.readouterr().out  # `run` would refuse it
+    for kept in (old, CONTENT + b"<<<<<<< HEAD\n"):  # the second is half merged
+        (root / checkout.PARSER).write_bytes(checkout.appended(kept))
+        assert cli.main(["uninstall", "--mdm", str(root)]) == 0
+        assert content_of(root) == kept
+        assert "Next:" not in capsys.readouterr().out  # `run` would refuse it
 
 
 def told(words, capsys, status=0):

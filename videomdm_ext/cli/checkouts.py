@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -42,7 +42,8 @@ class Uninstall:
     def __call__(self) -> int:
         host = _find(self.mdm, supported=False)
         print(checkout.uninstall(host.root))
-        if not checkout.gap(host.root, "uninstall"):
+        with suppress(HostError):  # what `run` would refuse
+            checkout.require(host.root, "uninstall")
             start = f"videomdm run --mdm {quoted(host.root)} {checkout.trainer(host.root)}"
             print(f"Next: {start} ARGS... runs MDM with our options")
         return 0
