@@ -3,6 +3,7 @@ interrupted goes on to the page."""
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -222,6 +223,7 @@ def test_fit3d_goes_from_its_folder_to_the_page_interrupted_twice(fit3d, tmp_pat
     assert sum(card.counts.values()) == 12
     assert 0.01 < card.lifter_error["mpjpe"] < 0.3
     assert "| MPJPE, WHAM | 228 mm | VideoMDM, arXiv 2606.13364 | lifted " in page
+    assert re.search(r"Accel, WHAM \| 17.66 m/s² \| [^|]* \| lifted [\d.]+ m/s² \|", page)
     assert "lift with 2d" in page
     by_action = (tmp_path / "lifting.md").read_text("utf-8")
     assert "| a person does the exercise push up. |" in by_action

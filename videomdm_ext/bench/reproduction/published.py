@@ -96,8 +96,8 @@ def measured(
                 parts += [f"{name} {text}" for text in fids(plan, name, results, evaluated)]
             elif lifted and name in lifted.means:
                 label, scale = lifting.COLUMNS[metric]
-                unit = "" if "m/s" in label else " mm"
-                parts.append(f"{name} {number(lifted.means[name][ALL][metric] * scale)}{unit}")
+                unit = "m/s²" if "m/s²" in label else "mm"
+                parts.append(f"{name} {number(lifted.means[name][ALL][metric] * scale)} {unit}")
         none = "not measured" if one.measured else "not measured: it takes people (videomdm study)"
         found.append((one, "; ".join(parts) or none))
     return found
