@@ -183,8 +183,8 @@ def worded() -> SimpleNamespace:
     """A module with datasets that make a vectorizer, as MDM's do."""
 
     class HumanML3D:
-        def __init__(self, mode=None, split="train", load_mode=None, folder=""):
-            self.split = split
+        def __init__(self, mode=None, split="train", load_mode=None, folder="", mean=""):
+            self.split, self.mean = split, np.load(f"{folder}/{mean}") if mean else None
             self.w_vectorizer = module.WordVectorizer(folder, "our_vab")
 
     class KIT(HumanML3D):
@@ -216,6 +216,11 @@ def test_an_evaluation_without_glove_is_refused_also_after_a_training_set(worded
         worded.WordVectorizer(str(tmp_path), "our_vab")
     with pytest.raises(HostError, match=r"our_vab_data\.npy: .*bash prepare/download_glove\.sh"):
         worded.KIT(mode, folder=str(tmp_path))
+
+
+def test_a_host_without_data_of_its_own_is_refused_with_what_to_do(worded, tmp_path):
+    with pytest.raises(HostError, match=r"Mean\.npy: expected MDM's own data .* --clips DIR"):
+        worded.HumanML3D("train", folder=str(tmp_path), mean="Mean.npy")
 
 
 def test_with_glove_the_vectorizer_is_the_hosts_own(worded, tmp_path):

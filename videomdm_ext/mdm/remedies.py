@@ -237,7 +237,8 @@ VECTORS = tuple(f"our_vab_{end}" for end in ("data.npy", "words.pkl", "idx.pkl")
 
 
 def word_vectors(module: ModuleType) -> None:
-    """Let a training set be built without GloVe, which training never reads; evaluation is refused instead."""
+    """Let a training set be built without GloVe, which training never reads; evaluation is refused instead, as is what
+    has no data."""
     own: Any = module.WordVectorizer
     build = module.HumanML3D.__init__
 
@@ -266,7 +267,13 @@ def word_vectors(module: ModuleType) -> None:
         mode = given[0] if given else named.get("mode", named.get("load_mode"))
         lenient = functools.partial(vectorizer, needed=False)
         with imports.swapped(module, WordVectorizer=lenient) if mode == "train" else nullcontext():
-            build(self, *given, **named)
+            try:
+                build(self, *given, **named)
+            except FileNotFoundError as error:
+                raise HostError(
+                    f"{error.filename}: expected MDM's own data under the folder that its program is started in, found "
+                    "none. Get them as MDM's README says, or train on a data set of this package: --clips DIR."
+                ) from error
 
     vars(module)["WordVectorizer"] = vectorizer
     module.HumanML3D.__init__ = initialise
