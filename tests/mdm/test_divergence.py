@@ -119,6 +119,12 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_latest_whole_one_goes_on(f
         assert all(torch.equal(made[key], value) for key, value in wanted.items())
 
 
+def test_a_run_that_is_not_paired_goes_on_from_the_latest_checkpoint_too(folder):
+    for steps in ("2", "4"):
+        assert train(folder, "free", "--num_steps", steps, "--resume_checkpoint", "latest") == 0
+        assert (folder / "free" / f"model00000000{steps}.pt").is_file()
+
+
 def test_a_paired_run_without_its_optimizer_is_refused(folder, capsys):
     assert train(folder, "alone", "--paired", "--num_steps", "2") == 0
     (folder / "alone" / "opt000000002.pt").unlink()

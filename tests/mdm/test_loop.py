@@ -232,7 +232,7 @@ def test_a_resumed_run_that_diverges_names_the_checkpoint_that_it_went_on_from(t
 
 
 def start(folder: Path, checkpoint: str = "", bundled: bool = True) -> SimpleNamespace:
-    args = SimpleNamespace(save_dir=str(folder), resume_checkpoint=checkpoint, overwrite=False)
+    args = SimpleNamespace(save_dir=str(folder), resume_checkpoint=checkpoint, overwrite=False, paired=True)
     resume.prepare(args, bundled=bundled)
     return args
 

@@ -206,8 +206,10 @@ def settle(args: argparse.Namespace, *, trains: bool) -> finetuning.Start | None
     moved = text.explicit(sys.argv[1:], "clips")
     if moved is not None:  # the folder may lie elsewhere than where args.json says that the training found it
         args.clips = moved
-    if pairing.trains_paired(args):  # the stand-in's optimizer files hold what a bundle does
-        resume.prepare(args, bundled=not _root().is_relative_to(STANDIN))
+    paired = pairing.trains_paired(args)
+    if paired or (trains and getattr(args, "resume_checkpoint", "") == resume.LATEST):
+        # the stand-in's optimizer files hold what a bundle does
+        resume.prepare(args, bundled=paired and not _root().is_relative_to(STANDIN))
     if trains:
         resume.refuse_resumed(args)
         resume.check_clips(args)

@@ -114,7 +114,8 @@ def beside_of(checkpoint: Path) -> list[Path]:
 
 
 def prepare(args: argparse.Namespace, *, bundled: bool) -> None:
-    """Settle in `args` where a paired run starts: --resume_checkpoint becomes a path or empty, never silently so.
+    """Settle in `args` where a run starts that is paired, or goes on from the latest checkpoint: --resume_checkpoint
+    becomes a path or empty, never silently so.
 
     `bundled`: its checkpoints have bundles (the stand-in keeps everything in its opt*.pt). The latest one is the latest
     whose files are whole; those that are not are printed.
@@ -132,7 +133,7 @@ def prepare(args: argparse.Namespace, *, bundled: bool) -> None:
             f"{found[-1].name}. Pass --resume_checkpoint {found[-1]} (or --resume_checkpoint latest) to go on, or "
             "choose another --save_dir."
         )
-    if not args.resume_checkpoint:
+    if not (args.resume_checkpoint and args.paired):
         return
     checkpoint = Path(args.resume_checkpoint)
     for path in (checkpoint, bundle_of(checkpoint) if bundled else optimizer_of(checkpoint)):
