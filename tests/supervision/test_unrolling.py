@@ -126,8 +126,8 @@ def step(weights: Tensor, *, taken: bool) -> tuple[list[Tensor | None], int]:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(7, 33), nn.GELU(), nn.Dropout(0.1), nn.Linear(33, 7))
     network.append(nn.Linear(7, 7).requires_grad_(False))
-    unused = nn.Parameter(torch.ones(3))
-    trained = [*(weight for weight in network.parameters() if weight.requires_grad), unused]
+    first, second, unused = (nn.Parameter(torch.ones(7)) for _ in range(3))  # the first two share their gradient
+    trained = [*(weight for weight in network.parameters() if weight.requires_grad), first, second, unused]
     kept, losses = weakref.WeakSet[Kept](), []
 
     def keep(tensor: Tensor) -> Kept:
@@ -136,7 +136,7 @@ def step(weights: Tensor, *, taken: bool) -> tuple[list[Tensor | None], int]:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda found: found.tensor):
         for number in range(4):
-            loss = network(torch.randn(6, 7)).square().mean(1)
+            loss = (network(torch.randn(6, 7)) + (first + second)).square().mean(1)
             losses.append(with_gradient_taken(loss, trained, 4) if taken and number < 3 else loss)
             del loss
         gc.collect()

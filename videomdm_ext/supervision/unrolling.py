@@ -121,4 +121,4 @@ class _Taken(torch.autograd.Function):
                 "--unroll on: expected a training loop that weighs all clips of a batch alike, found one that does not "
                 "(its sampler of timesteps). Train with --unroll off."
             )
-        return None, None, None, *(None if g is None else g.mul_(factor[0]) for g in ctx.gradients)
+        return None, None, None, *(None if g is None else g * factor[0] for g in ctx.gradients)
