@@ -163,6 +163,16 @@ def test_a_drop_that_was_interrupted_is_ended_by_the_next(folder: Path, monkeypa
     assert not checking.check_folder(str(folder)).errors
 
 
+@pytest.mark.parametrize("accept", [(), ("--accept",)], ids=["drop", "both"])
+def test_drop_does_not_empty_a_list_that_cannot_be_read(folder: Path, capsys: pytest.CaptureFixture[str], accept):
+    damage(folder, "walk")
+    (folder / "val.txt").write_bytes(b"spin_0\n\xff\xfe\n")
+    before = snapshot(folder)
+    assert main(["data", "check", str(folder), "--drop", *accept]) == 1
+    assert "error:" in capsys.readouterr().err
+    assert snapshot(folder) == before
+
+
 def test_drop_changes_nothing_where_no_clip_would_be_left(folder: Path, capsys: pytest.CaptureFixture[str]):
     damage(folder, "walk", "jump", "kick", "punch", "spin")
     seal.accept(str(folder))

@@ -17,7 +17,7 @@ from videomdm_ext.config import Source, Supervision
 from videomdm_ext.data import folder as folders
 from videomdm_ext.data import shards
 from videomdm_ext.data.building import repack, write_folder
-from videomdm_ext.data.checks.checking import check_folder
+from videomdm_ext.data.checks.checking import check_folder, drop
 from videomdm_ext.data.folder import CARD, read_card, read_clip, read_folder
 from videomdm_ext.data.refined import make_refined
 from videomdm_ext.errors import ConfigError, DatasetError
@@ -101,6 +101,18 @@ def test_a_broken_shard_is_named_and_the_rest_is_read(packed):
             shutil.rmtree(Path(packed, "index"))
             Path(packed, "index").mkdir()
         assert read_folder(packed, "test")[1][0].id == "punch_0"
+
+
+def test_a_drop_changes_nothing_beside_a_broken_shard_and_goes_on_without_it(packed):
+    place = Path(packed, "shards/test-00000.parquet")
+    place.write_bytes(place.read_bytes()[:-5])
+    before = content_of(packed)
+    with pytest.raises(DatasetError, match=r"expected lists and shards that can be read.*test-00000\.parquet"):
+        drop(check_folder(packed, use_cache=False))
+    assert content_of(packed) == before
+    place.unlink()
+    assert list(drop(check_folder(packed))) == ["punch_0"]
+    assert not check_folder(packed).errors
 
 
 def test_a_clip_of_no_shard_and_one_of_no_list_are_reported(packed):

@@ -110,6 +110,17 @@ def test_changes_that_are_meant_are_made_the_sets_own_with_another_identity(made
     seal.verify(str(made))
 
 
+def test_changes_that_cannot_be_accepted_leave_the_card_as_it_was(made):
+    before = (made / "dataset.json").read_bytes()
+    (made / "test.txt").write_text("walk_0\n")
+    with pytest.raises(DatasetError, match="split-twice"):
+        seal.accept(str(made))
+    (made / "Mean.npy").write_bytes(b"no array")
+    with pytest.raises(DatasetError):
+        seal.accept(str(made))
+    assert (made / "dataset.json").read_bytes() == before
+
+
 def test_packed_and_merged_sets_are_sealed_and_a_changed_shard_is_named(made, tmp_path):
     pytest.importorskip("pyarrow")
     packed, merged = tmp_path / "packed", tmp_path / "merged"

@@ -107,9 +107,10 @@ class Check:
     def dropped(self, checked: Checked) -> Collection[str]:
         """The clips with errors, taken out of the splits; files that are others than on the card have to be meant."""
         if changed := [item for item in checked.errors if item.kind in OWN and not self.accept]:
+            what = changed[0].message.rstrip(".")
             raise DatasetError(
-                f"{self.clips}: expected files as they were made, found others: {changed[0].message} If they are meant "
-                f"to be so, take both steps at once: videomdm data check {quoted(self.clips)} --drop --accept."
+                f"{self.clips}: expected files as they were made, found others: {what}. If they are meant to be so, "
+                f"take both steps at once: videomdm data check {quoted(self.clips)} --drop --accept."
             )
         return checking.drop(checked)
 

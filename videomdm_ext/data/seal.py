@@ -191,6 +191,12 @@ def verify(path: str, card: Card | None = None, *, thorough: bool = False) -> Ca
     """
     card = card or read_card(path)
     verify_files(path, card, thorough=thorough)
+    verify_lists(path, card)
+    return card
+
+
+def verify_lists(path: str, card: Card) -> None:
+    """The errors of a set as a whole alone."""
     for item in sets.lists(path, card)[1]:
         raise DatasetError(
             f"{path}: expected a set without {item.title}, found {item.clip_id} {item.message} ({item.kind}). "
@@ -198,7 +204,6 @@ def verify(path: str, card: Card | None = None, *, thorough: bool = False) -> Ca
         )
     for lifter in (None, card.lifter):
         read_statistics(path, lifter)
-    return card
 
 
 def verify_files(path: str, card: Card, *, thorough: bool = False, without: Collection[str] = ()) -> None:
@@ -292,8 +297,9 @@ def accept(path: str) -> Card:
         return card
     recipe = {**card.recipe, "changed": [*card.recipe.get("changed", ()), card.identity or card.content_hash]}
     made = dataclasses.replace(now, recipe=recipe, identity="", values=())
+    verify_lists(path, made)
     files.write_bytes(bf.join(path, CARD), made.to_json().encode(), durable=True)
-    verify(path, made)
+    verify_files(path, made)
     return made
 
 

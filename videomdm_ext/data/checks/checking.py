@@ -325,11 +325,18 @@ def drop(checked: Checked) -> dict[str, str]:
     """Take the clips with errors out of the split lists; their files stay, and DIR/left_out.txt has their reasons.
 
     Lists, Mean, Std and card are those of the clips that are left: it is another data set. Nothing is changed where
-    there is no error, or, with a DatasetError, where no clip would be left to train on. -> the reasons by id
+    there is no error, or, with a DatasetError, where a list cannot be read or no clip would be left to train on.
+
+    -> the reasons by id
     """
     if not checked.errors:
         return {}
     path, reasons = checked.path, dict[str, str]()
+    if lost := [item.message for item in checked.errors if item.clip_id == WHOLE and item.kind == "corrupt-file"]:
+        raise DatasetError(
+            f"{path}: expected lists and shards that can be read, found one that cannot, so that it is unknown which "
+            f"clips it has: {lost[0]} Put it right, or remove it to go on without; then start the same command again."
+        )
     for item in checked.errors:
         if item.clip_id != WHOLE and item.kind not in KEPT:
             reasons.setdefault(item.clip_id, f"{item.kind}: {' '.join(item.message.splitlines())}")

@@ -334,7 +334,7 @@ KINDS: dict[str, Kind] = {
     "card-counts": Kind(ERROR, None, "counts on the card that do not fit the split lists", "Make the data set again."),
     "card-hash": Kind(ERROR, None, "files changed after the card was written",
         "Make the data set again, so that runs can name it."),
-    "splits": Kind(ERROR, None, "a split list that is missing, empty or unreadable",
+    "splits": Kind(ERROR, None, "a split list that is missing or empty",
         "Correct the list, one id a line."),
     "split-twice": Kind(ERROR, None, "an id that is listed twice", "Leave it in one place of one list."),
     "split-leak": Kind(WARNING, None, "one trial on two sides of the split",

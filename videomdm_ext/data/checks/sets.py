@@ -34,7 +34,7 @@ def lists(path: str, card: Card) -> tuple[dict[str, list[str]], list[Finding]]:
             try:
                 lines = [line.strip() for line in files.read_text(place).splitlines() if line.strip()]
             except DatasetError as error:
-                findings.append(Finding(WHOLE, "splits", str(error)))
+                findings.append(Finding(WHOLE, "corrupt-file", str(error)))
         elif card.counts.get(split):
             findings.append(Finding(WHOLE, "splits", f"{split}.txt is not there, the card counts clips of it"))
         splits[split] = []
