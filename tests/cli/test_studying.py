@@ -207,6 +207,9 @@ def test_what_the_served_page_sends_is_kept_and_nothing_else(arms: list[str], tm
 
 CLICK = "document.querySelector('[data-{}={}]').click()"
 OPEN = "!document.querySelector('[data-vote=a]').disabled"
+DRAWN = """new Promise((done) => { const own = requestAnimationFrame; let times = 0;
+    requestAnimationFrame = (act) => { times++; return own(act); };
+    own(() => { requestAnimationFrame = own; done(times); }); })"""
 
 
 def until(shown: Browser, expression: str) -> Any:
@@ -248,6 +251,7 @@ def test_a_person_takes_part_reloads_in_the_middle_saves_and_is_scored(arms, tmp
         shown.evaluate(CLICK.format("study", "begin"))
         for number in range(2, 5):
             until(shown, f"document.getElementById('study-pair').textContent === 'Pair {number + 1} of 5' && {OPEN}")
+            assert shown.evaluate(DRAWN) == 1, "after some answers a frame is drawn as often as after none"
             shown.evaluate(CLICK.format("vote", answer(key, booklet, number, "hiddenarm")))
         assert shown.evaluate("document.getElementById('study').dataset.step") == "end"
         shown.evaluate(CLICK.format("study", "download"))

@@ -13,7 +13,7 @@ const Viewer = (() => {
   const is = { playing: false, overlaid: false, camera: false, lines: true, depth: false, follow: true, trail: true,
     body: Boolean(stored.body) };
   const mesh = Bodies.unpack(stored.body);
-  let index = 0, seed = null, tracks = [], view = null, truth = null, frames = 1, frame = 0, before = 0, queued = false, placed = false, colours = {};
+  let index = 0, seed = null, tracks = [], view = null, truth = null, frames = 1, frame = 0, before = 0, ticking = 0, queued = false, placed = false, colours = {};
   const space = openSpace();
 
   // WebGL, or null where there is none.
@@ -154,24 +154,24 @@ const Viewer = (() => {
   }
 
   function play(start) {
+    cancelAnimationFrame(ticking);
     is.playing = start;
     viewer.dataset.state = start ? "playing" : "paused";
     part.toggle.textContent = start ? "Pause" : "Play";
     if (!start) { frame = Math.min(Math.floor(frame), frames - 1); refresh(); return; }
     if (frame >= frames - 1) frame = 0;
     before = performance.now();
-    requestAnimationFrame(tick);
+    ticking = requestAnimationFrame(tick);
   }
 
   function tick(now) {
-    if (!is.playing) return;
+    ticking = requestAnimationFrame(tick);
     const ahead = frame < frames - 1;
     frame += Math.min(Math.max(0, now - before), LONGEST) / 1000 * stored.fps * Number(part.speed.value);
     before = now;
     if (ahead && frame >= frames - 1) viewer.dispatchEvent(new Event("end"));
     if (frame > frames - 1 + PAUSE * stored.fps) frame = 0;
     draw();
-    requestAnimationFrame(tick);
   }
 
   function draw() {
