@@ -83,6 +83,9 @@ def test_files_that_hold_no_motion_are_refused(tmp_path: Path, capsys: pytest.Ca
     np.save(tmp_path / "flat.npy", np.zeros((5, 66)))
     assert main(["export", str(tmp_path / "flat.npy")]) == 1
     assert "flat.npy: expected positions [T, J, 3] of 22 (smpl22), 16 (nba16) joints, found [5, 66]" in words_of(capsys)
+    np.save(tmp_path / "empty.npy", np.zeros((0, 22, 3)))
+    assert main(["export", str(tmp_path / "empty.npy"), "--format", "gif"]) == 1
+    assert "empty.npy: expected positions [T, J, 3] of" in words_of(capsys)
     np.save(tmp_path / "broken.npy", np.full((5, 22, 3), np.nan))
     assert main(["export", str(tmp_path / "broken.npy")]) == 1
     assert "expected numbers, found others in 5 of 5 frames" in words_of(capsys)

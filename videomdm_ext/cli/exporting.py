@@ -155,7 +155,7 @@ class Export:
     def skeleton(self, positions: Tensor) -> Skeleton:
         """The skeleton with as many joints as a motion has."""
         for skeleton in SKELETONS.values():
-            if positions.ndim == 3 and positions.shape[1:] == (skeleton.num_joints, 3):
+            if positions.numel() and positions.shape[1:] == (skeleton.num_joints, 3):
                 return skeleton
         raise DatasetError(
             f"{self.motions}: expected positions [T, J, 3] of {known_joints(', ')} joints, found "
