@@ -112,12 +112,12 @@ def test_a_comparison_shows_unseen_clips_that_each_arm_made_clean_as_their_camer
     names = [(track["name"], track.get("seed")) for track in tracks]
     assert names == [("truth", None), ("teacher", None), ("3d", 0), ("2d", 0), ("2d", 1)]
     assert tracks[1]["positions"] == tracks[3]["positions"], "what the camera saw alike lies in one place"
-    assert (scenes[0]["view"]["reference"], clips[1].id in scenes[0]["note"]) == ("truth", True)
+    assert (scenes[0]["view"]["reference"], clips[1].id in scenes[0]["caption"]) == ("truth", True)
     assert [track["name"] for track in scenes[2]["tracks"]] == ["3d", "2d", "2d"]
     assert view(bench, "--out", out, "--seeds", 1, "--ids", clips[2].id) == 0
     (scene,) = content(out)["scenes"]
     assert [track["name"] for track in scene["tracks"]] == ["truth", "teacher", "3d", "2d"]
-    assert clips[2].id in scene["note"]
+    assert clips[2].id in scene["caption"]
     assert view(bench, "--out", out, "--ids", clips[0].id) == 1
     assert "expected test clips of a comparison" in capsys.readouterr().err
     write_motions(bench / "samples" / "3d-0" / "heldout.npz", {"prediction": seen}, [])

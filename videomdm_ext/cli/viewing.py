@@ -169,8 +169,8 @@ class View:
             again = first_frames(repaired, clip.length) if repaired else None
             seen = footage(str(self.films or place), clip)
             scene = clip_scene(clip, refined=again, more=tracks, footage=seen)
-            note = UNSEEN.format(id=clip.id, share=100 * DENOISE_AT)
-            scenes.append(dataclasses.replace(scene, group="Unseen clips, made clean", note=note))
+            caption, note = f"{scene.caption} ({clip.id})", UNSEEN.format(share=100 * DENOISE_AT)
+            scenes.append(dataclasses.replace(scene, caption=caption, group="Unseen clips, made clean", note=note))
         return scenes
 
     def of_motions(self, place: Path) -> Found:
@@ -184,8 +184,8 @@ class View:
 
 
 UNSEEN = (
-    "No arm was trained on this clip ({id}). Its teacher was noised to {share:.0f} % of the schedule, and each arm "
-    "made it clean in one pass."
+    "No arm was trained on this clip. Its teacher was noised to {share:.0f} % of the schedule, and each arm made it "
+    "clean in one pass."
 )
 SAMPLED = "Each arm sampled a motion for this caption from noise, so no camera saw it."
 BESIDE = " Truth and teacher are of the clip that has this caption."
