@@ -293,9 +293,10 @@ def test_every_verb_that_draws_people_draws_the_body_that_is_asked_for(tmp_path,
         assert ('"turns"' in Path(place).read_text()) == held
 
 
-def test_anny_walks_on_the_floor_in_a_file_and_in_a_page_of_less_than_a_megabyte():
+def test_anny_walks_on_the_floor_in_a_file_and_in_a_page_of_less_than_a_megabyte(capfd: pytest.CaptureFixture[str]):
     pytest.importorskip("anny", reason="needs the extra body")
     body = build_body({})
+    assert "initialized" not in "".join(capfd.readouterr()), "Warp tells nobody about devices"
     worn = wear(body, MOTIONS["walk"], 20.0)
     document, read = taken_apart(to_glb(worn.fitted, RIG, 20.0, "walk", mesh=worn.mesh, shifts=worn.shifts))
     assert {material["name"] for material in document["materials"]} == set(DRESS)

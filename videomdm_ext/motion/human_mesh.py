@@ -162,7 +162,8 @@ def _shortest(before: Tensor, after: Tensor) -> Tensor:
 
 @cache
 def _model() -> Any:
-    optional("warp", user="body", extra="body").config.quiet = True
+    warp = optional("warp", user="body", extra="body")
+    warp.config.log_level = warp.LOG_ERROR
     anny = optional("anny", user="body", extra="body")
     return anny.Anny().to(dtype=torch.float32)
 
