@@ -97,7 +97,8 @@ def with_gradient_taken(loss: Tensor, weights: Sequence[Tensor], passes: int) ->
 
     No gradient flows between passes, so that a step needs the memory of one, and not of all until its backward. The
     gradient is that of a mean over clips and passes, times what the loss is multiplied by; bits are those of a single
-    backward. HostError, in the backward, where clips weigh unequally.
+    backward, up to rounding for a weight that a pass uses again (`--arch gru`). HostError, in the backward, where clips
+    weigh unequally.
     """
     if not loss.requires_grad:
         return loss
