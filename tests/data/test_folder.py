@@ -199,7 +199,7 @@ def test_an_empty_split_and_a_missing_folder_are_refused(folder: str, tmp_path: 
         ({"colour": "red"}, "expected no other entries, found colour"),
         ({"heading": {"sigma": 1, "angle": 2}}, "json: heading: expected no other entries"),
         ({"fps": "fast"}, "json: fps: expected a number, found 'fast'"),
-        ({"fps": 1e-320}, "json: fps: expected at least 1, found 1e-320"),
+        ({"fps": 1e-320}, "json: fps: expected 1 or more, found 1e-320"),
         ({"lifter": "../x"}, "expected an id"),
         *[(content, r"dataset\.json: expected") for content in ("", "[]", "{", '{"format": 1}')],
     ],

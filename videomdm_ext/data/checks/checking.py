@@ -342,7 +342,7 @@ def drop(checked: Checked) -> dict[str, str]:
             reasons.setdefault(item.clip_id, f"{item.kind}: {' '.join(item.message.splitlines())}")
     with locks.held(path):
         card = read_card(path)
-        before, _ = sets.lists(path, card)
+        before, found = sets.lists(path, card)
         splits = {split: [i for i in ids if i not in reasons] for split, ids in before.items()}
         if not splits["train"]:
             first = next(iter(reasons.items()), ("none", ""))
@@ -353,6 +353,7 @@ def drop(checked: Checked) -> dict[str, str]:
         place = bf.join(path, LEFT_OUT)
         rows = files.read_text(place).splitlines() if bf.exists(place) else []
         rows += [f"{i}\t{split}: {reasons[i]}" for split, ids in before.items() for i in ids if i in reasons]
+        rows += [f"-\t{item.kind}: {item.message}" for item in found if item.kind == "bad-name"]
         if rows:  # those that an interrupted drop has written already stay once
             files.write_bytes(place, "".join(f"{row}\n" for row in dict.fromkeys(rows)).encode(), durable=True)
         for split, ids in splits.items():
