@@ -376,6 +376,18 @@ def test_refine_refuses_options_before_any_work(folder, capsys, words, message):
 
 
 @pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["sample", "--checkpoint", "run", "--text", "walk", "--text=run"], "--text"),
+        (["bench", "--dataset", "set", "--arms", "3d", "--arms", "2d"], "--arms"),
+    ],
+)
+def test_values_in_two_places_are_refused_as_the_first_would_be_lost(capsys, words, option):
+    assert cli.main(words) == 1
+    assert capsys.readouterr().err.startswith(f"error: {option}: expected once, found it twice.")
+
+
+@pytest.mark.parametrize(
     "words", [["train", "--arm", "3d", *SMALL, "--save_dir"], ["demo", "--out"], ["bench", "--out"]]
 )
 @pytest.mark.parametrize("name", ["WORLD_SIZE", "RANK", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS"])
