@@ -282,7 +282,7 @@ class Score:
         for place in places:
             ballot = study.read_ballot(files.read_json(place, "object"), key, str(place))
             if ballot.person not in ballots or len(ballots[ballot.person].answers) < len(ballot.answers):
-                ballots[ballot.person] = ballot  # the later of two files of one person
+                ballots[ballot.person] = ballot  # of two files of one person, the one with more answers
         outcome = study.score(list(ballots.values()), key, allowed=self.allow)
         if self.json:
             print(json.dumps({**dataclasses.asdict(outcome), "verdict": outcome.verdict()}, indent=2))
