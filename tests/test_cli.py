@@ -379,7 +379,7 @@ def test_refine_refuses_options_before_any_work(folder, capsys, words, message):
     ("words", "option"),
     [
         (["sample", "--checkpoint", "run", "--text", "walk", "--text=run"], "--text"),
-        (["bench", "--dataset", "set", "--arms", "3d", "--arms", "2d"], "--arms"),
+        (["view", "runs/demo", "--ids", "walk", "--ids", "run"], "--ids"),
     ],
 )
 def test_values_in_two_places_are_refused_as_the_first_would_be_lost(capsys, words, option):

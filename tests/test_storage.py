@@ -156,7 +156,11 @@ def test_a_verb_that_writes_a_folder_is_refused_while_another_process_has_it(mad
 
 
 @pytest.mark.parametrize(
-    "words", ["data import joints joints --out out/x", f"train --arm lifted --clips set --save_dir out/x {TRAIN}"]
+    "words",
+    [
+        "data import joints joints --out out/x",
+        f"train --arm lifted --clips set --save_dir out/x {TRAIN} --num_steps 100",  # not over before the other begins
+    ],
 )
 def test_of_two_that_start_at_once_in_one_folder_one_makes_what_it_makes_alone(words, made):
     assert videomdm(words.replace("out/x", "out/y"), made).returncode == 0

@@ -38,7 +38,7 @@ from videomdm_ext.supervision import refinement
 
 TOY = (
     "--steps 2 --seeds 1 --batch-size 2 --latent-dim 16 --layers 1 --ff-size 16 --diffusion-steps 4 --samples 3 "
-    "--replications 1 --crop-frames 24 --text-features words --average 0.9 --without t2m text-motion --workers 0"
+    "--replications 1 --crop-frames 24 --text-features words --average 0.9 --workers 0 --without t2m text-motion"
 )
 
 
@@ -195,7 +195,7 @@ def twice_interrupted(kind: str, data: Path, out: Path, monkeypatch, more: str =
 def test_humanml3d_goes_from_its_folder_to_the_page_interrupted_twice(humanml3d, tmp_path, monkeypatch, arms):
     more = f"--cameras pnp --arms {','.join(arms)}"
     if arms != PAPER.arms:
-        more += " --without t2m text-motion essential views-2d"
+        more = f"essential views-2d {more}"
     page = twice_interrupted("humanml3d", humanml3d, tmp_path, monkeypatch, more)
     card = read_card(str(tmp_path / "data"))
     assert (card.counts, card.lifter) == ({"train": 4, "val": 1, "test": 2}, "mvlift")

@@ -41,22 +41,20 @@ Arguments = TypeVar("Arguments")
 
 def parse(arguments: type[Arguments], verb: str, words: Sequence[str]) -> Arguments:
     """A dataclass from the command line; --help describes its fields, and those of dataclasses in it."""
-    names = [word.split("=")[0].replace("_", "-") for word in words]
-    if repeated := [name for name in options_of_several_values(arguments) if names.count(name) > 1]:
-        raise ConfigError(f"{repeated[0]}: expected once, found it twice. Give all its values behind one.")
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
     return tyro.cli(arguments, prog=f"videomdm {verb}", args=list(words), config=config)
 
 
-def options_of_several_values(arguments: Any) -> Iterator[str]:
-    """Options of which a second one would replace all values of the first without a word."""
-    for name, hint in get_type_hints(arguments, include_extras=True).items():
-        marks = getattr(hint, "__metadata__", ())
-        kind = hint.__origin__ if marks else hint
-        if dataclasses.is_dataclass(kind):
-            yield from options_of_several_values(kind)
-        elif get_origin(kind) is tuple and tyro.conf.UseAppendAction not in marks:
-            yield f"--{name.replace('_', '-')}"
+def refuse_repeated(arguments: Any, words: Sequence[str]) -> None:
+    """Raise ConfigError where an option that collects values is given twice, as those of the first would be lost."""
+    names = [word.split("=")[0].replace("_", "-") for word in words]
+    hints = get_type_hints(arguments, include_extras=True)
+    for field in dataclasses.fields(arguments):
+        option = f"--{field.name.replace('_', '-')}"
+        if dataclasses.is_dataclass(hints[field.name]):
+            refuse_repeated(hints[field.name], words)
+        elif get_origin(hints[field.name]) is tuple and field.default == () and names.count(option) > 1:
+            raise ConfigError(f"{option}: expected once, found it twice. Give all its values behind one.")
 
 
 def take(words: list[str], option: str) -> tuple[str | None, list[str]]:

@@ -124,8 +124,9 @@ def dispatch(words: list[str]) -> int:
             action = getattr(import_module(f"videomdm_ext.{module}"), name)
             if not isinstance(action, type):
                 return int(action(words[count:]))
-            from videomdm_ext.cli.console import parse
+            from videomdm_ext.cli.console import parse, refuse_repeated
 
+            refuse_repeated(action, words[count:])
             return int(parse(action, verb, words[count:])())
     from videomdm_ext import plugins
 

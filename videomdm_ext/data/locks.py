@@ -16,6 +16,7 @@ import os
 import shlex
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -128,7 +129,10 @@ def _taken(named: str, place: str) -> FileLock | None:
         lock = FileLock(path, timeout=PATIENCE, thread_local=False, fallback_to_soft=False)
         lock.acquire()
     except Timeout:
-        owner = Owner.read(path)
+        for _ in range(10):  # who has just taken it may still be writing its name
+            if owner := Owner.read(path):
+                break
+            time.sleep(0.05)
         if owner and (owner.host, owner.pid) == (socket.gethostname(), os.getppid()):
             return None
         raise _busy(named, owner) from None
