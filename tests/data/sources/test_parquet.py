@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from bodies import write_body
+from bodies import body_arrays, write_body
 from clips import motion
 
 from videomdm_ext.cli.main import main
@@ -38,8 +38,9 @@ def features(name="walk"):
 
 
 def row(number, name="walk", fps=20, split="train", **changes):
-    """-> a row in the layout of RoMo-HML-263."""
-    found = {"sample_id": f"4397{number:04d}", "split": split, "fps": fps, "motion": features(name).tolist()}
+    """-> a row in the layout of RoMo-HML-263, with what its sister sets show of names, kinds and labels."""
+    found = {"sample_id": f"4397{number:04d}", "split": split, "fps": fps, "representation": "humanml3d_263"}
+    found |= {"motion": features(name).tolist(), "taxonomy_category": "Locomotion", "taxonomy_atomic_action": ""}
     return found | {"caption_l0": "walking", "caption_l1": "a person walks #1\nslowly.", "caption_l2": None} | changes
 
 
@@ -113,20 +114,31 @@ def test_joints_are_read_with_their_own_names_and_texts(tmp_path, flat):
     torch.testing.assert_close(found, expected[:-1], atol=1e-3, rtol=0)
 
 
-def test_smpl_parameters_are_posed_where_the_body_model_is_and_refused_where_it_is_not(tmp_path):
+@pytest.mark.parametrize("prefix", ["", "smpl_"])
+def test_smpl_parameters_are_posed_where_the_body_model_is_and_refused_where_it_is_not(tmp_path, prefix):
+    """RoMo-SMPL's names have a prefix, and its shape parameters are one row a frame."""
     frames = 60
+    shape = [1.5] + [0.0] * 9
+    shapes = [[one + drift for one in shape] for drift in np.linspace(-0.1, 0.1, frames)] if prefix else shape
     turn = 0.2 * np.sin(np.arange(frames)[:, None] / 9 + np.arange(63))
     moved = np.stack((np.arange(frames) / 30, np.full(frames, 1.0), np.zeros(frames)), -1)
     rows = [
-        {"sample_id": f"s{n}", "fps": 30, "caption_l0": "moving", "body_pose": turn.tolist(), "betas": [0.0] * 10,
-         "global_orient": np.zeros((frames, 3)).tolist(), "transl": moved.tolist()}
+        {"sample_id": f"s{n}", "fps": 30, "caption_l0": "moving", f"{prefix}body_pose": turn.tolist(),
+         f"{prefix}betas": shapes, f"{prefix}global_orient": np.zeros((frames, 3)).tolist(),
+         f"{prefix}transl": moved.tolist()}
         for n in range(2)
     ]  # fmt: skip
     source = write(tmp_path / "in", rows)
-    imported(source, tmp_path / "out", smpl=write_body(tmp_path / "bodies"), model="smpl")
+    model = body_arrays()
+    grown = np.zeros((*model["v_template"].shape, 10))
+    grown[..., 0] = 0.1 * model["v_template"]
+    imported(source, tmp_path / "out", smpl=write_body(tmp_path / "bodies", shapedirs=grown), model="smpl")
     clip = read_clip(str(tmp_path / "out"), read_card(str(tmp_path / "out")), "s0")
     assert clip.length == len(frames_at(frames, 30, 20)) - 1
-    root = decode(torch.from_numpy(clip.truth), SMPL22)[:, 0]
+    joints = decode(torch.from_numpy(clip.truth), SMPL22)
+    thigh = np.linalg.norm(np.subtract(*(model["J_regressor"] @ model["v_template"])[[1, 4]]))
+    assert float((joints[:, 1] - joints[:, 4]).norm(dim=-1).mean()) == pytest.approx(1.15 * thigh, rel=1e-4)
+    root = joints[:, 0]
     way = (root[-1] - root[0])[[0, 2]].norm()
     assert float(way) == pytest.approx((clip.length - 1) / 20, abs=0.01)
     with pytest.raises(DatasetError, match="expected the body model smplx of gender neutral, found none"):

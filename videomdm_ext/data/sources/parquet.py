@@ -4,7 +4,8 @@ SOURCE is a file or a folder of files *.parquet, a row a clip. What a row holds 
 
     motion            [T, 263] raw features of HumanML3D's kind, kept bit for bit at 20 fps (RoMo-HML-263 has this)
     joints            [T, 22, 3] or [T, 66], metres, y up
-    body_pose         [T, 63] with global_orient [T, 3], transl [T, 3] and betas [S], y up; needs --option smpl=FOLDER
+    body_pose         [T, 63] with global_orient [T, 3], transl [T, 3] and betas [S] or [T, S], whose mean is taken, y
+                      up; needs --option smpl=FOLDER. RoMo-SMPL's names are these with smpl_ before them
     caption...        words or lists of words: every column whose name begins so, or `text`
     sample_id, split, fps    where there are such columns; names of files that begin with train, val or test count too
 
@@ -143,7 +144,8 @@ class ParquetImporter(base.Importer):
     def _body(self, cells: Mapping[str, Any], place: str, fps: float) -> Tensor:
         """Joints [T, 22, 3] at 20 fps of SMPL parameters, floor at 0."""
         pose, turn, moved = (self._numbers(cells, name, place, None).double() for name in BODY[:3])
-        betas = self._numbers(cells, "betas", place, ()).double()
+        betas = self._numbers(cells, "betas", place, None).double()
+        betas = betas.mean(0) if betas.ndim == 2 else betas
         if pose.ndim != 2 or pose.shape[1] < 63 or {turn.shape, moved.shape} != {(len(pose), 3)}:
             found = f"{list(pose.shape)}, {list(turn.shape)} and {list(moved.shape)}"
             raise self.refuse(place, "body_pose [T, 63], global_orient and transl [T, 3]", found, "Leave the row out.")
@@ -229,7 +231,8 @@ class ParquetImporter(base.Importer):
         while row >= self._first + len(self._rows):
             self._first += len(self._rows)
             self._rows = next(self._reading[1])
-        return {name: self._rows.column(name)[row - self._first] for name in self._rows.schema.names}
+        names = self._rows.schema.names
+        return {name.removeprefix("smpl_"): self._rows.column(name)[row - self._first] for name in names}
 
     def _batches(self, path: Path, size: int, columns: Sequence[str] | None = None) -> Iterator[Any]:
         """The rows of a file, some at a time, as Arrow's record batches."""
