@@ -246,7 +246,16 @@ def test_the_page_bends_the_mesh_as_the_file_does(tmp_path):
             worn = wear(coarse, scale * MOTIONS["cartwheel"], 20.0)
             read = taken_apart(to_glb(worn.fitted, RIG, 20.0, "x", mesh=worn.mesh, shifts=worn.shifts))
             assert np.linalg.norm(points - skinned(*read, 27), axis=-1).max() < off
+        shown = """new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(
+            [...document.querySelectorAll(".key li")].filter((one) => one.checkVisibility())
+            .map((one) => one.className)))))"""
+        assert found.evaluate(shown) == ["left", "right", "touch"], "one of the three has gaps, and stays sticks"
+        found.press("3")
+        assert found.evaluate(shown) == []
+        found.press("l")
+        assert found.evaluate(shown) == []
         found.press("b")
+        assert found.evaluate(shown) == ["shades", "touch"]
         assert not found.faults
 
 

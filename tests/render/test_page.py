@@ -503,4 +503,8 @@ def test_a_phone_shows_no_more_than_its_width(shown: Browser, place: Path) -> No
                             ".map((one) => one.outerHTML)")  # fmt: skip
     assert hidden == []
     assert shown.evaluate("document.querySelector('[data-part=toggle]').getBoundingClientRect().bottom") < 900
+    whole = """(() => { const one = document.querySelector("[data-part=caption]");
+        one.textContent += " and then turns around to the left (fit3d_s03_band_pull_apart_58860488_v2)";
+        return one.checkVisibility() && one.offsetHeight >= one.scrollHeight; })()"""
+    assert shown.evaluate(whole), "the list above cuts the id behind a caption"
     assert shown.faults == []

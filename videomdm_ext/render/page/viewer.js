@@ -196,7 +196,7 @@ const Viewer = (() => {
     for (const name of ["overlaid", "camera", "lines", "depth", "follow", "trail", "body"]) part[name].setAttribute("aria-pressed", String(is[name]));
     Object.assign(viewer.dataset, { frame: String(at), camera: is.camera ? "own" : "free",
       layout: is.overlaid ? "overlaid" : "side by side", shown: shown.map((track) => track.name).join(),
-      depth: is.depth ? "on" : "off" });
+      depth: is.depth ? "on" : "off", figures: shown.length && shown.every(wears) ? "bodies" : "sticks" });
     if (!is.playing && view) {
       viewer.dataset.points = JSON.stringify(Object.fromEntries(shown.map((track) => [track.name, track.points])));
     }
@@ -281,13 +281,15 @@ const Viewer = (() => {
     pen.restore();
   }
 
+  const wears = (track) => Boolean(track.figure?.body) && is.body;
+
   function pose(track, time) {
     const standing = Motion.standing(track, time, stored.feet.length), own = new THREE.Color(tint(track));
     Figures.move(track.figure, stored, track.pose, standing, time);
     const sides = is.overlaid ? { left: own.clone().lerp(colours.light, 0.45), middle: own, right: own.clone().multiplyScalar(0.6) } : {};
     Figures.paint(track.figure, stored, standing, { ...colours.three, ...sides, own });
     for (const ribbon of track.figure.trails) ribbon.visible = is.trail;
-    const { body, sticks } = track.figure, worn = Boolean(body) && is.body;
+    const { body, sticks } = track.figure, worn = wears(track);
     for (const stick of sticks) stick.visible = !worn;
     if (!body) return;
     body.mesh.visible = body.shade.visible = worn;
