@@ -91,6 +91,31 @@ def test_only_the_formats_that_are_asked_for_are_written_from_one_checkpoint_and
     assert not torch.equal(first, other)
 
 
+def test_another_sampling_takes_the_place_of_the_earlier_one_and_the_same_adds_to_it(trained, tmp_path, capsys):
+    own = tmp_path / "bvh" / "000-a-walk-edited.bvh"
+    own.parent.mkdir()
+    own.write_text("by hand")
+
+    def sampled(*words: str) -> list[str]:
+        every = ["sample", "--run", str(trained[1]), "--out", str(tmp_path), "--ddim", "2", *words]
+        assert cli.main(every) == 0
+        return sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*"))
+
+    mine, walk = "bvh/000-a-walk-edited.bvh", ["--text", "a walk", "--variants", "2", "--formats"]
+    first = [mine, "bvh/000-a-walk.bvh", "bvh/001-a-walk.bvh", "samples.npz"]
+    assert sampled(*walk, "npz,bvh") == first
+    assert sampled(*walk, "glb") == sorted([*first, "glb/000-a-walk.glb", "glb/001-a-walk.glb"])
+    assert "earlier" not in capsys.readouterr().out
+    found = sampled("--text", "a jump", "--variants", "1", "--formats", "npz,glb")
+    assert found == [mine, "glb/000-a-jump.glb", "samples.npz"]
+    said = capsys.readouterr().out
+    assert f"{tmp_path}: 5 files of an earlier sampling removed" in said
+    assert f"{tmp_path}: 1 motion, npz glb" in said
+    assert sampled("--text", "a jump", "--variants", "1", "--formats", "npz", "--seed", "1") == [mine, "samples.npz"]
+    (tmp_path / "samples.npz").write_bytes(b"PK")
+    assert sampled(*walk, "npz") == [mine, "samples.npz"]
+
+
 def test_a_run_is_used_with_a_plugin_whose_option_came_after_its_training(trained, monkeypatch):
     class Later:
         @hookimpl
@@ -241,7 +266,7 @@ def test_lifted_clips_are_written_with_their_errors_beside_the_teachers(trained,
         apart = torch.linalg.vector_norm(groups[name][0] - groups["truth"][0], dim=-1).mean().item()
         assert stored["mean"][label]["mpjpe"] == pytest.approx(apart, abs=1e-4)
     said = capsys.readouterr().out
-    assert "1 clips, 1 with a truth" in said
+    assert "1 clip, 1 with a truth" in said
     assert f"\n{clip.texts[0]}\n" in said
     assert said.count(f"{1000 * stored['mean']['prior']['mpjpe']:.1f}") >= 2  # of all clips, and of its action
     assert f"{1000 * stored['mean']['prior']['pa_mpjpe']:.1f}" in said

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from videomdm_ext.cli.console import chosen_ids, console, counting, quoted, say_next
 from videomdm_ext.cli.exporting import human_body, write_fitted
 from videomdm_ext.config import Supervision, from_args
 from videomdm_ext.data import locks, seal
+from videomdm_ext.data.checks.checking import counted
 from videomdm_ext.data.clip import Clip, cameras_of, teacher_of, truth_of
 from videomdm_ext.data.files import check_writable, read_text, write_bytes
 from videomdm_ext.data.folder import Card, read_clip
@@ -23,7 +25,7 @@ from videomdm_ext.errors import ConfigError
 from videomdm_ext.geometry.cameras import to_world
 from videomdm_ext.inference import lift as lifting
 from videomdm_ext.inference import sample as sampling
-from videomdm_ext.inference.sample import Trained
+from videomdm_ext.inference.sample import Trained, read_motions
 from videomdm_ext.mdm import distributed
 from videomdm_ext.mdm.data import with_teacher
 from videomdm_ext.motion.human_mesh import Body as HumanBody
@@ -59,12 +61,34 @@ def write(
     """BVH and GLB of named motions [T, J, 3] in OUT/bvh and OUT/glb, and OUT/STEM.html of the scenes."""
     endings = [name for name in ("bvh", "glb") if name in formats]
     for number, (name, motion) in enumerate(motions if endings else ()):
-        label = f"{number:03}-{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')[:40]}".rstrip("-")
-        places = {ending: out / ending / f"{label}.{ending}" for ending in endings}
+        places = {ending: place_of(out, number, name, ending) for ending in endings}
         write_fitted(places, motion, skeleton, fps, name, human)
     if "page" in formats:
         text = page(scenes, skeleton, fps, f"{stem} of {out.parent.name}", body=human)
         write_bytes(str(out / f"{stem}.html"), text.encode())
+
+
+def place_of(out: Path, number: int, name: str, ending: str) -> Path:
+    """Where the BVH or GLB of a named motion is."""
+    label = f"{number:03}-{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')[:40]}".rstrip("-")
+    return out / ending / f"{label}.{ending}"
+
+
+def remove_earlier(out: Path, captions: Sequence[str], made: Sequence[Tensor]) -> None:
+    """Remove the files of an earlier sampling in OUT, which OUT/samples.npz names, unless it drew the same motions."""
+    if not (out / "samples.npz").is_file():
+        return
+    with contextlib.suppress(ConfigError):  # what cannot be read names none
+        groups, before = read_motions(out / "samples.npz")
+        drawn = groups.get("samples", [])
+        if before == list(captions) and len(drawn) == len(made) and all(map(torch.equal, drawn, made)):
+            return
+        places = [out / f"samples.{ending}" for ending in ("npz", "html", "png")]
+        places += [place_of(out, number, text, end) for number, text in enumerate(before) for end in ("bvh", "glb")]
+        gone = [place for place in places if place.is_file()]
+        for place in gone:
+            place.unlink()
+        console.print(f"{out}: {counted(len(gone), 'file')} of an earlier sampling removed", soft_wrap=True)
 
 
 def say_where(out: Path, stem: str, formats: Sequence[str]) -> None:
@@ -106,7 +130,7 @@ class Sample:
     mdm: str = ""
     """MDM checkout the run was trained in; empty: the stand-in."""
     out: Path | None = None
-    """Folder to write to; by default RUN/samples."""
+    """Folder to write to, by default RUN/samples; what an earlier sampling wrote there goes."""
     formats: str = ",".join(FORMATS)
     """What to write: arrays, BVH and GLB for other programs, a page for the browser, a picture."""
     body: str = "auto"
@@ -137,10 +161,11 @@ class Sample:
         check_writable(str(out))
         drawn = {"glb", "page"} & set(formats)
         human = human_body(self.body, trained.space.skeleton) if drawn else None
-        console.print(f"sampling {len(wanted)} motions")
+        console.print(f"sampling {counted(len(wanted), 'motion')}")
         seed, guidance, bar = self.seed, self.guidance, console.is_terminal
         made = sampling.sample(trained, wanted, seed=seed, guidance=guidance, ddim=self.ddim, progress=bar)
         said = [caption for caption, _ in wanted]
+        remove_earlier(out, said, made)
         skeleton, fps = trained.space.skeleton, trained.fps
         scenes = [Scene(text, [Track.of("sample", m.numpy(), skeleton)]) for text, m in zip(said, made, strict=True)]
         if "npz" in formats:
@@ -149,7 +174,7 @@ class Sample:
         if "png" in formats:
             shown = [figures.Example(text, {"sample": m.numpy()}) for text, m in zip(said[:6], made[:6], strict=True)]
             figures.save(figures.strips(shown, skeleton, fps), str(out / "samples.png"))
-        console.print(f"{out}: {len(made)} motions, {' '.join(formats)}", soft_wrap=True)
+        console.print(f"{out}: {counted(len(made), 'motion')}, {' '.join(formats)}", soft_wrap=True)
         say_where(out, "samples", formats)
 
     def place(self) -> Path:
@@ -343,7 +368,9 @@ def report(
     content = text_of({"units": "metres, seconds, shares", "mean": means, "clips": each}, indent=1)
     write_bytes(str(out / "lifted.json"), content.encode())
     truths = sum(clip.truth is not None for clip in clips)
-    console.print(f"{len(clips)} clips, {truths} with a truth; means over clips, mm where no other unit is named")
+    console.print(
+        f"{counted(len(clips), 'clip')}, {truths} with a truth; means over clips, mm where no other unit is named"
+    )
     console.print(lifting.table(means), soft_wrap=True, highlight=False)
     actions = {name: lifting.by_action(found, clips) for name, found in rows.items()} if by_action else {}
     for action in next(iter(actions.values()), {}):
