@@ -33,6 +33,13 @@ def count(folder: str, number: int) -> int:
     return number
 
 
+def write_on(folder: str) -> None:
+    """Write a file that is named after this process again and again, without end."""
+    while True:
+        Path(folder, str(os.getpid())).write_text(str(time.monotonic()), encoding="utf-8")
+        time.sleep(0.02)
+
+
 def die() -> None:
     """End as a process does that is killed."""
     os.kill(os.getpid(), signal.SIGKILL)

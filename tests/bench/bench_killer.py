@@ -2,7 +2,7 @@
 
 The modules are loaded once; every attempt is a fork, in a state as after a fresh start. An attempt dies right before
 or right after one of the next renames of some stage, by which every file gets its place, or by SIGKILL after some time.
-tests/soak.py kills more. Prints a line an attempt: how it ended. At last a process is killed that has started a worker.
+tests/soak.py kills more. Prints a line an attempt: how it ended.
 """
 
 import os
@@ -20,7 +20,7 @@ from videomdm_ext.bench import plan as plans
 from videomdm_ext.bench.plan import Plan
 from videomdm_ext.bench.report import figures
 from videomdm_ext.bench.run import Bench
-from videomdm_ext.data.tasks import Engine, start_worker
+from videomdm_ext.data.tasks import Engine
 
 STAGES = {"runs": 5, "samples": 2, "scores": 1}
 """In each of these folders an attempt dies at one of so many renames."""
@@ -70,18 +70,6 @@ def attempt(action: Callable[[], None], *, seconds: float | None = None) -> int:
     return os.waitpid(child, 0)[1]
 
 
-def start_a_worker(place: Path) -> None:
-    """Fork what works for a minute, and be killed once it does."""
-    if os.fork() == 0:
-        start_worker()
-        place.write_text(str(os.getpid()), encoding="utf-8")
-        time.sleep(60)
-        os._exit(0)
-    while not place.exists():
-        time.sleep(0.02)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     plans.LOGGED = 10  # a checkpoint at step 20 and the last one
@@ -101,7 +89,6 @@ def main(folder: Path) -> None:
         status = attempt(dying)
         print("rename", "died" if os.waitstatus_to_exitcode(status) == DIED else f"ended {status}", flush=True)
     print("last", os.waitstatus_to_exitcode(attempt(lambda: bench(plan, folder / "killed"))), flush=True)
-    attempt(lambda: start_a_worker(folder / "pid"))
 
 
 if __name__ == "__main__":

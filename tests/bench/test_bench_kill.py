@@ -1,7 +1,6 @@
 """A bench that is killed at any moment goes on, and ends with the numbers of one that was never interrupted."""
 
 import os
-import time
 from pathlib import Path
 
 import forks
@@ -12,8 +11,7 @@ HERE = Path(__file__).resolve().parent
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the attempts are forks, which this system does not have")
-def test_a_bench_killed_in_every_stage_ends_bit_for_bit_as_an_uninterrupted_one_and_leaves_no_worker(tmp_path):
-    """A worker that outlived its parent would train in the same folders as the same command started again."""
+def test_a_bench_killed_in_every_stage_ends_bit_for_bit_as_an_uninterrupted_one(tmp_path):
     paths = os.pathsep.join(map(str, (HERE, HERE.parent)))
     done = forks.run(["-m", "bench_killer", str(tmp_path)], env={"PYTHONPATH": paths}, timeout=900)
     assert done.returncode == 0, done.stderr
@@ -26,22 +24,3 @@ def test_a_bench_killed_in_every_stage_ends_bit_for_bit_as_an_uninterrupted_one_
     whole, killed = ((tmp_path / name / "metrics.json").read_bytes() for name in ("whole", "killed"))
     assert whole == killed
     assert len(whole) > 5000
-    worker = int((tmp_path / "pid").read_text(encoding="utf-8"))
-    for _ in range(200):
-        if not is_running(worker):
-            return
-        time.sleep(0.05)
-    os.kill(worker, 9)
-    raise AssertionError("the worker outlived its parent by 10 s")
-
-
-def is_running(process: int) -> bool:
-    """Whether there is such a process, and it is no zombie."""
-    status = Path(f"/proc/{process}/stat")
-    if status.exists():
-        return status.read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] != "Z"
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return True

@@ -8,8 +8,11 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -77,6 +80,44 @@ def test_a_worker_that_is_killed_is_named_with_what_to_do(monkeypatch):
     fork(monkeypatch)
     with pytest.raises(VideoMDMError, match=r"--processes 2: .* one that was killed; .* Start the command again"):
         list(Engine(processes=2).run(slow.die, {"a": (), "b": ()}, ""))
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_parent_that_is_killed_and_write_no_more(tmp_path):
+    """Else they would work in the same folders as the same command started again."""
+    code = "import sys, slow; from videomdm_ext.data.tasks import Engine\n"
+    code += "list(Engine(processes=2).run(slow.write_on, {name: (sys.argv[1],) for name in 'ab'}, ''))"
+    paths = os.pathsep.join(str(place) for place in (Path(__file__).parents[1], Path(__file__).parents[2]))
+    words = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(words, env={**os.environ, "PYTHONPATH": paths}, stderr=subprocess.DEVNULL) as parent:
+        wait_until(lambda: len(list(tmp_path.iterdir())) == 2 or parent.poll() is not None)
+        parent.kill()
+    workers = [int(place.name) for place in tmp_path.iterdir()]
+    assert len(workers) == 2
+    try:
+        wait_until(lambda: not any(map(is_running, workers)), seconds=10)
+    finally:
+        for process in filter(is_running, workers):
+            os.kill(process, signal.SIGKILL)
+
+
+def wait_until(done: Callable[[], bool], seconds: float = 300) -> None:
+    """Wait for something; AssertionError after too long."""
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end, f"expected it within {seconds} s"
+        time.sleep(0.02)
+
+
+def is_running(process: int) -> bool:
+    """Whether there is such a process, and it is no zombie."""
+    with contextlib.suppress(FileNotFoundError):
+        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] != "Z"
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_shares_are_parts_that_make_the_whole_and_others_are_refused():
