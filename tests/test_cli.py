@@ -354,7 +354,7 @@ def test_refine_makes_the_refined_teachers(folder, monkeypatch, capsys):
     monkeypatch.setattr(refinement, "Refinement", lambda: brief)
     assert cli.main(["data", "refine", folder, "--shard", "2/2", "--batch", "1"]) == 0
     assert not is_made(folder, read_card(folder))
-    assert "shard 2/2 is done; 1 batches of clips of other shards are missing" in capsys.readouterr().out
+    assert "shard 2/2 is done; batches of clips of other shards that are missing: 1." in capsys.readouterr().out
     assert cli.main(["data", "refine", folder, "--shard", "1/2", "--batch", "1"]) == 0
     assert is_made(folder, read_card(folder))
     assert f"--clips {folder}" in capsys.readouterr().out.replace("\n", "")

@@ -33,6 +33,11 @@ def printable(text: str) -> str:
     return CONTROL.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text)
 
 
+def counted(count: int, name: str) -> str:
+    """`1 error`, `2 errors`."""
+    return f"{count} {name}" + ("" if count == 1 else "s")
+
+
 class VideoMDMError(Exception):
     """Base of all expected errors; the command line prints the message and exits with status 1."""
 

@@ -151,7 +151,7 @@ def test_refined_teachers_that_were_changed_are_named_and_made_again_alone(copy,
         prepare(plan_of(copy), copy / "bench")
     assert any("refined/bent/walk_0.npz" in problem for problem in provenance.problems(copy / "bench"))
     assert refined.make_refined(path, read_card(path)) == 0
-    assert "1 of 8 clips are refined again (walk_0)" in caplog.text
+    assert "refining 1 of 8 clips again (walk_0)" in caplog.text
     prepare(plan_of(copy), copy / "bench")
     now = {p.name: p.read_bytes() for p in place.iterdir()}
     assert {name for name in whole if name.startswith(("jump", "punch", "val", "dance"))} <= {

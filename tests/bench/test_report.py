@@ -40,7 +40,7 @@ def test_one_seed_has_no_interval() -> None:
     found = markdown(make_results(*(make_arm(name, 1) for name in LEVELS)))
     table = found.split("## Scores")[1].split("N = ")[0]
     assert "±" not in next(line for line in table.splitlines() if line.startswith("| pose")).split("|")[2]
-    assert "N = 18 clips a seed; 1 training seeds (0); one seed, no interval." in found
+    assert "N = 18 clips a seed; 1 training seed (0); one seed, no interval." in found
 
 
 def test_the_held_out_error_is_shown_in_millimetres_beside_that_of_the_teacher() -> None:

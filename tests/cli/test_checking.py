@@ -163,10 +163,12 @@ def test_a_drop_that_was_interrupted_is_ended_by_the_next(folder: Path, monkeypa
     assert not checking.check_folder(str(folder)).errors
 
 
-def test_a_name_that_drop_takes_out_of_a_list_is_written_down(folder: Path):
+def test_a_name_that_drop_takes_out_of_a_list_is_written_down(folder: Path, capsys: pytest.CaptureFixture[str]):
     with (folder / "train.txt").open("a") as file:
         file.write("jump 7\n")
     assert main(["data", "check", str(folder), "--drop", "--accept"]) == 0
+    said = "0 clips taken out of the splits: lists, Mean, Std and card are written anew"
+    assert said in " ".join(capsys.readouterr().out.split())
     assert "jump 7" not in (folder / "train.txt").read_text()
     assert "train.txt: expected an id of letters" in (row := (folder / "left_out.txt").read_text())
     assert "'jump 7'" in row

@@ -283,7 +283,7 @@ def test_what_a_machine_that_was_switched_off_left_half_written_is_made_again(tm
     (out / "building" / "kick.json").write_bytes(b"")
     monkeypatch.setattr(Few, "stop_at", "")
     run_import(Few("here", ImportOptions()), str(out))
-    assert "2 clips are made again" in caplog.text
+    assert "making 2 clips again" in caplog.text
     found = read_card(str(out))
     assert found.identity == read_card(str(tmp_path / "whole")).identity
     verify(str(out), found, thorough=True)

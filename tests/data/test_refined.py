@@ -210,7 +210,7 @@ def test_a_clip_that_comes_out_unlikely_keeps_its_lifted_motion_and_is_named(tmp
     kept = (Path(path) / "refined" / "bent" / "kept.txt").read_text().split()
     assert "jump_0" in kept
     assert len(kept) == 2
-    assert "2 clips came out unlikely and keep their lifted motion" in caplog.text
+    assert "kept the lifted motion of 2 clips that came out unlikely" in caplog.text
     for before, after in zip(lifted := read_folder(path, "train")[1], read_refined(path, card, lifted)[0], strict=True):
         same = np.array_equal(before.teacher, after.teacher) and np.array_equal(before.extrinsics, after.extrinsics)
         assert same == (before.id in kept)

@@ -26,7 +26,7 @@ from videomdm_ext.data.files import check_writable, write_bytes
 from videomdm_ext.data.folder import read_card
 from videomdm_ext.data.importing import with_lifter
 from videomdm_ext.data.tasks import Engine
-from videomdm_ext.errors import ConfigError
+from videomdm_ext.errors import ConfigError, counted
 from videomdm_ext.mdm import checkout, distributed, hook, text
 from videomdm_ext.render import figures
 
@@ -81,7 +81,8 @@ def bench(words: Sequence[str]) -> int:
         torch.set_num_threads(options.threads)
     content, features = read_card(dataset).content_hash, text_choice(options.plan.text_features)
     plan = dataclasses.replace(options.plan, clips=dataset, content=content, text_features=features)
-    console.print(f"{out}: {len(plan.runs())} trainings, {plan.replications} replications of {plan.samples} motions")
+    each = f"{counted(plan.replications, 'replication')} of {counted(plan.samples, 'motion')}"
+    console.print(f"{out}: {counted(len(plan.runs()), 'training')}, {each}")
     if plan.samples < GROUP:
         console.print(f"R-precision in groups of {plan.samples}: {GROUP} samples or more would make groups of {GROUP}.")
     with bars() as progress:
@@ -225,7 +226,7 @@ class Validate:
             return 1 if problems else 0
         for problem in problems:
             console.print(problem, markup=False, soft_wrap=True)
-        console.print(f"{self.out}: " + (f"{len(problems)} problems" if problems else "all is as it should be"))
+        console.print(f"{self.out}: " + (counted(len(problems), "problem") if problems else "all is as it should be"))
         say_next(f"{'bench report' if problems else 'view'} {quoted(self.out)}")
         return 1 if problems else 0
 
@@ -243,7 +244,7 @@ class Export:
 
     def __call__(self) -> int:
         written = record.export(self.run, self.out, samples=self.samples)
-        console.print(f"{self.out}: record.json and {len(written['files'])} files", soft_wrap=True)
+        console.print(f"{self.out}: record.json and {counted(len(written['files']), 'file')}", soft_wrap=True)
         say_next(f"bench compare {quoted(self.out)} OTHER")
         return 0
 

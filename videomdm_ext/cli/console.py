@@ -109,9 +109,10 @@ def quoted(path: str | Path) -> str:
     return shlex.quote(str(path))
 
 
-def counted(card: Card) -> str:
+def clips_of(card: Card) -> str:
     """How many clips each split has, in words."""
-    return f"{', '.join(f'{count} {split}' for split, count in card.counts.items())} clips"
+    clips = "clip" if sum(card.counts.values()) == 1 else "clips"
+    return f"{', '.join(f'{count} {split}' for split, count in card.counts.items())} {clips}"
 
 
 def lifter_summary(card: Card) -> str:

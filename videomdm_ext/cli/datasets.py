@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from videomdm_ext import plugins
-from videomdm_ext.cli.console import console, counted, counting, lifter_summary, pairs, quoted, say_next
+from videomdm_ext.cli.console import clips_of, console, counting, lifter_summary, pairs, quoted, say_next
 from videomdm_ext.cli.videos import check_lifter, import_videos
 from videomdm_ext.data import files, seal
 from videomdm_ext.data.building import repack
@@ -25,7 +25,7 @@ from videomdm_ext.data.motions import PREFIX
 from videomdm_ext.data.sources.base import SHARES, ImportOptions
 from videomdm_ext.data.tasks import HERE, Engine
 from videomdm_ext.data.video.importer import VideoImporter
-from videomdm_ext.errors import ConfigError, DatasetError
+from videomdm_ext.errors import ConfigError, DatasetError, counted
 from videomdm_ext.render import clip_figure, figures
 
 EXAMPLES = 3
@@ -78,7 +78,7 @@ class Check:
         if place:
             files.write_bytes(str(place), "".join(f"{clip_id}\n" for clip_id in checked.bad_clips).encode())
         if place and not self.json:
-            ids = checking.counted(len(checked.bad_clips), "id") + ", one a line" if checked.bad_clips else "empty"
+            ids = counted(len(checked.bad_clips), "id") + ", one a line" if checked.bad_clips else "empty"
             console.print(f"{self.quarantine}: {ids}", soft_wrap=True, markup=False)
         said, following = list[str](), ""
         wrong = checked.findings if self.strict else checked.errors
@@ -87,8 +87,9 @@ class Check:
         if self.drop:
             dropped = self.dropped(checked)
             wrong = tuple(item for item in wrong if item.clip_id not in dropped and item.kind not in DROPPED)
-            why = f"{self.clips / checking.LEFT_OUT} says why" if dropped else "none has an error"
-            said.append(f"{checking.counted(len(dropped), 'clip')} taken out of the splits: {why}")
+            why = "lists, Mean, Std and card are written anew" if checked.errors else "none has an error"
+            why = f"{self.clips / checking.LEFT_OUT} says why" if dropped else why
+            said.append(f"{counted(len(dropped), 'clip')} taken out of the splits: {why}")
             following = f"data check {clips}" if wrong else f"data refine {clips}"
         elif checked.bad_clips or not checked.errors:
             following = f"data check {clips} --drop" if checked.bad_clips else f"data refine {clips}"
@@ -137,10 +138,10 @@ def show_checked(checked: Checked) -> None:
             console.print(Text(f"    and {len(items) - EXAMPLES} more", style="dim"))
         console.print(Text(f"    {KINDS[kind].advice}", style="italic"))
     known = f" ({checked.cached} known from an earlier check)" if checked.cached else ""
-    found = [checking.counted(len(checked.errors), "error"), checking.counted(len(checked.warnings), "warning")]
+    found = [counted(len(checked.errors), "error"), counted(len(checked.warnings), "warning")]
     where = f" (clips with errors: {len(checked.bad_clips)})" if checked.bad_clips else ""
     said = ", ".join(found) + where if checked.findings else "nothing found"
-    console.print(f"{checking.counted(checked.clips, 'clip')}{known}: {said}", soft_wrap=True)
+    console.print(f"{counted(checked.clips, 'clip')}{known}: {said}", soft_wrap=True)
     if checked.bad_clips:
         console.print(f"Look at one: videomdm data show {quoted(checked.path)} {checked.bad_clips[0]}", soft_wrap=True)
 
@@ -267,7 +268,7 @@ def shares(text: str) -> tuple[float, float, float]:
 def say_imported(done: Imported, out: str) -> None:
     """The counts, the lifter's error, and what was left out and why; all of it is in OUT/left_out.txt."""
     card, reasons = done.card, grouped(done.left_out)
-    console.print(f"{out}: {counted(card)} of {card.skeleton} at {card.fps:g} fps, content {card.content_hash[:12]}")
+    console.print(f"{out}: {clips_of(card)} of {card.skeleton} at {card.fps:g} fps, content {card.content_hash[:12]}")
     error = lifter_summary(card) if card.lifter_error else "its error is unknown, for the source has no true motion"
     console.print(f"    teachers by {card.lifter}: {error}")
     if reasons:
@@ -378,6 +379,6 @@ def repacked(clips: Path, out: Path, *, packed: bool) -> int:
 
 def say_made(out: Path, card: Card) -> int:
     """What a new data set holds, and what to do next."""
-    console.print(f"{out}: {counted(card)}, lifter {card.lifter}, content {card.content_hash[:12]}")
+    console.print(f"{out}: {clips_of(card)}, lifter {card.lifter}, content {card.content_hash[:12]}")
     say_next(f"data check {quoted(out)}")
     return 0

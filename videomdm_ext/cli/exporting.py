@@ -12,7 +12,7 @@ from torch import Tensor
 
 from videomdm_ext.cli.console import console
 from videomdm_ext.data import files
-from videomdm_ext.errors import ConfigError, DatasetError
+from videomdm_ext.errors import ConfigError, DatasetError, counted
 from videomdm_ext.inference.sample import read_motions
 from videomdm_ext.motion.human_mesh import Body as HumanBody
 from videomdm_ext.motion.human_mesh import build_body
@@ -108,13 +108,13 @@ class Export:
             for ending in {"mp4", "gif"} & places.keys():
                 example = figures.Example(caption, {name: positions.numpy()})
                 figures.animation(str(places[ending]), example, skeleton, fps=self.fps)
-            lines.append(f"{out / name}: {len(positions)} frames")
+            lines.append(f"{out / name}: {counted(len(positions), 'frame')}")
             if off := write_fitted(places, positions, skeleton, self.fps, name, shown):
                 mean, most, joint = off.mean_mm.mean(), off.max_mm.max(), skeleton.joints[int(off.max_mm.argmax())]
                 lines[-1] += f"; bones of one length are off by {mean:.1f} mm, at most {most:.0f} mm ({joint})"
         for line in lines[:SHOWN]:
             console.print(line, highlight=False)
-        console.print(f"{len(moves)} motions written as {', '.join(formats)}")
+        console.print(f"{counted(len(moves), 'motion')} written as {', '.join(formats)}")
         console.print("Next: open a .glb in any viewer; in Blender, import a .bvh with scale 0.01")
         return 0
 

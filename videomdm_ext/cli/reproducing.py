@@ -16,6 +16,7 @@ from videomdm_ext.bench.run import Plan
 from videomdm_ext.cli.benchmarking import Trainings, text_choice
 from videomdm_ext.cli.console import bars, by_name, console, pairs, quoted, say_next
 from videomdm_ext.data import locks
+from videomdm_ext.errors import counted
 from videomdm_ext.mdm import distributed
 from videomdm_ext.render import figures
 
@@ -76,8 +77,8 @@ class Reproduce:
         """Print what would be run, and what it would take."""
         plan, without = made.planned(), made.own_arms[1]
         console.print(
-            f"{len(plan.runs())} trainings ({', '.join(plan.arms)}; {plan.seeds} seeds) of {plan.steps:,} steps, "
-            f"{plan.replications} replications of {plan.samples} motions"
+            f"{counted(len(plan.runs()), 'training')} ({', '.join(plan.arms)}; {counted(plan.seeds, 'seed')}) of "
+            f"{plan.steps:,} steps, {counted(plan.replications, 'replication')} of {counted(plan.samples, 'motion')}"
         )
         for arm, why in without.items():
             console.print(f"not run: {arm}; {why}")

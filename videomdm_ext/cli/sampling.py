@@ -16,12 +16,11 @@ from videomdm_ext.cli.console import chosen_ids, console, counting, quoted, say_
 from videomdm_ext.cli.exporting import human_body, write_fitted
 from videomdm_ext.config import Supervision, from_args
 from videomdm_ext.data import locks, seal
-from videomdm_ext.data.checks.checking import counted
 from videomdm_ext.data.clip import Clip, cameras_of, teacher_of, truth_of
 from videomdm_ext.data.files import check_writable, read_text, write_bytes
 from videomdm_ext.data.folder import Card, read_clip
 from videomdm_ext.data.schemas import text_of
-from videomdm_ext.errors import ConfigError
+from videomdm_ext.errors import ConfigError, counted
 from videomdm_ext.geometry.cameras import to_world
 from videomdm_ext.inference import lift as lifting
 from videomdm_ext.inference import sample as sampling
@@ -368,9 +367,8 @@ def report(
     content = text_of({"units": "metres, seconds, shares", "mean": means, "clips": each}, indent=1)
     write_bytes(str(out / "lifted.json"), content.encode())
     truths = sum(clip.truth is not None for clip in clips)
-    console.print(
-        f"{counted(len(clips), 'clip')}, {truths} with a truth; means over clips, mm where no other unit is named"
-    )
+    many = counted(len(clips), "clip")
+    console.print(f"{many}, {truths} with a truth; means over clips, mm where no other unit is named")
     console.print(lifting.table(means), soft_wrap=True, highlight=False)
     actions = {name: lifting.by_action(found, clips) for name, found in rows.items()} if by_action else {}
     for action in next(iter(actions.values()), {}):

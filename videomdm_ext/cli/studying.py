@@ -25,7 +25,7 @@ from videomdm_ext.cli.console import console, quoted, say_next
 from videomdm_ext.cli.sampling import read_prompts
 from videomdm_ext.cli.viewing import captioned_motions, compared_clips, motions_file, serve
 from videomdm_ext.data import files
-from videomdm_ext.errors import ConfigError
+from videomdm_ext.errors import ConfigError, counted
 from videomdm_ext.motion.skeletons import Skeleton, by_name
 from videomdm_ext.render import figures
 from videomdm_ext.render.page import study_page
@@ -96,8 +96,9 @@ class Study:
         files.write_bytes(str(place), key.as_json().encode())
         files.write_bytes(str(self.out / "study.html"), page.encode())
         console.print(
-            f"{self.out / 'study.html'}: {len(key.booklets[0])} pairs a person, {self.checks} of them checks, "
-            f"{key.about['minutes']:g} min; {len(page) / 1e6:.1f} MB. Send it to people; they send back a file each.\n"
+            f"{self.out / 'study.html'}: {counted(len(key.booklets[0]), 'pair')} a person, {self.checks} of them "
+            f"checks, {key.about['minutes']:g} min; {len(page) / 1e6:.1f} MB. Send it to people; they send back a "
+            "file each.\n"
             f"{place}: whose the motions are. Keep it to yourself.",
             soft_wrap=True, markup=False,
         )  # fmt: skip
@@ -310,8 +311,8 @@ def show(outcome: Outcome, files: int, people: int) -> None:
     alpha = "not defined" if outcome.alpha is None else f"{outcome.alpha:.2f}"
     side = "none decided" if outcome.side is None else f"{100 * outcome.side:.0f} % of decided votes are A"
     console.print(
-        f"{files} files of {people} people, {len(outcome.excluded)} left out. Agreement of people (Krippendorff's "
-        f"alpha): {alpha}. Sides: {side}.",
+        f"{counted(files, 'file')} of {people} people, {len(outcome.excluded)} left out. Agreement of people "
+        f"(Krippendorff's alpha): {alpha}. Sides: {side}.",
         soft_wrap=True,
     )  # fmt: skip
     console.print(outcome.verdict(), markup=False, style="bold", soft_wrap=True)

@@ -22,8 +22,8 @@ from videomdm_ext.cli.benchmarking import show, text_choice
 from videomdm_ext.cli.console import (
     bars,
     by_name,
+    clips_of,
     console,
-    counted,
     counting,
     lifter_summary,
     parse,
@@ -40,7 +40,7 @@ from videomdm_ext.data.importing import with_lifter
 from videomdm_ext.data.motions import VIEWS, build_demo
 from videomdm_ext.data.refined import BATCH, is_made, make_refined, read_refined
 from videomdm_ext.data.tasks import HERE, Engine, share_of
-from videomdm_ext.errors import ConfigError
+from videomdm_ext.errors import ConfigError, counted
 from videomdm_ext.inference.lift import Lifting
 from videomdm_ext.inference.refresh import REFRESHING, refresh_folder
 from videomdm_ext.mdm import distributed
@@ -107,14 +107,15 @@ def compared(plan: Plan, out: Path, features: str, options: Demo, words: Sequenc
     """The data set, the comparison of a plan on it in the folder `out`, and what came of it."""
     console.print("[bold]1/4[/] real motion, filmed; its keypoints and 3D as MediaPipe found them")
     card = _demo_data(out / "data", () if options.long or options.fast else EVERYDAY, 1 if options.fast else VIEWS)
-    console.print(f"    {counted(card)}; the lifter is off by {lifter_summary(card)}")
+    console.print(f"    {clips_of(card)}; the lifter is off by {lifter_summary(card)}")
     plan = dataclasses.replace(plan, clips=str(out / "data"), content=card.content_hash, text_features=features)
     with bars() as progress:
         made = Bench(plan, out, Engine(processes=options.workers), ["videomdm", "demo", *words], by_name(progress))
         console.print("[bold]2/4[/] teachers: the lifted motion, and where an arm asks for it, refined")
         made.prepare()
         say_refined(plan.clips)
-        console.print(f"[bold]3/4[/] {len(plan.runs())} trainings of {plan.steps} steps, {options.workers} at a time")
+        many = counted(len(plan.runs()), "training")
+        console.print(f"[bold]3/4[/] {many} of {plan.steps} steps, {options.workers} at a time")
         made.train()
         console.print("[bold]4/4[/] scores and pictures")
         results, place = made.report(made.score())
@@ -177,7 +178,7 @@ class MakeDemo:
             card = build_demo(str(self.out), seed=self.seed, views=self.views, fast=self.fast)
         else:
             card = build_film_demo(str(self.out), views=1 if self.fast else VIEWS)
-        console.print(f"{self.out}: {counted(card)}, content {card.content_hash[:12]}; {lifter_summary(card)}")
+        console.print(f"{self.out}: {clips_of(card)}, content {card.content_hash[:12]}; {lifter_summary(card)}")
         say_next(f"train --arm 2d --clips {quoted(self.out)} --save_dir runs/2d")
         return 0
 
@@ -219,7 +220,7 @@ class Refine:
             missing = make_refined(clips, read_card(clips), step, share=share, **how)
         if missing:
             console.print(
-                f"{clips}: shard {self.shard} is done; {missing} batches of clips of other shards are missing."
+                f"{clips}: shard {self.shard} is done; batches of clips of other shards that are missing: {missing}."
             )
             return 0
         say_refined(clips, self.kind)
@@ -284,7 +285,8 @@ class Refresh:
         )  # fmt: skip
         with counting("refreshing") as step:
             made, kept = refresh_folder(trained, str(self.clips), card, str(self.out), how, step)
-        console.print(f"{self.out}: round {made.recipe['refreshed']['round']}, {sum(made.counts.values())} clips")
+        clips = counted(sum(made.counts.values()), "clip")
+        console.print(f"{self.out}: round {made.recipe['refreshed']['round']}, {clips}")
         if kept:
             console.print(f"    {len(kept)} keep their teacher, such as {kept[0]}")
         for name, one in (("before", card), ("after", made)):

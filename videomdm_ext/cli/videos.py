@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import tyro
 
-from videomdm_ext.cli.console import bars, by_name, console, counted, counting, lifter_summary, pairs, quoted, say_next
+from videomdm_ext.cli.console import bars, by_name, clips_of, console, counting, lifter_summary, pairs, quoted, say_next
 from videomdm_ext.data import files, locks, schemas
 from videomdm_ext.data.film import filming
 from videomdm_ext.data.folder import read_card, read_clip
@@ -22,7 +22,7 @@ from videomdm_ext.data.tasks import HERE, Engine
 from videomdm_ext.data.texts import find_tagger
 from videomdm_ext.data.video.frames import frames_at, open_video
 from videomdm_ext.data.video.importer import VideoImporter
-from videomdm_ext.errors import ConfigError, VideoMDMError
+from videomdm_ext.errors import ConfigError, VideoMDMError, counted
 from videomdm_ext.render import contact_sheet, figures
 from videomdm_ext.render.footage import FACTS
 
@@ -195,7 +195,7 @@ def import_videos(importer: VideoImporter, out: str, name: str, engine: Engine =
     facts = schemas.text_of({"videos": videos, "left_out": importer.refused}, indent=2, sort_keys=True) + "\n"
     files.write_bytes(str(Path(out, FACTS)), facts.encode())
     card = done.card
-    console.print(f"{out}: {counted(card)} of {card.skeleton} at {card.fps:g} fps, content {card.content_hash[:12]}")
+    console.print(f"{out}: {clips_of(card)} of {card.skeleton} at {card.fps:g} fps, content {card.content_hash[:12]}")
     lines = []
     for video, found in importer.found.items():
         lines += [f"    {video}: {_sentence(found.facts, found.clips)}", *(f"        {note}" for note in found.notes)]
@@ -216,7 +216,7 @@ def import_videos(importer: VideoImporter, out: str, name: str, engine: Engine =
 def _sentence(facts: Mapping[str, Any], clips: Mapping[str, Mapping[str, Any]]) -> str:
     """What was found out about a video."""
     errors = [clip["error_pixels"] for clip in clips.values() if "error_pixels" in clip]
-    words = [f"{len(clips)} clip(s), {sum(clip['frames'] for clip in clips.values())} frames"]
+    words = [f"{counted(len(clips), 'clip')}, {sum(clip['frames'] for clip in clips.values())} frames"]
     words.append(f"focal length {facts['focal']:.0f} px ({facts['focal_told_by']})")
     if "camera_roll_degrees" in facts:
         pitch, roll = facts["camera_pitch_degrees"], facts["camera_roll_degrees"]

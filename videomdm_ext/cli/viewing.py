@@ -23,7 +23,7 @@ from videomdm_ext.data import files
 from videomdm_ext.data.clip import Clip, cameras_of
 from videomdm_ext.data.folder import CARD, SPLITS, Card, read_card, read_clip, read_folder
 from videomdm_ext.data.refined import is_made, read_refined
-from videomdm_ext.errors import ConfigError, DatasetError, VideoMDMError
+from videomdm_ext.errors import ConfigError, DatasetError, VideoMDMError, counted
 from videomdm_ext.geometry.cameras import to_world
 from videomdm_ext.inference.sample import read_motions
 from videomdm_ext.motion.skeletons import SKELETONS, Skeleton, by_name
@@ -82,7 +82,7 @@ class View:
         out = self.out or Path(f"{self.what.resolve().name.removesuffix('.npz')}.html")
         files.check_writable(str(out.absolute().parent))
         files.write_bytes(str(out.absolute()), text.encode())
-        many = "1 caption" if len(scenes) == 1 else f"{len(scenes)} captions"
+        many = counted(len(scenes), "caption")
         console.print(f"{out}: {many}, {len(text) / 1e6:.1f} MB", soft_wrap=True, markup=False)
         if len(found) > len(scenes):
             console.print(f"    {len(found) - len(scenes)} more are left out, so that the page stays small")
@@ -123,7 +123,7 @@ class View:
             )
             for clip in clips
         ]
-        return scenes, by_name(card.skeleton), card.fps, f"{self.what.resolve().name}: {len(clips)} clips"
+        return scenes, by_name(card.skeleton), card.fps, f"{self.what.resolve().name}: {counted(len(clips), 'clip')}"
 
     def of_comparison(self) -> Found:
         """What each arm made of unseen clips, and then of captions."""
@@ -138,7 +138,7 @@ class View:
         if not self.ids:
             scenes += sampled_scenes(made, plan, clips)[: self.count - len(scenes)]
         arms = len({run.label for run, _ in made})
-        return scenes, by_name(card.skeleton), card.fps, f"{out.resolve().name}: {arms} arms on {card.name}"
+        return scenes, by_name(card.skeleton), card.fps, f"{out.resolve().name}: {counted(arms, 'arm')} on {card.name}"
 
     def of_unseen(self, runs: Sequence[Run], plan: Plan, place: str) -> list[Scene]:
         """Test clips, at most half of --count of them, and what each arm that has made them clean predicts."""
@@ -180,7 +180,7 @@ class View:
             Scene(caption, [Track.of(name, motions[index].numpy(), skeleton) for name, motions in groups.items()])
             for index, caption in enumerate(captions[: self.count])
         ]
-        return scenes, skeleton, self.fps, f"{place.resolve().parent.name}: {len(captions)} motions"
+        return scenes, skeleton, self.fps, f"{place.resolve().parent.name}: {counted(len(captions), 'motion')}"
 
 
 UNSEEN = (

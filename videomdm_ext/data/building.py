@@ -38,7 +38,7 @@ from videomdm_ext.data.folder import (
 )
 from videomdm_ext.data.index import Entry
 from videomdm_ext.data.texts import Tagger, untagged
-from videomdm_ext.errors import ConfigError, DatasetError
+from videomdm_ext.errors import ConfigError, DatasetError, counted
 from videomdm_ext.motion.features import Moments
 from videomdm_ext.motion.skeletons import by_name
 
@@ -111,7 +111,8 @@ class Builder:
         self.inputs, self.read = inputs, {row.rpartition(" ")[2]: row for row in rows}
         self.noted = 0  # of the inputs, how many marks have
         if torn := [clip_id for clip_id in self.done if not self._is_whole(clip_id)]:
-            logger.warning("%s: %d clips are made again, whose files were cut off (%s)", path, len(torn), torn[0])
+            some = counted(len(torn), "clip")
+            logger.warning("%s: making %s again, whose files were cut off (%s)", path, some, torn[0])
             self._drop(torn)
 
     def __contains__(self, clip_id: str) -> bool:

@@ -43,7 +43,7 @@ from videomdm_ext.data.index import Clips
 from videomdm_ext.data.motions import own_generator
 from videomdm_ext.data.seal import name_of
 from videomdm_ext.data.tasks import HERE, Call, Engine, part_of
-from videomdm_ext.errors import DatasetError
+from videomdm_ext.errors import DatasetError, counted
 from videomdm_ext.geometry.cameras import is_rotation
 from videomdm_ext.motion.features import Moments, decode
 from videomdm_ext.motion.kinematics import HeadingRule, smooth
@@ -279,7 +279,7 @@ class _Making:
             found.pop(clip_id, None)
         found = found if 2 * len(found) > len(now) else {}
         again = [clip_id for clip_id in now if clip_id not in found]
-        logger.warning("%s: %d of %d clips are refined again (%s)", self.path, len(again), len(now), seal.some(again))
+        logger.warning("%s: refining %d of %d clips again (%s)", self.path, len(again), len(now), seal.some(again))
         return found, False
 
     def keep(self, earlier: Mapping[str, float | None]) -> None:
@@ -388,9 +388,8 @@ class _Making:
             self.write(bf.join(self.folder, "skeleton.npz"), files.read_bytes(self.place("shared.npz")))
         self.write(bf.join(self.folder, KEPT), "".join(f"{name}\n" for name in kept).encode(), durable=True)
         if kept:
-            logger.warning(
-                "%d clips came out unlikely and keep their lifted motion: %s/%s", len(kept), self.folder, KEPT
-            )
+            found = counted(len(kept), "clip")
+            logger.warning("kept the lifted motion of %s that came out unlikely: %s/%s", found, self.folder, KEPT)
         if identity(read_card(self.path)) != self.identity:
             raise DatasetError(
                 f"{self.path}: expected the clips that were there when their refinement began, found others. Start it "

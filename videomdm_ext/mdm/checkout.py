@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from videomdm_ext.config import repository
-from videomdm_ext.errors import HostError
+from videomdm_ext.errors import HostError, counted
 
 PARSER, LOOP = "utils/parser_util.py", "train/training_loop.py"
 MODELS, DATA = "utils/model_util.py", "data_loaders/get_data.py"
@@ -284,7 +284,7 @@ def examine(root: Path) -> Status:
     if re.search(rb"(?:\A|[\r\n])%s[ \t]*(?:[\r\n]|\Z)" % re.escape(LINE.encode()), content):
         return Status(INSTALLED, f"our line is in {PARSER}")
     if count:
-        return Status(EARLIER, f"{count} line{'s' * (count > 1)} of an earlier version in {PARSER}; install renews it")
+        return Status(EARLIER, f"{counted(count, 'line')} of an earlier version in {PARSER}; install renews it")
     return Status(NOT_INSTALLED, f"{PARSER} holds no line of ours")
 
 

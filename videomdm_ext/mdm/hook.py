@@ -29,7 +29,7 @@ from videomdm_ext.config import Fairness, Source, Supervision, from_args
 from videomdm_ext.data import locks
 from videomdm_ext.data.files import read_json
 from videomdm_ext.data.folder import read_card
-from videomdm_ext.errors import HostError, message_of
+from videomdm_ext.errors import HostError, counted, message_of
 from videomdm_ext.mdm import data, distributed, evaluation, finetuning, loop, loss, pairing, remedies, resume, text
 from videomdm_ext.mdm.checkout import DENOISERS, ENDS, OPTIONS, PACKAGES, PARSER, RULES, STANDIN, Checkout, require
 from videomdm_ext.mdm.imports import after
@@ -261,7 +261,8 @@ def fit_batch(args: argparse.Namespace) -> None:
     """Lower --batch_size to the number of training clips where there are fewer, for every arm alike, and print it."""
     count = read_card(args.clips).counts.get("train", 0) if args.clips else 0
     if 0 < count < args.batch_size:
-        print(f"{args.clips}: {count} training clips, fewer than --batch_size {args.batch_size}; it is {count} instead")
+        clips = counted(count, "training clip")
+        print(f"{args.clips}: {clips}, fewer than --batch_size {args.batch_size}; it is {count} instead")
         args.batch_size = count
 
 

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from videomdm_ext.data.checks.checking import counted, examine_clip
+from videomdm_ext.data.checks.checking import examine_clip
 from videomdm_ext.data.checks.motion import project
 from videomdm_ext.data.checks.rules import ERROR, KINDS, Finding
 from videomdm_ext.data.folder import SPLITS, Card, read_card, read_ids
-from videomdm_ext.errors import DatasetError
+from videomdm_ext.errors import DatasetError, counted
 from videomdm_ext.motion.features import decode
 from videomdm_ext.motion.skeletons import Skeleton, by_name
 from videomdm_ext.render import figures

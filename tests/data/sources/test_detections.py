@@ -259,7 +259,7 @@ def test_of_videos_whose_names_begin_alike_in_one_folder_each_gets_its_own_pictu
         found = read(place, "openpose", 8, video)
         assert shown(found) == {k: 100.0 + k + 10 * count for k in range(count)}
         (note,) = found.notes
-        assert f"{15 - count} file(s) have other names" in note
+        assert f"left out {15 - count} file" in note
 
 
 @pytest.mark.parametrize(

@@ -524,7 +524,7 @@ def beside(root, monkeypatch, one, *, first=0, scale=1.0, frames=None, step=1):
     [
         (0, 1.0, None, ""),
         (1, 1.0, 58, ""),  # 000001 to 000058 of 62: from 1, as the pictures show
-        (3, 1.0, 56, "corrected: 3 frame(s) earlier"),
+        (3, 1.0, 56, "corrected: 3 frames earlier"),
         (0, 0.75, None, "corrected: scaled by 1.333"),
     ],
 )

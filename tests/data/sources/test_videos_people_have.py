@@ -153,4 +153,4 @@ def test_of_a_folder_of_twenty_mixed_videos_every_file_is_used_or_named(tmp_path
     facts = json.loads((tmp_path / "b" / "videos.json").read_text())
     assert list(facts["videos"]["two"]["clips"]) == ["two_0"]
     assert facts["videos"]["two"]["others"] == 1
-    assert "1 more track(s) of people" in facts["left_out"]["two.mp4, others"]
+    assert "seen beside those who were taken: 1 track of people" in facts["left_out"]["two.mp4, others"]

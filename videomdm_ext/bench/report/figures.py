@@ -21,6 +21,7 @@ from videomdm_ext.bench.report.tables import Figure, Motions, Section, label, re
 from videomdm_ext.bench.report.verdict import compare, compared_arms
 from videomdm_ext.bench.scoring import Curve
 from videomdm_ext.bench.statistics import estimate_text, mean_interval, number, share_text, with_unit
+from videomdm_ext.errors import counted
 from videomdm_ext.motion.skeletons import Skeleton
 from videomdm_ext.motion.skeletons import by_name as skeleton_by_name
 from videomdm_ext.render import figures
@@ -57,7 +58,7 @@ def sections(results: Results) -> list[Section]:
     ]
     scenes = player_scenes(results, skeleton)
     left_out = len(results.examples) + len(results.cases) - len(scenes)
-    note = f"{left_out} captions are left out to keep the page small." if left_out else ""
+    note = f"Left out to keep the page small: {counted(left_out, 'caption')}." if left_out else ""
     losses = {arm.name: [run.losses for run in arm.trainings] for arm in results.arms}
     progress = {arm.name: [run.progress for run in arm.trainings if run.progress] for arm in results.arms}
     scored, lost = "Scores over training steps", "Losses over training steps"

@@ -17,6 +17,7 @@ from videomdm_ext.bench.report import verdict
 from videomdm_ext.bench.report.results import Arm, Results
 from videomdm_ext.bench.report.verdict import Comparison
 from videomdm_ext.bench.statistics import estimate_text, mean_interval, number, p_text, ratio_text
+from videomdm_ext.errors import counted
 from videomdm_ext.motion.skeletons import Skeleton
 from videomdm_ext.render.page import Scene
 
@@ -231,7 +232,8 @@ def seeds_text(results: Results) -> str:
     seeds = list(dict.fromkeys(run.seed for arm in results.arms for run in arm.trainings))
     several = "mean ± half-width of the 95 % t interval over seeds (ddof 1)"
     interval = several if len(seeds) > 1 else "one seed, no interval"
-    return f"N = {results.clips} clips a seed; {len(seeds)} training seeds ({', '.join(map(str, seeds))}); {interval}."
+    trained = f"{counted(len(seeds), 'training seed')} ({', '.join(map(str, seeds))})"
+    return f"N = {counted(results.clips, 'clip')} a seed; {trained}; {interval}."
 
 
 def terminal_table(results: Results) -> "TerminalTable":

@@ -34,6 +34,7 @@ from videomdm_ext.bench.statistics import (
     sign_flip,
     with_unit,
 )
+from videomdm_ext.errors import counted
 
 REACHED, EXCLUDED = 0.8, 0.5
 """The share of the gap that is aimed at, and one that its interval must leave out."""
@@ -237,7 +238,7 @@ def headline(results: Results) -> list[str]:
 def _closing(results: Results, arm: Arm, found: Comparison) -> str:
     metric, flip = by_name(found.metric), found.flip
     pair = f"`{arm.name}` and `{CONTROL}` in {metric.label}"
-    made = f"{found.gain.n} seed{'s' * (found.gain.n > 1)}, N = {results.clips} clips a seed"
+    made = f"{counted(found.gain.n, 'seed')}, N = {counted(results.clips, 'clip')} a seed"
     if found.outcome == "not finite":
         return f"The difference between {pair} is not finite ({made})."
     if found.outcome == "single":

@@ -21,7 +21,7 @@ from videomdm_ext.data.clip import Clip, teacher_of
 from videomdm_ext.data.files import read_json, write_bytes
 from videomdm_ext.data.refined import is_made
 from videomdm_ext.data.schemas import text_of
-from videomdm_ext.errors import ConfigError
+from videomdm_ext.errors import ConfigError, counted
 from videomdm_ext.inference import lift, sample
 from videomdm_ext.inference.lift import COLUMNS, Lifting
 from videomdm_ext.mdm.data import MADE, with_teacher
@@ -104,9 +104,8 @@ def _of_run(run: Run, out: Path, taught: Sequence[Clip], how: Lifting, data: str
 
 def document(lifted: Lifted) -> str:
     """The table of all actions, and one of each error that the paper reports by action, as Markdown."""
-    what = (
-        f"{lifted.clips} clips of the split {lifted.split}, {lifted.seeds} trainings of each arm; mm but where named."
-    )
+    clips, trainings = counted(lifted.clips, "clip"), counted(lifted.seeds, "training")
+    what = f"{clips} of the split {lifted.split}, {trainings} of each arm; mm but where named."
     actions = [action for action in next(iter(lifted.means.values())) if action != ALL]
     parts = [what, markdown_block(table(lifted))]
     for name in ("mpjpe", "acceleration_error") if 1 < len(actions) <= ACTIONS else ():

@@ -40,7 +40,7 @@ from videomdm_ext.data.sources.base import Importer, ImportOptions
 from videomdm_ext.data.sources.fit3d import SOURCE_FPS
 from videomdm_ext.data.tasks import Engine
 from videomdm_ext.data.video.lifted import Person
-from videomdm_ext.errors import ConfigError, DatasetError, printable
+from videomdm_ext.errors import ConfigError, DatasetError, counted, printable
 from videomdm_ext.geometry.pnp import library
 from videomdm_ext.lifters.results import Description, ResultsLifter
 from videomdm_ext.mdm import evaluation
@@ -280,7 +280,8 @@ class Reproduction:
         ours: list[Block] = [Items([*headline(results), *verdict(results)]), "In full: report.md and report.html."]
         lifts: list[Block] = ["Not measured: this data set has no true motion."]
         if lifted:
-            lifts = [f"{lifted.clips} clips of the split {lifted.split}; by action: lifting.md.", lifting.table(lifted)]
+            clips = counted(lifted.clips, "clip")
+            lifts = [f"{clips} of the split {lifted.split}; by action: lifting.md.", lifting.table(lifted)]
         sides = ("here", "published", "equal")
         reasons = [f"{plain(clip_id)}: {plain(reason)}" for clip_id, reason in left_out.items()]
         skipped = [f"{arm}: {why}." for arm, why in self.own_arms[1].items()]

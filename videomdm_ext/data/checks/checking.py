@@ -82,11 +82,6 @@ class Checked:
         return schemas.text_of(content, indent=2)
 
 
-def counted(count: int, name: str) -> str:
-    """`1 error`, `2 errors`."""
-    return f"{count} {name}" + ("" if count == 1 else "s")
-
-
 def by_kind(findings: Iterable[Finding]) -> dict[tuple[str, str], list[Finding]]:
     """Findings by level and kind, errors first, in the order of KINDS."""
     order = {kind: number for number, kind in enumerate(KINDS)}

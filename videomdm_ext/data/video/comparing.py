@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from videomdm_ext.data.video.detections import Detections
 from videomdm_ext.data.video.frames import Video
 from videomdm_ext.data.video.people import FEWEST_JOINTS, SEEN
-from videomdm_ext.errors import DatasetError
+from videomdm_ext.errors import DatasetError, counted
 from videomdm_ext.motion.joint_maps import DIRECT, Layout, Numbers
 
 SAMPLES = 48  # pictures that are compared, about
@@ -129,7 +129,8 @@ def as_pictured(
             "as_given=yes) takes them as they are."
         )
     if fit.is_sure and not fit.is_none:
-        changes = [f"{abs(fit.offset)} frame(s) {'later' if fit.offset > 0 else 'earlier'}"] if fit.offset else []
+        way = "later" if fit.offset > 0 else "earlier"
+        changes = [f"{counted(abs(fit.offset), 'frame')} {way}"] if fit.offset else []
         changes += [f"scaled by {fit.scale:.3f}"] if fit.scale != 1.0 else []
         changes += [f"as of {fit.view.name}"] if fit.view.name else []
         were = f"The keypoints were {far} from where MediaPipe sees the joints, now {rest}."

@@ -22,7 +22,7 @@ import blobfile as bf
 import numpy as np
 
 from videomdm_ext.data import files
-from videomdm_ext.errors import ConfigError, DatasetError
+from videomdm_ext.errors import ConfigError, DatasetError, counted
 from videomdm_ext.motion.joint_maps import BLAZEPOSE33, BY_COUNT, Layout, Numbers
 
 FORMATS = ("openpose", "mmpose", "alphapose", "coco", "blazepose")
@@ -177,7 +177,7 @@ def _read_pictures(folder: str, kind: str, video: str, notes: list[str]) -> Iter
     foreign = [name for name, number in zip(names, numbers, strict=True) if number is None]
     if foreign:
         some = ", ".join(foreign[:5])
-        notes.append(f"{folder}: {len(foreign)} file(s) have other names than this video's and are left out: {some}.")
+        notes.append(f"{folder}: left out {counted(len(foreign), 'file')} of other names than this video's: {some}.")
     for name, number in zip(names, numbers, strict=True):
         place = bf.join(folder, name)
         if number is None:
@@ -194,7 +194,7 @@ def _read_pictures(folder: str, kind: str, video: str, notes: list[str]) -> Iter
         yield number, people
     others = [name for name in files.list_files(folder) if not name.endswith(".json")]
     if others:
-        notes.append(f"{folder}: {len(others)} file(s) are no JSON and are left out: {', '.join(others[:5])}.")
+        notes.append(f"{folder}: left out {counted(len(others), 'file')} of no JSON: {', '.join(others[:5])}.")
 
 
 def _people_of(content: Any, kind: str) -> Sequence[Any]:
@@ -226,7 +226,7 @@ def _read_whole(path: str, kind: str, video: str, notes: list[str]) -> Rows:
     numbers = dict(zip(words, _numbers_of([os.path.splitext(str(name))[0] for name in words], video), strict=True))
     foreign = [str(name) for name, number in numbers.items() if number is None]
     if foreign:
-        notes.append(f"{path}: {len(foreign)} picture(s) of other names are left out: {', '.join(foreign[:5])}.")
+        notes.append(f"{path}: left out {counted(len(foreign), 'picture')} of other names: {', '.join(foreign[:5])}.")
     return [(number, people) for name, people in found if (number := numbers.get(name, name)) is not None]
 
 

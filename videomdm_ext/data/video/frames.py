@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from videomdm_ext.data import files
-from videomdm_ext.errors import DatasetError, optional
+from videomdm_ext.errors import DatasetError, counted, optional
 from videomdm_ext.geometry.rotations import roma
 
 Numbers = NDArray[np.float64]
@@ -100,7 +100,7 @@ def open_video(path: str) -> Video:
         fps = (len(times) - 1) / float(times[-1] - times[0])
         seconds = float(times[-1]) + 1 / fps
     if not fps > 0:
-        raise _refused(path, f"{len(times)} frame(s) without a rate")
+        raise _refused(path, f"{counted(len(times), 'frame')} without a rate")
     wide, tall = width * max(aspect, 1.0), height / min(aspect, 1.0)
     scale = min(1.0, LARGEST_SIDE / max(wide, tall))
     return Video(path, min(fps, FASTEST), (round(wide * scale), round(tall * scale)), seconds, (width, height))

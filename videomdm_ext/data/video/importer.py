@@ -30,7 +30,7 @@ from videomdm_ext.data.video.detections import FORMATS, find_files
 from videomdm_ext.data.video.frames import Calibration, Video, camera_of, open_video, read_calibration
 from videomdm_ext.data.video.pieces import Stretch, cut, put_right, stretches
 from videomdm_ext.data.video.watch import Choice, Sighting, stem, watch
-from videomdm_ext.errors import ConfigError, DatasetError
+from videomdm_ext.errors import ConfigError, DatasetError, counted
 from videomdm_ext.geometry import cameras
 from videomdm_ext.hookspecs import Register, hookimpl
 
@@ -175,7 +175,7 @@ class VideoImporter(Importer):
                 self.found[clip_stem] = findings
                 if beside := findings.facts.get("others"):
                     seen_beside[f"{listing.name_of(path, self.source)}, others"] = (
-                        f"{path}: {beside} more track(s) of people were seen beside those who were taken. --person all "
+                        f"{path}: seen beside those who were taken: {counted(beside, 'track')} of people. --person all "
                         "takes everybody who is large and long enough in view."
                     )
             if self.watching and not self.engine.is_here(len(self._tasks)):

@@ -25,6 +25,7 @@ from videomdm_ext.data.texts import Caption
 from videomdm_ext.data.video.comparing import direct, mirror_of, other_side
 from videomdm_ext.data.video.people import LONGEST_GAP, SEEN, segments
 from videomdm_ext.data.video.watch import Sighting
+from videomdm_ext.errors import counted
 from videomdm_ext.motion.joint_maps import BLAZEPOSE33, DIRECT, Layout, Numbers, confidence22, to_smpl22
 from videomdm_ext.motion.skeletons import SMPL22
 
@@ -184,7 +185,7 @@ def stretches(seen: Sighting, fps: float, *, lifted: bool = True) -> tuple[list[
             dropped.append(float(seconds))
             continue
         found.append(_stretch(seen, pixels, confidence, slice(first, stop), fps))
-    note = f"{len(dropped)} part(s) shorter than {MIN_FRAMES} frames at {fps:g} fps were left out"
+    note = f"Left out {counted(len(dropped), 'part')} shorter than {MIN_FRAMES} frames at {fps:g} fps"
     return found, [f"{note}, {sum(dropped):.1f} s in all."] if dropped else []
 
 
