@@ -416,6 +416,8 @@ def test_planted_damage_is_found_by_its_own_kind_and_what_may_be_meant_is_a_warn
     kind, _, *others = (DAMAGES | WARNED)[name]
     level, (found, message) = "error" if name in DAMAGES else "warning", damaged[name]
     assert kind in {item.kind for item in found if item.level == level}
+    flips = [item.message.partition(":")[0] for item in found if item.kind == "left-right-flips"]
+    assert set(flips) <= {"keypoints"}, "a detector, never the truth, takes left for right"
     errors = {item.kind for item in found if item.level == "error"}
     assert errors <= {*others, *([kind] if name in DAMAGES else [])}, found
     assert bool(message) == bool(errors)

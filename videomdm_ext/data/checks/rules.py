@@ -313,7 +313,8 @@ def _against_image(sight: Sight) -> None:
     for name, (kind, message, level) in wrong.items():
         # a detector may fail, and the teacher with it, as it was made of the keypoints; not if it is off itself
         failed = kind in ("reprojection", "up-axis") and name == "truth"
-        sight.add(kind, f"{name}: {message}", WARNING if failed else level)
+        part = "keypoints" if kind == "left-right-flips" and name != "teacher" else name  # a truth exchanges no sides
+        sight.add(kind, f"{part}: {message}", WARNING if failed else level)
 
 
 @dataclass(frozen=True)
