@@ -57,10 +57,15 @@ def test_what_is_missing_and_a_truth_that_came_later_are_named(made):
         seal.verify(str(made.parent / "blind"))
 
 
-def test_what_is_touched_and_not_changed_is_read_once_and_accepted(made, monkeypatch):
+def test_what_is_touched_and_not_changed_is_read_once_and_accepted(made, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    seal.verify(str(made), thorough=True)
+    assert "files" in caplog.text
+    assert "others than before" not in caplog.text
     for place in made.rglob("*"):
         os.utime(place, (1, 1))
     seal.verify(str(made))
+    assert "whose sizes or times are others than before" in caplog.text
     monkeypatch.setattr(seal.Table, "digest", lambda *_: pytest.fail("read again"))
     seal.verify(str(made))
 

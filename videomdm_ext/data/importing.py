@@ -271,7 +271,8 @@ def relift(
     )  # fmt: skip
     inputs, out = Inputs(filter(os.path.exists, options.values())), bf.join(path, FOLDER, lifter)
     inputs.known[name_of(card)] = name_of(card)
-    with files.watched(inputs), locks.held(out):
+    with contextlib.ExitStack() as after, files.watched(inputs), locks.held(out):
+        after.callback(_remove_empty, out, bf.join(path, FOLDER))
         builder = Builder(out, plan, inputs=inputs)
         if builder.changed():
             builder.forget()
@@ -294,6 +295,13 @@ def relift(
             inputs(place)
         some = [read_clip(builder.place, plan, clip_id) for clip_id in list(builder.done)[:: len(rows) // MEASURED + 1]]
         return builder.finish(order=list(rows), lifter_error=measured_error(some)), out, left_out
+
+
+def _remove_empty(*folders: str) -> None:
+    """Remove the folders of a lifter that has lifted nothing."""
+    for folder in folders:
+        with contextlib.suppress(OSError):  # it holds something
+            os.rmdir(folder)
 
 
 def _unfound(model: Any, path: str, rows: Mapping[str, str], places: Mapping[str, Any]) -> dict[str, str]:

@@ -131,7 +131,8 @@ class Table:
         moved = (states != rows["state"]).any(1)
         suspects = np.arange(len(rows)) if thorough else np.nonzero(moved)[0]
         if len(suspects) > len(self.names) // 2 > NAMED:
-            logger.info("%s: reading %d files, whose sizes or times are others than before", self.path, len(suspects))
+            why = "" if thorough else ", whose sizes or times are others than before"
+            logger.info("%s: reading %d files%s", self.path, len(suspects), why)
         found = [n for n in suspects.tolist() if self.digest(n) != rows["digest"][n].tobytes()]
         if moved.any() and not found:
             self.write(states, map(bytes, rows["digest"]))
