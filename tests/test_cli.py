@@ -410,6 +410,8 @@ def test_one_of_several_processes_trains_nothing_and_writes_nothing(folder, tmp_
         ("batch_size", "0"), ("num_steps", "0"), ("layers", "0"), ("latent_dim", "33"), ("num_heads", "3"),
         ("diffusion_steps", "1"), ("diffusion_steps", "3"), ("lr", "nan"), ("lr", "-1"), ("dropout", "2"),
         ("cond_mask_prob", "5"), ("save_interval", "0"), ("seed", "-1"), ("adam_beta2", "1"),
+        ("noise_schedule", "linear"), ("pos_embed_max_len", "4"), ("pos_embed_max_len", "20"),
+        ("resume_checkpoint", "nothing.pt"),
     ],
 )  # fmt: skip
 def test_a_number_that_cannot_be_trained_with_is_refused_and_writes_nothing(folder, tmp_path, capsys, option, value):
@@ -417,7 +419,7 @@ def test_a_number_that_cannot_be_trained_with_is_refused_and_writes_nothing(fold
     words = ["--text_features", "words", f"--{option}", value, "--save_dir", str(place)]
     assert cli.main(["train", "--arm", "2d", "--clips", folder, *SMALL, *words]) == 1
     printed, said = capsys.readouterr()
-    named = "latent_dim" if option == "num_heads" else option
+    named = {"num_heads": "latent_dim", "noise_schedule": "diffusion_steps"}.get(option, option)
     assert (printed, len(said.splitlines())) == ("", 1)
-    assert said.startswith(f"error: --{named}: expected ")
+    assert said.startswith((f"error: --{named}: expected ", f"error: --{named} {value}: expected "))
     assert not place.exists()

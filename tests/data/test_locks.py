@@ -148,6 +148,8 @@ def test_a_lock_lies_beside_the_folder_or_where_that_cannot_be_in_it(tmp_path, m
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="file/set: expected a folder that can be written"):
         locks.held(tmp_path / "file" / "set").__enter__()
+    with pytest.raises(StorageError, match=r"/proc/nope: expected a (folder that can be written|place that takes it)"):
+        locks.held("/proc/nope").__enter__()
 
 
 NAMELESS = ("", "{", "[]", "7", '{"pid": 1}', '{"pid": "x", "host": "", "since": "", "command": ""}')

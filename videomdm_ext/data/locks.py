@@ -126,6 +126,7 @@ def _taken(named: str, place: str) -> FileLock | None:
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         left = os.path.exists(path)
+        Path(path).touch()  # filelock waits where no file can be made
         lock = FileLock(path, timeout=PATIENCE, thread_local=False, fallback_to_soft=False)
         lock.acquire()
     except Timeout:
@@ -146,9 +147,10 @@ def _taken(named: str, place: str) -> FileLock | None:
             ) from error
         if error.errno not in LOCKLESS:
             unknown = StorageError(
-                f"{named}: expected a folder that can be written, found none ({error}). Choose another one."
+                f"{named}: expected a folder that can be written, found none ({error.strerror}). Choose another one."
             )
-            raise of_storage(error, named) or unknown from error
+            known = None if error.errno == errno.ENOENT else of_storage(error, named)
+            raise known or unknown from error
         logger.warning("%s: locks are unknown there (%s); let no other process write there", named, error.strerror)
         return None
     if left:

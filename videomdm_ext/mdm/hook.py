@@ -13,6 +13,7 @@ import functools
 import importlib
 import importlib.util
 import io
+import math
 import os
 import runpy
 import sys
@@ -28,8 +29,8 @@ from videomdm_ext import plugins
 from videomdm_ext.config import Fairness, Source, Supervision, from_args
 from videomdm_ext.data import locks
 from videomdm_ext.data.files import read_json
-from videomdm_ext.data.folder import read_card
-from videomdm_ext.errors import HostError, counted, message_of
+from videomdm_ext.data.folder import read_card, read_folder
+from videomdm_ext.errors import ConfigError, HostError, counted, message_of
 from videomdm_ext.mdm import data, distributed, evaluation, finetuning, loop, loss, pairing, remedies, resume, text
 from videomdm_ext.mdm.checkout import DENOISERS, ENDS, OPTIONS, PACKAGES, PARSER, RULES, STANDIN, Checkout, require
 from videomdm_ext.mdm.imports import after
@@ -221,6 +222,7 @@ def settle(args: argparse.Namespace, *, trains: bool) -> finetuning.Start | None
     manager().hook.configure(args=args)
     if trains:
         fit_batch(args)
+        check_positions(args)
         distributed.check_parts(args)
         if getattr(args, "eval_during_training", False):
             evaluation.check_during_training(args, _root())
@@ -264,6 +266,18 @@ def fit_batch(args: argparse.Namespace) -> None:
         clips = counted(count, "training clip")
         print(f"{args.clips}: {clips}, fewer than --batch_size {args.batch_size}; it is {count} instead")
         args.batch_size = count
+
+
+def check_positions(args: argparse.Namespace) -> None:
+    """Raise ConfigError where the denoiser would have positions for fewer frames than a crop of --clips has."""
+    source, table = from_args(Source, args), getattr(args, "pos_embed_max_len", math.inf)
+    if source.clips and table <= source.crop_frames:
+        frames = min(source.crop_frames, read_folder(source.clips, "train")[1].longest)
+        if table <= frames:
+            raise ConfigError(
+                f"--pos_embed_max_len: expected {frames + 1} or more, for the text and the {frames} frames of a crop, "
+                f"found {table}. Raise it, or lower --crop_frames."
+            )
 
 
 def meet(args: argparse.Namespace) -> None:

@@ -32,6 +32,8 @@ NUMBERS: dict[str, tuple[float, float]] = {
     "seed": (0, 2**32 - 1),
 }
 """Options of the hosts' trainings with the least and the greatest value with which one can train; infinity is none."""
+LINEAR = 21
+"""Fewest steps of the hosts' linear schedule, whose betas reach 20 over their number."""
 LOGGED = ("loss", "passes", "behind")
 """What training logs beside the terms."""
 
@@ -97,6 +99,16 @@ def check_numbers(args: argparse.Namespace) -> None:
     if getattr(args, "arch", "") != "gru" and (width % heads or width % 2):
         raise ConfigError(
             f"--latent_dim: expected an even number that the {heads} attention heads divide, found {width}. Correct it."
+        )
+    steps, table = getattr(args, "diffusion_steps", 0), getattr(args, "pos_embed_max_len", math.inf)
+    if getattr(args, "noise_schedule", "") == "linear" and steps < LINEAR:
+        raise ConfigError(
+            f"--diffusion_steps: expected {LINEAR} or more with --noise_schedule linear, which leaves nothing of a "
+            f"motion before the last of fewer, found {steps}. Raise it, or choose --noise_schedule cosine."
+        )
+    if table < steps:
+        raise ConfigError(
+            f"--pos_embed_max_len: expected {steps} or more, as many as --diffusion_steps, found {table}. Raise it."
         )
 
 

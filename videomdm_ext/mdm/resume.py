@@ -369,8 +369,12 @@ class Guard:
 
 
 def refuse_resumed(args: Any) -> None:
-    """Raise HostError where a training would go on from a checkpoint with a number that is not finite."""
+    """Raise HostError where a training would go on from no checkpoint, or one with a number that is not finite."""
     start = start_of(args)
+    if start is not None and "://" not in args.resume_checkpoint and not start.is_file():
+        raise HostError(
+            f"--resume_checkpoint {start}: expected a file model*.pt, found no such file. Name one, or {LATEST}."
+        )
     if start is not None and CHECKPOINT.fullmatch(start.name):
         refuse(*beside_of(start))
 
