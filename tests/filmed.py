@@ -146,7 +146,7 @@ def write_source(root, films: dict[str, Film]):
     return videos, found, captions
 
 
-def write_film_set(root, *, moves=False):
+def write_film_set(root, *, moves=False, **extra):
     """A film of known motion below ROOT/films and the data set of it in ROOT/out. -> its card and its clip"""
     one = film("walk")
     videos, found, captions = write_source(root, {"clip": one})
@@ -165,7 +165,7 @@ def write_film_set(root, *, moves=False):
     }
     arrays = {name: np.array(value, np.float32) for name, value in shown.items()}
     files.write_bytes(str(videos / "clip.npz"), files.arrays_bytes(arrays))
-    made = FilmImporter(str(videos), ImportOptions(extra={"detections": str(found), "format": "blazepose"}))
+    made = FilmImporter(str(videos), ImportOptions(extra={"detections": str(found), "format": "blazepose"} | extra))
     run_import(made, str(root / "out"))
     card = read_card(str(root / "out"))
     return card, read_clip(str(root / "out"), card, "clip_0")

@@ -10,13 +10,13 @@ import torch
 from filmed import DIRECT, FOCAL, SIZE, write_film_set
 
 from videomdm_ext.cli.main import main
-from videomdm_ext.data.clip import detector_error
+from videomdm_ext.data.clip import cameras_of, detector_error
 from videomdm_ext.data.film.bundled import BUNDLED, EVERYDAY, build_film_demo, pack
 from videomdm_ext.data.film.filming import Shown, positions_at
 from videomdm_ext.data.film.stage import MARGIN, Draw, Stage, _view, draw_camera, draw_light, draw_room
 from videomdm_ext.data.folder import content_hash, read_card, read_folder, read_ids
 from videomdm_ext.data.motions import HELD_OUT, load_motions, own_generator
-from videomdm_ext.errors import DatasetError
+from videomdm_ext.errors import ConfigError, DatasetError
 from videomdm_ext.geometry.cameras import project, to_camera
 from videomdm_ext.motion.features import decode
 from videomdm_ext.motion.human_mesh import HEADS, SEGMENTS, Body, build_body
@@ -133,6 +133,20 @@ def test_a_camera_that_moves_is_one_a_frame_in_the_set(tmp_path):
     _, clip = write_film_set(tmp_path, moves=True)
     assert clip.truth_extrinsics.shape == (clip.length, 3, 4)
     assert clip.extrinsics.shape == (clip.length, 3, 4)
+
+
+@pytest.mark.parametrize("moves", [False, True])
+def test_keypoints_may_be_the_truth_as_the_camera_sees_it_beside_the_same_lifted_motion(tmp_path, moves):
+    _, detected = write_film_set(tmp_path / "detected", moves=moves)
+    card, clip = write_film_set(tmp_path / "true", moves=moves, keypoints="true")
+    points, _ = project(decode(torch.from_numpy(clip.truth), SMPL22), cameras_of(clip.truth_extrinsics))
+    assert np.abs(points.numpy() - clip.keypoints).max() < 1e-5
+    assert np.abs(detected.keypoints - clip.keypoints).max() > 1e-3
+    assert (clip.confidence == 1.0).all()
+    assert np.array_equal(clip.teacher, detected.teacher)
+    assert card.detector_error["q99"] < 1e-5
+    with pytest.raises(ConfigError, match="keypoints"):
+        write_film_set(tmp_path / "wrong", keypoints="exact")
 
 
 def test_errors_of_the_detector_are_measured_where_a_truth_is(tmp_path):

@@ -29,6 +29,7 @@ from videomdm_ext.data.video.frames import Calibration, Video, require
 from videomdm_ext.data.video.importer import Captions, VideoImporter
 from videomdm_ext.data.video.placing import Lens, lens_of
 from videomdm_ext.errors import DatasetError, StorageError
+from videomdm_ext.geometry.cameras import project
 from videomdm_ext.motion.features import decode
 from videomdm_ext.motion.human_mesh import Body, build_body
 from videomdm_ext.motion.skeletons import SMPL22
@@ -174,10 +175,12 @@ class FilmImporter(VideoImporter):
 
     name = "film"
     about = "films made by `videomdm data film`: MediaPipe's keypoints and motion, with the truth beside"
+    extras = VideoImporter.extras | {"keypoints": "detected, or true: the truth as the camera sees it"}
 
     def __init__(self, source: str, options: ImportOptions) -> None:
         place = os.path.join(source, CAPTIONS)
         super().__init__(source, dataclasses.replace(options, captions=options.captions or place))
+        self.exact = self.extra("keypoints", "detected", among=("detected", "true")) == "true"
 
     def _members_of(self, clip_stem: str, path: str, captions: Captions) -> list[Member]:
         shown = Shown.of(path)
@@ -188,13 +191,14 @@ class FilmImporter(VideoImporter):
         return lens_of(Shown.of(video.path).focal, size, "given")
 
     def read(self, member: Member) -> Recording:
-        """What the watching gave, with the true motion at the same times and the true camera."""
+        """What the watching gave, beside the true motion and the true camera; keypoints are its own where asked."""
         recording = super().read(member)
         path, number = member.place
         shown, piece = Shown.of(path), self._seen[path].pieces[number]
         times = piece.start + np.arange(len(piece.pixels)) / self.fps
-        return dataclasses.replace(
-            recording,
-            truth=positions_at(shown.positions, shown.fps, times).float(),
-            truth_extrinsics=shown.camera_at(times),
-        )
+        truth, camera = positions_at(shown.positions, shown.fps, times).float(), shown.camera_at(times)
+        recording = dataclasses.replace(recording, truth=truth, truth_extrinsics=camera)
+        if not self.exact:
+            return recording
+        points, _ = project(truth, camera.expand(len(truth), 3, 4))
+        return dataclasses.replace(recording, keypoints=points, confidence=torch.ones_like(recording.confidence))
