@@ -135,6 +135,19 @@ def test_the_focal_length_of_people_at_the_edge_is_found_and_of_those_in_the_mid
     assert lost.focal == pytest.approx(SIZE[0] / 2 / math.tan(math.radians(30)))
 
 
+def test_a_stretch_of_several_clips_counts_once_for_the_focal_length(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "videomdm_ext.data.video.placing.find_lens", lambda *given: asked.append(len(given[0])) or find_lens(*given)
+    )
+    source = importer(tmp_path, {"clip": film("walk")})
+    for rows in (("clip\twalks.\t0\t1.2",), ("clip\twalks.\t0\t1.2", "clip\tgoes.\t1\t2.2")):
+        (tmp_path / "captions.txt").write_text("\n".join(rows))
+        again = VideoImporter(source.source, source.options)
+        assert len(again.members()) == len(rows)
+    assert asked[0] == asked[1] > 40
+
+
 def sighted(one):
     """-> lifted joints, keypoints on the normalised plane and their weights."""
     body = torch.from_numpy(to_smpl22(one.world, BLAZEPOSE33))

@@ -333,7 +333,8 @@ class VideoImporter(Importer):
     ) -> Seen:
         place = self.extra("calibration")
         calibration = camera_of(self.cameras, stem(video.path), place) if place else None
-        lens = self._lens(video, size, [stretch for _, stretch in pieces], calibration)
+        once = {id(stretch): stretch for _, stretch in pieces}  # several clips may be cut from one
+        lens = self._lens(video, size, list(once.values()), calibration)
         if lens.told_by == "assumed":
             findings.notes.append(
                 "The focal length could not be told; a field of view of "
