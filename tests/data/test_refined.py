@@ -397,3 +397,18 @@ def test_the_error_of_refined_teachers_is_none_for_the_truth_and_the_growth_of_a
     assert lifted["pa_mpjpe"] < 1e-3
     bare = [dataclasses.replace(clip, truth=None, truth_extrinsics=None) for clip in clips]
     assert measured_error(bare, bare) == {}
+
+
+def test_a_long_clip_is_not_solved_beside_short_ones_that_would_be_padded_to_its_length(monkeypatch):
+    def batched(*frames: int) -> list[tuple[int, ...]]:
+        entries = [SimpleNamespace(frames=count) for count in frames]
+        monkeypatch.setattr(refined, "_clips", lambda *_: SimpleNamespace(entries=entries))
+        making = refined._Making("", "content way", 4, "cpu", None, "refined", CARD)
+        return [numbers for _, numbers in making.batches("train", range(len(frames)))]
+
+    assert batched(60, 10_000, 40, 50) == [(2, 3, 0), (1,)]
+    assert batched(40, 41, 42, 43, 44, 80) == [(0, 1, 2, 3), (4, 5)]
+    frames = [int(40 * 1.3 ** (number * 7 % 20)) for number in range(20)]
+    found = batched(*frames)
+    assert sorted(number for some in found for number in some) == list(range(20))
+    assert all(len(some) * max(frames[n] for n in some) <= 2 * sum(frames[n] for n in some) for some in found)

@@ -61,6 +61,8 @@ GROUP = 256
 """Clips that are sorted by their lengths and cut into batches of like ones; of the sample, those solved together."""
 BATCH = 8
 """Clips that are solved at the same time: more have more padding, fewer more calls."""
+PADDED = 2
+"""Frames of a batch, padding among them, over those of its clips, at most."""
 MARK, KEPT, INPUTS, MAKING, EARLIER = "made.txt", "kept.txt", "inputs.tsv", "making-", "earlier.json"
 SHARED = ("lengths", "mean_pose", "whitening")
 """Arrays of skeleton.npz: the fields of `Shared`."""
@@ -237,11 +239,19 @@ class _Making:
         files.write_bytes(path, content, beside=self.place(uuid.uuid4().hex), durable=durable)
 
     def batches(self, split: str, numbers: Sequence[int]) -> Batches:
-        """Clips of a split in groups, each sorted by length and cut into batches of like ones."""
+        """Clips of a split in groups, each sorted by length and cut into batches of like ones: no batch has more than
+        PADDED times the frames of its clips, as one long clip among short ones would make it."""
         entries, found = _clips(self, split).entries, Batches()
         for group in (numbers[at : at + GROUP] for at in range(0, len(numbers), GROUP)):
-            ordered = sorted(group, key=lambda number: entries[number].frames)
-            found += [(split, tuple(ordered[at : at + self.batch])) for at in range(0, len(group), self.batch)]
+            some, frames = list[int](), 0
+            for number in sorted(group, key=lambda number: entries[number].frames):
+                longest = entries[number].frames
+                if some and (len(some) == self.batch or (len(some) + 1) * longest > PADDED * (frames + longest)):
+                    found.append((split, tuple(some)))
+                    some, frames = [], 0
+                some.append(number)
+                frames += longest
+            found.append((split, tuple(some)))
         return found
 
     def read(self, split: str, numbers: Sequence[int]) -> list[Clip]:
