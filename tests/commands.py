@@ -67,7 +67,6 @@ NOT_HERE = {
     "videomdm sample --checkpoint runs/mine --mdm mdm": "it needs what the command before trains: the same",
     "videomdm data refresh": "it needs a run trained on the set: tests/inference/test_refresh.py",
     "videomdm data film": "minutes: it renders films and detects people in them; tests/data/test_film.py",
-    "videomdm data import film": "it needs such films: the same",
     "videomdm export MOTIONS.npz --body": "the extra body: tests/render/test_body.py",
     "videomdm demo": "tests/test_wheel.py runs it, from a wheel",
     "videomdm demo --video": "minutes, and two wheels of videos: tests/bench/test_video_demo_end_to_end.py",

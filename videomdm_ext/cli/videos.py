@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import blobfile as bf
 import numpy as np
@@ -127,6 +127,8 @@ class Film:
     """Least and greatest height of the person in pixels."""
     moving: float = 0.25
     """Share of the films whose camera moves."""
+    keypoints: Literal["detected", "true"] = "detected"
+    """MediaPipe's, or the true joints as the camera sees them; the lifted motion is MediaPipe's in both."""
     engine: Engine = field(default=Engine(processes=2))
     seed: int = 0
     """Seed of bodies, clothes, rooms, lights and cameras."""
@@ -141,7 +143,8 @@ class Film:
         if not 0 <= self.moving <= 1:
             raise ConfigError(f"--moving: expected a share from 0 to 1, found {self.moving:g}. Correct it.")
         torch.set_num_threads(1)
-        given = ImportOptions(seed=self.seed, extra={"fps": f"{self.fps:g}"}, flag="--")
+        extra = {"fps": f"{self.fps:g}"} | ({"keypoints": "true"} if self.keypoints == "true" else {})
+        given = ImportOptions(seed=self.seed, extra=extra, flag="--")
         importer = filming.FilmImporter(str(Path(self.out, filming.FILMS)), given)
         order = filming.Order(self.size, self.height, self.moving, self.seed)
         with locks.held(self.out):
