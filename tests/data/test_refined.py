@@ -319,6 +319,20 @@ def test_whole_refinements_of_one_set_at_once_refuse_nobody_and_come_out_as_one(
     assert contents(path) == contents(whole)
 
 
+def test_who_finds_his_files_cleared_away_by_one_who_has_finished_has_finished_too(many, monkeypatch):
+    monkeypatch.setattr(refinement, "Refinement", lambda: BRIEFEST)
+    path, card = many("late")
+    own = refined._Making.finish
+
+    def late(self, *given):
+        own(self, *given)
+        raise StorageError("the folder is gone")
+
+    monkeypatch.setattr(refined._Making, "finish", late)
+    assert make_refined(path, card) == 0
+    assert is_made(path, card)
+
+
 def test_a_set_that_is_replaced_while_it_is_refined_gets_no_mark(many, monkeypatch):
     monkeypatch.setattr(refinement, "Refinement", lambda: BRIEFEST)
     path, card = many("set")

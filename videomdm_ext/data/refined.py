@@ -43,7 +43,7 @@ from videomdm_ext.data.index import Clips
 from videomdm_ext.data.motions import own_generator
 from videomdm_ext.data.seal import name_of
 from videomdm_ext.data.tasks import HERE, Call, Engine, part_of
-from videomdm_ext.errors import DatasetError, counted
+from videomdm_ext.errors import DatasetError, StorageError, counted
 from videomdm_ext.geometry.cameras import is_rotation
 from videomdm_ext.motion.features import Moments, decode
 from videomdm_ext.motion.kinematics import HeadingRule, smooth
@@ -162,7 +162,7 @@ def make_refined(
         bf.remove(mark)
     try:
         missing = _make(making, engine, share, progress or (lambda done, total: None))
-    except DatasetError:
+    except (DatasetError, StorageError):
         if not making.is_made:
             raise
         missing = 1
