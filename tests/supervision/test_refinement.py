@@ -12,7 +12,7 @@ from torch import Tensor
 
 from videomdm_ext.geometry.cameras import orbit, project, to_camera, to_world, uniform
 from videomdm_ext.motion.kinematics import bone_lengths, bone_vectors, smooth
-from videomdm_ext.motion.measures import bone_wander, mpjpe, pa_mpjpe, root_aligned_mpjpe
+from videomdm_ext.motion.measures import bone_wander, foot_skating, mpjpe, pa_mpjpe, root_aligned_mpjpe
 from videomdm_ext.motion.skeletons import SMPL22
 from videomdm_ext.supervision.observation import Observation
 from videomdm_ext.supervision.poses import aligned_poses, estimate_poses, unlikeliness
@@ -322,6 +322,16 @@ def test_feet_that_rest_slide_less_than_if_nothing_held_them_and_quick_ones_keep
     true, held, free = map(steps, (lifted.truth, refined, loose))
     assert held[true < 0.005].mean() < 0.9 * free[true < 0.005].mean()
     assert held[true > 0.05].mean() > 0.95 * free[true > 0.05].mean()
+
+
+def test_feet_near_the_floor_slide_less_at_no_price_in_the_pose(case):
+    lifted, refined, shared = case
+    config = dataclasses.replace(USUAL, standing=0.0)
+    loose, _ = refine(lifted.positions, lifted.observation, SMPL22, shared=shared, config=config)
+    true, held, free = (foot_skating(p, SMPL22, 20.0).mean() for p in (lifted.truth, refined, loose))
+    assert held - true < 0.6 * (free - true)
+    kept, without = (root_aligned_mpjpe(p, lifted.truth).mean() for p in (refined, loose))
+    assert kept < 1.02 * without
 
 
 def test_the_shared_lengths_are_equal_on_both_sides_and_nearer_the_true_ones_than_any_clip_was(case):

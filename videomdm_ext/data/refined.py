@@ -68,7 +68,7 @@ SHARED = ("lengths", "mean_pose", "whitening")
 """Arrays of skeleton.npz: the fields of `Shared`."""
 FROM = ("teacher", "keypoints", "camera")
 """Kinds of a clip's files that its refined teacher is made from."""
-WAY = "7"  # of making them: other ways give other teachers
+WAY = "8"  # of making them: other ways give other teachers
 KINDS: Mapping[str, Mapping[str, Any] | None] = {
     "refined": {}, "adjusted": {"pose_frames": math.inf}, "smoothed": None,
 }  # fmt: skip

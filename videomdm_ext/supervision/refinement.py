@@ -3,10 +3,10 @@
 A lifter's depth errors show in what must not change (the lengths of a person's bones), in how joints accelerate, and
 in poses that the other clips do not have: cameras look from all sides, so what is depth in one clip is seen exactly in
 another. For each clip this solves for the depths along the rays (and one scale) that agree with a skeleton shared by
-all clips up to what people differ in proportions, with smooth motion, with feet that rest where they hardly move, with
-the lifted depths within their usual error, and with a heavy-tailed distribution of heading-aligned poses. What the
-clips share is estimated first, the skeleton in one round and the distribution after every round, as expectation
-maximisation does, and then held while all clips are solved anew: a clip comes out the same in any company.
+all clips up to what people differ in proportions, with smooth motion, with feet that rest where they hardly move or
+are low, with the lifted depths within their usual error, and with a heavy-tailed distribution of heading-aligned poses.
+What the clips share is estimated first, the skeleton in one round and the distribution after every round, as
+expectation maximisation does, and then held while all clips are solved anew: a clip comes out the same in any company.
 No 3D truth enters. The mean scale over the clips that are estimated from stays the lifter's.
 
 Keypoints are not believed: left and right are put where they were in the frames around, outliers in time are let go
@@ -72,6 +72,10 @@ class Refinement:
     """Change of a joint's displacement from frame to frame, m."""
     rest: float = 0.01
     """Step of a foot that rests, m; one that is much quicker is let go."""
+    low: float = 0.05
+    """Height of a foot joint above the lowest it reaches in the clip, m, from which on it hardly needs to rest."""
+    standing: float = 4.0
+    """How many times as much a step counts of a foot that is low; no step of it is let go."""
     tilt: float = 0.4
     """Lifted depth along a bone, as a share of its length."""
     root: float = 0.15
@@ -218,8 +222,13 @@ class _Problem:
             return total
         world = to_world(points, self.extrinsics)
         feet = world[..., list(self.skeleton.contact_joints), :]
-        slide = feet.diff(dim=1).square().sum(-1) / config.rest**2
-        total = total + _sum(_let_go(slide) * (frame[:, 1:] * frame[:, :-1]))
+        rest = config.rest * (1.0 + unknown.clip_scale())[:, None, None]  # so that no one is smaller for resting more
+        slide = feet.diff(dim=1).square().sum(-1) / rest.square()
+        height = feet[..., 1].detach()
+        height = height - height.where(frame > 0, math.inf).amin(1, keepdim=True)
+        low = torch.exp(-(height / config.low).square()) * frame
+        standing = config.standing * low[:, 1:] * low[:, :-1]
+        total = total + _sum(_let_go(slide) * (frame[:, 1:] * frame[:, :-1])) + _sum(standing * _robust(slide))
         unusual = unlikeliness(aligned_poses(world, self.skeleton), shared.mean, shared.whitening)
         return total + _sum(unusual * self.valid) / config.pose_frames
 
