@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from clips import CARD, make_clip, nudge
 from videomdm_ext import plugins
 from videomdm_ext.cli import main as cli
 from videomdm_ext.cli import sampling
-from videomdm_ext.data import seal
+from videomdm_ext.data import refined, seal
 from videomdm_ext.data.building import write_folder
 from videomdm_ext.data.clip import teacher_of
 from videomdm_ext.data.folder import read_folder, read_statistics
@@ -24,6 +25,7 @@ from videomdm_ext.hookspecs import hookimpl
 from videomdm_ext.inference.sample import open_run, read_motions
 from videomdm_ext.lifters.adapters import Joints
 from videomdm_ext.mdm import hook
+from videomdm_ext.mdm.resume import RECORD
 
 SMALL = [
     "--layers", "1", "--latent_dim", "16", "--ff_size", "24", "--diffusion_steps", "5", "--batch_size", "2",
@@ -106,10 +108,13 @@ def test_another_sampling_takes_the_place_of_the_earlier_one_and_the_same_adds_t
     assert sampled(*walk, "npz,bvh") == first
     assert sampled(*walk, "glb") == sorted([*first, "glb/000-a-walk.glb", "glb/001-a-walk.glb"])
     assert "earlier" not in capsys.readouterr().out
+    changed = tmp_path / "bvh" / "001-a-walk.bvh"
+    os.utime(changed, ns=(changed.stat().st_mtime_ns + 10**10,) * 2)
     found = sampled("--text", "a jump", "--variants", "1", "--formats", "npz,glb")
-    assert found == [mine, "glb/000-a-jump.glb", "samples.npz"]
+    assert found == [mine, "bvh/001-a-walk.bvh", "glb/000-a-jump.glb", "samples.npz"]
+    changed.unlink()
     said = capsys.readouterr().out
-    assert f"{tmp_path}: 5 files of an earlier sampling removed" in said
+    assert f"{tmp_path}: 4 files of an earlier sampling removed" in said
     assert f"{tmp_path}: 1 motion, npz glb" in said
     assert sampled("--text", "a jump", "--variants", "1", "--formats", "npz", "--seed", "1") == [mine, "samples.npz"]
     (tmp_path / "samples.npz").write_bytes(b"PK")
@@ -320,6 +325,20 @@ def test_a_run_keeps_the_space_of_its_own_data_wherever_the_clips_are(trained, t
     finally:
         shutil.move(moved, data)
     assert np.array_equal(seen[1].space.mean.numpy(), mean)
+
+
+def test_a_run_on_refined_teachers_of_another_version_is_refused_before_they_are_made_again(
+    trained, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(refined, "make_refined", lambda *a, **k: pytest.fail("work was done"))
+    run = shutil.copytree(trained[1], tmp_path / "run")
+    args = json.loads((run / "args.json").read_text())
+    args |= {"supervision": "2d", "teacher": "refined"}
+    args[RECORD] = args[RECORD] | {"teachers": "any older"}
+    (run / "args.json").write_text(json.dumps(args))
+    said = answer(capsys, "sample", "--run", str(run), "--count", "1", "--out", str(tmp_path / "out"))
+    assert "expected refined teachers of version older, as recorded in" in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_samples_with_the_statistics_that_it_was_trained_with_or_not_at_all(trained, tmp_path, capsys):

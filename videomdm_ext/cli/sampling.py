@@ -74,7 +74,10 @@ def place_of(out: Path, number: int, name: str, ending: str) -> Path:
 
 
 def remove_earlier(out: Path, captions: Sequence[str], made: Sequence[Tensor]) -> None:
-    """Remove the files of an earlier sampling in OUT, which OUT/samples.npz names, unless it drew the same motions."""
+    """Remove the files of an earlier sampling in OUT, which OUT/samples.npz names, unless it drew the same motions.
+
+    It was written or touched last: what is newer was changed since, and stays.
+    """
     if not (out / "samples.npz").is_file():
         return
     with contextlib.suppress(ConfigError):  # what cannot be read names none
@@ -84,7 +87,8 @@ def remove_earlier(out: Path, captions: Sequence[str], made: Sequence[Tensor]) -
             return
         places = [out / f"samples.{ending}" for ending in ("npz", "html", "png")]
         places += [place_of(out, number, text, end) for number, text in enumerate(before) for end in ("bvh", "glb")]
-        gone = [place for place in places if place.is_file()]
+        written = places[0].stat().st_mtime_ns
+        gone = [place for place in places if place.is_file() and place.stat().st_mtime_ns <= written]
         for place in gone:
             place.unlink()
         console.print(f"{out}: {counted(len(gone), 'file')} of an earlier sampling removed", soft_wrap=True)
@@ -129,7 +133,7 @@ class Sample:
     mdm: str = ""
     """MDM checkout the run was trained in; empty: the stand-in."""
     out: Path | None = None
-    """Folder to write to, by default RUN/samples; what an earlier sampling wrote there goes."""
+    """Folder to write to, by default RUN/samples; what samples.npz there tells of goes, but for what was changed."""
     formats: str = ",".join(FORMATS)
     """What to write: arrays, BVH and GLB for other programs, a page for the browser, a picture."""
     body: str = "auto"
@@ -167,12 +171,14 @@ class Sample:
         remove_earlier(out, said, made)
         skeleton, fps = trained.space.skeleton, trained.fps
         scenes = [Scene(text, [Track.of("sample", m.numpy(), skeleton)]) for text, m in zip(said, made, strict=True)]
-        if "npz" in formats:
-            sampling.write_motions(out / "samples.npz", {"samples": made}, said)
         write(out, "samples", list(zip(said, made, strict=True)), scenes, formats, skeleton, fps, human)
         if "png" in formats:
             shown = [figures.Example(text, {"sample": m.numpy()}) for text, m in zip(said[:6], made[:6], strict=True)]
             figures.save(figures.strips(shown, skeleton, fps), str(out / "samples.png"))
+        if "npz" in formats:
+            sampling.write_motions(out / "samples.npz", {"samples": made}, said)
+        elif (out / "samples.npz").is_file():  # of the same motions: these files are its own too
+            (out / "samples.npz").touch()
         console.print(f"{out}: {counted(len(made), 'motion')}, {' '.join(formats)}", soft_wrap=True)
         say_where(out, "samples", formats)
 

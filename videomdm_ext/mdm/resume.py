@@ -25,7 +25,7 @@ from torch import Tensor
 from videomdm_ext.config import MADE, Supervision, from_args
 from videomdm_ext.data import refined, seal
 from videomdm_ext.data.files import flush, read_json
-from videomdm_ext.data.folder import CARD, read_card
+from videomdm_ext.data.folder import CARD, Card, read_card
 from videomdm_ext.errors import DatasetError, HostError
 from videomdm_ext.mdm import remedies
 from videomdm_ext.mdm.pairing import random_states
@@ -178,12 +178,8 @@ def check_clips(args: Any) -> None:
     elif own or getattr(args, "paired", False):
         advice = "Give --clips with that one, or train anew in another --save_dir."
         seal.check(before, card, place, args.clips, advice)
-        now = getattr(args, RECORD)
-        if (was := before.get("teachers")) and was.split()[-1] != now.get("teachers", was).split()[-1]:
-            raise DatasetError(
-                f"{args.clips}: expected refined teachers of version {was.split()[-1]}, as recorded in {place}, found "
-                f"{now['teachers'].split()[-1]}, which this version makes. {advice}"
-            )
+        if refines:
+            _check_version(before, card, place, args.clips)
     elif found := seal.difference(before, card):
         print(f"{args.clips}: the weights of {start} were trained on {found}")
 
@@ -210,6 +206,8 @@ def settle_sampled(args: Any, checkpoint: Path) -> None:
     before, card, teacher = recorded(place), read_card(args.clips), from_args(Supervision, args).teacher
     seal.verify_whole(args.clips, card)
     if refines := teacher in MADE:
+        if not getattr(args, "start_from", ""):
+            _check_version(before, card, place, args.clips)
         refined.verify(args.clips, card, kind=teacher)
     if not before or not (found := seal.difference(before, card)):
         return
@@ -220,6 +218,16 @@ def settle_sampled(args: Any, checkpoint: Path) -> None:
         )
         raise DatasetError(f"{args.clips}: expected, as recorded in {place}, {found}. {advice}")
     print(f"{args.clips}: {checkpoint} was trained on {found}; their statistics are the same")
+
+
+def _check_version(before: Mapping[str, Any], card: Card, place: Path, clips: str) -> None:
+    """Refuse refined teachers that are made in another way than those of a training; DatasetError."""
+    was, now = (text.split()[-1] for text in (before.get("teachers") or "-", refined.teachers_of(card)))
+    if was not in ("-", now):
+        raise DatasetError(
+            f"{clips}: expected refined teachers of version {was}, as recorded in {place}, found {now}, which this "
+            "version of the package makes. Train anew in another --save_dir, or use the version that trained it."
+        )
 
 
 def recorded(place: Path) -> dict[str, Any]:

@@ -145,6 +145,17 @@ def test_smpl_parameters_are_posed_where_the_body_model_is_and_refused_where_it_
         imported(source, tmp_path / "none", smpl=str(tmp_path / "bodies"))
 
 
+def test_names_with_smpl_before_them_take_the_place_of_no_others(tmp_path):
+    jump = {"caption": "someone jumps", "joints": motion("jump").flatten(1).tolist(), "fps": 20.0}
+    other = {"smpl_joints": [], "smpl_caption": "seen by another", "smpl_transl": []}
+    rows = [{"sample_id": f"s{n}"} | jump for n in range(2)]
+    for name, added in (("plain", {}), ("beside", other)):
+        imported(write(tmp_path / f"{name}-in", [one | added for one in rows]), tmp_path / name)
+    plain, beside = (read_clip(str(tmp_path / n), read_card(str(tmp_path / n)), "s0") for n in ("plain", "beside"))
+    assert np.array_equal(plain.truth, beside.truth)
+    assert plain.texts == beside.texts == ("someone jumps",)
+
+
 def test_a_part_is_taken_with_where_and_limit(tmp_path):
     rows = [row(n, fps=30 if n % 2 else 20, split="train" if n < 7 else "validation") for n in range(9)]
     source = write(tmp_path / "in", rows)

@@ -232,7 +232,8 @@ class ParquetImporter(base.Importer):
             self._first += len(self._rows)
             self._rows = next(self._reading[1])
         names = self._rows.schema.names
-        return {name.removeprefix("smpl_"): self._rows.column(name)[row - self._first] for name in names}
+        cells = {name: self._rows.column(name)[row - self._first] for name in names}
+        return {name: cells[f"smpl_{name}"] for name in BODY if f"smpl_{name}" in cells} | cells
 
     def _batches(self, path: Path, size: int, columns: Sequence[str] | None = None) -> Iterator[Any]:
         """The rows of a file, some at a time, as Arrow's record batches."""
