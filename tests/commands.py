@@ -76,7 +76,7 @@ STAND_FOR = {
     "ARGS": "--clips set --supervision 2d --save_dir NEW", "BENCH": "bench", "CMU": "source", "DIR": "HERE/set",
     "FILE": "captions.txt", "ID": "dance_a_0", "KIND": "joints", "MODULE ARGS": "train.train_mdm --help",
     "PATH": "mdm", "RUN": "runs/mine", "SOURCE": "source", "VIDEOS": "videos", "VIDEO_OR_FOLDER": "videos",
-    "runs/demo": "HERE/set", "SETS/k1": "set", "SETS/k5": "set", "SETS/p5": "NEW",
+    "runs/demo": "HERE/set", "SETS/k1": "set", "SETS/k5": "set", "SETS/p5": "NEW", "WHAT": "HERE/set",
     "DETECTIONS": "found", "captions.tsv": "captions.txt", "captions.txt": "prompts.txt", "VERB": "demo",
 }  # fmt: skip
 """What stands in a command for what its reader replaces."""
