@@ -122,6 +122,11 @@ def _taken(named: str, place: str) -> FileLock | None:
     if "://" in named:
         logger.warning("%s: an object store has no locks; let no other process write there", named)
         return None
+    if found := next(filter(os.path.isfile, [place, *map(str, Path(place).parents)]), None):
+        raise StorageError(
+            f"{named}: expected a folder, or a place for a new one, found the file {found}. Choose another folder, or "
+            "move that file away."
+        )
     path = lock_of(place)
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
