@@ -125,6 +125,17 @@ def test_a_run_that_is_not_paired_goes_on_from_the_latest_checkpoint_too(folder)
         assert (folder / "free" / f"model00000000{steps}.pt").is_file()
 
 
+def test_a_runs_folder_stands_for_its_newest_checkpoint(folder, capsys):
+    place = folder / "first"
+    assert train(folder, "first", "--paired", "--num_steps", "4") == 0
+    for kind in ([], ["--paired"]):
+        named = ["--num_steps", "6", *kind, "--resume_checkpoint"]
+        assert train(folder, "".join(["on", *kind]), *named, str(place)) == 0
+        assert f"resumed {place / 'model000000004.pt'}" in capsys.readouterr().out
+        assert train(folder, "other", *named, str(folder / "set")) == 1
+        assert f"--resume_checkpoint {folder / 'set'}: expected a file model" in capsys.readouterr().err
+
+
 def test_a_paired_run_without_its_optimizer_is_refused(folder, capsys):
     assert train(folder, "alone", "--paired", "--num_steps", "2") == 0
     (folder / "alone" / "opt000000002.pt").unlink()

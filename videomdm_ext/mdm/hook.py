@@ -198,6 +198,9 @@ def settle(args: argparse.Namespace, *, trains: bool) -> finetuning.Start | None
     """Check the final arguments and complete them. -> what a training with --start_from begins with"""
     start = None
     if trains:
+        named = getattr(args, "resume_checkpoint", "")
+        if named not in ("", resume.LATEST) and (found := resume.newest(named)):  # it is a run's folder
+            args.resume_checkpoint = str(found)
         if from_args(Source, args).start_from:
             start = finetuning.settle(args, sys.argv[1:], _root())
         loss.check_numbers(args)
