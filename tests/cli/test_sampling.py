@@ -327,7 +327,7 @@ def test_a_run_keeps_the_space_of_its_own_data_wherever_the_clips_are(trained, t
     assert np.array_equal(seen[1].space.mean.numpy(), mean)
 
 
-def test_a_run_on_refined_teachers_of_another_version_is_refused_before_they_are_made_again(
+def test_a_run_on_refined_teachers_of_another_version_or_not_made_is_refused_before_they_are_made_again(
     trained, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr(refined, "make_refined", lambda *a, **k: pytest.fail("work was done"))
@@ -338,6 +338,11 @@ def test_a_run_on_refined_teachers_of_another_version_is_refused_before_they_are
     (run / "args.json").write_text(json.dumps(args))
     said = answer(capsys, "sample", "--run", str(run), "--count", "1", "--out", str(tmp_path / "out"))
     assert "expected refined teachers of version older, as recorded in" in said
+    args[RECORD].pop("teachers")  # as before versions were recorded
+    (run / "args.json").write_text(json.dumps(args))
+    said = answer(capsys, "sample", "--run", str(run), "--count", "1", "--out", str(tmp_path / "out"))
+    assert f"{trained[0]}: expected its refined teachers, which {run}/model000000002.pt was trained on, found" in said
+    assert f"Make them: videomdm data refine {trained[0]} --kind refined." in said
     assert not (tmp_path / "out").exists()
 
 

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 import zipfile
 import zlib
@@ -205,19 +206,24 @@ def settle_sampled(args: Any, checkpoint: Path) -> None:
         )
     before, card, teacher = recorded(place), read_card(args.clips), from_args(Supervision, args).teacher
     seal.verify_whole(args.clips, card)
-    if refines := teacher in MADE:
-        if not getattr(args, "start_from", ""):
-            _check_version(before, card, place, args.clips)
-        refined.verify(args.clips, card, kind=teacher)
-    if not before or not (found := seal.difference(before, card)):
-        return
-    alike = before.get("statistics") == seal.statistics_of(card) != {} and not refines
-    if not (alike or getattr(args, "start_from", "")):
+    refines, started = teacher in MADE, getattr(args, "start_from", "")
+    found = seal.difference(before, card) if before else ""
+    if found and not (started or (before.get("statistics") == seal.statistics_of(card) != {} and not refines)):
         advice = (
             "Its Mean and Std make motion of what is sampled: give the folder of that set, or train anew on this one."
         )
         raise DatasetError(f"{args.clips}: expected, as recorded in {place}, {found}. {advice}")
-    print(f"{args.clips}: {checkpoint} was trained on {found}; their statistics are the same")
+    if refines:
+        if not started:
+            _check_version(before, card, place, args.clips)
+        if not refined.is_made(args.clips, card, teacher):
+            raise DatasetError(
+                f"{args.clips}: expected its {teacher} teachers, which {checkpoint} was trained on, found none that "
+                f"are of its clips now. Make them: videomdm data refine {shlex.quote(args.clips)} --kind {teacher}."
+            )
+        refined.verify(args.clips, card, kind=teacher)
+    if found:
+        print(f"{args.clips}: {checkpoint} was trained on {found}; their statistics are the same")
 
 
 def _check_version(before: Mapping[str, Any], card: Card, place: Path, clips: str) -> None:
