@@ -23,7 +23,7 @@ from small_bench import make_plan
 
 from videomdm_ext.bench import fairness
 from videomdm_ext.config import Source, Supervision
-from videomdm_ext.data import files, seal
+from videomdm_ext.data import files, refined, seal
 from videomdm_ext.data.building import contents, write_folder
 from videomdm_ext.data.checks import checking, rules
 from videomdm_ext.data.checks.checking import Checked, check_folder
@@ -619,10 +619,23 @@ def test_clips_of_motion_capture_that_no_camera_saw_pass(tmp_path: Path):
     assert check_folder(str(tmp_path)).findings == ()
 
 
+def test_refined_teachers_of_another_version_are_named_with_the_command_that_makes_them_and_those_of_now_are_not(
+    folder: Folder,
+):
+    for kind, way in (("refined", "1"), ("smoothed", refined.WAY)):
+        files.write_bytes(
+            f"{folder.path}/{kind}/synthetic/{refined.MARK}",
+            f"{read_card(str(folder.path)).content_hash} {way}\n".encode(),
+        )
+    (found,) = [item for item in check_folder(str(folder.path)).warnings if item.kind == "outdated"]
+    assert found.message.startswith("refined/synthetic is of other clips than now, or of another version")
+    assert found.message.endswith(f": videomdm data refine {folder.path} --kind refined")
+
+
 def test_every_kind_of_finding_says_what_to_do_and_almost_all_are_planted_here():
     planted = {kind for kind, *_ in (DAMAGES | WARNED | OF_SETS | WARNED_OF_SETS).values()}
     assert all(kind.advice.endswith(".") and kind.title for kind in KINDS.values())
-    assert set(KINDS) - planted == {"card", "unfinished", "card-counts", "card-hash", "rate"}
+    assert set(KINDS) - planted == {"card", "unfinished", "card-counts", "card-hash", "rate", "outdated"}
     assert len(planted) >= 40
 
 

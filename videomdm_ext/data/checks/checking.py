@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ import blobfile as bf
 import numpy as np
 import torch
 
-from videomdm_ext.data import files, locks, schemas, seal
+from videomdm_ext.data import files, locks, refined, schemas, seal
 from videomdm_ext.data.building import is_unfinished, write_statistics
 from videomdm_ext.data.checks import rules, sets
 from videomdm_ext.data.checks.motion import upright
@@ -133,7 +134,7 @@ def check_folder(
         Finding(i, "not-listed", f"is in {p} and in no split", WARNING) for i, p in places.items() if i not in seen
     ]
     found += sets.leaks(splits, facts) + sets.twins(facts) + sets.tendencies(facts.values())
-    found += sets.strangers(path, card, set(ids))
+    found += sets.strangers(path, card, set(ids)) + outdated(path, card)
     found += sets.statistics(path, card, *(moments.values() if sound else (None, None)))
     try:
         seal.verify_files(path, card, thorough=True, without={f.clip_id for f in found if f.kind in SPARED})
@@ -144,6 +145,18 @@ def check_folder(
     states = {key: Counter(clip.states[key] for clip in seen.values()) for key in FILES}
     counts = {key: {state: of_key[state] for state in STATES} for key, of_key in states.items()}
     return Checked(path, len(ids), counts, tuple(found), sum(clip.cached for clip in seen.values()))
+
+
+def outdated(path: str, card: Card) -> list[Finding]:
+    """Refined teachers that a training would make anew: of other clips, or made by another version."""
+    found = []
+    for kind in refined.KINDS:
+        folder = refined.folder_of(path, card, kind)
+        if bf.exists(bf.join(folder, refined.MARK)) and not refined.is_made(path, card, kind):
+            again = f"videomdm data refine {shlex.quote(path)} --kind {kind}"
+            what = f"{kind}/{card.lifter} is of other clips than now, or of another version of the package: {again}"
+            found.append(Finding(WHOLE, "outdated", what, WARNING))
+    return found
 
 
 # -- one clip --------------------------------------------------------------------------------------------------------

@@ -413,5 +413,7 @@ KINDS: dict[str, Kind] = {
         "Keep one of them, unless the difference is meant."),
     "statistics": Kind(ERROR, None, "Mean or Std that do not fit the clips",
         "Make the data set again; they are of the training split."),
+    "outdated": Kind(WARNING, None, "refined teachers that are not of these clips and this version",
+        "Make them anew with that command; a training does so first."),
 }  # fmt: skip
 """In the order in which functions look; what has none is found in the files or in the whole set (`checking`)."""
