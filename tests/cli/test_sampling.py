@@ -86,7 +86,7 @@ def test_only_the_formats_that_are_asked_for_are_written_from_one_checkpoint_and
     for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):
         words = ["--checkpoint", str(checkpoint), "--count", "1", "--frames", "9", "--seed", seed, "--formats", "npz"]
         assert cli.main(["sample", *words, "--out", str(tmp_path / name)]) == 0
-        assert [path.name for path in (tmp_path / name).iterdir()] == ["samples.npz"]
+        assert sorted(path.name for path in (tmp_path / name).iterdir()) == [".samples.json", "samples.npz"]
     first, same, other = (read_motions(tmp_path / name / "samples.npz")[0]["samples"][0] for name in "abc")
     assert first.shape == (9, 22, 3)
     assert torch.equal(first, same)
@@ -101,7 +101,7 @@ def test_another_sampling_takes_the_place_of_the_earlier_one_and_the_same_adds_t
     def sampled(*words: str) -> list[str]:
         every = ["sample", "--run", str(trained[1]), "--out", str(tmp_path), "--ddim", "2", *words]
         assert cli.main(every) == 0
-        return sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*"))
+        return sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("[!.]*.*"))
 
     mine, walk = "bvh/000-a-walk-edited.bvh", ["--text", "a walk", "--variants", "2", "--formats"]
     first = [mine, "bvh/000-a-walk.bvh", "bvh/001-a-walk.bvh", "samples.npz"]
@@ -114,11 +114,13 @@ def test_another_sampling_takes_the_place_of_the_earlier_one_and_the_same_adds_t
     assert found == [mine, "bvh/001-a-walk.bvh", "glb/000-a-jump.glb", "samples.npz"]
     changed.unlink()
     said = capsys.readouterr().out
-    assert f"{tmp_path}: 4 files of an earlier sampling removed" in said
+    assert f"{tmp_path}: 4 files of earlier motions removed" in said
     assert f"{tmp_path}: 1 motion, npz glb" in said
     assert sampled("--text", "a jump", "--variants", "1", "--formats", "npz", "--seed", "1") == [mine, "samples.npz"]
-    (tmp_path / "samples.npz").write_bytes(b"PK")
-    assert sampled(*walk, "npz") == [mine, "samples.npz"]
+    assert sampled(*walk, "bvh") == first[:3], "without npz"
+    assert sampled("--text", "a jump", "--variants", "1", "--formats", "bvh") == ["bvh/000-a-jump.bvh", mine]
+    (tmp_path / ".samples.json").write_bytes(b"[1]")
+    assert sampled(*walk, "npz") == ["bvh/000-a-jump.bvh", mine, "samples.npz"]
 
 
 def test_a_run_is_used_with_a_plugin_whose_option_came_after_its_training(trained, monkeypatch):

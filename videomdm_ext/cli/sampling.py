@@ -1,15 +1,15 @@
 """The verbs `sample`, motions for captions from a trained run, and `lift`, 2D keypoints and a camera to 3D with it."""
 
 import contextlib
+import hashlib
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from videomdm_ext.cli.console import chosen_ids, console, counting, quoted, say_next
@@ -17,14 +17,14 @@ from videomdm_ext.cli.exporting import human_body, write_fitted
 from videomdm_ext.config import Supervision, from_args
 from videomdm_ext.data import locks, seal
 from videomdm_ext.data.clip import Clip, cameras_of, teacher_of, truth_of
-from videomdm_ext.data.files import check_writable, read_text, write_bytes
+from videomdm_ext.data.files import check_writable, read_json, read_text, write_bytes
 from videomdm_ext.data.folder import Card, read_clip
 from videomdm_ext.data.schemas import text_of
-from videomdm_ext.errors import ConfigError, counted
+from videomdm_ext.errors import ConfigError, DatasetError, counted
 from videomdm_ext.geometry.cameras import to_world
 from videomdm_ext.inference import lift as lifting
 from videomdm_ext.inference import sample as sampling
-from videomdm_ext.inference.sample import Trained, read_motions
+from videomdm_ext.inference.sample import Trained
 from videomdm_ext.mdm import distributed
 from videomdm_ext.mdm.data import with_teacher
 from videomdm_ext.motion.human_mesh import Body as HumanBody
@@ -73,25 +73,28 @@ def place_of(out: Path, number: int, name: str, ending: str) -> Path:
     return out / ending / f"{label}.{ending}"
 
 
-def remove_earlier(out: Path, captions: Sequence[str], made: Sequence[Tensor]) -> None:
-    """Remove the files of an earlier sampling in OUT, which OUT/samples.npz names, unless it drew the same motions.
+@contextlib.contextmanager
+def replacing(out: Path, stem: str, motions: Sequence[tuple[str, Tensor]]) -> Iterator[None]:
+    """Within, files of named motions [T, J, 3] are written to OUT, and take the place of those of an earlier command.
 
-    It was written or touched last: what is newer was changed since, and stays.
+    OUT/.STEM.json has the names of its motions and their hash; its files stay where the motions are the same. It was
+    written last: what is newer was changed since, and stays.
     """
-    if not (out / "samples.npz").is_file():
-        return
-    with contextlib.suppress(ConfigError):  # what cannot be read names none
-        groups, before = read_motions(out / "samples.npz")
-        drawn = groups.get("samples", [])
-        if before == list(captions) and len(drawn) == len(made) and all(map(torch.equal, drawn, made)):
-            return
-        places = [out / f"samples.{ending}" for ending in ("npz", "html", "png")]
-        places += [place_of(out, number, text, end) for number, text in enumerate(before) for end in ("bvh", "glb")]
-        written = places[0].stat().st_mtime_ns
-        gone = [place for place in places if place.is_file() and place.stat().st_mtime_ns <= written]
-        for place in gone:
-            place.unlink()
-        console.print(f"{out}: {counted(len(gone), 'file')} of an earlier sampling removed", soft_wrap=True)
+    record, digest = out / f".{stem}.json", hashlib.sha256()
+    for _, motion in motions:
+        digest.update(motion.numpy().tobytes())
+    now = [digest.hexdigest(), *(name for name, _ in motions)]
+    with contextlib.suppress(DatasetError):  # without a record that can be read there is none
+        if (before := read_json(record, "texts")) != now:
+            places = [out / f"{stem}.{ending}" for ending in ("npz", "html", "png")]
+            places += [place_of(out, i, name, end) for i, name in enumerate(before[1:]) for end in ("bvh", "glb")]
+            written = record.stat().st_mtime_ns
+            gone = [place for place in places if place.is_file() and place.stat().st_mtime_ns <= written]
+            for place in gone:
+                place.unlink()
+            console.print(f"{out}: {counted(len(gone), 'file')} of earlier motions removed", soft_wrap=True)
+    yield
+    write_bytes(str(record), text_of(now).encode())
 
 
 def say_where(out: Path, stem: str, formats: Sequence[str]) -> None:
@@ -133,7 +136,7 @@ class Sample:
     mdm: str = ""
     """MDM checkout the run was trained in; empty: the stand-in."""
     out: Path | None = None
-    """Folder to write to, by default RUN/samples; what samples.npz there tells of goes, but for what was changed."""
+    """Folder to write to, by default RUN/samples; files of an earlier sampling there go, but for what was changed."""
     formats: str = ",".join(FORMATS)
     """What to write: arrays, BVH and GLB for other programs, a page for the browser, a picture."""
     body: str = "auto"
@@ -168,17 +171,16 @@ class Sample:
         seed, guidance, bar = self.seed, self.guidance, console.is_terminal
         made = sampling.sample(trained, wanted, seed=seed, guidance=guidance, ddim=self.ddim, progress=bar)
         said = [caption for caption, _ in wanted]
-        remove_earlier(out, said, made)
+        named = list(zip(said, made, strict=True))
         skeleton, fps = trained.space.skeleton, trained.fps
-        scenes = [Scene(text, [Track.of("sample", m.numpy(), skeleton)]) for text, m in zip(said, made, strict=True)]
-        write(out, "samples", list(zip(said, made, strict=True)), scenes, formats, skeleton, fps, human)
-        if "png" in formats:
-            shown = [figures.Example(text, {"sample": m.numpy()}) for text, m in zip(said[:6], made[:6], strict=True)]
-            figures.save(figures.strips(shown, skeleton, fps), str(out / "samples.png"))
-        if "npz" in formats:
-            sampling.write_motions(out / "samples.npz", {"samples": made}, said)
-        elif (out / "samples.npz").is_file():  # of the same motions: these files are its own too
-            (out / "samples.npz").touch()
+        scenes = [Scene(text, [Track.of("sample", motion.numpy(), skeleton)]) for text, motion in named]
+        with replacing(out, "samples", named):
+            write(out, "samples", named, scenes, formats, skeleton, fps, human)
+            if "png" in formats:
+                shown = [figures.Example(text, {"sample": motion.numpy()}) for text, motion in named[:6]]
+                figures.save(figures.strips(shown, skeleton, fps), str(out / "samples.png"))
+            if "npz" in formats:
+                sampling.write_motions(out / "samples.npz", {"samples": made}, said)
         console.print(f"{out}: {counted(len(made), 'motion')}, {' '.join(formats)}", soft_wrap=True)
         say_where(out, "samples", formats)
 
