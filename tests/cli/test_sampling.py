@@ -282,6 +282,17 @@ def test_lifted_clips_are_written_with_their_errors_beside_the_teachers(trained,
     assert clip.texts[0] in (out / "lifted.html").read_text(encoding="utf-8")
 
 
+def test_another_lifting_takes_the_place_of_the_earlier_one_in_every_format(trained, tmp_path, capsys):
+    words = ["lift", "--clips", trained[0], "--checkpoint", str(trained[1]), "--ddim", "2", "--out", str(tmp_path)]
+    found = []
+    for rest in (["walk_0", "jump_0", "--formats", "bvh,page"], ["dance_a_0", "--formats", "glb"]):
+        assert cli.main([*words, "--ids", *rest]) == 0
+        found.append(sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("[!.]*.*")))
+    assert found[0] == ["bvh/000-walk-0.bvh", "bvh/001-jump-0.bvh", "lifted.html", "lifted.json"]
+    assert found[1] == ["glb/000-dance-a-0.glb", "lifted.json"]
+    assert f"{tmp_path}: 3 files of earlier motions removed" in capsys.readouterr().out
+
+
 def test_what_is_written_as_a_teacher_is_read_as_a_lifters_result(trained, tmp_path):
     """Guided all the way, so that the lifter's own checks against the keypoints pass; in the clip's world again."""
     data, run = trained

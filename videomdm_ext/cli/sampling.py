@@ -299,7 +299,7 @@ class Lift:
     mdm: str = ""
     """MDM checkout the run was trained in; empty: the stand-in."""
     out: Path = Path("runs/lifted")
-    """Folder to write to."""
+    """Folder to write to; files of an earlier lifting there go, but for what was changed."""
     formats: str = "npz,page"
     """What to write: npz, page, bvh, glb."""
     by_action: bool = False
@@ -397,13 +397,14 @@ def write_lifted(
         name: [to_world(m, cameras_of(clip.extrinsics)) for m, clip in zip(motions, clips, strict=True)]
         for name, motions in groups.items()
     }
-    if "npz" in formats:
-        sampling.write_motions(out / "lifted.npz", placed, [clip.texts[0] for clip in clips])
     made = placed["lifted"]
     scenes = [
         clip_scene(clip, refined=refined[i] if refined else None, more=[Track(PRIOR, made[i].numpy())])
         for i, clip in enumerate(clips)
     ]
     named = list(zip([clip.id for clip in clips], made, strict=True))
-    write(out, "lifted", named, scenes, formats, clips[0].skeleton, clips[0].fps)
+    with replacing(out, "lifted", named):
+        if "npz" in formats:
+            sampling.write_motions(out / "lifted.npz", placed, [clip.texts[0] for clip in clips])
+        write(out, "lifted", named, scenes, formats, clips[0].skeleton, clips[0].fps)
     console.print(f"{out}: {' '.join(formats)}, lifted.json", soft_wrap=True)
