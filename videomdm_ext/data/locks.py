@@ -124,8 +124,8 @@ def _taken(named: str, place: str) -> FileLock | None:
         return None
     if found := next(filter(os.path.isfile, [place, *map(str, Path(place).parents)]), None):
         raise StorageError(
-            f"{named}: expected a folder, or a place for a new one, found the file {found}. Choose another folder, or "
-            "move that file away."
+            f"{named}: expected a folder that can be written, found the file {found} in its place. Choose another "
+            "folder, or move that file away."
         )
     path = lock_of(place)
     try:
