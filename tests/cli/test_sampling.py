@@ -22,7 +22,7 @@ from videomdm_ext.data.clip import teacher_of
 from videomdm_ext.data.folder import read_folder, read_statistics
 from videomdm_ext.geometry.cameras import to_camera, to_world
 from videomdm_ext.hookspecs import hookimpl
-from videomdm_ext.inference.sample import open_run, read_motions
+from videomdm_ext.inference.sample import find_checkpoint, open_run, read_motions
 from videomdm_ext.lifters.adapters import Joints
 from videomdm_ext.mdm import hook
 from videomdm_ext.mdm.resume import RECORD
@@ -109,18 +109,84 @@ def test_another_sampling_takes_the_place_of_the_earlier_one_and_the_same_adds_t
     assert sampled(*walk, "glb") == sorted([*first, "glb/000-a-walk.glb", "glb/001-a-walk.glb"])
     assert "earlier" not in capsys.readouterr().out
     changed = tmp_path / "bvh" / "001-a-walk.bvh"
-    os.utime(changed, ns=(changed.stat().st_mtime_ns + 10**10,) * 2)
+    changed.write_text("changed since")
     found = sampled("--text", "a jump", "--variants", "1", "--formats", "npz,glb")
     assert found == [mine, "bvh/001-a-walk.bvh", "glb/000-a-jump.glb", "samples.npz"]
     changed.unlink()
     said = capsys.readouterr().out
-    assert f"{tmp_path}: 4 files of earlier motions removed" in said
+    assert f"{tmp_path}: 3 files of earlier motions removed" in said
     assert f"{tmp_path}: 1 motion, npz glb" in said
     assert sampled("--text", "a jump", "--variants", "1", "--formats", "npz", "--seed", "1") == [mine, "samples.npz"]
+    assert f"{tmp_path}: 1 file of earlier motions removed" in capsys.readouterr().out
+    assert sampled("--text", "a jump", "--variants", "1", "--formats", "npz", "--seed", "2") == [mine, "samples.npz"]
+    assert "removed" not in capsys.readouterr().out
     assert sampled(*walk, "bvh") == first[:3], "without npz"
     assert sampled("--text", "a jump", "--variants", "1", "--formats", "bvh") == ["bvh/000-a-jump.bvh", mine]
     (tmp_path / ".samples.json").write_bytes(b"[1]")
     assert sampled(*walk, "npz") == ["bvh/000-a-jump.bvh", mine, "samples.npz"]
+
+
+def test_no_file_of_the_users_goes_with_those_of_an_earlier_command(tmp_path):
+    out, outside = tmp_path / "out", tmp_path / "mine.bvh"
+    own = {"samples.png": b"older", "bvh/000-a-walk.bvh": b"changed since", "bvh/001-a-walk.bvh": b"moved here"}
+
+    def made(formats: str, *names: str) -> list[str]:
+        motions = [(name, torch.zeros(1, 22, 3)) for name in names]
+        with sampling.replacing(out, "samples", motions, formats.split(",")):
+            for name in (f"{i:03}-{name.replace(' ', '-')}" for i, name in enumerate(names) if "bvh" in formats):
+                (out / "bvh" / f"{name}.bvh").write_bytes(b"made")
+            if "npz" in formats:
+                (out / "samples.npz").write_bytes(b"made")
+        return sorted(path.relative_to(out).as_posix() for path in out.rglob("[!.]*.*"))
+
+    (out / "bvh").mkdir(parents=True)
+    (out / "samples.png").write_bytes(own["samples.png"])
+    made("bvh", "a walk", "a walk", "a walk")
+    for name in list(own)[1:]:
+        (out / name).write_bytes(own[name])
+    os.utime(out / "bvh" / "001-a-walk.bvh", (1, 1))
+    assert made("npz", "a walk", "a walk", "a walk") == sorted([*own, "bvh/002-a-walk.bvh", "samples.npz"])
+    assert made("bvh", "a jump") == sorted([*own, "bvh/000-a-jump.bvh"])
+    assert {name: (out / name).read_bytes() for name in own} == own
+    record = json.loads((out / ".samples.json").read_text())
+    outside.write_bytes(b"made")
+    for name in ("../mine.bvh", str(outside), "bvh/../../mine.bvh", "mine.bvh"):
+        forged = {"motions": "others", "files": {name: record["files"]["bvh/000-a-jump.bvh"]}}
+        (out / ".samples.json").write_text(json.dumps(forged))
+        made("npz", "a jump")
+    for broken in (b"", b"[1]", b'["a", "a jump"]', b'{"motions": "others"}', (json.dumps(record) + "}").encode()[1:]):
+        (out / ".samples.json").write_bytes(broken)
+        assert "bvh/000-a-jump.bvh" in made("npz", "a jump")
+    assert outside.read_bytes() == b"made"
+    made("bvh", "a jump")
+    (out / "bvh").rename(tmp_path / "kept elsewhere")
+    (out / "bvh").symlink_to(tmp_path / "kept elsewhere")
+    made("npz", "a dance")
+    assert (tmp_path / "kept elsewhere" / "000-a-jump.bvh").is_file()
+
+
+def test_the_newest_checkpoint_of_a_folder_is_that_of_the_highest_step_and_no_copy_of_another_name(tmp_path):
+    for name in ("model000000999.pt", "model000010000.pt", "model_backup.pt", "opt000020000.pt"):
+        (tmp_path / name).touch()
+    assert find_checkpoint(tmp_path).name == "model000010000.pt"
+
+
+def test_a_stopped_command_leaves_what_was_there_and_the_next_one_takes_its_place(tmp_path):
+    def made(content: str, *, stops: bool = False) -> None:
+        motions = [(content, torch.zeros(1, 22, 3))]
+        with sampling.replacing(tmp_path, "lifted", motions, ["bvh"]):
+            if stops:
+                raise KeyboardInterrupt
+            place = sampling.place_of(tmp_path, 0, content, "bvh")
+            place.parent.mkdir(exist_ok=True)
+            place.write_text(content)
+
+    made("walk")
+    with pytest.raises(KeyboardInterrupt):
+        made("jump", stops=True)
+    assert [path.name for path in (tmp_path / "bvh").iterdir()] == ["000-walk.bvh"]
+    made("jump")
+    assert [path.name for path in (tmp_path / "bvh").iterdir()] == ["000-jump.bvh"]
 
 
 def test_a_run_is_used_with_a_plugin_whose_option_came_after_its_training(trained, monkeypatch):
@@ -228,6 +294,9 @@ def spoil(run: Path, place: Path, how: str) -> Path:
         torch.save(stored, newest)
     elif how == "lost arguments":
         (place / "args.json").unlink()
+    elif how == "no data set":
+        stored = json.loads((place / "args.json").read_text(encoding="utf-8"))
+        (place / "args.json").write_text(json.dumps({**stored, "clips": ""}), encoding="utf-8")
     elif how == "other arguments":
         (place / "args.json").write_text("[1]", encoding="utf-8")
     return place
@@ -242,7 +311,8 @@ def spoil(run: Path, place: Path, how: str) -> Path:
         ("skeleton", "expected 263 channels (22 joints) of smpl22, the skeleton of the clips in"),
         ("too large", "model000000002.pt: expected finite motions from this checkpoint, found others"),
         ("not finite", "model000000002.pt: expected finite numbers, found others in "),
-        ("lost arguments", "args.json: expected a file that can be read"),
+        ("lost arguments", "model000000002.pt: expected its training's args.json beside it, found none. Put it there"),
+        ("no data set", "args.json: expected --clips with a data set"),
         ("other arguments", "args.json: expected names with values"),
     ],
 )

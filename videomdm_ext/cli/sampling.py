@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -17,7 +18,7 @@ from videomdm_ext.cli.exporting import human_body, write_fitted
 from videomdm_ext.config import Supervision, from_args
 from videomdm_ext.data import locks, seal
 from videomdm_ext.data.clip import Clip, cameras_of, teacher_of, truth_of
-from videomdm_ext.data.files import check_writable, read_json, read_text, write_bytes
+from videomdm_ext.data.files import check_writable, leads_out, read_json, read_text, write_bytes
 from videomdm_ext.data.folder import Card, read_clip
 from videomdm_ext.data.schemas import text_of
 from videomdm_ext.errors import ConfigError, DatasetError, counted
@@ -27,12 +28,15 @@ from videomdm_ext.inference import sample as sampling
 from videomdm_ext.inference.sample import Trained
 from videomdm_ext.mdm import distributed
 from videomdm_ext.mdm.data import with_teacher
+from videomdm_ext.mdm.evaluation import hash_of
 from videomdm_ext.motion.human_mesh import Body as HumanBody
 from videomdm_ext.motion.skeletons import Skeleton
 from videomdm_ext.render import figures
 from videomdm_ext.render.page import Scene, Track, clip_scene, page
 
 FORMATS = ("npz", "bvh", "glb", "page", "png")
+ENDINGS = ("bvh", "glb")
+"""Formats with a file a motion, in folders of these names."""
 LONGEST_CAPTION = 1000
 """Characters; text encoders read some 20 to 250 words, and drop the rest unsaid."""
 FEWEST_FRAMES = 2
@@ -58,7 +62,7 @@ def write(
     skeleton: Skeleton, fps: float, human: HumanBody | None = None,
 ) -> None:  # fmt: skip
     """BVH and GLB of named motions [T, J, 3] in OUT/bvh and OUT/glb, and OUT/STEM.html of the scenes."""
-    endings = [name for name in ("bvh", "glb") if name in formats]
+    endings = [name for name in ENDINGS if name in formats]
     for number, (name, motion) in enumerate(motions if endings else ()):
         places = {ending: place_of(out, number, name, ending) for ending in endings}
         write_fitted(places, motion, skeleton, fps, name, human)
@@ -74,27 +78,33 @@ def place_of(out: Path, number: int, name: str, ending: str) -> Path:
 
 
 @contextlib.contextmanager
-def replacing(out: Path, stem: str, motions: Sequence[tuple[str, Tensor]]) -> Iterator[None]:
-    """Within, files of named motions [T, J, 3] are written to OUT, and take the place of those of an earlier command.
+def replacing(out: Path, stem: str, motions: Sequence[tuple[str, Tensor]], formats: Sequence[str]) -> Iterator[None]:
+    """Within, files of named motions [T, J, 3] are written to OUT; then those of an earlier command's others go.
 
-    OUT/.STEM.json has the names of its motions and their hash; its files stay where the motions are the same. It was
-    written last: what is newer was changed since, and stays.
+    OUT/.STEM.json has a hash of the motions and of each file of theirs. What is not listed there, was changed since, or
+    lies elsewhere behind a link, stays.
     """
-    record, digest = out / f".{stem}.json", hashlib.sha256()
+    yield
+    record, digest = out / f".{stem}.json", hashlib.sha256(repr([name for name, _ in motions]).encode())
     for _, motion in motions:
         digest.update(motion.numpy().tobytes())
-    now = [digest.hexdigest(), *(name for name, _ in motions)]
+    places = [out / f"{stem}.{'html' if name == 'page' else name}" for name in formats if name not in ENDINGS]
+    places += [place_of(out, i, name, end) for i, (name, _) in enumerate(motions) for end in ENDINGS if end in formats]
+    files = {place.relative_to(out).as_posix(): hash_of(place) for place in places}
+    before: dict[str, Any] = {}
     with contextlib.suppress(DatasetError):  # without a record that can be read there is none
-        if (before := read_json(record, "texts")) != now:
-            places = [out / f"{stem}.{ending}" for ending in ("npz", "html", "png")]
-            places += [place_of(out, i, name, end) for i, name in enumerate(before[1:]) for end in ("bvh", "glb")]
-            written = record.stat().st_mtime_ns
-            gone = [place for place in places if place.is_file() and place.stat().st_mtime_ns <= written]
-            for place in gone:
-                place.unlink()
+        before = read_json(record, "written")
+    if before.get("motions") == digest.hexdigest():
+        files = {**before["files"], **files}
+    elif before:
+        listed = {out / name: was for name, was in before["files"].items() if name not in files}
+        inside = (place for place in listed if place.is_file() and not leads_out(str(place), str(out)))
+        gone = [place for place in inside if hash_of(place) == listed[place]]
+        for place in gone:
+            place.unlink()
+        if gone:
             console.print(f"{out}: {counted(len(gone), 'file')} of earlier motions removed", soft_wrap=True)
-    yield
-    write_bytes(str(record), text_of(now).encode())
+    write_bytes(str(record), text_of({"motions": digest.hexdigest(), "files": files}).encode())
 
 
 def say_where(out: Path, stem: str, formats: Sequence[str]) -> None:
@@ -174,7 +184,7 @@ class Sample:
         named = list(zip(said, made, strict=True))
         skeleton, fps = trained.space.skeleton, trained.fps
         scenes = [Scene(text, [Track.of("sample", motion.numpy(), skeleton)]) for text, motion in named]
-        with replacing(out, "samples", named):
+        with replacing(out, "samples", named, formats):
             write(out, "samples", named, scenes, formats, skeleton, fps, human)
             if "png" in formats:
                 shown = [figures.Example(text, {"sample": motion.numpy()}) for text, motion in named[:6]]
@@ -403,7 +413,7 @@ def write_lifted(
         for i, clip in enumerate(clips)
     ]
     named = list(zip([clip.id for clip in clips], made, strict=True))
-    with replacing(out, "lifted", named):
+    with replacing(out, "lifted", named, formats):
         if "npz" in formats:
             sampling.write_motions(out / "lifted.npz", placed, [clip.texts[0] for clip in clips])
         write(out, "lifted", named, scenes, formats, clips[0].skeleton, clips[0].fps)

@@ -58,8 +58,8 @@ class Trained:
 
 
 def find_checkpoint(place: Path) -> Path:
-    """A checkpoint's file, or the last model*.pt of a run's folder."""
-    found = [place] if place.is_file() else sorted(place.glob("model*.pt"))
+    """A checkpoint's file, or the model*.pt of a run's folder with the highest step; other names count without one."""
+    found = [place] if place.is_file() else resume.checkpoints(place) or sorted(place.glob("model*.pt"))
     if not found:
         raise HostError(f"{place}: expected a checkpoint model*.pt, found none. Train first: videomdm train.")
     return found[-1]
@@ -83,12 +83,19 @@ def load(host: Checkout, checkpoint: Path, *, device: str = "cpu", clips: str = 
     `clips` is the present folder of the data set that it was trained on, where args.json names an earlier one.
     """
     stored = checkpoint.with_name("args.json")
+    if not stored.is_file():
+        raise HostError(f"{checkpoint}: expected its training's args.json beside it, found none. Put it there.")
     args = argparse.Namespace(**files.read_json(stored, "args"))
     loss.check_stored(args, checkpoint)
     args.paired = False  # a matter of the training
     vars(args).update({**_defaults_of_plugins(), **vars(args)})
     if clips:
         args.clips = clips
+    if not getattr(args, "clips", ""):
+        raise HostError(
+            f"{stored}: expected --clips with a data set, whose Mean and Std make motion of what is sampled, found "
+            "none. Name the set that it was trained on with --trained_on DIR; MDM's own data need MDM's own programs."
+        )
     resume.settle_sampled(args, checkpoint)
     hook.use(host)
     model_util = importlib.import_module("utils.model_util")
