@@ -630,6 +630,8 @@ def test_refined_teachers_of_another_version_are_named_with_the_command_that_mak
     (found,) = [item for item in check_folder(str(folder.path)).warnings if item.kind == "outdated"]
     assert found.message.startswith("refined/synthetic is of other clips than now, or of another version")
     assert found.message.endswith(f": videomdm data refine {folder.path} --kind refined")
+    files.write_bytes(f"{folder.path}/refined/synthetic/{refined.MARK}", b"\xff\xfe\xff")
+    assert found in check_folder(str(folder.path)).warnings
 
 
 def test_every_kind_of_finding_says_what_to_do_and_almost_all_are_planted_here():

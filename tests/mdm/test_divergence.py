@@ -134,6 +134,13 @@ def test_a_runs_folder_stands_for_its_newest_checkpoint(folder, capsys):
         assert f"resumed {place / 'model000000004.pt'}" in capsys.readouterr().out
         assert train(folder, "other", *named, str(folder / "set")) == 1
         assert f"--resume_checkpoint {folder / 'set'}: expected a file model" in capsys.readouterr().err
+    assert train(folder, "other", "--num_steps", "6", "--resume_checkpoint", str(place / "args.json")) == 1
+    assert f"{place / 'args.json'}: expected a checkpoint, found a damaged file" in capsys.readouterr().err
+    named = ["--overwrite", "--num_steps", "6", "--resume_checkpoint"]
+    for other, used in ((place, False), (folder / "set" / ".." / "on" / "model000000006.pt", True)):
+        assert train(folder, "on", *named, str(other)) == 0
+        said = capsys.readouterr().out
+        assert ("not used, as --save_dir goes on from its own" in said) is not used
 
 
 def test_a_paired_run_without_its_optimizer_is_refused(folder, capsys):

@@ -88,7 +88,7 @@ def folder_of(path: str, card: Card, kind: str = "refined") -> str:
 def is_made(path: str, card: Card, kind: str = "refined") -> bool:
     """Whether they are there, whole, and of the clips as they are now."""
     mark = bf.join(folder_of(path, card, kind), MARK)
-    return bool(bf.exists(mark)) and files.read_text(mark).strip() == identity(card)
+    return bool(bf.exists(mark)) and files.read_text(mark, errors="replace").strip() == identity(card)
 
 
 def identity(card: Card) -> str:
@@ -276,7 +276,8 @@ class _Making:
             return {}, True
         head, *lines = files.read_text(place).splitlines()
         rows = [line.split("\t") for line in lines]
-        table = _table(self.path, self.card, self.kind, files.read_text(mark).strip(), [row[0] for row in rows])
+        made = files.read_text(mark, errors="replace").strip()
+        table = _table(self.path, self.card, self.kind, made, [row[0] for row in rows])
         known = table.read()
         if head != self.head or known is None:
             return {}, head == self.head

@@ -95,7 +95,8 @@ def step_of(path: Path) -> int:
     """The step in a checkpoint's name. Raises HostError for any other name."""
     match = CHECKPOINT.fullmatch(path.name)
     if match is None:
-        raise HostError(f"--resume_checkpoint {path}: expected a file model000000000.pt, whose number is its step.")
+        expected = "a file model000000000.pt, whose number is its step"
+        raise HostError(f"--resume_checkpoint {path}: expected {expected}, found {path.name}. Name one, or {LATEST}.")
     return int(match[1])
 
 
@@ -389,8 +390,11 @@ def refuse_resumed(args: Any) -> None:
         raise HostError(
             f"--resume_checkpoint {start}: expected a file model*.pt, found no such file. Name one, or {LATEST}."
         )
-    if start is not None and CHECKPOINT.fullmatch(start.name):
-        refuse(*beside_of(start))
+    if start is None:
+        return
+    if args.resume_checkpoint and Path(args.resume_checkpoint).resolve() != start.resolve():
+        print(f"--resume_checkpoint {args.resume_checkpoint}: not used, as --save_dir goes on from its own {start}")
+    refuse(*(beside_of(start) if CHECKPOINT.fullmatch(start.name) else [start]))
 
 
 def refuse(checkpoint: Path, *beside: Path) -> None:
