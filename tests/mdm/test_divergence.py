@@ -119,10 +119,19 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_latest_whole_one_goes_on(f
         assert all(torch.equal(made[key], value) for key, value in wanted.items())
 
 
-def test_a_run_that_is_not_paired_goes_on_from_the_latest_checkpoint_too(folder):
+def test_a_run_that_is_not_paired_goes_on_from_the_latest_checkpoint_too_and_is_refused_where_that_is_damaged(
+    folder, capsys
+):
     for steps in ("2", "4"):
         assert train(folder, "free", "--num_steps", steps, "--resume_checkpoint", "latest") == 0
         assert (folder / "free" / f"model00000000{steps}.pt").is_file()
+    last = folder / "free" / "model000000004.pt"
+    last.write_bytes(b"PK")
+    capsys.readouterr()
+    assert train(folder, "free", "--num_steps", "6", "--resume_checkpoint", "latest") == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert f"Use {last.with_name('model000000002.pt')}, the last good one, and remove what is later." in said.err
 
 
 def test_a_runs_folder_stands_for_its_newest_checkpoint(folder, capsys):

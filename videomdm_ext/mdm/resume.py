@@ -120,11 +120,11 @@ def prepare(args: argparse.Namespace, *, bundled: bool) -> None:
     becomes a path or empty, never silently so.
 
     `bundled`: its checkpoints have bundles (the stand-in keeps everything in its opt*.pt). The latest one is the latest
-    whose files are whole; those that are not are printed.
+    whose files are whole, and those that are not are printed; without --paired a host takes the latest, whole or not.
     """
     found = checkpoints(args.save_dir)
     if args.resume_checkpoint == LATEST:
-        while found and (damage := next(filter(None, map(damage_of, beside_of(found[-1]))), "")):
+        while args.paired and found and (damage := next(filter(None, map(damage_of, beside_of(found[-1]))), "")):
             print(f"{damage}; going on from the one before")
             found.pop()
         args.resume_checkpoint = str(found[-1]) if found else ""
