@@ -18,6 +18,7 @@ from videomdm_ext.hookspecs import hookimpl
 from videomdm_ext.mdm import hook, text
 from videomdm_ext.mdm.loss import loss_terms
 from videomdm_ext.mdm.speed import approximate
+from videomdm_ext.motion.skeletons import SMPL22
 from videomdm_ext.supervision.objective import Objective, weights_of
 from videomdm_ext.supervision.observation import PREFIX, Observation
 from videomdm_ext.supervision.terms import TERMS, Step, Term
@@ -283,7 +284,9 @@ def gradient(built: SimpleNamespace, keypoints: Tensor) -> Tensor:
 def test_the_keypoints_of_a_batch_change_the_gradient_of_2d_arms_and_of_no_other(host, folder, arm, changes):
     built = host(*load_arm(arm).flags, "--crop_frames", "20", "--text_features", "words")
     keypoints = built.y[f"{PREFIX}keypoints"]
-    first, second = (gradient(built, points) for points in (keypoints, keypoints + 0.01))
+    moved = keypoints.clone()
+    moved[0, 5, SMPL22.index("l_knee"), 0] += 1 / 600  # one keypoint by about one pixel
+    first, second = (gradient(built, points) for points in (keypoints, moved))
     assert torch.equal(gradient(built, keypoints), first)
     assert (not torch.equal(first, second)) == changes
     detected = {clip.id: clip for clip in read_folder(folder, "train")[1]}
