@@ -2,6 +2,7 @@
 tests/mdm/test_protocol_mdm.py evaluates one."""
 
 import dataclasses
+import itertools
 import json
 import re
 import shutil
@@ -88,6 +89,9 @@ def write_sets(place: Path) -> None:
         "one_world": [in_world(name, turned=False) for name in NAMES],
         "other_world": [in_world(name, turned=True) for name in NAMES],
     }
+    moved = sets["one_world"][0].keypoints.copy()
+    moved[:, SMPL22.index("l_knee"), 0] += 1 / 600  # about one pixel
+    sets["one_pixel"] = [dataclasses.replace(sets["one_world"][0], keypoints=moved), *sets["one_world"][1:]]
     test = [make_clip(name=name, id=f"test_{name}", texts=(f"to {name}.",), moving=True) for name in NAMES[:3]]
     for name, clips in sets.items():
         splits = {"train": clips, "test": test if name == "moving" else []}
@@ -104,14 +108,16 @@ def place(mdm_checkout, tmp_path_factory) -> Path:
     write_sets(place)
     steps = {"all": STEPS, "one_world": FEW, "other_world": FEW}
     runs = [train(name, count) for name, count in steps.items()]
+    pairs = itertools.product(("one_world", "one_pixel"), ("posterior", "motion"))
+    runs += [train(name, 1, loss, f"{name}_{loss}") for name, loss in pairs]
     mdm_runs.must(mdm_runs.python(place, "-c", RECORDED, json.dumps(runs)))
     yield place
     shutil.rmtree(place)
 
 
-def train(name: str, steps: int) -> list[str]:
-    words = ["--save_dir", f"save/{name}", "--clips", name, "--num_steps", str(steps), "--save_interval", str(steps)]
-    return [*COMMON, *words, "--loss", "reprojection"]
+def train(name: str, steps: int, loss: str = "reprojection", place: str = "") -> list[str]:
+    words = ["--save_dir", f"save/{place or name}", "--clips", name, "--num_steps", str(steps)]
+    return [*COMMON, *words, "--save_interval", str(steps), "--loss", loss]
 
 
 def paid(place: Path, name: str) -> list[dict[str, list]]:
@@ -158,6 +164,16 @@ def test_the_loss_does_not_depend_on_the_world_in_which_the_same_motion_was_film
         assert row["clips"] == same["clips"]
         for term in row.keys() - {"clips", "behind"}:
             np.testing.assert_allclose(same[term], row[term], rtol=1e-4, atol=1e-6, err_msg=term)
+
+
+@pytest.mark.parametrize(("loss", "changes"), [("posterior", True), ("motion", False)])
+def test_a_joint_of_one_clip_moved_by_a_pixel_changes_the_gradient_of_the_2d_loss_and_no_other(place, loss, changes):
+    seen, moved = (
+        torch.load(place / "save" / f"{name}_{loss}" / "opt000000001.pt")["state"] for name in ("one_world", "one_pixel")
+    )
+    same = [torch.equal(seen[key]["exp_avg"], moved[key]["exp_avg"]) for key in seen]  # a tenth of the only gradient
+    assert len(same) > 10
+    assert all(same) != changes
 
 
 def test_mdm_samples_from_it_with_captions_of_the_clips(place):
