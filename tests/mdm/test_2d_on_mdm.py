@@ -168,9 +168,8 @@ def test_the_loss_does_not_depend_on_the_world_in_which_the_same_motion_was_film
 
 @pytest.mark.parametrize(("loss", "changes"), [("posterior", True), ("motion", False)])
 def test_a_joint_of_one_clip_moved_by_a_pixel_changes_the_gradient_of_the_2d_loss_and_no_other(place, loss, changes):
-    seen, moved = (
-        torch.load(place / "save" / f"{name}_{loss}" / "opt000000001.pt")["state"] for name in ("one_world", "one_pixel")
-    )
+    folders = [place / "save" / f"{name}_{loss}" for name in ("one_world", "one_pixel")]
+    seen, moved = (torch.load(folder / "opt000000001.pt")["state"] for folder in folders)
     same = [torch.equal(seen[key]["exp_avg"], moved[key]["exp_avg"]) for key in seen]  # a tenth of the only gradient
     assert len(same) > 10
     assert all(same) != changes
