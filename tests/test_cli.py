@@ -408,8 +408,8 @@ def test_one_of_several_processes_trains_nothing_and_writes_nothing(folder, tmp_
     ("option", "value"),
     [
         ("batch_size", "0"), ("num_steps", "0"), ("layers", "0"), ("latent_dim", "33"), ("num_heads", "3"),
-        ("diffusion_steps", "1"), ("diffusion_steps", "3"), ("lr", "nan"), ("lr", "-1"), ("dropout", "2"),
-        ("cond_mask_prob", "5"), ("save_interval", "0"), ("seed", "-1"), ("adam_beta2", "1"),
+        ("conv_kernel", "4"), ("diffusion_steps", "1"), ("diffusion_steps", "3"), ("lr", "nan"), ("lr", "-1"),
+        ("dropout", "2"), ("cond_mask_prob", "5"), ("save_interval", "0"), ("seed", "-1"), ("adam_beta2", "1"),
         ("noise_schedule", "linear"), ("pos_embed_max_len", "4"), ("pos_embed_max_len", "20"),
         ("resume_checkpoint", "nothing.pt"),
     ],

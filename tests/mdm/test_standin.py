@@ -78,14 +78,27 @@ def test_exact_prediction_costs_nothing_and_padding_does_not_matter(diffusion, g
     torch.testing.assert_close(off, torch.full((2,), 4.0))
 
 
-def test_masked_frames_do_not_reach_the_valid_ones(build, generator):
-    model = build(mask_frames=True)
+@pytest.mark.parametrize("kernel", [0, 5])
+def test_masked_frames_do_not_reach_the_valid_ones(build, generator, kernel):
+    model = build(mask_frames=True, conv_kernel=kernel)
     x, y = batch(generator=generator)
     changed = torch.where(y["mask"], x, torch.randn(x.shape, generator=generator))
     before, after = (model(value, torch.tensor([3, 3]), y) * y["mask"] for value in (x, changed))
     torch.testing.assert_close(before, after)
     model.mask_frames = False
     assert not torch.allclose(model(x, torch.tensor([3, 3]), y), model(changed, torch.tensor([3, 3]), y))
+
+
+def test_a_convolved_layer_is_the_layer_of_frames_to_which_their_neighbours_are_added(build, generator):
+    layer = build(conv_kernel=5, num_layers=1).seqTransEncoder.layers[0]
+    tokens = torch.randn(1 + 9, 2, 32, generator=generator)
+    weight, mixed = layer.neighbours.weight[:, 0].T, tokens.clone()
+    for t in range(9):
+        near = range(max(t - 2, 0), min(t + 3, 9))
+        mixed[1 + t] += layer.neighbours.bias + sum(weight[s - t + 2] * tokens[1 + s] for s in near)
+    plain = build(num_layers=1).seqTransEncoder.layers[0]
+    plain.load_state_dict({k: v for k, v in layer.state_dict().items() if not k.startswith("neighbours")})
+    torch.testing.assert_close(layer(tokens), plain(mixed))
 
 
 def test_text_changes_the_output_unless_it_is_hidden(build, diffusion, generator):

@@ -32,9 +32,9 @@ PRIMARY = ("pose_frechet", "text-motion/fid")
 """The metrics that claims are made in, chosen before any score is seen; in this order."""
 EQUAL_PASSES = ", equal passes"
 """What is added to an arm's name that is trained again with as many denoiser passes as the others."""
-ONLY_STANDIN = ("ff_size", "dropout", "gradient_clip")
+ONLY_STANDIN = ("ff_size", "dropout", "gradient_clip", "conv_kernel")
 """Options of the stand-in that MDM does not have: its own values are fixed."""
-MDM_FIXED = {"ff_size": 1024, "dropout": 0.1}
+MDM_FIXED = {"ff_size": 1024, "dropout": 0.1, "conv_kernel": 0}
 """What MDM fixes; a plan for a checkout holds these values."""
 LOGGED = 25
 """Steps that a row of the losses is the mean of, or nearly so many."""
@@ -120,6 +120,8 @@ class Plan:
     """Width of its feed-forward layers; with --mdm always 1024."""
     dropout: float = 0.0
     """Dropout of the denoiser; with --mdm always 0.1."""
+    conv_kernel: int = 0
+    """Frames that each layer convolves before attention; 0: none, with --mdm always."""
     diffusion_steps: int = 50
     """Steps of the diffusion."""
     average: float = 0.999
@@ -186,7 +188,7 @@ class Plan:
 
 DEMO = Plan(
     seeds=1, steps=1000, batch_size=16, crop_frames=32, learning_rate=2e-3, latent_dim=192, layers=2, ff_size=384,
-    diffusion_steps=50, average=0.99, adam_beta2=0.95, samples=128, replications=1, windows=1,
+    conv_kernel=9, diffusion_steps=50, average=0.99, adam_beta2=0.95, samples=128, replications=1, windows=1,
     without=("t2m", "text-motion", "views-2d"),
 )  # fmt: skip
 """The plan of `demo`."""
@@ -323,9 +325,10 @@ class Run:
             "save_dir": self.folder(out), "clips": plan.clips, "seed": self.seed, "num_steps": self.steps,
             "lr_anneal_steps": self.steps, "batch_size": plan.batch_size, "crop_frames": plan.crop_frames,
             "lr": plan.learning_rate, "latent_dim": plan.latent_dim, "layers": plan.layers, "ff_size": plan.ff_size,
-            "dropout": plan.dropout, "diffusion_steps": plan.diffusion_steps, "avg_model_beta": plan.average,
-            "text_features": plan.text_features, "gradient_clip": 1.0, "log_interval": plan.log_interval,
-            "save_interval": between, "pos_embed_max_len": 256, "adam_beta2": plan.adam_beta2,
+            "dropout": plan.dropout, "conv_kernel": plan.conv_kernel, "diffusion_steps": plan.diffusion_steps,
+            "avg_model_beta": plan.average, "text_features": plan.text_features, "gradient_clip": 1.0,
+            "log_interval": plan.log_interval, "save_interval": between, "pos_embed_max_len": 256,
+            "adam_beta2": plan.adam_beta2,
         }  # fmt: skip
         kept = {name: value for name, value in flags.items() if not (plan.mdm and name in ONLY_STANDIN)}
         words = [part for name, value in kept.items() for part in (f"--{name}", str(value))]

@@ -22,9 +22,9 @@ from videomdm_ext.mdm import data, remedies, resume, text
 from videomdm_ext.motion.skeletons import by_name
 
 MODEL = (
-    "arch", "layers", "latent_dim", "ff_size", "num_heads", "text_encoder_type", "emb_trans_dec", "unconstrained",
-    "mask_frames", "pos_embed_max_len", "pred_len", "context_len", "emb_policy", "emb_before_mask", "multi_target_cond",
-    "multi_encoder_type", "target_enc_layers", "noise_schedule", "diffusion_steps", "sigma_small",
+    "arch", "layers", "latent_dim", "ff_size", "conv_kernel", "num_heads", "text_encoder_type", "emb_trans_dec",
+    "unconstrained", "mask_frames", "pos_embed_max_len", "pred_len", "context_len", "emb_policy", "emb_before_mask",
+    "multi_target_cond", "multi_encoder_type", "target_enc_layers", "noise_schedule", "diffusion_steps", "sigma_small",
 )  # fmt: skip
 """Options that a model and its noise are made of: the checkpoint's hold, and others are refused."""
 INPUT = "input_process.poseEmbedding.weight"

@@ -27,6 +27,7 @@ NUMBERS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("log_interval", "save_interval"), (1, math.inf)),
     **dict.fromkeys(("lr", "weight_decay", "lr_anneal_steps", "gradient_clip"), (0, math.inf)),
     **dict.fromkeys(("dropout", "cond_mask_prob", "avg_model_beta"), (0, 1)),
+    "conv_kernel": (0, 255),
     "adam_beta2": (0, math.nextafter(1, 0)),
     "diffusion_steps": (2, math.inf),
     "seed": (0, 2**32 - 1),
@@ -96,6 +97,9 @@ def check_numbers(args: argparse.Namespace) -> None:
             expected = f"from {least} to {most}" if math.isfinite(most) else f"not below {least}"
             raise ConfigError(f"--{name}: expected a number {expected}, found {found:g}. Correct it.")
     width, heads = getattr(args, "latent_dim", 0), getattr(args, "num_heads", 4)  # MDM: always 4
+    kernel = getattr(args, "conv_kernel", 0)
+    if kernel and kernel % 2 == 0:
+        raise ConfigError(f"--conv_kernel: expected 0 or an odd number of frames, found {kernel}. Correct it.")
     if getattr(args, "arch", "") != "gru" and (width % heads or width % 2):
         raise ConfigError(
             f"--latent_dim: expected an even number that the {heads} attention heads divide, found {width}. Correct it."

@@ -7,12 +7,15 @@ from torch import nn
 
 
 class MDM(nn.Module):
-    """Denoiser G(x_t, t, c). The state-dict keys are MDM's; the text encoder under `clip_model` is never saved."""
+    """Denoiser G(x_t, t, c). The text encoder under `clip_model` is never saved.
+
+    The state-dict keys are MDM's, unless `conv_kernel` asks for layers that MDM has not.
+    """
 
     def __init__(
         self, njoints, nfeats, latent_dim=256, ff_size=1024, num_layers=8, num_heads=4, dropout=0.1, activation="gelu",
         dataset="humanml", clip_dim=512, arch="trans_enc", clip_version=None, cond_mode="no_cond", cond_mask_prob=0.0,
-        mask_frames=False, pos_embed_max_len=5000,
+        mask_frames=False, pos_embed_max_len=5000, conv_kernel=0,
     ):  # fmt: skip
         super().__init__()
         self.arch, self.dataset, self.njoints, self.nfeats = arch, dataset, njoints, nfeats
@@ -22,6 +25,8 @@ class MDM(nn.Module):
         self.input_process = InputProcess(self.input_feats, latent_dim)
         self.sequence_pos_encoder = PositionalEncoding(latent_dim, dropout, pos_embed_max_len)
         layer = nn.TransformerEncoderLayer(latent_dim, num_heads, ff_size, dropout, activation)
+        if conv_kernel:
+            layer = ConvolvedLayer(conv_kernel, latent_dim, num_heads, ff_size, dropout, activation)
         self.seqTransEncoder = nn.TransformerEncoder(layer, num_layers, enable_nested_tensor=False)
         self.embed_timestep = TimestepEmbedder(latent_dim, self.sequence_pos_encoder)
         if self.cond_mode == "text":
@@ -78,6 +83,25 @@ class MDM(nn.Module):
             hidden = hidden.to(x.device)
         output = self.seqTransEncoder(self.sequence_pos_encoder(tokens), src_key_padding_mask=hidden)
         return self.output_process(output[1:])
+
+
+class ConvolvedLayer(nn.TransformerEncoderLayer):
+    """A layer of the encoder before which each channel of the frames is convolved in time and added to itself.
+
+    So which frames are neighbours need not be learned. The first token is the condition, no frame.
+    """
+
+    def __init__(self, kernel, width, *rest):
+        super().__init__(width, *rest)
+        self.neighbours = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width)
+
+    def forward(self, src, src_mask=None, src_key_padding_mask=None, is_causal=False):
+        token, frames = src.split((1, len(src) - 1))
+        seen = frames
+        if src_key_padding_mask is not None:  # numbers, -inf in the padding
+            seen = frames.masked_fill(src_key_padding_mask[:, 1:].T.unsqueeze(-1) != 0, 0.0)
+        frames = frames + self.neighbours(seen.permute(1, 2, 0)).permute(2, 0, 1)
+        return super().forward(torch.cat((token, frames)), src_mask, src_key_padding_mask, is_causal)
 
 
 def clip_package():

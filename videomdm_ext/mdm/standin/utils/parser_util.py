@@ -38,6 +38,7 @@ OPTIONS = {
         ("layers", int, 8, "Transformer layers."),
         ("latent_dim", int, 512, "Transformer width."),
         ("ff_size", int, 1024, "Feed-forward width (MDM: always 1024)."),
+        ("conv_kernel", int, 0, "Frames that each layer convolves before attention; 0: none (MDM: always 0)."),
         ("num_heads", int, 4, "Attention heads (MDM: always 4)."),
         ("dropout", float, 0.1, "Dropout of the denoiser (MDM: always 0.1)."),
         ("cond_mask_prob", float, 0.1, "How often training hides the text, for classifier-free guidance."),
