@@ -30,6 +30,8 @@ MOST_RELAXED = 4.0
 """Largest factor of over-relaxation: a camera that looks straight down sees no heights at all."""
 PLAUSIBLE = 0.15
 """m per frame^4: the fourth difference in time of a coordinate at 20 frames a second, 98 % of motion capture."""
+QUICK = 0.03
+"""m per frame: a step of a foot that hardly rests."""
 HEADING_SLACK = math.radians(30.0)
 """Smoothing the teacher's motion and the prediction's leaves this much between their headings at the most."""
 
@@ -41,12 +43,14 @@ class Gaussian:
     keypoint: of a keypoint of full weight, across its ray, m. acceleration: of the second difference in time of a
     joint's error, m per frame^2: errors of a prediction are smooth, tremble is the detector's. tremble: of what exceeds
     PLAUSIBLE of the fourth difference in time of each coordinate, m per frame^4: no motion of a person has more, and no
-    image shows it along the ray.
+    image shows it along the ray. rest: of the step of an ankle or a foot that rests, m; the quicker it is the less it
+    is held, a quarter at QUICK.
     """
 
     keypoint: float = 0.01
     acceleration: float = 0.025
     tremble: float = math.inf
+    rest: float = math.inf
 
 
 class Decoding:
@@ -102,7 +106,7 @@ def _before(values: Tensor) -> Tensor:
 
 
 def _difference_back(values: Tensor, order: int) -> Tensor:
-    """The transpose of an even order's differences in time: [B, T - order, 3, J] -> [B, T, 3, J]."""
+    """The transpose of an order's differences in time, for an odd one its negative: [B, T - order, 3, J] -> T."""
     return torch.nn.functional.pad(values, (0, 0, 0, 0, order, order)).diff(n=order, dim=1)
 
 
@@ -127,41 +131,58 @@ def by_axis(skeleton: Skeleton) -> list[int]:
 class Rows:
     """The rows of r at given positions: their gradient J_r^T r (`force`) and curvature J_r^T J_r, in the positions.
 
-    The image alone has a residual; rows of accelerations only resist the move. All of positions are [B, T, 3, J].
+    Rows of accelerations only resist the move; those of tremble and of feet that rest have a residual where the guess
+    misses the keypoints, from 0 to 1 of it: what they confirm is motion. All of positions are [B, T, 3, J].
     """
 
-    def __init__(self, positions: Tensor, observation: Observation, known: Gaussian, nearest: float) -> None:
+    def __init__(
+        self, positions: Tensor, observation: Observation, skeleton: Skeleton, known: Gaussian, nearest: float
+    ) -> None:
         points, depth = image_points(to_camera(positions, observation.extrinsics), nearest)
         weight = torch.where(depth >= nearest, observation.weight, 0.0) / known.keypoint**2
         points, rows = points.mT.contiguous(), observation.extrinsics[..., :3].unsqueeze(-1)
         off = points - observation.keypoints.mT
         u, v = (rows[..., :2, :, :] - points.unsqueeze(3) * rows[..., 2:, :, :]).unbind(2)
-        missed = (weight * depth).unsqueeze(2) * off
+        pull = (weight * depth).unsqueeze(2) * off
+        missed = (pull * depth.unsqueeze(2) * off).clamp(0.0, 1.0).amax(2)
         self.calm: Tensor | None = None
-        self.force = missed[:, :, :1] * u + missed[:, :, 1:] * v
+        self.still: Tensor | None = None
+        self.force = pull[:, :, :1] * u + pull[:, :, 1:] * v
         pairs = u.movedim(2, 0).unsqueeze(3) * u + v.movedim(2, 0).unsqueeze(3) * v
         self.image = (weight.unsqueeze(2) * pairs).contiguous()
         valid = observation.valid.to(positions.dtype).unsqueeze(-1)
         self.smooth = valid[:, 2:] * valid[:, 1:-1] * valid[:, :-2] / known.acceleration**2
         if math.isfinite(known.tremble) and valid.shape[1] > 4:
-            self._calm(positions, valid, (missed * depth.unsqueeze(2) * off).clamp(0.0, 1.0).amax(2), known.tremble)
+            self._calm(positions, valid, missed, known.tremble)
+        if math.isfinite(known.rest):
+            self._still(positions, valid, missed, list(skeleton.contact_joints), known.rest)
 
     def _calm(self, positions: Tensor, valid: Tensor, missed: Tensor, tremble: float) -> None:
-        """Rows for what exceeds PLAUSIBLE of the fourth differences; they have a residual.
-
-        They weigh as the image is missed there, `missed` [B, T, J] from 0 to 1: what the keypoints confirm is motion.
-        """
+        """Rows for what exceeds PLAUSIBLE of the fourth differences; they weigh as the image is `missed` [B, T, J]."""
         whole = valid.unfold(1, 5, 1).amin(-1) / tremble**2 * missed.unfold(1, 5, 1).amax(-1)
         excess = torch.nn.functional.softshrink(positions.mT.contiguous().diff(n=4, dim=1), PLAUSIBLE)
         self.calm = whole.unsqueeze(2) * (excess != 0)
         self.force = self.force + _difference_back(whole.unsqueeze(2) * excess, 4)
 
+    def _still(self, positions: Tensor, valid: Tensor, missed: Tensor, feet: list[int], rest: float) -> None:
+        """Rows for the steps of feet, which are let go as they are quick (Geman, McClure 1985)."""
+        step = positions.mT.diff(dim=1)
+        held = (1.0 + step.square().sum(2) / QUICK**2).pow(-2) * valid[:, 1:] * valid[:, :-1] / rest**2
+        self.still = torch.zeros_like(held).unsqueeze(2)
+        self.still[..., feet] = held[..., feet].unsqueeze(2)
+        pulled = self.still * missed.unfold(1, 2, 1).amax(-1).unsqueeze(2) * step
+        self.force = self.force - _difference_back(pulled, 1)
+
     def curvature(self, change: Tensor) -> Tensor:
         """J_r^T J_r of a change of the positions."""
-        x, y, z = (self.image[k] * change[:, :, k : k + 1] for k in range(3))
-        bend = change.diff(n=2, dim=1)
-        moved = x + y + z + _difference_back(self.smooth.unsqueeze(-1) * bend, 2)
-        return moved if self.calm is None else moved + _difference_back(self.calm * bend.diff(n=2, dim=1), 4)
+        moved = (self.image * change.movedim(2, 0).unsqueeze(3)).sum(0)
+        step = change.diff(dim=1)
+        bend = step.diff(dim=1)
+        bent = self.smooth.unsqueeze(-1) * bend
+        if self.calm is not None:
+            bent = bent + _difference_back(self.calm * bend.diff(n=2, dim=1), 2)
+        moved = moved + _difference_back(bent, 2)
+        return moved if self.still is None else moved - _difference_back(self.still * step, 1)
 
     def diagonal(self, decoding: Decoding) -> Tensor:
         """The diagonal of J^T J_r^T J_r J, in the channels, but for what turns do to rows in time.
@@ -183,13 +204,16 @@ class Rows:
         turn = far - 2.0 * (root_x * far_x + root_z * far_z) + (root_x.square() + root_z.square()) * level
         ahead_cos, ahead_sin = (torch.cat((part[:, 1:], part[:, -1:]), 1) for part in (cos, sin))
         jolt = xx.shape[-1] * _diagonal_back(self.smooth, (1.0, 1.0, 0.0))
+        if self.still is not None:
+            jolt = jolt + _diagonal_back(self.still[:, :, 0].sum(-1, keepdim=True), (1.0, 0.0))
         steps = (step + jolt for step in _turned(ahead_cos, ahead_sin, step_xx, step_zx, step_zz))
         x, z = _turned(cos, sin, xx[..., 1:], zx[..., 1:], zz[..., 1:])
         resist = _diagonal_back(self.smooth, (1.0, 4.0, 1.0))
         if self.calm is not None:
             calm = self.calm.sum(2).mean(-1, keepdim=True) / 3.0
             resist = resist + _diagonal_back(calm, (1.0, 16.0, 36.0, 16.0, 1.0))
-        joints = (x + resist, yy[..., 1:] + resist, z + resist)
+        held = resist if self.still is None else resist + _diagonal_back(self.still[:, :, 0, 1:], (1.0, 1.0))
+        joints = (x + held, yy[..., 1:] + held, z + held)
         return torch.cat((4.0 * turn, *steps, yy[..., :1] + resist, *joints), -1)
 
 
@@ -221,7 +245,7 @@ def posterior_target(
     order = by_axis(skeleton)
     raw = space.raw(x)
     decoding = Decoding(raw, skeleton)
-    rows = Rows(decoding.positions, observation, known, nearest)
+    rows = Rows(decoding.positions, observation, skeleton, known, nearest)
     scale = space.std[order] * channel_validity(observation.valid, skeleton)[..., order]
 
     def system(change: Tensor) -> Tensor:
