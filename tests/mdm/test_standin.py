@@ -129,6 +129,13 @@ def test_a_checkpoint_of_another_size_is_refused(build, standin_module, tmp_path
         standin_module("utils.model_util").load_saved_model(build(latent_dim=16), tmp_path / "model.pt")
 
 
+def test_the_arguments_of_a_run_before_there_were_convolutions_ask_for_none(standin_module):
+    names = "latent_dim ff_size num_heads dropout cond_mask_prob arch dataset pos_embed_max_len mask_frames layers"
+    args = SimpleNamespace(**dict.fromkeys(names.split()), unconstrained=True)
+    data = SimpleNamespace(dataset=None)
+    assert standin_module("utils.model_util").get_model_args(args, data)["conv_kernel"] == 0
+
+
 OBJECTIVES = ("posterior", "reprojection", "reprojection,motion")
 WALKS = ("off", "on")
 

@@ -18,10 +18,11 @@ def create_model_and_diffusion(args, data):
 def get_model_args(args, data):
     """Constructor keywords of MDM; the dataset's `num_features` gives the channels where it has one."""
     named = ("latent_dim", "ff_size", "num_heads", "dropout", "cond_mask_prob", "arch", "dataset",
-             "pos_embed_max_len", "mask_frames", "conv_kernel")  # fmt: skip
+             "pos_embed_max_len", "mask_frames")  # fmt: skip
     return {
         "njoints": getattr(data.dataset, "num_features", HUMANML_FEATURES), "nfeats": 1, "num_layers": args.layers,
         "cond_mode": get_cond_mode(args), "clip_version": "ViT-B/32", **{name: getattr(args, name) for name in named},
+        "conv_kernel": getattr(args, "conv_kernel", 0),  # runs of earlier versions know none
     }  # fmt: skip
 
 
