@@ -187,7 +187,7 @@ class Plan:
 
 
 DEMO = Plan(
-    seeds=1, steps=1000, batch_size=16, crop_frames=32, learning_rate=2e-3, latent_dim=192, layers=2, ff_size=384,
+    seeds=1, steps=1000, batch_size=16, crop_frames=32, learning_rate=3e-3, latent_dim=128, layers=4, ff_size=256,
     conv_kernel=9, diffusion_steps=50, average=0.99, adam_beta2=0.95, samples=128, replications=1, windows=1,
     without=("t2m", "text-motion", "views-2d"),
 )  # fmt: skip
