@@ -17,7 +17,7 @@ from torch import Tensor
 
 from videomdm_ext.bench.plan import read_plan
 from videomdm_ext.data.folder import read_folder
-from videomdm_ext.errors import VideoMDMError
+from videomdm_ext.errors import DatasetError, VideoMDMError
 from videomdm_ext.inference import sample as sampling
 from videomdm_ext.mdm import checkout
 from videomdm_ext.motion.features import decode
@@ -68,7 +68,12 @@ def measured(bench: Path) -> None:
     """Print a row for each training of a demo."""
     plan = read_plan(bench)
     card, clips = read_folder(plan.clips, "train")
-    walks = [decode(torch.from_numpy(clip.truth), SMPL22) for clip in clips if CAPTION in clip.texts]
+    true = [clip.truth for clip in clips if CAPTION in clip.texts and clip.truth is not None]
+    if not true:
+        raise DatasetError(
+            f"{plan.clips}: expected training clips with the caption {CAPTION!r} and a truth, found none. Give a demo."
+        )
+    walks = [decode(torch.from_numpy(motion), SMPL22) for motion in true]
     frames = min(plan.crop_frames, *map(len, walks))
     windows = [walk[start : start + frames] for walk in walks for start in range(len(walk) - frames + 1)]
     truth = np.mean([figures(window, card.fps) for window in windows], axis=0)

@@ -61,6 +61,7 @@ NOT_HERE = {
     "videomdm data from-video VIDEOS --shard": "of a set of two videos: tests/data/test_tasks.py takes parts",
     "videomdm data merge parts/": "the same",
     "python docs/measure_scale.py watch": "it detects people: minutes",
+    "python docs/measure_walks.py": "it needs a demo's trainings: tests/bench/test_walks.py",
     "videomdm train --arm 2d --clips real --lifter": "its results are needed: tests/data/sources/test_lifted.py",
     "videomdm data relift": "it needs videos and a lifter's results of them: tests/data/sources/test_lifted.py",
     "videomdm train --mdm mdm --from": "it needs a checkpoint of MDM: tests/mdm/test_finetuning.py",
