@@ -108,17 +108,9 @@ def residuals(positions: Tensor, seen: Observation, known: Gaussian, at: Tensor)
     off = (seen.weight.sqrt() * depth).unsqueeze(-1) * (project(at, seen.extrinsics)[0] - seen.keypoints)
     missed = (off / known.keypoint).square().clamp(0, 1).amax(-1)
     missed = torch.maximum(missed[:, 1:], missed[:, :-1]).unsqueeze(-1)
-    within = (seen.valid[:, 1:] & seen.valid[:, :-1])[..., None, None]
-    steps, first = ((motion[:, 1:] - motion[:, :-1]) * within for motion in (positions, at))
-    confirmed = (depth.unsqueeze(-1) * seen.keypoints).diff(dim=1)
-    confirmed = confirmed * (seen.weight[:, 1:] * seen.weight[:, :-1] > 0).unsqueeze(-1)
-
-    def quick(moved: Tensor) -> Tensor:
-        around = torch.cat((moved[:, :1], moved, moved[:, -1:]), 1).unfold(1, 3, 1).mean(-1)
-        return around.norm(dim=-1, keepdim=True)
-
-    held = 1 / (1 + (torch.maximum(quick(first), quick(confirmed)) / QUICK).square()) / known.rest
-    still = held * (steps - first + missed * first)
+    steps, first = positions[:, 1:] - positions[:, :-1], at[:, 1:] - at[:, :-1]
+    held = 1 / (1 + (first.norm(dim=-1, keepdim=True) / QUICK).square()) / known.rest
+    still = held * (seen.valid[:, 1:] & seen.valid[:, :-1])[..., None, None] * (steps - first + missed * first)
     return [*rows, still[:, :, list(SMPL22.contact_joints)]]
 
 

@@ -110,12 +110,6 @@ def _difference_back(values: Tensor, order: int) -> Tensor:
     return torch.nn.functional.pad(values, (0, 0, 0, 0, order, order)).diff(n=order, dim=1)
 
 
-def _of_three(values: Tensor) -> Tensor:
-    """The mean of each entry in time and those before and after it; the ends count twice. [B, T, C, J]."""
-    padded = torch.cat((values[:, :1], values, values[:, -1:]), 1)
-    return (padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]) / 3.0
-
-
 def _diagonal_back(weight: Tensor, squares: tuple[float, ...]) -> Tensor:
     """The diagonal of D^T W D for differences D in time whose coefficients have these squares. [B, T - n, C] -> T."""
     last = len(squares) - 1
@@ -161,9 +155,7 @@ class Rows:
         if math.isfinite(known.tremble) and valid.shape[1] > 4:
             self._calm(positions, valid, missed, known.tremble)
         if math.isfinite(known.rest):
-            seen = (observation.keypoints.mT * depth.unsqueeze(2)).diff(dim=1)
-            seen = torch.where((weight[:, 1:] * weight[:, :-1] > 0).unsqueeze(2), seen, 0.0)
-            self._still(positions, valid, missed, seen, list(skeleton.contact_joints), known.rest)
+            self._still(positions, valid, missed, list(skeleton.contact_joints), known.rest)
 
     def _calm(self, positions: Tensor, valid: Tensor, missed: Tensor, tremble: float) -> None:
         """Rows for what exceeds PLAUSIBLE of the fourth differences; they weigh as the image is `missed` [B, T, J]."""
@@ -172,17 +164,10 @@ class Rows:
         self.calm = whole.unsqueeze(2) * (excess != 0)
         self.force = self.force + _difference_back(whole.unsqueeze(2) * excess, 4)
 
-    def _still(
-        self, positions: Tensor, valid: Tensor, missed: Tensor, seen: Tensor, feet: list[int], rest: float
-    ) -> None:
-        """Rows for the steps of feet, which are let go as they, or what is `seen` of them, are quick over three steps.
-
-        seen [B, T - 1, 2, J]: a keypoint's steps at the guess's depth, m. Weight: Geman, McClure 1985.
-        """
-        within = valid[:, 1:] * valid[:, :-1]
-        step = positions.mT.diff(dim=1) * within.unsqueeze(2)
-        quick, shown = (_of_three(part).square().sum(2) for part in (step, seen))
-        held = (1.0 + quick.maximum(shown) / QUICK**2).pow(-2) * within / rest**2
+    def _still(self, positions: Tensor, valid: Tensor, missed: Tensor, feet: list[int], rest: float) -> None:
+        """Rows for the steps of feet, which are let go as they are quick (Geman, McClure 1985)."""
+        step = positions.mT.diff(dim=1)
+        held = (1.0 + step.square().sum(2) / QUICK**2).pow(-2) * valid[:, 1:] * valid[:, :-1] / rest**2
         self.still = torch.zeros_like(held).unsqueeze(2)
         self.still[..., feet] = held[..., feet].unsqueeze(2)
         pulled = self.still * missed.unfold(1, 2, 1).amax(-1).unsqueeze(2) * step
