@@ -132,11 +132,18 @@ class Rows:
     """The rows of r at given positions: their gradient J_r^T r (`force`) and curvature J_r^T J_r, in the positions.
 
     Rows of accelerations only resist the move; those of tremble and of feet that rest have a residual where the guess
-    misses the keypoints, from 0 to 1 of it: what they confirm is motion. All of positions are [B, T, 3, J].
+    misses the keypoints, from 0 to 1 of it: what they confirm is motion. All of positions are [B, T, 3, J]. `relaxed`
+    [B, 1 or T, 3, 1] are the factors by which the move is over-relaxed.
     """
 
     def __init__(
-        self, positions: Tensor, observation: Observation, skeleton: Skeleton, known: Gaussian, nearest: float
+        self,
+        positions: Tensor,
+        observation: Observation,
+        skeleton: Skeleton,
+        known: Gaussian,
+        nearest: float,
+        relaxed: Tensor,
     ) -> None:
         points, depth = image_points(to_camera(positions, observation.extrinsics), nearest)
         weight = torch.where(depth >= nearest, observation.weight, 0.0) / known.keypoint**2
@@ -155,7 +162,7 @@ class Rows:
         if math.isfinite(known.tremble) and valid.shape[1] > 4:
             self._calm(positions, valid, missed, known.tremble)
         if math.isfinite(known.rest):
-            self._still(positions, valid, missed, list(skeleton.contact_joints), known.rest)
+            self._still(positions, valid, missed, list(skeleton.contact_joints), known.rest, relaxed)
 
     def _calm(self, positions: Tensor, valid: Tensor, missed: Tensor, tremble: float) -> None:
         """Rows for what exceeds PLAUSIBLE of the fourth differences; they weigh as the image is `missed` [B, T, J]."""
@@ -164,13 +171,18 @@ class Rows:
         self.calm = whole.unsqueeze(2) * (excess != 0)
         self.force = self.force + _difference_back(whole.unsqueeze(2) * excess, 4)
 
-    def _still(self, positions: Tensor, valid: Tensor, missed: Tensor, feet: list[int], rest: float) -> None:
-        """Rows for the steps of feet, which are let go as they are quick (Geman, McClure 1985)."""
+    def _still(
+        self, positions: Tensor, valid: Tensor, missed: Tensor, feet: list[int], rest: float, relaxed: Tensor
+    ) -> None:
+        """Rows for the steps of feet, which are let go as they are quick (Geman, McClure 1985).
+
+        They ask for so much less as the move is over-relaxed: what it takes away of a step is the step, and no more.
+        """
         step = positions.mT.diff(dim=1)
         held = (1.0 + step.square().sum(2) / QUICK**2).pow(-2) * valid[:, 1:] * valid[:, :-1] / rest**2
         self.still = torch.zeros_like(held).unsqueeze(2)
         self.still[..., feet] = held[..., feet].unsqueeze(2)
-        pulled = self.still * missed.unfold(1, 2, 1).amax(-1).unsqueeze(2) * step
+        pulled = self.still * missed.unfold(1, 2, 1).amax(-1).unsqueeze(2) * step / relaxed[:, -step.shape[1] :]
         self.force = self.force - _difference_back(pulled, 1)
 
     def curvature(self, change: Tensor) -> Tensor:
@@ -245,7 +257,8 @@ def posterior_target(
     order = by_axis(skeleton)
     raw = space.raw(x)
     decoding = Decoding(raw, skeleton)
-    rows = Rows(decoding.positions, observation, skeleton, known, nearest)
+    omega = relaxation(observation.extrinsics) if relaxed else raw.new_ones(1, 1, 3, 1)
+    rows = Rows(decoding.positions, observation, skeleton, known, nearest, omega)
     scale = space.std[order] * channel_validity(observation.valid, skeleton)[..., order]
 
     def system(change: Tensor) -> Tensor:
@@ -253,9 +266,8 @@ def posterior_target(
 
     diagonal = scale.square() * rows.diagonal(decoding) + precision
     move = scale * conjugate_gradients(system, -scale * decoding.pull(rows.force), diagonal, iterations)
-    if relaxed:
-        move = move * relaxation(observation.extrinsics, skeleton)
-    raw[..., order] += move
+    axes = [0, 0, 0, 1, *(axis for axis in range(3) for _ in range(skeleton.num_joints - 1))]
+    raw[..., order] += move * omega[..., axes, 0]
     headings, positions = decode_with_headings(raw, skeleton)
     stray = _stray_heading(headings, positions, space)
     if teacher is not None:
@@ -291,8 +303,8 @@ def conjugate_gradients(system: Callable[[Tensor], Tensor], right: Tensor, diago
     return solution
 
 
-def relaxation(extrinsics: Tensor, skeleton: Skeleton) -> Tensor:
-    """Omega: factors [B, T, E], in the order of `by_axis`, that make the move's expectation the whole error.
+def relaxation(extrinsics: Tensor) -> Tensor:
+    """Omega: factors [B, 1 or T, 3, 1] of x, y and z that make the move's expectation the whole error.
 
     A camera at elevation phi sees (1 + sin^2 phi) / 2 of a horizontal error on average over a uniform azimuth and
     cos^2 phi of a vertical one. Both kinds stay what they are in a person's heading frame, so the inverses weight
@@ -300,6 +312,4 @@ def relaxation(extrinsics: Tensor, skeleton: Skeleton) -> Tensor:
     """
     sine2 = extrinsics[..., 2, 1].square().unsqueeze(-1)
     level, upright = 2.0 / (1.0 + sine2), (1.0 / (1.0 - sine2).clamp_min(1e-6)).clamp_max(MOST_RELAXED)
-    bones = skeleton.num_joints - 1
-    parts = ((level, 3), (upright, 1), (level, bones), (upright, bones), (level, bones))
-    return torch.cat([factor.expand(*factor.shape[:-1], count) for factor, count in parts], -1)
+    return torch.stack((level, upright, level), -2)
