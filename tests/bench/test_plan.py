@@ -152,7 +152,11 @@ def test_nothing_is_started_where_nothing_is_missing(plan, tmp_path, monkeypatch
         ({"select": "beauty"}, "--select: expected a metric among"),
         ({"reference": "all"}, "--reference: expected train, val or test"),
         ({"batch_size": 5}, "--batch-size 5: expected no more than the 4"),
-        ({"mdm": "somewhere"}, "which MDM fixes"),
+        (
+            {"mdm": "somewhere"},
+            "--dropout 0.1 --conv-kernel 0, which MDM fixes, found 16, 0.0, 9",
+        ),
+        ({"conv_kernel": 4}, "--conv-kernel: expected 0 or an odd number"),
     ],
 )
 def test_a_plan_that_cannot_be_carried_out_is_refused_before_any_work(plan, tmp_path, monkeypatch, changes, found):

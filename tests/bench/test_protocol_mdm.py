@@ -241,6 +241,7 @@ def test_what_is_not_there_is_named_before_anything_runs(tmp_path, program, gone
         (20, {}, r"finished training of 50 steps, found 20.*--model_path .*model000000020\.pt"),
         (50, {"dataset": "kit"}, "--dataset humanml, found kit"),
         (50, {"ff_size": 384}, "--ff_size 1024, .* found 384"),
+        (50, {"conv_kernel": 9}, "--conv_kernel 0, .* found 9"),
     ],
 )
 def test_runs_that_cannot_be_evaluated_are_refused(tmp_path, program, steps, args, match):

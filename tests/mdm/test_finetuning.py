@@ -79,6 +79,7 @@ def test_a_training_begins_with_the_weights_sizes_and_units_of_a_run_and_counts_
     [
         ({}, ["--latent_dim", "32"], "--latent_dim 32: expected 16, with which"),
         ({}, ["--diffusion_steps", "50"], "--diffusion_steps 50: expected 8, with which"),
+        ({"conv_kernel": None}, ["--conv_kernel", "9"], "--conv_kernel 9: expected 0, with which"),
         ({}, ["--unconstrained"], "--unconstrained True: expected False"),
         ({}, ["--text_features", "minilm"], "--text_features minilm"),
         ({"dataset": "kit"}, [], "expected a model of humanml, found one of kit"),
@@ -97,7 +98,8 @@ def test_what_does_not_fit_the_checkpoint_is_refused_by_name_and_nothing_is_lost
     stored = json.loads((start / "args.json").read_text())
     (start / "args.json").unlink()
     if change is not None:
-        (start / "args.json").write_text(json.dumps(stored | change))
+        kept = {name: value for name, value in (stored | change).items() if value is not None}
+        (start / "args.json").write_text(json.dumps(kept))
     run = tmp_path / "run"
     given = ["train", "--arm", "2d-lifted", "--from", str(start), *STILL, *words, "--clips", str(base / "own")]
     assert cli.main([*given, "--save_dir", str(run)]) == 1

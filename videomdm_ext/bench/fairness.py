@@ -46,6 +46,10 @@ def check_numbers(plan: Plan) -> None:
         raise ConfigError("--lr and --guidance: expected finite numbers, the first above 0. Correct the option.")
     if not (0 <= plan.average < 1 and 0 < plan.adam_beta2 < 1):
         raise ConfigError("--average and --adam-beta2: expected numbers from 0 to under 1. Correct the option.")
+    if plan.conv_kernel and not (0 < plan.conv_kernel < 256 and plan.conv_kernel % 2):
+        raise ConfigError(
+            f"--conv-kernel: expected 0 or an odd number of frames up to 255, found {plan.conv_kernel}. Correct it."
+        )
     if plan.curve > plan.steps:
         raise ConfigError(f"--curve {plan.curve}: expected no more points than the {plan.steps} steps. Lower it.")
     for option, name in (("select", plan.select), *(("primary", name) for name in plan.primary)):
@@ -58,10 +62,11 @@ def check_numbers(plan: Plan) -> None:
         raise ConfigError(f"--select {plan.select}: expected --curve 2 or more, the checkpoints to choose among.")
     if plan.reference not in ("train", "val", "test"):
         raise ConfigError(f"--reference: expected train, val or test, found {plan.reference!r}.")
-    for name, fixed in MDM_FIXED.items() if plan.mdm else ():
-        found = getattr(plan, name)
-        if found != fixed:
-            raise ConfigError(f"--mdm {plan.mdm}: expected {name} {fixed}, which MDM fixes, found {found}. Correct it.")
+    other = {name: fixed for name, fixed in MDM_FIXED.items() if plan.mdm and getattr(plan, name) != fixed}
+    if other:
+        wanted = " ".join(f"--{name.replace('_', '-')} {fixed}" for name, fixed in other.items())
+        found = ", ".join(str(getattr(plan, name)) for name in other)
+        raise ConfigError(f"--mdm {plan.mdm}: expected {wanted}, which MDM fixes, found {found}. Give these options.")
 
 
 def kinds(plan: Plan) -> list[str]:

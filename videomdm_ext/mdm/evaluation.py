@@ -69,7 +69,7 @@ SCORES = {
     "MultiModality": "multimodality",
 }
 """Sections of the log, with our names."""
-FIXED = {"ff_size": 1024, "num_heads": 4}
+FIXED = {"ff_size": 1024, "num_heads": 4, "conv_kernel": 0}
 """What the stand-in has options for, and MDM's denoiser has not."""
 _NUMBER = r"(-?\d+\.\d{4}|nan|-?inf)"
 
