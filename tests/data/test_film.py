@@ -256,7 +256,7 @@ def test_smaller_sets_are_parts_of_it_that_come_out_the_same(demo, tmp_path):
         ids = [i for split in ("train", "test") for i in read_ids(str(tmp_path / name), split)]
         assert content_hash(str(tmp_path / name), part, ids) == content_hash(path, card, ids)
         assert all(i.endswith("_v0") for i in ids) == (name == "fast")
-        assert (len(ids), {i.split("_m")[0] for i in ids} == set(EVERYDAY)) == ((28, False), (30, True))[name != "fast"]
+        assert (len(ids), {i.split("_m")[0] for i in ids} == set(EVERYDAY)) == ((28, False), (26, True))[name != "fast"]
 
 
 def test_the_bundle_is_what_packing_a_film_set_gives(tmp_path):

@@ -221,6 +221,12 @@ def test_a_run_by_the_hosts_own_count_stops_too_and_says_where_no_checkpoint_was
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_with_the_name_of_a_checkpoint_is_none(tmp_path):
+    (tmp_path / "model000000002.pt").touch()
+    (tmp_path / "model000000009.pt").mkdir()
+    assert resume.newest(tmp_path) == tmp_path / "model000000002.pt"
+
+
 def test_a_resumed_run_that_diverges_names_the_checkpoint_that_it_went_on_from(tmp_path):
     small(tmp_path / "run", num_steps=2).run_loop()
     start = str(tmp_path / "run" / "model000000002.pt")

@@ -86,7 +86,7 @@ def test_operations_are_few_whatever_the_number_of_frames_and_joints():
     for skeleton, frames in ((SMPL22, 8), (SMPL22, 16), (NBA16, 8)):
         x, _, seen, space = scene(skeleton, frames)
         with Operations() as operations:
-            posterior_target(x, seen, space, known=Gaussian(tremble=0.05, rest=0.005), teacher=x, relaxed=True)
+            posterior_target(x, seen, space, known=Gaussian(tremble=0.05, rest=0.0025), teacher=x, relaxed=True)
         counts.append(operations.count)
     assert max(counts) <= 2050
     assert counts[0] == counts[1]
@@ -114,7 +114,7 @@ def residuals(positions: Tensor, seen: Observation, known: Gaussian, at: Tensor)
     return [*rows, still[:, :, list(SMPL22.contact_joints)]]
 
 
-@pytest.mark.parametrize("known", [Gaussian(), Gaussian(rest=0.005)])
+@pytest.mark.parametrize("known", [Gaussian(), Gaussian(rest=0.0025)])
 def test_the_target_equals_a_dense_solve(known):
     x, _, seen, space = scene(frames=6)
     raw, used = space.raw(x), redundant(SMPL22).start
@@ -201,7 +201,7 @@ def test_tremble_that_the_keypoints_do_not_confirm_is_calmed_and_a_motion_that_t
 def test_feet_rest_that_slide_as_the_keypoints_jitter_and_a_motion_that_they_confirm_is_left_alone(generator, relaxed):
     """A person stands, 10 mm of noise on every joint: its prediction and its keypoints have nothing in common."""
     x, truth, seen, space = scene(frames=24)
-    known, feet = (Gaussian(), Gaussian(rest=0.005)), list(SMPL22.contact_joints)
+    known, feet = (Gaussian(), Gaussian(rest=0.0025)), list(SMPL22.contact_joints)
     standing = decode(space.raw(truth), SMPL22)[:, :1].expand(-1, 24, -1, -1)
     noise = 0.01 * torch.randn((2, *standing.shape), generator=generator, dtype=torch.float64)
     x = features_of(standing + noise[0], space)

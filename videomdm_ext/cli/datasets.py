@@ -20,7 +20,7 @@ from videomdm_ext.data.checks import checking
 from videomdm_ext.data.checks.checking import Checked
 from videomdm_ext.data.checks.rules import ERROR, KINDS
 from videomdm_ext.data.folder import Card, read_card
-from videomdm_ext.data.importing import Imported, find_importer, merge, relift, run_import
+from videomdm_ext.data.importing import FOLDER, Imported, find_importer, lifters_beside, merge, relift, run_import
 from videomdm_ext.data.motions import PREFIX
 from videomdm_ext.data.sources.base import SHARES, ImportOptions
 from videomdm_ext.data.tasks import HERE, Engine
@@ -98,6 +98,9 @@ class Check:
         if self.drop or self.accept:
             content = read_card(str(self.clips)).content_hash[:12]
             said.append(f"{self.clips}: its files are its own as they are, content {content}")
+        for name in lifters_beside(str(self.clips)):
+            other = quoted(self.clips / FOLDER / name)
+            said.append(f"Its teachers of {name} are a data set of their own: videomdm data check {other}.")
         if not self.json:
             for line in said:
                 console.print(line, soft_wrap=True, markup=False)

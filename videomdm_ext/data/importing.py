@@ -210,6 +210,13 @@ def merge(paths: Sequence[str], out: str, *, name: str = "", progress: Progress 
 # -- a second lifter's teachers ----------------------------------------------------------------------------------------
 
 
+def lifters_beside(path: str) -> list[str]:
+    """The lifters whose teachers lie in DIR/lifters beside the set's own, each a data set."""
+    inside = bf.join(path, FOLDER)
+    names = [name.strip("/") for name in sorted(bf.listdir(inside))] if bf.isdir(inside) else []
+    return [name for name in names if bf.exists(bf.join(inside, name, CARD))]
+
+
 def with_lifter(path: str, lifter: str) -> str:
     """The folder of the data set in `path` with a lifter's teachers: `path` itself, or DIR/lifters/NAME.
 
@@ -219,9 +226,7 @@ def with_lifter(path: str, lifter: str) -> str:
         return path
     place = bf.join(path, FOLDER, files.checked_id(lifter, "--lifter"))
     if not bf.exists(bf.join(place, CARD)):
-        inside = bf.join(path, FOLDER)
-        others = [name.strip("/") for name in sorted(bf.listdir(inside))] if bf.isdir(inside) else []
-        known = [card.lifter, *(name for name in others if bf.exists(bf.join(inside, name, CARD)))]
+        known = [card.lifter, *lifters_beside(path)]
         raise DatasetError(
             f"--lifter {lifter}: expected one whose teachers {path} has, {', '.join(known)}, found another. Add them: "
             f"videomdm data relift {path} --lifter {lifter} --option results=DIR."

@@ -80,10 +80,10 @@ def beside(folder: str | os.PathLike[str]) -> Iterator[str]:
 
 
 def checkpoints(folder: str | os.PathLike[str]) -> list[Path]:
-    """Every model*.pt of the folder, by its step."""
+    """Every file model*.pt of the folder, by its step."""
     place = Path(folder)
-    found = [path for path in place.iterdir() if CHECKPOINT.fullmatch(path.name)] if place.is_dir() else []
-    return sorted(found, key=step_of)
+    inside = place.iterdir() if place.is_dir() else ()
+    return sorted((path for path in inside if CHECKPOINT.fullmatch(path.name) and path.is_file()), key=step_of)
 
 
 def newest(folder: str | os.PathLike[str]) -> Path | None:

@@ -164,7 +164,7 @@ DIFFUSED = 1 / 4
 """Variance of the diffused motion about the true one, in z-scored features."""
 LEAST_VARIANCE = 0.02
 """Of a prediction, at the lowest noise."""
-KNOWN = Gaussian(tremble=0.05, rest=0.005)
+KNOWN = Gaussian(tremble=0.05, rest=0.0025)
 """What the term `posterior` knows beside the keypoints."""
 TERMS: dict[str, Term] = {}
 """The terms of this package by name."""

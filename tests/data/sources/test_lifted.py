@@ -427,6 +427,10 @@ def test_a_finished_set_gets_a_second_lifters_teachers_and_stays_as_it_is(scene,
     assert (root / "out/lifters/wham/refined/wham" / f"{one.id}.npz").exists()
     assert not (root / "out/refined").exists()
     capsys.readouterr()
+    cli.main(["data", "check", out])
+    assert f"of wham are a data set of their own: videomdm data check {place}." in capsys.readouterr().out
+    cli.main(["data", "check", place])
+    assert "a data set of their own" not in capsys.readouterr().out
     assert cli.main(["train", "--clips", out, "--lifter", "gvhmr"]) == 1
     assert "expected one whose teachers" in (said := capsys.readouterr().err)
     assert "mediapipe, wham, found another" in said

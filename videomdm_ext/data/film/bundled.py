@@ -28,9 +28,9 @@ Numbers = NDArray[Any]
 BUNDLED = Path(__file__).parents[1] / "bundled" / "film.npz"
 STEPS = {"keypoints": 2e-4, "confidence": 1 / 100, "lifted": 1e-3}
 """Steps in which keypoints (normalised plane), confidence and lifted joints (m) are kept."""
-EVERYDAY = ("walk", "run", "jump", "kick", "punch", "dance_a", "dance_b", "crawl")
-"""Motions that a small denoiser learns in minutes. Beside flips, rolls and spins it takes three times as long until its
-walkers walk."""
+EVERYDAY = ("walk", "run", "jump", "kick", "punch", "dance_a", "dance_b")
+"""Motions on two feet, which a small denoiser learns in minutes. Beside flips, rolls and spins it takes three times as
+long until its walkers walk; of a person who crawls, as the only one, it makes one who stands in some trainings."""
 SHORTEST = 24
 """Frames of a filmed clip that the demo takes."""
 
