@@ -13,8 +13,8 @@ import small_bench
 import torch
 
 from videomdm_ext import plugins
+from videomdm_ext.bench import fairness, provenance, scoring
 from videomdm_ext.bench import plan as plans
-from videomdm_ext.bench import provenance, scoring
 from videomdm_ext.bench import run as engine
 from videomdm_ext.bench.evaluators.base import Evaluator, UnavailableError
 from videomdm_ext.bench.plan import Plan, Run, read_plan
@@ -278,7 +278,7 @@ def test_a_plugins_metric_with_the_name_of_a_built_in_one_is_refused(monkeypatch
         with_plugins({"longer": 1.0}, [], SimpleNamespace(truth=[]))
 
 
-def test_a_plan_may_grow_and_be_judged_otherwise_and_nothing_else(plan, out, tmp_path):
+def test_a_plan_may_grow_and_be_judged_otherwise_and_nothing_else(plan, out, tmp_path, monkeypatch):
     (tmp_path / "plan.json").write_bytes((out / "plan.json").read_bytes())
     for change in (
         {"arms": (*ARMS, "paper")}, {"seeds": 2}, {"replications": 3}, {"windows": 5}, {"without": ()},
@@ -290,6 +290,9 @@ def test_a_plan_may_grow_and_be_judged_otherwise_and_nothing_else(plan, out, tmp
     }.items():  # fmt: skip
         with pytest.raises(ConfigError, match=rf"holds another comparison than this one: {name} \("):
             engine.check_plan(dataclasses.replace(plan, **{name: change}), tmp_path)
+    monkeypatch.setattr(fairness, "KNOWN", dataclasses.replace(fairness.KNOWN, rest=0.5))
+    with pytest.raises(ConfigError, match=r"this one: known of arm 2d \(.*'rest': 0\.0025.*, now .*'rest': 0\.5"):
+        engine.check_plan(plan, tmp_path)
     assert read_plan(tmp_path) == plan
 
 

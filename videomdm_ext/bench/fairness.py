@@ -27,6 +27,7 @@ from videomdm_ext.mdm.hook import manager
 from videomdm_ext.mdm.loss import loss_terms
 from videomdm_ext.mdm.resume import recorded
 from videomdm_ext.supervision.objective import weights_of
+from videomdm_ext.supervision.terms import KNOWN
 
 JUDGING = ("windows", "reference", "primary", "without", "evaluators", "clips")
 """What a plan may have otherwise than its folder: saved samples are scored again, and equal clips may have moved."""
@@ -190,7 +191,10 @@ def check_plan(plan: Plan, out: Path, *, thorough: bool = False) -> Card:
     others = {name: pair for name, pair in pairs.items() if pair[0] != pair[1] and not more.get(name)}
     found = [f"{name} ({old}, now {new})" for name, (old, new) in others.items()]
     now = settings_of(plan)
-    found += [f"the file of arm {arm}" for arm in settings if arm in now and settings[arm] != now[arm]]
+    for arm in sorted(settings.keys() & now.keys()):
+        found += [
+            f"{name} of arm {arm} ({old}, now {new})" for name, (old, new) in apart(settings[arm], now[arm]).items()
+        ]
     if found:
         raise ConfigError(
             f"{place}: holds another comparison than this one: {'; '.join(found)}. Choose another --out, or remove "
@@ -200,8 +204,14 @@ def check_plan(plan: Plan, out: Path, *, thorough: bool = False) -> Card:
 
 
 def settings_of(plan: Plan) -> dict[str, Any]:
-    """Every option of every arm."""
-    return {arm_name(arm): dataclasses.asdict(load_arm(arm).supervision) for arm in plan.arms}
+    """Every option of every arm, and what the term `posterior` knows where it is paid."""
+    found = {}
+    for arm in plan.arms:
+        own = load_arm(arm)
+        found[own.name] = dataclasses.asdict(own.supervision)
+        if "posterior" in paid(own):  # else its constants change nothing
+            found[own.name]["known"] = dataclasses.asdict(KNOWN)
+    return found
 
 
 def write_plan(plan: Plan, out: Path, card: Card) -> None:
@@ -226,7 +236,7 @@ def given(run: Run, out: Path) -> dict[str, str]:
     return {name: value for name, value in found.items() if name not in PLACES}
 
 
-def apart(first: Mapping[str, str], second: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+def apart(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The names in which two runs differ, with both values; "not given" for one that one of them lacks."""
     pairs = {name: (first.get(name, "not given"), second.get(name, "not given")) for name in {**first, **second}}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
@@ -246,16 +256,22 @@ def declared(arm: ArmConfig, *, equal_passes: bool = False) -> set[str]:
 def check_declared(arm: ArmConfig) -> None:
     """An arm differs from the arm that it is a variation of in what it declares and in nothing else. ConfigError."""
     hidden = difference(arm.supervision, load_arm(arm.of).supervision).keys() - set(arm.declares)
-    if arm.supervision.supervision == "2d":
-        try:
-            weights_of(arm.supervision.loss, loss_terms(manager()))
-        except ConfigError as error:
-            raise ConfigError(f"arm {arm.name}: {error}") from error
+    paid(arm)
     if hidden and arm.name != arm.of:
         raise ConfigError(
             f"arm {arm.name}: expected it to differ from {arm.of} in {', '.join(arm.declares) or 'nothing'} as it "
             f"declares, found it to differ in {', '.join(sorted(hidden))} too. Declare that, or correct the file."
         )
+
+
+def paid(arm: ArmConfig) -> dict[str, float]:
+    """The terms of an arm's 2D loss, with their weights; none under 3d. ConfigError where one is not known."""
+    if arm.supervision.supervision != "2d":
+        return {}
+    try:
+        return weights_of(arm.supervision.loss, loss_terms(manager()))
+    except ConfigError as error:
+        raise ConfigError(f"arm {arm.name}: {error}") from error
 
 
 def check_pairs(runs: list[Run], out: Path) -> None:
