@@ -91,6 +91,18 @@ def test_a_folder_trained_with_these_arguments_goes_on_and_with_others_is_refuse
             fairness.check_trained(run, tmp_path)
 
 
+def test_a_run_from_before_an_option_goes_on_where_the_option_changes_nothing(tmp_path):
+    run = Run(a_plan("3d"), "3d", 0)
+    trained(run, tmp_path)
+    place = run.folder(tmp_path) / "args.json"
+    stored = json.loads(place.read_text("utf-8"))
+    assert stored.pop("conv_kernel") == 0
+    place.write_text(json.dumps(stored), encoding="utf-8")
+    fairness.check_trained(run, tmp_path)
+    with pytest.raises(ConfigError, match=r"conv_kernel \(0 and 9\)"):
+        fairness.check_trained(Run(dataclasses.replace(run.plan, conv_kernel=9), "3d", 0), tmp_path)
+
+
 def test_a_run_that_began_on_teachers_of_another_version_is_refused_and_one_that_did_not_begin_takes_the_new(tmp_path):
     run = Run(a_plan("refined"), "refined", 0)
     fairness.check_teachers(run, tmp_path, "abc 3")

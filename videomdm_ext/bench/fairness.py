@@ -33,6 +33,8 @@ JUDGING = ("windows", "reference", "primary", "without", "evaluators", "clips")
 """What a plan may have otherwise than its folder: saved samples are scored again, and equal clips may have moved."""
 PLACES = ("save_dir", "clips", "save_interval", "resume_checkpoint", "overwrite")
 """What a run is given that does not change what it learns; the clips' content is on the plan."""
+LATER = {"conv_kernel": 0}
+"""Options that came after the first release, with what trainings did before; their args.json lack them."""
 TEACHERS = "teachers.txt"
 """In a run's folder: the identity of the refined teachers that it was trained on."""
 
@@ -302,7 +304,7 @@ def check_trained(run: Run, out: Path) -> None:
         if not run.is_trained(out):
             return  # cut off while the host wrote it, which it does again when it goes on
         raise ConfigError(f"{place}: {str(error).removeprefix(f'{place}: ')} Or remove {place.parent}.") from error
-    before = {name: str(value) for name, value in {**stored, **vars(supervision)}.items()}
+    before = {name: str(value) for name, value in {**LATER, **stored, **vars(supervision)}.items()}
     now = {name: "True" if value == "yes" else value for name, value in given(run, out).items()}
     found = {name: pair for name, pair in apart(before, now).items() if name in now and not _equal(*pair)}
     if found:
