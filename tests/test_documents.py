@@ -122,6 +122,14 @@ def test_every_module_that_the_documents_name_is_there():
                 assert (ROOT / name).is_file() or (ROOT / "videomdm_ext" / name).is_file(), (document.name, name)
 
 
+def test_every_test_that_the_documents_name_is_there():
+    pages, files = (ROOT / "docs").glob("*.md"), (ROOT / "tests").rglob("*.py")
+    named = {name for page in pages for name in re.findall(r"`(test_\w+)`", page.read_text("utf-8"))}
+    there = {name for file in files for name in re.findall(r"def (test_\w+)", file.read_text("utf-8"))}
+    assert named
+    assert named <= there
+
+
 def test_every_program_in_the_documents_is_known():
     unknown = [str(c) for c in COMMANDS if c.words[0] not in {"videomdm", "python", *OTHERS}]
     assert not unknown

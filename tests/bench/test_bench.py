@@ -290,8 +290,13 @@ def test_a_plan_may_grow_and_be_judged_otherwise_and_nothing_else(plan, out, tmp
     }.items():  # fmt: skip
         with pytest.raises(ConfigError, match=rf"holds another comparison than this one: {name} \("):
             engine.check_plan(dataclasses.replace(plan, **{name: change}), tmp_path)
-    monkeypatch.setattr(fairness, "KNOWN", dataclasses.replace(fairness.KNOWN, rest=0.5))
-    with pytest.raises(ConfigError, match=r"this one: known of arm 2d \(.*'rest': 0\.0025.*, now .*'rest': 0\.5"):
+    monkeypatch.setattr(fairness, "FORM", 7)
+    with pytest.raises(ConfigError, match=r"this one: the 2D loss of arm 2d \(form 2 of another version, now form 7\)"):
+        engine.check_plan(plan, tmp_path)
+    stored = json.loads((tmp_path / "plan.json").read_text("utf-8"))
+    del stored["settings"]["2d"]["posterior_form"]
+    (tmp_path / "plan.json").write_text(json.dumps(stored), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"the 2D loss of arm 2d \(form 1 of another version, now form 7\)"):
         engine.check_plan(plan, tmp_path)
     assert read_plan(tmp_path) == plan
 

@@ -47,6 +47,8 @@ DETECTABLE = f"this design could detect ≥ {SIZE:.1f} × 10⁻² m²"  # noqa: 
         (dataclasses.replace(three(), reference_rows=dataclasses.replace(CALIBRATION, teacher=CALIBRATION.truth)),
          "No metric tells the teacher's own data from the truth here", "none may rank the arms."),
         (three(motion_energy=0.2), "`2d` hardly moves (motion energy under 0.25", "does not beat `lifted`."),
+        (make_results(*(make_arm(name, motion_energy=0.2) for name in LEVELS)),
+         "`2d` hardly moves (motion energy under 0.25", "nor does `lifted`: they were trained too short to be c"),
         (make_results(make_arm("3d"), make_arm("lifted", motion_energy=0.2), make_arm("2d")),
          "`lifted` itself hardly moves. `2d` beats", ""),
         (make_results(*(make_arm(name, 1) for name in LEVELS)),

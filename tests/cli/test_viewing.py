@@ -107,13 +107,13 @@ def test_a_comparison_shows_unseen_clips_that_each_arm_made_clean_as_their_camer
         write_motions(bench / "samples" / name / "heldout.npz", {"prediction": seen[1:], "teacher": seen[1:]}, [])
     assert view(bench, "--out", out) == 0
     scenes = content(out)["scenes"]
-    assert [scene["group"] for scene in scenes] == ["Unseen clips, made clean"] * 2 + ["Samples for captions"]
-    tracks = scenes[0]["tracks"]
+    assert [scene["group"] for scene in scenes] == ["Samples for captions"] + ["Unseen clips, made clean"] * 2
+    tracks = scenes[1]["tracks"]
     names = [(track["name"], track.get("seed")) for track in tracks]
     assert names == [("truth", None), ("teacher", None), ("3d", 0), ("2d", 0), ("2d", 1)]
     assert tracks[1]["positions"] == tracks[3]["positions"], "what the camera saw alike lies in one place"
-    assert (scenes[0]["view"]["reference"], clips[1].id in scenes[0]["caption"]) == ("truth", True)
-    assert [track["name"] for track in scenes[2]["tracks"]] == ["3d", "2d", "2d"]
+    assert (scenes[1]["view"]["reference"], clips[1].id in scenes[1]["caption"]) == ("truth", True)
+    assert [track["name"] for track in scenes[0]["tracks"]] == ["3d", "2d", "2d"]
     assert view(bench, "--out", out, "--seeds", 1, "--ids", clips[2].id) == 0
     (scene,) = content(out)["scenes"]
     assert [track["name"] for track in scene["tracks"]] == ["truth", "teacher", "3d", "2d"]

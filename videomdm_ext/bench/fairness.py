@@ -27,7 +27,7 @@ from videomdm_ext.mdm.hook import manager
 from videomdm_ext.mdm.loss import loss_terms
 from videomdm_ext.mdm.resume import recorded
 from videomdm_ext.supervision.objective import weights_of
-from videomdm_ext.supervision.terms import KNOWN
+from videomdm_ext.supervision.terms import FORM
 
 JUDGING = ("windows", "reference", "primary", "without", "evaluators", "clips")
 """What a plan may have otherwise than its folder: saved samples are scored again, and equal clips may have moved."""
@@ -194,9 +194,11 @@ def check_plan(plan: Plan, out: Path, *, thorough: bool = False) -> Card:
     found = [f"{name} ({old}, now {new})" for name, (old, new) in others.items()]
     now = settings_of(plan)
     for arm in sorted(settings.keys() & now.keys()):
-        found += [
-            f"{name} of arm {arm} ({old}, now {new})" for name, (old, new) in apart(settings[arm], now[arm]).items()
-        ]
+        before_it = {"posterior_form": 1} if "posterior_form" in now[arm] else {}
+        differ = apart(before_it | settings[arm], now[arm])
+        if (forms := differ.pop("posterior_form", None)) and "loss" not in differ:
+            found.append(f"the 2D loss of arm {arm} (form {forms[0]} of another version, now form {forms[1]})")
+        found += [f"{name} of arm {arm} ({old}, now {new})" for name, (old, new) in differ.items()]
     if found:
         raise ConfigError(
             f"{place}: holds another comparison than this one: {'; '.join(found)}. Choose another --out, or remove "
@@ -206,13 +208,13 @@ def check_plan(plan: Plan, out: Path, *, thorough: bool = False) -> Card:
 
 
 def settings_of(plan: Plan) -> dict[str, Any]:
-    """Every option of every arm, and what the term `posterior` knows where it is paid."""
+    """Every option of every arm, and the form of the term `posterior` where it is paid."""
     found = {}
     for arm in plan.arms:
         own = load_arm(arm)
         found[own.name] = dataclasses.asdict(own.supervision)
-        if "posterior" in paid(own):  # else its constants change nothing
-            found[own.name]["known"] = dataclasses.asdict(KNOWN)
+        if "posterior" in paid(own):
+            found[own.name]["posterior_form"] = FORM
     return found
 
 

@@ -100,7 +100,9 @@ class Check:
             said.append(f"{self.clips}: its files are its own as they are, content {content}")
         for name in lifters_beside(str(self.clips)):
             other = quoted(self.clips / FOLDER / name)
-            said.append(f"Its teachers of {name} are a data set of their own: videomdm data check {other}.")
+            then = f"made for the set of before: videomdm data relift {clips} --lifter {quoted(name)} makes them again"
+            own = f"a data set of their own: videomdm data check {other}"
+            said.append(f"Its teachers of {name} are {then if self.drop or self.accept else own}.")
         if not self.json:
             for line in said:
                 console.print(line, soft_wrap=True, markup=False)

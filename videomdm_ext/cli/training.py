@@ -67,7 +67,7 @@ class Demo:
     out: Path | None = None
     """Folder for everything the demo makes, by default runs/demo; started again, it goes on from what is there."""
     fast: bool = False
-    """Few steps, half of the films: a minute or two, and too short to mean anything."""
+    """Few steps, one film of each of all fifteen motions: a minute or two, and too short to mean anything."""
     long: bool = False
     """All fifteen motions, three seeds, 4,000 steps."""
     workers: int = 2

@@ -126,7 +126,7 @@ class View:
         return scenes, by_name(card.skeleton), card.fps, f"{self.what.resolve().name}: {counted(len(clips), 'clip')}"
 
     def of_comparison(self) -> Found:
-        """What each arm made of unseen clips, and then of captions."""
+        """What each arm made of captions, and then of unseen clips."""
         out, plan = self.what, read_plan(self.what)
         runs = [run for run in plan.runs() if run.seed < self.seeds]
         made = [(run, read_motions(place)) for run in runs if (place := run.replication(out, 0)).is_file()]
@@ -136,7 +136,7 @@ class View:
         card, clips = compared_clips(plan, self.clips)
         scenes = self.of_unseen(runs, plan, str(self.clips or plan.clips))
         if not self.ids:
-            scenes += sampled_scenes(made, plan, clips)[: self.count - len(scenes)]
+            scenes = sampled_scenes(made, plan, clips)[: self.count - len(scenes)] + scenes
         arms = len({run.label for run, _ in made})
         return scenes, by_name(card.skeleton), card.fps, f"{out.resolve().name}: {counted(arms, 'arm')} on {card.name}"
 

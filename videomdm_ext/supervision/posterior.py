@@ -3,7 +3,7 @@
 With z the prediction (no gradient), r(z) the depth-weighted image residual over its expected error, J its Jacobian
 with respect to the essential channels and Lambda the precision of the prediction in z-scored features,
 
-    delta = argmin |r + J delta|^2 + |delta|^2_Lambda,    y* = features of dec(z + delta).
+    delta = argmin |r + J delta|^2 + |delta|^2_Lambda,    y* = features of dec(z + Omega delta).
 
 y* is the posterior mean of the motion given the prediction as a Gaussian prior and the detector's keypoints as the
 measurement, so it has the fixed points of reprojection and the conditioning of a distance between features. Decoding

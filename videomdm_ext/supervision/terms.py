@@ -166,6 +166,8 @@ LEAST_VARIANCE = 0.02
 """Of a prediction, at the lowest noise."""
 KNOWN = Gaussian(tremble=0.05, rest=0.0025)
 """What the term `posterior` knows beside the keypoints."""
+FORM = 2
+"""Of the term `posterior`; another one where these figures, those of posterior.py or its rows give other targets."""
 TERMS: dict[str, Term] = {}
 """The terms of this package by name."""
 

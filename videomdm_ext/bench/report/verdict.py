@@ -268,10 +268,10 @@ def _closing(results: Results, arm: Arm, found: Comparison) -> str:
 def _sentence(results: Results, arm: Arm, baseline: Arm) -> str:
     """One arm against another in all metrics that may rank."""
     if results.frozen(arm):
-        return (
-            f"`{arm.name}` hardly moves (motion energy under {FROZEN_BELOW:g} of the truth's): a failure, whatever its "
-            f"distances; it does not beat `{baseline.name}`."
-        )
+        still = f"`{arm.name}` hardly moves (motion energy under {FROZEN_BELOW:g} of the truth's)"
+        if results.frozen(baseline):
+            return f"{still}, nor does `{baseline.name}`: they were trained too short to be compared."
+        return f"{still}: a failure, whatever its distances; it does not beat `{baseline.name}`."
     comparisons = compare_with(results, arm, baseline)
     if not comparisons:
         return f"`{arm.name}` and `{baseline.name}` have no seed in common: no comparison."
