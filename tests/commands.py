@@ -145,7 +145,7 @@ def filled(command: Command) -> list[str]:
     if is_named(command):
         words += NAMED.get(verb, "").split()
     if verb == "demo" and "--fast" not in words:
-        words.append("--fast")
+        words = [word for word in words if word != "--long"] + ["--fast"]
     if not {"--help", "--protocol"} & {*words}:
         words += SMALL.get(verb, "").split()
     return [f"runs/new-{RUNS.index(command)}" if word == "NEW" else word for word in words]
