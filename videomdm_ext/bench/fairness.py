@@ -25,7 +25,7 @@ from videomdm_ext.data.seal import check, record
 from videomdm_ext.errors import ConfigError, VideoMDMError
 from videomdm_ext.mdm.hook import manager
 from videomdm_ext.mdm.loss import loss_terms
-from videomdm_ext.mdm.resume import recorded
+from videomdm_ext.mdm.resume import LATER, recorded
 from videomdm_ext.supervision.objective import weights_of
 from videomdm_ext.supervision.terms import FORM
 
@@ -33,8 +33,6 @@ JUDGING = ("windows", "reference", "primary", "without", "evaluators", "clips")
 """What a plan may have otherwise than its folder: saved samples are scored again, and equal clips may have moved."""
 PLACES = ("save_dir", "clips", "save_interval", "resume_checkpoint", "overwrite")
 """What a run is given that does not change what it learns; the clips' content is on the plan."""
-LATER = {"conv_kernel": 0}
-"""Options that came after the first release, with what trainings did before; their args.json lack them."""
 TEACHERS = "teachers.txt"
 """In a run's folder: the identity of the refined teachers that it was trained on."""
 

@@ -96,7 +96,7 @@ def settle(args: argparse.Namespace, argv: Sequence[str], root: Path) -> Start |
             "Leave one of the two out."
         )
     checkpoint = resumed or find(Path(args.start_from))
-    stored = {"conv_kernel": 0, **read_json(checkpoint.with_name("args.json"), "args")}
+    stored = {**resume.LATER, **read_json(checkpoint.with_name("args.json"), "args")}
     if not args.clips:
         raise ConfigError("--start_from: expected --clips with a data set to train on, found none. Name it.")
     asked, known = getattr(args, "dataset", "humanml"), stored.get("dataset", "humanml")

@@ -33,6 +33,8 @@ from videomdm_ext.mdm.pairing import random_states
 
 PARTIAL = ".videomdm-partial"
 """Folder in a run's folder in which files are written before they get their places."""
+LATER = {"conv_kernel": 0}
+"""Options that came after the first release, with what trainings did before; their args.json lack them."""
 CHECKPOINT = re.compile(r"model(\d+)\.pt")
 UNWRITABLE = re.compile("inline_container|iostream|PytorchStreamWriter")
 """In the message of torch.save's RuntimeError where the disk is full."""
